@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure waggle against the parts that it is made of: `./task bench`. See __main__.py."""
+"""Benchmarks of waggle against the parts that it uses: `./task bench`. See __main__.py."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks [NAMES] [--rounds N] [--cycles N | --full] [--write]`, or `./task bench`.
 
-Measures the named groups, all of them by default, prints the table, and with --write keeps it in
-docs/benchmarks.md. Exit code 1 when a figure is over its limit.
+Measures the named groups, by default all of them, prints the table, and with --write stores it in
+docs/benchmarks.md. Exit code 1 if a figure is over its limit.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line. Exits on a wrong one."""
+    """Parse the command line. Exits if it is wrong."""
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure waggle.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(GROUPS)}")
     parser.add_argument("--rounds", type=_positive, help="rounds of each comparison")
@@ -81,7 +81,7 @@ def _positive(text: str) -> int:
 
 
 def _tick(text: str) -> None:
-    """One line that is overwritten, where somebody watches."""
+    """Show one line on a terminal, which the next one overwrites."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}")
         sys.stderr.flush()
@@ -90,7 +90,7 @@ def _tick(text: str) -> None:
 async def run(
     names: list[str], options: Options, keep: Callable[[list[Result]], None]
 ) -> list[Result]:
-    """Measure group after group; each prints its lines, and is kept, when it is done."""
+    """Measure group after group; print and keep the results of each when it is done."""
     results: list[Result] = []
     for name in names:
         sys.stderr.write(f"{name} ...\n")
@@ -110,7 +110,7 @@ def _write(results: list[Result]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, keep; the exit code."""
+    """Measure, print and store, and return the exit code."""
     asked = parse(argv)
     cycles_wanted: int = asked.cycles or (FULL_CYCLES if asked.full else CYCLES)
     options = Options(rounds=asked.rounds, cycles=cycles_wanted, tick=_tick)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bare QEMU: the same kernel, disks and memory as waggle's machines, started by hand.
 
-Disks and keys are prepared beforehand and do not count. What counts uses no code of the server:
-one QEMU as a person would write it, and one asyncssh client.
+Disks and keys are prepared beforehand and do not count. The measured part uses no code of the
+server: one QEMU as a person would write it, and one asyncssh client.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ READY = b"waggle: ready"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything one machine needs, made beforehand. `known_hosts` pins the host key."""
+    """The parts of one machine, made beforehand. `known_hosts` pins the host key."""
 
     argv: list[str]
     port: int
@@ -84,7 +84,7 @@ async def prepare(settings: Settings, runtime: RuntimeName, directory: Path) -> 
 def qemu_argv(
     settings: Settings, *, accelerator: str, kernel: Path, disks: tuple[Path, ...], port: int
 ) -> list[str]:
-    """The command line, the simplest that boots this guest. The third disk is writable."""
+    """Return the simplest command line that boots this guest. The third disk is writable."""
     counter = tsc_khz() if accelerator == "tcg" else None
     argv = [
         *(settings.qemu_binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on"),
@@ -105,7 +105,7 @@ def qemu_argv(
 
 
 async def start_and_run(parts: Parts) -> float:
-    """Seconds from starting QEMU until `true` has run over SSH. Stops QEMU, outside that time."""
+    """Return the seconds from QEMU's start until `true` has run over SSH. Then stops QEMU."""
     began = time.perf_counter()
     async with _qemu(parts.argv) as output, asyncio.timeout(BOOT_SECONDS):
         while READY not in await output.readline():
@@ -114,7 +114,7 @@ async def start_and_run(parts: Parts) -> float:
 
 
 async def _run_true(parts: Parts) -> float:
-    """The moment at which `true` had run."""
+    """Run `true` and return the time of its end."""
     while True:
         with contextlib.suppress(OSError, asyncssh.DisconnectError):
             async with guest.connected(

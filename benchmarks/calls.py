@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """list_environments of a server with all its guards on, against a no-op tool of the SDK alone.
 
-What waggle adds to a call that needs no machine: authentication, the audit log, metrics, the
-checks of requests, and an answer about ten environments instead of none. A client's call is one of
-the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone. The
-SDK's server parses HTTP with what installs with it; for `same` with what waggle uses.
+Measures waggle's part of a call that needs no machine: authentication, the audit log, metrics, the
+checks of requests, and an answer about ten environments instead of none. Calls use the SDK's
+client, except `wire`, which sends prepared bytes and so measures only the servers. The SDK's server
+parses HTTP with the parser that installs with it; for `same`, with waggle's.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from waggle.cli.client import connected
 ROUNDS = 30
 ENVIRONMENTS = 10
 BATCHES = ((1, 60), (32, 10))
-"""Clients, and the calls of each in a round."""
+"""Clients, and calls per client in a round."""
 READY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A server, the tool that is called, and the token that it wants."""
+    """A server, the called tool, and the token if it needs one."""
 
     url: str
     tool: str
@@ -50,13 +50,13 @@ class Side:
 
 
 Call = Callable[[], Awaitable[None]]
-"""Calls a tool once, and fails when that fails."""
+"""Calls a tool once, and fails if the call fails."""
 Open = Callable[[AsyncExitStack, Side], Awaitable[Call]]
 """Connects a client."""
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `call-*`, `session-*`, `wire-*` and `same-*`."""
+    """Measure the rows `call-*`, `session-*`, `wire-*` and `same-*`."""
     results: list[Result] = []
     async with (
         guarded() as ours,
@@ -87,7 +87,7 @@ async def measure(options: Options) -> list[Result]:
 
 @asynccontextmanager
 async def _environments(server: Guarded, options: Options) -> AsyncGenerator[None]:
-    """As many running environments as a server has by default at most."""
+    """Run as many environments as a server allows by default."""
     async with connected(server.server.url, server.token) as client, AsyncExitStack() as stack:
         for number in range(ENVIRONMENTS):
             options.tick(f"environment {number + 1} of {ENVIRONMENTS}")
@@ -97,7 +97,7 @@ async def _environments(server: Guarded, options: Options) -> AsyncGenerator[Non
 
 @asynccontextmanager
 async def _sdk(parser: noop.Parser) -> AsyncGenerator[str]:
-    """The server of `benchmarks.noop`, until the block ends; its URL."""
+    """Run the server of `benchmarks.noop` until the block ends; yield its URL."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.noop", str(port), parser
@@ -129,7 +129,7 @@ async def _callers(side: Side, count: int, opened: Open) -> AsyncGenerator[list[
 
 
 async def _client(stack: AsyncExitStack, side: Side, *, era: str) -> Call:
-    """The SDK's client."""
+    """Connect the SDK's client."""
     headers = {"Authorization": f"Bearer {side.token}"} if side.token else {}
     http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=60))
     transport = streamable_http_client(side.url, http_client=http)
@@ -144,7 +144,7 @@ async def _client(stack: AsyncExitStack, side: Side, *, era: str) -> Call:
 
 
 async def _wire(stack: AsyncExitStack, side: Side) -> Call:
-    """A bare socket, in the revision 2026-07-28."""
+    """Connect a bare socket, with the revision 2026-07-28."""
     connection = await stack.enter_async_context(wire(side.url))
     request = tool_call(side.url, side.tool, token=side.token)
 
@@ -165,7 +165,7 @@ KINDS: Mapping[str, Open] = {
 
 
 async def _median(callers: Sequence[Call], calls: int) -> float:
-    """Seconds of a call while all clients call one after another."""
+    """Return the median seconds of a call while all clients call at the same time."""
     return statistics.median(
         second
         for seconds in await asyncio.gather(*(_seconds(call, calls) for call in callers))

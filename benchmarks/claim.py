@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An environment out of the warm pool and its first result, against a call in one that runs."""
+"""An environment from the warm pool and its first result, against a call in a running one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ROUNDS = 30
 FILL_SECONDS = 300.0
 LOOK_SECONDS = 0.2
 QUIET_SECONDS = 1.0
-"""Between the pool's last work and a measurement."""
+"""Time between the pool's last work and a measurement."""
 _READY = re.compile(r'^waggle_warm_machines\{runtime="python"\} (\d)', re.MULTILINE)
 
 
 async def measure(options: Options) -> list[Result]:
-    """The row `claim`."""
+    """Measure the row `claim`."""
     more = {"WAGGLE_WARM_POOL": "python:1", "WAGGLE_METRICS": "true"}
     async with (
         serving(more=more) as server,
@@ -73,7 +73,7 @@ async def _execute(client: Client, environment_id: str) -> float:
 
 
 async def _until_filled(server: Server) -> None:
-    """A machine waits, and nothing else is going on: the pool fills beside neither side."""
+    """Wait until a warm machine is ready and the pool is idle, so that it slows neither side."""
     page = server.url.removesuffix("/mcp") + "/metrics"
     async with httpx2.AsyncClient() as http, asyncio.timeout(FILL_SECONDS):
         for _ in range(round(FILL_SECONDS / LOOK_SECONDS)):

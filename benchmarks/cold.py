@@ -24,7 +24,7 @@ ROUNDS = 11
 
 
 async def measure(options: Options) -> list[Result]:
-    """The row `cold`."""
+    """Measure the row `cold`."""
     async with serving() as server, connected(server.url) as client:
         seconds = await interleave(
             {"waggle": lambda: create_and_run(client), "bare": lambda: _bare(server.settings)},
@@ -35,7 +35,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def create_and_run(client: Client, image: str | None = None) -> float:
-    """Seconds from asking for an environment to the result of `true` in it."""
+    """Return the seconds from requesting an environment to the result of `true` in it."""
     began = time.perf_counter()
     named = {"image": image} if image else {}
     made = await call(client, "create_environment", runtime="shell", **named)

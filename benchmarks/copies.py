@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of machines: forks, machines that slept on the disk, and what many of them share.
+"""Copies of machines: forks, machines paused to disk, and memory that many of them share.
 
-Measured by the services that the tools call, in this process, with a data directory of its own.
+Measured through the services behind the tools, in this process, with its own data directory.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ open("/tmp/filled", "w").close()
 import time
 time.sleep(3600)
 """
-"""A heap that no page of is like another, kept by a process that goes on."""
+"""A heap of unique pages, held by a process that keeps running."""
 FILLED = Command(("sh", "-c", "until test -e /tmp/filled; do sleep 0.05; done"), 300, 1000)
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `fork`, `pause` and `density`."""
+    """Measure the rows `fork`, `pause` and `density`."""
     async with _app() as app:
         return [
             await _pause(app, options),
@@ -62,10 +62,10 @@ async def measure(options: Options) -> list[Result]:
 
 @asynccontextmanager
 async def _app() -> AsyncGenerator[App]:
-    """A server without its web side."""
+    """Open a server without its web side."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
-        Path(name).chmod(0o711)  # each machine's process has a user of its own
+        Path(name).chmod(0o711)  # every machine's process has its own user
         environ = {
             **os.environ,
             "WAGGLE_DATA_DIR": f"{name}/data",
@@ -79,7 +79,7 @@ async def _app() -> AsyncGenerator[App]:
 
 
 async def _until_made(app: App, runtime: RuntimeName) -> None:
-    """Have the template for a runtime; it may be there from an earlier run."""
+    """Make sure that a runtime has a template, perhaps from an earlier run."""
     async with asyncio.timeout(_MAKING_SECONDS):
         while True:
             made = await _create(app, runtime)
@@ -107,7 +107,7 @@ async def _run(app: App, environment: Environment, command: Command) -> None:
 
 
 async def _timed(app: App, make: Callable[[], Awaitable[Environment]]) -> float:
-    """The seconds until an environment is made; it is destroyed then."""
+    """Return the seconds until an environment is made, and destroy it."""
     began = time.perf_counter()
     made = await make()
     took = time.perf_counter() - began
@@ -116,7 +116,7 @@ async def _timed(app: App, make: Callable[[], Awaitable[Environment]]) -> float:
 
 
 async def _pause(app: App, options: Options) -> Result:
-    """Resumed from the disk until `true` ran, against a new copy of the template until then."""
+    """Compare a resume from disk with a new copy of the template, both until `true` has run."""
     await _until_made(app, RuntimeName.SHELL)
     sleeper = await _create(app, RuntimeName.SHELL)
 
@@ -142,7 +142,7 @@ async def _pause(app: App, options: Options) -> Result:
 
 
 async def _fork(app: App, options: Options) -> Result:
-    """A fork that has run `true`, against a new environment with the same heap."""
+    """Compare a fork that has run `true` with a new environment with the same heap."""
     await _until_made(app, RuntimeName.PYTHON)
     origin = await _filled(app)
 
@@ -172,7 +172,7 @@ async def _filled(app: App) -> Environment:
 
 
 async def _density(app: App, options: Options) -> Result:
-    """Private memory of copies that are all alive and have run `true`."""
+    """Measure the private memory of copies that are all alive and have run `true`."""
     await _until_made(app, RuntimeName.SHELL)
     made: list[Environment] = []
     try:

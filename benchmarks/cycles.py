@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Create and destroy many environments, then look for anything that stayed."""
+"""Many created and destroyed environments, and the resources that they leave behind."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from waggle.cli.client import call, connected
 
 WORKERS = 3
 QUIET_SECONDS = 8.0
-"""The server closes idle connections after 5; what is there after this has stayed."""
+"""The server closes idle connections after 5 s; resources that exist after this are leaks."""
 
 
 async def measure(options: Options) -> list[Result]:
-    """The row `cycles`."""
+    """Measure the row `cycles`."""
     async with serving() as server:
         await _cycles(server, WORKERS, options)  # opens what stays open: database, thread pools
         before, memory = await settled(server, None), resident_bytes(server.pid)
@@ -59,7 +59,7 @@ async def _cycles(server: Server, count: int, options: Options) -> None:
 
 
 async def settled(server: Server, wanted: Counter[str] | None) -> Counter[str]:
-    """What the server holds once it is `wanted`, or has not changed for QUIET_SECONDS."""
+    """Return the server's resources once they are `wanted` or unchanged for QUIET_SECONDS."""
     now = holdings(server.pid, server.data, server.temporary)
     since = time.monotonic()
     while now != wanted and time.monotonic() - since < QUIET_SECONDS:

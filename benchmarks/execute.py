@@ -23,7 +23,7 @@ PRINTED = b"1\n"
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `execute` and `execute-argument`."""
+    """Measure the rows `execute` and `execute-argument`."""
     sent = guest.frame(["python3", "{file}"], CODE.encode(), ".py")
     argument = guest.frame(["python3", "-c", CODE])
     async with (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From many seconds to one figure. Pure.
+"""Reduction of many times to one figure. Pure.
 
-A ratio is the median of the ratios of each round: both sides of a round saw the same machine, so
-what else ran on it cancels, and one disturbed round changes nothing.
+A ratio is the median of the ratios of all rounds: both sides of a round saw the same machine, so
+other load cancels out, and one disturbed round changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sides of the same rounds. Seconds are medians; `low` and `high` hold half the rounds."""
+    """Two sides of the same rounds. Seconds are medians; `low` to `high` holds half the rounds."""
 
     ours: float
     theirs: float
@@ -48,7 +48,7 @@ def _middle_half(values: Sequence[float]) -> tuple[float, float]:
 
 
 def seconds(value: float) -> str:
-    """A time with three digits, in the unit that reads best."""
+    """Format a time with three digits, in the unit that reads best."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if value * factor >= 1 or unit == "µs":
             return f"{_three_digits(value * factor)} {unit}"

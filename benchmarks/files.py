@@ -24,13 +24,13 @@ from waggle.cli.client import call, connected
 ROUNDS = 7
 SIZE = 8 << 20
 PAGE_BYTES = 360_000
-"""What a client asks for that takes events of 1 MiB."""
+"""Page size of a client that accepts events of 1 MiB."""
 OURS, THEIRS = "/home/sandbox/ours", "/home/sandbox/theirs"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The same bytes as both sides want them: a string for MCP, a local file for SFTP."""
+    """The same bytes for both sides: a string for MCP, a local file for SFTP."""
 
     data: bytes
     text: str
@@ -39,7 +39,7 @@ class Content:
 
 
 def contents(directory: Path) -> dict[str, Content]:
-    """What is transferred, by the name that the rows have for it."""
+    """Make the transferred contents, by their names in the rows."""
     text = "".join(f"line {number}: a text of ordinary lines\n" for number in range(SIZE // 32))
     text = text[:SIZE]
     noise = random.Random(8).randbytes(SIZE)
@@ -53,7 +53,7 @@ def contents(directory: Path) -> dict[str, Content]:
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `write-...` and `read-...`."""
+    """Measure the rows `write-...` and `read-...`."""
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="waggle-files-") as name:
         async with (
@@ -110,7 +110,7 @@ class Sides:
         return time.perf_counter() - began
 
     async def read_file(self) -> float:
-        """All pages, one call after the other, and their content as bytes."""
+        """Read all pages, one call after the other, and decode their content to bytes."""
         began = time.perf_counter()
         parts: list[bytes] = []
         offset: int | None = 0

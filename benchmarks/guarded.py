@@ -28,7 +28,7 @@ class Guarded:
 
 @asynccontextmanager
 async def guarded(more: Mapping[str, str] | None = None) -> AsyncGenerator[Guarded]:
-    """Start one, and at the end leave nothing. `more` are variables of its environment."""
+    """Run a server and leave nothing at the end. `more` are variables of its environment."""
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
         tokens, audit = Path(name, "tokens"), Path(name, "audit.log")
         made = {owner: new_token() for owner in (OWNER, METRICS)}

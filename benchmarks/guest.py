@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of the comparisons: plain asyncssh, talking to a guest as a script would.
+"""The other side of the comparisons: plain asyncssh that talks to a guest as a script would.
 
-Uses no code of the server. The guest's login shell takes `run ID` and a frame (see
+Uses no code of the server. The guest's login shell accepts `run ID` and a frame (see
 src/waggle/infra/rootfs/kit/guest/frame.c).
 """
 
@@ -18,7 +18,7 @@ import asyncssh
 
 
 def frame(argv: Sequence[str], code: bytes | None = None, extension: str = "") -> bytes:
-    """What `run` reads on stdin to start `argv`, with `{file}` for the code."""
+    """Return the stdin of `run` that starts `argv`, with `{file}` for the code."""
     fields = [f"a{word}" for word in argv]
     if code is not None:
         fields += [f"c{len(code)}", f"x{extension}"]
@@ -27,7 +27,7 @@ def frame(argv: Sequence[str], code: bytes | None = None, extension: str = "") -
 
 
 async def run(connection: asyncssh.SSHClientConnection, stdin: bytes) -> bytes:
-    """Run what the frame `stdin` says and return its output. Raises asyncssh.ProcessError."""
+    """Run the program of the frame `stdin`, return its output. Raises asyncssh.ProcessError."""
     done = await connection.run(f"run {uuid.uuid4()}", input=stdin, encoding=None, check=True)
     return bytes(done.stdout or b"")  # pyright: ignore[reportArgumentType]
 
@@ -36,7 +36,7 @@ async def run(connection: asyncssh.SSHClientConnection, stdin: bytes) -> bytes:
 async def connected(
     port: int, client_key: asyncssh.SSHKey | Path, known_hosts: Path | bytes
 ) -> AsyncGenerator[asyncssh.SSHClientConnection]:
-    """A connection with asyncssh's defaults for all that is not needed to log in."""
+    """Connect with asyncssh's defaults for everything that login does not need."""
     known = known_hosts if isinstance(known_hosts, bytes) else os.fspath(known_hosts)
     key = client_key if isinstance(client_key, asyncssh.SSHKey) else os.fspath(client_key)
     async with asyncssh.connect(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images for the benchmarks: made of noise and text, and pushed to a registry by skopeo."""
+"""Images for the benchmarks, made of noise and text, and pushed to a registry by skopeo."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from tests.support.images import write_layout
 
 FILE_BYTES = 40_000
-"""Of each file; half of them are noise, so that a layer is stored in half of its size."""
+"""Size of a file. Half of it is noise, so that a layer is stored in half its size."""
 
 
 def make_layer(seed: int, size: int) -> bytes:
-    """The tar of a layer of about `size` bytes as it is stored."""
+    """Make the tar of a layer that is stored in about `size` bytes."""
     chance = random.Random(seed)
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as archive:
@@ -31,7 +31,7 @@ def make_layer(seed: int, size: int) -> bytes:
 
 
 async def push(registry: str, work: Path, name: str, layers: Sequence[bytes]) -> None:
-    """Make an image of gzip layers and let skopeo push it."""
+    """Make an image of gzip layers and push it with skopeo."""
     layout = work / "layout"
     shutil.rmtree(layout, ignore_errors=True)
     await asyncio.to_thread(write_layout, layout, layers, name="v1")
@@ -41,7 +41,7 @@ async def push(registry: str, work: Path, name: str, layers: Sequence[bytes]) ->
 
 
 async def run(*argv: str) -> None:
-    """Run a program to its end. Raises RuntimeError when it fails."""
+    """Run a program to its end. Raises RuntimeError if it fails."""
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
     if await process.wait() != 0:
         raise RuntimeError(f"{argv[0]} failed")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a registry to a bootable disk: waggle, and skopeo, umoci and mkfs.erofs one after another.
+"""From a registry to a bootable disk: waggle, against skopeo, umoci and mkfs.erofs in sequence.
 
-The registry is Debian's docker-registry on loopback. Both sides begin with nothing each time; a
-second image shares five of six layers with the first, which is then there already.
+The registry is Debian's docker-registry on loopback. Both sides start with nothing every time; a
+second image shares five of six layers with the first, which is already present.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CREATES = 15
 """Rounds of `create-cached`, whose two sides are nearly the same."""
 LAYERS = 6
 LAYER_BYTES = 25_000_000
-"""Of a layer as it is stored."""
+"""Size of a layer as it is stored."""
 MEGABYTE = 1_000_000
 HUGE = "huge:v1"
 CACHED = "registry.example/benchmarks/shell:v1"
@@ -48,7 +48,7 @@ HUGE_LAYERS, HUGE_LAYER_BYTES = 4, 250_000_000
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `pull-cold`, `pull-shared` and `pull-memory`."""
+    """Measure the rows `pull-cold`, `pull-shared`, `pull-memory` and `create-cached`."""
     rounds = options.rounds or ROUNDS
     with tempfile.TemporaryDirectory(prefix="waggle-images-") as name:
         work = Path(name)
@@ -80,7 +80,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def _cached(server: Server, rounds: int, options: Options) -> Comparison:
-    """Creates with the shell image under a registry's name, and with it as the runtime's own."""
+    """Compare creates from the shell image under a registry's name with the runtime's own image."""
     store = image_service(server.settings).store
     entry = store.find(server.settings.image_shell)[1]
     with store.layout.locked():
@@ -108,7 +108,7 @@ class _Bench:
         self._fresh = False
 
     async def first(self) -> float:
-        """Seconds from nothing to the first image's disk; what it leaves is for `second`."""
+        """Return the seconds from nothing to the first image's disk, which stays for `second`."""
         if self._last is not None:
             await asyncio.to_thread(shutil.rmtree, self._last)
         self._last = Path(tempfile.mkdtemp(dir=self._work))
@@ -116,7 +116,7 @@ class _Bench:
         return await self._pull(self._last, "first:v1")
 
     async def second(self) -> float:
-        """Seconds to the second image's disk; pulls the first before, which does not count."""
+        """Return the seconds to the second image's disk, without those of the first one's pull."""
         if not self._fresh:
             await self.first()
         assert self._last is not None
@@ -130,7 +130,7 @@ class _Bench:
         return time.perf_counter() - began
 
     async def other_tools(self) -> float:
-        """Seconds of skopeo, umoci and mkfs.erofs for the first image."""
+        """Return the seconds of skopeo, umoci and mkfs.erofs for the first image."""
         source = f"docker://{self._registry.name}/first:v1"
         with tempfile.TemporaryDirectory(dir=self._work) as name:
             began = time.perf_counter()
@@ -143,7 +143,7 @@ class _Bench:
 
 
 def images(registry: Registry, directory: Path) -> ImageService:
-    """A service with nothing but what is in `directory`."""
+    """Return a service that knows only the content of `directory`."""
     options = RegistryOptions(insecure=frozenset({registry.name}))
     return ImageService(
         store=directory / "images",
@@ -155,7 +155,7 @@ def images(registry: Registry, directory: Path) -> ImageService:
 
 
 async def _peak(registry: Registry, work: Path) -> int:
-    """How far a process of its own grows while it pulls 1 GB and makes a disk of it."""
+    """Return the growth of a separate process that pulls 1 GB and makes a disk of it."""
     argv = [sys.executable, "-m", "benchmarks.images", registry.name, str(work / "peak")]
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     said, _ = await process.communicate()
@@ -165,8 +165,8 @@ async def _peak(registry: Registry, work: Path) -> int:
 
 
 async def _pull_and_tell(name: str, directory: Path) -> None:
-    """The other process of `_peak`: prints the bytes that it grew by at most."""
-    importlib.import_module("waggle.infra.oci.registry.pull")  # loaded it counts as idle
+    """Run the other process of `_peak`: print the bytes of its largest growth."""
+    importlib.import_module("waggle.infra.oci.registry.pull")  # so that it counts as idle
     registry = Registry(int(name.rpartition(":")[2]), 0)
     idle = resident_bytes(os.getpid())
     await images(registry, directory).boot_image(f"{name}/{HUGE}", no_progress)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run what is compared in turns (A B A B ...), so that a busy machine slows both alike."""
+"""Run the compared sides in turns (A B A B ...), so that a busy machine slows both alike."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
 Arm = Callable[[], Awaitable[float]]
-"""Does its work once and returns the seconds that count; what it prepares does not."""
+"""Does its work once and returns the seconds that count, without preparation."""
 
 
 async def interleave(
@@ -16,9 +16,10 @@ async def interleave(
     warmups: int = 1,
     tick: Callable[[str], None] = lambda _text: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each arm, round by round, without the warm-ups.
+    """Return the seconds of each arm, round by round, without the warm-ups.
 
-    The first round is in order, the next backwards, and so on: none always follows another.
+    The first round is in order, the next backwards, and so on, so that no arm always follows
+    another.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(-warmups, rounds):

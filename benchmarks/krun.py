@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""krun beside a peer that embeds libkrun, and beside a minimal program that only calls it.
+"""krun, compared with a peer that embeds libkrun and with a minimal program that only calls it.
 
-Where hardware virtualisation works they run here, else in the lab's outer machine (minutes). Where
-neither can be, the rows stay as they were and a line says why.
+With hardware virtualisation they run here, otherwise in the lab's outer machine (minutes). If
+neither works, the rows stay as they were and a line says why.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE = "krun.json"
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `krun-first-result`, `krun-banner` and `krun-memory`."""
+    """Measure the rows `krun-first-result`, `krun-banner` and `krun-memory`."""
     settings = load()
     store = lab_store(Places.of(settings).cache)
     verdict = judge(look())
@@ -65,7 +65,7 @@ async def _in_the_lab(
 
 
 def results(compared: dict[str, Comparison], where: str) -> list[Result]:
-    """Lines of the table. Pure."""
+    """Make the lines of the table. Pure."""
     made: list[Result] = []
     for key, each in compared.items():
         line = ratio(f"krun-{key}", each)

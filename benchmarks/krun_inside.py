@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks.krun_inside RESULT PEER`: krun's comparisons, where libkrun can run.
+"""`python -m benchmarks.krun_inside RESULT PEER ROUNDS`: krun's comparisons, where libkrun runs.
 
 Started by `benchmarks.krun`, in the lab or directly. Writes the seconds and bytes of each side to
-the file RESULT as JSON; PEER is the directory of `lab.peer`. Standard output tells how it goes.
+the file RESULT as JSON; PEER is the directory of `lab.peer`. Prints progress on standard output.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Report = dict[str, dict[str, list[float]]]
 
 
 def tell(text: str) -> None:
-    """Print at once, for whoever watches from outside."""
+    """Print a line at once, for people who watch from outside."""
     print(text, flush=True)
 
 
 async def main(result: Path, peer_directory: Path, rounds: int) -> None:
-    """Measure all and write the report."""
+    """Measure everything and write the report."""
     settings = load()
     library = read_krun_facts(settings.libkrun_path).library
     with tempfile.TemporaryDirectory(prefix="waggle-krun-") as name:
@@ -86,7 +86,7 @@ class Peer:
         self._environ = {**os.environ, "HOME": str(home), "MSB_HOME": str(home / "msb")}
 
     async def run_true(self) -> float:
-        """Seconds of one run, from its start to its end."""
+        """Return the seconds of one run, from its start to its end."""
         began = time.perf_counter()
         process = await asyncio.create_subprocess_exec(*self._argv, env=self._environ)
         if await process.wait() != 0:
@@ -95,7 +95,7 @@ class Peer:
 
 
 class Machines:
-    """The same machine by waggle's hypervisor and by the minimal program."""
+    """The same machine, run by waggle's hypervisor and by the minimal program."""
 
     def __init__(self, settings: Settings, library: str, work: Path, parts: list[str]) -> None:
         self._library, self._work = library, work
@@ -112,7 +112,7 @@ class Machines:
         ]
 
     async def measure(self, rounds: int) -> Report:
-        """Seconds until the SSH banner, and bytes then, of both."""
+        """Measure the seconds to the SSH banner, and the memory at that time, of both."""
         sizes: dict[str, list[float]] = {"ours": [], "theirs": []}
         seconds = await interleave(
             {"ours": lambda: self._waggle(sizes), "theirs": lambda: self._bare(sizes)},
@@ -159,7 +159,7 @@ class Machines:
 
 
 async def _banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
-    """When it was read; raises EOFError when the other side hangs up instead."""
+    """Read the banner and return the time. Raises EOFError if the other side hangs up."""
     try:
         if not (await reader.readline()).startswith(b"SSH-2.0-"):
             raise EOFError
@@ -170,7 +170,7 @@ async def _banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 @asynccontextmanager
 async def _running(argv: list[str]) -> AsyncGenerator[tuple[int, asyncio.StreamReader]]:
-    """A program for as long as the block runs: its pid, and what it prints."""
+    """Run a program for the length of the block; yield its pid and output."""
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None

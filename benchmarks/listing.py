@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""list_environments of a server that remembers 1,000 destroyed environments, and of one with 10."""
+"""list_environments of a server with records of 1,000 destroyed environments, and one with 10."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from waggle.infra.store.environments import SqliteStore
 
 ROUNDS = 60
 BATCH = 5
-"""Calls of one round, of which the fastest counts: one takes a millisecond, an interruption ten."""
+"""Calls of a round, of which the fastest counts: one takes a millisecond, an interruption ten."""
 MANY, FEW = 1_000, 10
 
 
 async def measure(options: Options) -> list[Result]:
-    """The row `list`."""
+    """Measure the row `list`."""
     async with (
         serving(before=lambda data: remember(data, MANY)) as large,
         serving(before=lambda data: remember(data, FEW)) as small,
@@ -47,7 +47,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def remember(data: Path, count: int) -> None:
-    """Fill the record of a server that is not running with destroyed environments."""
+    """Store records of destroyed environments for a server that is not running."""
     store = await SqliteStore.open(data / "state.db")
     try:
         for number in range(count):

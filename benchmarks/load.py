@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many clients execute at once in a few environments for a minute."""
+"""A minute of load: many clients execute at once in a few environments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CODE, PRINTED = "echo 1", "1\n"
 
 @dataclass(slots=True)
 class Load:
-    """What was seen: seconds of each call, errors, and the server's memory over time."""
+    """The measured values: seconds of each call, errors, and the server's memory over time."""
 
     seconds: list[float] = field(default_factory=list[float])
     errors: list[str] = field(default_factory=list[str])
@@ -39,7 +39,7 @@ class Load:
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `load-errors`, `load-p99` and `load-memory`."""
+    """Measure the rows `load-errors`, `load-p99` and `load-memory`."""
     async with (
         guarded() as server,
         connected(server.server.url, server.token) as owner,
@@ -61,7 +61,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 def results(load: Load) -> list[Result]:
-    """The rows of what was seen. Pure."""
+    """Make the rows of a load. Pure."""
     p50, p99 = statistics.median(load.seconds), percentile(load.seconds, 0.99)
     middle, last = thirds(load.memory)
     calls = f"{CLIENTS} clients in {ENVIRONMENTS} environments, {len(load.seconds)} calls"
@@ -80,13 +80,13 @@ def results(load: Load) -> list[Result]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that at least this share of the values does not exceed. Pure."""
+    """Return the least value that at least this share of the values does not exceed. Pure."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def thirds(values: Sequence[int]) -> tuple[float, float]:
-    """The medians of the middle and of the last third. Pure."""
+    """Return the medians of the middle and of the last third. Pure."""
     third = len(values) // 3
     return statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
 

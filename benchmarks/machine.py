@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the figures were measured on, in one line."""
+"""A one-line description of the machine that ran the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 
 
 def describe() -> str:
-    """Cores, system, Python, QEMU and how it is accelerated."""
+    """Return cores, system, Python, QEMU and its acceleration."""
     settings = load()
     accelerator = choose_acceleration(settings.accel, read_kvm_facts()).accel
     said = subprocess.run(

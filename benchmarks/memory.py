@@ -18,13 +18,13 @@ MEGABYTE = 1_000_000
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `idle` and `environment`."""
+    """Measure the rows `idle` and `environment`."""
     count = options.rounds or ENVIRONMENTS
     async with serving() as server, connected(server.url) as client:
         await call(client, "list_environments")
         idle = resident_bytes(server.pid)
         async with AsyncExitStack() as stack:
-            await _add(stack, client)  # what the first one loads stays loaded, and counts for none
+            await _add(stack, client)  # loads what stays loaded, which counts for no environment
             first = resident_bytes(server.pid)
             for number in range(count):
                 options.tick(f"environment {number + 1} of {count}")
@@ -43,7 +43,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def _add(stack: AsyncExitStack, client: Client) -> None:
-    """One more environment until the stack is closed, with its SSH and SFTP sessions open."""
+    """Add an environment until the stack is closed, with its SSH and SFTP sessions open."""
     made = await stack.enter_async_context(environment(client, "shell"))
     await call(client, "execute", environment_id=made.id, code="echo used")
     await call(client, "list_files", environment_id=made.id)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks.noop PORT PARSER`: the SDK's least server, with a tool that does nothing.
+"""`python -m benchmarks.noop PORT PARSER`: the SDK's smallest server, with a no-op tool.
 
 The other side of the rows `call-*`. Serves streamable HTTP on loopback as the SDK's own `run` does.
-The parser of HTTP is said, because uvicorn takes httptools where that is installed: what installs
-with the SDK is h11.
+The HTTP parser is an argument, because uvicorn uses httptools if that is installed, but only h11
+installs with the SDK.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Parser = Literal["h11", "httptools"]
 
 TOOL = "noop"
 KEEP_ALIVE_SECONDS = 60
-"""More than its turns are apart; a new connection would count against it."""
+"""Longer than the time between its turns: a new connection would count against it."""
 
 
 async def noop() -> None:

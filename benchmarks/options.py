@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was asked for."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`rounds` None leaves each benchmark its own number; `tick` shows what is going on."""
+    """`rounds` None leaves each benchmark its own number; `tick` shows progress."""
 
     rounds: int | None
     cycles: int

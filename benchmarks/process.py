@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process and its children hold, read from /proc: memory, descriptors, sockets, ports.
+"""The resources of a process and its children from /proc: memory, descriptors, sockets, ports.
 
-Counts only what belongs to the given server, so other programs of the machine do not disturb.
+Counts only those of the given server, so that other programs of the machine do not interfere.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _LISTENING = "0A"
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of one process, shared pages included."""
+    """Return the resident memory of one process, shared pages included."""
     return _status(pid, "VmRSS")
 
 
 def peak_bytes(pid: int) -> int:
-    """The most that it ever had."""
+    """Return the peak of its resident memory."""
     return _status(pid, "VmHWM")
 
 
@@ -36,16 +36,17 @@ def _status(pid: int, field: str) -> int:
 
 
 def own_bytes(pid: int, guest: int) -> int:
-    """Private memory of a VMM beyond its guest's, whose mapping is at least half of `guest` bytes.
+    """Return the private memory of a VMM without its guest's.
 
-    Needs the right to trace the process.
+    The guest's memory is any mapping of at least half of `guest` bytes. Needs the right to trace
+    the process.
     """
     smaps = (PROC / str(pid) / "smaps").read_text("ascii", "replace")
     return sum(_private(mapping) for mapping in _mappings(smaps) if mapping["Size"] * 2 < guest)
 
 
 def guest_bytes(pid: int) -> tuple[int, int]:
-    """Private memory and proportional share of a copy's guest, which is mapped from a memfd.
+    """Return the private memory and proportional share of a copy's guest, mapped from a memfd.
 
     Needs the right to trace the process.
     """
@@ -56,7 +57,7 @@ def guest_bytes(pid: int) -> tuple[int, int]:
 
 
 def _mappings(smaps: str) -> Iterator[dict[str, int]]:
-    """The sizes of each mapping, in bytes. Pure."""
+    """Yield the sizes of each mapping, in bytes. Pure."""
     for block in re.split(r"^[0-9a-f]+-[0-9a-f]+ .*\n", smaps, flags=re.MULTILINE)[1:]:
         yield {name: int(kb) * 1024 for name, kb in re.findall(r"^(\w+): +(\d+) kB$", block, re.M)}
 
@@ -66,7 +67,7 @@ def _private(mapping: Mapping[str, int]) -> int:
 
 
 def holdings(pid: int, *directories: Path) -> Counter[str]:
-    """How much of each kind the server `pid` holds; files are those in its `directories`."""
+    """Count the server's resources by kind; files are those in its `directories`."""
     links = descriptors(pid)
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     counts = Counter(_kind(link) for link in links)
@@ -79,13 +80,13 @@ def holdings(pid: int, *directories: Path) -> Counter[str]:
 
 
 def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """What there is more of (positive) or less of (negative) than before. Pure."""
+    """Return the changes in counts, positive for growth. Pure."""
     changes = {kind: after.get(kind, 0) - before.get(kind, 0) for kind in {*before, *after}}
     return {kind: change for kind, change in sorted(changes.items()) if change}
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process point to."""
+    """Return the targets of a process's open descriptors."""
     links: list[str] = []
     for entry in _entries(PROC / str(pid) / "fd"):
         with contextlib.suppress(OSError):
@@ -94,7 +95,7 @@ def descriptors(pid: int) -> list[str]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Children, their children and so on, zombies included."""
+    """Return children, their children and so on, zombies included."""
     children: dict[int, set[int]] = {}
     for each in _pids():
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -111,12 +112,12 @@ def descendants(pid: int) -> set[int]:
 
 
 def family(pid: int) -> set[int]:
-    """The process with its descendants."""
+    """Return the process and its descendants."""
     return {pid, *descendants(pid)}
 
 
 def users_of(directories: tuple[Path, ...]) -> set[int]:
-    """Processes that hold a file in one of the directories, deleted ones included: orphans too."""
+    """Return all processes, orphans too, that have a file of the directories open, even deleted."""
     starts = tuple(f"{directory}/" for directory in directories)
     return {pid for pid in _pids() if any(link.startswith(starts) for link in descriptors(pid))}
 
@@ -140,7 +141,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _listening() -> Iterator[str]:
-    """Inodes of listening TCP sockets."""
+    """Yield the inodes of listening TCP sockets."""
     for name in ("tcp", "tcp6"):
         for line in (PROC / "net" / name).read_text().splitlines()[1:]:
             fields = line.split()
@@ -149,7 +150,7 @@ def _listening() -> Iterator[str]:
 
 
 def _abstract() -> Iterator[str]:
-    """Inodes of abstract Unix sockets that lock a port."""
+    """Yield the inodes of abstract Unix sockets that lock a port."""
     for line in (PROC / "net" / "unix").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[-1].startswith("@waggle-port-"):

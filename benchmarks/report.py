@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table for the terminal, and docs/benchmarks.md, written and read back. Pure.
 
-Reading back lets one group be measured anew while the other rows of the page stay.
+Reading back allows one group to be measured again while the other rows of the page stay.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Ke
 
 
 def page(results: Mapping[str, Result], machine: str) -> str:
-    """The whole page. A row without a result says so."""
+    """Format the whole page. A row without a result is marked as such."""
     lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
     lines += [_line(_cells(row, results.get(row.key))) for row in ROWS]
     return f"{HEAD}\nMeasured on {machine}.\n\n" + "\n".join(lines) + "\n"
@@ -72,7 +72,7 @@ def _cells(row: Row, result: Result | None) -> tuple[str, ...]:
 
 
 def read_page(text: str) -> dict[str, Result]:
-    """The results of a page, by key. Lines that are not results of a known row are skipped."""
+    """Parse the results of a page, by key. Skips lines that are not results of a known row."""
     keys = {row.key for row in ROWS}
     results: dict[str, Result] = {}
     for line in text.splitlines():
@@ -86,7 +86,7 @@ def read_page(text: str) -> dict[str, Result]:
 
 
 def terminal(results: Iterable[Result]) -> str:
-    """The same figures, short, aligned for a terminal."""
+    """Format the same figures briefly, aligned for a terminal."""
     known = {row.key: row for row in ROWS}
     table = [("", "waggle", "other", "result", "limit", "", "")]
     for result in results:
@@ -100,6 +100,6 @@ def terminal(results: Iterable[Result]) -> str:
 
 
 def missed(results: Iterable[Result]) -> list[str]:
-    """Keys of the results that are over their limit."""
+    """Return the keys of the results that are over their limit."""
     known = {row.key: row for row in ROWS}
     return [result.key for result in results if not is_kept(known[result.key], result.value)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From comparisons to lines of the table. Pure."""
+"""Conversion of comparisons to lines of the table. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.table import Result
 
 
 def ratio(key: str, comparison: Comparison) -> Result:
-    """The result of a row that is a ratio."""
+    """Return the result of a row that is a ratio."""
     return Result(
         key,
         comparison.ratio,

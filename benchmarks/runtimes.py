@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that share a base, against those before: first results, and room on the disk.
+"""Images that share a base, against the earlier ones: first results, and size on the disk.
 
-`before/` has the definitions of then. They are built into a cache of their own, which a second
-server has; both servers have templates, whatever the settings say.
+`before/` has the earlier definitions. They are built into a separate cache for a second server;
+both servers have templates, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEGABYTE = 1_000_000
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows of the group `runtimes`."""
+    """Measure the rows of the group `runtimes`."""
     rounds = options.rounds or ROUNDS
     with tempfile.TemporaryDirectory(prefix="waggle-bench-before-") as name:
         settings = load().model_copy(update={"image_cache_dir": Path(name)})
@@ -67,7 +67,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 def _build(settings: Settings) -> None:
-    """The images of before, and the kernel and kit of today, in a cache of their own."""
+    """Build the earlier images, with the current kernel and kit, in a separate cache."""
     places = Places.of(settings)
     shutil.copytree(Places.of(load()).guest, places.guest)
     for name in NAMES:
@@ -76,7 +76,7 @@ def _build(settings: Settings) -> None:
 
 
 async def _disks(now: Settings, before: Settings) -> Result:
-    """The row `image-disks`. The base is what shell is: it adds nothing."""
+    """Measure the row `image-disks`. The shell image is the base: it adds nothing."""
     sizes = await _sizes(now)
     once = sizes["python"] + sizes["node"] - sizes["shell"]
     then = sum((await _sizes(before)).values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real `waggle serve` process with data of its own, and a real MCP client of it."""
+"""A real `waggle serve` process with its own data, and a real MCP client of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `data` and `temporary` are used by nobody else."""
+    """A running server. `data` and `temporary` are used by nothing else."""
 
     url: str
     pid: int
@@ -47,9 +47,9 @@ async def serving(
 ) -> AsyncGenerator[Server]:
     """Start a server and wait until it is ready; at the end stop it and delete its data.
 
-    `before` gets its data directory first; `more` are variables of its environment. It makes no
-    templates unless these say so: every create boots. `within` are words before its command, and
-    `log` gets what it writes to stderr. Raises RuntimeError when it does not get ready.
+    `before` is called first with its data directory; `more` are variables of its environment. It
+    makes no templates unless these say so: every create boots. `within` are words before its
+    command, and `log` gets its stderr. Raises RuntimeError if it does not get ready.
     """
     settings = load()
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
@@ -82,7 +82,7 @@ async def serving(
 
 
 async def stopped(process: asyncio.subprocess.Process) -> None:
-    """Ask it to stop, which destroys what it has; kill it only when it does not obey."""
+    """Stop a process with SIGTERM, which destroys its environments; kill it only if that fails."""
     if process.returncode is None:
         process.terminate()
     with contextlib.suppress(TimeoutError):
@@ -112,7 +112,7 @@ async def _until_ready(url: str, process: asyncio.subprocess.Process) -> None:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -126,7 +126,7 @@ class Made:
 
 
 async def create(client: Client, runtime: str) -> Made:
-    """A new environment."""
+    """Create an environment."""
     made = await call(client, "create_environment", runtime=runtime)
     identity = str(made["environment_id"])
     state = await call(client, "get_environment", environment_id=identity)
@@ -134,13 +134,13 @@ async def create(client: Client, runtime: str) -> Made:
 
 
 async def destroy(client: Client, environment_id: str) -> None:
-    """Destroy it, also when the caller is being cancelled."""
+    """Destroy an environment, even if the caller is being cancelled."""
     await asyncio.shield(call(client, "destroy_environment", environment_id=environment_id))
 
 
 @asynccontextmanager
 async def environment(client: Client, runtime: str) -> AsyncGenerator[Made]:
-    """An environment for as long as the block runs."""
+    """Create an environment for the length of the block."""
     made = await create(client, runtime)
     try:
         yield made
@@ -150,7 +150,7 @@ async def environment(client: Client, runtime: str) -> AsyncGenerator[Made]:
 
 @asynccontextmanager
 async def ssh_into(server: Server, made: Made) -> AsyncGenerator[asyncssh.SSHClientConnection]:
-    """A connection of our own to its guest, with the keys that `waggle shell` uses."""
+    """Connect to a guest over SSH directly, with the keys that `waggle shell` uses."""
     files = server.data / "environments" / made.id
     async with guest.connected(
         made.ssh_port, files / "ssh_key", files / "known_hosts"

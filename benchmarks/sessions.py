@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many sessions of revision 2025-11-25 opened and abandoned: is their memory given back?
+"""Many sessions of revision 2025-11-25 opened and abandoned: is their memory freed?
 
-Clients that crash or never say goodbye are usual. The server forgets a session after
-WAGGLE_SESSION_IDLE_TIMEOUT, here shortened; how many it has, its own /metrics says.
+Clients often crash or end without closing their session. The server forgets a session after
+WAGGLE_SESSION_IDLE_TIMEOUT, here shortened; its /metrics has the number of sessions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmarks.wire import get, initialize, wire
 
 SESSIONS = 10_000
 WARM = 500
-"""Sessions before the first look: what a server that was used for a while keeps does not count."""
+"""Sessions before the first sample: memory that any used server keeps does not count."""
 CLIENTS = 8
 IDLE_SECONDS = 60
 TIDY_SECONDS = 15
-"""Within which the server gives memory back once they are forgotten."""
+"""Time for the server to return memory once they are forgotten."""
 GONE_SECONDS = 3 * IDLE_SECONDS
 MEGABYTE = 1_000_000
 VARIABLES = {
@@ -32,7 +32,7 @@ VARIABLES = {
 
 
 async def measure(options: Options) -> list[Result]:
-    """The row `sessions`."""
+    """Measure the row `sessions`."""
     async with guarded(VARIABLES) as server:
         await _abandon(server, WARM, options)
         await _until_forgotten(server, options)
@@ -56,7 +56,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def _abandon(server: Guarded, count: int, options: Options) -> None:
-    """Open sessions, each over a connection that is then closed, and never come back."""
+    """Open sessions, each over a connection that is then closed, and never use them again."""
     request = initialize(server.server.url, server.token)
     left = iter(range(count))
 
@@ -81,7 +81,7 @@ async def _until_forgotten(server: Guarded, options: Options) -> None:
 
 
 async def _open(server: Guarded) -> int:
-    """The sessions that the server has now."""
+    """Return the number of sessions that the server has now."""
     async with wire(server.server.url) as connection:
         answer = await connection.ask(get(server.server.url, "/metrics", server.scraper))
     found = re.search(rb"^waggle_sessions (\d+)", answer.body, re.MULTILINE)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured, against what, and how much is allowed. Pure data.
+"""The rows of the benchmarks: measured value, comparison and limit. Pure data.
 
-The code that measures looks its rows up here; docs/benchmarks.md is compared with it by a test.
+The measuring code looks its rows up here; a test compares docs/benchmarks.md with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `limit` is the most that is allowed; None is measured for interest."""
+    """One line of the table. `limit` is the highest allowed value; None is only for information."""
 
     key: str
     group: str
@@ -23,7 +23,7 @@ class Row:
 
 RATIO, MEGABYTES, COUNT, TOKENS = "x", "MB", "left", "tokens"
 WHOLE = (COUNT, TOKENS)
-"""Units of which there are no parts."""
+"""Units that have no fractions."""
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -305,12 +305,12 @@ ROWS: tuple[Row, ...] = (
 )
 
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS))
-"""What can be measured alone, in the order of the table."""
+"""The groups, which can be measured alone, in the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured for the row `key`: one figure, the two sides, and how, in a few words."""
+    """The result of the row `key`: one figure, the two sides, and a short description of how."""
 
     key: str
     value: float
@@ -320,12 +320,12 @@ class Result:
 
 
 def rows(group: str) -> tuple[Row, ...]:
-    """The rows of one group."""
+    """Return the rows of one group."""
     return tuple(row for row in ROWS if row.group == group)
 
 
 def figure(row: Row, value: float) -> str:
-    """A value of this row as it is shown."""
+    """Format a value of this row."""
     return f"{value:.0f} {row.unit}" if row.unit in WHOLE else f"{value:.2f} {row.unit}"
 
 

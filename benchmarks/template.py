@@ -28,7 +28,7 @@ Once = Callable[[Client], Awaitable[float]]
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `template` and `template-python`."""
+    """Measure the rows `template` and `template-python`."""
     rounds = options.rounds or ROUNDS
     async with (
         serving(more={"WAGGLE_TEMPLATES": "on"}) as ours,
@@ -49,7 +49,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 async def until_made(once: Arm, store: Path) -> None:
-    """Have the template that such a create goes on from; it may be there from another run."""
+    """Create repeatedly until the template for it exists, perhaps from an earlier run."""
     before = _last_use(store)
     async with asyncio.timeout(_MAKING_SECONDS):
         while True:
@@ -60,13 +60,13 @@ async def until_made(once: Arm, store: Path) -> None:
 
 
 def _last_use(store: Path) -> int:
-    """Changes when a template is made or used."""
+    """Return a time that changes when a template is made or used."""
     used = (path.stat().st_mtime_ns for path in store.glob("[!.]*"))
     return max(used, default=0)
 
 
 async def create_and_print(client: Client, runtime: str = "python") -> float:
-    """Seconds from asking for an environment to the result of `print(1)` in it."""
+    """Return the seconds from requesting an environment to the result of `print(1)` in it."""
     began = time.perf_counter()
     made = await call(client, "create_environment", runtime=runtime)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tools and results cost a model, in tokens of o200k_base, as a client hears them."""
+"""The cost of tools and results for a model, in tokens of o200k_base, as a client gets them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.table import Result
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows of the group `tokens`."""
+    """Measure the rows of the group `tokens`."""
     results: list[Result] = []
     async with serving() as server, Client(server.url) as client:
         for name, url in (("core", server.url), ("full", f"{server.url}?toolsets=full")):
@@ -36,7 +36,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 def cost(tools: Sequence[Tool], *, output: bool) -> int:
-    """Each tool on its own, as compact JSON of what clients put into a prompt."""
+    """Count the tokens of all tools as compact JSON of the parts that clients put into a prompt."""
     return sum(
         tokens(
             compact(

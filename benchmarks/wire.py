@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MCP over a bare socket: requests of both revisions, with next to no work on the client's side.
+"""MCP over a bare socket: requests of both revisions, with hardly any work for the client.
 
 The SDK's client takes longer for a call than a server does, so a ratio of two servers behind it
-says little. This one writes bytes that were made before, and reads the answer whole.
+says little. This one writes prepared bytes and reads the whole answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Answer:
     body: bytes
 
     def message(self) -> dict[str, Any]:
-        """The JSON-RPC message of a plain answer, or of the last event of a stream."""
+        """Return the JSON-RPC message of a plain answer, or of the last event of a stream."""
         data = self.body
         if self.headers.get("content-type", "").startswith("text/event-stream"):
             lines = [line for line in data.splitlines() if line.startswith(b"data: {")]
@@ -44,7 +44,7 @@ class Wire:
         self._writer = writer
 
     async def ask(self, request: bytes) -> Answer:
-        """Send the bytes of a request. Raises TimeoutError, or what asyncio's streams do."""
+        """Send the bytes of a request. Raises TimeoutError, or the errors of asyncio's streams."""
         async with asyncio.timeout(ANSWER_SECONDS):
             self._writer.write(request)
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -67,7 +67,7 @@ class Wire:
 
 @asynccontextmanager
 async def wire(url: str) -> AsyncGenerator[Wire]:
-    """A connection for as long as the block runs."""
+    """Connect for the length of the block."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -77,19 +77,19 @@ async def wire(url: str) -> AsyncGenerator[Wire]:
 
 
 def get(url: str, path: str, token: str = "") -> bytes:
-    """The bytes of a GET of another path of the same server. Pure."""
+    """Return the bytes of a GET of another path of the same server. Pure."""
     return _request("GET", url, path, _authorization(token), b"")
 
 
 def initialize(url: str, token: str = "") -> bytes:
-    """The request that opens a session of the revision 2025-11-25. Pure."""
+    """Return the request that opens a session of the revision 2025-11-25. Pure."""
     client = {"name": "bench", "version": "1"}
     params = {"protocolVersion": STATEFUL, "capabilities": {}, "clientInfo": client}
     return _post(url, "initialize", params, _authorization(token))
 
 
 def tool_call(url: str, tool: str, *, token: str = "", session: str = "") -> bytes:
-    """A call of a tool without arguments: of that session, else of revision 2026-07-28. Pure."""
+    """Return a tool call without arguments, in a session or of revision 2026-07-28. Pure."""
     params: dict[str, Any] = {"name": tool, "arguments": {}}
     if session:
         headers = {"MCP-Protocol-Version": STATEFUL, "Mcp-Session-Id": session}

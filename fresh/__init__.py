@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's commands, tried on machines that nobody prepared: `./task fresh`."""
+"""The README's commands, run on machines without preparation: `./task fresh`."""

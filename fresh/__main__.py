@@ -38,12 +38,12 @@ class Outcome:
 
 
 def say(text: str) -> None:
-    """One line in between what the steps print."""
+    """Print one line between the output of the steps."""
     print(f"fresh: {text}", flush=True)
 
 
 def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
-    """Make the bare root and use it; every step's outcome. Raises SetupIncomplete."""
+    """Make the bare root, run the steps and return the outcomes. Raises SetupIncomplete."""
     outcomes: list[Outcome] = []
     with root.workplace() as place:
         began = time.monotonic()
@@ -65,7 +65,7 @@ def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
 
 
 def _use(tree: Path, machine: Machine, settings: configuration.Configuration) -> list[Outcome]:
-    """Prepare a machine and run its steps. Raises SetupIncomplete when it cannot be prepared."""
+    """Prepare a machine and run its steps. Raises SetupIncomplete if it cannot be prepared."""
     if machine.prepare:
         code = root.run_in(tree, root.ROOT, machine.prepare, settings.variables, PREPARE_SECONDS)
         if code:
@@ -82,7 +82,7 @@ def _use(tree: Path, machine: Machine, settings: configuration.Configuration) ->
 
 
 def summary(suite: str, outcomes: Sequence[Outcome]) -> str:
-    """A row for each step, and a line of totals. Pure."""
+    """Format a row for each step, and a line of totals. Pure."""
     rows = [
         f"{outcome.machine + ': ' + outcome.step:32} {outcome.seconds:6.0f} s  "
         + ("passed" if outcome.code == 0 else f"FAILED ({outcome.code})")
@@ -94,7 +94,7 @@ def summary(suite: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Parse, run, tell; the exit code."""
+    """Parse the arguments, run, report, and return the exit code."""
     parser = argparse.ArgumentParser(prog="./task fresh", description=__doc__)
     parser.add_argument("suite", nargs="?", choices=SUITES, default=SUITES[0])
     parser.add_argument("--quick", action="store_true", help="the tests of './task test --quick'")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How this machine's package managers are configured, read here and written into a bare root.
+"""This machine's package manager configuration, read here and written into a bare root.
 
 Called by `fresh.root`. Knows where apt, pip, npm and cargo keep their configuration, and which
 variables name certificates, proxies and indexes; nothing else of this machine reaches the root.
-No host's name is known here.
+Contains no host names.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ NAMED = (
 )
 PREFIXES = ("CARGO_", "PIP_", "UV_", "npm_config_")
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-"""Where Debian's programs look. `update-ca-certificates` writes it."""
+"""Where Debian's programs look for certificates. `update-ca-certificates` writes it."""
 _APT_OPTION = re.compile(r"Acquire::(?:https?|Check-|Retries|Proxy).*;")
 _WHERE_FROM = re.compile(
     r"cafile|cainfo|cert|config_file|find_links|index|net_|proxy|registr|retries|source_|ssl|timeout"
     r"|tls|trusted_host"
 )
-"""In the lower-case name of a package manager's variable: where from, and whom to trust."""
+"""Matches names of variables (in lower case) that say where packages come from and whom to trust.
+"""
 _NOT_PASSED = re.compile(r"publish|registry_token|cache|target")
 _DEBIAN = re.compile(r"/debian(?:-security)?/?$")
 _PATH = re.compile(r"""[=\s"'](/[^\s"';,]+)""")
@@ -42,7 +43,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE--
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a bare root is given.
+    """The configuration that a bare root gets.
 
     `files` are paths below the root, `home` below each user's home, `copied` are paths that
     `variables` or these files name, and `certificates` are PEM texts to trust.
@@ -56,7 +57,7 @@ class Configuration:
 
 
 def read(suite: str, environ: Mapping[str, str]) -> Configuration:
-    """Read this machine's. Raises SetupIncomplete where no Debian archive is known."""
+    """Read this machine's configuration. Raises SetupIncomplete if no Debian archive is known."""
     files = _contents(Path("/"), SYSTEM_FILES)
     files["etc/apt/apt.conf.d/90this-network"] = apt_options(_apt_dump()).encode()
     files["etc/apt/sources.list.d/debian.sources"] = _sources(Path("/etc"), suite).encode()
@@ -77,9 +78,9 @@ def read(suite: str, environ: Mapping[str, str]) -> Configuration:
 
 
 def chosen(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that say where packages come from and whom to trust. Pure.
+    """Select the variables that say where packages come from and whom to trust. Pure.
 
-    Caches, targets and the credentials for publishing are not among them.
+    Leaves out caches, targets and the credentials for publishing.
     """
     lower = {name.lower() for name in NAMED}
     prefixes = tuple(prefix.lower() for prefix in PREFIXES)
@@ -92,17 +93,17 @@ def chosen(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def certificates(texts: Iterable[str]) -> tuple[str, ...]:
-    """Each certificate of PEM texts once, in their order. Pure."""
+    """Return every certificate of PEM texts once, in order. Pure."""
     return tuple(dict.fromkeys(found for text in texts for found in _CERTIFICATE.findall(text)))
 
 
 def apt_options(dump: str) -> str:
-    """What of `apt-config dump` says how to reach an archive and what to check. Pure."""
+    """Select the lines of `apt-config dump` about reaching and checking an archive. Pure."""
     return "".join(f"{line}\n" for line in dump.splitlines() if _APT_OPTION.fullmatch(line))
 
 
 def apt_sources(entries: Iterable[Source], here: str, suite: str) -> str:
-    """The Debian archives among apt's sources, with `suite` in the place of `here`. Pure."""
+    """Return stanzas for the Debian archives in apt's sources, with `suite` for `here`. Pure."""
     stanzas = [
         _stanza(uri, [re.sub(rf"^{here}\b", suite, name) for name in entry.suites])
         for entry in entries
@@ -121,7 +122,7 @@ def _stanza(uri: str, suites: Iterable[str]) -> str:
 
 
 def _sources(etc: Path, suite: str) -> str:
-    """This machine's archives for a suite; where it has none of its own, one that waggle finds."""
+    """Return this machine's archives for a suite, or if it has none, one that waggle finds."""
     release = (etc / "os-release").read_text("utf-8", "replace")
     here = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.M)
     own = apt_sources(debian.sources(etc / "apt"), here[1], suite) if here else ""
@@ -135,5 +136,5 @@ def _apt_dump() -> str:
 
 
 def _contents(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Those of the files that are there."""
+    """Read those of the files that exist."""
     return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is tried on a machine that nobody prepared, as data. Pure.
+"""The machines and steps of a fresh run, as data. Pure.
 
-Read by `fresh.__main__`. A machine is a copy of the bare root; its steps follow one another, each
-whatever the one before came to.
+Read by `fresh.__main__`. A machine is a copy of the bare root; its steps run in order, whatever the
+outcome of the earlier ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A bare root, prepared by root with a shell command, used by `user`.
+    """A copy of the bare root, prepared by root with a shell command and used by `user`.
 
-    In the user's home is a clean clone, `waggle`, or `without_checkout` the wheel and this
+    The user's home holds a clean clone, `waggle`, or if `without_checkout`, the wheel and this
     package's `steps`.
     """
 
@@ -55,10 +55,10 @@ UBUNTU = Step("demo", f"{IN_CHECKOUT}sh fresh/steps/ubuntu.sh --throw-away-root 
 
 
 def plan(suite: str, *, quick: bool) -> tuple[Machine, ...]:
-    """The machines and what is done on each, those that are soonest done first."""
+    """Return the machines and their steps, the shortest first."""
     machines = [Machine("user", ORDINARY, (DEMO,), WITH_SUDO)]
     if not quick:
         machines.append(Machine("wheel", ROOT, (WHEEL,), without_checkout=True))
-        if suite == "trixie":  # the nearest to Ubuntu
+        if suite == "trixie":  # the closest to Ubuntu
             machines.append(Machine("ubuntu", ROOT, (UBUNTU,)))
     return (*machines, Machine("root", ROOT, (DEMO, QUICK if quick else TEST)))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bare roots: a directory with a minimal Debian, and a way to run programs in it.
 
-Called by `fresh.__main__`. Whatever happens to this process, the directory is removed and what runs
-in it ends: a janitor waits for this process's end, and every program has namespaces of its own,
-which end with it. Knows nothing of what is run. Needs root.
+Called by `fresh.__main__`. However this process ends, the directory is removed and the programs in
+it end: a janitor waits for the end of this process, and every program has its own namespaces, which
+end with it. Knows nothing of the programs that it runs. Needs root.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _APART = (
     *("setpriv", "--pdeathsig=KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-"""Before a command: its mounts and all its processes end with it, and it ends with this process."""
+"""A command's prefix: its mounts and processes end with it, and it ends with this process."""
 _ENTER = Path(__file__).with_name("enter.sh")
 _REMOVE = """
 trap '' INT TERM HUP
@@ -45,7 +45,7 @@ _TRUSTED = "usr/local/share/ca-certificates"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who runs a program in a root."""
+    """The user that runs a program in a root."""
 
     name: str
     uid: int
@@ -58,13 +58,13 @@ ORDINARY = User("waggle", 1000, "/home/waggle")
 
 @contextlib.contextmanager
 def workplace() -> Generator[Path]:
-    """An empty directory on a disk, removed at the end of the block or of this process.
+    """Make an empty directory on a disk, removed at the end of the block or of this process.
 
-    Raises SetupIncomplete when something of it stays.
+    Raises SetupIncomplete if it cannot be removed completely.
     """
     place = Path(tempfile.mkdtemp(prefix="waggle-fresh-", dir="/var/tmp"))
-    place.chmod(0o755)  # apt fetches as a user of its own
-    # Nobody else holds the writer, so the janitor reads its end when this process ends.
+    place.chmod(0o755)  # apt fetches as its own user
+    # No other process holds the writer, so the janitor reads end-of-file when this process ends.
     reader, writer = os.pipe()
     janitor = subprocess.Popen(
         ["sh", "-c", _REMOVE, "sh", place], stdin=reader, start_new_session=True
@@ -84,7 +84,7 @@ def bootstrap(suite: str, tree: Path, configuration: Configuration) -> None:
     argv += [f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Check-Valid-Until "false"']
     archive = f"deb {debian.mirror(None)} {suite} main"
     run([*argv, suite, str(tree), archive])
-    tree.parent.chmod(0o700)  # from here on it holds what may be secret
+    tree.parent.chmod(0o700)  # it holds possible secrets from here on
     for name in ("etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap"):
         (tree / name).unlink(missing_ok=True)
     _write(tree, configuration.files)
@@ -132,7 +132,7 @@ def copy(tree: Path, target: Path) -> None:
 def run_in(
     tree: Path, user: User, command: str, variables: Mapping[str, str], seconds: float
 ) -> int:
-    """Run a shell command in a root, at its user's home, as `enter` does."""
+    """Run a shell command in a root as a user, in that user's home. Returns as `enter` does."""
     become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.uid}", "--init-groups"]
     own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     program = [*become, "bash", "-c", f"cd && {command}"]
@@ -145,10 +145,10 @@ def enter(
     seconds: float,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Run a program in a root; its exit code, LEFT when only processes that it left are wrong.
+    """Run a program in a root and return its exit code, or LEFT if only processes were left behind.
 
-    It has these variables and PATH. Everything in there ends with this process, and after
-    `seconds`, which gives LATE. Its output goes where this process's goes.
+    It gets these variables and PATH. All its processes end with this process, and after `seconds`,
+    which returns LATE. It writes to this process's output.
     """
     process = subprocess.Popen(
         [*_APART, "sh", _ENTER, tree, *program],
@@ -161,7 +161,7 @@ def enter(
         return LATE
     except KeyboardInterrupt:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)  # a terminal interrupts what runs inside, too
+            process.wait(GRACE_SECONDS)  # a terminal also interrupts the programs inside
         raise
     finally:
         process.send_signal(signal.SIGKILL)
@@ -188,7 +188,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run a program to its end; it prints on standard error. Raises SetupIncomplete.
+    """Run a program to its end, with its output on standard error. Raises SetupIncomplete.
 
     Nothing that it starts or mounts outlives it or this process.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m lab`, or `./task lab`: libkrun for real, inside an emulated AMD machine.
+"""The lab: libkrun for real, inside an emulated AMD machine: `python -m lab` or `./task lab`.
 
-`--check` says whether this machine can do it; `--shell-command` runs something else inside;
-`--only NAME` runs some of the jobs of lab/jobs.py. Exit code 1 when a job failed, 2 when the lab
-could not be made; that of the command with `--shell-command`.
+`--check` reports whether this machine can run it; `--shell-command` runs another command inside;
+`--only NAME` runs some of the jobs in lab/jobs.py. Exit code 1 if a job failed, 2 if the lab could
+not be made; with `--shell-command`, that of the command.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHELL = "shell"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line. Exits on a wrong one."""
+    """Parse the command line. Exits if it is wrong."""
     parser = argparse.ArgumentParser(prog="lab", description="Run libkrun for real.")
     names = ", ".join(job.name for job in JOBS)
     parser.add_argument("--check", action="store_true", help="only say whether it can run here")
@@ -54,7 +54,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def wanted(options: argparse.Namespace) -> session.Wish:
-    """What the command line asks for. Pure."""
+    """Convert the command line into a wish. Pure."""
     jobs = [job for job in JOBS if not options.only or job.name in options.only]
     if options.shell_command is not None:
         jobs = [Job(SHELL, options.shell_command, options.seconds)]
@@ -63,7 +63,7 @@ def wanted(options: argparse.Namespace) -> session.Wish:
 
 
 async def interruptible(work: Coroutine[object, object, session.Result]) -> session.Result:
-    """Run it; SIGTERM and SIGHUP end it as SIGINT does, cleaned up."""
+    """Run the work; SIGTERM and SIGHUP end it with cleanup, as SIGINT does."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -72,7 +72,7 @@ async def interruptible(work: Coroutine[object, object, session.Result]) -> sess
 
 
 def prepare(store: Store, display: Display) -> int:
-    """Make base and libraries, so that a later run finds them; what fails is told, not an error."""
+    """Make base and libraries for a later run to find. A failure is printed and is not an error."""
     with store.run_directory() as work:
         making = session.prepare_early(load(), store, work, libkrun.ANY, display)
         try:
@@ -83,7 +83,7 @@ def prepare(store: Store, display: Display) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Check, run, tell; the exit code."""
+    """Check, run, report, and return the exit code."""
     options = parse(argv)
     display = Display(sys.stderr)
     settings = load()

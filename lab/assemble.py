@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finishes the tree of the base disk and makes the disk; a hook of mmdebstrap runs it as root.
+"""Complete the tree of the base disk and make the disk: a hook that mmdebstrap runs as root.
 
-`assemble.py TREE SITE OUT`. The packages' own scripts did not run, so the few files that they
-would have made are made here. Imports nothing but `initramfs` beside it and the standard library.
+`assemble.py TREE SITE OUT`. The packages' scripts did not run, so this makes the few files that
+they would have made. Imports only `initramfs` from this directory and the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import initramfs
 
 SIZE = 6 << 30
-"""Of a sparse file; what a run writes is thrown away with it."""
+"""Size of a sparse file; the writes of a run are discarded with it."""
 MOUNTED = ("dev", "proc", "sys")
 DIRECTORIES = ("etc", "lab", "root", "run", "tmp", "var/lib/waggle", "var/tmp")
 FILES = {
@@ -31,13 +31,13 @@ FILES = {
     "etc/hostname": "lab\n",
 }
 LIBRARIES = {"libkrun.so.1": "libkrun.so", "libkrunfw.so.5": "libkrunfw.so.5"}
-"""Where the loader finds them, and their names on the second disk."""
+"""Names on the loader's path, and the names on the second disk."""
 LIBRARY_DIRECTORY = "usr/lib/x86_64-linux-gnu"
 SITE = "usr/local/lib/python3.11/dist-packages"
 
 
 def complete(tree: Path, site: Path) -> None:
-    """Add what the packages leave out, and the Python packages, all compiled."""
+    """Add files that the packages leave out and the Python packages, and compile all Python."""
     for name in DIRECTORIES:
         (tree / name).mkdir(parents=True, exist_ok=True)
     for name in ("tmp", "var/tmp"):
@@ -48,13 +48,13 @@ def complete(tree: Path, site: Path) -> None:
         (tree / LIBRARY_DIRECTORY / name).symlink_to(f"/var/lib/waggle/lib/{target}")
     shutil.copytree(site, tree / SITE, symlinks=True, dirs_exist_ok=True)
     argv = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q"]
-    # Python 2 templates and the like do not compile; they are not ours.
+    # Python 2 templates and similar files of Debian do not compile.
     subprocess.run([*argv, "/usr/lib/python3", "/usr/lib/python3.11", f"/{SITE}"], check=False)
 
 
 @contextlib.contextmanager
 def without_mounts(tree: Path) -> Generator[Path]:
-    """The tree with empty directories where mmdebstrap has the host's devices mounted."""
+    """Yield the tree with empty directories where mmdebstrap has mounted the host's devices."""
     stage = tree / "lab-stage"
     stage.mkdir(mode=0o755)
     moved = [path for path in tree.iterdir() if path.name not in (*MOUNTED, stage.name)]
@@ -71,7 +71,7 @@ def without_mounts(tree: Path) -> Generator[Path]:
 
 
 def make_disk(tree: Path, disk: Path) -> None:
-    """An ext4 file system of the tree in a sparse file, without a journal."""
+    """Make an ext4 file system of the tree in a sparse file, without a journal."""
     disk.touch()
     os.truncate(disk, SIZE)
     subprocess.run(
@@ -85,7 +85,7 @@ def make_disk(tree: Path, disk: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Everything, in this order."""
+    """Run all steps in order."""
     tree, site, out = map(Path, argv)
     complete(tree, site)
     (out / "initramfs").write_bytes(initramfs.build(tree))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outer machine without this project: kernel, initramfs, and an ext4 disk with Debian 12.
 
-Kept by a key of everything that it is made from, this package's recipe included. mmdebstrap makes
-the tree; `lab.assemble` finishes it from a hook of mmdebstrap and makes the disk of it.
+Kept under a key of all its ingredients, including the code of this package that makes it.
+mmdebstrap makes the tree; `lab.assemble`, run by a hook of mmdebstrap, completes it and makes the
+disk.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ APT = (
 
 
 def base_key(requirements: str) -> str:
-    """What the base is kept by. Reads the recipe."""
+    """Return the key of the base. Reads the files of the recipe."""
     recipe = [(Path(__file__).parent / name).read_bytes() for name in _RECIPE]
     return key_of(requirements, *recipe)
 
 
 def tree_argv(mirror: str, site: Path, out: Path) -> list[str]:
-    """The mmdebstrap command. Pure."""
+    """Return the mmdebstrap command. Pure."""
     finish = shlex.join([sys.executable, str(Path(__file__).with_name("assemble.py"))])
     places = shlex.join([str(site), str(out)])
     return debian.tree_argv(
@@ -52,7 +53,7 @@ def tree_argv(mirror: str, site: Path, out: Path) -> list[str]:
 
 
 async def ensure(store: Store, mirror: str, requirements: str, on_line: debian.OnLine) -> Path:
-    """The directory with disk, kernel and initramfs. Raises SetupIncomplete."""
+    """Return the directory with disk, kernel and initramfs. Raises SetupIncomplete."""
     wanted = wheels.select(requirements)
 
     async def make(directory: Path) -> None:

@@ -28,7 +28,7 @@ DIRECT = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found. `missing` programs are keys of PROGRAMS."""
+    """The facts about this machine. `missing` programs are keys of PROGRAMS."""
 
     machine: str
     is_root: bool
@@ -38,9 +38,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`obstacles` are this machine's or this user's nature; `mends` name what a package cures.
+    """Whether the lab can run, and why not.
 
-    `needless` says why there is no need.
+    `obstacles` are properties of this machine or user; `mends` name missing programs and the
+    command that installs each. `needless` says why the lab is not needed.
     """
 
     obstacles: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class Verdict:
 
 
 def judge(facts: Facts) -> Verdict:
-    """Decide. Pure."""
+    """Decide from the facts. Pure."""
     obstacles: list[str] = []
     if facts.machine != "x86_64":
         obstacles.append(f"the outer machine is x86-64, this one is {facts.machine}")
@@ -66,12 +67,12 @@ def judge(facts: Facts) -> Verdict:
 
 
 def find_program(name: str) -> str | None:
-    """A program on PATH, or where Debian keeps those for root."""
+    """Find a program on PATH, or in Debian's directories for root's programs."""
     return shutil.which(name) or shutil.which(name, path=_PATH)
 
 
 def look(find: Callable[[str], str | None] = find_program) -> Facts:
-    """Look at this machine. Never raises."""
+    """Collect the facts about this machine. Never raises."""
     return Facts(
         machine=os.uname().machine,
         is_root=os.geteuid() == 0,
@@ -81,5 +82,5 @@ def look(find: Callable[[str], str | None] = find_program) -> Facts:
 
 
 def lab_store(cache: Path) -> Store:
-    """The lab's part of waggle's cache."""
+    """Return the lab's part of waggle's cache."""
     return Store(cache / "lab")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody who waits for the lab sees, with the seconds since its start.
+"""The lab's progress output, with the seconds since its start.
 
-On a terminal the newest detail stands in the last line; elsewhere a detail of each piece of work is
-printed now and then, so that a log shows that it lives.
+On a terminal the last line shows the newest detail; elsewhere a detail of every piece of work is
+printed at intervals, so that a log shows progress.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STATUS_WIDTH = 100
 
 
 class Display:
-    """Writes to `out`. Not for several threads."""
+    """Writes progress to `out`. Not thread-safe."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
@@ -30,13 +30,13 @@ class Display:
         self._last_line = ""
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._wipe()
         self._out.write(f"lab {self._clock() - self._began:4.0f} s | {_clean(text)[:_WIDTH]}\n")
         self._out.flush()
 
     def detail(self, work: str, line: str) -> None:
-        """What a piece of work does just now."""
+        """Show what a piece of work is doing now."""
         if not line.strip():
             return
         text = f"{work}: {_clean(line).strip()}"
@@ -51,7 +51,7 @@ class Display:
             self.say(text)
 
     def event(self, machine: str, event: Event) -> None:
-        """What an outer machine said."""
+        """Show an event of an outer machine."""
         match event:
             case Up(seconds=seconds):
                 self.say(f"{machine} is up, {seconds:.0f} s after its kernel started")
@@ -75,5 +75,5 @@ class Display:
 
 
 def _clean(text: str) -> str:
-    """Without what would steer a terminal. Pure."""
+    """Replace characters that would control a terminal. Pure."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outer machine says while it runs, one JSON object a line; see inside/run.py. Pure."""
+"""Events of the outer machine, sent as one JSON object per line by inside/run.py. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import cast
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """The outer machine is there; `seconds` since its kernel started."""
+    """The outer machine is up, `seconds` after its kernel started."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A job begins and has `seconds`."""
+    """A job starts and has `seconds`."""
 
     job: str
     seconds: float
@@ -32,12 +32,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The outer machine runs, whatever its job does."""
+    """The outer machine still runs, whatever its job does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job is over; 124 is the code of one that was ended at its deadline."""
+    """A job ended; code 124 means that it was ended at its deadline."""
 
     job: str
     code: int
@@ -46,7 +46,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """All jobs are over."""
+    """All jobs ended."""
 
 
 Event = Up | Started | Line | Beat | Ended | Over
@@ -54,7 +54,7 @@ Event = Up | Started | Line | Beat | Ended | Over
 
 @dataclass(slots=True)
 class Progress:
-    """All that was said: the jobs that ended, and the one that is running."""
+    """The state after all events so far: the ended jobs and the running one."""
 
     up: bool = False
     running: str = ""
@@ -62,7 +62,7 @@ class Progress:
     over: bool = False
 
     def take(self, event: Event) -> None:
-        """Remember an event."""
+        """Record an event."""
         match event:
             case Up():
                 self.up = True
@@ -78,7 +78,7 @@ class Progress:
 
 
 def parse(line: bytes) -> Event | None:
-    """One line. None for what is no event: a line may be cut when the machine dies."""
+    """Parse one line. Returns None if it is no event: a line may be cut if the machine dies."""
     try:
         said = json.loads(line)
         fields = cast("dict[str, object]", said) if isinstance(said, dict) else {}

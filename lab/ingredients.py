@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the arguments of `minimal.py` for one machine of waggle's, made in an empty directory.
+"""Print the arguments of `minimal.py` for one machine, with its disks made in an empty directory.
 
-`python -m lab.ingredients DIRECTORY IMAGE-DISK`: scratch and identity disks are made, kernel and
-kit are those of the cache. The keys are thrown away: nobody logs in, the banner is what counts.
+`python -m lab.ingredients DIRECTORY IMAGE-DISK` makes scratch and identity disks; kernel and kit
+come from the cache. The keys are discarded: only the SSH banner is awaited, without a login.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from waggle.infra.ssh.connection import new_keys
 
 
 async def prepare(directory: Path, image: Path) -> list[str]:
-    """The arguments. Raises SetupIncomplete when kernel or kit are missing."""
+    """Return the arguments. Raises SetupIncomplete if kernel or kit is missing."""
     places, keys = Places.of(load()), new_keys()
     scratch, identity = directory / "scratch.img", directory / "identity.img"
     await ScratchDisks(places.disks).make(64, scratch)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outer machine's initramfs: a shell, the modules that reach its disk, and KVM.
 
-Pure but for reading the tree of Debian packages. Called by `lab.base`. The Debian kernel has ext4
-built in and everything else as modules.
+Pure except for reading the tree of Debian packages. Called by `lab.assemble`. The Debian kernel has
+ext4 built in and everything else as modules.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Entry:
 
 
 def newc(entries: Iterable[Entry]) -> bytes:
-    """A cpio archive in the format that the kernel takes. Pure."""
+    """Pack a cpio archive in the format that the kernel reads. Pure."""
     out = bytearray()
     for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], 1):
         name = entry.name.encode() + b"\0"
@@ -60,15 +60,15 @@ def newc(entries: Iterable[Entry]) -> bytes:
 
 
 def needed_by(module: bytes) -> list[str]:
-    """The names in the `depends` entry of a module's .modinfo. Pure."""
+    """Return the names in the `depends` entry of a module's .modinfo. Pure."""
     found = _DEPENDS.search(module)
     return [name.decode() for name in found.group(1).split(b",") if name] if found else []
 
 
 def load_order(wanted: Sequence[str], read: Callable[[str], bytes]) -> list[str]:
-    """The modules to insert, each after those that it needs. Pure but for `read`.
+    """Return the modules to insert, each after its dependencies. Pure except for `read`.
 
-    `read` returns a module's file by name and raises KeyError when there is none.
+    `read` returns a module's file by name and raises KeyError if there is none.
     """
     order: list[str] = []
 
@@ -84,18 +84,18 @@ def load_order(wanted: Sequence[str], read: Callable[[str], bytes]) -> list[str]
 
 
 def module_name(file: str) -> str:
-    """`kernel/arch/x86/kvm/kvm-amd.ko` as the kernel calls it. Pure."""
+    """Return the kernel's name of a module file such as `kernel/arch/x86/kvm/kvm-amd.ko`. Pure."""
     return PurePosixPath(file).name.partition(".")[0].replace("-", "_")
 
 
 def init_script(modules: Sequence[str], options: Mapping[str, str]) -> str:
-    """The script that loads `modules` and goes on from the disk. Pure."""
+    """Return the script that loads `modules` and continues from the disk. Pure."""
     lines = [f"$b insmod /modules/{name}.ko {options.get(name, '')}".strip() for name in modules]
     return INIT.replace("{load}", "\n".join(lines))
 
 
 def build(tree: Path) -> bytes:
-    """The archive for the one kernel in `tree`. Raises OSError or KeyError when it is not there."""
+    """Build the archive for the one kernel in `tree`. Raises OSError or KeyError without it."""
     files = {module_name(file.name): file for file in (tree / "lib/modules").rglob("*.ko")}
     order = load_order(MODULES, lambda name: files[name].read_bytes())
     directories = ("bin", "dev", "modules", "proc", "root")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab runs inside the outer machine, in this order: the one place to change that.
+"""The jobs that the lab runs inside the outer machine, in order. Change them only here.
 
-Each command runs in bash, as root, at the root of the project, with `ENVIRONMENT`; a failure does
-not keep the next one from running. A job that writes JUnit XML to its `report` has each of its
-failures named at the end.
+Each command runs in bash, as root, at the root of the project, with `ENVIRONMENT`; later jobs run
+even if it fails. If a job writes JUnit XML to its `report`, its failures are named at the end.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from pathlib import PurePosixPath
 
 REPORTS = PurePosixPath("/lab/report")
 LIBRARIES = PurePosixPath("/var/lib/waggle/lib")
-ENVIRONMENT = {  # the guest's kernel is there already, so libkrunfw need not be named
+ENVIRONMENT = {  # the guest's kernel is already there, so libkrunfw need not be named
     "WAGGLE_HYPERVISOR": "krun",
     "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so"),
 }
 MACHINES = min(2, os.cpu_count() or 1)
-"""At once: each takes 3 GiB."""
+"""Number of outer machines at once; each takes 3 GiB."""
 TOTAL_SECONDS = 1800.0
-"""For all jobs together, from the start of the outer machine: a hang ends here, whatever hangs."""
+"""Limit for all jobs together, from the start of the outer machine, whatever hangs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command. `seconds` is its deadline; its name is a file name, too."""
+    """One command. `seconds` is its deadline; its name is also a file name."""
 
     name: str
     command: str
@@ -40,7 +39,7 @@ class Job:
 
 
 def pytest_job(name: str, arguments: str, seconds: float) -> Job:
-    """A job that runs tests of the project."""
+    """Return a job that runs tests of the project."""
     options = "-v --no-header --tb=short --durations=5 -p no:cacheprovider"
     report = f"--junit-xml={REPORTS / name}.xml"
     return Job(name, f"python3 -m pytest {options} {report} {arguments}", seconds)
@@ -57,10 +56,10 @@ JOBS = (
 
 
 def shares(jobs: Sequence[Job], machines: int) -> list[list[Job]]:
-    """Jobs for at most so many machines, the next always to the one that has least to do. Pure.
+    """Distribute jobs to at most `machines`, always the next to the least loaded. Pure.
 
-    One machine has one CPU: with two, QEMU's emulation of SVM breaks now and then, because an
-    interrupt comes between VMRUN and STGI. Several machines at once are steady.
+    Each machine has one CPU: with two, QEMU's emulation of SVM sometimes breaks, because an
+    interrupt comes between VMRUN and STGI. Several machines at once are stable.
     """
     lanes: list[list[Job]] = [[] for _ in range(max(1, min(machines, len(jobs))))]
     for job in jobs:

@@ -13,14 +13,14 @@ KIND = "libkrunfw"
 
 
 def fetch_argv(mirror: str, target: Path) -> list[str]:
-    """The command that puts the library at `target`. Pure."""
+    """Return the command that puts the library at `target`. Pure."""
     find = f'find "$1" -name "{LIBRARY}*" -type f -exec cp {{}} "{target}" ";"'
     hooks = [f"--extract-hook={find}"]
     return debian.tree_argv(mirror, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=hooks)
 
 
 async def ensure(store: Store, mirror: str, on_line: debian.OnLine) -> Path:
-    """The directory that holds it. Raises SetupIncomplete."""
+    """Return the directory that holds the library. Raises SetupIncomplete."""
 
     async def make(directory: Path) -> None:
         await debian.run(fetch_argv(mirror, directory / LIBRARY), on_line)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One outer machine's share of the jobs, run in a new machine where one breaks down.
+"""One outer machine's share of the jobs, continued in a new machine if one breaks down.
 
-Called by `session`, which runs several lanes at once; knows not what its machines are made of.
+Called by `session`, which runs several lanes at once. Must not know how its machines are made.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from lab.display import Display
 from lab.jobs import Job
 
 ATTEMPTS = 3
-"""QEMU's emulation of SVM breaks down now and then under several machines at once: its kernel then
-panics or hangs. What had not ended runs again in a new outer machine, and the story says so."""
+"""QEMU's emulation of SVM sometimes breaks down with several machines at once: its kernel then
+panics or hangs. The jobs that had not ended run again in a new outer machine, and the story says
+so."""
 NewMachine = Callable[[str, Sequence[Job]], outer.Machine]
 """Makes a machine with jobs; the name is that of its directory, which is removed after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How it went, the story in lines, and each ended job's exit code.
+    """The result of a lane: success, the story in lines, and the exit code of every ended job.
 
-    `broke` says that outer machines broke down until there was no attempt left, and nothing failed
-    before: what did not run was not tested.
+    `broke` means that outer machines broke down until no attempt was left, and no job failed before
+    that: the remaining jobs were not tested.
     """
 
     good: bool
@@ -39,7 +40,7 @@ class Result:
 
 
 def joined(results: Sequence[Result]) -> Result:
-    """All lanes together. Pure."""
+    """Join the results of all lanes. Pure."""
     bad = [result for result in results if not result.good]
     return Result(
         not bad,
@@ -75,7 +76,7 @@ async def run(
         codes |= {ended.job: ended.code for ended in outcome.progress.ended}
         jobs = [job for job in jobs if job.name not in codes]
         broke = outcome.broke and bool(jobs)
-        good = good or (outcome.broke and not jobs)  # it broke after the last one had ended
+        good = good or (outcome.broke and not jobs)  # it broke after the last job had ended
         if not broke or attempt == ATTEMPTS:
             break
         display.say(f"{name}: {outcome.problem}: what it did not finish runs in a new one")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """libkrun from its published Rust crate, built by cargo and kept by version.
 
-The newest 1.x is asked for at each run, which takes a second; without a network the one that is
-kept serves. A scratch project depends on the crate, because `cargo install` installs no library.
-Knows of the toolchain (`rust`) only that it runs cargo.
+Every run looks for the newest 1.x, which takes a second; without a network it uses the kept build.
+A scratch project depends on the crate, because `cargo install` installs no library. Must not know
+more of the toolchain (`rust`) than that it runs cargo.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ debug = false
     f"\n[profile.release.package.{name}]\nopt-level = 0\n"
     for name in ("aho-corasick", "jiff", "regex-automata", "regex-syntax", "zstd-sys")
 )
-"""Optimised no further: a machine in the lab spends its time in emulated instructions. The packages
-named last take longest to compile and do next to nothing: log filters, and compressed kernels."""
+"""Low optimisation: a machine in the lab spends its time in emulated instructions. The packages at
+the end take longest to compile and hardly run: log filters, and compressed kernels."""
 MANIFEST_PATH = "--manifest-path=/work/Cargo.toml"
 ANY = "1"
 BUILD = ("build", "--release", "--locked", f"--package={CRATE}", MANIFEST_PATH)
@@ -53,7 +53,7 @@ HINT = "cargo runs in a tree of its own and reaches crates as cargo is configure
 
 
 def version_in(lock_file: str) -> str:
-    """The version of libkrun in the text of a Cargo.lock. Pure. Raises SetupIncomplete."""
+    """Return the version of libkrun in the text of a Cargo.lock. Pure. Raises SetupIncomplete."""
     for package in tomllib.loads(lock_file).get("package", []):
         if package.get("name") == CRATE:
             return str(package["version"])
@@ -61,12 +61,12 @@ def version_in(lock_file: str) -> str:
 
 
 def store_key(version: str) -> str:
-    """What a build is kept by: the version, and how it is built. Pure."""
+    """Return the key of a build, made of the version and the way it is built. Pure."""
     return f"{version}-{key_of(MANIFEST, rust.KEY)}"
 
 
 def write_project(directory: Path, requirement: str) -> Path:
-    """Write the scratch project; its manifest."""
+    """Write the scratch project and return its manifest."""
     manifest = directory / "Cargo.toml"
     manifest.write_text(MANIFEST.format(requirement=requirement), "utf-8")
     (directory / "lib.rs").write_text("", "utf-8")
@@ -79,9 +79,9 @@ async def ensure(
     requirement: str,
     on_line: debian.OnLine,
 ) -> Path:
-    """The directory that holds libkrun.so, its name ends in the version and a key.
+    """Return the directory that holds libkrun.so; its name ends in the version and a key.
 
-    `toolchain` is made to run cargo once; `requirement` is in cargo's language. Raises
+    `toolchain` is called once, to run cargo; `requirement` has cargo's syntax. Raises
     SetupIncomplete.
     """
     kept = store.newest(KIND) if requirement == ANY else None
@@ -97,7 +97,7 @@ async def ensure(
 async def _newest(
     store: Store, tools: rust.Toolchain, requirement: str, on_line: debian.OnLine
 ) -> Path:
-    """The newest version that fits, built unless it is kept. Raises SetupIncomplete."""
+    """Return the newest version that fits, built if it is not kept. Raises SetupIncomplete."""
     write_project(tools.project, requirement)
     await tools.run(["generate-lockfile", MANIFEST_PATH], on_line)
     version = version_in((tools.project / "Cargo.lock").read_text("utf-8"))

@@ -9,16 +9,17 @@ from pathlib import Path
 PROGRESS = "lab.progress"
 MEMORY_MIB = 3072
 CPU = "max,erms=off,fsrm=off,la57=off,vgif=off,v-vmsave-vmload=off"
-"""Without what KVM can do without: QEMU's emulation of it is younger and costs time. With ERMS,
-kernels copy and clear memory by single bytes, which QEMU emulates one by one: boots take half as
-long again. FSRM, which QEMU 10 has, promises ERMS: with one alone Debian 12's kernel hangs."""
+"""Leaves out features that KVM does not need: QEMU's emulation of them is younger and slow. With
+ERMS, kernels copy and clear memory by single bytes, which QEMU emulates one by one: boots take half
+as long again. FSRM, which QEMU 10 has, implies ERMS: with only one of them Debian 12's kernel
+hangs."""
 COMMAND_LINE = "console=ttyS0 panic=-1 random.trust_cpu=on"
 _TRANSLATION_BUFFER_MIB = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Disks:
-    """In the order of their names, /dev/vda first. Nothing changes the first two."""
+    """The disks in the order of their names, /dev/vda first. The first two are never changed."""
 
     base: Path
     parts: Path
@@ -35,7 +36,7 @@ def qemu_argv(
     console: Path,
     progress: int,
 ) -> list[str]:
-    """The whole command line. `progress` is a connected socket that QEMU inherits."""
+    """Return the whole command line. `progress` is a connected socket that QEMU inherits."""
     return [
         *("setpriv", "--pdeathsig=KILL", "--", binary, "-M", "q35,usb=off,vmport=off"),
         *("-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}", "-cpu", CPU),
@@ -46,7 +47,7 @@ def qemu_argv(
         *("-chardev", f"file,id=console,path={_escape(console)}", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-chardev", f"socket,id=progress,fd={progress}"),
         *("-device", f"virtserialport,chardev=progress,name={PROGRESS}"),
-        # What is written to a snapshot goes to a nameless temporary file.
+        # With snapshot=on, writes go to an unnamed temporary file.
         *_drive(disks.base, "snapshot=on"),
         *_drive(disks.parts, "snapshot=on"),
         *_drive(disks.project, "read-only=on"),
@@ -59,5 +60,5 @@ def _drive(path: Path, option: str) -> list[str]:
 
 
 def _escape(path: Path) -> str:
-    """A path as the value of an option: QEMU takes a doubled comma for one."""
+    """Escape a path for an option's value: QEMU reads a doubled comma as one."""
     return str(path).replace(",", ",,")

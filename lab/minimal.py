@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smallest program that boots waggle's guest with libkrun.
 
-No runner, no confinement, no code of waggle, nothing but the standard library: it is what the
-benchmarks compare the krun hypervisor with.
+The benchmarks compare the krun hypervisor with it, so it has no runner, no confinement, no code of
+waggle, and uses only the standard library.
 
 `python minimal.py --kernel K DISK...` shows the guest's console; disks that end in `:rw` are
-writable. With `--ssh SOCKET` the guest's vsock port 22 is a unix socket there; `--call SOCKET` has
-the guest's connections to port 1024 of the host answered there. The process ends with the guest.
+writable. `--ssh SOCKET` connects that unix socket to the guest's vsock port 22; `--call SOCKET`
+answers the guest's connections to port 1024 of the host there. The process ends with the guest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Krun:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line. Exits on a wrong one."""
+    """Parse the command line. Exits if it is wrong."""
     parser = argparse.ArgumentParser(prog="minimal", description="Boot a guest with libkrun.")
     parser.add_argument("--library", default="libkrun.so.1")
     parser.add_argument("--kernel", required=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the outer machine: starts QEMU, follows what it says, and ends it at a deadline.
+"""Run the outer machine: start QEMU, follow its events, and end it at a deadline.
 
-QEMU has a kernel-enforced bond to this process (parent-death signal), so it dies with the lab
-however that ends. Call it on the main thread: the bond is to the thread.
+The kernel kills QEMU when the thread that started it ends (parent-death signal), so it dies with
+the lab however that ends. Call it on the main thread.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lab.machine import Disks, qemu_argv
 from waggle.tasks import finish
 
 UP_SECONDS = 180.0
-"""For the outer machine to come up: 5 s on an idle machine."""
+"""Limit for the outer machine to come up; an idle machine takes 5 s."""
 GRACE_SECONDS = 60.0
-"""For a job to be ended inside after its own deadline, before the whole machine is."""
+"""Time to end a job inside after its own deadline, before the whole machine is ended."""
 SILENCE_SECONDS = 90.0
-"""Inside a job it says something every few seconds, unless it hangs as a whole."""
+"""Limit of silence: during a job, events come every few seconds unless the machine hangs."""
 END_SECONDS = 5.0
-"""For one that has nothing more to say to end by itself, before it is ended."""
+"""Time to end without help after the last event, before the machine is killed."""
 REPORT_BYTES = 256 << 20
 _LINE_BYTES = 1 << 20
 _MESSAGE_BYTES = 4000
@@ -34,9 +34,9 @@ _MESSAGE_BYTES = 4000
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended. `problem` is empty when all jobs came to an end, well or not.
+    """How a run ended. `problem` is empty if all jobs ended, even with failures.
 
-    `broke` says that the machine itself failed, not one of its jobs.
+    `broke` means that the machine failed, not one of its jobs.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -47,7 +47,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One outer machine: what it boots, and `directory` for what it writes."""
+    """One outer machine: what it boots, and `directory` for the files that it writes."""
 
     qemu: str
     kernel: Path
@@ -57,12 +57,12 @@ class Machine:
 
     @property
     def console(self) -> Path:
-        """What its kernel prints."""
+        """The file with its kernel's output."""
         return self.directory / "console.log"
 
 
 async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event], None]) -> Outcome:
-    """Run it to the end of its jobs. Cancelling ends QEMU. Raises OSError when it cannot start."""
+    """Run it until its jobs end. Cancelling ends QEMU. Raises OSError if it cannot start."""
     outcome, began = Outcome(), time.monotonic()
     machine.console.touch()
     machine.disks.report.touch()
@@ -84,7 +84,7 @@ async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event]
                 stdout=messages,
                 stderr=messages,
                 pass_fds=[theirs.fileno()],
-                # Snapshots of disks are here, should QEMU be killed before it unlinked them.
+                # QEMU puts disk snapshots here, in case it is killed before it unlinks them.
                 env={**os.environ, "TMPDIR": str(machine.directory)},
                 start_new_session=True,
             )
@@ -110,7 +110,7 @@ async def _follow(
     total_seconds: float,
     on_event: Callable[[Event], None],
 ) -> None:
-    """Take events until the machine is over, gone or late, which `outcome.problem` then says."""
+    """Read events until the machine is done, gone or late, and set `outcome.problem` if late."""
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
     last = loop.time() + total_seconds
@@ -139,7 +139,7 @@ async def _follow(
 
 
 def _late(progress: Progress, silent: bool) -> tuple[str, bool]:
-    """What was not in time, and whether the machine itself is to blame. Pure."""
+    """Return what was late, and whether the machine itself is the cause. Pure."""
     if not progress.up:
         return "the outer machine did not come up in time", False
     if silent:
@@ -154,7 +154,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def last_words(machine: Machine, lines: int = 25) -> Sequence[str]:
-    """The last lines of the outer kernel and of QEMU, for a failure."""
+    """Return the last lines of the outer kernel and of QEMU, to report a failure."""
     kept: list[str] = []
     for path in (machine.console, machine.directory / "qemu.log"):
         if path.exists():

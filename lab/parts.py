@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second disk: libkrun, libkrunfw, and the guest's kernel, kit and images, ready to boot.
 
-Mounted at /var/lib/waggle, so that waggle finds its cache where it looks for it and builds nothing.
-Of the image store only what names and describes images goes in, not the layers.
+Mounted at /var/lib/waggle, so that waggle finds its cache in the usual place and builds nothing.
+Holds only the image store's documents (names and descriptions of images), not the layers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SIZE = 4 << 30
 _FORMAT = "1"
 _DOCUMENT_BYTES = 1 << 20
 Files = Mapping[PurePosixPath, Path]
-"""Where each file is inside, and where it is now."""
+"""Paths on the disk, and the files on the host."""
 
 
 async def guest_files(settings: Settings, on_line: debian.OnLine) -> Files:
-    """Kernel, kit and images, made now where they are missing but for the images.
+    """Return kernel, kit and images. Makes a missing kernel or kit, but no images.
 
-    Raises SetupIncomplete or ImageMissing, which says how to build one.
+    Raises SetupIncomplete, or ImageMissing, which says how to build one.
     """
     places, mirror = Places.of(settings), settings.debian_mirror or None
     kernel = await GuestKernel(places.guest).ensure(mirror, on_line)
@@ -50,7 +50,7 @@ async def guest_files(settings: Settings, on_line: debian.OnLine) -> Files:
 
 
 def documents(layout: Path) -> Files:
-    """What names and describes images in a layout; not its layers, nor what is half made."""
+    """Return the documents of images in a layout, without layers and unfinished files."""
     whole = [layout / "index.json", layout / "oci-layout", *(layout / "blobs").glob("*/*")]
     return {
         PurePosixPath(path.relative_to(layout)): path
@@ -60,7 +60,7 @@ def documents(layout: Path) -> Files:
 
 
 def files_key(files: Files) -> str:
-    """What the disk is kept by: names, sizes and times of change."""
+    """Return the key of the disk, made of names, sizes and modification times."""
     lines: list[str] = []
     for name, path in sorted(files.items()):
         found = path.stat()
@@ -69,7 +69,7 @@ def files_key(files: Files) -> str:
 
 
 def disk_argv(tree: Path, disk: Path) -> list[str]:
-    """The command that makes the disk. Pure."""
+    """Return the command that makes the disk. Pure."""
     return [
         *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal,^resize_inode"),
         *("-E", "root_owner=0:0,lazy_itable_init=1", "-d", str(tree), str(disk)),
@@ -77,7 +77,7 @@ def disk_argv(tree: Path, disk: Path) -> list[str]:
 
 
 async def ensure(store: Store, files: Files, on_line: debian.OnLine) -> Path:
-    """The directory that holds the disk. Raises SetupIncomplete."""
+    """Return the directory that holds the disk. Raises SetupIncomplete."""
 
     async def make(directory: Path) -> None:
         tree, disk = directory / "tree", directory / DISK
@@ -92,7 +92,7 @@ async def ensure(store: Store, files: Files, on_line: debian.OnLine) -> Path:
 
 
 def place(source: Path, target: Path) -> Path:
-    """Link or copy a file to where it is wanted; `target`."""
+    """Link or copy a file to `target` and return `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -102,7 +102,7 @@ def place(source: Path, target: Path) -> Path:
 
 
 def libraries(found: Sequence[Path]) -> Files:
-    """The shared libraries in these directories, as they are called inside."""
+    """Return the shared libraries in these directories with their names on the disk."""
     return {
         PurePosixPath("lib", library.name): library
         for directory in found

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""microsandbox, a peer that embeds libkrun, from its wheel: what krun's times are compared with.
+"""microsandbox, a peer that embeds libkrun, from its wheel: krun's times are compared with it.
 
-Used by the benchmarks only. Pinned, checked by its digest, and run nowhere but in a machine
-whose virtualisation works.
+Used only by the benchmarks. Pinned, checked by its digest, and run only in a machine with working
+virtualisation.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REQUIREMENT = (
     "--hash=sha256:65f1e4bbf8d721c9f7f557329fb6c8cf41f554c1c6942eac8b941198fa283fe0\n"
 )
 PROGRAM = Path("site/microsandbox/_bundled/bin/msb")
-"""In the directory that `ensure` returns; it finds its libkrunfw beside itself."""
+"""The path in the directory that `ensure` returns; it finds its libkrunfw beside itself."""
 
 
 async def ensure(store: Store, on_line: debian.OnLine) -> Path:
-    """The directory that holds the unpacked wheel. Raises SetupIncomplete."""
+    """Return the directory that holds the unpacked wheel. Raises SetupIncomplete."""
 
     async def make(directory: Path) -> None:
         await wheels.install(REQUIREMENT, directory, on_line)

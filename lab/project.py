@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The third disk: a tar of this working tree and of what is to be run, read by the initramfs.
+"""The third disk: a tar of this working tree and of the jobs, read by the initramfs.
 
-What git does not ignore goes in, changed and new files included, so an experiment needs no commit.
+Contains all files that git does not ignore, including changed and new ones, so an experiment needs
+no commit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SAME_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}" == PYTHON
 
 
 def listing(root: Path) -> list[str]:
-    """The project's files, relative to `root`. Raises SetupIncomplete without git."""
+    """List the project's files, relative to `root`. Raises SetupIncomplete without git."""
     argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(argv, check=True, capture_output=True)
@@ -64,21 +65,21 @@ def write(
 
 
 def compiled_name(name: str) -> str:
-    """Where Python looks for the compiled form of a source. Pure."""
+    """Return the path where Python looks for the compiled form of a source. Pure."""
     path = PurePosixPath(name)
     return str(path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc")
 
 
 def compiled(source: Path) -> bytes:
-    """A source compiled, to be used as it is: an emulated machine takes ten times as long.
+    """Compile a source here, since an emulated machine takes ten times as long.
 
-    Empty, which Python passes over, when the source does not compile: its import will say why.
+    Returns an empty file, which Python ignores, if the source does not compile: its import fails.
     """
     now = source.stat()
     return _compiled(source, now.st_mtime_ns, now.st_size)
 
 
-@cache  # each outer machine gets a disk, and each one that broke down another
+@cache  # every outer machine gets a disk, and another after a breakdown
 def _compiled(source: Path, _changed: int, _size: int) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch, "out.pyc")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came out of a run, as files and as words. Pure but for writing the files.
+"""The results of a run, as files and as text. Pure except for reading and writing files.
 
-The report disk is a tar that the outer machine wrote; it may be cut when that was killed.
+The report disk is a tar that the outer machine wrote; it may be cut if the machine was killed.
 """
 
 from __future__ import annotations
 
 import tarfile
-import xml.etree.ElementTree as ET  # our own outer machine wrote it, and expat bounds expansion
+import xml.etree.ElementTree as ET  # the outer machine wrote the text, and expat bounds expansion
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ NO_TESTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A test that failed or could not run, and the first lines of why."""
+    """A test that failed or could not run, and an excerpt of the reason."""
 
     test: str
     why: str
@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """One JUnit report. `skipped` names what was skipped and why."""
+    """One JUnit report. `skipped` names the skipped tests with reasons."""
 
     total: int
     failures: tuple[Failure, ...]
@@ -40,7 +40,7 @@ class Tests:
 
 
 def unpack(disk: Path, target: Path) -> list[Path]:
-    """Write the regular files at the top of the report into `target`; those that are whole."""
+    """Write the regular files of the report into `target` and return those that are whole."""
     written: list[Path] = []
     try:
         with tarfile.open(disk, "r|") as archive:
@@ -59,7 +59,7 @@ def unpack(disk: Path, target: Path) -> list[Path]:
 
 
 def parse_junit(text: str) -> Tests:
-    """Read a report of pytest's. Raises ValueError when it is none. Pure."""
+    """Parse a report of pytest. Raises ValueError if it is none. Pure."""
     try:
         root = ET.fromstring(text)  # noqa: S314 (see the import)
     except ET.ParseError as error:
@@ -82,7 +82,7 @@ def _collect(cases: Iterable[ET.Element], kinds: Sequence[str]) -> Iterable[Fail
 
 
 def job_words(ended: Ended, directory: Path) -> tuple[bool, list[str]]:
-    """Whether a job went well, and what there is to say of it."""
+    """Return whether a job succeeded, and the lines that describe it."""
     junit = directory / f"{ended.job}.xml"
     head = f"{ended.job}: {ended.seconds:.0f} s"
     if junit.exists():
@@ -120,7 +120,7 @@ def _tail(log: Path) -> list[str]:
 
 
 def summary(outcome: Outcome, wanted: Sequence[str], directory: Path) -> tuple[bool, str]:
-    """Whether all is well, and the whole story in lines."""
+    """Return whether all jobs succeeded, and the whole story in lines."""
     results = [job_words(ended, directory) for ended in outcome.progress.ended]
     good = all(result[0] for result in results) and not outcome.problem
     lines = [line for result in results for line in result[1]]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rust and a C compiler, kept as a tree of Debian packages: the host needs neither.
+"""Rust and a C compiler, kept as a tree of Debian packages, so that the host needs neither.
 
-Called by `session`. The tree is of a Debian whose Rust is new enough for libkrun; what it builds is
-linked with the older C library of the outer machine, which lies in it as a sysroot. cargo runs in a
-copy made of hard links that goes with the run: only there is the host's way to the crates put.
+Called by `session`. The tree is a Debian with a Rust new enough for libkrun; its builds are linked
+with the outer machine's older C library, which it contains as a sysroot. cargo runs in a copy made
+of hard links and removed after the run: only that copy gets the host's network configuration.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from waggle.infra.shared import debian
 KIND = "rust"
 SUITE = "trixie"
 PACKAGES = ("base-files", "cargo-web", "gcc", "rustc-web")
-"""Debian renews the `-web` packages for its browsers; the plain ones stay as old as the suite."""
+"""Debian updates the `-web` packages for its browsers; the plain ones stay as old as the suite."""
 SYSROOT = "sysroot"
 SYSROOT_PACKAGES = ("libc6-dev",)
 KEY = key_of(SUITE, *PACKAGES, base.SUITE, *SYSROOT_PACKAGES)
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-"""Where distributions keep the authorities of the system."""
+"""Where distributions keep the system's certificate authorities."""
 _BUNDLE = BUNDLES[0]
 _PASSED = ("CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_")
 _FIXED = {
@@ -36,7 +36,7 @@ _FIXED = {
     "HOME": "/work",
     "CARGO_HOME": "/cargo",
     "CARGO_HTTP_CAINFO": _BUNDLE,
-    # Whatever the host's configuration of cargo says: it is about the host's compilers.
+    # The host's cargo configuration of these is for the host's compilers.
     "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER": "gcc",
     "CARGO_ENCODED_RUSTFLAGS": f"-Clink-arg=--sysroot=/{SYSROOT}",
     "RUSTC_WRAPPER": "",
@@ -47,22 +47,22 @@ _FIXED = {
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """How this machine reaches the crates: its variables, and the directory of its cargo."""
+    """How this machine reaches the crates: its variables and directories."""
 
     variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     etc: Path = Path("/etc")
 
     @property
     def config(self) -> Path | None:
-        """Cargo's configuration, if there is one."""
+        """Cargo's configuration file, if it exists."""
         home = self.variables.get("CARGO_HOME") or Path(self.variables.get("HOME", "/"), ".cargo")
         return next(filter(Path.is_file, (Path(home, n) for n in ("config.toml", "config"))), None)
 
     def bundle(self) -> Path | None:
-        """The certificate authorities, as cargo would look for them. Reads the configuration."""
+        """Find the certificate authorities in cargo's order. Reads cargo's configuration."""
         configured: str | None = None
         if self.config:
-            with contextlib.suppress(tomllib.TOMLDecodeError):  # cargo will say so itself
+            with contextlib.suppress(tomllib.TOMLDecodeError):  # cargo reports it
                 text = self.config.read_text("utf-8")
                 configured = tomllib.loads(text).get("http", {}).get("cainfo")
         named = [
@@ -77,7 +77,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """`cargo` is the command; `project` is a directory that it sees as /work."""
+    """A way to run cargo. `cargo` is the command; it sees the directory `project` as /work."""
 
     cargo: Sequence[str]
     project: Path
@@ -89,7 +89,7 @@ class Toolchain:
 
 
 def environment(host: Mapping[str, str]) -> dict[str, str]:
-    """Cargo's variables: proxies and registries as on the host, and nothing else of it. Pure."""
+    """Return cargo's variables: the host's proxies and registries and nothing else of it. Pure."""
     passed = {
         name: value
         for name, value in host.items()
@@ -99,7 +99,7 @@ def environment(host: Mapping[str, str]) -> dict[str, str]:
 
 
 def tree_argvs(mirror: str, tree: Path) -> list[list[str]]:
-    """The commands that make the tree, in this order. Pure."""
+    """Return the commands that make the tree, in order. Pure."""
     wanted = ((SUITE, PACKAGES, tree), (base.SUITE, SYSROOT_PACKAGES, tree / SYSROOT))
     return [
         debian.tree_argv(
@@ -115,7 +115,7 @@ def tree_argvs(mirror: str, tree: Path) -> list[list[str]]:
 
 
 async def ensure(store: Store, mirror: str, on_line: debian.OnLine) -> Path:
-    """The kept tree. Raises SetupIncomplete."""
+    """Return the kept tree. Raises SetupIncomplete."""
 
     async def make(directory: Path) -> None:
         tree = directory / "tree"
@@ -128,13 +128,13 @@ async def ensure(store: Store, mirror: str, on_line: debian.OnLine) -> Path:
 
 
 def forget(tree: Path) -> None:
-    """Remove what mmdebstrap leaves of this machine: its mirror, resolver and name."""
-    for name in ("etc", "var"):  # a compiler needs nothing of them
+    """Remove mmdebstrap's traces of this machine: its mirror, resolver and name."""
+    for name in ("etc", "var"):  # a compiler needs neither
         shutil.rmtree(tree / name)
 
 
 def furnish(kept: Path, tree: Path, host: Host) -> Toolchain:
-    """A copy of the kept tree at `tree`, on the same file system, with the host's network."""
+    """Copy the kept tree to `tree`, on the same file system, and add the host's network setup."""
     shutil.copytree(kept, tree, symlinks=True, copy_function=os.link)
     texts = {"etc/nsswitch.conf": b"hosts: files dns\n"}
     found = {
@@ -147,7 +147,7 @@ def furnish(kept: Path, tree: Path, host: Host) -> Toolchain:
     for name, text in texts.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # what is kept has the same inode
+        path.unlink(missing_ok=True)  # the kept tree has the same inode
         path.write_bytes(text)
     project = tree / "work"
     project.mkdir()

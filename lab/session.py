@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole lab: make what is missing, boot outer machines, run jobs, bring back the reports.
+"""The whole lab: make missing parts, boot outer machines, run jobs, collect the reports.
 
 Called by the command line and by tests/lab.
 """
@@ -26,12 +26,12 @@ from waggle.infra.shared import debian
 
 DEV_REQUIREMENTS = project.ROOT / "requirements" / "dev.txt"
 REPORTS = project.ROOT / ".cache" / "lab"
-"""Where the reports of the last run are, unless another place is asked for."""
+"""Default place for the reports of the last run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """What is made before the images of waggle are there: directories in the store."""
+    """The parts that do not need waggle's images: directories in the store."""
 
     base: Path
     libkrun: Path
@@ -40,7 +40,7 @@ class Early:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What is kept between runs: directories in the store."""
+    """The parts that are kept between runs: directories in the store."""
 
     base: Path
     libkrun: Path
@@ -48,16 +48,16 @@ class Made:
 
     @property
     def libkrun_version(self) -> str:
-        """Such as 1.19.7."""
+        """The version, such as 1.19.7."""
         return self.libkrun.name.removeprefix(f"{libkrun.KIND}-").rpartition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to run. `reports` is emptied first; `libkrun` is a requirement as cargo has them.
+    """The jobs to run. `reports` is emptied first; `libkrun` is a requirement in cargo's syntax.
 
-    `put` is a file or directory that becomes /lab/put inside; `machines` is how many outer machines
-    run at once, at most.
+    `put` is a file or directory that becomes /lab/put inside; at most `machines` outer machines run
+    at once.
     """
 
     jobs: Sequence[Job]
@@ -66,13 +66,13 @@ class Wish:
     put: Path | None = None
     machines: int = MACHINES
     total_seconds: float = TOTAL_SECONDS
-    """From the start of the outer machines to the end of the last, repetitions included."""
+    """Limit from the start of the outer machines to the end of the last, including repetitions."""
 
 
 async def prepare(
     settings: Settings, store: Store, work: Path, requirement: str, display: Display
 ) -> Made:
-    """Make what is missing, all at once; `work` is as in `prepare_early`.
+    """Make missing parts, all at once; `work` is as in `prepare_early`.
 
     Raises SetupIncomplete, ImageMissing or TimedOut.
     """
@@ -91,9 +91,9 @@ async def prepare(
 async def prepare_early(
     settings: Settings, store: Store, work: Path, requirement: str, display: Display
 ) -> Early:
-    """Make what needs no image of waggle's, all at once. Raises SetupIncomplete or TimedOut.
+    """Make the parts that need none of waggle's images. Raises SetupIncomplete or TimedOut.
 
-    `work` is an empty directory on the store's file system.
+    All are made at once. `work` is an empty directory on the store's file system.
     """
     mirror = await asyncio.to_thread(debian.mirror, settings.debian_mirror or None)
     requirements = DEV_REQUIREMENTS.read_text("utf-8")
@@ -120,7 +120,7 @@ async def prepare_early(
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:
-    """The error of the task that failed first."""
+    """Return the error of the task that failed first."""
     first: Exception = several.exceptions[0]
     return first
 
@@ -128,8 +128,8 @@ def _first(several: ExceptionGroup[Exception]) -> Exception:
 async def run(settings: Settings, store: Store, wish: Wish, display: Display) -> Result:
     """Run all jobs of a wish.
 
-    Cancelling ends everything that it started. Raises SetupIncomplete and its like when an outer
-    machine cannot be made or started.
+    Cancelling ends everything that it started. Raises SetupIncomplete or a similar error if an
+    outer machine cannot be made or started.
     """
     qemu = find_program("qemu-system-x86_64")
     if qemu is None:
@@ -158,7 +158,7 @@ async def run(settings: Settings, store: Store, wish: Wish, display: Display) ->
 
 
 def _machine(qemu: str, made: Made, directory: Path) -> outer.Machine:
-    """An outer machine with all that it writes in the new `directory`."""
+    """Return an outer machine that writes only to the new `directory`."""
     directory.mkdir()
     disks = Disks(
         parts.place(made.base / base.DISK, directory / base.DISK),
@@ -183,7 +183,7 @@ async def _prepared(
 
 
 def _empty(directory: Path) -> None:
-    """Remove the reports of the run before, and nothing else."""
+    """Remove the reports of the previous run, and nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in ("*.log", "*.xml"):
         for old in directory.glob(pattern):

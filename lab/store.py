@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished files under `<cache>/lab`, each named by what it was made from.
+"""Finished files under `<cache>/lab`, named by their ingredients.
 
-`Store.ensure` makes a missing one in a directory of its own, moves it into place whole, and then
-removes older ones of the same kind. `Store.run_directory` is a place for one run: what a killed
-lab left there is removed by the next.
+`Store.ensure` makes a missing directory separately, moves it into place when it is whole, and then
+removes older ones of the same kind. `Store.run_directory` is a place for one run: the next run
+removes the remains of a killed one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from waggle.infra.shared.files import FileLock
 
 WAIT_SECONDS = 900.0
 KEPT = 2
-"""Of each kind, so that going back and forth between two branches builds nothing."""
+"""Number kept of each kind, so that switching between two branches builds nothing."""
 
 
 def key_of(*parts: str | bytes) -> str:
-    """A short digest of all parts, in which none can be taken for another. Pure."""
+    """Return a short digest of all parts; different lists of parts give different input. Pure."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -39,24 +39,24 @@ class Store:
         self.directory = directory
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the directory of this kind and key is, or would be."""
+        """Return the path of this kind and key, whether it exists or not."""
         return self.directory / f"{kind}-{key}"
 
     def newest(self, kind: str) -> Path | None:
-        """The one of this kind that was used last."""
+        """Return the last used directory of this kind, if any."""
         return next(iter(self._all(kind)), None)
 
     async def ensure(self, kind: str, key: str, make: Callable[[Path], Awaitable[None]]) -> Path:
-        """The directory of this kind and key; `make` fills an empty one when it is missing.
+        """Return the directory of this kind and key; `make` fills an empty one if it is missing.
 
-        What fails or is cancelled leaves nothing. Raises what `make` raises, TimedOut when another
-        process takes over 15 minutes to make it.
+        A failure or cancellation leaves nothing. Raises the errors of `make`, and TimedOut if
+        another process takes over 15 minutes to make it.
         """
         path = self.path(kind, key)
         self.directory.mkdir(parents=True, exist_ok=True)
         async with FileLock(self.directory / f".{kind}.lock", timeout=WAIT_SECONDS):
             for half in self.directory.glob(f".{kind}-*"):
-                shutil.rmtree(half)  # of a lab that was killed
+                shutil.rmtree(half)  # left by a killed lab
             if not path.is_dir():
                 with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=self.directory) as name:
                     whole = Path(name, "whole")
@@ -69,13 +69,13 @@ class Store:
         return path
 
     def _all(self, kind: str) -> list[Path]:
-        """Those of a kind, the newest first."""
+        """List the directories of a kind, newest first."""
         found = [path for path in self.directory.glob(f"{kind}-*") if path.is_dir()]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     @contextlib.contextmanager
     def run_directory(self) -> Generator[Path]:
-        """An empty directory, removed at the end; those of dead labs are removed before."""
+        """Make an empty directory, removed at the end. First removes those of killed labs."""
         runs = self.directory / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         for lock in runs.glob("*.lock"):

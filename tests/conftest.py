@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares.
+"""Settings and fixtures for all tests.
 
-asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
-a busy machine says nothing about the code. What is collected lives to the end, so the garbage
-collector never walks through it. A script's background jobs ignore SIGINT, and what they
-start would, too, so tests that run there take it back. What is logged has plain tracebacks: pretty
-ones with all locals take seconds.
+asyncio is the only backend of `@pytest.mark.anyio`. Hypothesis examples have no deadline, since a
+busy machine would break it without a fault of the code. Collected tests live to the end, so the
+garbage collector never walks through them. A script's background jobs and their children ignore
+SIGINT, so tests that run there restore it. Logged tracebacks are plain: pretty ones with all locals
+take seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much the tests in tests/endurance do; see `./task endurance`."""
+    """Add the options of the tests in tests/endurance; see `./task endurance`."""
     group = parser.getgroup("endurance")
     group.addoption("--kills", type=int, default=100, help="how often a server is killed")
     group.addoption("--cycles", type=int, default=1000, help="how often one is made and destroyed")
@@ -62,6 +62,6 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """A directory where to sync a file costs nothing."""
+    """A directory where syncing a file costs nothing."""
     with tempfile.TemporaryDirectory(prefix="waggle-test-", dir=IN_MEMORY) as name:
         yield Path(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who allocates a server's memory, the collector while serving, and when memory is given back."""
+"""The allocator of a server, the collector while serving, and when memory is returned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from waggle.allocator import (
 LARGE_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
-def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
+def test_the_collector_is_set_for_serving_and_restored_afterwards() -> None:
     before = gc.get_threshold()
     with set_for_serving():
         assert gc.get_threshold() == (YOUNG, *before[1:])
@@ -39,7 +39,7 @@ def make_cycle() -> None:
     cycle.append(cycle)
 
 
-def test_freeing_collects_what_refers_to_itself() -> None:
+def test_freeing_collects_reference_cycles() -> None:
     gc.disable()
     try:
         for _ in range(MANY):
@@ -63,7 +63,7 @@ class Over(Exception):
         ([0, 10 * MANY, 5 * MANY, 3 * MANY, 2 * MANY, 0, 0], [5 * MANY, 2 * MANY, 0]),
     ],
 )
-async def test_memory_is_given_back_when_half_of_many_have_gone(
+async def test_memory_is_returned_when_half_of_many_are_gone(
     counts: list[int], freed_at: list[int]
 ) -> None:
     left = list(counts)
@@ -80,7 +80,7 @@ async def test_memory_is_given_back_when_half_of_many_have_gone(
 
 
 @pytest.mark.parametrize("name", ["lacks the function", "cannot be loaded"])
-def test_freeing_is_fine_without_glibc(name: str) -> None:
+def test_freeing_works_without_glibc(name: str) -> None:
     asked: list[str] = []
 
     def load() -> object:
@@ -97,7 +97,7 @@ def no_name() -> tuple[str, str]:
     raise FileNotFoundError("the interpreter's own file cannot be read")
 
 
-def test_a_c_library_that_does_not_tell_its_name_is_none_that_is_known() -> None:
+def test_a_c_library_without_a_name_counts_as_unknown() -> None:
     assert c_library(no_name) == ""
     assert c_library(lambda: ("", "")) == ""
     assert c_library() == platform.libc_ver()[0]
@@ -136,14 +136,14 @@ def test_a_server_starts_with_any_c_library(
         ({"A": "b"}, "musl", None),
     ],
 )
-def test_a_server_gets_the_c_librarys_allocator_unless_told_otherwise(
+def test_a_server_gets_the_c_librarys_allocator_by_default(
     environ: dict[str, str], libc: str, expected: dict[str, str] | None
 ) -> None:
     assert with_malloc(environ, libc) == expected
 
 
 @pytest.mark.anyio
-async def test_memory_is_given_back_after_large_messages() -> None:
+async def test_memory_is_returned_after_large_messages() -> None:
     counts, freed = [0, 0, 2, 2, 3], list[int]()
 
     async def sleep(_seconds: float) -> None:
@@ -158,7 +158,7 @@ async def test_memory_is_given_back_after_large_messages() -> None:
     assert freed == [2, 3]
 
 
-def test_the_collector_is_stopped_as_long_as_anybody_wants() -> None:
+def test_the_collector_is_stopped_until_the_last_block_ends() -> None:
     collector = Collector()
     assert gc.isenabled()
     with collector.stopped():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./task` itself: quick when ready, and clear when the machine lacks what it needs."""
+"""`./task` itself: fast on a ready checkout, and clear about missing requirements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOOLS = (
 
 
 class Machine:
-    """A checkout in a path with a space, on a machine whose PATH holds only what is put there."""
+    """A checkout in a path with a space, on a machine whose PATH holds only the test's programs."""
 
     def __init__(self, directory: Path) -> None:
         self.checkout = directory / "my work"
@@ -70,7 +70,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def fake_python(works: str) -> str:
-    """Return a Python 3.11 that makes environments only where the test command `works`."""
+    """Return a Python 3.11 that makes environments only if the shell command `works` succeeds."""
     return f"""
 case "$*" in
     *sys.exit*) exit 0 ;;
@@ -83,7 +83,7 @@ esac"""
 
 
 def _start(directory: Path) -> tuple[float, str]:
-    """Seconds, and what was printed."""
+    """Start it and return the seconds and the output."""
     began = time.monotonic()
     done = subprocess.run(
         [ROOT / "task"],
@@ -98,7 +98,7 @@ def _start(directory: Path) -> tuple[float, str]:
 
 
 def test_a_ready_checkout_lists_its_tasks_within_two_seconds_from_anywhere(tmp_path: Path) -> None:
-    """The best of three starts: a busy machine makes any one of them wait."""
+    """Takes the best of three starts, since a busy machine delays single ones."""
     starts = [_start(tmp_path) for _ in range(3)]
     assert min(seconds for seconds, _ in starts) < 2
     printed = starts[0][1]
@@ -106,7 +106,7 @@ def test_a_ready_checkout_lists_its_tasks_within_two_seconds_from_anywhere(tmp_p
         assert f"{name}:" in printed
 
 
-def test_what_python_compiles_is_kept_although_the_machine_says_otherwise(tmp_path: Path) -> None:
+def test_bytecode_is_kept_although_the_machine_disables_it(tmp_path: Path) -> None:
     taskfile = tmp_path / "Taskfile.yaml"
     taskfile.write_text('version: "3"\ntasks: {show: {cmds: [env]}}\n')
     done = subprocess.run(
@@ -121,20 +121,20 @@ def test_what_python_compiles_is_kept_although_the_machine_says_otherwise(tmp_pa
     assert "\nPYTHONDONTWRITEBYTECODE=" not in done.stdout
 
 
-def test_without_python_it_says_which_is_needed(machine: Machine) -> None:
+def test_the_needed_python_is_named_if_there_is_none(machine: Machine) -> None:
     done = machine.task()
     assert done.returncode == 1
     assert "Python 3.11 or later is needed" in done.stderr
 
 
-def test_an_old_python_is_not_taken(machine: Machine) -> None:
+def test_an_old_python_is_refused(machine: Machine) -> None:
     machine.program("python3", 'case "$*" in *sys.exit*) exit 1 ;; esac')
     done = machine.task()
     assert done.returncode == 1
     assert "Python 3.11 or later is needed" in done.stderr
 
 
-def test_a_newer_one_that_cannot_make_environments_gives_way(machine: Machine) -> None:
+def test_a_newer_python_that_cannot_make_environments_is_passed_over(machine: Machine) -> None:
     machine.program("python3.13", fake_python("exit 1"))
     machine.program("python3.11", fake_python("exit 0"))
     machine.task()
@@ -142,7 +142,7 @@ def test_a_newer_one_that_cannot_make_environments_gives_way(machine: Machine) -
     assert "python3.13 -m venv" not in machine.calls()
 
 
-def test_as_root_or_with_sudo_it_installs_the_missing_module(machine: Machine) -> None:
+def test_the_missing_module_is_installed_as_root_or_with_sudo(machine: Machine) -> None:
     installed = machine.programs / "installed"
     machine.program("python3", fake_python(f'[[ -e "{installed}" ]] || exit 1'))
     machine.program("sudo", 'if [[ "$1" != -n ]]; then exec "$@"; fi')
@@ -153,7 +153,7 @@ def test_as_root_or_with_sudo_it_installs_the_missing_module(machine: Machine) -
     assert "python3 -m venv" in machine.calls()
 
 
-def test_elsewhere_it_names_what_is_missing(machine: Machine) -> None:
+def test_the_missing_module_is_named_if_it_cannot_be_installed(machine: Machine) -> None:
     machine.program("python3", fake_python("exit 1"))
     done = machine.task()
     assert done.returncode == 1
@@ -161,7 +161,7 @@ def test_elsewhere_it_names_what_is_missing(machine: Machine) -> None:
     assert "with your package manager" in done.stderr
 
 
-def test_a_half_made_environment_is_made_anew_and_never_counts_as_ready(machine: Machine) -> None:
+def test_a_half_made_environment_is_made_again_and_never_counts_as_ready(machine: Machine) -> None:
     half = machine.checkout / ".venv"
     (half / "bin").mkdir(parents=True)
     (half / "bin" / "task").write_text("#!/bin/bash\necho half made\n")

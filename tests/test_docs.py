@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say exists: commands, variables, files, headings, tools and examples.
+"""The documents name only things that exist: commands, variables, files, headings, tools, examples.
 
-Links, tasks and the length of CLAUDE.md are in `test_repository`, the settings' own page in
-`test_config`.
+Links, tasks and the length of CLAUDE.md are in `test_repository`; the page of the settings has its
+own test.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ COMMAND = re.compile(r"(?:[A-Z_]+=\S* +)*(?:\.venv/bin/)?waggle( .*)?")
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The contents of the fenced blocks in one language."""
+    """Return the contents of the fenced blocks in one language."""
     return [body for name, body in FENCE.findall(text) if name == language]
 
 
 def spans(text: str) -> list[str]:
-    """What stands between single backticks, line breaks in it as spaces."""
+    """Return the text between single backticks, with line breaks as spaces."""
     return [span.replace("\n", " ") for span in SPAN.findall(FENCE.sub("", text))]
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The arguments of every `waggle ...` in code; `a|b` is one command for each."""
+    """Yield the arguments of every `waggle ...` in code; `a|b` is one command for each."""
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     for code in [*spans(text), *lines]:
         match = COMMAND.fullmatch(code.strip())
@@ -118,15 +118,15 @@ def test_every_decision_is_listed() -> None:
 
 
 class TestReadme:
-    def test_it_is_short(self) -> None:
+    def test_the_readme_is_short(self) -> None:
         assert len(README.splitlines()) < 200
 
-    def test_its_list_of_tools_is_whole(self) -> None:
+    def test_the_list_of_tools_is_complete(self) -> None:
         listed = re.findall(r"`(\w+)`", README.partition("\n## Tools\n")[2].partition("\n## ")[0])
         names = {tool.name for tool in default_tools()}
         assert names <= set(listed)
 
-    def test_its_client_configurations_are_well_formed(self) -> None:
+    def test_the_client_configurations_are_well_formed(self) -> None:
         parsed = [json.loads(block) for block in blocks(README, "json")]
         parsed += [tomllib.loads(block) for block in blocks(README, "toml")]
         assert len(parsed) >= 4
@@ -137,7 +137,7 @@ class TestReadme:
             assert entry.get("args") == ["serve", "--stdio"] or entry["url"] == ENDPOINT
 
     @pytest.mark.parametrize("block", blocks(README, "sh"))
-    def test_its_shell_examples_parse(self, block: str) -> None:
+    def test_the_shell_examples_parse(self, block: str) -> None:
         done = subprocess.run(
             ["bash", "-n"], input=block.encode(), capture_output=True, check=False
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server that starts on a full disk, and every operation there: the attacks of issue 13, part 1.
 
-The disk, the state database and the directories are real; machines are none or pretended.
+The disk, the state database and the directories are real; machines are fake or absent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FULL = DiskFull("The server's disk is full: there is no room in the data directo
 
 
 async def slept(places: Places) -> tuple[str, str]:
-    """What an earlier server left: one that sleeps, and one that fell asleep as it was killed."""
+    """Leave an environment paused to disk, and one that was being paused at a kill."""
     until = datetime.now(UTC) + timedelta(hours=1)
     asleep = replace(environment(), state=State.PAUSED).asleep(until)
     fallen = replace(environment(), state=State.RUNNING)
@@ -60,8 +60,10 @@ async def slept(places: Places) -> tuple[str, str]:
 
 @needs_root
 @pytest.mark.parametrize("leave", [0, 4096, 40_000, 200_000])
-async def test_a_start_on_a_full_disk_keeps_all_that_sleeps(tmp_path: Path, leave: int) -> None:
-    """It starts with them or says why not; in 3 of 4 runs it deleted them."""
+async def test_a_start_on_a_full_disk_keeps_all_paused_environments(
+    tmp_path: Path, leave: int
+) -> None:
+    """It starts with them or reports why not; it once deleted them in 3 of 4 runs."""
     with small_disk(tmp_path / "data", 2) as disk:
         settings = settings_in(tmp_path, image_cache_dir=str(tmp_path / "cache"))
         places = Places.of(settings)
@@ -107,7 +109,7 @@ OPERATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-async def test_below_the_reserve_each_operation_says_so_and_later_it_is_done(
+async def test_operations_below_the_reserve_are_refused_and_succeed_later(
     operation: tuple[str, dict[str, Any]],
 ) -> None:
     tool, arguments = operation
@@ -139,7 +141,7 @@ def _run_fails(guest: FakeGuest) -> None:
         (_run_fails, "write_file", {"path": "x", "content": "y"}),
     ],
 )
-async def test_what_meets_a_full_disk_midway_says_so_and_the_environment_goes_on(
+async def test_a_disk_that_fills_up_midway_is_reported_and_the_environment_survives(
     fail: Callable[[FakeGuest], None], tool: str, arguments: dict[str, Any]
 ) -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
@@ -152,7 +154,7 @@ async def test_what_meets_a_full_disk_midway_says_so_and_the_environment_goes_on
         assert not again.is_error, text_of(again)
 
 
-async def test_one_that_stands_still_says_so_wherever_it_is_shown() -> None:
+async def test_a_stalled_environment_is_reported_wherever_it_is_shown() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         identity = await created(agent)
         rig.host.only.stall(DiskFull(f"It stands still. {FULL.message}"))
@@ -168,7 +170,7 @@ async def test_one_that_stands_still_says_so_wherever_it_is_shown() -> None:
 
 
 @needs_root
-async def test_a_download_for_which_the_servers_disk_is_full_blames_the_server(
+async def test_a_download_onto_a_full_server_disk_blames_the_server(
     tmp_path: Path,
 ) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
@@ -185,14 +187,14 @@ async def test_a_download_for_which_the_servers_disk_is_full_blames_the_server(
             assert not (await agent.call_tool("download_files", arguments)).is_error
 
 
-async def test_a_record_of_a_keyed_call_that_cannot_be_kept_says_so_before_anything_runs() -> None:
+async def test_an_idempotency_key_that_cannot_be_stored_is_refused_before_the_call() -> None:
     setup = Setup(calls=MemoryCalls(error=FULL))
     async with serving(setup) as rig, client(rig, LEGACY) as agent:
         await _refused(agent, "create_environment", runtime="shell", idempotency_key="once")
         assert rig.host.guests == {}
 
 
-async def test_a_shelf_that_is_full_keeps_nothing_of_a_snapshot() -> None:
+async def test_a_snapshot_on_a_full_disk_leaves_nothing() -> None:
     shelf = MemoryShelf(error=FULL)
     async with serving(Setup(shelf=shelf)) as rig, client(rig, LEGACY) as agent:
         identity = await created(agent)

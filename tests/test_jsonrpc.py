@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read as a message, the SDK takes for the same one; what is not gets words of ours."""
+"""waggle's parser reads a message as the SDK does, and refuses other input with its own message."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def by_sdk(data: bytes) -> JSONRPCMessage | None:
 @example({"jsonrpc": "2.0", "id": 1, "method": "ping", "result": {}})
 @example({"jsonrpc": "2.0", "id": 1, "method": "ping", "result": None, "error": None})
 @example({"jsonrpc": "2.0", "id": 0, "method": "", "error": {"code": 0, "message": ""}})
-def test_the_sdk_takes_it_for_the_same(value: object) -> None:
+def test_the_sdk_reads_the_same_message(value: object) -> None:
     data = json.dumps(value).encode()
     found, taken = read(data, "line"), by_sdk(data)
     if isinstance(found, NoMessage):
         assert len(found.why) < 200
-        # The SDK takes more for a message than a client can have meant, but no good request.
+        # The SDK accepts more than a client can have meant, but no good request.
         assert not isinstance(taken, JSONRPCRequest) or "result" in value or "error" in value  # type: ignore[operator]  # a request is a dict
         return
     assert taken is not None
@@ -73,13 +73,13 @@ def test_the_sdk_takes_it_for_the_same(value: object) -> None:
 
 
 @given(st.binary(max_size=30) | st.text(max_size=30).map(lambda text: text.encode()))
-def test_any_bytes_are_a_message_or_are_refused(data: bytes) -> None:
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert isinstance(read(data, "body"), Message | NoMessage)
 
 
 @pytest.mark.parametrize("number", [7, "a", "\U0001f600"])
 @pytest.mark.parametrize("half", ["\ud83d", "b\ude00", "\ud83db"])
-def test_half_a_character_is_refused_by_its_requests_id(number: int | str, half: str) -> None:
+def test_a_lone_surrogate_is_refused_with_the_request_id(number: int | str, half: str) -> None:
     message = {"jsonrpc": "2.0", "id": number, "method": "ping", "params": {"a": half}}
     found = read(json.dumps(message).encode(), "body")
     assert isinstance(found, NoMessage)
@@ -102,7 +102,7 @@ def test_a_request_may_say_that_it_has_no_result_and_no_error() -> None:
     assert read(json.dumps(message).encode(), "body") == Message("ping", 7, {})
 
 
-def test_half_a_character_is_no_id() -> None:
+def test_a_lone_surrogate_is_no_id() -> None:
     found = read(b'{"jsonrpc": "2.0", "id": "\\ud800", "method": "ping"}', "line")
     assert isinstance(found, NoMessage)
     assert found.id is None
@@ -111,14 +111,14 @@ def test_half_a_character_is_no_id() -> None:
 @pytest.mark.parametrize(
     "data", [b"[" * 100_000, b'"\xff"', b'{"id": 1, "n": ' + b"1" * 5_000 + b"}"]
 )
-def test_what_no_reader_can_read_has_no_id(data: bytes) -> None:
+def test_an_unreadable_message_has_no_id(data: bytes) -> None:
     found = read(data, "line")
     assert isinstance(found, NoMessage)
     assert (found.id, found.code) == (None, PARSE_ERROR)
 
 
 @pytest.mark.parametrize("number", ["{}", "[]", "true", "null", "1.5", "1e400"])
-def test_an_id_that_no_answer_can_have_is_refused_by_name(number: str) -> None:
+def test_an_impossible_id_is_refused_and_named(number: str) -> None:
     found = read(b'{"jsonrpc": "2.0", "id": %s, "method": "ping"}' % number.encode(), "line")
     assert isinstance(found, NoMessage)
     assert found.code == INVALID_REQUEST

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A large message is read as a parser would read it, and the SDK gets a small one in its place."""
+"""A large message is read as a parser would read it, and the SDK gets a small one instead."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TEXTS = {
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize("shift", range(3))
-def test_long_strings_come_as_they_were_sent(kind: str, plain: bool, shift: int) -> None:
+def test_long_strings_arrive_unchanged(kind: str, plain: bool, shift: int) -> None:
     content = "x" * shift + TEXTS[kind]
     arguments = {"path": "a", "content": content, "files": [{"b": content}], "deep": {"c": [1, 2]}}
     found = large(encoded(call(arguments), plain=plain), Sizes(1 << 26, ()))
@@ -57,7 +57,7 @@ def test_long_strings_come_as_they_were_sent(kind: str, plain: bool, shift: int)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_strings_of_any_characters(seed: int) -> None:
+def test_strings_of_any_characters_arrive_unchanged(seed: int) -> None:
     chance = random.Random(seed)
     letters = 'ab"\\/\n\t\u00e9\u07ff\u0800\uffff\U00010000\U0010ffff'
     content = "".join(chance.choices(letters, k=3 * LONG))
@@ -66,7 +66,7 @@ def test_strings_of_any_characters(seed: int) -> None:
     assert found.arguments == {"content": content}
 
 
-def test_many_small_strings_need_no_care() -> None:
+def test_many_small_strings_are_read() -> None:
     arguments = {"files": {f"f{number}": "x" * 1_000 for number in range(500)}}
     found = large(encoded(call(arguments)))
     assert isinstance(found, Large)
@@ -110,13 +110,13 @@ LONG_TEXT = "x" * 2 * LONG
         (encoded(call({"content": "x" * (MAX_TEXT + 1)})), INVALID_REQUEST),
     ],
 )
-def test_what_is_none_is_refused(text: bytes, code: int) -> None:
+def test_an_invalid_large_message_is_refused(text: bytes, code: int) -> None:
     found = large(text)
     assert isinstance(found, NoMessage)
     assert found.code == code
 
 
-def test_what_looks_like_a_mark_is_text() -> None:
+def test_text_that_looks_like_a_mark_stays_text() -> None:
     arguments = {"a": LONG_TEXT, "b": "\0long string 1", "c": ["\0long string x"]}
     found = large(encoded(call(arguments)))
     assert isinstance(found, Large)

@@ -25,7 +25,7 @@ HOST_NAME = re.compile(r"https?://|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:org|com|io
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Return the files that belong to the repository, new ones that are not ignored included."""
+    """Return the repository's files, including new ones that are not ignored."""
     argv = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run([*argv, *patterns], check=True, capture_output=True).stdout
     paths = (ROOT / name for name in listing.decode().split("\0") if name)
@@ -52,7 +52,7 @@ def test_sources_name_their_license() -> None:
     assert without == []
 
 
-def test_the_license_is_whole() -> None:
+def test_the_license_is_complete() -> None:
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
@@ -64,19 +64,19 @@ def test_sources_stay_short() -> None:
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
-def test_sources_say_what_they_are() -> None:
-    """A module that is not empty has a docstring."""
+def test_modules_have_docstrings() -> None:
+    """Empty modules need none."""
     texts = {name_of(path): path.read_text("utf-8") for path in sources()}
     assert [name for name, text in texts.items() if not SAID_OR_EMPTY.match(text)] == []
 
 
-def test_messages_name_documents_where_they_are() -> None:
-    """A wheel has no docs/: `waggle.shipped.document` says the path. Docstrings may name one."""
+def test_messages_name_documents_by_their_installed_path() -> None:
+    """A wheel has no docs/: `waggle.shipped.document` returns the path. Docstrings may name one."""
     assert [f"{name_of(path)}: {text}" for path in sources() for text in documents(path)] == []
 
 
 def documents(path: Path) -> list[str]:
-    """The texts of a module that name a document, but for docstrings."""
+    """Return the strings of a module that name a document, except docstrings."""
     text = path.read_text("utf-8")
     nodes = list(ast.walk(ast.parse(text))) if "docs" in text else []
     docstrings = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
@@ -99,7 +99,7 @@ LEFT_TO_THE_REFUSAL = {
 
 
 @pytest.mark.parametrize("layer", ["domain", "service", "mcp"])
-def test_whoever_is_refused_is_told_what_to_do_next(layer: str) -> None:
+def test_every_refusal_has_a_hint(layer: str) -> None:
     silent = [
         f"{name_of(path)}:{call.lineno}"
         for path in tracked(f"src/waggle/{layer}/*.py")
@@ -146,7 +146,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 class TestPins:
     @pytest.mark.parametrize("path", tracked("requirements/*.txt"), ids=name_of)
-    def test_they_have_hashes_and_name_no_host(self, path: Path) -> None:
+    def test_pins_have_hashes_and_name_no_host(self, path: Path) -> None:
         text = path.read_text("utf-8")
         for line in re.sub(r"\\\n\s*", " ", text).splitlines():
             assert re.match(r"[a-z0-9-]+==\S+ ", line), line

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """server.json, by which the MCP registry lists waggle: well formed, and true.
 
-The form is in `RULES`, our reading of the registry's format of 2025-12-11 as far as it concerns us.
-It is stricter in one point: what `RULES` does not name may not be in the file.
+`RULES` describes the parts of the registry's format of 2025-12-11 that waggle uses. It is stricter
+in one point: the file may contain nothing that `RULES` does not name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def closed(required: str, **properties: object) -> dict[str, Any]:
-    """An object that has what is required and nothing unknown."""
+    """Return the schema of an object with the required members and no unknown ones."""
     return {
         "type": "object",
         "required": required.split(),
@@ -95,7 +95,7 @@ def problems(document: Any) -> list[str]:
     return [error.json_path for error in Draft202012Validator(RULES).iter_errors(document)]  # pyright: ignore[reportUnknownMemberType]
 
 
-def test_it_has_the_form_that_the_registry_takes() -> None:
+def test_server_json_has_the_form_that_the_registry_accepts() -> None:
     Draft202012Validator.check_schema(RULES)
     assert problems(SERVER) == []
 
@@ -115,7 +115,9 @@ def test_it_has_the_form_that_the_registry_takes() -> None:
          "$.packages[0].packageArguments[1]"),
     ],
 )  # fmt: skip
-def test_what_the_registry_refuses_is_found(place: list[str | int], value: str, told: str) -> None:
+def test_the_rules_find_mistakes_that_the_registry_refuses(
+    place: list[str | int], value: str, told: str
+) -> None:
     wrong = copy.deepcopy(SERVER)
     at: Any = wrong
     for step in place[:-1]:
@@ -124,22 +126,22 @@ def test_what_the_registry_refuses_is_found(place: list[str | int], value: str, 
     assert problems(wrong) == [told]
 
 
-def test_it_is_about_this_package_and_version() -> None:
+def test_server_json_names_this_package_and_version() -> None:
     assert OFFERED["identifier"] == PROJECT["name"]
     assert (SERVER["version"], OFFERED["version"]) == (__version__, __version__)
 
 
-def test_the_readme_says_whose_server_the_package_is() -> None:
+def test_the_readme_names_the_server_of_the_package() -> None:
     text = (ROOT / PROJECT["readme"]).read_text("utf-8")
     assert re.findall(r"mcp-name: ([A-Za-z0-9._/-]+)", text) == [SERVER["name"]]
 
 
-def test_uvx_finds_a_command_of_the_package_s_name() -> None:
+def test_uvx_finds_a_command_with_the_name_of_the_package() -> None:
     scripts = PROJECT["scripts"]
     assert scripts[OFFERED["identifier"]] == scripts["waggle"]
 
 
-def test_its_command_line_serves_on_stdio() -> None:
+def test_the_command_line_serves_on_stdio() -> None:
     words = [
         argument[key]
         for argument in OFFERED["packageArguments"]
@@ -152,7 +154,7 @@ def test_its_command_line_serves_on_stdio() -> None:
 
 
 @pytest.mark.parametrize("given", OFFERED["environmentVariables"], ids=lambda each: each["name"])
-def test_its_variables_are_settings_of_waggle(given: dict[str, Any]) -> None:
+def test_the_variables_are_settings_of_waggle(given: dict[str, Any]) -> None:
     names = {variable(field): field for field in fields()}
     field = names[given["name"]]
     told = fields()[field]

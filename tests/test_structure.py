@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted before parsing is what a parser makes, wherever the text is cut."""
+"""Counts made before parsing match a parser's result, wherever the text is cut."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 
 
 def made(value: Any) -> tuple[int, int]:
-    """Lists and objects in a value, and how deep they are."""
+    """Count the lists and objects in a value, and their depth."""
     if not isinstance(value, dict | list):
         return 0, 0
     members: list[Any] = [*(value.values() if isinstance(value, dict) else value)]
@@ -40,7 +40,7 @@ def looked_at(text: bytes, cut: int = 1 << 20, bounds: Bounds | None = None) -> 
 
 
 @given(values, st.integers(1, 50), st.booleans())
-def test_counts_and_depth_are_those_of_the_value(value: object, cut: int, plain: bool) -> None:
+def test_counts_and_depth_match_the_value(value: object, cut: int, plain: bool) -> None:
     text = json.dumps(value, ensure_ascii=not plain).encode("utf-8", "surrogatepass")
     found = looked_at(text, cut)
     assert (found.containers, found.deepest) == made(value)
@@ -50,7 +50,7 @@ def test_counts_and_depth_are_those_of_the_value(value: object, cut: int, plain:
 @pytest.mark.parametrize("before", ["", '["\\\\", "', '{"a\\"": "b\\\\\\"", "c": "'])
 @pytest.mark.parametrize("inside", ["x", "\\\\", '\\"', "\\u00e9", "é", "[{,"])
 @pytest.mark.parametrize("cut", [1 << 20, 1_000, 65_537])
-def test_long_strings_are_found_where_they_are(before: str, inside: str, cut: int) -> None:
+def test_long_strings_are_located(before: str, inside: str, cut: int) -> None:
     start, content = (before or '"').encode(), (inside * LONG).encode()
     text = start + content + b'", "short"'
     found = looked_at(text, cut)
@@ -70,27 +70,27 @@ def test_long_strings_are_found_where_they_are(before: str, inside: str, cut: in
         (b"[]]", "more ends than beginnings"),
     ],
 )
-def test_what_is_over_a_bound_is_refused(text: bytes, why: str) -> None:
+def test_text_over_a_bound_is_refused(text: bytes, why: str) -> None:
     for cut in (1, 7, 1_000):
         with pytest.raises(StructureRefusedError, match=why):
             looked_at(text, cut, SMALL)
 
 
 @given(st.binary(max_size=300), st.integers(1, 20))
-def test_any_bytes_can_be_looked_at(text: bytes, cut: int) -> None:
+def test_any_bytes_are_counted_or_refused(text: bytes, cut: int) -> None:
     with contextlib.suppress(StructureRefusedError):
         looked_at(text, cut, SMALL)
 
 
 def prefixes_parsed(text: bytes | bytearray) -> tuple[int, int]:
-    """What a parser that stops at the first mistake has made by then, at least."""
+    """Count what a parser that stops at the first mistake has made by then, at least."""
     made_of = made_deep = depth = 0
     within = escaped = False
     for byte in text:
         if within:
             escaped, within = byte == 92 and not escaped, byte != 34 or escaped
         elif byte == 92:
-            break  # no parser goes on here
+            break  # no parser continues here
         elif byte == 34:
             within = True
         elif byte in b"[{":
@@ -107,8 +107,8 @@ PARTS = (b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b'\\"', b"\\\\", b'"a"
 
 
 @pytest.mark.fuzz
-def test_a_hundred_thousand_texts() -> None:
-    """Whatever is accepted, a parser makes no more of it than was counted."""
+def test_a_parser_makes_no_more_of_a_text_than_was_counted() -> None:
+    """Tries a hundred thousand texts; only accepted ones are compared."""
     chance = random.Random(13)
     accepted = valid = 0
     for _ in range(100_000):
@@ -127,7 +127,7 @@ def test_a_hundred_thousand_texts() -> None:
         assert containers <= found.containers <= SMALL.containers, text
         assert deepest <= found.deepest <= SMALL.depth, text
         try:
-            # As lists, which keep what comes twice under one name.
+            # As lists, which keep duplicate names.
             value = json.loads(text, object_pairs_hook=lambda pairs: [each for _, each in pairs])
         except (ValueError, RecursionError):
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean-up that is finished whatever cancels its caller, and tasks that are really ended."""
+"""Clean-up that finishes although its caller is cancelled, and tasks that really end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Work:
-    """Something that takes a few turns of the loop."""
+    """Work that takes a few turns of the loop."""
 
     def __init__(self) -> None:
         self.done = False
@@ -28,7 +28,7 @@ class Work:
         return "result"
 
 
-async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> None:
+async def test_finish_returns_and_raises_what_the_work_does() -> None:
     work = Work()
     work.go.set()
     assert await finish(work.run()) == "result"
@@ -40,7 +40,7 @@ async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> N
         await finish(failing())
 
 
-async def test_a_cancel_scope_does_not_stop_it() -> None:
+async def test_a_cancel_scope_does_not_stop_the_work() -> None:
     work = Work()
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -52,7 +52,7 @@ async def test_a_cancel_scope_does_not_stop_it() -> None:
     assert scope.cancelled_caught
 
 
-async def test_cancelling_the_task_again_and_again_does_not_stop_it() -> None:
+async def test_repeated_cancellation_does_not_stop_the_work() -> None:
     work = Work()
     task = asyncio.create_task(finish(work.run()))
     for _ in range(3):
@@ -73,7 +73,7 @@ async def test_a_timeout_is_raised_after_the_work() -> None:
     assert work.done
 
 
-async def test_a_failure_of_the_work_gives_way_to_the_cancellation() -> None:
+async def test_a_cancellation_replaces_a_failure_of_the_work() -> None:
     work = Work()
 
     async def failing() -> None:
@@ -115,7 +115,7 @@ async def test_end_waits_for_tasks_that_resist_fail_or_are_done() -> None:
     await end()
 
 
-async def test_end_ends_all_although_its_caller_is_cancelled() -> None:
+async def test_end_ends_all_tasks_although_its_caller_is_cancelled() -> None:
     async def resisting() -> None:
         try:
             await asyncio.Event().wait()

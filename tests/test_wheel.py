@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel: what travels in it, what it needs, and that its code works where no checkout is.
+"""The wheel: its contents, its dependencies, and that its code works without a checkout.
 
-`fresh/steps/wheel.sh` installs it into a bare machine and does everything with it.
+`fresh/steps/wheel.sh` installs it into a bare machine and uses all of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 DATA = "waggle/_data"
 PARTS = {"mcp-types": "mcp", "pydantic-core": "pydantic"}
-"""Distributions that another one brings in exactly its own version."""
+"""Distributions that come with another one, in exactly its version."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def metadata(wheel: Path) -> Mapping[str, bytes]:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, installed. Its dependencies are those of the tests, which come after it."""
+    """The installed wheel. Its dependencies are those of the tests, which come after it."""
     target = tmp_path_factory.mktemp("site")
     install = [
         sys.executable,
@@ -74,7 +74,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestWhatTravels:
-    def test_all_of_the_sources_definitions_and_documents_and_nothing_else(
+    def test_the_wheel_has_all_sources_definitions_and_documents_and_nothing_else(
         self, names: set[str]
     ) -> None:
         sources = {name_of(path).removeprefix("src/") for path in tracked("src/waggle/*")}
@@ -95,10 +95,12 @@ class TestWhatTravels:
             f"{DATA}/images/data/requirements.txt",
         ],
     )
-    def test_among_them(self, names: set[str], name: str) -> None:
+    def test_the_wheel_has_the_file(self, names: set[str], name: str) -> None:
         assert name in names
 
-    def test_what_the_readme_links(self, names: set[str], metadata: Mapping[str, bytes]) -> None:
+    def test_the_wheel_has_everything_that_the_readme_links(
+        self, names: set[str], metadata: Mapping[str, bytes]
+    ) -> None:
         links = set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", README))
         assert links
         there = {name.removeprefix(f"{DATA}/") for name in names}
@@ -107,17 +109,19 @@ class TestWhatTravels:
 
 
 class TestMetadata:
-    def test_name_version_and_readme(self, metadata: Mapping[str, bytes], wheel: Path) -> None:
+    def test_metadata_has_name_version_and_readme(
+        self, metadata: Mapping[str, bytes], wheel: Path
+    ) -> None:
         told: Message = message_from_bytes(metadata["METADATA"])
         assert (told["Name"], told["Version"]) == ("waggle-microvm", __version__)
         assert wheel.name == f"waggle_microvm-{__version__}-py3-none-any.whl"
         assert metadata["METADATA"].decode().endswith(README)
 
-    def test_commands(self, metadata: Mapping[str, bytes]) -> None:
+    def test_the_commands_are_entry_points(self, metadata: Mapping[str, bytes]) -> None:
         lines = metadata["entry_points.txt"].decode().splitlines()
         assert "waggle = waggle.__main__:main" in lines
 
-    def test_everything_imported_is_asked_for(self) -> None:
+    def test_every_imported_package_is_a_dependency(self) -> None:
         asked = {normal(text) for text in PROJECT["dependencies"]}
         providers = packages_distributions()
         for package in sorted(third_party()):
@@ -127,7 +131,7 @@ class TestMetadata:
 
 
 def third_party() -> set[str]:
-    """The packages of others that waggle's code imports, wherever it does."""
+    """Return the third-party packages that waggle's code imports anywhere."""
     found: set[str] = set()
     for path in tracked("src/waggle/*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -157,7 +161,7 @@ class TestWithoutACheckout:
         )
 
     @pytest.mark.parametrize("command", ["waggle", "waggle-microvm"])
-    def test_the_command(self, site: Path, tmp_path: Path, command: str) -> None:
+    def test_the_command_prints_its_version(self, site: Path, tmp_path: Path, command: str) -> None:
         ended = self.run(site, tmp_path, str(site / "bin" / command), "version")
         assert (ended.stdout, ended.stderr) == (f"waggle {__version__}\n", "")
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks.attacks [--only NAME ...] [--seconds N] [--write] [--json FILE]`.
 
-Behind `./task attacks`. Each attack goes on for so long against a server of its own, beside another
-owner's work; then a minute of calm. Prints what each came to. With --write the table in
-docs/security.md gets its row at once, so that a run may be cut and gone on with by --missing. Exit
-code 1 when something is over its limit.
+Behind `./task attacks`. Each attack runs for N seconds against its own server, beside another
+owner's work; up to a minute of calm follows. Prints the results. With --write a finished attack
+gets its row in docs/security.md at once, so that --missing can continue a run that was cut. Exit
+code 1 if a figure is over its limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line. Exits on a wrong one."""
+    """Parse the command line. Exits if it is wrong."""
     parser = argparse.ArgumentParser(prog="attacks", description="Attack a server, and measure.")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these attacks")
     parser.add_argument("--missing", action="store_true", help="those without a row in the table")
@@ -45,13 +45,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def wanted(only: list[str], *, is_missing: bool, text: str) -> list[str]:
-    """The names to run, in the order of the table."""
+    """Return the names to run, in the order of the table."""
     known = set(rows_of(text)) if is_missing else set[str]()
     return [name for name in WHAT if (not only or name in only) and name not in known]
 
 
 def _end_well() -> None:
-    """Have a signal to end cancel what is under way, which cleans up; also in the background."""
+    """Make SIGINT and SIGTERM cancel a running attack with its cleanup, also in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupted)
 
@@ -61,7 +61,7 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Attack, print, keep; the exit code."""
+    """Attack, print and store, and return the exit code."""
     asked = parse(argv)
     if asked.list:
         print("\n".join(WHAT))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What owner A does in each attack: with bodies, connections, archives, or guests of its own."""
+"""The attacks of owner A: with bodies, connections, archives, or its own guests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from waggle.domain.files.tree import TreeEntry
 from waggle.infra.archive.trees import END, header
 
 LARGEST = (31 << 20) - 1
-"""Bytes of a body that is just let in."""
+"""Bytes of the largest body that the server accepts."""
 AT_ONCE = 3
-"""Calls that go to one hostile guest at once, or archives to a server."""
+"""Concurrent calls to a hostile guest, or archives to a server."""
 POLL = 0.1
 _MISBEHAVES = "guest_misbehaves"
 _ARCHIVES = {
@@ -39,7 +39,7 @@ _ARCHIVES = {
     "packed-window": partial(packed_window, 64 << 20),
 }
 Call = tuple[str, Mapping[str, Any]]
-"""A tool and its arguments, but for the environment."""
+"""A tool and its arguments, except the environment."""
 _RUN: Call = ("run_command", {"command": "true", "timeout_seconds": 60, "wait_seconds": 65})
 _LIST: Call = ("list_files", {"path": "/d"})
 _PACK: Call = ("download_files", {"path": "/home/sandbox"})
@@ -50,7 +50,7 @@ _UNPACK: Call = ("upload_files", {"archive": base64.b64encode(_ONE_FILE).decode(
 
 @dataclass(frozen=True)
 class Threads:
-    """An attack of `tests.support.attacks`, in so many threads, by A or by nobody."""
+    """An attack of `tests.support.attacks` in several threads, with A's token or without one."""
 
     attack: Attack
     at_once: int
@@ -69,7 +69,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive that is uploaded again and again."""
+    """An archive that is uploaded repeatedly."""
 
     name: str
 
@@ -85,7 +85,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class HostileServer:
-    """An SSH server in the place of the kit's; when it is found out, another machine's."""
+    """An SSH server in place of the kit's; once it is detected, another machine gets one."""
 
     kind: str
     calls: Sequence[Call]
@@ -107,7 +107,7 @@ class HostileServer:
 
 @dataclass(frozen=True)
 class HostileFiles:
-    """A program in the place of the kit's `files`."""
+    """A program in place of the kit's `files`."""
 
     kind: str
     asked: Call
@@ -122,7 +122,7 @@ class HostileFiles:
 
 @dataclass(frozen=True)
 class Asking:
-    """Programs in guests that ask the proxy for hosts without end."""
+    """Programs in guests that request hosts from the proxy endlessly."""
 
     host: str
     guests: int
@@ -150,7 +150,7 @@ class Asking:
 
 
 async def _calls(attacker: Attacker, environment_id: str, asked: Call) -> None:
-    """Call until the environment is gone, or known for what it is."""
+    """Call until the environment is gone or reported as misbehaving."""
     tool, arguments = asked
     while environment_id in attacker.made and not attacker.over.is_set():
         said = await attacker.tried(tool, environment_id=environment_id, **arguments)
@@ -194,4 +194,4 @@ def _all() -> dict[str, Assault]:
 
 
 ASSAULTS: Mapping[str, Assault] = _all()
-"""By name, in the order of the table."""
+"""The attacks by name, in the order of the table."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owner A as a process of its own: `python -m benchmarks.attacks.attacker NAME URL`.
+"""Owner A in its own process: `python -m benchmarks.attacks.attacker NAME URL`.
 
-Its own, and of the lowest priority, because an attacker's computing is not the server's. Takes the
-token as the first line of its standard input. Prepares, writes a line, attacks from the next line
-on until another one, destroys what it has while it still attacks, and writes a `Report` as JSON.
+Has its own process, of the lowest priority, so that its CPU time is not the server's. Reads the
+token as the first line of its standard input. Prepares, writes a line, attacks from the next input
+line until another one, destroys its environments while it still attacks, and writes a `Report` as
+JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NICE = 19
 
 @dataclass
 class Report:
-    """What it did. Seconds of each destroy, and how often the server said what."""
+    """The results of an attacker: seconds of each destroy, and the server's answers with counts."""
 
     destroys: list[float] = field(default_factory=list[float])
     said: Counter[str] = field(default_factory=Counter[str])
@@ -42,15 +43,15 @@ class Attacker:
     def __init__(self, client: Client, target: Target) -> None:
         self.client, self.target = client, target
         self.over = threading.Event()
-        """Set when the attack is to end."""
+        """Set to end the attack."""
         self.report = Report()
         self.made: list[str] = []
-        """Environments that it has."""
+        """Ids of its environments."""
         self._creating = asyncio.Lock()
         self._is_leaving = False
 
     async def create(self) -> str:
-        """A new environment with Python. Raises CancelledError once it destroys what it has."""
+        """Create an environment with Python. Raises CancelledError once `destroy_all` has begun."""
         async with self._creating:
             if self._is_leaving:
                 raise asyncio.CancelledError
@@ -59,7 +60,7 @@ class Attacker:
             return self.made[-1]
 
     async def destroy(self, environment_id: str) -> None:
-        """Destroy it, and note how long that took."""
+        """Destroy an environment, and record the time."""
         self.made.remove(environment_id)
         began = time.perf_counter()
         try:
@@ -69,14 +70,14 @@ class Attacker:
         self.report.destroys.append(time.perf_counter() - began)
 
     async def destroy_all(self) -> None:
-        """Destroy what it has, once a create that is under way is done; it creates no more."""
+        """Destroy all environments, after a running create is done; no more are created."""
         self._is_leaving = True
         async with self._creating:
             for environment_id in list(self.made):
                 await self.destroy(environment_id)
 
     async def tried(self, tool: str, **arguments: object) -> str:
-        """Call a tool and note what came of it: "" or the code of the error."""
+        """Call a tool and record the result: "" or the code of the error."""
         try:
             await call(self.client, tool, **arguments)
         except CallRefused as refused:
@@ -87,7 +88,7 @@ class Attacker:
 
 
 class Assault(Protocol):
-    """What comes before the figures of a quiet server, and what runs until it is over."""
+    """One attack: `prepare` runs before the figures of a quiet server, `go` until it is over."""
 
     async def prepare(self, attacker: Attacker) -> None: ...
 
@@ -95,7 +96,7 @@ class Assault(Protocol):
 
 
 async def run(assault: Assault, attacker: Attacker) -> None:
-    """The life of one attacker, as the module says."""
+    """Run one attacker, as the module describes."""
     await assault.prepare(attacker)
     _tell({"ready": True})
     await _told()
@@ -111,7 +112,7 @@ async def run(assault: Assault, attacker: Attacker) -> None:
 
 
 async def _goes(assault: Assault, attacker: Attacker) -> None:
-    """Goes on; an attack that fails by itself is told."""
+    """Repeat the attack until it is over, and record its own failures."""
     while not attacker.over.is_set():
         try:
             await assault.go(attacker)
@@ -121,7 +122,7 @@ async def _goes(assault: Assault, attacker: Attacker) -> None:
 
 
 async def _told() -> None:
-    """The next line, or the end of the input."""
+    """Wait for the next line, or the end of the input."""
     await asyncio.to_thread(sys.stdin.readline)
 
 

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one attack came to, and what it may come to. Pure."""
+"""The results of one attack, and their limits. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 STALL, MORE_WAIT, GROWTH, KEPT, DESTROY = 0.25, 0.2, 150.0, 1.15, 10.0
-"""Seconds, seconds beyond the quiet value, MiB, of the memory before, and seconds."""
+"""Seconds, seconds beyond the quiet value, MiB, a factor of the memory before, and seconds."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds and MiB. `why` says why there are no figures, where something failed."""
+    """Seconds and MiB. `why` is the reason for missing figures, if something failed."""
 
     name: str
     seconds: float = 0.0
     stall: float = 0.0
     computed: float = 0.0
-    """The most that the loop's thread computed in a stall: it may also wait for a processor."""
+    """The most CPU time of the loop's thread in a stall: it may also wait for a processor."""
     p99: float = 0.0
     quiet: float = 0.0
     lists: int = 0
     refused: int = 0
     execute: float = 0.0
-    """The longest that B waited for an answer of `execute`."""
+    """B's longest wait for an answer of `execute`."""
     executes: int = 0
     failures: list[str] = field(default_factory=list[str])
     before: float = 0.0
@@ -33,14 +33,14 @@ class Figures:
     destroys: int = 0
     left: dict[str, int] = field(default_factory=dict[str, int])
     said: dict[str, int] = field(default_factory=dict[str, int])
-    """What the server answered the attacker, and how often."""
+    """The server's answers to the attacker, with counts."""
     logged: list[str] = field(default_factory=list[str])
     """Lines of the server's log that a healthy one never writes."""
     why: str = ""
 
 
 def exceeded(figures: Figures) -> list[str]:
-    """What is over its limit, in words; empty when all is within."""
+    """Describe every exceeded limit; empty if there are none."""
     if figures.why:
         return [figures.why]
     more = figures.p99 - figures.quiet
@@ -61,5 +61,5 @@ def exceeded(figures: Figures) -> list[str]:
 
 
 def kept(figures: Figures) -> float:
-    """Percent of memory that there is more of afterwards."""
+    """Return the growth of memory afterwards, in percent."""
     return (figures.after / figures.before - 1) * 100 if figures.before else 0.0

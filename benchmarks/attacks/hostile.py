@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts programs of `guest/` into an environment, as whoever is root in it can. Used by `guests`."""
+"""Puts programs of `guest/` into an environment, as its root user can. Used by `assaults`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIES: Mapping[str, Callable[[], bytes]] = {
     "found-without-end": lambda: b"f\0a\0f\x005\0" * _UNITS,
     "failed-without-end": lambda: b"x\0a\0no\0" * _UNITS,
 }
-"""What the program in the place of the kit's `files` prints again and again."""
+"""Output that the program in place of the kit's `files` prints repeatedly."""
 _LIAR = f"""#!/.waggle/bin/busybox sh
 while /.waggle/bin/busybox cat {PLACE}/lie; do :; done
 """
@@ -36,18 +36,19 @@ _SERVER = f"""#!/bin/busybox sh
 unset LD_PRELOAD
 exec /bin/busybox nsenter -m/proc/1/ns/mnt /bin/sh {PLACE}/start KIND
 """
-"""Runs in the kit's root, as dropbear does, and goes over to the image's."""
+"""Runs in the kit's root, as dropbear does, and changes to the image's."""
 _START = f"cd {PLACE} && exec /usr/bin/python3 -S -E -m {SERVER} $1 {PLACE}"
 _REPLACE = f"""set -e
 chmod 755 {PLACE}/program
 mount --bind {PLACE}/program /.waggle/bin/TARGET
 """
 _END_SERVERS = "kill -9 $(grep -l dropbear /proc/[0-9]*/comm | cut -d/ -f3)"
-"""Those that serve now, also this call, and the one that waits: the next are ours."""
+"""Kills the servers of current connections, including this one, and the one that waits: the next
+connections get the hostile server."""
 
 
 def compiled(compiler: str) -> bytes:
-    """seal.c as a shared object for the guest, which has the host's processor."""
+    """Compile seal.c to a shared object for the guest, which has the host's processor."""
     with tempfile.TemporaryDirectory(prefix="waggle-attacks-") as name:
         made = Path(name, "seal.so")
         source = GUEST / "seal.c"
@@ -56,7 +57,7 @@ def compiled(compiler: str) -> bytes:
 
 
 def sealer() -> bytes:
-    """The same by the compiler of this system. Raises RuntimeError where there is none."""
+    """Compile it with this system's compiler. Raises RuntimeError if there is none."""
     compiler = find_program("cc")
     if compiler is None:
         raise RuntimeError("There is no cc here: run 'waggle setup --yes --tests'.")
@@ -64,7 +65,7 @@ def sealer() -> bytes:
 
 
 async def put(client: Client, environment_id: str, name: str, data: bytes) -> None:
-    """A file in PLACE."""
+    """Write a file in PLACE."""
     await call(
         client,
         "write_file",
@@ -76,7 +77,7 @@ async def put(client: Client, environment_id: str, name: str, data: bytes) -> No
 
 
 async def as_root(client: Client, environment_id: str, lines: str) -> None:
-    """Run lines of a shell as root. Raises RuntimeError when they fail."""
+    """Run shell lines as root. Raises RuntimeError if they fail."""
     done = await call(
         client, "run_command", environment_id=environment_id, command=lines, user="root"
     )
@@ -85,7 +86,7 @@ async def as_root(client: Client, environment_id: str, lines: str) -> None:
 
 
 async def lie(client: Client, environment_id: str, kind: str) -> None:
-    """Replace the kit's program for files by one that prints LIES[kind] without end."""
+    """Replace the kit's program for files with one that prints LIES[kind] endlessly."""
     await put(client, environment_id, "lie", LIES[kind]())
     await put(client, environment_id, "program", _LIAR.encode())
     await as_root(client, environment_id, _REPLACE.replace("TARGET", "files"))

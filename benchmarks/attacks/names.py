@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A name server on loopback, and how a server process is started that asks it alone.
+"""A name server on loopback, and a way to start a server process that uses only it.
 
-It answers names that begin with `good` and is silent to all others. Needs root: the process gets a
-mount namespace of its own, in which another file lies over /etc/resolv.conf.
+It answers names that begin with `good` and ignores all others. Needs root: the process gets its own
+mount namespace, in which another file is mounted over /etc/resolv.conf.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 
 
 def can_be_asked() -> bool:
-    """Whether this user may have a name server asked."""
+    """Whether this user can redirect a process to the name server."""
     return os.geteuid() == 0
 
 
 @contextlib.contextmanager
 def name_server(directory: Path) -> Generator[tuple[str, ...]]:
-    """Serve for the length of the block; the words before the command that is to ask it.
+    """Serve for the length of the block; yield the words before the command that is to use it.
 
-    There are none, and no server, where this user may not.
+    Without root there are no words and no name server.
     """
     if not can_be_asked():
         yield ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of docs/security.md, between two marks, and one line for a terminal. Pure.
+"""The table of docs/security.md, between two marks, and lines for a terminal. Pure.
 
 Rows that were not measured now stay, so that a run can be made in parts.
 """
@@ -21,7 +21,7 @@ _MISSING = "not measured"
 
 
 def row(figures: Figures) -> str:
-    """The line of the table for an attack."""
+    """Format an attack's line of the table."""
     over = exceeded(figures)
     verdict = f"**no**: {_cell('; '.join(over))}" if over else "yes"
     cells = [f"`{figures.name}`", WHAT[figures.name]]
@@ -49,7 +49,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def page(text: str, results: Sequence[Figures], measured_on: str) -> str:
-    """The document with these results. Raises ValueError when it lacks the marks."""
+    """Return the document with these results. Raises ValueError if it lacks the marks."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
@@ -64,7 +64,7 @@ def page(text: str, results: Sequence[Figures], measured_on: str) -> str:
 
 
 def rows_of(text: str) -> dict[str, str]:
-    """The lines of the attacks that were measured, by name."""
+    """Return the lines of the measured attacks, by name."""
     inside = text.partition(BEGIN)[2].partition(END)[0]
     found: dict[str, str] = {}
     for line in inside.splitlines():
@@ -75,7 +75,7 @@ def rows_of(text: str) -> dict[str, str]:
 
 
 def terminal(figures: Figures) -> str:
-    """The same, and what the attacker and the log said."""
+    """Format the same figures, and the answers to the attacker and logged errors."""
     over = exceeded(figures)
     said = ", ".join(f"{count} {what}" for what, count in figures.said.items())
     lines = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attack from its server's start to its end. Leaves nothing, whatever happens.
+"""One attack from its server's start to its end. Always leaves nothing behind.
 
-The server has two owners with tokens. B has a machine and works in it; A, a process of its own, has
-others and attacks. What the server holds is counted before A comes and after a minute of calm.
+The server has two owners with tokens. B has a machine and works in it; A, in its own process, has
+others and attacks. The server's resources are counted before A connects and after a minute of calm.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CALM = 60.0
 PREPARED, ENDED = 240.0, 180.0
 """Seconds that an attacker may take before and after its attack."""
 ATTEMPT = 1200.0
-"""Seconds beyond which the whole is given up, beside the attack's own."""
+"""Seconds, in addition to the attack's own, after which the whole is cancelled."""
 _GOOD_NAME = """
 import socket, time
 proxy = socket.create_connection(("127.0.0.1", 3128))
@@ -46,7 +46,7 @@ proxy.sendall(b"CONNECT good%d.test:443 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" % tim
 answer = proxy.recv(12)
 print("alive" if answer == b"HTTP/1.1 403" else answer)
 """
-"""A name that is answered, with an address that is denied: whoever hears that got an answer."""
+"""Requests a name that resolves to a denied address: that refusal is an answer."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Ground:
 
 
 async def attacked(name: str, seconds: float) -> Figures:
-    """Attack; the figures, or why there are none. Bounded in time."""
+    """Attack and return the figures, or the reason why there are none. Bounded in time."""
     figures = Figures(name, seconds)
     try:
         async with asyncio.timeout(seconds + ATTEMPT), _ground() as ground:
@@ -104,7 +104,7 @@ async def _beside_a_victim(ground: Ground, name: str, seconds: float) -> Figures
         _step("B's machine")
         victim = await _victim(ground, client, name)
         _step("warming up")
-        with Observer(victim):  # opens what stays open, and reads what is read once
+        with Observer(victim):  # opens resources that stay open, and reads files that are read once
             await asyncio.sleep(3)
         held = await settled(server, None)
         async with _attacker(name, ground) as attacker:
@@ -131,7 +131,7 @@ async def _beside_a_victim(ground: Ground, name: str, seconds: float) -> Figures
 
 
 def _step(what: str) -> None:
-    """Who watches, or reads a log later, sees where time goes."""
+    """Print the current step with the time, for people who watch or read a log later."""
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S}   {what}\n")
 
 
@@ -189,7 +189,7 @@ async def _say(process: asyncio.subprocess.Process, line: str = "") -> None:
 
 
 async def _heard(process: asyncio.subprocess.Process, patience: float) -> dict[str, Any]:
-    """The next line of the attacker. Raises RuntimeError when there is none."""
+    """Read the next line of the attacker. Raises RuntimeError if there is none."""
     assert process.stdout is not None
     async with asyncio.timeout(patience):
         line = await process.stdout.readline()
@@ -199,15 +199,15 @@ async def _heard(process: asyncio.subprocess.Process, patience: float) -> dict[s
 
 
 async def _calm(pid: int, before: float) -> float:
-    """MiB of the server once it is nearly as small as before, or after a minute."""
+    """Return the server's MiB once it is nearly as small as before, or after a minute."""
     loop = asyncio.get_running_loop()
     until = loop.time() + CALM
-    while memory(pid) > before * KEPT and loop.time() < until:  # noqa: ASYNC110 (it tells nobody)
+    while memory(pid) > before * KEPT and loop.time() < until:  # noqa: ASYNC110 (there is no event)
         await asyncio.sleep(0.5)
     return memory(pid)
 
 
 def _complaints(log: Path) -> list[str]:
-    """What a healthy server never writes: errors, and what is no line of its log."""
+    """Return lines that a healthy server never writes: errors, and lines in another format."""
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line]
     return [line[:300] for line in lines if not line.startswith("{") or '"level": "error"' in line]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attacks by name, in the order of the table, and what each is. Pure data.
+"""The attacks by name, in the order of the table, with descriptions. Pure data.
 
-`assaults` has what is done; a test compares the two.
+`assaults` has their code; a test compares the two.
 """
 
 from __future__ import annotations
@@ -51,4 +51,4 @@ WHAT: Mapping[str, str] = {
     "names-never-answered": "four guests with 8 names each that no name server answers",
     "denied-hosts": "64 threads in a guest ask for a host that is denied",
 }
-"""What owner A does; for `names-never-answered`, what B executes is a request for a good name."""
+"""Owner A's attacks; in `names-never-answered`, B executes a request for a good name."""

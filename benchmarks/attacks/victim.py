@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the other owner sees while somebody attacks, and what the server's process does meanwhile.
+"""The other owner's view during an attack, and the state of the server's process meanwhile.
 
-Four threads: one lists the tools, one executes, one asks the open page of liveness again and again,
-one looks at the memory. They speak over bare sockets, so that they compute next to nothing.
+Four threads: one lists the tools, one executes, one polls the public liveness page, one reads the
+memory. They use bare sockets, so that they need hardly any CPU time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.support.attacks import LIST, Target, memory
 
 LIST_PAUSE, LIVE_PAUSE, MEMORY_PAUSE, EXECUTE_PAUSE = 0.02, 0.005, 0.05, 0.2
 PATIENCE = 120.0
-"""Seconds that an answer may take before it counts as none."""
+"""Seconds after which an answer counts as missing."""
 NANO = 1e-9
 
 
 @dataclass
 class Seen:
-    """Seconds and MiB."""
+    """The measured values. Seconds and MiB."""
 
     lists: list[float] = field(default_factory=list[float])
     refused: int = 0
@@ -32,9 +32,9 @@ class Seen:
     failures: list[str] = field(default_factory=list[str])
     """Why executes did not answer."""
     stall: float = 0.0
-    """The longest that the page of liveness took."""
+    """The longest wait for the liveness page."""
     computed: float = 0.0
-    """The most that the loop's thread computed while that page was waited for."""
+    """The most CPU time of the loop's thread during a request for that page."""
     peak: float = 0.0
 
     def p99(self) -> float:
@@ -44,7 +44,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Victim:
-    """The other owner's token, and the body of its call, whose answer has the word `alive`."""
+    """The other owner's token, and the body of its call, whose answer contains `alive`."""
 
     target: Target
     pid: int
@@ -52,7 +52,7 @@ class Victim:
 
 
 class Observer:
-    """Sees for the length of a `with` block."""
+    """Measures for the length of a `with` block."""
 
     def __init__(self, victim: Victim) -> None:
         self.seen = Seen()
@@ -72,7 +72,7 @@ class Observer:
             thread.join()
 
     def _asked(self, body: bytes) -> tuple[int, bytes]:
-        """Ask on a new connection, as a client that is new; status 0 when there is no answer."""
+        """Send a request on a new connection, like a new client; status 0 if there is no answer."""
         target = self._victim.target
         try:
             with target.connect() as line:
@@ -120,7 +120,7 @@ class Observer:
 
 
 def _computed(pid: int) -> float:
-    """Seconds of a processor that the process's first thread, its event loop's, has had."""
+    """Return the CPU seconds of the process's first thread, which runs its event loop."""
     try:
         return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) * NANO
     except (OSError, ValueError, IndexError):

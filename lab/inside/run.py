@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the jobs inside the outer machine; started by `init` beside this file, as root.
+"""Run the jobs inside the outer machine; started by `init` beside this file, as root.
 
-Reads /lab/jobs.json, says what happens as lines of JSON on the virtio port `lab.progress`, and
-keeps each job's whole output in /lab/report, which goes to the last disk as a tar after each job.
-Standard library only: it runs before anything else is known to work.
+Reads /lab/jobs.json, reports events as lines of JSON on the virtio port `lab.progress`, and keeps
+the whole output of every job in /lab/report, which it writes to the last disk as a tar after every
+job. Uses only the standard library, since it runs before anything else is known to work.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PROGRESS = "lab.progress"
 GRACE_SECONDS = 20.0
 LONGEST_LINE = 4000
 BEAT_SECONDS = 5.0
-"""How often the host hears that this machine still runs, whatever the job does."""
+"""Interval of the beats that show the host that this machine runs, whatever the job does."""
 
 
 class Job(TypedDict):
-    """As lab.project writes it."""
+    """A job as lab.project writes it."""
 
     name: str
     command: str
@@ -41,19 +41,19 @@ class Job(TypedDict):
 
 
 class Progress:
-    """The host's end of what is going on."""
+    """The port that reports events to the host."""
 
     def __init__(self, port: IO[bytes]) -> None:
         self._port = port
 
     def say(self, event: str, **details: object) -> None:
-        """One event, whole, at once."""
+        """Send one whole event at once."""
         self._port.write(json.dumps({"event": event, **details}).encode() + b"\n")
         self._port.flush()
 
 
 def open_port(name: str) -> IO[bytes]:
-    """The virtio port of that name. Raises FileNotFoundError."""
+    """Open the virtio port of that name. Raises FileNotFoundError."""
     for entry in Path("/sys/class/virtio-ports").iterdir():
         if (entry / "name").read_text().strip() == name:
             device = os.open(f"/dev/{entry.name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -62,13 +62,13 @@ def open_port(name: str) -> IO[bytes]:
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """What a job finds in its environment."""
+    """Return the environment variables of a job."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LC_ALL", "PYTHONUTF8")}
     return {**kept, "PYTHONPATH": f"{PROJECT}/src:{PROJECT}", **extra}
 
 
 def run(job: Job, progress: Progress) -> int:
-    """Run one job to its end or its deadline; the exit code, 124 after the deadline."""
+    """Run one job to its end or deadline and return its exit code, 124 after the deadline."""
     name = job["name"]
     deadline = time.monotonic() + job["seconds"]
     with (REPORT / f"{name}.log").open("wb") as log:
@@ -93,7 +93,7 @@ def run(job: Job, progress: Progress) -> int:
 def copy(
     process: subprocess.Popen[bytes], log: IO[bytes], progress: Progress, deadline: float
 ) -> bool:
-    """Pass on what the job prints until it ends. False when the deadline came first."""
+    """Copy the job's output to log and host until it ends. Returns False at the deadline."""
     assert process.stdout is not None
     descriptor, rest, beat = process.stdout.fileno(), b"", time.monotonic()
     while (left := deadline - time.monotonic()) > 0:
@@ -119,7 +119,7 @@ def copy(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a job that is late: pytest writes its report when it is interrupted."""
+    """End a late job. SIGINT comes first, so that pytest writes its report."""
     for number in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -138,7 +138,7 @@ def deliver() -> None:
 
 
 def main() -> int:
-    """Run all jobs, also after one that failed."""
+    """Run all jobs, even after a failed one."""
     REPORT.mkdir()
     with open_port(PROGRESS) as port:
         progress = Progress(port)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines end within a bound, and no caller's hurry cuts that short."""
+"""The end of all machines: it is bounded in time, and a cancelled caller does not cut it short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waggle.app.machines import end_machines
 pytestmark = pytest.mark.anyio
 
 
-async def test_machines_end_though_calls_have_no_grace_and_the_caller_is_cancelled() -> None:
+async def test_machines_end_without_a_grace_period_and_when_the_caller_is_cancelled() -> None:
     ended = anyio.Event()
 
     async def end() -> None:
@@ -27,7 +27,7 @@ async def test_machines_end_though_calls_have_no_grace_and_the_caller_is_cancell
     assert logs == []
 
 
-async def test_what_does_not_end_is_logged() -> None:
+async def test_machines_that_do_not_end_are_logged() -> None:
     with structlog.testing.capture_logs() as logs:
         await end_machines(anyio.sleep_forever, 0.01, lambda: ["env-1"], at_least=0)
     assert logs == [{"event": "shutdown_incomplete", "log_level": "error", "left": ["env-1"]}]

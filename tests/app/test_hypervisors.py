@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hypervisor that settings and machine call for."""
+"""The choice of a hypervisor from the settings and the host."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def chosen(**settings: str) -> str:
     return hypervisor(load({"HOME": "/root", **environ})).reason
 
 
-def test_a_qemu_that_is_not_there_is_said_at_once() -> None:
+def test_a_missing_qemu_is_refused_with_the_variable_to_set() -> None:
     with pytest.raises(SetupIncomplete, match="nope cannot be found") as caught:
         chosen(hypervisor="qemu", qemu_binary="nope")
     assert "WAGGLE_QEMU_BINARY" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["auto", "qemu"])
-def test_each_reason_is_told_once(name: str) -> None:
+def test_a_reason_is_not_repeated(name: str) -> None:
     sentences = chosen(hypervisor=name, accel="tcg", qemu_binary="/bin/true").split(". ")
     assert len(sentences) == len(set(sentences))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is logged, and what is no news."""
+"""Logging: which failures are logged, and how logging behaves on a full disk."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def log(name: str, error: Exception) -> None:
         logging.getLogger(name).exception("it failed")
 
 
-def test_a_client_that_is_gone_while_it_is_answered_is_no_news(written: io.StringIO) -> None:
+def test_a_client_that_leaves_during_its_answer_is_not_logged(written: io.StringIO) -> None:
     log("mcp.server.streamable_http", anyio.ClosedResourceError())
     assert written.getvalue() == ""
 
 
-def test_every_other_failure_is(written: io.StringIO) -> None:
+def test_every_other_failure_is_logged(written: io.StringIO) -> None:
     log("mcp.server.streamable_http", ValueError("bad"))
     log("waggle.web", anyio.ClosedResourceError())
     assert written.getvalue().count("it failed") == 2
@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 
 @needs_root
-def test_a_log_on_a_full_disk_loses_lines_stops_nobody_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_log_on_a_full_disk_loses_lines_and_resumes_when_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk, (disk.path / "log").open("ab") as log:
         words = [sys.executable, "-c", LOGS_WHAT_IT_READS]
         pipe = subprocess.PIPE
@@ -77,5 +77,5 @@ def test_a_log_on_a_full_disk_loses_lines_stops_nobody_and_goes_on_later(tmp_pat
                 change()
             server.stdin.close()
             assert server.wait(30) == 0
-        lines = (disk.path / "log").read_text().splitlines()  # those between may be torn
+        lines = (disk.path / "log").read_text().splitlines()  # lines in between may be torn
         assert [json.loads(lines[at])["event"] for at in (0, -1)] == ["before", "after"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as access rules, metrics and audit log."""
+"""Access rules, metrics and the audit log, built from the settings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def settings(**values: str) -> Settings:
     return load({f"WAGGLE_{name}": value for name, value in values.items()}, is_root=True)
 
 
-async def test_without_settings_everybody_may_call() -> None:
+async def test_without_settings_every_client_may_call() -> None:
     assert access_rules(settings()) == OPEN
     assert rates(settings()) is None
     assert public_names(settings()) == ()
 
 
-async def test_several_owners_may_call_as_soon_as_the_tokens_say_so(tmp_path: Path) -> None:
+async def test_there_are_several_owners_as_soon_as_the_token_file_names_two(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.touch(0o600)
     file.write_text(f"ann sha256:{digest(TOKEN)}\nmetrics sha256:{digest(TOKEN[::-1])}\n")
@@ -50,7 +50,7 @@ async def test_several_owners_may_call_as_soon_as_the_tokens_say_so(tmp_path: Pa
     assert not OPEN.several()
 
 
-async def test_both_kinds_of_token(tmp_path: Path) -> None:
+async def test_static_and_oauth_tokens_are_both_accepted(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.touch(0o600)
     file.write_text(f"ann sha256:{digest(TOKEN)}\n")
@@ -70,7 +70,7 @@ async def test_both_kinds_of_token(tmp_path: Path) -> None:
         assert public_names(given) == ("waggle.test",)
 
 
-async def test_parts_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
+async def test_unusable_files_and_certificates_refuse_the_start(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nnope\n")
     oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
     with pytest.raises(SettingsInvalid, match="WAGGLE_CA_BUNDLE"):
@@ -84,7 +84,7 @@ async def test_parts_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
         pass
 
 
-async def test_what_keeps_count(tmp_path: Path) -> None:
+async def test_calls_are_counted_and_audited(tmp_path: Path) -> None:
     file = tmp_path / "audit"
     with watching(settings(AUDIT_LOG=str(file)), list) as watch:
         watch.observer.call_ended(CALL)
@@ -95,7 +95,7 @@ async def test_what_keeps_count(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["owner"] == "ann"
 
 
-async def test_both_can_be_off() -> None:
+async def test_metrics_and_audit_log_can_both_be_off() -> None:
     with watching(settings(METRICS="false"), list) as watch:
         watch.observer.call_ended(CALL)
         assert watch.scrape is watch.reopen is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each server gets a state of its own; what a dead one left goes, what a live one has stays."""
+"""Private state of stdio servers: all have their own, and that of dead servers is removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def environment(pid: int) -> Environment:
-    """A running one whose machine is that process."""
+    """Return a running environment whose machine is the process `pid`."""
     return Environment(
         id="00000000-0000-4000-8000-000000000001",
         name="shell-1",
@@ -45,7 +45,7 @@ def left(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir())
 
 
-async def test_several_at_once_have_their_own_and_leave_nothing(tmp_path: Path) -> None:
+async def test_two_servers_have_separate_directories_and_remove_them(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "stdio"
     async with private_state(root) as first, private_state(root) as second:
         assert first != second
@@ -56,7 +56,7 @@ async def test_several_at_once_have_their_own_and_leave_nothing(tmp_path: Path) 
     assert left(root) == []
 
 
-async def test_many_begin_at_the_same_time(tmp_path: Path) -> None:
+async def test_many_servers_can_start_at_the_same_time(tmp_path: Path) -> None:
     seen: set[Path] = set()
 
     async def one() -> None:
@@ -73,7 +73,7 @@ async def test_many_begin_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["the next start", "another server"])
-async def test_what_a_killed_server_left_goes_with_its_machines(tmp_path: Path, by: str) -> None:
+async def test_state_and_machines_of_a_killed_server_are_removed(tmp_path: Path, by: str) -> None:
     dead = tmp_path / "dead"
     (dead / "environments" / "x").mkdir(parents=True)
     (dead / ALIVE).touch()
@@ -90,7 +90,7 @@ async def test_what_a_killed_server_left_goes_with_its_machines(tmp_path: Path, 
     assert left(tmp_path) == []
 
 
-async def test_a_broken_record_does_not_stop_a_start(tmp_path: Path) -> None:
+async def test_a_broken_database_does_not_stop_a_start(tmp_path: Path) -> None:
     dead = tmp_path / "dead"
     dead.mkdir()
     (dead / "state.db").write_bytes(b"this is no database" * 100)
@@ -98,7 +98,7 @@ async def test_a_broken_record_does_not_stop_a_start(tmp_path: Path) -> None:
         assert directory.is_dir()
 
 
-async def test_links_and_files_of_others_stay(tmp_path: Path) -> None:
+async def test_links_and_other_files_are_not_removed(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     root = tmp_path / "stdio"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The composition root without machines: who owns the data, what is recovered, how it ends."""
+"""The composition root without machines: the data directory's lock, the start, and the end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def leaks() -> Leaks:
     return Leaks()
 
 
-async def test_one_app_for_one_data_directory(settings: Settings, leaks: Leaks) -> None:
+async def test_only_one_app_may_open_a_data_directory(settings: Settings, leaks: Leaks) -> None:
     async with open_app(settings) as app:
         assert "waggle setup" in str(await app.environments.not_ready())
         with pytest.raises(DataDirBusy, match=f"process {os.getpid()}") as raised:
@@ -63,15 +63,15 @@ async def test_one_app_for_one_data_directory(settings: Settings, leaks: Leaks) 
     await leaks.settle()
 
 
-async def test_what_an_earlier_server_left_is_removed(settings: Settings) -> None:
-    """Its machine, if that still runs and is the very same process, its files and its record."""
+async def test_leftovers_of_an_earlier_server_are_removed(settings: Settings) -> None:
+    """The start ends a machine that is still the same process, and removes files and records."""
     places = Places.of(settings)
     left = [replace(environment(), state=State.RUNNING) for _ in range(2)]
     with _program() as machine:
         identity = identify(machine.pid)
         assert identity is not None
         left[0] = replace(left[0], machine=identity, ssh_port=10_001)
-        # The pid of a living process, but not that process: nothing of ours.
+        # The pid is in use, but by another process, which must survive.
         other = replace(identity, pid=os.getpid())
         left[1] = replace(left[1], machine=other, ssh_port=10_002)
         for name in (*(each.id for each in left), "unknown"):
@@ -94,7 +94,7 @@ def _program() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "1000"], start_new_session=True)
 
 
-async def test_an_error_inside_comes_out_and_everything_is_released(
+async def test_an_error_inside_is_raised_and_everything_is_released(
     settings: Settings, leaks: Leaks
 ) -> None:
     with pytest.raises(ZeroDivisionError):
@@ -105,7 +105,7 @@ async def test_an_error_inside_comes_out_and_everything_is_released(
     await leaks.settle()
 
 
-async def test_no_create_once_it_ends(settings: Settings) -> None:
+async def test_create_is_refused_after_the_app_has_ended(settings: Settings) -> None:
     async with open_app(settings) as app:
         environments = app.environments
     assert await environments.not_ready() == "The server is shutting down."
@@ -113,7 +113,7 @@ async def test_no_create_once_it_ends(settings: Settings) -> None:
         await environments.create(CreateRequest(RuntimeName.PYTHON), owner="local")
 
 
-async def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+async def test_unreadable_certificates_refuse_the_start(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, ca_bundle=str(tmp_path / "none.pem"))
     with pytest.raises(SettingsInvalid, match="WAGGLE_CA_BUNDLE"):
         async with open_app(settings):
@@ -123,14 +123,14 @@ async def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.fixture
 def handlers() -> Generator[None]:
-    """The signal handlers of the test run are the same afterwards."""
+    """Assert that the test restores the signal handlers."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     assert {each: signal.getsignal(each) for each in before} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_serve_until_a_signal(
+async def test_serve_runs_until_a_signal(
     settings: Settings, leaks: Leaks, number: signal.Signals, handlers: None
 ) -> None:
     with anyio.fail_after(20):
@@ -144,7 +144,7 @@ async def test_serve_until_a_signal(
     await leaks.settle()
 
 
-async def test_signals_are_taken_one_by_one(handlers: None) -> None:
+async def test_the_first_signal_stops_and_the_second_stops_at_once(handlers: None) -> None:
     said: list[str] = []
     signals = Signals()
 
@@ -157,7 +157,7 @@ async def test_signals_are_taken_one_by_one(handlers: None) -> None:
     with capture_logs() as logged, anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             await group.start(signals.receive)
-            await receive(signal.SIGTERM, 1)  # before anybody obeys
+            await receive(signal.SIGTERM, 1)  # before `control` runs
             group.start_soon(
                 signals.control, lambda: said.append("stop"), lambda: said.append("at once")
             )
@@ -165,7 +165,7 @@ async def test_signals_are_taken_one_by_one(handlers: None) -> None:
             assert said == ["stop"]
             await receive(signal.SIGINT, 2)
             assert said == ["stop", "at once"]
-            await receive(signal.SIGTERM, 3)  # one more than there are meanings
+            await receive(signal.SIGTERM, 3)  # a third signal has no meaning
             group.cancel_scope.cancel()
     assert said == ["stop", "at once"]
     assert [event["at_once"] for event in logged] == [False, True, True]

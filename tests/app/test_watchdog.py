@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process whose event loop has died does not live on."""
+"""The watchdog: a process ends when its event loop has failed or hangs."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def ended(main: str, clings: int = 60) -> subprocess.CompletedProcess[str]:
         ("stands_still", "the event loop stood still for 1 s"),
     ],
 )
-def test_the_process_ends_with_its_loop_whatever_threads_it_has(main: str, why: str) -> None:
+def test_the_process_ends_with_its_loop_although_a_thread_still_runs(main: str, why: str) -> None:
     done = ended(main)
     assert done.returncode == EXIT_CODE
     assert why in done.stderr
     assert "most recent call first" in done.stderr
 
 
-def test_a_loop_that_turns_is_left_alone() -> None:
+def test_a_working_loop_is_left_alone() -> None:
     done = ended("works", clings=0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended 0\n", "")
 
 
-def test_what_the_work_raises_is_raised() -> None:
+def test_an_exception_of_the_main_function_is_raised() -> None:
     done = ended("raises", clings=0)
     assert done.returncode == 1
     assert "LookupError: its own" in done.stderr

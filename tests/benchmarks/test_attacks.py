@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of attacks: what is over a limit, and the table of docs/security.md."""
+"""The figures of attacks: exceeded limits, and the table of docs/security.md."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_the_limits_are_those_that_were_promised() -> None:
         replace(GOOD, why="the server ended"),
     ],
 )
-def test_whatever_is_over_a_limit_is_told(bad: Figures) -> None:
+def test_every_exceeded_limit_is_reported(bad: Figures) -> None:
     (told,) = exceeded(bad)
     assert told in row(bad)
     assert "**no**" in row(bad)
     assert told in terminal(bad)
 
 
-def test_a_run_in_parts_keeps_the_rows_of_the_others() -> None:
+def test_a_partial_run_keeps_the_other_rows() -> None:
     once = page(EMPTY, [GOOD], "On one machine.")
     twice = page(once, [replace(GOOD, name="ignore", stall=1.0)], "On one machine.")
     assert set(rows_of(twice)) == {"debug", "ignore"}
@@ -74,13 +74,13 @@ def test_a_run_in_parts_keeps_the_rows_of_the_others() -> None:
     assert page(twice, [], "On one machine.") == twice
 
 
-def test_cells_stay_cells_whatever_a_server_says() -> None:
+def test_messages_of_a_server_cannot_break_the_table() -> None:
     told = row(replace(GOOD, why="a|b\nc"))
     assert told.count("\n") == 0
     assert told.count("|") == row(GOOD).count("|")
 
 
-def test_a_document_without_a_place_is_refused() -> None:
+def test_a_document_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="no place"):
         page("# Nothing", [GOOD], "")
 
@@ -90,7 +90,7 @@ def test_the_document_has_every_attack() -> None:
     assert all(f"| `{name}` | {what} |" in text for name, what in WHAT.items())
 
 
-def test_a_run_can_be_gone_on_with() -> None:
+def test_a_run_can_be_continued() -> None:
     text = page(EMPTY, [GOOD], "")
     assert "debug" not in wanted([], is_missing=True, text=text)
     assert wanted(["debug"], is_missing=True, text=text) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One figure from many seconds: what disturbs both sides, or one round, does not show."""
+"""One figure from many times: load on both sides, or on one round, does not show."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def test_sides_without_common_rounds_are_refused(ours: list[float], theirs: list
         (0.0, "0.00 µs"),
     ],
 )
-def test_times_read_well(value: float, shown: str) -> None:
+def test_times_are_formatted_with_units(value: float, shown: str) -> None:
     assert seconds(value) == shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hostile SSH server that benchmarks/attacks puts into a guest, here beside the real client."""
+"""The hostile SSH server that benchmarks/attacks puts into a guest, here with the real client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where seal.so is."""
+    """The directory that contains seal.so."""
     directory = tmp_path_factory.mktemp("hostile")
     (directory / "seal.so").write_bytes(compiled(program("cc")))
     return directory
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def serving(kind: str, place: Path) -> AsyncGenerator[tuple[int, EnvironmentKeys]]:
-    """As PID 1 of a guest does: a process for each connection, which is handed over."""
+    """Serve like PID 1 of a guest: one process per connection, which gets its descriptor."""
     keys, identity = new_keys(), place / f"{kind}.key"
     identity.write_bytes(keys.host_key)
     processes: list[subprocess.Popen[bytes]] = []
@@ -69,7 +69,7 @@ async def serving(kind: str, place: Path) -> AsyncGenerator[tuple[int, Environme
     "kind",
     ["forwarded-opens", "unknown-opens", "global-requests", "unknown-packets", "debug", "ignore"],
 )
-async def test_a_flood_of_control_packets_is_told_from_a_guest(kind: str, place: Path) -> None:
+async def test_a_flood_of_control_packets_is_misconduct(kind: str, place: Path) -> None:
     async with serving(kind, place) as (port, keys):
         connection = SshConnection(port, keys)
         try:
@@ -83,7 +83,7 @@ async def test_a_flood_of_control_packets_is_told_from_a_guest(kind: str, place:
 
 
 @pytest.mark.parametrize("kind", ["one-byte-data", "channel-requests", "channel-requests-unread"])
-async def test_a_flood_within_the_rules_goes_on(kind: str, place: Path) -> None:
+async def test_a_flood_within_the_rules_is_no_misconduct(kind: str, place: Path) -> None:
     async with serving(kind, place) as (port, keys):
         connection = SshConnection(port, keys)
         try:
@@ -91,7 +91,7 @@ async def test_a_flood_within_the_rules_goes_on(kind: str, place: Path) -> None:
             shell = Shell(connection, patience=(1.0, 1.0))
             try:
                 result = await shell.run(Command(("true",), 1.0, 100))
-            except GuestLost:  # it does not answer to have it killed
+            except GuestLost:  # it does not answer the kill request
                 result = None
             assert result is None or result.timed_out
             connection.require_good_conduct()
@@ -99,7 +99,7 @@ async def test_a_flood_within_the_rules_goes_on(kind: str, place: Path) -> None:
             await connection.aclose()
 
 
-async def test_a_directory_without_an_end_is_listed_in_part(place: Path) -> None:
+async def test_an_endless_directory_is_listed_in_part(place: Path) -> None:
     async with serving("sftp-without-end", place) as (port, keys):
         connection = SshConnection(port, keys)
         try:
@@ -109,7 +109,7 @@ async def test_a_directory_without_an_end_is_listed_in_part(place: Path) -> None
     assert listing.truncated
 
 
-async def test_answers_that_nobody_asked_for_are_refused(place: Path) -> None:
+async def test_unrequested_answers_are_refused(place: Path) -> None:
     async with serving("sftp-nobody-asked", place) as (port, keys):
         connection = SshConnection(port, keys)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What krun's comparisons become in the table; measuring needs the lab, see docs/lab.md."""
+"""krun's comparisons as rows of the table; measuring needs the lab, see docs/lab.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.krun import results
 from benchmarks.table import rows
 
 
-def test_each_comparison_becomes_its_row() -> None:
+def test_every_comparison_becomes_a_row() -> None:
     compared = {
         "banner": compare([2.0, 2.2], [2.0, 2.0]),
         "memory": compare([6e6], [8e6]),

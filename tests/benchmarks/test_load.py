@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a minute of load showed to the rows of the table."""
+"""Conversion of a minute's load into rows of the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.load import Load, percentile, results, thirds
 @pytest.mark.parametrize(
     "count, share, value", [(100, 0.99, 99), (200, 0.99, 198), (1, 0.99, 1), (10, 0.99, 10)]
 )
-def test_a_percentile_is_a_value_that_was_seen(count: int, share: float, value: int) -> None:
+def test_a_percentile_is_one_of_the_values(count: int, share: float, value: int) -> None:
     assert percentile([*range(count, 0, -1)], share) == value
 
 
@@ -18,7 +18,7 @@ def test_the_first_third_of_the_memory_does_not_count() -> None:
     assert thirds([900, 900, 900, 10, 20, 30, 40, 50, 60]) == (20, 50)
 
 
-def test_rows_of_a_load() -> None:
+def test_a_load_becomes_rows() -> None:
     memory = [0] * 10 + [100_000_000] * 10 + [101_000_000] * 10
     load = Load(seconds=[0.1] * 98 + [0.3] * 2, errors=["status lost"], memory=memory)
     errors, p99, grown = results(load)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted of a server, counted here of this very process and its children."""
+"""The counts of a server's resources, checked here on this process and its children."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_memory_is_that_of_the_process() -> None:
     assert resident_bytes(ME) - before > 48 << 20
 
 
-def test_a_guests_memory_does_not_count_as_its_vmms_own() -> None:
+def test_guest_memory_does_not_count_as_memory_of_its_vmm() -> None:
     guest = 256 << 20
     before = own_bytes(ME, guest)
     with mmap.mmap(-1, guest, mmap.MAP_PRIVATE) as memory, mmap.mmap(-1, 8 << 20) as shared:
@@ -40,7 +40,7 @@ def test_a_guests_memory_does_not_count_as_its_vmms_own() -> None:
         assert own_bytes(ME, guest * 4) - before > 24 << 20
 
 
-def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:
+def test_every_kind_is_counted_while_it_exists(tmp_path: Path) -> None:
     before = holdings(ME, tmp_path)
     read_end, write_end = os.pipe()
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -63,7 +63,7 @@ def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:
     assert {kind: count for kind, count in after.items() if kind != "mounts"} == {"files": 1}
 
 
-def test_children_count_and_so_do_orphans_that_hold_our_files(tmp_path: Path) -> None:
+def test_children_and_orphans_that_hold_our_files_count(tmp_path: Path) -> None:
     before = holdings(ME, tmp_path)
     orphan = (
         "import os, sys\n"

@@ -24,7 +24,7 @@ from waggle.infra.store.environments import SqliteStore
     "argv, code, extension",
     [(("true",), None, ""), (("python3", "{file}"), "print('é')".encode(), ".py")],
 )
-def test_the_launcher_is_told_the_same(
+def test_both_sides_send_the_launcher_the_same_frame(
     argv: tuple[str, ...], code: bytes | None, extension: str
 ) -> None:
     command = Command(argv, timeout=1, output_limit=1, code=code, extension=extension)
@@ -32,7 +32,7 @@ def test_the_launcher_is_told_the_same(
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
-def test_the_bare_machine_is_the_same_machine(accelerator: str) -> None:
+def test_the_bare_machine_has_the_same_options(accelerator: str) -> None:
     settings = load()
     plain = bare.qemu_argv(
         settings,
@@ -77,7 +77,7 @@ def test_contents_are_8_mib_for_both_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_records_are_remembered_as_destroyed(tmp_path: Path) -> None:
+async def test_records_are_stored_as_destroyed(tmp_path: Path) -> None:
     await remember(tmp_path, FEW)
     store = await SqliteStore.open(tmp_path / "state.db")
     try:

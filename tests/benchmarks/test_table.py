@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of benchmarks, what is printed of it, and the page that keeps it."""
+"""The table of benchmarks, its output on a terminal, and its page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ cells = st.text("abc 0123456789.,+-()", max_size=20).map(str.strip)
 
 
 def measured(row: Row) -> st.SearchStrategy[Result]:
-    """Any result of a row, in the precision of the page: hundredths, or whole things left."""
+    """Return any result of a row, in the page's precision: hundredths, or whole numbers."""
     hundredths = st.integers(0, 1000) if row.unit in WHOLE else st.integers(0, 100_000)
     values = hundredths.map(lambda n: float(n) if row.unit in WHOLE else n / 100)
     return st.builds(Result, st.just(row.key), values, ours=cells, theirs=cells, how=cells)
@@ -82,7 +82,7 @@ def test_the_limits_are_those_that_were_promised() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.limit is not None])
-def test_a_limit_is_what_is_still_allowed(row: object) -> None:
+def test_a_value_at_its_limit_is_still_allowed(row: object) -> None:
     row = next(each for each in ROWS if each == row)
     assert row.limit is not None
     step = 1 if row.unit in WHOLE else 0.01
@@ -99,7 +99,7 @@ def test_a_page_is_read_back_as_it_was_written(found: dict[str, Result]) -> None
     assert again.keys() == found.keys()
 
 
-def test_what_was_measured_anew_replaces_the_old_and_keeps_the_rest() -> None:
+def test_new_results_replace_old_ones_and_keep_the_rest() -> None:
     old = read_page(page({"cold": result("cold", 1.1), "list": result("list", 2)}, "old"))
     text = page(old | {"cold": result("cold", 1.2)}, "new")
     assert read_page(text)["cold"].value == 1.2
@@ -108,7 +108,7 @@ def test_what_was_measured_anew_replaces_the_old_and_keeps_the_rest() -> None:
     assert "Measured on new." in text
 
 
-def test_the_terminal_shows_what_is_too_much() -> None:
+def test_the_terminal_shows_exceeded_limits() -> None:
     lines = terminal([result("cold", 1.2), result("list", 1), result("execute-argument", 9)])
     cold, listed, argument = lines.splitlines()[1:]
     assert "1.20 x" in cold
@@ -117,7 +117,7 @@ def test_the_terminal_shows_what_is_too_much() -> None:
     assert "none" in argument
 
 
-def test_figures_have_their_unit() -> None:
+def test_figures_have_units() -> None:
     shown = {row.key: figure(row, 7) for row in ROWS}
     assert (shown["cold"], shown["idle"], shown["cycles"]) == ("7.00 x", "7.00 MB", "7 left")
 
@@ -145,17 +145,17 @@ class TestKeptPage:
 
 
 class TestCommandLine:
-    def test_everything_by_default(self) -> None:
+    def test_everything_is_measured_by_default(self) -> None:
         asked = parse([])
         assert (asked.names, asked.rounds, asked.write) == ([], None, False)
 
-    def test_names_and_numbers(self) -> None:
+    def test_names_and_numbers_are_parsed(self) -> None:
         asked = parse(["cold", "list", "--rounds", "3", "--cycles", "7", "--full", "--write"])
         assert asked.names == ["cold", "list"]
         assert (asked.rounds, asked.cycles, asked.full, asked.write) == (3, 7, True, True)
 
     @pytest.mark.parametrize("argv", [["warm"], ["--rounds", "0"], ["--cycles", "x"]])
-    def test_what_makes_no_sense_is_refused(
+    def test_invalid_arguments_are_refused(
         self, argv: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bare client of the benchmarks, with the least server of the SDK in this process."""
+"""The benchmarks' bare client, with the SDK's smallest server as a peer."""
 
 from __future__ import annotations
 

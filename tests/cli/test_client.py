@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line tells of a server that answers, but not with what was asked."""
+"""The command line's report of a server that answers, but not with the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waggle.web.server import ServerLimits
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_server_that_stops_is_said_to_stop() -> None:
+async def test_a_server_that_stops_is_reported() -> None:
     setup = Setup(limits=ServerLimits(grace=60))
     setup.host.hold = anyio.Event()
     async with serving(setup) as rig, anyio.create_task_group() as group:
@@ -31,5 +31,5 @@ async def test_a_server_that_stops_is_said_to_stop() -> None:
 
 async def _create(rig: Rig) -> None:
     async with connected(rig.mcp) as client:
-        await client.list_tools()  # or the SDK asks for them in the middle of the stop
+        await client.list_tools()  # or the SDK lists them in the middle of the stop
         await call(client, "create_environment", runtime="shell")

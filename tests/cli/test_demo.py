@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle demo` as a newcomer runs it, and as one interrupts it."""
+"""`waggle demo` as a newcomer runs it, and interrupts it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
 
 class Demo:
-    """A demo process in a group of its own, as a terminal would have it."""
+    """A demo process in its own process group, as in a terminal."""
 
     def __init__(self, directory: Path) -> None:
         self.ports = next_ports()
@@ -50,7 +50,7 @@ class Demo:
         pytest.fail(f"The demo never said {text!r}:\n{self.shown}")
 
     def finish(self) -> tuple[int, str]:
-        """Its status and what it wrote to stdout; the rest is added to `shown`."""
+        """Return its status and its standard output; the rest is added to `shown`."""
         out, error = self.process.communicate(timeout=240)
         self.shown += error
         return self.process.returncode, out
@@ -74,7 +74,7 @@ def demo(tmp_path: Path) -> Generator[Demo]:
 
 
 @pytest.mark.net
-def test_the_whole_demo(demo: Demo) -> None:
+def test_the_whole_demo_succeeds(demo: Demo) -> None:
     status, out = demo.finish()
     assert status == 0, demo.shown
     assert out == ""
@@ -93,7 +93,7 @@ def test_the_whole_demo(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize("when", ["Create a python environment", "Run a program"])
-def test_ctrl_c(demo: Demo, when: str) -> None:
+def test_ctrl_c_ends_the_demo(demo: Demo, when: str) -> None:
     """The terminal sends SIGINT to the demo and to its server."""
     demo.read_until(when)
     children = leaks.children(demo.process.pid)
@@ -107,7 +107,7 @@ def test_ctrl_c(demo: Demo, when: str) -> None:
     assert demo.remains() == {}
 
 
-def test_sigterm_reaches_the_demo_alone(demo: Demo) -> None:
+def test_sigterm_to_the_demo_alone_ends_it(demo: Demo) -> None:
     demo.read_until("Create a python environment")
     demo.process.send_signal(signal.SIGTERM)
     status, _ = demo.finish()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle doctor`: what it says of a machine that can, and of one that cannot."""
+"""`waggle doctor` on a host that can run machines, and on one that cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from waggle.shipped import IMAGES
 NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "data directory"}
 
 
-def test_a_machine_that_is_not_set_up(tmp_path: Path) -> None:
+def test_a_host_that_is_not_set_up_fails(tmp_path: Path) -> None:
     cache = {"image_cache_dir": str(tmp_path / "cache")}
     ended = typed("doctor", "--json", data=tmp_path / "data", settings=cache)
     assert ended.returncode == 1
@@ -46,7 +46,7 @@ PACKAGE = SystemPackage("qemu", "runs machines", frozenset({"serve"}), "qemu", N
 DONE = Plan((), (), can_act=True)
 
 
-def test_what_mends() -> None:
+def test_fixes_are_commands_that_mend() -> None:
     assert fixes(DONE, parts=True, images=True) == [
         "Nothing is missing that 'waggle setup' or 'waggle image build' could mend."
     ]
@@ -60,7 +60,7 @@ def test_what_mends() -> None:
     assert last == "  waggle setup --yes"
 
 
-def test_no_hypervisor(tmp_path: Path) -> None:
+def test_a_missing_hypervisor_fails(tmp_path: Path) -> None:
     settings = {"image_cache_dir": str(tmp_path / "c"), "qemu_binary": "/no/such/qemu"}
     ended = typed("doctor", "--json", data=tmp_path / "data", settings=settings)
     assert ended.returncode == 1
@@ -68,7 +68,7 @@ def test_no_hypervisor(tmp_path: Path) -> None:
     assert check["status"] == "fail"
 
 
-def test_images_of_an_earlier_definition(tmp_path: Path) -> None:
+def test_images_of_an_earlier_definition_are_a_warning(tmp_path: Path) -> None:
     mirror = "http://archive.test/debian"
     current = fingerprint(load_definition(IMAGES, "node"), mirror)
     made_from = {"python": {FINGERPRINT: "0" * 16}, "node": {FINGERPRINT: current}, "shell": {}}
@@ -88,14 +88,14 @@ def test_images_of_an_earlier_definition(tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-def test_a_machine_that_is_set_up(tmp_path: Path) -> None:
+def test_a_host_that_is_set_up_passes(tmp_path: Path) -> None:
     ended = command_line("doctor", "--json", data=tmp_path / "data", settings={})
     failed = [each for each in json.loads(ended.stdout) if each["status"] == "fail"]
     assert (ended.returncode, failed) == (0, [])
 
 
 @pytest.mark.vm
-def test_beside_a_running_server(tmp_path: Path) -> None:
+def test_doctor_works_beside_a_running_server(tmp_path: Path) -> None:
     cache = own_cache(tmp_path / "cache")
     with running(tmp_path, {"image_cache_dir": str(cache)}) as server:
         address = {"listen_addr": server.url.removeprefix("http://")}

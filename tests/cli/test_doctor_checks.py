@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preflight checks, run against this machine and against broken surroundings."""
+"""The preflight checks, run against this host and against broken surroundings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-async def test_every_check_answers_under_its_own_name(subject: Subject) -> None:
+async def test_every_check_reports_under_its_own_name(subject: Subject) -> None:
     results = await examine(subject)
     assert [result.name for result in results] == list(CHECKS)
     for result in results:
@@ -61,7 +61,7 @@ async def test_every_check_answers_under_its_own_name(subject: Subject) -> None:
         assert bool(result.mend) == (result.status is not Status.OK)
 
 
-async def test_a_check_that_breaks_is_a_failure_and_hides_no_other(subject: Subject) -> None:
+async def test_a_check_that_raises_fails_and_hides_no_other(subject: Subject) -> None:
     async def broken(_subject: Subject) -> CheckResult:
         raise ZeroDivisionError
 
@@ -72,7 +72,7 @@ async def test_a_check_that_breaks_is_a_failure_and_hides_no_other(subject: Subj
 
 
 class TestQemu:
-    async def test_one_that_is_absent(self, subject: Subject) -> None:
+    async def test_a_missing_qemu_fails(self, subject: Subject) -> None:
         result = await checks_machine.qemu(replace(subject, qemu_binary="no-such-qemu"))
         assert result.status is Status.FAIL
         assert "waggle setup" in result.mend
@@ -87,7 +87,7 @@ class TestQemu:
             ("something else", "microvm", Status.FAIL, "version"),
         ],
     )
-    async def test_what_it_says_of_itself(
+    async def test_the_version_and_machines_of_qemu_are_checked(
         self, subject: Subject, version: str, machines: str, status: Status, word: str
     ) -> None:
         text = f'if [ "$1" = -version ]; then echo "{version}"; else echo "{machines}"; fi'
@@ -98,16 +98,16 @@ class TestQemu:
 
 
 class TestAcceleration:
-    async def test_usable_kvm_is_well(self, subject: Subject) -> None:
+    async def test_usable_kvm_is_ok(self, subject: Subject) -> None:
         assert (await checks_machine.acceleration(subject)).status is Status.OK
 
-    async def test_emulation_is_a_warning_unless_demanded(self, subject: Subject) -> None:
+    async def test_emulation_is_a_warning_unless_it_is_set(self, subject: Subject) -> None:
         emulated = replace(subject, kvm=lambda: KvmFacts("", cpu_virtualises=False))
         assert (await checks_machine.acceleration(emulated)).status is Status.WARN
         demanded = replace(emulated, accel="tcg")
         assert (await checks_machine.acceleration(demanded)).status is Status.OK
 
-    async def test_kvm_demanded_and_absent_is_a_failure(self, subject: Subject) -> None:
+    async def test_kvm_that_is_set_and_missing_fails(self, subject: Subject) -> None:
         demanded = replace(subject, accel="kvm", kvm=lambda: KvmFacts("denied", True))
         result = await checks_machine.acceleration(demanded)
         assert result.status is Status.FAIL
@@ -119,26 +119,26 @@ OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17
 
 
 class TestLibkrun:
-    async def test_one_that_is_usable(self, subject: Subject) -> None:
+    async def test_a_usable_libkrun_is_ok(self, subject: Subject) -> None:
         result = await checks_machine.libkrun(replace(subject, libkrun=lambda: THERE))
         assert (result.status, result.detail) == (Status.OK, "usable")
 
     @pytest.mark.parametrize("setting", ["auto", "qemu"])
-    async def test_one_that_is_not_is_told_and_no_problem(
+    async def test_an_unusable_libkrun_is_reported_as_ok(
         self, subject: Subject, setting: HypervisorSetting
     ) -> None:
         without = replace(subject, libkrun=lambda: OLD, hypervisor=setting)
         result = await checks_machine.libkrun(without)
         assert (result.status, result.detail) == (Status.OK, f"not used: {OLD.problem}")
 
-    async def test_one_that_is_demanded_and_not_usable_is_a_failure(self, subject: Subject) -> None:
+    async def test_a_libkrun_that_is_set_and_not_usable_fails(self, subject: Subject) -> None:
         without = replace(subject, libkrun=lambda: OLD, hypervisor="krun")
         result = await checks_machine.libkrun(without)
         assert (result.status, result.detail, result.mend) == (Status.FAIL, *OLD)
 
 
 class TestHypervisor:
-    async def test_krun_where_all_is_there_and_qemu_is_not_needed(self, subject: Subject) -> None:
+    async def test_krun_is_preferred_and_needs_no_qemu(self, subject: Subject) -> None:
         both = replace(subject, libkrun=lambda: THERE, qemu_binary="no-such-qemu")
         result = await checks_machine.hypervisor(both)
         assert result.status is Status.OK
@@ -149,7 +149,7 @@ class TestHypervisor:
             "not needed with krun (not installed)",
         )
 
-    async def test_qemu_with_the_reason_why_it_is_not_krun(self, subject: Subject) -> None:
+    async def test_qemu_is_used_with_the_reason_against_krun(self, subject: Subject) -> None:
         old = await checks_machine.hypervisor(replace(subject, libkrun=lambda: OLD))
         assert old.detail == f"qemu: krun cannot be used: {OLD.problem}"
         emulated = replace(
@@ -159,7 +159,7 @@ class TestHypervisor:
         assert result.detail.startswith("qemu: krun needs KVM. /dev/kvm opens, but")
 
     @pytest.mark.parametrize("libkrun,word", [(OLD, "too old"), (THERE, "needs KVM")])
-    async def test_krun_demanded_in_vain_is_a_failure_and_needs_no_qemu(
+    async def test_an_unusable_krun_that_is_set_fails_and_needs_no_qemu(
         self, subject: Subject, libkrun: Library, word: str
     ) -> None:
         demanded = replace(
@@ -175,7 +175,7 @@ class TestHypervisor:
         assert result.mend
         assert (await checks_machine.qemu(demanded)).status is Status.OK
 
-    async def test_kvm_demanded_in_vain_leaves_qemu_needed(self, subject: Subject) -> None:
+    async def test_qemu_is_needed_if_kvm_is_set_and_missing(self, subject: Subject) -> None:
         demanded = replace(
             subject,
             accel="kvm",
@@ -196,7 +196,7 @@ class TestFreezing:
         "setting,way",
         [("auto", "WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu"), ("krun", "=qemu is the way")],
     )
-    async def test_with_krun_none_can_and_the_way_to_it_is_told(
+    async def test_krun_cannot_freeze_and_the_hint_names_a_way(
         self, subject: Subject, setting: HypervisorSetting, way: str
     ) -> None:
         krun = replace(subject, hypervisor=setting, libkrun=lambda: THERE)
@@ -205,7 +205,7 @@ class TestFreezing:
         assert "libkrun cannot freeze" in result.detail
         assert way in result.detail
 
-    async def test_an_older_qemu_that_is_not_here_is_named(self, subject: Subject) -> None:
+    async def test_a_missing_older_qemu_is_named(self, subject: Subject) -> None:
         older = replace(subject, hypervisor="qemu", qemu_older=("sh", "/opt/old/qemu"))
         result = await checks_machine.freezing(older)
         assert result.status is Status.WARN
@@ -214,23 +214,23 @@ class TestFreezing:
 
 
 class TestMemory:
-    async def test_too_little_for_one(self, subject: Subject) -> None:
+    async def test_too_little_memory_for_one_machine_fails(self, subject: Subject) -> None:
         result = await checks_machine.memory(replace(subject, memory_mib=10**9))
         assert result.status is Status.FAIL
 
-    async def test_too_little_for_all(self, subject: Subject) -> None:
+    async def test_too_little_memory_for_all_machines_is_a_warning(self, subject: Subject) -> None:
         result = await checks_machine.memory(replace(subject, max_environments=10**9))
         assert result.status is Status.WARN
         assert "fit now" in result.mend
 
-    async def test_reads_available_memory(self) -> None:
+    async def test_available_memory_is_parsed(self) -> None:
         text = "MemTotal:  100 kB\nMemAvailable:    2048 kB\n"
         assert checks_machine.parse_available_mib(text) == 2
         assert checks_machine.parse_available_mib("") == 0
 
 
 class TestPorts:
-    async def test_a_full_range(self, subject: Subject, taken_port: int) -> None:
+    async def test_a_full_port_range_fails(self, subject: Subject, taken_port: int) -> None:
         full = replace(subject, port_base=taken_port, port_max=taken_port + 1)
         result = await checks_machine.guest_ports(full)
         assert result.status is Status.FAIL
@@ -242,7 +242,7 @@ class TestPorts:
         running = replace(taken, server_is_running=True)
         assert (await checks_machine.listen_address(running)).status is Status.OK
 
-    async def test_a_free_one_stays_free(self, subject: Subject) -> None:
+    async def test_a_free_listen_address_stays_free(self, subject: Subject) -> None:
         assert (await checks_machine.listen_address(subject)).status is Status.OK
 
     async def test_many_environments_need_many_files(self, subject: Subject) -> None:
@@ -252,23 +252,21 @@ class TestPorts:
 
 
 class TestFiles:
-    async def test_a_kernel_that_is_absent_empty_or_a_directory(self, subject: Subject) -> None:
+    async def test_an_absent_or_empty_kernel_or_a_directory_fails(self, subject: Subject) -> None:
         (subject.data_dir / "empty").touch()
         for name in ("absent", "empty", "."):
             result = await checks_files.kernel(replace(subject, kernel=subject.data_dir / name))
             assert result.status is Status.FAIL
             assert "waggle setup" in result.mend
 
-    async def test_some_images_missing_is_a_warning_all_a_failure(self, subject: Subject) -> None:
+    async def test_some_missing_images_warn_and_all_missing_fail(self, subject: Subject) -> None:
         some = replace(subject, images=lambda: {"python": True, "node": False})
         result = await checks_files.images(some)
         assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build node")
         nothing = replace(subject, images=lambda: {"python": False, "node": False})
         assert (await checks_files.images(nothing)).status is Status.FAIL
 
-    async def test_an_image_of_an_earlier_definition_is_told_with_the_command(
-        self, subject: Subject
-    ) -> None:
+    async def test_an_outdated_image_is_reported_with_the_command(self, subject: Subject) -> None:
         old = replace(subject, outdated=lambda: ["python"])
         result = await checks_files.images(old)
         assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build python")
@@ -284,11 +282,11 @@ class TestFiles:
         assert result.status in {Status.OK, Status.WARN}
         assert not later.parent.exists()
 
-    async def test_a_data_directory_that_cannot_be_written(self, subject: Subject) -> None:
+    async def test_a_data_directory_that_is_not_writable_fails(self, subject: Subject) -> None:
         result = await checks_files.data_directory(replace(subject, data_dir=Path("/proc/waggle")))
         assert result.status is Status.FAIL
 
-    async def test_ca_bundles(self, subject: Subject, tmp_path: Path) -> None:
+    async def test_unusable_ca_bundles_fail(self, subject: Subject, tmp_path: Path) -> None:
         assert (await checks_files.ca_bundle(subject)).status is Status.OK
         (tmp_path / "bad.pem").write_text("not a certificate")
         for name in ("absent.pem", "bad.pem", "."):
@@ -297,7 +295,7 @@ class TestFiles:
             assert result.status is Status.FAIL, name
             assert "WAGGLE_CA_BUNDLE" in result.mend
 
-    async def test_a_bundle_with_an_authority_is_counted(
+    async def test_the_certificates_of_a_bundle_are_counted(
         self, subject: Subject, tmp_path: Path
     ) -> None:
         bundle = tmp_path / "ca.pem"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that write, on a disk that is full: an error that names the place, and later they work.
+"""Commands that write to a full disk: an error that names the place, and success once it has room.
 
-Real commands; what they write to is a small disk.
+The commands are real; they write to a small disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Commands:
         self._settings = {"image_cache_dir": str(cache), **settings}
 
     def refused(self, place: str, *words: str) -> None:
-        """It says in one line that the disk is full, and which."""
+        """Run a command that must report in one line that the disk is full, and which place."""
         ended = command_line(*words, data=self._directory, settings=self._settings)
         message, hint = ended.stderr.splitlines()[-2:]
         assert (ended.returncode, ended.stdout) == (1, ""), ended
@@ -35,21 +35,21 @@ class Commands:
         assert "free space" in hint
 
     def done(self, *words: str) -> str:
-        """What it prints; it must succeed."""
+        """Run a command that must succeed, and return its output."""
         ended = command_line(*words, data=self._directory, settings=self._settings)
         assert ended.returncode == 0, ended
         return ended.stdout
 
 
 def _files(disk: SmallDisk) -> list[str]:
-    """What there is but the ballast and files of locks."""
+    """Return the names of all files except the ballast and lock files."""
     found = [path for path in disk.path.rglob("*") if path.is_file()]
     return sorted(
         path.name for path in found if path.name != "ballast" and ".lock" not in path.name
     )
 
 
-def test_a_token(tmp_path: Path) -> None:
+def test_a_token_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         tokens = disk.path / "tokens"
         waggle = Commands(tmp_path, tmp_path / "cache", auth_tokens_file=str(tokens))
@@ -63,7 +63,7 @@ def test_a_token(tmp_path: Path) -> None:
         assert len(tokens.read_text().splitlines()) == 2
 
 
-def test_an_image_that_is_loaded_and_one_that_is_saved(tmp_path: Path) -> None:
+def test_loading_and_saving_an_image_on_a_full_disk(tmp_path: Path) -> None:
     write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
     with small_disk(tmp_path / "disk", 16) as disk:
         waggle = Commands(tmp_path, disk.path / "cache")
@@ -71,7 +71,7 @@ def test_an_image_that_is_loaded_and_one_that_is_saved(tmp_path: Path) -> None:
         load = ("image", "load", f"oci:{tmp_path}/big", "--name", "big")
         waggle.refused("the image cache", *load)
         assert _files(disk) == ["oci-layout"], "no blob of it"
-        disk.fill(leave=4 << 20)  # enough for the layers, and too little for the disk
+        disk.fill(leave=4 << 20)  # enough for the layers, and too little for the image's disk
         waggle.refused("the directories of waggle", *load)
         disk.free()
         assert waggle.done(*load).strip().endswith("big:latest")
@@ -84,7 +84,7 @@ def test_an_image_that_is_loaded_and_one_that_is_saved(tmp_path: Path) -> None:
         assert (disk.path / "out").stat().st_size > 3 << 20
 
 
-def test_a_snapshot_that_is_exported(tmp_path: Path) -> None:
+def test_exporting_a_snapshot_to_a_full_disk(tmp_path: Path) -> None:
     kept(tmp_path / "data")
     with small_disk(tmp_path / "disk", 1) as disk:
         waggle = Commands(tmp_path / "data", tmp_path / "cache")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a signal ends, what it does not, and what is heard to its end nevertheless."""
+"""Signals to the command line: which of them end the work, and answers that are still awaited."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def hang_up() -> Iterator[None]:
-    """SIGHUP is ignored, as below nohup."""
+    """Ignore SIGHUP, as nohup does."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
 async def receive(number: signal.Signals) -> None:
-    """A signal that ends this process unless something listens to it, and time to hear of it."""
+    """Send this process a signal once something handles it, and give the handler time to run."""
     await until(lambda: signal.getsignal(number) is not signal.SIG_DFL)
     os.kill(os.getpid(), number)
     for _ in range(10):
@@ -34,7 +34,7 @@ async def receive(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("hang_up")
-async def test_a_signal_that_is_ignored_stays_so() -> None:
+async def test_an_ignored_signal_stays_ignored() -> None:
     async def work() -> str:
         await receive(signal.SIGHUP)
         return "done"
@@ -44,7 +44,7 @@ async def test_a_signal_that_is_ignored_stays_so() -> None:
 
 
 @pytest.mark.usefixtures("hang_up")
-async def test_the_others_end_the_work_and_let_it_clean_up() -> None:
+async def test_other_signals_end_the_work_and_let_it_clean_up() -> None:
     cleaned: list[str] = []
 
     async def work() -> None:
@@ -60,7 +60,7 @@ async def test_the_others_end_the_work_and_let_it_clean_up() -> None:
 
 
 class Server:
-    """Answers when it is told to, and notes who gave up waiting."""
+    """A server that answers when `may_answer` is set, and records whether its caller gave up."""
 
     def __init__(self) -> None:
         self.asked, self.may_answer = anyio.Event(), anyio.Event()
@@ -76,7 +76,7 @@ class Server:
         return "made"
 
 
-async def test_an_answer_that_comes_after_the_cancellation_is_heard() -> None:
+async def test_an_answer_after_the_cancellation_is_received() -> None:
     server, heard = Server(), list[str]()
 
     async def caller() -> None:
@@ -94,7 +94,7 @@ async def test_an_answer_that_comes_after_the_cancellation_is_heard() -> None:
     assert heard == ["made"]
 
 
-async def test_the_wait_for_it_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_wait_for_an_answer_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     server, heard = Server(), list[str]()
 
     async def caller() -> None:
@@ -108,7 +108,7 @@ async def test_the_wait_for_it_is_bounded(capsys: pytest.CaptureFixture[str]) ->
     assert "has not answered within 0.01 s" in capsys.readouterr().err
 
 
-async def test_without_a_cancellation_it_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_uncancelled_wait_is_unbounded(capsys: pytest.CaptureFixture[str]) -> None:
     server = Server()
     async with anyio.create_task_group() as group:
         with anyio.move_on_after(5):
@@ -123,7 +123,7 @@ async def _answer_late(server: Server) -> None:
     server.may_answer.set()
 
 
-async def test_its_failure_comes_as_it_is() -> None:
+async def test_a_failure_of_the_call_is_raised() -> None:
     async def fails() -> str:
         raise LookupError("no")
 

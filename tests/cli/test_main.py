@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line itself: help, wrong usage, and how errors become lines and exit codes."""
+"""The command line: help, wrong usage, and how errors become lines and exit codes."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ COMMANDS = [
 
 
 def nothing(tmp_path: Path) -> dict[str, str]:
-    """The settings of a machine where nothing is set up."""
+    """Return the settings of a host where nothing is set up."""
     return {"image_cache_dir": str(tmp_path / "cache"), "listen_addr": "127.0.0.1:1"}
 
 
 def waggle(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command on a machine where nothing is set up."""
+    """Run a command on a host where nothing is set up."""
     return command_line(*words, data=tmp_path / "data", settings=nothing(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_is_there_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main.app([*command.split(), "--help"])
     assert not ended.value.code
@@ -73,7 +73,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert re.search(rf"Examples?: .*waggle {command}\b", shown)
 
 
-def test_shells_complete_the_commands() -> None:
+def test_shell_completion_knows_commands_and_options() -> None:
     script = main.app.generate_completion(shell="bash")  # noqa: S604 (which shell)
     for words in ("exec", "run", "new", "--timeout-seconds", "--packages", "--listen", "--fix"):
         assert re.search(rf"(?<![\w-]){words}(?![\w-])", script), words
@@ -134,8 +134,8 @@ def test_wrong_usage(
 
 
 @pytest.mark.parametrize("words", [("nope",), ("image", "pull", "short")])
-def test_wrong_usage_of_the_program(tmp_path: Path, words: tuple[str, ...]) -> None:
-    """One that the parser finds, and one that waggle does."""
+def test_wrong_usage_of_the_process(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """One mistake that the parser finds, and one that waggle finds."""
     ended = waggle(tmp_path, *words)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr
@@ -143,14 +143,14 @@ def test_wrong_usage_of_the_program(tmp_path: Path, words: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("word", ["version", "--version"])
-def test_the_version(tmp_path: Path, word: str) -> None:
+def test_the_version_is_printed(tmp_path: Path, word: str) -> None:
     ended = waggle(tmp_path, word)
     assert ended.stdout == f"waggle {__version__}\n"
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", __version__)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_early_causes_no_traceback(tmp_path: Path) -> None:
     shell = f"{sys.executable} -m waggle --help | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(
         ["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path

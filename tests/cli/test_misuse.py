@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that there are not: what is meant instead is said, and nothing starts."""
+"""Options that do not exist: the error names the right way, and nothing starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("option", ["--port", "--host=::", "--bind", "--address", "--listen-addr"])
-def test_addresses_are_for_listen(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_options_suggest_listen(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Use --listen HOST:PORT" in told(capsys, "serve", option, "9000")
 
 
-def test_settings_are_variables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_setting_options_suggest_variables(capsys: pytest.CaptureFixture[str]) -> None:
     for field in fields():
         if field != "listen_addr":
             option = f"--{field.replace('_', '-')}"
@@ -33,34 +33,36 @@ def test_settings_are_variables(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "option,meant", [("--max-enviroments=5", "MAX_ENVIRONMENTS"), ("--data-directory", "DATA_DIR")]
 )
-def test_a_near_miss(option: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_typo_gets_a_hint(option: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"Did you mean the variable WAGGLE_{meant}?" in told(capsys, "serve", option)
 
 
-def test_other_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_and_incomplete_options_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert "WAGGLE_* variables" in told(capsys, "serve", "--xyzzy")
     assert "Unused Tokens" in told(capsys, "serve", "extra")
     assert "requires an argument" in told(capsys, "serve", "--listen")
 
 
-def test_commands_without_settings_keep_their_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_commands_keep_their_errors(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "doctor", "--port")
     assert "Unknown option: --port." in text
     assert "--listen" not in text
 
 
 @pytest.mark.parametrize("words", [("exec", "box", "ls", "-l"), ("run", "x.py", "--verbose")])
-def test_options_of_the_program(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_program_options_need_dashes(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "Write -- before the program's own words" in told(capsys, *words)
 
 
 @pytest.mark.parametrize("value", ["9000", ":1", "localhost:99999", "", "a b:1"])
-def test_no_place_to_listen(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_listen_address_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "serve", "--listen", value)
     assert "--listen=" in text
     assert "expected host:port" in text
     assert "WAGGLE_LISTEN_ADDR" not in text
 
 
-def test_two_ways_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdio_and_listen_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert "exclude each other" in told(capsys, "serve", "--stdio", "--listen", "127.0.0.1:0")

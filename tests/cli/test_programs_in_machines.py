@@ -21,7 +21,7 @@ exit 7
 """
 
 
-def test_a_newcomer(tmp_path: Path) -> None:
+def test_a_newcomers_commands_work(tmp_path: Path) -> None:
     with running(tmp_path / "server", small(tmp_path)) as server:
         made = beside(server, "env", "new", "shell", "--name", "box", "--network", "none")
         assert made.returncode == 0, made.stderr
@@ -75,7 +75,7 @@ def environment(server: Waggle) -> dict[str, str]:
 
 
 def check_interrupt(server: Waggle) -> None:
-    """Ctrl-C while it runs ends the program in the machine, too."""
+    """Ctrl-C during a run also ends the program in the machine."""
     code = interrupted(server, "exec", "box", "--", "/bin/busybox", "sh", "-c", _HANG)
     assert code == 130
     looked = beside(server, "exec", "box", "--", "/bin/busybox", "sh", "-c", _LOOK)
@@ -101,7 +101,7 @@ def interrupted(server: Waggle, *words: str) -> int:
 
 
 def check_shell(server: Waggle, elsewhere: Path) -> None:
-    """The data directory is the server's, whatever the shell's settings say."""
+    """The data directory is the server's, whatever the shell's settings name."""
     address = {"listen_addr": server.url.removeprefix("http://")}
     ended = command_line("shell", "box", data=elsewhere, settings=address, stdin="exit 5\n")
     assert ended.returncode == 5, ended.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server refuses names commands that there are, and never a tool."""
+"""A server's refusals, on the command line: they name commands that exist, and never a tool."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_no_tool_is_named(tool: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted({each for each in COMMANDS.values() if each}))
-def test_commands_that_are_named_exist(command: str) -> None:
+def test_commands_in_the_table_exist(command: str) -> None:
     words = command.strip("'").split()
     assert words[0] == "waggle"
     app = main.app
@@ -54,7 +54,7 @@ def all_errors(of: type[WaggleError] = WaggleError) -> Iterator[type[WaggleError
         yield from all_errors(each)
 
 
-def test_no_error_has_advice_with_a_tool() -> None:
+def test_no_hint_of_an_error_names_a_tool() -> None:
     told = {each.__name__: advice(each.default_hint) for each in all_errors()}
     assert {name: text for name, text in told.items() if A_TOOL.search(text)} == {}
     assert told["NotFound"] == "Use 'waggle env ls' to see what exists, or 'waggle env new'."
@@ -81,7 +81,7 @@ def test_a_refusal_keeps_its_parts() -> None:
     assert (told.reason, told.wait, told.result) == ("busy", 3, {})
 
 
-def test_what_a_server_does_not_offer() -> None:
+def test_a_tool_that_is_not_offered_names_the_setting() -> None:
     told = refused("wait_job", failure_result(unknown_tool("wait_job", ["execute"]), Offer()))
     assert "WAGGLE_TOOLSETS" in told.hint
     assert not A_TOOL.search(str(told))
@@ -92,6 +92,6 @@ def test_a_list_of_parameters_is_not_shown() -> None:
     assert refused("execute", failure_result(failure, Offer())).hint == ""
 
 
-def test_an_error_of_another_server() -> None:
+def test_an_error_without_a_code_keeps_its_text() -> None:
     result = CallToolResult(content=[TextContent(type="text", text="No.")], is_error=True)
     assert refused("execute", result).message == "No."

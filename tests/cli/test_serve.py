@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `waggle serve` does to its own process before it serves."""
+"""The changes that `waggle serve` makes to its own process before it serves."""
 
 from __future__ import annotations
 

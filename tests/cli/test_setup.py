@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle setup` where everything is done: it says nothing, changes nothing and is quick."""
+"""`waggle setup` where everything is done: it prints nothing, changes nothing and is quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waggle.config.places import Places
 
 
 @pytest.mark.vm
-def test_a_second_run(tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     guest = Places.of(installation()).guest
     before = {path.name: path.stat().st_mtime_ns for path in guest.iterdir()}
     began = time.monotonic()
@@ -24,7 +24,7 @@ def test_a_second_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-def test_it_needs_no_answer_when_nothing_is_missing(tmp_path: Path) -> None:
+def test_no_answer_is_needed_if_nothing_is_missing(tmp_path: Path) -> None:
     settings = {"image_cache_dir": str(own_cache(tmp_path / "cache"))}
     ended = command_line("setup", data=tmp_path / "data", settings=settings)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

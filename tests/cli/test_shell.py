@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose keys `waggle shell` takes, and from where."""
+"""The SSH keys that `waggle shell` uses: whose they are, and where they come from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN = "[127.0.0.1]:10042 ssh-ed25519 AAAA\n"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Of a shell that knows a server by its address only: this process listens there."""
+    """Settings of a shell that knows a server by its address only: this process listens there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         yield load({"WAGGLE_DATA_DIR": str(tmp_path / "here"), "WAGGLE_LISTEN_ADDR": address})
@@ -40,7 +40,7 @@ def test_the_data_directory_of_the_settings_comes_first(settings: Settings) -> N
     assert keys(settings, "x", ME) == (directory, "10042")
 
 
-def test_the_data_directory_of_the_users_own_server(settings: Settings, tmp_path: Path) -> None:
+def test_the_directory_of_the_users_own_server(settings: Settings, tmp_path: Path) -> None:
     directory = environment(tmp_path / "there")
     with pytest.raises(SetupIncomplete, match="cannot be read"):
         keys(settings, "x", ME)
@@ -48,7 +48,7 @@ def test_the_data_directory_of_the_users_own_server(settings: Settings, tmp_path
         assert keys(settings, "x", ME) == (directory, "10042")
 
 
-def test_a_server_of_another_user_is_not_followed(settings: Settings, tmp_path: Path) -> None:
+def test_the_keys_of_another_users_server_are_not_used(settings: Settings, tmp_path: Path) -> None:
     environment(tmp_path / "there")
     lock = FileLock(tmp_path / "there" / Places.of(settings).lock.name)
     with lock, pytest.raises(SetupIncomplete) as refused:
@@ -57,7 +57,7 @@ def test_a_server_of_another_user_is_not_followed(settings: Settings, tmp_path: 
 
 
 @pytest.mark.parametrize("known", ["", "[127.0.0.1", "[127.0.0.1]:100", KNOWN[:30], "\xff"])
-def test_known_hosts_that_were_not_written_whole(settings: Settings, known: str) -> None:
+def test_incomplete_known_hosts_are_refused(settings: Settings, known: str) -> None:
     environment(settings.data_dir, known)
     with pytest.raises(SetupIncomplete, match="cannot be read"):
         keys(settings, "x", ME)

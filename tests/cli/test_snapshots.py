@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env pause` and the like, through a server of this process, and `waggle snapshot`."""
+"""`waggle env pause` and related commands with a server in this process; `waggle snapshot`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Commands:
-    """The command line, beside a server."""
+    """The command line, next to a server."""
 
     def __init__(self, rig: Rig, directory: Path) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class Commands:
         return ended.returncode, ended.stdout, ended.stderr
 
 
-async def test_an_environment_is_paused_copied_and_taken_back(tmp_path: Path) -> None:
+async def test_an_environment_is_paused_copied_and_rolled_back(tmp_path: Path) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         waggle = Commands(rig, tmp_path)
         identity = await created(agent)
@@ -56,7 +56,7 @@ async def test_an_environment_is_paused_copied_and_taken_back(tmp_path: Path) ->
         assert (code, "in use" in err) == (1, True)
 
 
-async def test_the_operator_sees_everybodys_and_removes_them(tmp_path: Path) -> None:
+async def test_the_operator_lists_and_removes_snapshots_of_all_owners(tmp_path: Path) -> None:
     directory = kept(tmp_path)
 
     async def waggle(*words: str) -> tuple[int, str]:

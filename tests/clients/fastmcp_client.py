@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # pyright: basic
 # fastmcp is not installed beside this project, so its types are unknown here.
-"""fastmcp's client does the main job against the URL given, then prints what it saw.
+"""A fastmcp client that does the main job against the given URL, then prints what it saw.
 
-Given a file of calls in place of a program that hangs, it makes these and prints the results.
-Runs in an environment of its own; see `tests.support.tools`.
+Given a JSON file of calls in place of a program that hangs, it makes these calls and prints the
+results. It runs in its own virtual environment; see `tests.support.tools`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastmcp import Client  # pyright: ignore[reportMissingImports, reportUnknow
 
 
 def shown(result: Any) -> dict[str, Any]:
-    """A result as it came over the wire."""
+    """Return a result as it was sent."""
     blocks = [
         each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in result.content
     ]

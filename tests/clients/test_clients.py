@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients of other makers do the main job: list, create, execute, be refused, cancel, destroy.
 
-Python's SDK in both eras and curl have tests of their own; see tests/mcp, tests/web and tests/e2e.
+Python's SDK in both eras and curl also have their own tests in tests/mcp, tests/web and tests/e2e.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.net, pytest.mark.timeout(300)]
 MAKERS = ("TypeScript", "fastmcp")
 CALLS = Path(__file__).with_name("calls.json")
 FAIL = [False] * 6 + [True, False, True, True, True, False]
-"""Which of them are errors."""
+"""Whether a call of calls.json fails, in their order."""
 PARTS = frozenset({"content", "structuredContent", "isError"})
 
 
@@ -51,7 +51,7 @@ def check(seen: dict[str, Any], maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-async def test_another_makers_client(maker: str, tmp_path: Path) -> None:
+async def test_another_makers_client_does_the_main_job(maker: str, tmp_path: Path) -> None:
     async with serving() as rig:
         check(await seen_by(maker, tmp_path, rig.mcp, "hang"), maker)
         assert rig.host.only.cancelled
@@ -60,13 +60,13 @@ async def test_another_makers_client(maker: str, tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.parametrize("maker", MAKERS)
-async def test_another_makers_client_and_a_real_machine(maker: str, tmp_path: Path) -> None:
+async def test_another_makers_client_works_with_a_real_machine(maker: str, tmp_path: Path) -> None:
     with running(tmp_path / "server", small(tmp_path)) as server:
         check(await seen_by(maker, tmp_path, server.mcp, "sleep 1000"), maker)
 
 
 def plain(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What each client hands on of a result, whatever it leaves out because it is the default."""
+    """Return the parts of a result that every client passes on, with omitted defaults filled in."""
     told: dict[str, Any] = {"isError": False}
     told.update({k: v for k, v in result.items() if k in PARTS})
     content: list[dict[str, Any]] = told["content"]
@@ -82,7 +82,7 @@ async def seen_by_the_python_sdk(era: str) -> dict[str, Any]:
         return {"tools": [tool.name for tool in listed.tools], "results": dumped}
 
 
-async def test_all_clients_see_the_same_of_the_core(tmp_path: Path) -> None:
+async def test_all_clients_see_the_same_core_results(tmp_path: Path) -> None:
     """Text, structured content, a picture, cut output and errors of every kind."""
     expected = await seen_by_the_python_sdk(LEGACY)
     kinds = [{block["type"] for block in each["content"]} for each in expected["results"]]
@@ -103,7 +103,7 @@ async def test_all_clients_see_the_same_of_the_core(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_the_python_sdk(era: str) -> None:
+async def test_the_python_sdk_does_the_main_job(era: str) -> None:
     async with serving() as rig, sdk(rig, era) as client:
         made = data_of(await client.call_tool("create_environment", {"runtime": "shell"}))
         arguments = {"environment_id": made["environment_id"], "code": "echo from Python"}
@@ -120,7 +120,7 @@ async def test_the_python_sdk(era: str) -> None:
             await rig.host.only.was_cancelled.wait()
 
 
-async def test_plain_http() -> None:
+async def test_plain_http_lists_the_tools() -> None:
     async with serving() as rig, raw(rig) as http:
         listed = (await http.post("/mcp", json=request("tools/list"))).json()
         assert "execute" in {tool["name"] for tool in listed["result"]["tools"]}

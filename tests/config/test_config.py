@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: defaults, parsers, and one clear line for everything that cannot be used."""
+"""Settings: defaults, parsers, and one line of error for every unusable value."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def problems(**values: str) -> list[str]:
 
 
 class TestToolsets:
-    def test_all_or_some_by_name(self) -> None:
+    def test_toolsets_are_given_by_name_or_all_at_once(self) -> None:
         assert settings(TOOLSETS="ALL").toolsets == frozenset(Toolset)
         assert settings(TOOLSETS="core,full").toolsets == frozenset(Toolset)
         assert settings().toolsets == {Toolset.CORE}
@@ -63,13 +63,13 @@ class TestToolsets:
         assert some == {Toolset.RUN, Toolset.FILES}
 
     @pytest.mark.parametrize("text", ["runs", "run,al", ",", "execute"])
-    def test_a_name_that_is_unknown_refuses_the_start(self, text: str) -> None:
+    def test_an_unknown_toolset_refuses_the_start(self, text: str) -> None:
         (line,) = problems(TOOLSETS=text)
         assert "environments, execution, jobs" in line
 
 
 class TestWarmPool:
-    def test_runtimes_and_numbers(self) -> None:
+    def test_a_warm_pool_is_runtimes_with_numbers(self) -> None:
         assert settings().warm_pool == ()
         pool = settings(WARM_POOL="python:2, Node:1").warm_pool
         assert pool == ((RuntimeName.PYTHON, 2), (RuntimeName.NODE, 1))
@@ -77,11 +77,11 @@ class TestWarmPool:
     @pytest.mark.parametrize(
         "text", ["ruby:1", "python", "python:0", "python:-1", "python:2,python:1", "1:python", ","]
     )
-    def test_what_cannot_be_used_refuses_the_start(self, text: str) -> None:
+    def test_an_unusable_warm_pool_refuses_the_start(self, text: str) -> None:
         (line,) = problems(WARM_POOL=text)
         assert "runtimes (python, node, shell, data) and numbers of machines" in line
 
-    def test_it_counts_as_environments(self) -> None:
+    def test_warm_machines_count_as_environments(self) -> None:
         (line,) = problems(WARM_POOL="python:2,node:1", MAX_ENVIRONMENTS="2")
         assert line == (
             "WAGGLE_WARM_POOL keeps 3 machines, and WAGGLE_MAX_ENVIRONMENTS=2 must not be below "
@@ -90,7 +90,7 @@ class TestWarmPool:
 
 
 class TestDefaults:
-    def test_they_are_those_of_the_go_original(self) -> None:
+    def test_defaults_are_those_of_the_go_original(self) -> None:
         default = settings()
         assert str(default.listen_addr) == "127.0.0.1:8080"
         assert (default.max_environments, default.default_cpus) == (10, 1)
@@ -102,7 +102,7 @@ class TestDefaults:
         assert (default.ssh_port_base, default.ssh_port_max) == (10000, 11000)
         assert default.image_cache_max_age == timedelta(hours=168)
 
-    def test_they_are_safe(self) -> None:
+    def test_defaults_are_safe(self) -> None:
         default = settings()
         assert default.listen_addr.is_loopback
         assert not default.allow_remote
@@ -111,7 +111,7 @@ class TestDefaults:
         assert default.egress_ports == (80, 443)
         assert default.ca_bundle is None
 
-    def test_data_lives_where_the_user_may_write(self) -> None:
+    def test_the_data_directory_is_one_that_the_user_may_write(self) -> None:
         assert settings().data_dir == Path("/var/lib/waggle")
         environ = {"HOME": "/home/u"}
         assert default_data_dir(environ, is_root=False) == Path("/home/u/.local/share/waggle")
@@ -125,7 +125,7 @@ class TestDefaults:
         own = settings(DATA_DIR="/srv/w", IMAGE_CACHE_DIR="/fast")
         assert own.image_cache_dir == Path("/fast")
 
-    def test_nothing_changes_after_the_start(self) -> None:
+    def test_settings_are_immutable(self) -> None:
         with pytest.raises(ValidationError):
             settings().max_environments = 99  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -145,7 +145,7 @@ class TestDefaults:
 
 
 class TestErrors:
-    def test_an_unknown_variable_with_a_suggestion(self) -> None:
+    def test_an_unknown_variable_is_refused_with_a_suggestion(self) -> None:
         assert problems(DEFALT_CPUS="1") == [
             "WAGGLE_DEFALT_CPUS is not a setting of waggle. Did you mean WAGGLE_DEFAULT_CPUS?"
         ]
@@ -164,7 +164,7 @@ class TestErrors:
             "WAGGLE_NOPE is not a setting of waggle.",
         ]
 
-    def test_control_characters_and_length_cannot_spoil_the_log(self) -> None:
+    def test_control_characters_and_long_values_are_kept_out_of_the_log(self) -> None:
         (line,) = problems(LOG_LEVEL="a\n\x1b[31m" + "x" * 5000)
         assert line.isprintable()
         assert len(line) < 250
@@ -206,30 +206,30 @@ class TestErrors:
             ("RUNTIME_NODE_INSTALL_COMMAND", "npm install {file}"),
         ],
     )
-    def test_values_out_of_range(self, name: str, value: str) -> None:
+    def test_values_out_of_range_are_refused(self, name: str, value: str) -> None:
         (line,) = problems(**{name: value})
         assert line.startswith(f"WAGGLE_{name}=")
         assert "expected" in line
 
 
 class TestTogether:
-    def test_the_port_range_is_not_empty(self) -> None:
+    def test_an_empty_port_range_is_refused(self) -> None:
         (line,) = problems(SSH_PORT_BASE="11000")
         assert line == "WAGGLE_SSH_PORT_BASE=11000 must be below WAGGLE_SSH_PORT_MAX=11000."
         assert settings(SSH_PORT_BASE="65535", SSH_PORT_MAX="65536").ssh_port_max == 65536
 
-    def test_the_default_time_limit_is_not_above_the_longest(self) -> None:
+    def test_a_default_time_limit_above_the_longest_is_refused(self) -> None:
         (line,) = problems(DEFAULT_EXEC_TIMEOUT="2m", MAX_EXEC_TIMEOUT="1m")
         assert line == (
             "WAGGLE_DEFAULT_EXEC_TIMEOUT=2m must not be above WAGGLE_MAX_EXEC_TIMEOUT=1m."
         )
 
-    def test_no_call_waits_for_longer_than_clients_do(self) -> None:
+    def test_a_default_time_limit_above_five_minutes_is_refused(self) -> None:
         (line,) = problems(DEFAULT_EXEC_TIMEOUT="6m")
         assert line == "WAGGLE_DEFAULT_EXEC_TIMEOUT=6m must not be above 5m: no call waits longer."
 
     @pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "box.example:80"])
-    def test_other_machines_come_in_only_when_allowed(self, address: str) -> None:
+    def test_an_address_beyond_loopback_needs_permission(self, address: str) -> None:
         (line,) = problems(LISTEN_ADDR=address)
         assert "WAGGLE_ALLOW_REMOTE=true" in line
         assert not settings(LISTEN_ADDR=address, ALLOW_REMOTE="true").listen_addr.is_loopback
@@ -250,23 +250,23 @@ class TestParsers:
             ("168h", 604_800_000),
         ],
     )
-    def test_durations(self, text: str, milliseconds: int) -> None:
+    def test_durations_are_parsed(self, text: str, milliseconds: int) -> None:
         assert parse_duration(text) == timedelta(milliseconds=milliseconds)
 
     @pytest.mark.parametrize(
         "text", ["", "0s", "5", "5 m", "-5m", "m", "5m1h", "1.5h", "5M", "5m\n", "٣s"]
     )
-    def test_what_is_no_duration(self, text: str) -> None:
+    def test_a_malformed_duration_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="duration"):
             parse_duration(text)
 
     @given(st.integers(min_value=1, max_value=10**12))
-    def test_a_duration_reads_back_as_it_is_written(self, milliseconds: int) -> None:
+    def test_a_formatted_duration_parses_to_the_same_value(self, milliseconds: int) -> None:
         value = timedelta(milliseconds=milliseconds)
         assert parse_duration(format_duration(value)) == value
 
     @given(st.ip_addresses(), st.integers(min_value=0, max_value=65535))
-    def test_an_address_reads_back_as_it_is_written(self, host: object, port: int) -> None:
+    def test_a_formatted_address_parses_to_the_same_value(self, host: object, port: int) -> None:
         address = ListenAddress(str(host), port)
         assert parse_listen_address(str(address)) == address
 
@@ -290,19 +290,19 @@ class TestParsers:
             "h:٣",
         ],
     )
-    def test_what_is_no_address(self, text: str) -> None:
+    def test_a_malformed_address_is_refused(self, text: str) -> None:
         (line,) = problems(LISTEN_ADDR=text)
         assert "expected host:port" in line
 
     @given(st.text())
-    def test_no_text_makes_a_parser_fail_otherwise(self, text: str) -> None:
+    def test_parsers_raise_only_value_error(self, text: str) -> None:
         for parse in (parse_duration, parse_listen_address, parse_cidrs, parse_ports, split_words):
             try:
                 parse(text)
             except ValueError:
                 continue
 
-    def test_lists(self) -> None:
+    def test_lists_are_separated_by_commas(self) -> None:
         assert split_words(" a, b ,c") == ("a", "b", "c")
         assert parse_cidrs("10.0.0.0/8, fd00::/8") == (
             ip_network("10.0.0.0/8"),
@@ -314,17 +314,17 @@ class TestParsers:
 
 
 class TestDocumentation:
-    def test_every_setting_is_described_and_says_what_it_accepts(self) -> None:
+    def test_every_setting_has_a_description_and_its_accepted_values(self) -> None:
         for name, info in fields().items():
             assert info.description, name
             assert info.description.endswith("."), name
             assert accepted(name), name
 
-    def test_the_sections_hold_every_setting_once(self) -> None:
+    def test_every_setting_is_in_exactly_one_section(self) -> None:
         named = [name for section in SECTIONS for name in section.__annotations__]
         assert sorted(named) == sorted(fields())
 
-    def test_the_page_is_what_the_code_says(self) -> None:
+    def test_the_configuration_page_is_up_to_date(self) -> None:
         path = ROOT / "docs" / "generate_configuration.py"
         spec = importlib.util.spec_from_file_location("generate_configuration", path)
         assert spec is not None
@@ -337,11 +337,11 @@ class TestDocumentation:
 
 
 class TestAccess:
-    """Who may call, and what goes together."""
+    """Settings of access, and which of them need others."""
 
     OAUTH: ClassVar = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
 
-    def test_nobody_authenticates_unless_told(self) -> None:
+    def test_authentication_is_off_by_default(self) -> None:
         default = settings()
         assert not default.authenticates
         assert (default.max_environments_per_owner, default.max_calls_per_minute) == (0, 0)
@@ -349,7 +349,7 @@ class TestAccess:
         assert default.audit_log is None
         assert not default.audit_code
 
-    def test_beyond_loopback_somebody_has_to(self) -> None:
+    def test_an_address_beyond_loopback_needs_authentication_or_permission(self) -> None:
         (line,) = problems(LISTEN_ADDR="0.0.0.0:80")
         assert "WAGGLE_AUTH_TOKENS_FILE" in line
         for more in ({"AUTH_TOKENS_FILE": "/t"}, self.OAUTH, {"ALLOW_REMOTE": "true"}):
@@ -358,14 +358,14 @@ class TestAccess:
     def test_an_issuer_needs_an_audience(self) -> None:
         assert "WAGGLE_OAUTH_AUDIENCE" in problems(OAUTH_ISSUER="https://i.test")[0]
 
-    def test_clients_must_know_a_url(self) -> None:
+    def test_oauth_needs_a_public_url_unless_the_audience_is_one(self) -> None:
         oauth = {**self.OAUTH, "OAUTH_AUDIENCE": "api://waggle"}
         assert "WAGGLE_PUBLIC_URL" in problems(**oauth)[0]
         both = settings(**oauth, PUBLIC_URL="https://w.test/mcp")
         assert both.resource_url == "https://w.test/mcp"
         assert settings(**self.OAUTH).resource_url == "https://w.test/mcp"
 
-    def test_what_has_no_effect_is_told(self) -> None:
+    def test_a_setting_without_effect_is_refused(self) -> None:
         (line,) = problems(OAUTH_SCOPE="waggle")
         assert line == "WAGGLE_OAUTH_SCOPE has no effect without WAGGLE_OAUTH_ISSUER."
         (line,) = problems(AUDIT_CODE="true")
@@ -387,7 +387,7 @@ class TestAccess:
             "https://i.test:99999",
         ],
     )
-    def test_urls_that_will_not_do(self, url: str) -> None:
+    def test_unusable_issuer_urls_are_refused(self, url: str) -> None:
         (line,) = problems(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test/mcp")
         assert line.startswith("WAGGLE_OAUTH_ISSUER=")
         assert "u:p" not in line
@@ -395,7 +395,7 @@ class TestAccess:
     @pytest.mark.parametrize(
         "url", ["https://i.test", "https://i.test/a/", "http://127.0.0.1:8/x", "http://[::1]:8"]
     )
-    def test_urls_that_will(self, url: str) -> None:
+    def test_https_and_loopback_issuer_urls_are_accepted(self, url: str) -> None:
         assert settings(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test").oauth_issuer == url
 
     def test_the_token_is_never_shown(self) -> None:
@@ -403,13 +403,13 @@ class TestAccess:
         assert given.token.get_secret_value() == "wgl_hunter2"
         assert "hunter2" not in repr(given) + str(given)
 
-    def test_where_the_audit_log_goes(self) -> None:
+    def test_the_audit_log_is_a_dash_or_an_absolute_path(self) -> None:
         assert settings(AUDIT_LOG="-").audit_log == "-"
         assert settings(AUDIT_LOG="/a").audit_log == Path("/a")
         assert "WAGGLE_AUDIT_LOG='a'" in problems(AUDIT_LOG="a")[0]
 
 
-def test_an_address_instead_of_the_variable() -> None:
+def test_a_listen_argument_overrides_the_variable() -> None:
     environ = {"WAGGLE_LISTEN_ADDR": "127.0.0.1:1", "HOME": "/home/x"}
     assert str(load(environ, listen="[::1]:9").listen_addr) == "[::1]:9"
     assert str(load(environ).listen_addr) == "127.0.0.1:1"
@@ -417,6 +417,6 @@ def test_an_address_instead_of_the_variable() -> None:
         load(environ, listen="")
 
 
-def test_the_variable_that_was_meant() -> None:
+def test_the_nearest_variable_is_suggested() -> None:
     assert nearest("max_enviroments") == "WAGGLE_MAX_ENVIRONMENTS"
     assert nearest("xyzzy") is None

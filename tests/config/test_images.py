@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of images and registries: what they mean, and one clear line for what cannot be used."""
+"""Settings of images and registries: their meaning, and one line of error for an unusable value."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_nothing_is_trusted_and_no_registry_is_implied_by_default() -> None:
         ("intranet", "intranet"),
     ],
 )
-def test_the_default_registry(text: str, meaning: str) -> None:
+def test_a_default_registry_is_normalized(text: str, meaning: str) -> None:
     assert settings(DEFAULT_REGISTRY=text).default_registry == meaning
 
 
-def test_insecure_registries_are_spelt_as_references_spell_them() -> None:
+def test_insecure_registries_are_normalized_as_in_references() -> None:
     found = settings(INSECURE_REGISTRIES="Registry.Example:5000, localhost:5000,[::1]:5000")
     assert found.insecure_registries == {"registry.example:5000", "localhost:5000", "[::1]:5000"}
 
@@ -75,11 +75,11 @@ def test_mirrors_of_one_registry_keep_their_order() -> None:
         ("90s", timedelta(seconds=90)),
     ],
 )
-def test_when_a_registry_is_asked(text: str, meaning: object) -> None:
+def test_image_pull_is_a_rule_or_a_duration(text: str, meaning: object) -> None:
     assert settings(IMAGE_PULL=text).image_pull == meaning
 
 
-def test_patterns_of_what_clients_may_name() -> None:
+def test_allowed_images_are_patterns_separated_by_commas() -> None:
     text = "registry.example/team/*, registry.example/**,app:v[12],a@sha256:*"
     assert settings(ALLOWED_IMAGES=text).allowed_images == (
         *("registry.example/team/*", "registry.example/**"),
@@ -116,7 +116,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("name,value", BAD)
-def test_what_cannot_be_used_stops_the_start_with_one_line(name: str, value: str) -> None:
+def test_an_unusable_value_refuses_the_start_with_one_line(name: str, value: str) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         settings(**{name: value})
     [line] = caught.value.message.splitlines()
@@ -136,13 +136,13 @@ EXPECTED = {
 
 
 @given(st.text(max_size=60))
-def test_no_text_makes_a_parser_fail_otherwise(text: str) -> None:
+def test_parsers_raise_only_value_error(text: str) -> None:
     for parse in (parse_registries, parse_registry_mirrors, parse_pull, parse_default_registry):
         with contextlib.suppress(ValueError):
             parse(text)
 
 
 @pytest.mark.parametrize("value", [None, 5, timedelta(1), frozenset({"a"})])
-def test_what_is_a_value_already_stays(value: object) -> None:
+def test_parsers_return_parsed_values_unchanged(value: object) -> None:
     for parse in (parse_registries, parse_registry_mirrors, parse_pull):
         assert parse(value) is value

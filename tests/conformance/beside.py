@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's tools and prompts served beside the product's, which lists its own by itself.
+"""The conformance suite's tools and prompts, served together with the product's.
 
-The fixtures are registered with the SDK's server. What the product knows goes to its handlers, all
-else to the SDK's. Loaded by `tests.conformance.server` only.
+The fixtures are registered with the SDK's server. Tools and prompts that the product knows go to
+its own handlers, all others to the SDK's. Only `tests.conformance.server` loads this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from waggle.mcp.server import WaggleServer
 
 
 class Beside:
-    """Handlers for both. Made when the product's are there, added when the fixtures are, too."""
+    """Handlers for both. Create it after the product's handlers; call `add` after the fixtures."""
 
     def __init__(self, server: WaggleServer) -> None:
         self._server = server

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the conformance suite expects of any server: content tools, resources, prompts.
+"""Content tools, resources and prompts that the conformance suite expects of any server.
 
-Names and texts are the suite's. `tests.conformance.server` alone loads this; the product has no
-trace of it.
+Names and texts are the suite's. Only `tests.conformance.server` loads this; the product knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEP_SECONDS = 0.05
 
 
 def png() -> bytes:
-    """One red pixel."""
+    """Return a PNG of one red pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -54,7 +54,7 @@ def png() -> bytes:
 
 
 def wav() -> bytes:
-    """One silent sample."""
+    """Return a WAV of one silent sample."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8)
     data = struct.pack("<4sI", b"data", 2) + b"\x80\x80"
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
@@ -73,7 +73,7 @@ def embedded(uri: str, said: str, mime_type: str = "text/plain") -> EmbeddedReso
 
 
 def add_tools(server: MCPServer[Any]) -> None:
-    """The tools of both revisions that only return something."""
+    """Add the tools of both revisions that only return something."""
 
     @server.tool(structured_output=False)
     async def test_simple_text() -> TextContent:
@@ -120,7 +120,7 @@ def add_tools(server: MCPServer[Any]) -> None:
 
 
 def add_resources(server: MCPServer[Any]) -> None:
-    """The suite's resources."""
+    """Add the suite's resources."""
 
     @server.resource("test://static-text", mime_type="text/plain", description="Text.")
     def static_text() -> str:
@@ -158,7 +158,7 @@ def add_resources(server: MCPServer[Any]) -> None:
 
 
 def add_prompts(server: MCPServer[Any]) -> None:
-    """The suite's prompts, and completion of their arguments."""
+    """Add the suite's prompts, and completion of their arguments."""
 
     @server.prompt(description="Without arguments.")
     def test_simple_prompt() -> str:

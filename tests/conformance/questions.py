@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools of the conformance suite that ask their client back: 2025 by requests, 2026 by results."""
+"""Tools of the conformance suite that question their client: by requests (2025), results (2026)."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def asking(message: str, name: str, kind: str = "string") -> ElicitRequest:
 
 
 def answer(ctx: Ctx, key: str, name: str) -> Any:
-    """The answer to one question of an earlier round; None without a valid one."""
+    """Return the answer to one question of an earlier round; None without a valid one."""
     given = (ctx.input_responses or {}).get(key)
     content: object = getattr(given, "content", None)
     return cast("dict[str, Any]", content).get(name) if isinstance(content, dict) else None
 
 
 def add_2025(server: MCPServer[Any]) -> None:
-    """Requests to the client in the middle of a call, and log messages."""
+    """Add tools that send requests to the client during a call, and log messages."""
 
     @server.tool(structured_output=False)
     async def test_tool_with_logging(ctx: Ctx) -> str:
@@ -133,7 +133,7 @@ def ask(questions: dict[str, InputRequest], state: str | None = None) -> InputRe
 
 
 def add_one_question(server: MCPServer[Any]) -> None:
-    """Results that ask for one thing; the client calls again with it."""
+    """Add tools whose results ask for one input; the client calls again with it."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_elicitation(ctx: Ctx) -> str | InputRequiredResult:
@@ -161,7 +161,7 @@ def add_one_question(server: MCPServer[Any]) -> None:
 
 
 def add_states(server: MCPServer[Any]) -> None:
-    """Results that carry a state through the client."""
+    """Add tools whose results carry a state through the client."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_request_state(ctx: Ctx) -> str | InputRequiredResult:
@@ -179,7 +179,7 @@ def add_states(server: MCPServer[Any]) -> None:
 
 
 def add_more_questions(server: MCPServer[Any]) -> None:
-    """Results that ask for several things, again, or only what the client can answer."""
+    """Add tools that ask for several inputs, ask again, or ask only what the client can answer."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_multiple_inputs(ctx: Ctx) -> str | InputRequiredResult:
@@ -218,7 +218,7 @@ def add_more_questions(server: MCPServer[Any]) -> None:
 
 
 def add_others(server: MCPServer[Any]) -> None:
-    """A prompt that asks, and the diagnostic tools of the stateless scenario."""
+    """Add a prompt that asks, and the diagnostic tools of the stateless scenario."""
 
     @server.prompt(description="Asks for context.")
     async def test_input_required_result_prompt(ctx: Ctx) -> str | InputRequiredResult:

@@ -19,7 +19,7 @@ from waggle.mcp.server import WaggleServer, build_mcp
 
 
 def build(services: Services) -> WaggleServer:
-    """The product's server, and the fixtures."""
+    """Return the product's server with the fixtures added."""
     server = build_mcp(services)
     beside = Beside(server)
     fixtures.add_tools(server)
@@ -35,7 +35,7 @@ def build(services: Services) -> WaggleServer:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", MCPDeprecationWarning)  # the suite covers what goes, too
+    warnings.simplefilter("ignore", MCPDeprecationWarning)  # the suite tests deprecated parts, too
     settings = load()
     configure_logging(settings.log_level, settings.log_format)
     anyio.run(partial(http.serve, settings, build))

@@ -2,7 +2,7 @@
 """The protocol's own conformance suite and the Inspector against a real server process.
 
 `./task conformance` runs these. The suite's fixtures are those of `tests.conformance.server`; the
-Inspector sees the product as it is.
+Inspector sees the product without them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.waggle_process import Waggle, running
 
 pytestmark = pytest.mark.net
 REVISIONS = {"2025-11-25": 60, "2026-07-28": 90}
-"""Checks that must at least have passed, so that a suite that runs nothing is noticed."""
+"""The least number of passed checks, so that a suite that runs nothing is noticed."""
 SECONDS = 240
 
 
@@ -77,9 +77,7 @@ def inspector(server: Waggle, home: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_the_inspector_finds_no_fault_with_the_tools(
-    product: Waggle, era: str, tmp_path: Path
-) -> None:
+def test_the_inspector_accepts_the_tools(product: Waggle, era: str, tmp_path: Path) -> None:
     words = ("--method", "tools/list", "--strict", "--protocol-era", era)
     listed = inspector(product, tmp_path, *words)
     assert {"create_environment", "execute"} <= {tool["name"] for tool in listed["tools"]}
@@ -87,6 +85,6 @@ def test_the_inspector_finds_no_fault_with_the_tools(
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_the_inspector_calls(product: Waggle, era: str, tmp_path: Path) -> None:
+def test_the_inspector_calls_a_tool(product: Waggle, era: str, tmp_path: Path) -> None:
     words = ("--method", "tools/call", "--tool-name", "list_environments", "--protocol-era", era)
     assert inspector(product, tmp_path, *words)["structuredContent"].get("count", 0) == 0

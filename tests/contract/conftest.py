@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`subject` runs a test once for each hypervisor; `real` only for those with a guest inside."""
+"""Fixtures: `subject` runs a test on every hypervisor, `real` only on those with a guest inside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REAL = [pytest.param(name, marks=pytest.mark.vm) for name in real_hypervisors()]
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What a machine with a guest inside is made of."""
+    """The parts of a machine with a guest inside."""
 
     parts: Parts
     image: BootImage
@@ -34,7 +34,7 @@ class Ingredients:
 
 @pytest.fixture
 def ingredients(request: pytest.FixtureRequest) -> Ingredients | None:
-    """None for the fake: its tests need no kernel and no kit."""
+    """Return None for the fake: its tests need no kernel and no kit."""
     if "fake" in request.node.callspec.params.values():
         return None
     parts: Parts = request.getfixturevalue("guest_parts")
@@ -70,7 +70,7 @@ async def running(
     busybox_image: BootImage,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[Running]:
-    """One machine for all tests that only look at it."""
+    """Boot one machine for all tests that only look at it."""
     tmp = tmp_path_factory.mktemp("running")
     made = await real_subject(request.param, tmp, guest_parts, busybox_image)
     case = await made.case(Resources(cpus=2, memory_mib=320, disk_mib=96))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hypervisors under contract, and how a test makes them boot, well and badly.
+"""The hypervisors under contract, and how a test boots them, with success or failure.
 
-A `Subject` makes specifications; `Case` is one of them with its keys, for looking inside the guest.
-Another hypervisor is one more subject.
+A `Subject` makes cases; a `Case` is one specification with its keys, for looking inside the
+guest. Another hypervisor is one more subject.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _UID_BASE = 1_900_000_000
 
 @dataclass(slots=True)
 class Case:
-    """One machine to boot, and the way in."""
+    """A machine to boot, and the keys of its guest."""
 
     spec: MachineSpec
     keys: EnvironmentKeys
 
     async def banner(self) -> bytes:
-        """The first line that the forwarded port says."""
+        """Return the first line that the forwarded port sends."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.spec.ssh_port)
         try:
             async with asyncio.timeout(20):
@@ -75,7 +75,7 @@ class Running:
 
 @dataclass(slots=True)
 class Subject:
-    """One hypervisor. `is_real` says whether there is a guest to look into."""
+    """One hypervisor. `is_real` says whether it has a guest to look into."""
 
     hypervisor: Hypervisor
     parts: Parts
@@ -83,13 +83,13 @@ class Subject:
     tmp: Path
     is_real: bool
     kits: dict[str, Path]
-    """Kits that go wrong: `silent`, `exits`, `garbage`, and for real ones `faults`."""
+    """Kits that fail: `silent`, `exits`, `garbage`, and `faults` for real hypervisors."""
     ports: PortAllocator = field(default_factory=lambda: PortAllocator(24_000, 25_000))
     machines: list[Machine] = field(default_factory=list[Machine])
 
     async def case(self, resources: Resources = RESOURCES) -> Case:
-        """A machine that boots: its own disks and a port of its own."""
-        lease = self.ports.lease()  # given back at once, and not handed out again for long
+        """Return a machine that boots, with separate disks and a separate port."""
+        lease = self.ports.lease()  # released below, and not handed out again for a long time
         home = self.tmp / f"machine-{lease.port}"
         home.mkdir(mode=0o700)
         keys = new_keys()
@@ -119,7 +119,7 @@ class Subject:
         return Case(spec, keys)
 
     async def boot(self, case: Case) -> Machine:
-        """Boot it; it is stopped at the end of the test at the latest."""
+        """Boot the case; the machine is stopped at the end of the test at the latest."""
         machine = await self.hypervisor.boot(case.spec)
         self.machines.append(machine)
         return machine
@@ -134,7 +134,7 @@ def with_kit(kit: Path) -> Callable[[MachineSpec], MachineSpec]:
 
 
 async def real_kits(tmp: Path) -> dict[str, Path]:
-    """Bad kits that a real kernel can mount: an init that does nothing, and two that end."""
+    """Make bad kits: one no kernel mounts, one whose init does nothing, and two whose init ends."""
     kits = {"garbage": tmp / "garbage.img"}
     kits["garbage"].write_bytes(bytes(range(256)) * 4096)
     images = ImageService(
@@ -154,7 +154,7 @@ async def real_kits(tmp: Path) -> dict[str, Path]:
 
 
 def real_hypervisors() -> dict[str, Hypervisor]:
-    """Those that can run here. Without hardware virtualisation krun runs in the lab only."""
+    """Return the usable hypervisors. Without hardware virtualisation, krun runs in the lab only."""
     acceleration = choose_acceleration("auto", read_kvm_facts())
     usable: dict[str, Hypervisor] = {}
     if binary := shutil.which("qemu-system-x86_64"):
@@ -172,7 +172,7 @@ async def real_subject(name: str, tmp: Path, parts: Parts, image: BootImage) -> 
 
 
 def fake_subject(tmp: Path) -> Subject:
-    """Everything but the scratch disks is pretended too."""
+    """Return the fake hypervisor, with pretended parts; only the scratch disks are real."""
     parts = Parts(tmp / "kernel", tmp / "kit")
     parts.kernel.write_bytes(KERNEL)
     parts.kit.write_bytes(b"kit")

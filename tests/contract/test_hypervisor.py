@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `domain.machine` promises, held against every hypervisor; see `subjects`.
+"""The promises of `domain.machine`, tested against every hypervisor; see `subjects`.
 
-The `leaks` fixture watches each test: whatever it does, no process, descriptor or port is left.
+The `leaks` fixture checks that each test leaves no process, descriptor or port.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STILL = 1.0
 
 
 async def fails(subject: Subject, case: Case) -> str:
-    """Boot what cannot boot; the message says why."""
+    """Boot a case that cannot boot and return the error message."""
     with pytest.raises(BootFailed) as caught:
         await subject.boot(case)
     return str(caught.value)
@@ -54,7 +54,7 @@ async def test_a_booted_machine_is_alive_and_its_ssh_server_answers(subject: Sub
     assert b"waggle: ready" in case.spec.console_log.read_bytes()
 
 
-async def test_stop_ends_it_and_frees_its_port_and_may_be_repeated(subject: Subject) -> None:
+async def test_stop_ends_a_machine_frees_its_port_and_may_be_repeated(subject: Subject) -> None:
     case = await subject.case()
     machine = await subject.boot(case)
     await machine.stop()
@@ -67,7 +67,7 @@ async def test_stop_ends_it_and_frees_its_port_and_may_be_repeated(subject: Subj
         await machine.agent("guest-ping")
 
 
-async def test_a_paused_machine_stands_still_until_it_goes_on(subject: Subject) -> None:
+async def test_a_paused_machine_does_not_run_until_it_is_resumed(subject: Subject) -> None:
     case = await subject.case()
     machine = await subject.boot(case)
     for _ in range(2):
@@ -81,8 +81,8 @@ async def test_a_paused_machine_stands_still_until_it_goes_on(subject: Subject) 
     assert (await case.banner()).startswith(b"SSH-2.0-")
 
 
-async def test_a_running_machine_becomes_another_environment(real: Subject) -> None:
-    """As one that waited in a pool does: it goes on, and what makes it itself is new."""
+async def test_renewing_a_running_machine_gives_it_a_new_identity(real: Subject) -> None:
+    """A warm machine does the same: it runs on with a new identity."""
     case = await real.case()
     machine = await real.boot(case)
     await case.root("echo 10.0.0.9 own >> /etc/hosts")
@@ -116,7 +116,7 @@ async def test_stop_finishes_although_its_caller_is_cancelled(subject: Subject) 
     assert identify(machine.identity.pid) is None
 
 
-async def test_a_killed_vmm_is_seen_with_its_cause(subject: Subject) -> None:
+async def test_a_killed_vmm_is_reported_with_its_cause(subject: Subject) -> None:
     machine = await subject.boot(await subject.case())
     waiting = asyncio.create_task(machine.wait())
     cancelled = asyncio.create_task(machine.wait())
@@ -129,7 +129,7 @@ async def test_a_killed_vmm_is_seen_with_its_cause(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["empty", "text", "cut", "missing"])
-async def test_a_kernel_that_is_none_fails_the_boot(subject: Subject, kernel: str) -> None:
+async def test_a_bad_kernel_fails_the_boot(subject: Subject, kernel: str) -> None:
     case = await subject.case()
     path = subject.tmp / "broken-kernel"
     content = {"empty": b"", "text": b"not a kernel" * 1000}
@@ -163,19 +163,19 @@ async def test_a_corrupt_disk_is_reported_by_the_guest(real: Subject, disk: str)
     assert "waggle: boot failed" in message
 
 
-async def test_a_corrupt_kit_shows_the_kernels_panic(subject: Subject) -> None:
+async def test_a_corrupt_kit_shows_the_kernel_panic(subject: Subject) -> None:
     case = await subject.case()
     case.spec = with_kit(subject.kits["garbage"])(case.spec)
     assert "Kernel panic - not syncing" in await fails(subject, case)
 
 
-async def test_an_init_that_ends_shows_what_it_said(subject: Subject) -> None:
+async def test_an_init_that_ends_shows_its_last_output(subject: Subject) -> None:
     case = await subject.case()
     case.spec = with_kit(subject.kits["exits"])(case.spec)
     assert "contract: giving up" in await fails(subject, case)
 
 
-async def test_a_fault_of_an_emulated_kernel_is_tried_once_more(real: Subject) -> None:
+async def test_a_fault_of_an_emulated_kernel_is_retried_once(real: Subject) -> None:
     case = await real.case()
     case.spec = with_kit(real.kits["faults"])(case.spec)
     assert "Fatal exception in interrupt" in await fails(real, case)
@@ -183,7 +183,7 @@ async def test_a_fault_of_an_emulated_kernel_is_tried_once_more(real: Subject) -
     assert case.spec.console_log.read_text().count("Fatal exception in interrupt") == tries
 
 
-async def test_a_guest_that_never_gets_ready_is_given_up_at_the_deadline(
+async def test_a_guest_that_is_never_ready_fails_at_the_deadline(
     subject: Subject,
 ) -> None:
     case, deadline = await subject.case(), 3.0 if subject.is_real else 0.2
@@ -199,7 +199,7 @@ async def test_too_little_memory_fails_the_boot(subject: Subject) -> None:
     assert await fails(subject, case)
 
 
-async def test_a_port_that_was_taken_in_between_is_told_apart(subject: Subject) -> None:
+async def test_a_taken_port_is_reported_as_such(subject: Subject) -> None:
     case = await subject.case()
     with socket.create_server(("127.0.0.1", case.spec.ssh_port)), pytest.raises(PortTaken):
         await subject.hypervisor.boot(case.spec)
@@ -240,13 +240,13 @@ async def test_a_boot_cancelled_by_its_task_leaves_nothing(subject: Subject) -> 
     await asyncio.wait({boot}, timeout=0.5)
     boot.cancel()
     await asyncio.sleep(0)
-    boot.cancel()  # again, in the middle of the clean-up
+    boot.cancel()  # again, during the clean-up
     with pytest.raises(asyncio.CancelledError):
         await boot
     assert free(case.spec.ssh_port)
 
 
-async def test_four_boot_at_once(subject: Subject) -> None:
+async def test_four_machines_boot_at_once(subject: Subject) -> None:
     cases = [await subject.case() for _ in range(4)]
     machines = await asyncio.gather(*(subject.boot(case) for case in cases))
     assert len({machine.identity.pid for machine in machines}) == 4
@@ -255,7 +255,7 @@ async def test_four_boot_at_once(subject: Subject) -> None:
     await asyncio.gather(*(machine.stop() for machine in machines))
 
 
-async def test_twenty_machines_in_turn_on_the_same_port(subject: Subject) -> None:
+async def test_twenty_machines_use_the_same_port_in_turn(subject: Subject) -> None:
     case = await subject.case()
     for _ in range(20):
         machine = await subject.boot(case)
@@ -263,7 +263,7 @@ async def test_twenty_machines_in_turn_on_the_same_port(subject: Subject) -> Non
         await machine.stop()
 
 
-async def test_cpus_memory_and_disk_are_as_asked(running: Running) -> None:
+async def test_cpus_memory_and_disk_match_the_request(running: Running) -> None:
     cpus, memory, disk = (
         await running.case.root(
             "grep -c ^processor /proc/cpuinfo; awk '/MemTotal/{print $2}' /proc/meminfo;"
@@ -302,7 +302,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def test_the_agent_answers_and_comes_back_when_it_was_killed(running: Running) -> None:
+async def test_the_agent_answers_and_is_restarted_when_killed(running: Running) -> None:
     assert await _answer(running.machine) == {}
     first = await _agent_pid(running.case)
     await running.case.root(f"kill -9 {first}")
@@ -311,26 +311,26 @@ async def test_the_agent_answers_and_comes_back_when_it_was_killed(running: Runn
 
 
 async def _answer(machine: Machine) -> object:
-    """The first answer within a time in which the guest restarts its agent."""
+    """Return the first answer within the time in which the guest restarts its agent."""
     async with asyncio.timeout(30):
         while True:
             try:
                 return await machine.agent("guest-ping")
             except GuestLost:
-                await asyncio.sleep(0.05)  # it may be refused at once, and the loop has a deadline
+                await asyncio.sleep(0.05)  # the agent may refuse at once
 
 
 async def _agent_pid(case: Case) -> str:
     return (await case.root("grep -l qemu-ga /proc/[0-9]*/comm | cut -d/ -f3")).strip()
 
 
-async def test_an_agent_command_that_fails_says_why(running: Running) -> None:
+async def test_a_failing_agent_command_says_why(running: Running) -> None:
     await _answer(running.machine)
     with pytest.raises(GuestLost, match=r"refused: .*no-such-command"):
         await running.machine.agent("guest-no-such-command")
 
 
-async def test_the_end_of_the_guest_is_seen_with_its_cause(real: Subject) -> None:
+async def test_a_guest_that_shuts_down_is_reported_with_its_cause(real: Subject) -> None:
     case = await real.case()
     machine = await real.boot(case)
     asking = asyncio.create_task(case.root("reboot -f"))
@@ -339,13 +339,13 @@ async def test_the_end_of_the_guest_is_seen_with_its_cause(real: Subject) -> Non
     await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_a_panic_is_seen_with_its_cause(real: Subject) -> None:
+async def test_a_panic_is_reported_with_its_cause(real: Subject) -> None:
     case = await real.case()
     machine = await real.boot(case)
     small = (
         "cd /sys/fs/cgroup; mkdir small; echo 8M > small/memory.max; echo $$ > small/cgroup.procs"
     )
-    panic = f"echo 2 > /proc/sys/vm/panic_on_oom; {small}; tail /dev/zero"  # little to fill
+    panic = f"echo 2 > /proc/sys/vm/panic_on_oom; {small}; tail /dev/zero"  # quick to fill
     asking = asyncio.create_task(case.root(panic))
     async with asyncio.timeout(60):
         assert "Kernel panic - not syncing: Out of memory" in await machine.wait()
@@ -353,7 +353,7 @@ async def test_a_panic_is_seen_with_its_cause(real: Subject) -> None:
     await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_what_the_guest_writes_to_its_console_is_kept_and_cleaned(
+async def test_console_output_of_the_guest_is_kept_and_sanitised(
     running: Running,
 ) -> None:
     await running.case.root("printf 'a\\033[2Jb\\001c\\n' > /dev/hvc0")

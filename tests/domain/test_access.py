@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owners: what may be one, and that two subjects never become the same one."""
+"""Owners and scopes: which names are valid, and that two subjects never become one owner."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ISSUERS = st.sampled_from(["https://a.test", "https://a.test/b", "https://b.test
 
 
 @pytest.mark.parametrize("text", ["ann", "ann@example.test", "https://i.test#ann", "x" * 512])
-def test_an_owner_is_printable(text: str) -> None:
+def test_an_owner_is_printable_ascii(text: str) -> None:
     assert parse_owner(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a\n", "ä", "a\x00b", "x" * 513, "\x1b[31m"])
-def test_anything_else_is_refused(text: str) -> None:
+def test_any_other_owner_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_owner(text)
 

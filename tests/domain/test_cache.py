@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning as a plan: nothing in use goes, the oldest goes first, and no more than needed goes."""
+"""The plan of a prune: it removes the oldest images first, none in use, and no more than needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def weight(images: Iterable[CachedImage]) -> int:
 
 
 @given(image_sets, bounds, ages)
-def test_every_plan(images: list[CachedImage], limit: int | None, older: float | None) -> None:
+def test_a_plan_keeps_images_in_use_and_removes_no_more_than_needed(
+    images: list[CachedImage], limit: int | None, older: float | None
+) -> None:
     plan = plan_prune(images, max_bytes=limit, older_than=older)
     kept = [image for image in images if image not in plan.remove]
     loose = [image for image in kept if not image.pinned]
@@ -48,7 +50,7 @@ def test_every_plan(images: list[CachedImage], limit: int | None, older: float |
         assert all(image.used >= older for image in loose)
     if limit is not None:
         assert plan.kept_bytes <= limit or not loose, "within the bound if that is possible"
-    if plan.remove:  # without the last step it would not be enough
+    if plan.remove:  # without the last removal it would not be enough
         last = plan.remove[-1]
         assert (older is not None and last.used < older) or (
             limit is not None and weight([*kept, last]) > limit
@@ -56,7 +58,7 @@ def test_every_plan(images: list[CachedImage], limit: int | None, older: float |
 
 
 @given(image_sets)
-def test_no_bound_removes_nothing(images: list[CachedImage]) -> None:
+def test_a_prune_without_a_bound_removes_nothing(images: list[CachedImage]) -> None:
     assert plan_prune(images).remove == ()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evidence proves, which of several causes is told, and that nothing is told without any."""
+"""Diagnoses of failed runs: the cause that evidence proves, and none without evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 MIB = 1 << 20
-HUGE = 10**20 - 1  # what a hostile root may write into a record
+HUGE = 10**20 - 1  # a number that a hostile root may write into a record
 FAILED = Evidence(
     program="prog",
     exit_code=1,
@@ -49,17 +49,17 @@ def code(evidence: Evidence, **record: object) -> str | None:
 
 
 @pytest.mark.parametrize("exit_code", [1, 2, 3, 64, 125, 128, 254, 255])
-def test_a_failure_of_which_nothing_is_known_has_no_diagnosis(exit_code: int) -> None:
+def test_a_failure_without_evidence_has_no_diagnosis(exit_code: int) -> None:
     assert diagnose(replace(FAILED, exit_code=exit_code)) is None
 
 
-def test_a_timeout_of_which_nothing_is_known_has_none_though_we_killed_it() -> None:
+def test_a_timeout_without_evidence_has_no_diagnosis() -> None:
     ended = replace(FAILED, exit_code=None)
     assert told(ended, exit_code=None, signal=9) is None
     assert code(ended, forks_refused=3) == "too_many_processes"
 
 
-def test_out_of_memory_says_at_how_much_and_what_helps() -> None:
+def test_out_of_memory_states_the_limits_and_the_next_step() -> None:
     killed = replace(FAILED, exit_code=None, signal="SIGKILL")
     found = told(killed, oom_kills=2, memory_peak=455 * MIB)
     assert found == Diagnosis(
@@ -75,7 +75,7 @@ def test_out_of_memory_says_at_how_much_and_what_helps() -> None:
     assert "hold 300 MiB" in shared.next_step
 
 
-def test_a_kill_that_was_not_for_memory_is_no_lack_of_memory() -> None:
+def test_a_kill_without_an_oom_kill_is_not_out_of_memory() -> None:
     killed = replace(FAILED, exit_code=None, signal="SIGKILL")
     assert code(killed) == "killed_by_signal"
 
@@ -92,7 +92,7 @@ def test_a_kill_that_was_not_for_memory_is_no_lack_of_memory() -> None:
         ),
     ],
 )
-def test_what_the_launcher_could_not_execute(
+def test_a_program_that_the_launcher_could_not_execute(
     record: dict[str, object], expected: str, words: str
 ) -> None:
     found = told(replace(FAILED, exit_code=127), exec_error=errno.ENOENT, **record)
@@ -112,7 +112,7 @@ def test_a_shell_that_was_given_a_script_with_windows_line_ends(exit_code: int) 
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC, errno.ELOOP, HUGE])
-def test_any_other_refusal_to_execute(number: int) -> None:
+def test_any_other_exec_error_is_not_executable(number: int) -> None:
     assert code(replace(FAILED, exit_code=126), exec_error=number) == "not_executable"
 
 
@@ -135,7 +135,7 @@ def test_a_directory_that_cannot_be_entered(number: int, cause: str) -> None:
     assert "leave cwd out" in found.next_step
 
 
-def test_what_only_a_code_says_is_told_as_that() -> None:
+def test_a_diagnosis_from_the_exit_code_alone_is_marked_as_uncertain() -> None:
     for number, expected in ((127, "command_not_found"), (126, "not_executable")):
         found = diagnose(replace(FAILED, exit_code=number))
         assert found
@@ -147,13 +147,13 @@ def test_what_only_a_code_says_is_told_as_that() -> None:
     assert "no proof" in found.cause
 
 
-def test_a_signal_that_ssh_cannot_name_is_known_from_the_record() -> None:
+def test_a_signal_that_ssh_cannot_name_is_read_from_the_record() -> None:
     found = told(replace(FAILED, exit_code=135), exit_code=None, signal=7)
     assert found
     assert found.cause.startswith("Signal SIGBUS ended it:")
 
 
-def test_a_full_disk_or_no_more_inodes() -> None:
+def test_a_full_disk_and_exhausted_inodes_are_diagnosed() -> None:
     found = told(FAILED, disk=FULL)
     assert found
     assert found.cause == "The disk is full: 0.0 of 1,000 MiB are free. Writing fails."
@@ -169,7 +169,7 @@ def test_a_full_disk_or_no_more_inodes() -> None:
 REFUSED = Refused("10.0.0.9", 443, "private", "it is a private address")
 
 
-def test_refusals_are_told_once_each_and_not_all() -> None:
+def test_refused_connections_are_listed_once_and_limited() -> None:
     many = tuple(
         Refused(f"h{n}.test", 22, "port", "port 22 is not open to guests") for n in range(5)
     )
@@ -180,14 +180,14 @@ def test_refusals_are_told_once_each_and_not_all() -> None:
     assert "WAGGLE_EGRESS_ALLOW_CIDRS and WAGGLE_EGRESS_PORTS" in found.next_step
 
 
-def test_ways_that_are_not_there() -> None:
+def test_connections_without_a_route_are_diagnosed() -> None:
     assert code(FAILED, unrouted=2, unheard=1) == "no_direct_network"
     inside = told(replace(FAILED, network=NetworkPolicy.NONE), unrouted=1)
     assert inside
     assert "network 'public'" in inside.next_step
 
 
-def test_a_missing_module_says_where_it_comes_from() -> None:
+def test_a_missing_module_is_diagnosed_with_its_package() -> None:
     missing = replace(FAILED, missing=Module(RuntimeName.NODE, "left-pad"), refused=(REFUSED,))
     found = diagnose(missing)
     assert found
@@ -264,7 +264,7 @@ everything = st.builds(
 
 
 @given(everything)
-def test_whatever_a_guest_says_comes_out_short_and_printable(evidence: Evidence) -> None:
+def test_a_diagnosis_is_short_and_printable_for_any_evidence(evidence: Evidence) -> None:
     found = diagnose(evidence)
     if evidence.exit_code == 0:
         assert found is None or found.code == "command_not_found"

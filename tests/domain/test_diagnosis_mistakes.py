@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What interpreters really print of models' mistakes, and the one step that is named."""
+"""Diagnoses of models' mistakes, from what interpreters really print."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 
          "cwd"),
     ],
 )  # fmt: skip
-def test_the_step_that_the_interpreter_cannot_know(said: str, code: str, words: str) -> None:
+def test_a_mistake_is_diagnosed_with_the_next_step(said: str, code: str, words: str) -> None:
     found = told(failed(said))
     assert found.code == code
     assert words in found.next_step
@@ -76,7 +76,7 @@ def test_the_step_that_the_interpreter_cannot_know(said: str, code: str, words: 
         "/run/code/1/main.sh: line 1: syntax error near unexpected token `fi'",
     ],
 )
-def test_where_the_interpreter_says_it_all_nothing_is_added(said: str) -> None:
+def test_an_error_that_explains_itself_has_no_diagnosis(said: str) -> None:
     assert diagnose(failed(said)) is None
 
 
@@ -87,11 +87,11 @@ def test_where_the_interpreter_says_it_all_nothing_is_added(said: str) -> None:
         ("conda", 'Install it: install_packages with packages "NAME"; or run python3 -m pip '),
     ],
 )
-def test_what_serves_in_place_of_a_command_is_a_sentence(name: str, words: str) -> None:
+def test_the_substitute_for_a_command_is_a_whole_sentence(name: str, words: str) -> None:
     said = failed(f"bash: line 1: {name}: command not found", exit_code=127, command=name)
     assert told(said).next_step.startswith(words)
 
 
-def test_a_run_that_ended_well_has_no_mistake() -> None:
+def test_a_successful_run_has_no_mistake() -> None:
     said = failed("NameError: name 'x' is not defined", exit_code=0, runtime=RuntimeName.SHELL)
     assert diagnose(said) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs really print when they fail, and the one step that is named for each image."""
+"""Diagnoses from what failing programs really print, with the next step for the image at hand."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def told(evidence: Evidence) -> Diagnosis:
         ("", None),
     ],
 )  # fmt: skip
-def test_which_command_was_lacking(said: str, name: str | None) -> None:
+def test_the_missing_command_is_read_from_the_output(said: str, name: str | None) -> None:
     assert missing_command(said) == name
 
 
@@ -95,7 +95,7 @@ def test_which_command_was_lacking(said: str, name: str | None) -> None:
         ("frobnicate", DEBIAN, "shell", ("Check the name and PATH",)),
     ],
 )  # fmt: skip
-def test_a_command_that_is_not_there(
+def test_a_missing_command_is_diagnosed_for_the_image(
     name: str, have: frozenset[str] | None, runtime: str, words: tuple[str, ...]
 ) -> None:
     found = told(failed(have=have, runtime=RuntimeName(runtime), command=name))
@@ -104,12 +104,12 @@ def test_a_command_that_is_not_there(
         assert each in found.next_step
 
 
-def test_it_is_told_of_a_pipeline_too_whose_end_was_good() -> None:
+def test_a_missing_command_is_diagnosed_in_a_pipeline_that_succeeded() -> None:
     assert told(failed(exit_code=0, command="ps")).code == "command_not_found"
     assert diagnose(failed("sh: 1: ps: not found", exit_code=0)) is None
 
 
-def test_what_the_launcher_did_not_find() -> None:
+def test_a_program_that_the_launcher_did_not_find() -> None:
     lacking = failed(program="git")
     lacking = replace(lacking, record=replace(lacking.record, exec_error=errno.ENOENT))
     assert "apt-get install -y git" in told(lacking).next_step
@@ -118,7 +118,7 @@ def test_what_the_launcher_did_not_find() -> None:
 
 @pytest.mark.parametrize("have", [BARE, ALPINE, frozenset[str]()])
 @pytest.mark.parametrize("runtime", list(RuntimeName))
-def test_no_image_is_told_of_a_tool_that_it_lacks(
+def test_the_next_step_names_only_tools_that_the_image_has(
     have: frozenset[str], runtime: RuntimeName
 ) -> None:
     for name in sorted({*PACKAGE_OF, *WITHOUT, "sudo", "apt", "pytest", "tsc"} - {"visudo"}):
@@ -131,7 +131,7 @@ def test_no_image_is_told_of_a_tool_that_it_lacks(
             assert "python3 -" not in step
 
 
-def test_without_a_network_nothing_is_installed() -> None:
+def test_without_a_network_the_next_step_installs_nothing() -> None:
     for each in ("ps", "pytest"):
         step = told(failed(command=each, network=NetworkPolicy.NONE)).next_step
         assert "network 'public'" in step
@@ -153,7 +153,7 @@ def test_without_a_network_nothing_is_installed() -> None:
         (Module(RuntimeName.NODE, "@scope/name/x"), 'runtime "node"'),
     ],
 )  # fmt: skip
-def test_a_module_is_installed_under_its_packages_name(module: Module, words: str) -> None:
+def test_the_next_step_names_the_package_of_a_module(module: Module, words: str) -> None:
     assert words in told(failed(missing=module)).next_step
 
 
@@ -224,28 +224,28 @@ def test_a_module_is_installed_under_its_packages_name(module: Module, words: st
          "permission_denied", "sudo"),
     ],
 )  # fmt: skip
-def test_what_well_known_programs_say(said: str, code: str, words: str) -> None:
+def test_errors_of_well_known_programs_are_diagnosed(said: str, code: str, words: str) -> None:
     found = told(failed(f"Traceback (most recent call last):\n{said}\n"))
     assert found.code == code
     assert words in found.next_step
-    assert diagnose(failed(said, exit_code=None)) is None  # ran out of time: it may be old
+    assert diagnose(failed(said, exit_code=None)) is None  # after a timeout the output may be old
     assert diagnose(failed(said, exit_code=0)) is None
 
 
-def test_dockers_command_comes_with_its_server() -> None:
+def test_the_next_step_installs_docker_with_its_server() -> None:
     for command in ("docker", "dockerd"):
         assert "install -y docker.io docker-cli" in told(failed(command=command)).next_step
     on_alpine = told(failed(command="docker", have=ALPINE))
     assert "apk add docker docker-cli" in on_alpine.next_step
 
 
-def test_root_is_not_told_to_be_root() -> None:
+def test_the_next_step_for_root_does_not_name_sudo() -> None:
     denied = failed("bash: line 1: /proc/x: Permission denied", user=GuestUser.ROOT)
     assert diagnose(denied) is None
     assert "sudo" not in told(failed(command="ps", user=GuestUser.ROOT)).next_step
 
 
-def test_the_port_that_is_taken_is_named() -> None:
+def test_a_diagnosis_names_the_port_in_use() -> None:
     said = "Error: listen EADDRINUSE: address already in use 127.0.0.1:8080"
     assert "port 8080" in told(failed(said)).cause
 
@@ -268,9 +268,9 @@ def test_the_port_that_is_taken_is_named() -> None:
         ("page.goto: net::ERR_NAME_NOT_RESOLVED", "node", "--proxy-server"),
     ],
 )  # fmt: skip
-def test_who_ignores_the_proxy_is_told_how_to_use_it(said: str, program: str, words: str) -> None:
+def test_a_program_that_ignores_the_proxy_is_diagnosed(said: str, program: str, words: str) -> None:
     evidence = failed(said, program=program)
-    assert diagnose(evidence) is None  # nothing tried to get out: the words alone say nothing
+    assert diagnose(evidence) is None  # no packet tried to leave: the words alone prove nothing
     counted = replace(evidence, record=replace(evidence.record, unheard=2))
     found = told(counted)
     assert (found.code, words in found.next_step) == ("no_direct_network", True)
@@ -293,7 +293,7 @@ OTHER = Listener(8000, 99, "python3 -m http.server")
          "port 5000 already.", "Use another port"),
     ],
 )  # fmt: skip
-def test_who_holds_the_address_is_named(
+def test_a_diagnosis_names_the_process_that_holds_the_port(
     said: str, listeners: tuple[Listener, ...], cause: str, step: str
 ) -> None:
     found = told(failed(said, listeners=listeners))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment aggregate: every move, what holds a slot, what is expired, and its parsers."""
+"""The environment aggregate: transitions, slots, expiry, and its parsers."""
 
 import string
 from datetime import UTC, datetime, timedelta
@@ -63,11 +63,11 @@ def environment(state: State = C, **changes: object) -> Environment:
     return Environment(**(values | changes))  # pyright: ignore[reportArgumentType]
 
 
-# Moves
+# Transitions
 
 
 @pytest.mark.parametrize("start, end", [*product(State, State)], ids=str)
-def test_every_move_is_legal_or_refused(start: State, end: State) -> None:
+def test_a_transition_outside_the_table_is_refused(start: State, end: State) -> None:
     if (start, end) in LEGAL:
         assert environment(start).to(end).state is end
     else:
@@ -76,7 +76,7 @@ def test_every_move_is_legal_or_refused(start: State, end: State) -> None:
         assert refused.value.hint
 
 
-def test_the_table_names_every_state_and_nothing_leaves_the_end() -> None:
+def test_the_table_has_every_state_and_destroyed_is_final() -> None:
     assert set(TRANSITIONS) == set(State)
     assert TRANSITIONS[State.DESTROYED] == frozenset()
 
@@ -87,21 +87,21 @@ def test_every_state_can_still_be_destroyed() -> None:
         assert ended.state is State.DESTROYED
 
 
-def test_a_move_changes_nothing_else_and_keeps_the_original() -> None:
+def test_a_transition_changes_only_the_state_of_a_copy() -> None:
     before = environment(R)
     after = before.to(DG)
     assert before.state is R
     assert after == environment(DG)
 
 
-def test_a_cause_stays_until_another_takes_its_place() -> None:
+def test_an_error_is_kept_until_another_replaces_it() -> None:
     failed = environment(R).to(E, error="out of memory")
     assert failed.error == "out of memory"
     assert failed.to(DG).to(DD).error == "out of memory"
     assert failed.to(DG).to(E, error="stuck").error == "stuck"
 
 
-def test_only_a_running_one_serves_calls_and_the_others_say_why_not() -> None:
+def test_only_a_running_environment_serves_calls_and_others_state_why() -> None:
     environment(R).require_running()
     for state in set(State) - {R}:
         with pytest.raises(NotRunning, match=f"is {state}\\."):
@@ -113,7 +113,7 @@ def test_only_a_running_one_serves_calls_and_the_others_say_why_not() -> None:
 # The machine and the slot
 
 
-def test_a_machine_comes_with_its_port_and_leaves_with_it() -> None:
+def test_a_machine_and_its_ssh_port_are_set_and_removed_together() -> None:
     digests = {"image": "sha256:1"}
     booted = environment().with_machine(MACHINE, ssh_port=10_000, booted_from=digests)
     digests.clear()
@@ -124,13 +124,13 @@ def test_a_machine_comes_with_its_port_and_leaves_with_it() -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_slot_is_held_by_state_or_by_a_machine_that_is_still_there(state: State) -> None:
+def test_a_slot_is_held_by_the_state_or_by_a_remaining_machine(state: State) -> None:
     assert environment(state).holds_capacity is (state in {C, R, RE, DG})
     assert environment(state, machine=MACHINE).holds_capacity
     assert (state in HOLDING_STATES) is environment(state).holds_capacity
 
 
-def test_one_that_sleeps_takes_no_slot_and_goes_when_its_sleep_is_over() -> None:
+def test_an_environment_paused_to_disk_holds_no_slot_and_expires() -> None:
     until = NOW + timedelta(days=1)
     paused = environment(R, machine=MACHINE, ssh_port=1).to(P)
     assert paused.holds_capacity
@@ -144,7 +144,7 @@ def test_one_that_sleeps_takes_no_slot_and_goes_when_its_sleep_is_over() -> None
     assert (awake.state, awake.paused_until, awake.last_used_at) == (R, None, until)
 
 
-def test_a_busy_one_is_not_quiet() -> None:
+def test_an_environment_with_a_call_is_busy() -> None:
     environment(R).require_quiet()
     with pytest.raises(Busy, match="1 calls or jobs in progress"):
         environment(R).call_started(NOW).require_quiet()
@@ -182,14 +182,14 @@ def test_the_time_of_last_use_never_goes_back(steps: list[tuple[bool, int]]) -> 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("calls", [0, 1])
 @pytest.mark.parametrize("late", [False, True])
-def test_what_is_expired(state: State, calls: int, late: bool) -> None:
+def test_an_idle_environment_past_its_time_is_expired(state: State, calls: int, late: bool) -> None:
     one = environment(state, active_calls=calls)
     now = one.expires_at() - timedelta(0 if late else 1)
     assert one.is_expired(now) is (late and not calls and state in {R, P, E})
 
 
 @pytest.mark.parametrize("calls", [0, 1])
-def test_one_whose_machine_could_not_be_freed_is_overdue_at_once(calls: int) -> None:
+def test_an_environment_in_error_with_a_machine_is_expired_at_once(calls: int) -> None:
     assert environment(E, machine=MACHINE, active_calls=calls).is_expired(NOW)
 
 
@@ -235,13 +235,13 @@ def test_a_refused_id_is_quoted_in_one_short_line() -> None:
         "00000000-0000-4000-8000-000000000000\0",
     ],
 )
-def test_what_is_no_id(text: str) -> None:
+def test_a_malformed_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_id(text)
 
 
 @pytest.mark.parametrize("name", ["a", "7", "python-0a1b2c3d", "My_box.2", "a" * 63])
-def test_names(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert parse_name(name) == name
 
 
@@ -264,7 +264,7 @@ def test_names(name: str) -> None:
         "\u0660",
     ],
 )
-def test_what_is_no_name(name: str) -> None:
+def test_a_malformed_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_name(name)
 
@@ -297,7 +297,7 @@ def test_an_absurd_timeout_is_refused_like_any_other() -> None:
             parse_timeout(minutes)
 
 
-def test_visitors_keep_it_in_use_for_a_time_after_the_last_call() -> None:
+def test_visits_extend_the_use_for_a_limited_time_after_the_last_call() -> None:
     idle, hour = timedelta(minutes=30), timedelta(hours=1)
     visited = environment(R).visited(NOW + hour)
     assert visited.expires_at() == NOW + hour + idle

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients may name, and when a registry is asked."""
+"""The images that clients may name, and when a registry is asked."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ALLOWED = AllowedImages(
 
 
 class TestAllowed:
-    def test_the_operators_own_names_as_they_are(self) -> None:
+    def test_names_of_the_operator_are_allowed_unchanged(self) -> None:
         assert ALLOWED.check("python") == "python"
 
     @pytest.mark.parametrize("text", ["registry.example/team/app", "app", "app:latest"])
-    def test_what_a_pattern_allows_by_its_canonical_name(self, text: str) -> None:
+    def test_an_image_that_a_pattern_allows_gets_its_canonical_name(self, text: str) -> None:
         assert ALLOWED.check(text) == "registry.example/team/app:latest"
 
     @pytest.mark.parametrize("text", ["registry.example/other/app", "other.example/team/app"])
-    def test_all_else_is_refused_with_what_is_allowed(self, text: str) -> None:
+    def test_any_other_image_is_refused_with_the_allowed_ones(self, text: str) -> None:
         with pytest.raises(InvalidArgument, match="not allowed") as caught:
             ALLOWED.check(text)
         assert "python, registry.example/team/*" in caught.value.hint
 
     @pytest.mark.parametrize("text", ["/etc", "oci:/etc", "../x", "~/x", "", "a\0"])
-    def test_a_place_on_the_host_is_no_image(self, text: str) -> None:
+    def test_a_path_on_the_host_is_not_an_image(self, text: str) -> None:
         with pytest.raises(InvalidArgument):
             AllowedImages(frozenset(), ("**",)).check(text)
 
@@ -56,7 +56,7 @@ class TestAllowed:
         (SHORT, PullRule.ALWAYS, False, None, False),
     ],
 )
-def test_when_a_registry_is_asked(
+def test_a_registry_is_asked_according_to_the_pull_rule(
     reference: ImageReference,
     rule: PullRule | timedelta,
     is_here: bool,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read out of an image's configuration, and what is left to waggle."""
+"""The variables, directory, user and shell read from an image's configuration."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def test_variables_without_a_name_are_dropped() -> None:
         ("/ő dir", "/ő dir"),
     ],
 )
-def test_a_working_directory_is_absolute_and_clean(given_: str, meant: str) -> None:
+def test_a_working_directory_is_made_absolute_and_normalized(given_: str, meant: str) -> None:
     assert image_directory(given_) == meant
 
 
 @pytest.mark.parametrize("text", ["/\n", "/a\x1b[2J", "/" + "x" * 4095])
-def test_a_working_directory_that_none_can_be(text: str) -> None:
+def test_an_impossible_working_directory_is_refused(text: str) -> None:
     with pytest.raises(ImageCorrupt, match="WorkingDir"):
         image_directory(text)
 
 
 @given(texts)
-def test_a_working_directory_never_climbs_and_stays_as_it_is(text: str) -> None:
+def test_a_normalized_working_directory_has_no_parent_parts(text: str) -> None:
     try:
         path = image_directory(text)
     except ImageCorrupt:
@@ -52,14 +52,14 @@ def test_a_working_directory_never_climbs_and_stays_as_it_is(text: str) -> None:
 
 
 @given(texts | st.text())
-def test_a_user_is_short_and_printable_whatever_the_image_says(text: str) -> None:
+def test_a_user_is_short_and_printable_for_any_text(text: str) -> None:
     found = image_user(text)
     assert len(found.encode()) <= MAX_USER
     assert found.isprintable()
     assert image_user(found) == found
 
 
-def test_a_user_comes_through_as_it_is() -> None:
+def test_a_normal_user_is_not_changed() -> None:
     assert [image_user(text) for text in ("app:web", "1000:0", "a\n")] == [
         "app:web",
         "1000:0",
@@ -88,7 +88,7 @@ def test_a_user_comes_through_as_it_is() -> None:
         ([], ["/" + "x" * 4095 + "/sh"], ""),
     ],
 )
-def test_a_shell_is_one_only_when_it_is_started_for_a_person(
+def test_a_shell_counts_only_if_the_image_starts_it_interactively(
     entrypoint: list[str], cmd: list[str], meant: str
 ) -> None:
     assert image_shell(entrypoint, cmd) == meant

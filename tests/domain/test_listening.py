@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who listens is asked of a real shell; whatever is answered is read within bounds."""
+"""The list of listening programs: the question is run in a real shell, and any answer is parsed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from waggle.domain.network import MAX_LISTENERS, QUESTION, Listener, parse_listeners
 
 
-def test_a_shell_names_the_program_of_each_family() -> None:
+def test_the_question_finds_ipv4_and_ipv6_listeners() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as four,
         socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
@@ -28,7 +28,7 @@ def test_a_shell_names_the_program_of_each_family() -> None:
     assert {own[port][:80] for port in ports} == {words[:80]}
 
 
-def test_an_answer_is_sorted_and_without_the_way_to_the_server() -> None:
+def test_an_answer_is_sorted_and_leaves_out_the_ssh_server() -> None:
     answer = (
         "7 0BB8 node a.js \n12 0050 nginx\n3 0016 /lib/dropbear -F\nrubbish\n7 0BB8 node a.js\n"
     )
@@ -36,5 +36,5 @@ def test_an_answer_is_sorted_and_without_the_way_to_the_server() -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_answer_is_taken(text: str) -> None:
+def test_any_answer_is_parsed_within_bounds(text: str) -> None:
     assert len(parse_listeners(text * 50)) <= MAX_LISTENERS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and short ids: which of one's own is meant."""
+"""The lookup of an owner's environment by id, name or start of an id."""
 
 import uuid
 
@@ -33,12 +33,12 @@ KNOWN = [(A, "web"), (B, "build"), (C, "build")]
         ("dddddddd-0000-4000-8000-000000000004", None),
     ],
 )
-def test_an_id_a_name_or_the_start_of_an_id(reference: str, meant: str | None) -> None:
+def test_an_id_a_name_or_the_start_of_an_id_is_found(reference: str, meant: str | None) -> None:
     assert find_id(reference, KNOWN) == meant
 
 
 @pytest.mark.parametrize("reference, ids", [("build", (B, C)), ("aaaaaa", (A, B))])
-def test_what_fits_several_is_refused_with_all_of_them(
+def test_an_ambiguous_reference_is_refused_with_all_candidates(
     reference: str, ids: tuple[str, str]
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
@@ -47,7 +47,7 @@ def test_what_fits_several_is_refused_with_all_of_them(
     assert "whole id" in refused.value.hint
 
 
-def test_an_id_goes_before_a_name_and_a_name_before_the_start_of_an_id() -> None:
+def test_an_id_precedes_a_name_and_a_name_precedes_the_start_of_an_id() -> None:
     assert find_id(A, [(A, "x"), (B, A)]) == A
     assert find_id("cccccc", [(A, "cccccc"), (C, "x")]) == A
 
@@ -59,7 +59,7 @@ def test_a_long_list_of_candidates_is_cut() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "a b", "a/b", "\n", "a\0", "x" * 64, "-", "ä", "../x"])
-def test_what_can_be_neither(text: str) -> None:
+def test_a_text_that_is_neither_id_nor_name_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_reference_text(text, "environment_id", "create_environment")
     assert "create_environment" in refused.value.hint
@@ -67,7 +67,7 @@ def test_what_can_be_neither(text: str) -> None:
 
 
 @given(st.lists(st.uuids(), unique=True, min_size=1, max_size=20), st.data())
-def test_a_short_id_is_found_or_refused_never_wrong(
+def test_a_short_id_is_found_or_refused_as_ambiguous(
     ids: list[uuid.UUID], data: st.DataObject
 ) -> None:
     known = [(str(each), f"name-{number}") for number, each in enumerate(ids)]

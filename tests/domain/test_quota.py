@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one owner may hold, and what who wants more is answered."""
+"""Quotas: what one owner may hold, and the refusal of more."""
 
 import pytest
 from hypothesis import given
@@ -11,12 +11,12 @@ from waggle.domain.errors import QuotaExceeded
 SEATS = Quota("seats", 3, "WAGGLE_MAX_SEATS", "Stand up, then try again.")
 
 
-def test_what_fits_is_no_matter() -> None:
+def test_a_request_within_the_quota_is_accepted() -> None:
     SEATS.require("ann", 2)
     SEATS.require("ann", 0, 3)
 
 
-def test_the_error_names_whose_quota_the_number_and_the_next_step() -> None:
+def test_the_error_names_the_owner_the_numbers_and_the_next_step() -> None:
     with pytest.raises(QuotaExceeded) as refused:
         SEATS.require("ann", 3)
     assert refused.value.message == "Owner ann has 3 of the 3 seats that one owner may have."
@@ -29,7 +29,7 @@ def test_the_error_names_whose_quota_the_number_and_the_next_step() -> None:
 
 
 @given(whole=st.integers(1, 10_000))
-def test_one_of_several_owners_leaves_something_of_all_that_can_be_divided(whole: int) -> None:
+def test_the_share_of_one_of_several_owners_leaves_a_rest_for_others(whole: int) -> None:
     assert share_of(whole, several=False) == whole
     share = share_of(whole, several=True)
     assert 1 <= share <= whole

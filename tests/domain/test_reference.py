@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image references against the reference grammar, written here as one regular expression."""
+"""Image references, compared with the reference grammar written here as one regular expression."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from waggle.domain.reference import (
 HEX = "0123456789abcdef" * 4
 DIGEST = f"sha256:{HEX}"
 
-# The distribution project's grammar: a registry is told by a dot,
-# a colon or `localhost` before the first slash, as `docker pull` tells it.
+# The distribution project's grammar. As in `docker pull`, a dot, a colon
+# or `localhost` before the first slash marks a registry.
 LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 DOMAIN = rf"(?P<host>{LABEL}(?:\.{LABEL})*|\[(?P<v6>[a-fA-F0-9:]+)\])(?::(?P<port>[0-9]+))?"
 PATH = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -37,7 +37,7 @@ REFERENCE = re.compile(
 
 
 def expected(text: str) -> tuple[str, str, str, str] | None:
-    """What the grammar makes of a text, with the narrowings that the module states."""
+    """Return the parts that the grammar finds, with the narrowings that the module documents."""
     match = REFERENCE.match(text)
     if match is None:
         return None
@@ -92,7 +92,7 @@ mangled = st.builds(
 @example("a\n")
 @example("registry.example/a:b\n")
 @example(f"a@{DIGEST}\n")
-def test_takes_exactly_what_the_grammar_takes(text: str) -> None:
+def test_the_parser_accepts_exactly_what_the_grammar_accepts(text: str) -> None:
     meant = expected(text)
     if meant is not None:
         found = parse_reference(text)
@@ -106,7 +106,7 @@ def test_takes_exactly_what_the_grammar_takes(text: str) -> None:
 
 
 @given(well_formed | mangled)
-def test_the_canonical_form_is_read_back_as_the_same(text: str) -> None:
+def test_the_canonical_form_parses_to_the_same_reference(text: str) -> None:
     try:
         found = parse_reference(text)
     except InvalidArgument:
@@ -133,7 +133,7 @@ def test_the_canonical_form_is_read_back_as_the_same(text: str) -> None:
         ("a__b--c/d.e:_x.", "a__b--c/d.e:_x."),
     ],
 )
-def test_canonical_forms(text: str, canonical: str) -> None:
+def test_references_have_a_canonical_form(text: str, canonical: str) -> None:
     assert str(parse_reference(text)) == canonical
 
 
@@ -151,7 +151,7 @@ def test_canonical_forms(text: str, canonical: str) -> None:
         *(f"@{DIGEST}", "a" * 100_000, "oci:/srv/x"),
     ],
 )
-def test_refused(text: str) -> None:
+def test_malformed_references_are_refused(text: str) -> None:
     assert expected(text) is None
     with pytest.raises(InvalidArgument) as caught:
         parse_reference(text)
@@ -169,7 +169,7 @@ def test_refused(text: str) -> None:
         (f"python@{DIGEST}", "registry.example", f"registry.example/python@{DIGEST}"),
     ],
 )
-def test_a_default_registry(text: str, default: str, canonical: str) -> None:
+def test_a_default_registry_completes_short_names(text: str, default: str, canonical: str) -> None:
     assert str(parse_reference(text, default)) == canonical
 
 
@@ -186,13 +186,13 @@ def test_a_malformed_default_is_refused(text: str) -> None:
         parse_reference("python", text)
 
 
-def test_a_well_formed_default() -> None:
+def test_a_well_formed_default_is_normalized() -> None:
     assert check_default_registry("") == ""
     assert check_default_registry("BOX/library") == "box/library"
     assert check_default_registry("BOX:5000") == "box:5000"
 
 
-def test_the_canonical_name_of_any_text() -> None:
+def test_the_canonical_name_of_other_text_is_empty() -> None:
     assert canonical_name("Registry.example/a") == "registry.example/a:latest"
     assert canonical_name("not a reference") == ""
 
@@ -246,7 +246,7 @@ def test_a_pattern_does_not_allow(pattern: str, text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b", "/", "*", "**", ":"]), max_size=8).map("".join), paths)
-def test_patterns_mean_what_a_regular_expression_means(pattern: str, path: str) -> None:
+def test_patterns_match_the_same_as_a_regular_expression(pattern: str, path: str) -> None:
     reference = ImageReference("", path, "ab", "")
     parts = re.split(r"(\*\*|\*)", pattern)
     meaning = {"**": "(?s:.*)", "*": "[^/]*"}
@@ -255,7 +255,7 @@ def test_patterns_mean_what_a_regular_expression_means(pattern: str, path: str) 
         assert matches(pattern, reference) == bool(re.fullmatch(expression, str(reference)))
 
 
-def test_no_pattern_takes_long() -> None:
+def test_matching_a_pattern_takes_no_exponential_time() -> None:
     assert not allowed("*a" * 200 + "b", "a" * 250)
 
 
@@ -274,5 +274,5 @@ def test_no_pattern_takes_long() -> None:
         ("not a host.x/any", ""),
     ],
 )
-def test_which_registry_a_pattern_names(pattern: str, registry: str) -> None:
+def test_a_pattern_may_name_a_registry(pattern: str, registry: str) -> None:
     assert named_registry(pattern) == registry

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advice heeds what is offered: nothing is said of a tool that cannot be called."""
+"""Offers of tools, and advice that names only tools on offer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_offer_knows_its_tools() -> None:
     assert not WITHOUT_FILES.any_of({Toolset.FILES})
 
 
-def test_the_core_comes_first_and_holds_tools_of_other_sets() -> None:
+def test_the_core_is_first_and_holds_tools_of_other_sets() -> None:
     assert CORE.tools == TOOLS[Toolset.CORE] == Offer().tools[:10]
     topics = [name for each in Toolset if each != "core" for name in TOOLS[each]]
     assert sorted(topics) == sorted(ALL_TOOLS)
@@ -34,14 +34,14 @@ def test_the_core_comes_first_and_holds_tools_of_other_sets() -> None:
 
 
 @pytest.mark.parametrize("words", [["full"], ["ALL"], ["core", "full"], [*Toolset]])
-def test_a_client_may_choose_all_that_is_allowed(words: list[str]) -> None:
+def test_a_client_may_choose_everything_that_is_allowed(words: list[str]) -> None:
     assert CORE.choose(words).tools == ALL_TOOLS
     allowed = Offer(frozenset({Toolset.CORE}), frozenset({Toolset.CORE, Toolset.PORTS}))
     assert allowed.choose(words).tools == allowed.whole.tools
     assert {*allowed.whole.tools} == {*TOOLS[Toolset.CORE], "expose_port", "unexpose_port"}
 
 
-def test_a_choice_is_of_sets_that_exist_and_are_allowed() -> None:
+def test_a_client_may_choose_only_sets_that_exist_and_are_allowed() -> None:
     narrow = Offer(frozenset({Toolset.RUN}), frozenset({Toolset.RUN, Toolset.FILES}))
     assert narrow.choose(["files", "ports"]).tools == TOOLS[Toolset.FILES]
     assert {*narrow.choose(["core"]).tools} == {*TOOLS[Toolset.CORE]} & {*TOOLS[Toolset.FILES]}
@@ -70,9 +70,7 @@ def test_a_choice_is_of_sets_that_exist_and_are_allowed() -> None:
         ("read_file; ", ""),
     ],
 )
-def test_clauses_that_name_a_tool_which_is_not_offered_are_left_out(
-    text: str, told: str | None
-) -> None:
+def test_advice_leaves_out_clauses_with_tools_not_offered(text: str, told: str | None) -> None:
     assert WITHOUT_FILES.advice(text) == (text if told is None else told)
     assert Offer().advice(text) == text
 
@@ -84,7 +82,7 @@ NAMES = [name for names in TOOLS.values() for name in names]
     st.frozensets(st.sampled_from(Toolset)),
     st.lists(st.sampled_from([*NAMES, "a", "B", ";", ".", "; ", ". ", " ", "\n"])).map("".join),
 )
-def test_what_is_told_names_only_what_is_offered(toolsets: frozenset[Toolset], text: str) -> None:
+def test_any_advice_names_only_offered_tools(toolsets: frozenset[Toolset], text: str) -> None:
     offer = Offer(toolsets)
     told = offer.advice(text)
     assert all(offer.has(name) for name in NAMES if re.search(rf"\b{name}\b", told))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error that is described holds nothing but its words."""
+"""The release of an error's traceback, so that it holds no memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _in_a_group() -> Generator[None]:
 
 
 @pytest.mark.parametrize("is_grouped", [False, True])
-def test_what_an_error_passed_is_free_though_the_error_stays(is_grouped: bool) -> None:
+def test_objects_in_the_frames_of_a_kept_error_are_freed(is_grouped: bool) -> None:
     held = Held()
     kept: Exception | None = None
     with no_collection():

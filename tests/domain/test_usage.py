@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports that can be asked for, and where they answer."""
+"""Guest ports that clients may name, and the URL of an exposed port."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from waggle.domain.network import ExposedPort, parse_guest_port
 
 
 @pytest.mark.parametrize("port", [1, 80, 8000, 65_535])
-def test_a_port_is_a_port(port: int) -> None:
+def test_a_valid_port_is_accepted(port: int) -> None:
     assert parse_guest_port(port) == port
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65_536, 1 << 70])
-def test_anything_else_is_refused(port: int) -> None:
+def test_any_other_port_is_refused(port: int) -> None:
     with pytest.raises(InvalidArgument, match="1 to 65535"):
         parse_guest_port(port)
 

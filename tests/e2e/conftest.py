@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server for all tests that do it no harm, and one environment of each runtime in it.
+"""One server for all tests that do not harm it, with one environment of each runtime.
 
-A machine takes seconds under emulation. A test that breaks things starts its own.
+A machine takes seconds to start under emulation. A test that breaks things starts its own server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.waggle_client import by_curl, call, connected, create, curl
 from tests.support.waggle_process import Waggle, have_templates, running, small
 
 SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
-"""More patience than the defaults: these machines share two busy cores."""
+"""Longer limits than the defaults: these machines share two busy cores."""
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +59,12 @@ def environment(request: pytest.FixtureRequest, runtime: str) -> str:
 
 BRIEF = {"reaper_interval": "1s", "paused_keep": "5s"}
 WORKING_SECONDS = 75
-"""Longer than the shortest idle timeout there is, a minute."""
+"""Longer than the shortest possible idle timeout, a minute."""
 
 
 @dataclass
 class Aging:
-    """Two environments with an idle timeout of a minute: one works for longer than that."""
+    """Two environments with an idle timeout of a minute; `busy` works for longer than that."""
 
     server: Waggle
     idle: str
@@ -73,13 +73,13 @@ class Aging:
 
 
 def looked_at(items: Iterable[pytest.Item]) -> bool:
-    """Whether one of the tests that will run asks for `aging`."""
+    """Return whether one of the tests that will run uses `aging`."""
     return any(isinstance(item, pytest.Function) and "aging" in item.fixturenames for item in items)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _aging_begins(request: pytest.FixtureRequest) -> None:
-    """With the first test, so that a minute has passed when test_reaper.py looks."""
+    """Start `aging` with the first test, so that a minute has passed when test_reaper.py looks."""
     if looked_at(request.session.items):
         request.getfixturevalue("aging")
 

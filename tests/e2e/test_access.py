@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators and clients of a real `waggle serve` that authenticates: tokens, logs, metrics."""
+"""Operators and clients of a real `waggle serve` with authentication: tokens, logs, metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST = request("tools/call", {"name": "list_environments", "arguments": {}})
 
 
 class Operator:
-    """Runs `waggle token` and knows where things are."""
+    """The operator of a server: runs `waggle token` and knows the paths of its files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -53,7 +53,7 @@ def operator(tmp_path: Path) -> Operator:
 
 @pytest.fixture
 def server(operator: Operator, tmp_path: Path) -> Generator[Waggle]:
-    """With one token that nobody uses, and an audit log with code."""
+    """A server with one unused token, and an audit log that includes code."""
     operator.new("nobody")
     settings = {**operator.settings, "audit_log": str(operator.audit), "audit_code": "true"}
     with running(tmp_path, settings) as started:
@@ -94,7 +94,7 @@ def test_tokens_are_made_listed_and_removed(operator: Operator) -> None:
         (("new", "ann", "--expires", "tomorrow"), 2, "no time to expire"),
     ],
 )
-def test_mistakes_of_operators(
+def test_an_operators_mistake_is_reported(
     operator: Operator, words: tuple[str, ...], code: int, message: str
 ) -> None:
     ended = operator.run(*words)
@@ -124,13 +124,13 @@ def test_a_broken_file_is_not_added_to(operator: Operator) -> None:
     assert operator.tokens.read_text() == "ann wgl_secret\n"
 
 
-def test_without_a_tokens_file_the_setting_is_named(tmp_path: Path) -> None:
+def test_a_missing_tokens_file_names_the_setting(tmp_path: Path) -> None:
     ended = command_line("token", "ls", data=tmp_path, settings={"image_cache_dir": "/nonexistent"})
     assert ended.returncode == 1
     assert "WAGGLE_AUTH_TOKENS_FILE" in ended.stderr
 
 
-async def test_a_running_server_takes_and_drops_tokens(operator: Operator, server: Waggle) -> None:
+async def test_a_running_server_rereads_its_tokens(operator: Operator, server: Waggle) -> None:
     assert (await post(server)).status_code == 401
     token = operator.new("ann")
 
@@ -232,7 +232,7 @@ def _broken(operator: Operator) -> Any:
     return write
 
 
-async def test_beyond_loopback_only_with_authentication(operator: Operator, tmp_path: Path) -> None:
+async def test_other_addresses_require_authentication(operator: Operator, tmp_path: Path) -> None:
     exposed = {"image_cache_dir": "/nonexistent", "listen_addr": "0.0.0.0:0"}
     refused = command_line("serve", data=tmp_path, settings=exposed)
     assert refused.returncode == 1
@@ -240,11 +240,11 @@ async def test_beyond_loopback_only_with_authentication(operator: Operator, tmp_
         assert way in refused.stderr
     operator.new("ann")
     with running(tmp_path, {**operator.settings, "listen_addr": "0.0.0.0:0"}) as server:
-        server.url = server.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # it told what it bound
+        server.url = server.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # the address it bound
         assert (await post(server)).status_code == 401
 
 
-async def test_a_server_of_an_issuer(tmp_path: Path) -> None:
+async def test_a_server_accepts_tokens_of_its_issuer(tmp_path: Path) -> None:
     async with issuing() as issuer:
         settings = {
             "image_cache_dir": str(tmp_path / "cache"),
@@ -259,7 +259,7 @@ async def test_a_server_of_an_issuer(tmp_path: Path) -> None:
             assert (await post(server, issuer.token())).status_code == 200
             assert (await post(server, issuer.token(scope="x"))).status_code == 403
             assert (await post(server, issuer.token(exp=1))).status_code == 401
-            headers = {"Host": "waggle.test"}  # as its clients know it
+            headers = {"Host": "waggle.test"}  # the host name that its clients use
             async with httpx2.AsyncClient(base_url=server.url, headers=headers) as http:
                 answer = await http.get("/.well-known/oauth-protected-resource/mcp")
                 assert answer.json()["authorization_servers"] == [issuer.url]
@@ -268,7 +268,7 @@ async def test_a_server_of_an_issuer(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_two_owners_and_a_machine(operator: Operator, tmp_path: Path) -> None:
+async def test_owners_do_not_see_each_others_machine(operator: Operator, tmp_path: Path) -> None:
     ann, bob, scraper = operator.new("ann"), operator.new("bob"), operator.new("metrics")
     settings = {
         **small(tmp_path),

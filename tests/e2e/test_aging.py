@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two machines age only for tests that look at them, whatever those and their files are called."""
+"""The `aging` machines start only if a selected test uses them, whatever its name or file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def item(beside: pytest.FixtureRequest, test: object) -> pytest.Item:
     return function.from_parent(beside.node.parent, name="test_reaper", callobj=test)
 
 
-def test_nothing_ages_unless_a_test_asks_for_it(request: pytest.FixtureRequest) -> None:
+def test_no_machine_ages_unless_a_test_uses_it(request: pytest.FixtureRequest) -> None:
     def asks(aging: object) -> None: ...
     def does_not(tmp_path: Path) -> None: ...
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may send by mistake or on purpose: each a clear refusal that changes nothing."""
+"""Bad input from clients, by mistake or on purpose: a clear refusal that changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENV = "environment_id"
 NOBODY = str(uuid.UUID(int=4))
 CODE = {"code": "print(1)"}
 
-# tool, arguments (THIS stands for a running environment), code, what the text must say
+# tool, arguments (THIS stands for a running environment), error code, text in the message
 THIS = object()
 CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
     "id malformed": ("execute", {ENV: "../../x", **CODE}, "invalid_argument", "UUID"),
@@ -203,7 +203,7 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2]])
-async def test_it_is_refused(server: Waggle, python: str, name: str) -> None:
+async def test_bad_input_is_refused(server: Waggle, python: str, name: str) -> None:
     tool, arguments, code, says = CASES[name]
     given: dict[str, Any] = {k: python if v is THIS else v for k, v in arguments.items()}
     before = server.remains()
@@ -226,8 +226,8 @@ async def test_the_environment_is_unharmed(server: Waggle, python: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\udcff"])
-async def test_code_that_is_no_text(server: Waggle, python: str, text: str) -> None:
-    """A lone surrogate is valid JSON and no Unicode; clients cannot send it by an SDK."""
+async def test_a_lone_surrogate_in_code_is_refused(server: Waggle, python: str, text: str) -> None:
+    """A lone surrogate is valid JSON but not valid Unicode; an SDK client cannot send it."""
     message, headers = bare("execute", {ENV: python, "code": "SURROGATE"})
     body = httpx2.Request("POST", server.mcp, json=message).content.replace(
         b"SURROGATE", text.encode()
@@ -240,7 +240,7 @@ async def test_code_that_is_no_text(server: Waggle, python: str, text: str) -> N
 
 
 async def test_a_full_disk(tmp_path: Any) -> None:
-    """Writing fails clearly, the environment goes on, and space comes back."""
+    """Writing fails with a clear error, the environment keeps running, and space can be freed."""
     with running(tmp_path, {**small(tmp_path), "scratch_mb": "64"}) as server:
         async with connected(server) as client:
             made = await client.call_tool("create_environment", {"runtime": "shell"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that its client gives up ends in the guest, with every process that it started."""
+"""Cancelled calls: a call that its client gives up ends in the guest, with all its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 THREE = "busybox sleep 987 & busybox setsid busybox sleep 987 & echo up; busybox sleep 987"
 LIMIT = 2.0
 LOOKING = 2.0
-"""Seconds: what a look takes on a busy machine without hardware virtualisation."""
+"""Seconds that one check takes on a busy machine without hardware virtualisation."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ async def sleepers(client: Client, environment: str) -> int:
 
 @contextlib.asynccontextmanager
 async def three_that_end(client: Client, environment: str) -> AsyncGenerator[None]:
-    """The body gives up a call that has started three processes; they end in time."""
+    """Cancel the body once its call has started three processes; check that they end in time."""
 
     async def are(wanted: int) -> bool:
         return await sleepers(client, environment) == wanted
@@ -68,13 +68,13 @@ async def cancelled_by(canceller: Client, looker: Client) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_cancelled_call_over_http(server: Waggle, era: str) -> None:
+async def test_a_call_cancelled_over_http_ends_its_processes(server: Waggle, era: str) -> None:
     async with connected(server, era) as canceller, connected(server) as looker:
         await cancelled_by(canceller, looker)
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_cancelled_call_over_stdio(tmp_path: Path, era: str) -> None:
+async def test_a_call_cancelled_over_stdio_ends_its_processes(tmp_path: Path, era: str) -> None:
     desktop = Desktop(tmp_path, small(tmp_path))
     async with desktop.client(tmp_path / "log", era) as client:
         await cancelled_by(client, client)
@@ -82,7 +82,7 @@ async def test_a_cancelled_call_over_stdio(tmp_path: Path, era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_hanging_up_on_a_bare_call(server: Waggle, era: str) -> None:
+async def test_hanging_up_on_a_call_ends_its_processes(server: Waggle, era: str) -> None:
     async with connected(server) as client:
         environment = await create(client, "shell")
         arguments = {"environment_id": environment, "code": THREE, "timeout_seconds": 200}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container is built and run inside an environment, from what the distribution has."""
+"""A container, built and run inside an environment with packages of the distribution."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ podman info --format '{{.Store.GraphDriverName}} {{.Store.GraphRoot}}'
 
 
 async def finished(client: Client, environment: str, tool: str, **wanted: Any) -> dict[str, Any]:
-    """What a call says once its program has ended; a client waits for minutes, not for longer."""
+    """Return a call's result after its program's end. One call waits for minutes, not longer."""
     where = {"environment_id": environment, "wait_seconds": SECONDS}
     said = await call(client, tool, **where, **wanted)
     while said.get("exit_code") is None:

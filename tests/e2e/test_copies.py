@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs draw in environments that go on from one template: never the same twice.
+"""Random numbers in environments that resume from one template: never the same twice.
 
-The kernels of a hundred copies are compared in tests/vm/test_templates.py; here it is what the
-interpreters and OpenSSL make of it.
+tests/vm/test_templates.py compares the kernels of a hundred copies; these tests check the
+interpreters and OpenSSL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ console.log(crypto.randomBytes(16).toString("hex"), crypto.randomUUID(), Math.ra
 
 
 @pytest.mark.parametrize("runtime,code,draws", [("python", PYTHON, 6), ("node", NODE, 3)])
-async def test_interpreters_and_openssl_draw_other_numbers_in_each_copy(
+async def test_interpreters_and_openssl_draw_different_numbers_in_each_copy(
     tmp_path: Path, runtime: str, code: str, draws: int
 ) -> None:
     have_templates(runtime)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person with curl and a real machine: the calls of the development guide, and the whole job."""
+"""curl and a real machine: the calls of the development guide, and the main job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 def run(server: Waggle, command: str) -> Any:
-    """Run a command as it is written, on this server instead of port 8080, without the `jq`."""
+    """Run a command of the guide on this server instead of port 8080, without the `jq`."""
     written = command.replace("http://127.0.0.1:8080", server.url).rpartition("|")[0]
     said = subprocess.run(
         ["bash", "-c", written], check=True, capture_output=True, text=True, timeout=240
@@ -26,7 +26,7 @@ def run(server: Waggle, command: str) -> Any:
     return json.loads(said.stdout)
 
 
-def test_the_calls_of_the_guide(server: Waggle) -> None:
+def test_the_calls_of_the_guide_work(server: Waggle) -> None:
     hello = run(server, INITIALIZE_CALL)
     assert hello["result"]["protocolVersion"] == "2025-11-25"
     assert hello["result"]["serverInfo"]["name"] == "waggle"
@@ -34,7 +34,7 @@ def test_the_calls_of_the_guide(server: Waggle) -> None:
     assert [tool["name"] for tool in listed["result"]["tools"]] == [*TOOLS[Toolset.CORE]]
 
 
-def test_the_whole_job(server: Waggle) -> None:
+def test_the_main_job_works_with_curl(server: Waggle) -> None:
     this = by_curl(server, "create_environment", runtime="shell")["environment_id"]
     try:
         by_curl(server, "write_file", environment_id=this, path="data.txt", content="1\n2\n3\n")

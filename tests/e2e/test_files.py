@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large and odd files through the tools, against what the guest itself says of them."""
+"""Large and odd files through the tools, compared with what the guest itself reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_10_mib_of_bytes_both_ways(server: Waggle, shell: str, era: str) -> None:
+async def test_10_mib_of_bytes_are_written_and_read(server: Waggle, shell: str, era: str) -> None:
     data = random.Random(era).randbytes(MAX_FILE_BYTES)
     path = f"/tmp/{era}.bin"
     async with connected(server, era) as client:
@@ -52,7 +52,7 @@ async def test_10_mib_of_bytes_both_ways(server: Waggle, shell: str, era: str) -
     assert b"".join(parts) == data
 
 
-async def test_10_mib_of_text_in_one_write(server: Waggle, shell: str) -> None:
+async def test_10_mib_of_text_are_written_and_read_in_one_call(server: Waggle, shell: str) -> None:
     line = 'aé€😀"\n'
     text = line * (MAX_FILE_BYTES // len(line.encode()))
     async with connected(server, MODERN, max_event=None) as client:
@@ -80,7 +80,7 @@ async def test_names_are_never_interpreted(server: Waggle, shell: str) -> None:
 
 
 async def test_links_and_dots_stay_inside_the_guest(server: Waggle, shell: str) -> None:
-    """A path is the guest's own; nothing of the host can be named."""
+    """A path is resolved in the guest; no path names a file of the host."""
     async with connected(server) as client:
         users = await execute(client, shell, "cat /etc/passwd; ln -sf /etc /tmp/link")
         for path in ("../../etc/passwd", "/tmp/link/passwd", "/home/../etc//passwd"):
@@ -92,14 +92,14 @@ async def test_links_and_dots_stay_inside_the_guest(server: Waggle, shell: str) 
         assert server.data.joinpath("state.db").exists()
 
 
-async def test_a_write_replaces_what_a_link_names(server: Waggle, shell: str) -> None:
+async def test_a_write_through_a_link_replaces_its_target(server: Waggle, shell: str) -> None:
     async with connected(server) as client:
         await execute(client, shell, "cd /tmp; echo old >real; ln -s real alias; chmod 600 real")
         await call(client, "write_file", environment_id=shell, path="/tmp/alias", content="new")
         assert await execute(client, shell, "cd /tmp; cat real; test -L alias") == "new"
 
 
-async def test_a_file_that_a_program_wrote_in_no_encoding(server: Waggle, shell: str) -> None:
+async def test_a_file_that_is_not_utf_8_is_read_as_base64(server: Waggle, shell: str) -> None:
     async with connected(server) as client:
         await execute(client, shell, r"printf 'a\377\000b' >/tmp/odd.dat")
         where = {"environment_id": shell, "path": "/tmp/odd.dat"}
@@ -110,12 +110,12 @@ async def test_a_file_that_a_program_wrote_in_no_encoding(server: Waggle, shell:
         assert base64.b64decode(read["content"]) == b"a\xff\0b"
 
 
-async def test_output_in_no_encoding(server: Waggle, shell: str) -> None:
+async def test_output_that_is_not_utf_8_is_replaced(server: Waggle, shell: str) -> None:
     async with connected(server) as client:
         assert await execute(client, shell, r"printf 'a\377\000b'") == "a\ufffd\0b"
 
 
-async def test_much_output_is_cut_in_the_middle(server: Waggle, shell: str) -> None:
+async def test_long_output_is_cut_in_the_middle(server: Waggle, shell: str) -> None:
     async with connected(server) as client:
         result = await call(
             client,

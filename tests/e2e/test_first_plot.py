@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's first call draws a plot with pandas: its cost is in the image and in the template."""
+"""A client's first call draws a plot with pandas; the image and template have prepared for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waggle_process import have_templates, running
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE = {"default_exec_timeout": "2m", "boot_timeout": "4m"}
 MOST_READ = 10_000_000
-"""Bytes from the image's disk; it is ten times as much when nothing is in memory."""
+"""Bytes read from the image's disk; ten times as much is read when nothing is in memory."""
 PLOT = """
 import json, pathlib, sys
 
@@ -44,9 +44,9 @@ def goes_on(answer: CallToolResult) -> bool:
 
 
 async def test_a_first_plot_is_shown_and_prepares_nothing(tmp_path: Path) -> None:
-    """No byte code is made, no list of fonts, and with a template hardly anything is read.
+    """No byte code or font list is made, and with a template hardly anything is read.
 
-    On a busy machine it outlasts its call, and is shown to who waits.
+    On a busy machine the job outlasts its call; a client that waits for it gets the plot.
     """
     have_templates("data")
     with running(tmp_path, PATIENCE) as server:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as the server meets them: any layout boots, and a broken one is told, not booted."""
+"""Images of a real server: any layout boots, and a broken one is reported, not booted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(directory: Path) -> Generator[Waggle]:
-    """Its runtimes boot layouts that the tests write before they create."""
+    """A server whose runtimes boot layouts that the tests write before they create."""
     own_cache(directory / "cache")
     settings = {
         **small(directory),
@@ -39,8 +39,8 @@ def server(directory: Path) -> Generator[Waggle]:
         yield server
 
 
-async def test_a_from_scratch_image(server: Waggle) -> None:
-    """Nothing but a static busybox: no shell, no users, no libraries, no SSH server."""
+async def test_a_from_scratch_image_boots(server: Waggle) -> None:
+    """An image with a static busybox only: no shell, users, libraries or SSH server."""
     async with connected(server) as client, environment(client, network="public") as this:
         assert await execute(client, this, "busybox id -un; echo $HOME; pwd") == (
             "sandbox\n/home/sandbox\n/home/sandbox\n"
@@ -60,8 +60,8 @@ async def test_a_from_scratch_image(server: Waggle) -> None:
         assert "exit code: 0" not in text_of(other)
 
 
-async def test_layers_variables_and_hostile_links(server: Waggle, directory: Path) -> None:
-    """A link out of the tree points into the guest's own tree, like everywhere."""
+async def test_layers_variables_and_hostile_links_work(server: Waggle, directory: Path) -> None:
+    """A link out of the tree points into the guest's own tree."""
     layers = [
         busybox_layer(),
         [symlink("escape", "../../../../etc/passwd"), symlink("etc", "/")],
@@ -128,7 +128,7 @@ ESCAPES = {
 
 
 async def refused(server: Waggle) -> dict[str, Any]:
-    """The error of a create that must fail, leaving nothing."""
+    """Return the error of a create that must fail and leave nothing."""
     async with connected(server) as client:
         error = await refusal(client, "create_environment", runtime="python")
         assert (await call(client, "list_environments")).get("count", 0) == 0
@@ -138,10 +138,10 @@ async def refused(server: Waggle) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-async def test_a_damaged_image(server: Waggle, directory: Path, name: str) -> None:
+async def test_a_damaged_image_is_refused(server: Waggle, directory: Path, name: str) -> None:
     layout = directory / "broken"
     shutil.rmtree(layout, ignore_errors=True)
-    # Each has an own digest, so no disk made before stands in for it.
+    # Every layout gets its own digest, so no disk made earlier is used for it.
     write_layout(layout, [[*busybox_layer(), file(name, OVER.encode())]])
     DAMAGE[name](layout)
     error = await refused(server)
@@ -150,7 +150,7 @@ async def test_a_damaged_image(server: Waggle, directory: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-async def test_a_layer_that_wants_out(server: Waggle, directory: Path, name: str) -> None:
+async def test_a_layer_cannot_escape_its_tree(server: Waggle, directory: Path, name: str) -> None:
     layout = directory / "broken"
     shutil.rmtree(layout, ignore_errors=True)
     write_layout(layout, [[*busybox_layer(), *ESCAPES[name]]])
@@ -159,7 +159,7 @@ async def test_a_layer_that_wants_out(server: Waggle, directory: Path, name: str
         result = await client.call_tool("create_environment", {"runtime": "python"})
         if result.is_error:
             assert error_of(result)["code"] == "image_corrupt", text_of(result)
-        else:  # it stayed inside
+        else:  # it stayed inside the guest
             this = data_of(result)["environment_id"]
             found = await execute(client, this, "busybox ls /tmp /escaped; true", language="shell")
             await call(client, "destroy_environment", environment_id=this)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that a call leaves running is told, listed and killed by its client, in copies, too."""
+"""Programs that a call leaves running: reported, listed and killed, also in copies."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments under pressure: the cap, creates at once, clients that leave, machines that die."""
+"""Environments under pressure: the cap, concurrent creates, lost clients, machines that die."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 def server(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Generator[Waggle]:
-    """Machines boot, or go on from a template."""
+    """A server whose machines boot, or resume from a template."""
     directory = tmp_path_factory.mktemp("lifecycle")
     settings = {**small(directory), "max_environments": "2", "templates": str(request.param)}
     with running(directory, settings) as server:
@@ -54,7 +54,7 @@ def server(
 
 @pytest.fixture(autouse=True)
 def nothing_remains(server: Waggle) -> Generator[None]:
-    """Each test begins and ends without environments; a cancelled one may take a moment to go."""
+    """Require that a test leaves no environment; a cancelled one may take a moment to end."""
     yield
     for _ in range(200):
         if not server.remains():
@@ -63,7 +63,7 @@ def nothing_remains(server: Waggle) -> Generator[None]:
     assert server.remains() == {}
 
 
-async def test_eight_at_once_when_two_fit(server: Waggle) -> None:
+async def test_of_eight_concurrent_creates_two_succeed(server: Waggle) -> None:
     made: list[str] = []
     refused: list[dict[str, Any]] = []
     booting: list[tuple[float, float]] = []
@@ -101,7 +101,7 @@ async def test_eight_at_once_when_two_fit(server: Waggle) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_hanging_up_during_create(server: Waggle, era: str) -> None:
+async def test_a_create_repeated_after_hanging_up_continues_it(server: Waggle, era: str) -> None:
     async with streaming(server, *bare(*CREATE, era)) as lines:
         await heard(lines, "Booting the machine")
         assert len(server.machines()) <= 1
@@ -113,7 +113,7 @@ async def test_hanging_up_during_create(server: Waggle, era: str) -> None:
         await call(client, "destroy_environment", environment_id=directory)
 
 
-async def test_cancelling_a_create_in_a_session(server: Waggle) -> None:
+async def test_a_create_cancelled_in_a_session_frees_its_place(server: Waggle) -> None:
     async with httpx2.AsyncClient(timeout=60) as http:
         opened = await http.post(server.mcp, json=INITIALIZE, headers=bare("", {})[1])
         session = {**bare("", {})[1], "Mcp-Session-Id": opened.headers["mcp-session-id"]}
@@ -129,14 +129,14 @@ async def test_cancelling_a_create_in_a_session(server: Waggle) -> None:
         await http.delete(server.mcp, headers=session)
     async with connected(server) as client:
         (left,) = (await call(client, "list_environments"))["environments"]
-        others = [await create(client) for _ in range(2)]  # as many as there may be
+        others = [await create(client) for _ in range(2)]  # as many as the cap allows
         listed = (await call(client, "list_environments"))["environments"]
         assert left["environment_id"] not in [each["environment_id"] for each in listed]
         for environment in others:
             await call(client, "destroy_environment", environment_id=environment)
 
 
-async def test_destroying_what_is_being_created(server: Waggle) -> None:
+async def test_an_environment_that_is_being_created_can_be_destroyed(server: Waggle) -> None:
     async with connected(server) as client, streaming(server, *bare(*CREATE)) as lines:
         await heard(lines, "Booting the machine")
         (row,) = (await call(client, "list_environments"))["environments"]
@@ -149,7 +149,7 @@ async def test_destroying_what_is_being_created(server: Waggle) -> None:
         assert "was destroyed while it was created" in await heard(lines, "isError")
 
 
-async def test_a_machine_that_is_killed_while_it_works(server: Waggle) -> None:
+async def test_a_machine_killed_during_a_call_frees_its_place(server: Waggle) -> None:
     async with connected(server) as client:
         environment = await create(client, "shell")
         (machine,) = server.machines()
@@ -198,7 +198,7 @@ async def test_five_rounds_leave_the_server_as_it_was(server: Waggle) -> None:
             await call(client, "write_file", environment_id=environment, path="a", content="b")
             await call(client, "destroy_environment", environment_id=environment)
 
-    await one_round()  # what is opened once and kept
+    await one_round()  # whatever is opened once and kept
     descriptors, children = server.descriptors(), server.children()
     for _ in range(5):
         await one_round()

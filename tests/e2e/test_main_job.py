@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job, in each runtime: create, run, files, packages, destroy, over real MCP."""
+"""The main job in every runtime: create, run, files, packages, destroy, over real MCP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ECHO = {
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 class TestExecute:
-    async def test_streams_user_directory_and_exit_code(
+    async def test_output_user_directory_and_exit_code_are_returned(
         self, server: Waggle, environment: str, runtime: str
     ) -> None:
         async with connected(server) as client:
@@ -39,7 +39,7 @@ class TestExecute:
         assert result["exit_code"] == 7
         assert result["status"] == "exited"
 
-    async def test_stdin_variables_and_directory(
+    async def test_stdin_variables_and_directory_reach_the_program(
         self, server: Waggle, environment: str, runtime: str
     ) -> None:
         text = "line 1\n'quoted' \"twice\" $HOME `date` \\ \0 é 😀\n"
@@ -55,7 +55,7 @@ class TestExecute:
             )
         assert result["stdout"] == text + "a b'c\"d$e"
 
-    async def test_a_directory_that_is_not_there_is_named(
+    async def test_a_missing_directory_is_named(
         self, server: Waggle, environment: str, runtime: str
     ) -> None:
         async with connected(server) as client:
@@ -124,7 +124,7 @@ class TestPackages:
             code = "import colorama, six; print(six.PY3, len(colorama.Fore.RED))"
             assert await execute(client, python, code) == "True 5\n"
 
-    async def test_node_by_require_and_by_import(self, server: Waggle, node: str) -> None:
+    async def test_node_packages_by_require_and_import(self, server: Waggle, node: str) -> None:
         async with connected(server) as client:
             await call(
                 client, "install_packages", environment_id=node, packages="is-number@7 @types/ms"
@@ -134,7 +134,7 @@ class TestPackages:
             code = "import isNumber from 'is-number';\nconsole.log(isNumber('x'))\n"
             assert await execute(client, node, code) == "false\n"
 
-    async def test_shell(self, server: Waggle, shell: str) -> None:
+    async def test_distribution_packages_are_installed(self, server: Waggle, shell: str) -> None:
         async with connected(server) as client:
             await call(client, "install_packages", environment_id=shell, packages=["hello"])
             assert await execute(client, shell, "hello") == "Hello, world!\n"
@@ -169,7 +169,7 @@ async def test_an_environment_from_its_creation_to_its_end(server: Waggle, era: 
         assert environment in [row["environment_id"] for row in listed["environments"]]
         assert await execute(client, environment, "hostname") == f"whole-{era}\n"
 
-        for _ in range(2):  # the second time is fine, too
+        for _ in range(2):  # destroying again is fine, too
             gone = await call(client, "destroy_environment", environment_id=environment)
             assert gone["status"] == "destroyed"
         listed = await call(client, "list_environments")

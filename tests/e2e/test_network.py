@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest reaches: nothing, or the internet by the proxy, and never this machine."""
+"""The network of a guest: nothing, or the internet through the proxy, and never this host."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 SECRET = b"only for this machine"
 ALLOWED = "127.0.0.2"
-"""Stands for a server on the internet: the operator allows this one address."""
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - what must not be reached must first be there
+"""The address of a simulated internet server; the operator allows this one address."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the service that a guest must not reach
 CURL = "curl -sS -m 20 -w ' %{http_code}' "
 
 
 @dataclass
 class Site:
-    """A web server on all addresses of this machine. `/to/URL` redirects."""
+    """A web server on all addresses of this host. `/to/URL` redirects."""
 
     port: int = 0
     tls_port: int = 0
@@ -80,7 +80,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
 
 
 def certificate(address: str) -> bytes:
-    """A certificate that only who is told trusts, and its key, as PEM."""
+    """Return a self-signed certificate and its key, as PEM. Only a client given it trusts it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "waggle test")])
     now = datetime.now(UTC)
@@ -101,7 +101,7 @@ def certificate(address: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Generator[Waggle]:
-    """Only the address is in the way of a guest: the port is allowed."""
+    """A server that allows the site's port, so that only the address is refused."""
     directory = tmp_path_factory.mktemp("network")
     bundle = directory / "ca.pem"
     bundle.write_text(site.certificate.read_text().partition("-----BEGIN PRIVATE")[0])
@@ -135,7 +135,7 @@ async def lonely(server: Waggle, anyio_backend: str) -> AsyncGenerator[str]:
 
 
 def own_addresses() -> list[str]:
-    """The IPv4 addresses under which this machine may be known to a guest."""
+    """Return the IPv4 addresses under which a guest may know this host."""
     found = {"127.0.0.1", "10.0.2.2", EVERYWHERE, "169.254.169.254"}
     found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -148,12 +148,12 @@ def own_addresses() -> list[str]:
 
 
 async def sh(server: Waggle, environment: str, code: str) -> str:
-    """What a script prints on both streams; it may fail."""
+    """Return what a script prints on both streams. The script may fail."""
     async with connected(server) as client:
         return await execute(client, environment, f"exec 2>&1\n{code}\ntrue")
 
 
-async def test_public_goes_by_the_proxy(server: Waggle, public: str, site: Site) -> None:
+async def test_a_public_network_uses_the_proxy(server: Waggle, public: str, site: Site) -> None:
     said = await sh(server, public, f"{CURL} http://{ALLOWED}:{site.port}/hello; echo $http_proxy")
     assert said == f"{SECRET.decode()} 200http://127.0.0.1:3128\n"
     assert f"{ALLOWED}/hello" in site.asked
@@ -176,7 +176,7 @@ git ls-remote {url}"""
 
 
 HOME_NAMES = {EVERYWHERE, "localhost", "2130706433", "[::1]", "[::ffff:127.0.0.1]"}
-"""What names the environment itself: the proxy leads there, and never to the host."""
+"""Names of the environment itself: the proxy leads there, and never to the host."""
 
 
 async def test_the_host_is_refused_with_a_reason(server: Waggle, public: str, site: Site) -> None:
@@ -216,13 +216,13 @@ async def test_there_is_no_way_around_the_proxy(server: Waggle, public: str, sit
     assert not any(path.endswith("/around") for path in site.asked)
 
 
-async def test_a_port_that_is_not_allowed(server: Waggle, public: str) -> None:
+async def test_a_port_that_is_not_allowed_is_refused(server: Waggle, public: str) -> None:
     said = await sh(server, public, f"{CURL} http://{ALLOWED}:22/; {CURL} -p http://{ALLOWED}:22/")
     assert said.count("WAGGLE_EGRESS_PORTS") >= 1
     assert "403" in said
 
 
-async def test_none_reaches_nothing(server: Waggle, lonely: str, site: Site) -> None:
+async def test_network_none_reaches_nothing(server: Waggle, lonely: str, site: Site) -> None:
     before = len(site.asked)
     code = f"""env | grep -i proxy
 for a in {ALLOWED} {" ".join(own_addresses())}; do
@@ -235,8 +235,8 @@ done"""
     assert len(site.asked) == before
 
 
-async def test_the_first_call_after_a_rollback_is_a_download(server: Waggle, site: Site) -> None:
-    """What the frozen connection held in the guest, the proxy's port above all, is free by then."""
+async def test_a_download_works_right_after_a_rollback(server: Waggle, site: Site) -> None:
+    """The proxy's port and all else that the frozen connection held in the guest are free again."""
     download = f"{CURL} http://{ALLOWED}:{site.port}/again"
     async with connected(server) as client:
         environment = await create(client, "shell")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/healthz and /readyz of a real server: alive is not the same as able to create."""
+"""/healthz and /readyz of a real server: alive does not mean able to create."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def ready(server: Waggle) -> str | None:
-    """Why a create would fail, as the server says; it is alive in any case."""
+    """Return the server's reason why a create would fail, or None. It is alive in any case."""
     assert await status(server, "/healthz") == (200, {"status": "ok"})
     code, answer = await status(server, "/readyz")
     if code == 200:
@@ -23,7 +23,7 @@ async def ready(server: Waggle) -> str | None:
     return str(answer["reason"])
 
 
-async def test_nothing_is_set_up(tmp_path: Path) -> None:
+async def test_a_server_without_a_setup_is_not_ready(tmp_path: Path) -> None:
     with running(tmp_path, {"image_cache_dir": str(tmp_path / "cache")}) as server:
         assert "waggle setup" in str(await ready(server))
         (told,) = server.events("not_ready")
@@ -35,7 +35,7 @@ async def test_nothing_is_set_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-async def test_no_image_is_there(tmp_path: Path) -> None:
+async def test_a_server_without_images_is_not_ready(tmp_path: Path) -> None:
     cache = own_cache(tmp_path / "cache")
     with running(tmp_path, {"image_cache_dir": str(cache)}) as server:
         assert "waggle image build" in str(await ready(server))
@@ -49,7 +49,7 @@ async def test_no_image_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_full_and_free_again(tmp_path: Path) -> None:
+async def test_a_full_server_is_not_ready_until_a_place_is_free(tmp_path: Path) -> None:
     with running(tmp_path, {**small(tmp_path), "max_environments": "1"}) as server:
         assert await ready(server) is None
         assert server.events("not_ready") == []
@@ -62,7 +62,7 @@ async def test_full_and_free_again(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_no_port_is_left(tmp_path: Path) -> None:
+async def test_a_server_without_free_ports_is_not_ready(tmp_path: Path) -> None:
     settings = {**small(tmp_path), "max_environments": "5"}
     with running(tmp_path, settings, ports=1) as server:
         assert await ready(server) is None
@@ -75,6 +75,6 @@ async def test_no_port_is_left(tmp_path: Path) -> None:
             assert "WAGGLE_SSH_PORT_BASE" in error["hint"]
             assert (await call(client, "list_environments"))["count"] == 1
             await call(client, "destroy_environment", environment_id=environment)
-            again = await create(client, "shell")  # the very same port
+            again = await create(client, "shell")  # the same port
             await call(client, "destroy_environment", environment_id=again)
         assert await ready(server) is None

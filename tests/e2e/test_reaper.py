@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reaper of a real server. What it watches was made by `aging`, before the other tests."""
+"""The reaper of a real server. The `aging` fixture starts its environments before other tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.t
 
 
 def moments(server: Waggle, event: str, environment: str) -> list[datetime]:
-    """When the server logged an event of an environment."""
+    """Return the times at which the server logged an event of an environment."""
     found = [line for line in server.events(event) if line["environment"] == environment]
     return [datetime.fromisoformat(line["timestamp"]) for line in found]
 
 
-async def test_an_idle_environment_is_paused_and_then_removed_after_its_times(
-    aging: Aging,
-) -> None:
+async def test_an_idle_environment_is_paused_and_then_removed(aging: Aging) -> None:
     server = aging.server
     await until(lambda: moments(server, "environment_destroyed", aging.idle), 120)
     (created,) = moments(server, "environment_created", aging.idle)
@@ -32,11 +30,12 @@ async def test_an_idle_environment_is_paused_and_then_removed_after_its_times(
     assert aging.idle not in server.directories()
 
 
-async def test_one_that_works_is_not(aging: Aging) -> None:
+async def test_a_working_environment_is_not_reaped(aging: Aging) -> None:
     server = aging.server
     said, _ = aging.work.communicate(timeout=2 * WORKING_SECONDS)
     assert curl_result(said)["stdout"] == "finished\n"
     (created,) = moments(server, "environment_created", aging.busy)
     for destroyed in moments(server, "environment_destroyed", aging.busy):
-        # Other tests took long: its idle time may be over by now, but only counts from the end.
+        # If other tests took long, its idle time may be over by now, but it counts from the job's
+        # end.
         assert (destroyed - created).total_seconds() >= WORKING_SECONDS + 60

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the world installs: the most used packages in one environment each, and things built there.
+"""The most used packages, installed in one environment per language, and programs built there.
 
-Minutes each, and megabytes from the registries, so they run by `./task registries` alone.
+The tests take minutes and download megabytes, so only `./task registries` runs them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PYPI = {
     "sqlalchemy": "sqlalchemy",
     "urllib3": "urllib3",
 }
-"""The 40 that are downloaded most and have wheels for Python 3.13, with a module of each."""
+"""The 40 most downloaded packages with wheels for Python 3.13, and a module of each package."""
 NPM = [
     "ansi-styles",
     "axios",
@@ -88,7 +88,7 @@ NPM = [
     "yargs",
     "zod",
 ]
-"""The 20 that are used most."""
+"""The 20 most used packages."""
 
 C_EXTENSION = {
     "ext/setup.py": "from setuptools import Extension, setup\n"
@@ -134,7 +134,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
 
 
 async def finish(client: Client, box: str, tool: str, **arguments: object) -> str:
-    """Call a tool and wait for its end, however long it takes; its output. It must succeed.
+    """Call a tool, wait for its end however long it takes, and return its output. It must succeed.
 
     No single call waits as long as a client does (240 s).
     """
@@ -147,12 +147,12 @@ async def finish(client: Client, box: str, tool: str, **arguments: object) -> st
 
 
 async def run(client: Client, box: str, code: str, **arguments: object) -> str:
-    """Run code of the runtime's language; its output. It must succeed."""
+    """Run code in the runtime's language and return its output. It must succeed."""
     return await finish(client, box, "execute", code=code, **arguments)
 
 
 async def shell(client: Client, box: str, lines: str) -> str:
-    """Run lines of the shell; their output. They must succeed."""
+    """Run lines of shell and return their output. They must succeed."""
     return await run(client, box, f"set -e\n{lines}", language="shell")
 
 
@@ -165,7 +165,7 @@ async def put(client: Client, box: str, files: dict[str, str]) -> None:
         await call(client, "write_file", environment_id=box, path=path, content=content)
 
 
-async def test_the_most_used_packages_of_python(server: Waggle) -> None:
+async def test_the_most_used_python_packages_are_installed(server: Waggle) -> None:
     async with connected(server) as client, environment(client, "python") as box:
         await install(client, box, [*PYPI])
         code = f"""
@@ -178,7 +178,7 @@ print("all of them")
         assert "pytest" in await shell(client, box, "pytest --version 2>&1")
 
 
-async def test_the_most_used_packages_of_node(server: Waggle) -> None:
+async def test_the_most_used_node_packages_are_installed(server: Waggle) -> None:
     async with connected(server) as client, environment(client, "node") as box:
         await install(client, box, NPM)
         code = "".join(f"await import({name!r});\n" for name in NPM) + "console.log('imported')"
@@ -186,7 +186,7 @@ async def test_the_most_used_packages_of_node(server: Waggle) -> None:
         assert "Version" in await shell(client, box, "tsc --version; esbuild --version")
 
 
-async def test_what_is_compiled(server: Waggle) -> None:
+async def test_a_c_extension_and_a_node_addon_are_compiled(server: Waggle) -> None:
     async with connected(server) as client, environment(client, "python") as box:
         await put(client, box, C_EXTENSION)
         made = "cd ext; python3 setup.py -q sdist 2>/dev/null; pip install -q dist/*.tar.gz"
@@ -208,11 +208,11 @@ DISTRIBUTION = {
     "cargo": ("cargo new -q --vcs none hello; cd hello; cargo run -q", "Hello, world!\n"),
     "golang-go": ("cd go; go build -o it main.go; ./it", "42\n"),
 }
-"""Packages, what is done with each, and what that prints."""
+"""Packages, the commands that use them, and the expected output."""
 
 
 @pytest.mark.parametrize("package", DISTRIBUTION)
-async def test_what_the_distribution_has(server: Waggle, package: str) -> None:
+async def test_a_distribution_package_works(server: Waggle, package: str) -> None:
     lines, printed = DISTRIBUTION[package]
     async with connected(server) as client, environment(client, "shell") as box:
         await put(client, box, {"go/main.go": GO})

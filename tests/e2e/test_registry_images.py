@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a real registry, named by a client: pulled, booted, used; and those that cannot be."""
+"""Images of a real registry, named by a client: pulled, booted and used, or refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ void _start(void) { write(1, "hello from musl\\n", 16); _Exit(0); }
 
 @dataclass(frozen=True)
 class World:
-    """A server with a cache of its own, and the registry that its clients may name."""
+    """A server with its own cache, and the registry that its clients may name."""
 
     server: Waggle
     registry: Registry
@@ -74,7 +74,7 @@ def copy(source: str, target: str) -> None:
     skopeo("copy", "--dest-tls-verify=false", source, f"docker://{target}")
 
 
-async def test_from_scratch(world: World, tmp_path: Path) -> None:
+async def test_a_from_scratch_image_boots(world: World, tmp_path: Path) -> None:
     config = {"Env": ["GIVEN=by the image"], "User": "4242", "WorkingDir": "/srv/work"}
     push(world, tmp_path, "scratch:v1", [busybox_layer()], config)
     image = world.image("scratch:v1")
@@ -84,7 +84,7 @@ async def test_from_scratch(world: World, tmp_path: Path) -> None:
         )
 
 
-async def test_a_musl_userland_as_alpine_has_it(world: World, tmp_path: Path) -> None:
+async def test_a_musl_userland_like_alpines_boots(world: World, tmp_path: Path) -> None:
     applets = [symlink(f"bin/{name}", "busybox") for name in APPLETS]
     release = file("etc/alpine-release", b"3.22.0\n")
     upper = [*musl_program(tmp_path), directory("etc"), release]
@@ -97,12 +97,12 @@ async def test_a_musl_userland_as_alpine_has_it(world: World, tmp_path: Path) ->
 
 
 def musl_program(tmp_path: Path) -> Layer:
-    """A program that needs musl's loader, and that loader out of Debian's package."""
+    """Return a program that needs musl's loader, and that loader from Debian's package."""
     work = tmp_path / "musl"
     work.mkdir()
     tree = unpacked("musl", work)
     loader = next(path for path in tree.rglob("*") if path.is_file() and is_library(path))
-    shutil.copy(loader, work / "libc.so")  # the name that the program asks its loader for
+    shutil.copy(loader, work / "libc.so")  # the name that the program expects of its loader
     (work / "hello.c").write_text(HELLO)
     subprocess.run(
         [
@@ -125,7 +125,7 @@ def is_library(path: Path) -> bool:
     return path.name in ("libc.so", MUSL.name)
 
 
-async def test_debian(world: World) -> None:
+async def test_a_debian_image_boots(world: World) -> None:
     store = installation().image_cache_dir / "images"
     copy(f"oci:{store}:python", world.image("team/debian:v1"))
     image = world.image("team/debian:v1")
@@ -137,9 +137,7 @@ async def test_debian(world: World) -> None:
         assert await execute(client, this, code) == "True 42\n"
 
 
-async def test_one_program_and_its_libraries_as_distroless_has_it(
-    world: World, tmp_path: Path
-) -> None:
+async def test_a_distroless_image_boots(world: World, tmp_path: Path) -> None:
     program = shutil.which("sort")
     assert program
     listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
@@ -155,7 +153,7 @@ async def test_one_program_and_its_libraries_as_distroless_has_it(
         assert await execute(client, this, "b\nc\na") == "a\nb\nc\n"
 
 
-async def test_an_image_that_the_operator_did_not_allow(world: World) -> None:
+async def test_an_image_that_is_not_allowed_is_refused(world: World) -> None:
     async with connected(world.server) as client:
         error = await refusal(
             client, "create_environment", runtime="shell", image="other.example/app:v1"
@@ -166,13 +164,13 @@ async def test_an_image_that_the_operator_did_not_allow(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/etc", "oci:/etc", "oci-archive:/etc/passwd", "../x", "~/x"])
-async def test_a_path_of_the_host_is_no_image(world: World, path: str) -> None:
+async def test_a_host_path_is_not_accepted_as_an_image(world: World, path: str) -> None:
     async with connected(world.server) as client:
         error = await refusal(client, "create_environment", runtime="shell", image=path)
     assert error["code"] == "invalid_argument"
 
 
-async def test_an_image_that_the_registry_does_not_have(world: World) -> None:
+async def test_an_image_missing_from_the_registry_is_refused(world: World) -> None:
     before = world.blobs()
     async with connected(world.server) as client:
         error = await refusal(

@@ -47,7 +47,7 @@ async def test_a_chart_is_shown_and_is_a_resource(server: Waggle, python: str, e
         assert image.data in [each.data for each in blocks if isinstance(each, ImageContent)]
 
 
-async def test_a_stream_tells_that_it_grows_and_has_all_of_it(server: Waggle, shell: str) -> None:
+async def test_a_stream_resource_notifies_and_has_all_output(server: Waggle, shell: str) -> None:
     code = "echo first; read line; seq 100000; echo $line"
     async with connected(server, MODERN) as client:
         started = await call(

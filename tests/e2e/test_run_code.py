@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_one_call_does_it_all_and_leaves_nothing(server: Waggle, era: str) -> None:
+async def test_run_code_runs_a_program_and_leaves_nothing(server: Waggle, era: str) -> None:
     async with connected(server, era) as client:
         output = await call(
             client,
@@ -40,7 +40,7 @@ async def test_one_call_does_it_all_and_leaves_nothing(server: Waggle, era: str)
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("phase", ["Booting the machine", "installing", "running"])
-async def test_a_client_that_leaves_takes_the_machine_along(
+async def test_the_machine_of_a_client_that_leaves_is_removed(
     server: Waggle, phase: str, era: str
 ) -> None:
     arguments = {
@@ -55,7 +55,7 @@ async def test_a_client_that_leaves_takes_the_machine_along(
     await until(lambda: server.remains() == {}, what="the machine is gone")
 
 
-async def test_a_timeout_takes_the_machine_along(server: Waggle) -> None:
+async def test_the_machine_of_a_program_that_times_out_is_removed(server: Waggle) -> None:
     arguments = {"runtime": "shell", "code": "busybox sleep 987", "timeout_seconds": 1}
     async with connected(server) as client:
         result = await client.call_tool("run_code", arguments)
@@ -63,7 +63,7 @@ async def test_a_timeout_takes_the_machine_along(server: Waggle) -> None:
     assert server.remains() == {}
 
 
-async def test_a_server_in_the_guest_is_reached_by_its_url(server: Waggle) -> None:
+async def test_an_exposed_server_in_the_guest_is_reached_by_its_url(server: Waggle) -> None:
     async with connected(server) as client:
         environment = await create(client, "shell", network="none")
         command = "mkdir -p www; echo hello > www/index.html; busybox httpd -f -p 8000 -h www"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time travel by MCP, with real machines: forks, snapshots, sleep, and a server that restarts."""
+"""Forks, snapshots, pause to disk and server restarts over MCP, with real machines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNT = (
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[Waggle]:
-    """A server that the test starts, and ends."""
+    """A running server; it is killed at the end of the test."""
     server = Waggle(tmp_path, {**small(tmp_path), "max_environments": "4"})
     server.start()
     yield server
@@ -43,7 +43,7 @@ async def said(client: Client, environment: str, code: str) -> str:
     return (await execute(client, environment, code)).strip()
 
 
-async def test_forks_go_on_each_its_own_way_and_a_rollback_goes_back(server: Waggle) -> None:
+async def test_forks_are_independent_and_a_rollback_restores_files(server: Waggle) -> None:
     async with connected(server) as client:
         origin = await create(client, "shell")
         await said(client, origin, f"echo before >note; {COUNT}")
@@ -84,7 +84,7 @@ async def _more(client: Client, environment: str, seen: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_what_sleeps_outlives_the_server(server: Waggle, number: signal.Signals) -> None:
+async def test_a_pause_to_disk_outlives_the_server(server: Waggle, number: signal.Signals) -> None:
     async with connected(server) as client:
         sleeper, other = await create(client, "shell"), await create(client, "shell")
         await said(client, sleeper, f"echo kept >note; {COUNT}")
@@ -108,9 +108,7 @@ async def test_what_sleeps_outlives_the_server(server: Waggle, number: signal.Si
     assert server.remains() == {}
 
 
-async def test_a_server_killed_while_it_freezes_loses_no_more_than_that_machine(
-    server: Waggle,
-) -> None:
+async def test_a_server_killed_during_a_freeze_loses_only_that_machine(server: Waggle) -> None:
     async with connected(server) as client:
         environment = await create(client, "shell")
         await said(client, environment, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=60")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stops a start: one clear line and a status of 1, no traceback and nothing left."""
+"""Failed starts: one clear line and a status of 1, no traceback and nothing left behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CASES = {
 
 
 def start(directory: Path, settings: dict[str, str]) -> tuple[int, str]:
-    """A start that must fail: its status and what it said."""
+    """Run a start that must fail; return its status and its standard error."""
     cache = {"image_cache_dir": str(directory / "cache")}
     ended = subprocess.run(
         [sys.executable, "-m", "waggle", "serve"],
@@ -55,7 +55,7 @@ def start(directory: Path, settings: dict[str, str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_setting_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+def test_an_unusable_setting_is_reported(tmp_path: Path, name: str) -> None:
     settings, says = CASES[name]
     status, text = start(tmp_path, settings)
     assert status == 1
@@ -65,14 +65,14 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     assert len(hints) <= 1
 
 
-def test_all_of_several_mistakes_are_told(tmp_path: Path) -> None:
+def test_several_mistakes_are_all_reported(tmp_path: Path) -> None:
     status, text = start(tmp_path, {"default_cpus": "x", "scratch_mb": "y", "nonsense": "1"})
     assert status == 1
     for name in ("DEFAULT_CPUS", "SCRATCH_MB", "NONSENSE"):
         assert f"WAGGLE_{name}" in text
 
 
-def test_an_address_in_use(tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, text = start(tmp_path, {"listen_addr": f"127.0.0.1:{port}"})
@@ -84,7 +84,7 @@ def test_an_address_in_use(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists(), "nothing was made before that was known"
 
 
-def test_a_state_that_is_none_of_ours(tmp_path: Path) -> None:
+def test_a_foreign_state_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "state.db").write_bytes(b"what is this? " * 100)
     status, text = start(tmp_path, {})

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 @pytest.fixture
 def desktop(tmp_path: Path) -> Desktop:
-    """Without images: servers start, machines do not."""
+    """A desktop without images: servers start, machines do not."""
     return Desktop(tmp_path, {"image_cache_dir": str(tmp_path / "cache")})
 
 
@@ -38,7 +38,7 @@ def popen(desktop: Desktop, log: int = subprocess.PIPE) -> subprocess.Popen[byte
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_the_sdks_client_in_both_eras(desktop: Desktop, tmp_path: Path, era: str) -> None:
+async def test_the_sdk_client_in_both_eras(desktop: Desktop, tmp_path: Path, era: str) -> None:
     async with desktop.client(tmp_path / "log", era) as client:
         listed = await client.list_tools()
         assert "create_environment" in {tool.name for tool in listed.tools}
@@ -49,8 +49,8 @@ async def test_the_sdks_client_in_both_eras(desktop: Desktop, tmp_path: Path, er
     assert desktop.left() == {}
 
 
-async def test_nothing_but_messages_is_on_standard_output(desktop: Desktop) -> None:
-    """Not even of what prints: the line below is run in the server's own process."""
+async def test_standard_output_carries_messages_only(desktop: Desktop) -> None:
+    """Not even if code prints: the line below runs in the server's own process."""
     program = (
         "import atexit, os, subprocess, sys; from waggle.cli import main;"
         "import waggle.mcp.server as s; build = s.build_mcp\n"
@@ -74,8 +74,8 @@ async def test_nothing_but_messages_is_on_standard_output(desktop: Desktop) -> N
     assert all(word in ended.stderr for word in (b"printed", b"written", b"child"))
 
 
-async def test_a_client_that_never_reads_the_log_is_served_all_the_same(desktop: Desktop) -> None:
-    """Each line that is no message is logged: together far more than a pipe holds."""
+async def test_a_client_that_never_reads_the_log_is_served(desktop: Desktop) -> None:
+    """Every line that is not a message is logged: together far more than a pipe holds."""
     with popen(desktop) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -88,7 +88,7 @@ async def test_a_client_that_never_reads_the_log_is_served_all_the_same(desktop:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signals_end_it(desktop: Desktop, number: signal.Signals) -> None:
+async def test_signals_stop_the_server(desktop: Desktop, number: signal.Signals) -> None:
     with popen(desktop) as process:
         assert process.stderr is not None
         assert b"serving_stdio" in process.stderr.readline()
@@ -100,7 +100,7 @@ async def test_signals_end_it(desktop: Desktop, number: signal.Signals) -> None:
     assert desktop.left() == {}
 
 
-async def test_a_closed_standard_input_is_told(desktop: Desktop) -> None:
+async def test_a_closed_standard_input_is_reported(desktop: Desktop) -> None:
     command = ["sh", "-c", 'exec "$@" <&-', "sh", *ARGV]
     ended = subprocess.run(
         command, env=desktop.variables, capture_output=True, timeout=60, check=False
@@ -111,7 +111,7 @@ async def test_a_closed_standard_input_is_told(desktop: Desktop) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_two_at_once_have_machines_of_their_own_that_go_with_them(tmp_path: Path) -> None:
+async def test_concurrent_servers_have_own_machines_that_end_with_them(tmp_path: Path) -> None:
     desktop = Desktop(tmp_path, small(tmp_path))
     async with desktop.client(tmp_path / "first") as first:
         async with desktop.client(tmp_path / "second", "2026-07-28") as second:
@@ -132,8 +132,8 @@ async def test_two_at_once_have_machines_of_their_own_that_go_with_them(tmp_path
 @pytest.mark.vm
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("whom", ["client", "server"])
-async def test_sigkill_leaves_nothing_for_long(tmp_path: Path, whom: str) -> None:
-    """Of the client: its end of the pipe closes. Of the server: the next one tidies up."""
+async def test_nothing_stays_behind_after_sigkill(tmp_path: Path, whom: str) -> None:
+    """A killed client's end of the pipe closes; the next server cleans up after a killed server."""
     desktop = Desktop(tmp_path, small(tmp_path))
     process = popen(desktop, subprocess.DEVNULL)
     assert process.stdin is not None

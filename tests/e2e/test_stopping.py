@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a server ends: by signals while it works, by `kill -9`, and what the next one finds."""
+"""How a server ends: by signals during work, by `kill -9`, and what the next server finds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[Waggle]:
-    """A server that the test starts, with the settings it wants, and ends."""
+    """A server that the test starts with its own settings; killed at the end of the test."""
     server = Waggle(tmp_path, small(tmp_path))
     yield server
     server.kill()
@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
 
 
 async def test_sigterm_lets_a_create_and_an_execution_finish(server: Waggle) -> None:
-    server.settings["templates"] = "off"  # a create that takes its time
+    server.settings["templates"] = "off"  # so that the create takes long enough
     server.start()
     results: dict[str, Any] = {}
 
@@ -71,7 +71,7 @@ async def test_sigterm_lets_a_create_and_an_execution_finish(server: Waggle) -> 
 async def test_sigterm_loses_no_result_of_clients_that_never_listed_the_tools(
     server: Waggle,
 ) -> None:
-    """The SDK's list them when they have a result, to check it, and lose it if they cannot."""
+    """SDK clients list the tools on a result, to check it, and lose the result if they cannot."""
     server.start()
     async with connected(server) as client:
         environment = await create(client, "shell")
@@ -102,7 +102,7 @@ async def _started(server: Waggle, environment: str, path: str = "started") -> b
 
 
 async def _cut(server: Waggle, *signals: signal.Signals) -> float:
-    """Signal a server that runs something endless; the seconds until it has ended."""
+    """Signal a server that runs an endless program; return the seconds until it has ended."""
     async with connected(server) as client:
         environment = await create(client, "shell")
     code = {"environment_id": environment, "code": "echo >started; busybox sleep 987"}
@@ -114,7 +114,7 @@ async def _cut(server: Waggle, *signals: signal.Signals) -> float:
                     async for line in lines:
                         assert '"exit_code":0' not in line
             except httpx2.HTTPError:
-                return  # cut in the middle of the answer is fine, too
+                return  # a cut in the middle of the answer is fine, too
 
         group.start_soon(hang)
         await until(lambda: _started(server, environment))
@@ -127,7 +127,7 @@ async def _cut(server: Waggle, *signals: signal.Signals) -> float:
     raise AssertionError("unreachable")
 
 
-async def test_sigterm_cuts_what_outlasts_the_grace(server: Waggle) -> None:
+async def test_sigterm_ends_programs_that_outlast_the_grace_period(server: Waggle) -> None:
     server.settings["shutdown_timeout"] = "2s"
     server.start()
     assert 2 <= await _cut(server, signal.SIGTERM) < 12
@@ -135,7 +135,7 @@ async def test_sigterm_cuts_what_outlasts_the_grace(server: Waggle) -> None:
     assert server.complaints() == []
 
 
-async def test_a_second_sigint_cuts_at_once(server: Waggle) -> None:
+async def test_a_second_sigint_ends_programs_at_once(server: Waggle) -> None:
     server.settings["shutdown_timeout"] = "5m"
     server.start()
     assert await _cut(server, signal.SIGINT, signal.SIGINT) < 10
@@ -143,7 +143,7 @@ async def test_a_second_sigint_cuts_at_once(server: Waggle) -> None:
     assert server.complaints() == []
 
 
-async def test_sigterm_cuts_a_create_that_outlasts_the_grace(server: Waggle) -> None:
+async def test_sigterm_ends_a_create_that_outlasts_the_grace_period(server: Waggle) -> None:
     server.settings |= {"shutdown_timeout": "10ms", "templates": "off"}
     server.start()
     try:
@@ -153,13 +153,13 @@ async def test_sigterm_cuts_a_create_that_outlasts_the_grace(server: Waggle) -> 
             async for line in lines:
                 assert '"status":"running"' not in line
     except httpx2.HTTPError:
-        pass  # cut in the middle of the answer is fine, too
+        pass  # a cut in the middle of the answer is fine, too
     assert await server.wait() == 0
     assert server.remains() == {}
     assert server.complaints() == []
 
 
-async def test_kill_9_and_the_next_server(server: Waggle) -> None:
+async def test_the_next_server_after_kill_9_removes_all_remains(server: Waggle) -> None:
     server.start()
     async with connected(server) as client:
         kept = [await create(client, "shell") for _ in range(2)]
@@ -191,7 +191,7 @@ async def test_kill_9_and_the_next_server(server: Waggle) -> None:
     server.end()
 
 
-async def test_two_servers_with_one_data_directory(server: Waggle) -> None:
+async def test_a_second_server_on_a_data_directory_is_refused(server: Waggle) -> None:
     server.start()
     async with connected(server) as client:
         environment = await create(client, "shell")
@@ -209,8 +209,8 @@ async def test_two_servers_with_one_data_directory(server: Waggle) -> None:
     server.end()
 
 
-async def test_two_servers_with_one_port_range(server: Waggle) -> None:
-    """They share a machine: nobody takes the other's ports."""
+async def test_two_servers_can_share_a_port_range(server: Waggle) -> None:
+    """The servers share a host: neither takes a port of the other."""
     server.start()
     other = Waggle(server.directory / "other", server.settings, ports=server.ports)
     other.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What results cost an agent, of a real server: in tokens of o200k_base."""
+"""The cost of a real server's results to an agent, in tokens of o200k_base."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server of an ordinary user, with a cache of its own that it filled itself."""
+"""A server of an ordinary user, with its own cache that the user filled."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that keeps machines ready: creates take them, they are replaced, and nothing is left."""
+"""A server with a warm pool: creates claim its machines, they are replaced, and nothing is left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def homes(server: Waggle) -> set[str]:
 
 
 async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: Path) -> None:
-    """By machines that booted; those of the other tests come from a template."""
+    """The pool's machines boot here; in the other tests they resume from a template."""
     with running(tmp_path, {**small(tmp_path), **POOL, "templates": "off"}) as server:
         await filled(server)
         (waits,) = homes(server)
@@ -45,7 +45,7 @@ async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: 
             assert (await call(client, "list_environments")).get("count", 0) == 0
             made = await create(client, "shell", name="claimed", network="public")
             scratch = server.data / "environments" / made / "scratch.img"
-            assert scratch.stat().st_ino == machine  # the machine that waited
+            assert scratch.stat().st_ino == machine  # the warm machine
             assert await execute(client, made, "hostname; echo $http_proxy") == (
                 "claimed\nhttp://127.0.0.1:3128\n"
             )
@@ -60,7 +60,7 @@ async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: 
 
 
 async def test_a_pool_takes_no_slot_from_a_create(tmp_path: Path) -> None:
-    """An image of the client's own cannot be claimed: the machine that waits gives way."""
+    """A warm machine cannot serve a client's own image, so it gives up its slot."""
     settings = {**small(tmp_path), **POOL, "max_environments": "1"}
     with running(tmp_path, settings) as server:
         await filled(server)
@@ -71,7 +71,7 @@ async def test_a_pool_takes_no_slot_from_a_create(tmp_path: Path) -> None:
             assert await execute(client, made, "print(1)") == "1\n"
 
 
-async def test_nothing_is_left_of_a_pool_whose_server_was_killed(tmp_path: Path) -> None:
+async def test_nothing_is_left_of_the_pool_of_a_killed_server(tmp_path: Path) -> None:
     with running(tmp_path, {**small(tmp_path), **POOL}) as server:
         await filled(server)
         (before,) = homes(server)

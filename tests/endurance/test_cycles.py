@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments that are made, used and destroyed, again and again, leave nothing in the server."""
+"""Repeated cycles of creating, using and destroying environments leave nothing in the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.workload import ANSWER_SECONDS, Caller
 FEW = 10
 """Cycles in a run of all tests."""
 FIRST = 5
-"""Cycles before anything is counted: pools of threads, caches and tables fill."""
+"""Cycles before anything is counted: thread pools, caches and tables fill first."""
 SETTLE_SECONDS = 60.0
 
 
@@ -45,7 +45,7 @@ async def _cycles(directory: Path, count: int) -> None:
             call = Caller(http, server.mcp)
             for number in range(FIRST):
                 await _cycle(call, number)
-        # The client has hung up: none of its connections is counted.
+        # The client has closed its connections, so none of them is counted.
         before = holding(server) + Counter(threads=POOL)
         samples: list[int] = []
         began = time.monotonic()
@@ -89,7 +89,7 @@ def _series(count: int, leak: float, *, once: int = 0) -> list[int]:
     ]
 
 
-def test_a_leak_of_50_kb_a_cycle_is_found_and_noise_is_none() -> None:
+def test_a_leak_of_50_kb_per_cycle_is_found_and_noise_is_not() -> None:
     assert leaks(_series(1_000, 2 * LEAK_KB))
     assert not leaks(_series(1_000, 0))
     assert not leaks(_series(1_000, 0, once=3_000)), "an arena more is no leak"

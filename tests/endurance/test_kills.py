@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kill -9` of a server at random moments of a workload, and what the next one finds.
+"""`kill -9` of a server at random moments of a workload, and the state the next server finds.
 
 Agents create, write, run, pause, resume, snapshot, fork and destroy. Half of the kills come shortly
-after a call that changes what is on the disk has begun, the others at any time.
+after the start of a call that changes the disk, the others at any time.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tests.support.workload import Ledger, Workload
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 AGENTS = 3
 LEAST_CALLS, MOST_CALLS = 5, 90
-"""Of all agents before a kill, so that a slow machine is not killed when it has done nothing."""
+"""Calls of all agents before a kill, so that a slow host is not killed before it did anything."""
 DELICATE = (
     *("pause_environment", "resume_environment", "snapshot_environment", "fork_environment"),
     *("destroy_environment", "delete_snapshot"),
 )
 CALL_SECONDS = 1.5
-"""About as long as such a call takes."""
+"""Roughly the duration of one of these calls."""
 END_SECONDS = 60.0
 FEW = 5
 """Kills in a run of all tests."""
 USED = 0.5
-"""The share of what sleeps that is used after a kill; the rest sleeps through the next one, too."""
+"""The share of paused environments used after a kill; the rest stay paused through the next one."""
 
 
 @pytest.fixture
@@ -54,12 +54,14 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.mark.timeout(900)
-async def test_a_few_kills(server: Waggle, rng: random.Random) -> None:
+async def test_a_few_kills_lose_nothing(server: Waggle, rng: random.Random) -> None:
     await _kills(server, rng, FEW)
 
 
 @pytest.mark.endurance
-async def test_many_kills(server: Waggle, rng: random.Random, pytestconfig: pytest.Config) -> None:
+async def test_many_kills_lose_nothing(
+    server: Waggle, rng: random.Random, pytestconfig: pytest.Config
+) -> None:
     await _kills(server, rng, int(str(pytestconfig.getoption("kills"))))
 
 
@@ -90,7 +92,7 @@ async def _kills(server: Waggle, rng: random.Random, count: int) -> None:
 
 
 async def _all_ended(server: Waggle) -> None:
-    """Machines, ports and mounts end with their server, without the next one's help."""
+    """Check that machines, ports and mounts end with their server, without help of the next one."""
     try:
         await until(lambda: not strays(server), END_SECONDS)
     except pytest.fail.Exception:
@@ -98,7 +100,7 @@ async def _all_ended(server: Waggle) -> None:
 
 
 async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) -> str:
-    """Kill it at a random moment of the work; what moment that was."""
+    """Kill the server at a random moment of the work; return a description of the moment."""
     moment = ""
 
     async def strike() -> None:

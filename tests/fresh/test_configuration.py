@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bare root is given of this machine: how packages are fetched and who is trusted."""
+"""The configuration that a bare root takes from this machine: package sources and trust."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def certificate(text: str) -> str:
     return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----"
 
 
-def test_the_archives_of_debian_are_named_for_the_other_suite() -> None:
+def test_debian_archives_are_rewritten_for_the_other_suite() -> None:
     entries = [
         source("http://mirror.example/debian", "bookworm", "bookworm-updates", key=KEY),
         source("http://mirror.example/debian-security/", "bookworm-security"),
@@ -38,7 +38,7 @@ def test_the_archives_of_debian_are_named_for_the_other_suite() -> None:
     ]
 
 
-def test_of_apts_options_those_about_the_network_are_kept() -> None:
+def test_only_apt_options_about_the_network_are_kept() -> None:
     dump = (
         'APT::Install-Recommends "1";\nAcquire::http::Proxy "http://proxy.example:3128";\n'
         'Acquire::Check-Valid-Until "false";\nAcquire::Languages "";\nAcquire::Retries "3";\n'
@@ -49,7 +49,7 @@ def test_of_apts_options_those_about_the_network_are_kept() -> None:
     )
 
 
-def test_of_the_variables_those_about_packages_and_certificates_are_kept() -> None:
+def test_only_variables_about_packages_and_certificates_are_kept() -> None:
     kept = {
         "PIP_CERT": "/c.pem",
         "PIP_INDEX_URL": "i",
@@ -82,7 +82,7 @@ def test_each_certificate_is_taken_once() -> None:
     assert certificates([f"{one}\n{two}\n", f"# a comment\n{two}\n"]) == (one, two)
 
 
-def test_this_machines_configuration_is_whole(tmp_path: Path) -> None:
+def test_this_machines_configuration_is_read_completely(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(certificate("ours"))
     npm = f"cafile={tmp_path}/ca.pem\n"
     (tmp_path / ".npmrc").write_text(npm)

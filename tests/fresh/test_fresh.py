@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real bare root: what is in it, who works in it, and what a machine that fails costs."""
+"""A real bare root: its contents, its users, and a machine that fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIABLES = 'test -z "$WAGGLE_SECRET" && test "$HOME" = /home/waggle && test "$U
 RIGHTS = 'test "$(id -u)" = 1000 && sudo -n test "$(sudo -n id -u)" = 0'
 
 
-def test_steps_run_on_bare_machines_and_one_that_fails_costs_only_itself(
+def test_steps_run_on_bare_machines_and_a_failed_one_affects_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WAGGLE_SECRET", "x")

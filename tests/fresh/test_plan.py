@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is tried on which machine, and what is said of it."""
+"""The plan of a fresh run: the steps of every machine, the summary, and unknown names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tried(suite: str, *, quick: bool) -> list[tuple[str, str]]:
     ]
 
 
-def test_the_readmes_two_commands_run_as_root_and_the_demo_as_an_ordinary_user() -> None:
+def test_both_readme_commands_run_as_root_and_the_demo_as_an_ordinary_user() -> None:
     for suite in SUITES:
         users = {machine.user for machine in plan(suite, quick=True)}
         assert users == {ROOT, ORDINARY}
@@ -30,14 +30,14 @@ def test_the_readmes_two_commands_run_as_root_and_the_demo_as_an_ordinary_user()
         ]
 
 
-def test_all_of_it_has_the_wheel_and_a_system_that_is_not_debian() -> None:
+def test_a_full_run_includes_the_wheel_and_a_system_other_than_debian() -> None:
     assert ("wheel", "pipx and uv") in tried("bookworm", quick=False)
     assert ("ubuntu", "demo") in tried("trixie", quick=False)
     assert ("root", "test") in tried("trixie", quick=False)
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_what_the_steps_call_is_there(suite: str) -> None:
+def test_the_scripts_that_steps_run_exist(suite: str) -> None:
     for machine in plan(suite, quick=False):
         for step in machine.steps:
             scripts = [word for word in step.command.split() if word.endswith(".sh")]
@@ -45,7 +45,7 @@ def test_what_the_steps_call_is_there(suite: str) -> None:
             assert all((base / script).is_file() for script in scripts)
 
 
-def test_the_summary_tells_each_step_and_counts() -> None:
+def test_the_summary_lists_every_step_and_counts() -> None:
     text = summary("trixie", [Outcome("root", "demo", 0, 95.2), Outcome("root", "test", 1, 900)])
     assert "On a bare trixie:" in text
     assert "root: demo                           95 s  passed" in text
@@ -56,7 +56,7 @@ def test_the_summary_tells_each_step_and_counts() -> None:
 @pytest.mark.parametrize(
     "words, says", [(["sarge"], "bookworm"), (["--only", "mac"], "there are user, wheel, root")]
 )
-def test_what_is_not_there_is_refused(
+def test_an_unknown_suite_or_machine_is_refused(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

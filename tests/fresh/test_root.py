@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bare root goes away whatever happens, and what runs in it ends with whoever runs it."""
+"""A bare root is always removed, and the programs in it end with the process that runs them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 60
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Generator[Path]:
-    """The smallest root that programs run in; nothing of it is mounted here afterwards."""
+    """Make the smallest root that can run programs; nothing of it stays mounted."""
     for name in ("bin", "proc", "sys", "dev", "run"):
         (tmp_path / name).mkdir()
     shutil.copy(program("busybox"), tmp_path / "bin/busybox")
@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Generator[Path]:
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
-def test_the_place_is_empty_and_goes_with_all_in_it() -> None:
+def test_the_workplace_is_empty_and_removed_with_its_contents() -> None:
     with workplace() as place:
         assert list(place.iterdir()) == []
         (place / "sub").mkdir()
@@ -44,7 +44,7 @@ def test_the_place_is_empty_and_goes_with_all_in_it() -> None:
     assert not place.exists()
 
 
-def test_it_goes_when_its_maker_is_killed() -> None:
+def test_the_workplace_is_removed_when_its_maker_is_killed() -> None:
     program = (
         "from fresh.root import workplace\nimport signal\n"
         "with workplace() as place:\n"
@@ -65,7 +65,7 @@ def test_it_goes_when_its_maker_is_killed() -> None:
 
 @as_root
 class TestEntering:
-    def test_the_exit_code_is_the_programs(self, tree: Path) -> None:
+    def test_the_exit_code_is_that_of_the_program(self, tree: Path) -> None:
         assert enter(tree, ["sh", "-c", "exit 7"], SECONDS) == 7
 
     def test_a_program_sees_the_root_and_its_own_processes_only(
@@ -77,15 +77,15 @@ class TestEntering:
         assert "home" not in shown
         assert len([word for word in shown if word.startswith("/proc/")]) <= 3
 
-    def test_user_namespaces_can_be_made_in_it(self, tree: Path) -> None:
+    def test_user_namespaces_can_be_made_in_a_root(self, tree: Path) -> None:
         """A chroot would refuse them."""
         assert enter(tree, ["unshare", "-U", "true"], SECONDS) == 0
 
-    def test_processes_that_are_left_are_named_and_ended(
+    def test_processes_left_behind_are_named_and_ended(
         self, tree: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         assert enter(tree, ["sh", "-c", "sleep 1234 & exit 0"], SECONDS) == LEFT
         assert "sleep 1234" in capfd.readouterr().err
 
-    def test_what_does_not_end_is_ended(self, tree: Path) -> None:
+    def test_a_program_past_its_deadline_is_ended(self, tree: Path) -> None:
         assert enter(tree, ["sleep", "1000"], 0.5) == LATE

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzing beyond what the test-suite does: `python -m tests.fuzz`, as `./task fuzz`."""
+"""Fuzzing beyond the test suite: `python -m tests.fuzz`, or `./task fuzz`."""

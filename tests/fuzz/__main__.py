@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def fuzz(name: str, compiler: str, runs: int) -> bool:
-    """Fuzz one target; whether nothing failed. Its corpus has what is new afterwards."""
+    """Fuzz one target, and add new inputs to its corpus. Return whether nothing failed."""
     with tempfile.TemporaryDirectory(prefix="waggle-fuzz-") as directory:
         program, found = Path(directory) / name, Path(directory) / "found"
         found.mkdir()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kit's parsers as fuzz targets: which harness, and how it is compiled.
+"""The kit's parsers as fuzz targets: their harnesses, and how they are compiled.
 
-Each harness is `kit/fuzz_NAME.c` and includes the source that it is about; its corpus, what earlier
-runs found to lead to code of its own, is `corpus/NAME`.
+A harness is `kit/fuzz_NAME.c` and includes the source that it tests. Its corpus `corpus/NAME` holds
+the inputs of earlier runs that reached new code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that led the fuzzer to code of the kit's parsers do no harm to memory."""
+"""Inputs of the fuzzer's corpora do not make the kit's parsers misuse memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.programs import program
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_input_of_the_corpus_is_a_fault(name: str, tmp_path: Path) -> None:
+def test_no_input_of_the_corpus_is_a_memory_fault(name: str, tmp_path: Path) -> None:
     inputs = sorted(str(path) for path in (CORPUS / name).iterdir())
     assert len(inputs) > 10
     replay = tmp_path / name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base disk: its command, its key, and what is added to the packages' tree."""
+"""The base disk: its command, its key, and the files added to the packages' tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab import base
 LAB = Path(base.__file__).parent
 
 
-def test_the_tree_is_finished_from_a_hook(tmp_path: Path) -> None:
+def test_a_hook_completes_the_tree(tmp_path: Path) -> None:
     site, out = tmp_path / "my site", tmp_path / "out"
     argv = tree_argv("file:/mirror", site, out)
     (hook,) = (word for word in argv if word.startswith("--extract-hook="))
@@ -24,7 +24,7 @@ def test_the_tree_is_finished_from_a_hook(tmp_path: Path) -> None:
     assert any("linux-image-cloud-amd64" in word for word in argv)
 
 
-def test_requirements_and_recipe_make_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_depends_on_requirements_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     key = base_key("anyio==1")
     assert key == base_key("anyio==1")
     assert key != base_key("anyio==2")
@@ -43,7 +43,7 @@ def test_the_hook_runs_without_this_project_on_the_path() -> None:
     assert "not enough values to unpack" in done.stderr
 
 
-def test_the_hosts_devices_are_left_out_and_the_tree_is_put_back(tmp_path: Path) -> None:
+def test_host_devices_are_left_out_and_the_tree_is_restored(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import assemble\n"
         "tree = Path(sys.argv[1])\n"

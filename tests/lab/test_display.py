@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody who waits sees, on a terminal and in a log."""
+"""The progress output, on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_lines_carry_the_seconds_since_the_start(clock: Clock) -> None:
     assert out.getvalue() == "lab   75 s | hello\n"
 
 
-def test_nothing_that_steers_a_terminal_gets_through(clock: Clock) -> None:
+def test_terminal_control_characters_are_removed(clock: Clock) -> None:
     out = io.StringIO()
     Display(out, clock).event("m", Line("\x1b[2Jred\x07" + "x" * 500))
     assert "\x1b" not in out.getvalue()
     assert len(out.getvalue()) < 200
 
 
-def test_a_log_gets_a_detail_now_and_then(clock: Clock) -> None:
+def test_a_log_gets_a_detail_at_intervals(clock: Clock) -> None:
     out = io.StringIO()
     display = Display(out, clock)
     display.detail("libkrun", "Compiling a")
@@ -56,7 +56,7 @@ def test_a_log_gets_a_detail_now_and_then(clock: Clock) -> None:
     ]
 
 
-def test_a_terminal_shows_each_detail_in_one_line(clock: Clock) -> None:
+def test_a_terminal_shows_details_in_one_line(clock: Clock) -> None:
     out = Terminal()
     display = Display(out, clock)
     display.detail("libkrun", "Compiling a")
@@ -67,7 +67,7 @@ def test_a_terminal_shows_each_detail_in_one_line(clock: Clock) -> None:
     assert out.getvalue().endswith("\r\033[Klab    0 s | done\n")
 
 
-def test_events_are_told_and_repeated_lines_once(clock: Clock) -> None:
+def test_events_are_shown_and_repeated_lines_only_once(clock: Clock) -> None:
     out = io.StringIO()
     display = Display(out, clock)
     events = (Up(5), Started("a", 60), Line("x"), Line("x"), Line(" "), Ended("a", 1, 2), Over())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outer machine says, also when it says nonsense."""
+"""Parsing the outer machine's events, including nonsense."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lab.events import Beat, Ended, Event, Line, Over, Progress, Started, Up, pa
         ('{"event": "over"}', Over()),
     ],
 )
-def test_each_event_is_read(line: str, event: Event) -> None:
+def test_every_event_is_parsed(line: str, event: Event) -> None:
     assert parse(line.encode()) == event
 
 
@@ -39,17 +39,17 @@ def test_each_event_is_read(line: str, event: Event) -> None:
         b"\xff",
     ],
 )
-def test_what_is_no_event_is_none(line: bytes) -> None:
+def test_a_line_that_is_no_event_gives_none(line: bytes) -> None:
     assert parse(line) is None
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(), lambda c: st.dictionaries(st.text(), c)))
-def test_any_json_is_taken(value: object) -> None:
+def test_any_json_is_accepted(value: object) -> None:
     parse(json.dumps(value).encode())
     parse(json.dumps({"event": value}).encode())
 
 
-def test_progress_knows_what_runs_and_what_is_done() -> None:
+def test_progress_knows_running_and_ended_jobs() -> None:
     progress = Progress()
     for event in (Up(1.0), Started("a", 9.0), Line("x"), Ended("a", 0, 2.0), Started("b", 9.0)):
         progress.take(event)

@@ -15,7 +15,7 @@ def module(*needed: str) -> bytes:
     return b"\x7fELF...\0license=GPL\0depends=" + ",".join(needed).encode() + b"\0name=x\0"
 
 
-def test_the_archive_is_what_cpio_tools_read(tmp_path: Path) -> None:
+def test_cpio_can_unpack_the_archive(tmp_path: Path) -> None:
     entries = [
         Entry("bin", stat.S_IFDIR | 0o755),
         Entry("bin/tool", stat.S_IFREG | 0o755, b"#!/bin/true\n"),
@@ -35,13 +35,13 @@ def test_a_device_has_its_numbers() -> None:
     assert archive[:110].endswith(b"00000005" + b"00000001" + b"00000008" + b"00000000")
 
 
-def test_needs_are_read_from_the_module_itself() -> None:
+def test_dependencies_are_read_from_the_module() -> None:
     assert needed_by(module("kvm", "ccp")) == ["kvm", "ccp"]
     assert needed_by(module()) == []
     assert needed_by(b"no module") == []
 
 
-def test_modules_come_after_what_they_need_and_once() -> None:
+def test_modules_come_once_and_after_their_dependencies() -> None:
     files = {
         "kvm_amd": module("kvm", "cc-p"),
         "kvm": module("irqbypass"),
@@ -56,19 +56,19 @@ def test_modules_come_after_what_they_need_and_once() -> None:
     ]
 
 
-def test_a_module_that_is_not_there_is_an_error() -> None:
+def test_a_missing_module_is_an_error() -> None:
     files: dict[str, bytes] = {}
     with pytest.raises(KeyError):
         load_order(["kvm"], files.__getitem__)
 
 
-def test_the_script_loads_each_with_its_options() -> None:
+def test_the_script_loads_modules_with_their_options() -> None:
     script = init_script(["kvm", "kvm_amd"], {"kvm_amd": "nested=1"})
     assert "$b insmod /modules/kvm.ko\n$b insmod /modules/kvm_amd.ko nested=1\n" in script
     subprocess.run(["sh", "-n"], input=script.encode(), check=True)
 
 
-def test_a_tree_without_the_modules_says_which(tmp_path: Path) -> None:
+def test_the_error_for_a_tree_without_modules_names_one(tmp_path: Path) -> None:
     (tmp_path / "lib/modules/6.1/kernel").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/busybox").write_bytes(b"")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program that runs the jobs inside, with files of this machine in place of its devices."""
+"""The program that runs the jobs inside, with files of this machine for its devices."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(inside: Any, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, float]) 
 
 
 def members(group: int) -> list[str]:
-    """The processes of a group that are alive."""
+    """Return the live processes of a group."""
     found: list[str] = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ def members(group: int) -> list[str]:
     return found
 
 
-def test_jobs_run_one_after_another_also_after_a_failure(
+def test_jobs_run_in_order_even_after_a_failure(
     inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = run(inside, monkeypatch, ("echo $A; printf cut; exit 3", 60), ("echo two >&2", 60))
@@ -88,7 +88,7 @@ def test_the_report_disk_holds_all_output(inside: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("command", ["sleep 1000", "trap '' INT; while :; do sleep 0.05; done"])
-def test_a_late_job_is_ended_with_all_its_children(
+def test_a_late_job_ends_with_all_its_children(
     inside: Any, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     events = run(inside, monkeypatch, (f"echo $$; {command}", 0.5))
@@ -97,7 +97,7 @@ def test_a_late_job_is_ended_with_all_its_children(
     assert members(int(line.text)) == []
 
 
-def test_a_daemon_that_holds_the_output_does_not_hold_the_job(
+def test_a_job_ends_although_a_daemon_holds_its_output(
     inside: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = run(inside, monkeypatch, ("sleep 1000 & echo $!", 60))
@@ -106,5 +106,5 @@ def test_a_daemon_that_holds_the_output_does_not_hold_the_job(
     assert [event.code for event in events if isinstance(event, Ended)] == [0]
 
 
-def test_the_first_program_is_a_shell_script_without_errors() -> None:
+def test_init_is_a_valid_shell_script() -> None:
     subprocess.run(["sh", "-n", str(LAB / "inside/init")], check=True)

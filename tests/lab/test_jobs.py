@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How jobs are shared out to outer machines."""
+"""The distribution of jobs to outer machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ jobs = st.lists(st.builds(Job, st.text("ab", max_size=3), st.just("true"), st.fl
 
 
 @given(jobs, st.integers(1, 5))
-def test_each_job_runs_once_and_no_machine_is_idle(some: list[Job], machines: int) -> None:
+def test_every_job_runs_once_and_no_machine_is_idle(some: list[Job], machines: int) -> None:
     lanes = shares(some, machines)
     assert sorted(map(id, some)) == sorted(id(job) for lane in lanes for job in lane)
     assert len(lanes) == max(1, min(machines, len(some)))
@@ -19,7 +19,7 @@ def test_each_job_runs_once_and_no_machine_is_idle(some: list[Job], machines: in
 
 
 @given(jobs, st.integers(1, 5))
-def test_no_machine_has_more_than_one_job_too_many(some: list[Job], machines: int) -> None:
+def test_loads_differ_by_at_most_one_job(some: list[Job], machines: int) -> None:
     lanes = shares(some, machines)
     sums = [sum(job.seconds for job in lane) for lane in lanes]
     longest = max((job.seconds for job in some), default=0)
@@ -33,7 +33,7 @@ def test_the_jobs_fill_two_machines_evenly() -> None:
     ]
 
 
-def test_a_job_of_pytest_writes_its_report_where_reports_are() -> None:
+def test_a_pytest_job_writes_its_report_to_the_report_directory() -> None:
     job = pytest_job("some", "tests/x", 5)
     assert "--junit-xml=/lab/report/some.xml" in job.command
     assert job.report == "some.xml"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole lab: libkrun for real, in an emulated machine, with the inner failures named here."""
+"""The whole lab: libkrun for real, in an emulated machine; failures inside are named here."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
     store = lab_store(Places.of(settings).cache)
     with capsys.disabled():
         sys.stderr.write("\n")
-        display = Display(sys.stderr)  # not before: it is another one then
+        display = Display(sys.stderr)  # only here: stderr is another file before
         try:
             result = await run(settings, store, Wish(JOBS, tmp_path), display)
             failed = [job for job in JOBS if result.codes.get(job.name) != 0]
             if failed and not result.broke:
-                # Emulation in emulation stalls for seconds now and then: what counts is what fails
-                # again, in a new outer machine.
+                # Nested emulation sometimes stalls for seconds, so only what fails again in a new
+                # outer machine counts.
                 display.say(f"FAILED ONCE, and tried again:\n{result.story}")
                 result = await run(settings, store, Wish(failed, tmp_path), display)
         except WaggleError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which libkrun is built, and what serves when none can be. cargo is a script here."""
+"""Which libkrun is built, and which is used if none can be. cargo is a script here."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Bench:
         (tmp / "cargo").chmod(0o755)
 
     async def toolchain(self) -> Toolchain:
-        """In a new directory for each run."""
+        """Make a toolchain in a new directory."""
         work = Path(tempfile.mkdtemp(dir=self.tmp))
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.tmp), "WORK": str(work)}
         return Toolchain((str(self.tmp / "cargo"),), work, environment)
@@ -55,7 +55,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-async def test_built_once_for_each_version(bench: Bench) -> None:
+async def test_a_version_is_built_once(bench: Bench) -> None:
     for _ in range(2):
         made = await bench.ensure()
         assert made.name.startswith("libkrun-1.19.7-")
@@ -64,7 +64,7 @@ async def test_built_once_for_each_version(bench: Bench) -> None:
     assert calls == ["generate-lockfile", "build", "generate-lockfile"]
 
 
-async def test_without_a_network_the_kept_one_serves(bench: Bench) -> None:
+async def test_the_kept_build_is_used_without_a_network(bench: Bench) -> None:
     made = await bench.ensure()
     (bench.tmp / "offline").touch()
     said: list[str] = []
@@ -75,7 +75,7 @@ async def test_without_a_network_the_kept_one_serves(bench: Bench) -> None:
     assert caught.value.hint == libkrun.HINT
 
 
-async def test_without_a_toolchain_the_kept_one_serves(bench: Bench) -> None:
+async def test_the_kept_build_is_used_without_a_toolchain(bench: Bench) -> None:
     async def none() -> Toolchain:
         raise SetupIncomplete("no mirror", hint="Set it.")
 
@@ -92,7 +92,7 @@ def test_a_version_is_read_from_the_lock_file() -> None:
         libkrun.version_in("version = 4\n")
 
 
-def test_the_default_features_stay_off_and_disks_and_net_on(tmp_path: Path) -> None:
+def test_only_the_features_for_disks_and_net_are_on(tmp_path: Path) -> None:
     text = libkrun.write_project(tmp_path, "=1.19.6").read_text()
     assert 'version = "=1.19.6"' in text
     assert "default-features = false" in text

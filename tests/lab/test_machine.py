@@ -17,7 +17,7 @@ def argv(name: str = "run") -> list[str]:
     )  # fmt: skip
 
 
-def test_it_dies_with_the_lab_and_has_an_amd_cpu_without_a_network() -> None:
+def test_qemu_dies_with_the_lab_and_has_an_amd_cpu_but_no_network() -> None:
     line = argv()
     assert line[:5] == ["setpriv", "--pdeathsig=KILL", "--", "/bin/qemu", "-M"]
     assert line[line.index("-cpu") + 1].startswith("max,erms=off,")
@@ -26,7 +26,7 @@ def test_it_dies_with_the_lab_and_has_an_amd_cpu_without_a_network() -> None:
     assert not any("net" in word.split(",")[0] for word in line)
 
 
-def test_disks_come_in_order_and_the_shared_ones_stay_as_they_are() -> None:
+def test_disks_come_in_order_and_shared_ones_are_not_changed() -> None:
     drives = [word for option, word in zip(argv(), argv()[1:], strict=False) if option == "-drive"]
     assert [drive.split("file=/tmp/run/")[1] for drive in drives] == [
         "base,snapshot=on",
@@ -36,5 +36,5 @@ def test_disks_come_in_order_and_the_shared_ones_stay_as_they_are() -> None:
     ]
 
 
-def test_a_comma_in_a_path_ends_no_option() -> None:
+def test_a_comma_in_a_path_is_escaped() -> None:
     assert any("file=/tmp/a,,b/base,snapshot=on" in word for word in argv("a,b"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the lab."""
+"""The lab's command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_without_arguments_all_jobs_run() -> None:
     assert wish.total_seconds >= TOTAL_SECONDS
 
 
-def test_one_job_or_another_command() -> None:
+def test_one_job_or_another_command_can_be_selected() -> None:
     assert [j.name for j in command.wanted(command.parse(["--only", "contract"])).jobs] == [
         "contract"
     ]
@@ -28,13 +28,15 @@ def test_one_job_or_another_command() -> None:
     assert wish.total_seconds == 5000.0
 
 
-def test_an_unknown_job_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_job_is_refused_and_the_known_ones_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         command.parse(["--only", "nothing"])
     assert "there are in-turn, contract" in capsys.readouterr().err
 
 
-def test_check_says_why_it_cannot(
+def test_check_prints_why_the_lab_cannot_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def without_git() -> Facts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends, with a program in QEMU's place that says what it is told to say."""
+"""How a run ends, with a scripted program in place of QEMU."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def machine(tmp_path: Path, *said: str, code: int = 0) -> outer.Machine:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that hangs does not end by itself, however long that is waited for."""
+    """Shorten the wait for a machine that hangs and would not end."""
     monkeypatch.setattr(outer, "END_SECONDS", 0.1)
 
 
-async def test_all_jobs_over(tmp_path: Path) -> None:
+async def test_a_run_ends_without_a_problem_when_all_jobs_are_over(tmp_path: Path) -> None:
     seen: list[Event] = []
     outcome = await outer.run(machine(tmp_path, UP, START, LINE, END, OVER), 60.0, seen.append)
     assert outcome.problem == ""
@@ -69,12 +69,12 @@ async def test_all_jobs_over(tmp_path: Path) -> None:
     assert (tmp_path / "report.tar").stat().st_size == outer.REPORT_BYTES
 
 
-async def test_nonsense_in_between_is_passed_over(tmp_path: Path) -> None:
+async def test_nonsense_between_events_is_ignored(tmp_path: Path) -> None:
     outcome = await outer.run(machine(tmp_path, "nonsense", UP, OVER), 60.0, lambda _: None)
     assert outcome.problem == ""
 
 
-async def test_a_machine_that_ends_too_early_is_told(tmp_path: Path) -> None:
+async def test_a_machine_that_ends_too_early_is_reported(tmp_path: Path) -> None:
     made = machine(tmp_path, UP, START, code=7)
     outcome = await outer.run(made, 60.0, lambda _: None)
     assert outcome.problem == "the outer machine ended by itself (7)"
@@ -82,12 +82,12 @@ async def test_a_machine_that_ends_too_early_is_told(tmp_path: Path) -> None:
     assert "qemu: last words" in outer.last_words(made)
 
 
-async def test_a_machine_that_never_comes_up_is_given_up(tmp_path: Path, hasty: None) -> None:
+async def test_a_machine_that_never_comes_up_is_abandoned(tmp_path: Path, hasty: None) -> None:
     outcome = await outer.run(machine(tmp_path, "hang"), 0.5, lambda _: None)
     assert outcome.problem == "the outer machine did not come up in time"
 
 
-async def test_a_job_that_hangs_is_given_up_at_its_deadline(
+async def test_a_job_that_hangs_is_abandoned_at_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
     monkeypatch.setattr(outer, "GRACE_SECONDS", 0.2)
@@ -95,7 +95,7 @@ async def test_a_job_that_hangs_is_given_up_at_its_deadline(
     assert outcome.problem == "the job a was not over in time"
 
 
-async def test_a_machine_that_hangs_as_a_whole_is_told_apart(
+async def test_a_silent_machine_is_reported_as_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
     monkeypatch.setattr(outer, "SILENCE_SECONDS", 0.2)
@@ -104,7 +104,7 @@ async def test_a_machine_that_hangs_as_a_whole_is_told_apart(
     assert outcome.broke
 
 
-async def test_all_together_have_a_deadline(tmp_path: Path, hasty: None) -> None:
+async def test_all_jobs_together_have_a_deadline(tmp_path: Path, hasty: None) -> None:
     outcome = await outer.run(machine(tmp_path, UP, START, END, "hang"), 1.0, lambda _: None)
     assert outcome.problem.endswith("in time")
 

@@ -34,14 +34,14 @@ def test_libraries_keep_their_names(tmp_path: Path) -> None:
     assert libraries([tmp_path]) == {PurePosixPath("lib/libkrun.so"): tmp_path / "libkrun.so"}
 
 
-def test_placing_costs_no_copy_and_makes_directories(tmp_path: Path) -> None:
+def test_placing_a_file_links_it_and_makes_directories(tmp_path: Path) -> None:
     source = tmp_path / "disk"
     source.write_text("x")
     target = place(source, tmp_path / "a/b/disk")
     assert target.samefile(source)
 
 
-async def test_the_disk_holds_the_files_as_they_are(tmp_path: Path) -> None:
+async def test_the_disk_holds_the_files_unchanged(tmp_path: Path) -> None:
     if shutil.which("debugfs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
         pytest.fail("debugfs is missing: apt-get install e2fsprogs")
     source = tmp_path / "kit"
@@ -56,8 +56,8 @@ async def test_the_disk_holds_the_files_as_they_are(tmp_path: Path) -> None:
     assert done.stdout == source.read_bytes()
 
 
-def test_of_an_image_store_the_documents_go_in_and_nothing_half_made(tmp_path: Path) -> None:
-    """A build that was killed leaves a tree with devices, and files that nobody may read."""
+def test_only_the_documents_of_an_image_store_are_included(tmp_path: Path) -> None:
+    """A killed build leaves a tree with devices and unreadable files."""
     names = {"index.json", "oci-layout", "blobs/sha256/aa"}
     for name in [*names, ".tmp-killed/tree/etc/passwd"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

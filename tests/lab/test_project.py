@@ -27,24 +27,24 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_new_files_go_in_and_ignored_ones_do_not(tree: Path) -> None:
+def test_new_files_are_included_and_ignored_ones_are_not(tree: Path) -> None:
     names = listing(tree)
     assert "src/waggle/new.py" in names
     assert "key.secret" not in names
 
 
-def test_a_file_that_was_deleted_but_not_committed_is_left_out(tree: Path) -> None:
+def test_a_file_deleted_without_a_commit_is_left_out(tree: Path) -> None:
     subprocess.run(["git", "-C", str(tree), "add", "-A"], check=True)
     (tree / "src/waggle/new.py").unlink()
     assert "src/waggle/new.py" not in listing(tree)
 
 
-def test_what_is_no_clone_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_clone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupIncomplete, match="not a git working tree"):
         listing(tmp_path)
 
 
-def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_path: Path) -> None:
+def test_the_disk_holds_the_tree_the_jobs_and_init(tree: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     write(disk, tree, [Job("one", "true", 5.0)], {"A": "b"})
     with tarfile.open(disk) as archive:
@@ -58,7 +58,7 @@ def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_
     assert ("project/" + compiled_name("src/waggle/new.py") in members) == SAME_PYTHON
 
 
-def test_what_is_put_there_goes_in(tree: Path, tmp_path: Path) -> None:
+def test_a_put_directory_is_included(tree: Path, tmp_path: Path) -> None:
     put, disk = tmp_path / "put-this", tmp_path / "disk"
     put.mkdir()
     (put / "tool").write_text("x")

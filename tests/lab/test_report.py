@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports as they come out of the outer machine, and what is told of them."""
+"""Reports from the outer machine, and their summary."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def outcome(*ended: Ended, problem: str = "") -> Outcome:
     return Outcome(Progress(up=True, ended=list(ended), over=not problem), problem)
 
 
-def test_files_come_out_of_a_disk_that_is_larger_than_they_are(tmp_path: Path) -> None:
+def test_files_are_unpacked_from_a_larger_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(tar_of({"report/a.xml": b"<a/>", "report/a.log": b"x" * 9000}) + bytes(99_999))
     assert [path.name for path in unpack(disk, tmp_path)] == ["a.xml", "a.log"]
     assert (tmp_path / "a.log").read_bytes() == b"x" * 9000
 
 
-def test_of_a_cut_disk_what_is_whole_comes_out(tmp_path: Path) -> None:
+def test_whole_files_are_unpacked_from_a_cut_disk(tmp_path: Path) -> None:
     whole = tar_of({"report/a.log": b"a", "report/b.log": b"b" * 100_000})
     (tmp_path / "disk").write_bytes(whole[:20_000])
     assert [path.name for path in unpack(tmp_path / "disk", tmp_path)] == ["a.log"]
@@ -61,7 +61,7 @@ def test_a_disk_without_a_report_gives_nothing(tmp_path: Path, content: bytes) -
     assert unpack(tmp_path / "disk", tmp_path) == []
 
 
-def test_no_name_leaves_the_directory(tmp_path: Path) -> None:
+def test_no_file_is_written_outside_the_directory(tmp_path: Path) -> None:
     disk, target = tmp_path / "disk", tmp_path / "reports"
     target.mkdir()
     disk.write_bytes(tar_of({"../../escaped.log": b"1", "/etc/abs.log": b"2", "..": b"3"}))
@@ -70,7 +70,7 @@ def test_no_name_leaves_the_directory(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "reports"]
 
 
-def test_failures_errors_and_skips_are_told_apart() -> None:
+def test_failures_and_errors_are_separate_from_skips() -> None:
     tests = parse_junit(JUNIT)
     assert tests.total == 4
     assert [failure.test.rpartition("::")[2] for failure in tests.failures] == [
@@ -86,14 +86,14 @@ def test_a_broken_report_is_an_error() -> None:
         parse_junit(JUNIT[:200])
 
 
-def test_all_green(tmp_path: Path) -> None:
+def test_a_run_without_failures_is_good(tmp_path: Path) -> None:
     (tmp_path / "contract.xml").write_text(GREEN)
     good, story = summary(outcome(Ended("contract", 0, 12.0)), ["contract"], tmp_path)
     assert good
     assert story == "contract: 12 s, 1 tests, 0 failed"
 
 
-def test_each_inner_failure_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_every_inner_failure_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "contract.xml").write_text(JUNIT)
     good, story = summary(outcome(Ended("contract", 1, 12.0)), ["contract"], tmp_path)
     assert not good
@@ -103,7 +103,7 @@ def test_each_inner_failure_is_named_with_its_reason(tmp_path: Path) -> None:
     assert "skipped tests.contract.test_h::test_skip: only on Mondays" in story
 
 
-def test_an_exit_code_without_failures_is_no_success(tmp_path: Path) -> None:
+def test_a_bad_exit_code_without_failures_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "contract.xml").write_text(GREEN)
     (tmp_path / "contract.log").write_text("one\nINTERNALERROR\n")
     good, story = summary(outcome(Ended("contract", 3, 1.0)), ["contract"], tmp_path)
@@ -126,7 +126,7 @@ def test_no_tests_at_all_is_no_success(tmp_path: Path) -> None:
     assert not summary(outcome(Ended("contract", 0, 1.0)), ["contract"], tmp_path)[0]
 
 
-def test_a_machine_that_died_names_what_did_not_run(tmp_path: Path) -> None:
+def test_jobs_that_a_dead_machine_did_not_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "contract.xml").write_text(GREEN)
     ended = outcome(Ended("contract", 0, 1.0), problem="the outer machine ended by itself (0)")
     good, story = summary(ended, ["contract", "main-job"], tmp_path)

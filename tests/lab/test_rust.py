@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cargo gets of this machine, and that none of it is kept. `test_lab` builds with it."""
+"""What cargo gets from this machine, and that none of it is kept. `test_lab` builds with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(tree: Path) -> dict[str, str]:
     return {str(p.relative_to(tree)): p.read_text() for p in tree.rglob("*") if p.is_file()}
 
 
-def test_the_hosts_way_to_the_crates_is_in_the_copy_and_not_in_what_is_kept(
+def test_host_settings_are_in_the_copy_and_not_in_the_kept_tree(
     tmp_path: Path, kept: Path, host: Host
 ) -> None:
     before = files(kept)
@@ -57,17 +57,17 @@ def test_the_hosts_way_to_the_crates_is_in_the_copy_and_not_in_what_is_kept(
     assert tools.cargo == ("chroot", str(tmp_path / "copy"), "cargo")
 
 
-def test_the_packages_cost_no_copy(tmp_path: Path, kept: Path, host: Host) -> None:
+def test_packages_are_hard_linked(tmp_path: Path, kept: Path, host: Host) -> None:
     furnish(kept, tmp_path / "copy", host)
     assert (tmp_path / "copy/usr/bin/cargo").samefile(kept / "usr/bin/cargo")
 
 
-def test_a_machine_without_a_configuration_has_none_in_the_copy(tmp_path: Path, kept: Path) -> None:
+def test_without_a_cargo_configuration_the_copy_has_none(tmp_path: Path, kept: Path) -> None:
     furnish(kept, tmp_path / "copy", Host({"HOME": str(tmp_path)}, tmp_path))
     assert not (tmp_path / "copy/cargo").exists()
 
 
-def test_authorities_are_looked_for_as_cargo_does(tmp_path: Path, host: Host) -> None:
+def test_authorities_are_found_in_cargos_order(tmp_path: Path, host: Host) -> None:
     assert host.bundle() == tmp_path / "ca.pem"
     for name in ("configured", "named"):
         (tmp_path / name).touch()
@@ -84,7 +84,7 @@ def test_a_broken_configuration_is_left_to_cargo(tmp_path: Path, host: Host) -> 
     assert host.bundle() == tmp_path / "ca.pem"
 
 
-def test_cargo_hears_of_proxies_and_registries_and_of_no_compiler() -> None:
+def test_cargo_gets_proxies_and_registries_but_no_compiler_settings() -> None:
     given = {
         "https_proxy": "http://192.0.2.9:8080",
         "NO_PROXY": "localhost",
@@ -101,7 +101,7 @@ def test_cargo_hears_of_proxies_and_registries_and_of_no_compiler() -> None:
     assert not {"RUSTFLAGS", "LD_PRELOAD"} & set(found)
 
 
-def test_what_is_built_is_linked_with_the_outer_machines_c_library(tmp_path: Path) -> None:
+def test_builds_are_linked_with_the_outer_machines_c_library(tmp_path: Path) -> None:
     newer, older = tree_argvs("file:/mirror", tmp_path)
     assert newer[-3:] == ["trixie", str(tmp_path), "deb file:/mirror trixie main"]
     assert older[-3:] == ["bookworm", str(tmp_path / SYSROOT), "deb file:/mirror bookworm main"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens when the outer machine itself breaks down, with a script in QEMU's place."""
+"""Breakdowns of the outer machine, with a script in place of QEMU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ out.sendall(b'{{"event": "over"}}\\n')
 
 
 class Bench:
-    """`fates` are taken from the end: the job at which that outer machine dies, or `none`."""
+    """`fates` are used from the end: the job at which that outer machine dies, or `none`."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tmp = tmp_path
@@ -81,13 +81,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path, monkeypatch)
 
 
-async def test_all_is_well(bench: Bench) -> None:
+async def test_a_run_without_a_breakdown_is_good(bench: Bench) -> None:
     result = await bench.run("none", "a", "b")
     assert result.good
     assert result.codes == {"a": 0, "b": 0}
 
 
-async def test_what_a_broken_machine_did_not_finish_runs_again(bench: Bench) -> None:
+async def test_unfinished_jobs_of_a_broken_machine_run_again(bench: Bench) -> None:
     result = await bench.run("none b", "a", "b")
     assert result.good
     assert result.codes == {"a": 0, "b": 0}
@@ -109,25 +109,25 @@ async def test_two_machines_share_the_jobs(bench: Bench) -> None:
     ]
 
 
-async def test_one_machine_that_breaks_does_not_disturb_the_other(bench: Bench) -> None:
+async def test_a_broken_machine_does_not_affect_the_other(bench: Bench) -> None:
     result = await bench.run("a", "a", "b", machines=2)
     assert not result.good
     assert result.codes == {"b": 0}
     assert result.broke
 
 
-async def test_a_failure_before_the_breakdown_stays_one(bench: Bench) -> None:
+async def test_a_failure_before_a_breakdown_stays_a_failure(bench: Bench) -> None:
     result = await bench.run("none b", "bad", "b")
     assert not result.good
     assert not result.broke
     assert result.codes == {"bad": 1, "b": 0}
 
 
-async def test_a_failure_after_the_breakdown_is_one(bench: Bench) -> None:
+async def test_a_failure_after_a_breakdown_is_a_failure(bench: Bench) -> None:
     assert not (await bench.run("none a", "a", "bad")).good
 
 
-async def test_a_machine_that_breaks_each_time_is_a_failure(bench: Bench) -> None:
+async def test_a_machine_that_always_breaks_is_a_failure(bench: Bench) -> None:
     result = await bench.run("a", "a")
     assert not result.good
     assert result.broke

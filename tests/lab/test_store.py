@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept between runs, and what is not left behind."""
+"""The directories kept between runs, and those that must not be left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_keys_differ_when_parts_do(one: list[str], other: list[str]) -> None:
     assert (key_of(*one) == key_of(*other)) == (one == other)
 
 
-async def test_made_once_and_found_again(tmp_path: Path) -> None:
+async def test_a_directory_is_made_once_and_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "lab")
     calls: list[str] = []
     first = await store.ensure("base", "a", making("1", calls))
@@ -39,7 +39,7 @@ async def test_made_once_and_found_again(tmp_path: Path) -> None:
     assert calls == ["1"]
 
 
-async def test_a_failure_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
+async def test_a_failure_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     async def fail(directory: Path) -> None:
@@ -68,14 +68,14 @@ async def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".base.lock"}
 
 
-async def test_what_a_killed_lab_left_half_made_is_removed(tmp_path: Path) -> None:
+async def test_unfinished_directories_of_a_killed_lab_are_removed(tmp_path: Path) -> None:
     half = tmp_path / ".base-abc/whole"
     half.mkdir(parents=True)
     await Store(tmp_path).ensure("base", "a", making("1", []))
     assert not half.exists()
 
 
-async def test_old_ones_go_those_of_other_kinds_stay(tmp_path: Path) -> None:
+async def test_old_directories_of_the_same_kind_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     other = await store.ensure("parts", "z", making("z", []))
     for number, key in enumerate("abc"):
@@ -87,7 +87,7 @@ async def test_old_ones_go_those_of_other_kinds_stay(tmp_path: Path) -> None:
     assert other.is_dir()
 
 
-def test_a_run_leaves_nothing_and_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_a_run_leaves_nothing_and_removes_remains_of_a_killed_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.run_directory() as one:
         dead = one.with_name("dead")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the pinned packages go into the outer machine."""
+"""Which of the pinned packages are installed in the outer machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest==9.2.0 --hash=sha256:ff
 """
 
 
-def test_markers_are_judged_by_the_outer_machine() -> None:
+def test_markers_are_evaluated_for_the_outer_machine() -> None:
     assert select(PINS).splitlines() == [
         "anyio==4.16.0 \\",
         "    --hash=sha256:aa \\",
@@ -34,7 +34,7 @@ def test_markers_are_judged_by_the_outer_machine() -> None:
     ]
 
 
-def test_the_real_pins_keep_their_hashes_and_lose_what_is_of_no_use() -> None:
+def test_real_pins_keep_their_hashes_and_unused_packages_are_left_out() -> None:
     lines = select(DEV_REQUIREMENTS.read_text("utf-8")).splitlines()
     names = {line.partition("==")[0] for line in lines if not line.startswith(" ")}
     assert {"pytest", "anyio", "cffi", "asyncssh", "mcp"} <= names
@@ -44,7 +44,7 @@ def test_the_real_pins_keep_their_hashes_and_lose_what_is_of_no_use() -> None:
     assert not lines[-1].endswith("\\")
 
 
-def test_pip_takes_only_pinned_wheels_of_the_outer_machines_kind(tmp_path: Path) -> None:
+def test_pip_accepts_only_pinned_wheels_for_the_outer_machine(tmp_path: Path) -> None:
     argv = pip_argv(tmp_path / "r.txt", tmp_path / "site")
     wanted = {"--only-binary=:all:", "--require-hashes", "--no-deps", "--python-version=3.11"}
     assert wanted <= set(argv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text and structured content say the same: clients show a model the one or the other."""
+"""Text and structured content carry the same facts, because clients show a model only one."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from waggle.domain.programs.execution import HOME
 pytestmark = pytest.mark.anyio
 NAMES = {tool.name for tool in tools()}
 UNTOLD = {"code", "count", "kind", "encoding"}
-"""Names for programs, and the number of items that a list has."""
+"""Fields that only programs need, and the number of items of a list."""
 TRUE = {"is_dir": "/", "is_link": "@", "listening": " is at ", "was_exposed": " is closed"}
 SIZES = {"memory_bytes", "disk_bytes", "memory_bytes_used", "disk_bytes_used", "size_bytes"}
 
 
 def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """What a result says, each with its name."""
+    """Yield the values of a result with their names."""
     if isinstance(value, dict):
         for key, inner in cast("dict[str, object]", value).items():
             yield from leaves(inner, key)
@@ -46,7 +46,7 @@ def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def words(name: str, value: object) -> str:
-    """A value as texts have it."""
+    """Return a value as it is written in texts."""
     if value is True:
         return TRUE[name]
     if name == "status" and value == "exited":
@@ -60,7 +60,7 @@ def words(name: str, value: object) -> str:
 
 
 def check(arguments: Mapping[str, Any], result: CallToolResult) -> None:
-    """One form has nothing that the other lacks."""
+    """Assert that neither form of a result has a fact that the other lacks."""
     data = result.structured_content
     assert data, "nothing at all is a result that says nothing"
     links = [block.uri for block in result.content if isinstance(block, ResourceLink)]
@@ -95,7 +95,7 @@ class Session:
     seen: set[str] = field(default_factory=set[str])
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool and compare both forms of what it says."""
+        """Call a tool and compare both forms of its result."""
         takes = tool not in ("create_environment", "list_environments", "run_code")
         takes = takes and "snapshot" not in tool
         given = {"environment_id": self.environment, **arguments} if takes else arguments
@@ -115,7 +115,7 @@ async def session() -> AsyncGenerator[Session]:
         yield made
 
 
-async def test_of_every_tool() -> None:
+async def test_both_forms_agree_for_every_tool() -> None:
     async with session() as here:
         call, guest, this = here.call, here.rig.host.only, {"environment_id": here.environment}
         await call("list_jobs")
@@ -165,7 +165,7 @@ async def test_of_every_tool() -> None:
         assert here.seen == NAMES
 
 
-async def test_of_what_goes_wrong() -> None:
+async def test_both_forms_agree_on_failures() -> None:
     async with session() as here:
         call, guest = here.call, here.rig.host.only
         guest.diagnosis = Diagnosis("disk_full", "The disk is full.", "Delete files.")
@@ -185,7 +185,7 @@ async def test_of_what_goes_wrong() -> None:
         assert lost["error"]["code"] == "guest_lost"
 
 
-async def test_of_what_is_cut() -> None:
+async def test_both_forms_agree_on_shortened_results() -> None:
     async with session() as here:
         call, guest = here.call, here.rig.host.only
         cut = await call("execute", code="echo begin\nflood 100000\necho end")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls are counted, waited for and cut; a caller's own cancel stays a cancel."""
+"""The calls in progress: counted, awaited and cut, without swallowing a caller's cancellation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_waiting_ends_with_the_last_call() -> None:
     assert order == ["finished"]
 
 
-async def test_cut_calls_end_and_say_so() -> None:
+async def test_cut_calls_end_as_cancelled() -> None:
     calls, told = Calls(), list[bool]()
 
     async def one() -> None:
@@ -53,7 +53,7 @@ async def test_cut_calls_end_and_say_so() -> None:
     await calls.finished()
 
 
-async def test_a_callers_cancel_is_not_swallowed() -> None:
+async def test_the_cancellation_of_a_caller_is_not_swallowed() -> None:
     calls = Calls()
     with anyio.CancelScope() as outer:
         with calls.one():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which calls may be large: those of tools that take files or standard input, and no others."""
+"""The calls that may be large: only those of tools that take files or standard input."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from waggle.mcp.tools import CARRIERS
 TOOLS = {tool.name: tool for tool in default_tools()}
 FILES = {
     *("archive", "code", "files", "new_text", "old_text", "stdin"),
-    *("content", "command"),  # but for search_files, where it is bounded
+    *("content", "command"),  # except in search_files, where it is bounded
 }
-"""Parameters that hold as much as a file or a program has."""
+"""Parameters that may hold a whole file or program."""
 SHORT = {
     *("archive_id", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
     *("packages", "path", "snapshot", "snapshot_id"),
 }
-"""Texts without a bound in the schema, of which nobody means more than a few kilobytes."""
+"""Parameters without a bound in the schema that need at most a few kilobytes."""
 OVER = 3 << 20
 
 
 def texts(tool: OfferedTool) -> set[str]:
-    """The parameters that take a text, or several, whose length the schema does not bound."""
+    """Return the parameters that take texts whose length the schema does not bound."""
     schema = tool.fn_metadata.arg_model.model_json_schema(by_alias=True)
     return {name for name, about in schema["properties"].items() if has_text(about)}
 
@@ -42,14 +42,14 @@ def has_text(about: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_every_text_is_known_as_short_or_as_a_file(name: str) -> None:
-    """A new parameter belongs into one of the two; what holds files makes its tool a carrier."""
+def test_every_unbounded_text_is_listed_as_short_or_as_a_file(name: str) -> None:
+    """A new parameter belongs in one of the two sets; one in FILES makes its tool a carrier."""
     found = texts(TOOLS[name])
     assert found <= FILES | SHORT
     assert (name in CARRIERS) is bool(found & FILES)
 
 
-def test_what_is_known_is_there() -> None:
+def test_every_listed_tool_and_parameter_exists() -> None:
     assert TOOLS.keys() >= CARRIERS
     for each in FILES | SHORT:
         assert any(takes(tool, each) for tool in TOOLS.values()), each

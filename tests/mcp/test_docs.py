@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/tools.md is what the registered tools say."""
+"""The page docs/tools.md, which must agree with the registered tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generator() -> Iterator[ModuleType]:
     sys.path.remove(str(DOCS))
 
 
-def test_the_page_is_what_the_code_says(generator: ModuleType) -> None:
+def test_the_tools_page_is_up_to_date(generator: ModuleType) -> None:
     text = (DOCS / "tools.md").read_text("utf-8")
     assert text == generator.page(), "run python docs/generate_tools.py"
 

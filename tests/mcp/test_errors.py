@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every failure becomes a result that says what happened and what to do, and nothing more."""
+"""Failures as results: the cause and the next step, without internals."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ UNKNOWN = "99999999-0000-4000-8000-000000000000"
 
 
 def wrapped(cause: BaseException) -> ToolError:
-    """As the SDK hands it on."""
+    """Return an exception wrapped as the SDK passes it."""
     error = UnexpectedToolError("Error executing tool x")
     error.__cause__ = cause
     return error
 
 
 @pytest.mark.parametrize("kind", WaggleError.__subclasses__())
-def test_every_error_of_the_family_is_told(kind: type[WaggleError]) -> None:
+def test_every_waggle_error_is_described_with_its_code(kind: type[WaggleError]) -> None:
     failure = describe("execute", wrapped(kind("It failed.", hint="Do this.")))
     assert (failure.code, failure.text) == (kind.code, "It failed. Do this.")
     assert failure.retryable is kind.retryable
@@ -48,7 +48,7 @@ def test_an_error_inside_groups_is_found() -> None:
     assert describe("execute", wrapped(both)).code == "internal"
 
 
-def test_a_crash_is_told_as_an_id_that_the_log_explains() -> None:
+def test_a_crash_is_reported_as_an_id_that_is_in_the_log() -> None:
     with capture_logs() as logs:
         failure = describe("execute", wrapped(KeyError("secret")), new_id=lambda: "abc123")
     assert failure.code == "internal"
@@ -59,7 +59,7 @@ def test_a_crash_is_told_as_an_id_that_the_log_explains() -> None:
     assert isinstance(entry["exc_info"], KeyError)
 
 
-def test_what_a_guest_wrote_into_an_error_is_cleaned() -> None:
+def test_guest_text_in_an_error_is_cleaned_and_shortened() -> None:
     error = BootFailed("Console: \x1b[31mred\x07\u202e\ud800\r\nline\ttab" + "x" * 9_000)
     text = describe("create_environment", wrapped(error)).message
     assert text.startswith("Console: \ufffd[31mred\ufffd\ufffd\ufffd\ufffd\nline\ttab")
@@ -182,7 +182,7 @@ IN_ENVIRONMENT: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 
 
-async def test_mistakes_inside_an_environment_are_results_and_it_goes_on() -> None:
+async def test_mistakes_in_an_environment_are_results_and_it_stays_usable() -> None:
     async with serving() as rig, client(rig) as connected:
         environment = {"environment_id": await created(connected)}
         for tool, arguments, code, words in IN_ENVIRONMENT.values():
@@ -221,7 +221,7 @@ async def test_a_crash_inside_a_call_leaves_the_session_working(error: Exception
         assert not (await connected.call_tool("execute", arguments)).is_error
 
 
-async def test_a_guest_that_dies_during_a_call_is_told() -> None:
+async def test_the_death_of_a_guest_during_a_call_is_reported() -> None:
     async with serving() as rig, client(rig) as connected:
         environment = await created(connected)
         arguments = {"environment_id": environment, "code": "die"}
@@ -235,7 +235,7 @@ async def test_a_guest_that_dies_during_a_call_is_told() -> None:
 
 
 @pytest.mark.parametrize("kind", WaggleError.__subclasses__())
-def test_the_core_alone_has_a_next_step_for_all_that_it_meets(kind: type[WaggleError]) -> None:
+def test_hints_keep_a_next_step_if_only_the_core_is_offered(kind: type[WaggleError]) -> None:
     core = Offer(frozenset({Toolset.CORE}))
     needs_more = kind in {TooManyPorts, ArchiveNotFound}
     assert bool(core.advice(kind.default_hint)) is (bool(kind.default_hint) and not needs_more)

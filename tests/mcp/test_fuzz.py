@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments made from each tool's published schema, and worse: always a result, never a trace."""
+"""Fuzzed tool calls: valid and hostile arguments always give a result, never a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.wire import (
 from waggle.mcp.errors import ERROR_META_KEY
 
 TOOLS = tuple(tool.name for tool in default_tools())
-"""One test for each; that they are all that `tools/list` has is tested below."""
+"""The tools to test, which must be those of `tools/list` (asserted below)."""
 
 texts = st.text(max_size=30) | st.sampled_from(
     ["a", "/tmp/a", "..", "\0", "\ud800", "-1", "null", "[1]", "{}", "a b", "x" * 500]
@@ -42,7 +42,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 
 def packed(name: str, kind: bytes = tarfile.REGTYPE) -> str:
-    """A tar with one entry, as base64."""
+    """Return a tar with one entry, as base64."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         entry = tarfile.TarInfo(name)
@@ -62,11 +62,11 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     | st.sampled_from([packed("a"), packed("../a"), packed("l", tarfile.SYMTYPE), packed("/x")]),
     "idempotency_key": st.sampled_from(["k", "l"]) | texts,
 }
-"""By a parameter's name: what gets further than any text does."""
+"""Values, by parameter name, that reach deeper code than random texts."""
 
 
 def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that fit the subset of JSON Schema that the tools use."""
+    """Return a strategy of valid values, for the subset of JSON Schema that the tools use."""
     if "anyOf" in schema:
         return st.one_of([from_schema(variant) for variant in schema["anyOf"]])
     if "enum" in schema:
@@ -105,7 +105,7 @@ def from_properties(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]
 
 
 def hostile(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments in which anything may be missing, added, or of any kind."""
+    """Return a strategy of arguments that may be missing, added, or of a wrong type."""
     names = st.sampled_from([*schema["properties"], "more"]) | texts
     return st.tuples(
         from_properties(schema), st.dictionaries(names, anything, max_size=3), st.sets(names)
@@ -114,7 +114,7 @@ def hostile(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 @pytest.fixture
 def ground() -> Generator[Ground]:
-    """A server of its own, with an environment of the caller and one that is another's."""
+    """Yield a separate server with an environment of the caller and one of another owner."""
     with hunting_ground() as made:
         yield made
 
@@ -124,7 +124,7 @@ def valid(schema: dict[str, Any], value: object) -> bool:
 
 
 def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any]) -> None:
-    """Whatever was sent, this is what may come back."""
+    """Assert that a result is well formed and leaks nothing."""
     text, echoed = json.dumps(result), json.dumps(arguments)
     assert not [trace for trace in TRACES if trace in text and trace not in echoed]
     assert SECRET not in text
@@ -142,7 +142,7 @@ def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_whatever_is_sent_a_result_comes_back(name: str, ground: Ground) -> None:
+def test_any_arguments_give_a_result(name: str, ground: Ground) -> None:
     tools = ground.wire.tools()
     assert set(tools) == set(TOOLS)
     tool = tools[name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URIs, cursors and names made up by a hostile client: a page or a refusal, and never another's."""
+"""Fuzzed URIs, cursors and completions: a page or a refusal, never data of another owner."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def ground() -> Generator[Ground]:
 
 
 def check(sent: str, answer: dict[str, Any]) -> None:
-    """A result, or a refusal that tells what to do; no trace, and nothing of another owner."""
+    """Assert that an answer is a result or a proper refusal, and leaks nothing."""
     text = json.dumps(answer)
     assert SECRET not in text
     assert base64.b64encode(SECRET.encode()).decode()[:-4] not in text
     assert not [trace for trace in TRACES if trace in text and trace not in json.dumps(sent)]
     if "\ud800" in sent and answer.get("error", {}).get("code") == NO_JSON:
-        return  # half a character is nothing that JSON between programs may hold
+        return  # JSON between programs may not hold a lone surrogate
     if "error" in answer:
         assert answer["error"]["code"] in REFUSALS
         told = answer["error"]["data"][ERROR_META_KEY]
@@ -69,7 +69,7 @@ def check(sent: str, answer: dict[str, Any]) -> None:
         assert told["message"]
 
 
-def test_whatever_uri_is_sent_it_is_read_or_refused(ground: Ground) -> None:
+def test_any_uri_is_read_or_refused(ground: Ground) -> None:
     ground.wire.call("execute", {"environment_id": OWN, "code": "echo mine"})
 
     @settings(max_examples=120, deadline=None)
@@ -95,7 +95,7 @@ places = wild | st.sampled_from([FOREIGN, f"0 {FOREIGN}", ""])
 cursors = wild | places.map(encoded)
 
 
-def test_whatever_cursor_is_sent_only_the_callers_own_is_listed(ground: Ground) -> None:
+def test_any_cursor_lists_only_resources_of_the_caller(ground: Ground) -> None:
     @settings(max_examples=60, deadline=None)
     @given(cursors)
     def whatever(cursor: str) -> None:
@@ -108,7 +108,7 @@ def test_whatever_cursor_is_sent_only_the_callers_own_is_listed(ground: Ground) 
     ground.assert_untouched()
 
 
-def test_whatever_is_completed_only_the_callers_own_is_offered(ground: Ground) -> None:
+def test_any_completion_offers_only_environments_of_the_caller(ground: Ground) -> None:
     templates = [
         each["uriTemplate"]
         for each in ground.wire.rpc("resources/templates/list", {})["resourceTemplates"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A timeout becomes a job, as an agent sees it: through the real client, in both eras."""
+"""Jobs as an agent sees them, through the real client, in both eras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOON = {"wait_seconds": 0.01}
 async def running(
     agent: Client, code: str = "echo part\nhang\necho rest\nexit 4"
 ) -> dict[str, Any]:
-    """Start something that hangs; the arguments that name its job."""
+    """Start a program that hangs, and return the arguments that name its job."""
     environment = await created(agent)
     arguments = {"environment_id": environment, "code": code, **SOON}
     result = await agent.call_tool("execute", arguments)
@@ -36,7 +36,7 @@ async def running(
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_outlasts_its_call_is_waited_for_in_another(era: str) -> None:
+async def test_a_program_that_outlasts_its_call_is_awaited_in_another(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         job = await running(agent)
         await rig.host.only.started.wait()
@@ -70,7 +70,7 @@ async def test_a_job_survives_its_client(era: str) -> None:
         assert len(rig.host.only.cancelled) == 1
 
 
-async def test_the_background_answers_at_once_and_a_wait_may_be_cancelled() -> None:
+async def test_a_background_call_returns_at_once_and_a_wait_may_be_cancelled() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         guest = rig.host.only
@@ -89,7 +89,7 @@ async def test_the_background_answers_at_once_and_a_wait_may_be_cancelled() -> N
         assert f"{job} run_command (running): serve" in text_of(listed)
 
 
-async def test_a_cancelled_call_ends_what_it_started() -> None:
+async def test_a_cancelled_call_ends_its_program() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "code": "hang"}
         async with anyio.create_task_group() as group:
@@ -100,7 +100,7 @@ async def test_a_cancelled_call_ends_what_it_started() -> None:
             await rig.host.only.was_cancelled.wait()
 
 
-async def test_an_installation_that_its_client_gives_up_goes_on_and_is_taken_up_again() -> None:
+async def test_a_cancelled_installation_continues_and_a_repeated_call_joins_it() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "packages": "six"}
         guest, hold = rig.host.only, anyio.Event()
@@ -121,7 +121,7 @@ async def test_an_installation_that_its_client_gives_up_goes_on_and_is_taken_up_
         hold.set()
         done = data_of(await agent.call_tool("install_packages", arguments))
         assert (done["status"], done["exit_code"]) == ("exited", 0)
-        assert done["job_id"] in (1, 2)  # it may have ended before it was asked for again
+        assert done["job_id"] in (1, 2)  # job 1 may have ended before the repeated call
 
 
 async def test_output_is_read_in_parts_and_searched() -> None:
@@ -170,7 +170,9 @@ async def test_output_is_read_in_parts_and_searched() -> None:
         ("run_command", {"command": "ls", "user": "nobody"}, "invalid_argument"),
     ],
 )
-async def test_a_mistake_says_what_to_do(tool: str, arguments: dict[str, Any], code: str) -> None:
+async def test_a_mistake_is_refused_with_a_hint(
+    tool: str, arguments: dict[str, Any], code: str
+) -> None:
     async with serving() as rig, client(rig) as agent:
         environment = {"environment_id": await created(agent)}
         error = error_of(await agent.call_tool(tool, {**environment, **arguments}))
@@ -179,7 +181,7 @@ async def test_a_mistake_says_what_to_do(tool: str, arguments: dict[str, Any], c
         assert rig.host.only.commands == []
 
 
-async def test_a_lost_job_says_why() -> None:
+async def test_a_lost_job_is_an_error_with_its_cause() -> None:
     async with serving() as rig, client(rig) as agent:
         job = await running(agent, "hang\ndie")
         rig.host.only.release.set()
@@ -188,7 +190,7 @@ async def test_a_lost_job_says_why() -> None:
         assert "killed by signal 9" in text_of(result)
 
 
-async def test_a_waiting_client_hears_the_last_line() -> None:
+async def test_progress_of_a_waiting_call_has_the_last_line() -> None:
     heard: list[str | None] = []
 
     async def listen(progress: float, total: float | None, message: str | None) -> None:
@@ -203,7 +205,7 @@ async def test_a_waiting_client_hears_the_last_line() -> None:
         assert heard[0] == "running: second\ufffd[31m, 0.02 s"
 
 
-async def test_a_failure_is_a_result_that_says_why() -> None:
+async def test_a_failed_program_is_a_result_with_a_diagnosis() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         rig.host.only.diagnosis = Diagnosis(
@@ -224,7 +226,7 @@ async def test_a_failure_is_a_result_that_says_why() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_program_left_running_is_told_listed_and_killed(era: str) -> None:
+async def test_a_program_left_running_is_reported_listed_and_killed(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         environment = await created(agent)
         code = {"environment_id": environment, "code": "leave python3 -m http.server\nexit 2"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""get_environment, extend_environment and the ports, through a real client."""
+"""The tools get_environment, extend_environment and the port tools, through a real client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_everything_that_the_host_knows_of_an_environment(era: str) -> None:
+async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         identity = await created(agent)
         await agent.call_tool("expose_port", {"environment_id": identity, "port": 8000})
@@ -61,7 +61,7 @@ async def test_everything_that_the_host_knows_of_an_environment(era: str) -> Non
         ]
 
 
-async def test_one_in_which_something_runs_does_not_expire() -> None:
+async def test_an_environment_with_a_running_job_does_not_expire() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         code = {"environment_id": identity, "code": "hang", "background": True}
@@ -71,7 +71,7 @@ async def test_one_in_which_something_runs_does_not_expire() -> None:
         assert "expires_at" not in state
 
 
-async def test_an_idle_one_that_cannot_sleep_says_why_it_stands_still() -> None:
+async def test_an_idle_environment_that_cannot_be_paused_to_disk_states_why() -> None:
     now = NOW
     pausing = Pausing(when_idle=True, max_asleep=1)
     setup = Setup(pausing=pausing, clock=lambda: now)
@@ -103,7 +103,7 @@ async def test_an_idle_one_that_cannot_sleep_says_why_it_stands_still() -> None:
         }
 
 
-async def test_one_whose_machine_died_takes_nothing() -> None:
+async def test_an_environment_with_a_dead_machine_shows_no_usage() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         rig.host.only.die("out of memory")
@@ -130,7 +130,7 @@ async def test_an_environment_is_extended(era: str) -> None:
         assert refused["code"] == "invalid_argument"
 
 
-async def test_a_port_that_answers_and_one_that_does_not() -> None:
+async def test_expose_port_reports_whether_a_program_listens() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         rig.host.only.listening.add(8000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quotas, rates, and what is told of calls, through real clients of a real server."""
+"""Quotas, rates and observed calls, through real clients of a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Kept(Observer):
-    """Keeps all that it is told."""
+    """An observer that keeps every report."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -50,7 +50,7 @@ class Kept(Observer):
         return [(call.tool, call.outcome) for call in self.calls]
 
 
-async def test_a_quota_is_an_owners_own_and_exact_in_a_race() -> None:
+async def test_a_quota_is_per_owner_and_exact_under_concurrency() -> None:
     setup = guarded()
     setup.per_owner, setup.max_environments = 2, 3
     async with (
@@ -71,7 +71,7 @@ async def test_a_quota_is_an_owners_own_and_exact_in_a_race() -> None:
         refused = error_of(await ann.call_tool("create_environment", {"runtime": "shell"}))
         assert refused["retryable"]
         assert "Destroy one of your" in refused["hint"]
-        await created(bob)  # has room of his own
+        await created(bob)  # has a separate quota
         listed = data_of(await ann.call_tool("list_environments", {}))
         first = listed["environments"][0]["environment_id"]
         await ann.call_tool("destroy_environment", {"environment_id": first})
@@ -79,7 +79,7 @@ async def test_a_quota_is_an_owners_own_and_exact_in_a_race() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_calls_over_the_rate_are_refused_with_the_time_to_wait(era: str) -> None:
+async def test_calls_over_the_rate_are_refused_with_a_waiting_time(era: str) -> None:
     now = [0.0]
     setup = guarded()
     setup.rates = RateLimiter(2, lambda: now[0])
@@ -95,12 +95,12 @@ async def test_calls_over_the_rate_are_refused_with_the_time_to_wait(era: str) -
         assert refused["retry_after_seconds"] == 30
         assert "30 s" in refused["hint"]
         data_of(await bob.call_tool("list_environments", {}))
-        await ann.list_tools()  # only calls count
+        await ann.list_tools()  # only calls count for the rate
         now[0] = 30
         data_of(await ann.call_tool("list_environments", {}))
 
 
-async def test_a_tool_that_does_not_exist_counts_too() -> None:
+async def test_calls_of_unknown_tools_count_for_the_rate() -> None:
     setup = Setup(rates=RateLimiter(1, lambda: 0.0))
     async with serving(setup) as rig, client(rig) as one:
         assert error_of(await one.call_tool("nope", {}))["code"] == "unknown_tool"
@@ -108,7 +108,7 @@ async def test_a_tool_that_does_not_exist_counts_too() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_is_told_of_a_call(era: str) -> None:
+async def test_calls_are_reported_with_owner_outcome_and_environment(era: str) -> None:
     kept = Kept()
     setup = guarded()
     setup.observer = kept
@@ -140,7 +140,7 @@ async def test_what_is_told_of_a_call(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_is_asked_of_resources_is_told_as_calls_are(era: str) -> None:
+async def test_requests_for_resources_are_reported_like_calls(era: str) -> None:
     kept = Kept()
     setup = guarded()
     setup.observer = kept
@@ -170,11 +170,11 @@ async def test_what_is_asked_of_resources_is_told_as_calls_are(era: str) -> None
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_is_asked_of_prompts_is_told_and_counts_for_the_rate(era: str) -> None:
+async def test_requests_for_prompts_are_reported_and_count_for_the_rate(era: str) -> None:
     kept = Kept()
     setup = Setup(observer=kept, rates=RateLimiter(3, lambda: 0.0))
     async with serving(setup) as rig, client(rig, era) as one:
-        await one.list_prompts()  # only what is asked for by name counts
+        await one.list_prompts()  # only requests for one prompt count
         await one.get_prompt("run-code", {"task": "x"})
         for name, runtime in (("nope", ""), ("run-code", "ruby"), ("run-code", "python")):
             with pytest.raises(MCPError) as refused:
@@ -188,7 +188,7 @@ async def test_what_is_asked_of_prompts_is_told_and_counts_for_the_rate(era: str
     ]
 
 
-async def test_subscriptions_are_told_and_those_of_a_stream_when_it_is_closed() -> None:
+async def test_subscriptions_are_reported_and_a_stream_when_it_is_closed() -> None:
     kept = Kept()
     async with serving(Setup(observer=kept)) as rig:
         async with client(rig, LEGACY) as one:
@@ -222,7 +222,7 @@ async def test_requests_for_resources_count_for_the_rate(era: str) -> None:
             assert refused.value.error.data["waggle/error"]["code"] == "rate_limited"
 
 
-async def test_a_cancelled_call_is_told_too() -> None:
+async def test_a_cancelled_call_is_reported() -> None:
     kept = Kept()
     setup = Setup(observer=kept)
     setup.host.hold = anyio.Event()

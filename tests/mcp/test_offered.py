@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever goes wrong under narrowed toolsets, an answer names only tools that are offered."""
+"""Narrowed toolsets: answers and errors name only tools that are offered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAILURE = Diagnosis(
     "root. Start less at once, and use kill_job or execute. Look at it again.",
 )
 TOPICS = [each for each in Toolset if each is not Toolset.CORE]
-"""The sets of which each tool is in one."""
+"""The toolsets without the core: every tool is in exactly one of them."""
 NARROWED = [
     *({each} for each in Toolset),
     *({*pair} for pair in itertools.combinations(TOPICS, 2)),
@@ -109,7 +109,7 @@ def prepare(guest: FakeGuest) -> None:
 
 @dataclass
 class Narrowed:
-    """A client of a server with few toolsets, and an environment that was made beside it."""
+    """A client of a server with few toolsets, and an environment created without its tools."""
 
     agent: Client
     environment_id: str
@@ -135,7 +135,7 @@ async def narrowed(toolsets: Collection[Toolset]) -> AsyncGenerator[Narrowed]:
 
 
 def named(text: str) -> set[str]:
-    """The tools that a text names."""
+    """Return the tools that a text names."""
     return {*NAMED.findall(text)}
 
 
@@ -145,7 +145,7 @@ def said(result: CallToolResult) -> str:
 
 
 async def answers(made: Narrowed, tool: Tool) -> AsyncGenerator[str]:
-    """What a tool says to calls of which most are mistaken, and to some that fail."""
+    """Yield the answers of a tool to calls of which most are mistaken and some fail."""
     takes_id = "environment_id" in tool.input_schema["properties"]
     wrong = [{"environment_id": UNKNOWN}, {"environment_id": "x"}] if takes_id else []
     here = {"environment_id": made.environment_id} if takes_id else {}
@@ -157,7 +157,7 @@ async def answers(made: Narrowed, tool: Tool) -> AsyncGenerator[str]:
 
 
 async def everything(made: Narrowed) -> str:
-    """All that a client is told: of tools, by tools, of resources, and by them."""
+    """Return everything that a client receives: lists, results, contents and errors."""
     heard: list[str] = []
     listed = await made.agent.list_tools()
     heard.append(listed.model_dump_json())
@@ -173,7 +173,7 @@ async def everything(made: Narrowed) -> str:
     return "\n".join(heard)
 
 
-def test_every_tool_is_tried() -> None:
+def test_every_tool_has_calls_or_needs_none() -> None:
     unneeded = {name for name in NAMES if name not in CALLS}
     assert unneeded <= {
         *TOOLS[Toolset.ENVIRONMENTS],
@@ -184,7 +184,7 @@ def test_every_tool_is_tried() -> None:
     }
 
 
-async def test_with_everything_offered_the_answers_name_tools_of_every_set_but_run() -> None:
+async def test_if_everything_is_offered_answers_name_tools_of_all_sets_but_run() -> None:
     async with narrowed(ALL_TOOLSETS) as made:
         told = named(
             "\n".join(
@@ -200,13 +200,13 @@ async def test_with_everything_offered_the_answers_name_tools_of_every_set_but_r
 
 
 @pytest.mark.parametrize("toolsets", NARROWED, ids=lambda each: "+".join(sorted(each)))
-async def test_an_answer_names_only_what_is_offered(toolsets: set[Toolset]) -> None:
+async def test_answers_name_only_offered_tools(toolsets: set[Toolset]) -> None:
     async with narrowed(toolsets) as made:
         told = named(await everything(made))
     assert told <= {name for each in toolsets for name in TOOLS[each]}
 
 
-async def test_what_a_program_prints_is_not_ours_to_change() -> None:
+async def test_the_output_of_a_program_is_not_changed() -> None:
     async with narrowed({Toolset.EXECUTION}) as made:
         line = "Use read_file; then wait_job. Go on."
         arguments = {"environment_id": made.environment_id, "code": f"echo {line}\nexit 1"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls without an environment_id: one is made, named first, and kept if the call used it."""
+"""Calls without an environment_id: they create one, name it first, and keep it if they used it."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def running(rig: Rig) -> list[str]:
     return [each.id for each in listed if each.state is State.RUNNING]
 
 
-async def test_a_program_without_an_environment_gets_one_and_is_told_its_id_first() -> None:
+async def test_a_program_without_an_environment_gets_one_and_its_id_first() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         first = await call(agent, "execute", code="echo hi")
         (made,) = running(rig)
@@ -57,7 +57,7 @@ async def test_a_program_without_an_environment_gets_one_and_is_told_its_id_firs
         ("write_file", {"path": "a", "content": "", "runtime": "node"}, "node"),
     ],
 )
-async def test_the_runtime_is_the_default_one_unless_another_is_needed(
+async def test_the_runtime_is_the_default_unless_another_is_needed(
     tool: str, arguments: dict[str, Any], runtime: str
 ) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
@@ -67,7 +67,7 @@ async def test_the_runtime_is_the_default_one_unless_another_is_needed(
         assert made.id in text_of(result).split("\n")[0]
 
 
-async def test_a_program_that_fails_leaves_its_environment_and_tells_it() -> None:
+async def test_a_program_that_fails_keeps_its_environment_and_names_it() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         for code in ("exit 3", "timeout"):
             result = await call(agent, "execute", code=code)
@@ -87,13 +87,13 @@ async def test_a_program_that_fails_leaves_its_environment_and_tells_it() -> Non
         ("install_packages", {"packages": "npm ci"}),
     ],
 )
-async def test_what_is_refused_makes_none(tool: str, arguments: dict[str, Any]) -> None:
+async def test_a_refused_call_creates_no_environment(tool: str, arguments: dict[str, Any]) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         assert error_of(await call(agent, tool, **arguments))["hint"]
         assert rig.host.guests == {}
 
 
-async def test_one_in_which_nothing_could_be_done_is_gone() -> None:
+async def test_an_environment_that_could_not_be_used_is_destroyed() -> None:
     def full(guest: Any) -> None:
         guest.file_error = FileRefused("The disk is full.")
 
@@ -104,13 +104,13 @@ async def test_one_in_which_nothing_could_be_done_is_gone() -> None:
         assert rig.host.only.destroys == 1
 
 
-async def test_a_create_that_fails_is_told() -> None:
+async def test_a_failed_create_is_reported() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         rig.host.create_error = BootFailed("The guest did not start.")
         assert error_of(await call(agent, "execute", code="x"))["code"] == "boot_failed"
 
 
-async def test_a_call_that_is_given_up_while_it_is_made_leaves_nothing() -> None:
+async def test_a_call_cancelled_during_the_create_leaves_no_environment() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         rig.host.hold = anyio.Event()
         async with anyio.create_task_group() as group:
@@ -122,7 +122,7 @@ async def test_a_call_that_is_given_up_while_it_is_made_leaves_nothing() -> None
         assert running(rig) == []
 
 
-async def test_without_room_it_says_which_to_go_on_in() -> None:
+async def test_a_call_without_room_is_refused_with_the_existing_environments() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         for _ in range(3):
             await call(agent, "execute", code="echo hi")
@@ -132,7 +132,7 @@ async def test_without_room_it_says_which_to_go_on_in() -> None:
         assert "destroy_environment" in text_of(full)
 
 
-async def test_a_key_makes_one_however_often_it_comes() -> None:
+async def test_repeated_calls_with_a_key_create_one_environment() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         results = [
             await call(agent, "execute", code="echo hi", idempotency_key="k") for _ in range(2)
@@ -141,7 +141,7 @@ async def test_a_key_makes_one_however_often_it_comes() -> None:
         assert all(data_of(each)["environment_id"] == made for each in results)
 
 
-async def test_a_name_will_do_and_results_have_the_id() -> None:
+async def test_an_environment_may_be_given_by_name_or_short_id() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         made = await call(agent, "create_environment", runtime="python", name="web")
         environment_id = data_of(made)["environment_id"]
@@ -156,7 +156,7 @@ async def test_a_name_will_do_and_results_have_the_id() -> None:
         assert running(rig) == []
 
 
-async def test_an_environment_of_a_size_with_variables_files_and_packages() -> None:
+async def test_an_environment_is_created_with_size_variables_files_and_packages() -> None:
     async with serving(Setup(max_environments=4)) as rig, client(rig, MODERN) as agent:
         made = await call(
             agent,
@@ -199,13 +199,13 @@ async def test_an_environment_of_a_size_with_variables_files_and_packages() -> N
         {"files": [{"path": "~root/x", "content": ""}]},
     ],
 )
-async def test_what_no_environment_can_have_makes_none(arguments: dict[str, Any]) -> None:
+async def test_impossible_properties_create_no_environment(arguments: dict[str, Any]) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         assert error_of(await call(agent, "create_environment", **arguments))["hint"]
         assert rig.host.guests == {}
 
 
-async def test_packages_that_do_not_install_are_told_and_the_environment_stays() -> None:
+async def test_a_failed_install_is_reported_and_the_environment_is_kept() -> None:
     async def failing(_command: Command, into: Streams) -> ExecutionResult:
         into.stderr.feed(b"no such package")
         output = into.stdout.output(), into.stderr.output()
@@ -221,7 +221,7 @@ async def test_packages_that_do_not_install_are_told_and_the_environment_stays()
         assert (failed.structured_content or {})["environment_id"] == running(rig)[0]
 
 
-async def test_memory_over_the_usual_takes_more_slots() -> None:
+async def test_more_memory_than_the_default_takes_more_slots() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         await call(agent, "create_environment", memory_mb=1024)
         await call(agent, "create_environment")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress reaches a client that asks for it, in both eras, and costs nobody else anything."""
+"""Progress in both eras: sent to clients that ask for it, and not to others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Report = tuple[float, float | None, str | None]
 
 
 class Watcher:
-    """A progress callback; `first` is set with the first report."""
+    """A progress callback that keeps reports and sets `first` with the first one."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -60,7 +60,7 @@ async def test_create_reports_its_steps(era: str) -> None:
         ("install_packages", "installing", {"packages": "a"}),
     ],
 )
-async def test_long_work_is_heard_of_until_it_ends(
+async def test_long_work_reports_progress_until_it_ends(
     era: str, tool: str, words: str, arguments: dict[str, str]
 ) -> None:
     async with serving(Setup(heartbeat=0.02)) as rig, client(rig, era) as agent:
@@ -98,7 +98,7 @@ async def test_a_bare_call_without_a_token_gets_one_event() -> None:
         assert answer.text.count("data: ") == 1
 
 
-async def test_a_bare_call_with_a_token_gets_its_progress_in_the_stream() -> None:
+async def test_a_bare_call_with_a_token_gets_progress_in_its_stream() -> None:
     async with serving() as rig, raw(rig) as http:
         call = request(
             "tools/call",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts as clients see them, in both eras; what people paste stays marked as theirs."""
+"""Prompts as clients see them, in both eras; pasted text is kept inside marks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def said(result: GetPromptResult) -> str:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_they_are_listed_and_got(era: str) -> None:
+async def test_prompts_are_listed_and_returned_with_their_arguments(era: str) -> None:
     async with mcp_server() as server, Client(server, mode=era) as client:
         listed = (await client.list_prompts()).prompts
         assert [prompt.name for prompt in listed] == [*PROMPTS]
@@ -44,7 +44,7 @@ async def test_they_are_listed_and_got(era: str) -> None:
                 assert name == "runtime" or f"<{name}>\n{value}\n</{name}>" in text
 
 
-async def test_they_name_only_tools_that_exist() -> None:
+async def test_prompts_name_only_tools_that_exist() -> None:
     async with mcp_server() as server, Client(server) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         for name, arguments in ARGUMENTS.items():
@@ -67,7 +67,7 @@ async def test_they_name_only_tools_that_exist() -> None:
         ({Toolset.ENVIRONMENTS}, []),
     ],
 )
-async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
+async def test_a_prompt_is_offered_only_if_its_tools_are(
     left_out: set[Toolset], names: list[str]
 ) -> None:
     setup = Setup(toolsets=ALL_TOOLSETS - left_out - {Toolset.CORE})
@@ -110,7 +110,7 @@ async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
     ],
 )
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_is_asked_for_wrongly_is_refused_with_what_would_be_right(
+async def test_a_mistaken_request_is_refused_with_a_hint(
     era: str,
     name: str,
     arguments: dict[str, str],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""read_job does alone what needs a job: it waits, reads, searches, kills and lists."""
+"""The tool read_job: it waits, reads, searches, kills and lists jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def started(agent: Client, code: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_it_waits_for_the_end_and_answers_as_execute_does(era: str) -> None:
+async def test_read_job_waits_for_the_end_and_answers_like_execute(era: str) -> None:
     async with serving(CORE) as rig, client(rig, era) as agent:
         job = await started(agent, "echo part\nerr bad\nhang\necho rest\nexit 4")
         await rig.host.only.started.wait()
@@ -39,7 +39,7 @@ async def test_it_waits_for_the_end_and_answers_as_execute_does(era: str) -> Non
         assert "rest" in text_of(ended)
 
 
-async def test_it_waits_before_it_reads_a_part() -> None:
+async def test_read_job_waits_before_it_searches() -> None:
     async with serving(CORE) as rig, client(rig) as agent:
         job = await started(agent, "echo one\nhang\necho two")
         await rig.host.only.started.wait()
@@ -48,7 +48,7 @@ async def test_it_waits_before_it_reads_a_part() -> None:
         assert data_of(await agent.call_tool("read_job", page))["content"] == "4: two"
 
 
-async def test_it_kills_and_lists() -> None:
+async def test_read_job_kills_and_lists() -> None:
     async with serving(CORE) as rig, client(rig) as agent:
         job = await started(agent, "echo part\nhang")
         await rig.host.only.started.wait()

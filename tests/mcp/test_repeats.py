@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Idempotency keys as a client uses them: across calls, sessions, eras and servers."""
+"""Idempotency keys across calls, sessions, eras and servers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ async def test_a_create_is_done_once_in_any_session(era: str) -> None:
         assert len(ids) == len(rig.host.guests) == 1
 
 
-async def test_a_repeated_result_is_said_to_be_one_also_of_what_is_gone() -> None:
+async def test_a_repeated_result_is_marked_even_if_its_machine_is_gone() -> None:
     setup = Setup()
     async with serving(setup) as rig, client(rig) as agent:
         first = await agent.call_tool("create_environment", PYTHON)
         assert "first call" not in text_of(first)
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         again = await agent.call_tool("create_environment", PYTHON)
-        assert data_of(again) == data_of(first)  # of a machine that ended with the server
+        assert data_of(again) == data_of(first)  # its machine ended with the server
         assert again.content[:-1] == first.content
         assert text_of(again).endswith(
             "\nThis is the result of the first call with this idempotency_key; nothing was done "
@@ -54,7 +54,7 @@ async def test_a_repeated_result_is_said_to_be_one_also_of_what_is_gone() -> Non
         )
 
 
-async def test_what_is_said_of_a_repeated_result_names_no_tool_that_is_withheld() -> None:
+async def test_the_note_on_a_repeated_result_names_only_offered_tools() -> None:
     async with (
         serving(Setup(toolsets=ALL_TOOLSETS - {Toolset.JOBS, Toolset.CORE})) as rig,
         client(rig) as agent,

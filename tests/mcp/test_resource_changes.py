@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients hear of changes: sessions of 2025 by subscription, 2026-07-28 by a stream."""
+"""Notices of changes: by subscription in sessions of 2025, by a stream in 2026-07-28."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def subscribe(agent: Client, uri: str) -> None:
-    """As 2025 clients do it; 2026-07-28 has removed it."""
+    """Subscribe as 2025 clients do; version 2026-07-28 has no such request."""
     asked = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
     await agent.session.send_request(asked, EmptyResult)
 
@@ -62,7 +62,7 @@ async def unsubscribe(agent: Client, uri: str) -> None:
 
 @dataclass(slots=True)
 class Heard:
-    """What a 2025 client was told, as URIs; `list` stands for a change of the list."""
+    """The notices that a 2025 client received, as URIs; `list` means that the list changed."""
 
     told: list[str] = field(default_factory=list[str])
     news: anyio.Event = field(default_factory=anyio.Event)
@@ -91,7 +91,7 @@ async def session(rig: Rig, heard: Heard) -> AsyncGenerator[Client]:
 
 
 async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
-    """A program that prints when it is told to: the URI of its stdout, and how to tell it."""
+    """Start a program that prints what it is sent; return its stdout's URI and the sending end."""
     environment = await created(agent)
     guest = rig.host.guests[environment]
     lines, said = anyio.create_memory_object_stream[bytes](100)
@@ -113,12 +113,12 @@ async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
 
 
 def changes_of(rig: Rig) -> Changes:
-    """The server's watchers: the one object of its kind that hears this rig's jobs."""
+    """Return the server's `Changes`, the only listener of this rig's jobs."""
     (teller,) = rig.services.jobs._tellers  # pyright: ignore[reportPrivateUsage]  # to look inside
     return cast("Changes", cast("Any", teller).__self__)
 
 
-async def test_a_session_hears_that_output_grew_and_ended() -> None:
+async def test_a_session_is_notified_of_output_at_a_limited_rate() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
         uri, lines = await talking(rig, agent)
@@ -135,7 +135,7 @@ async def test_a_session_hears_that_output_grew_and_ended() -> None:
         assert dict(content.meta or {})["waggle/page"]["size"] == 250
 
 
-async def test_a_session_hears_of_an_environment_and_its_end() -> None:
+async def test_a_session_is_notified_of_an_environment_and_its_end() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
         told = agent.server_capabilities.resources
@@ -154,7 +154,7 @@ async def test_a_session_hears_of_an_environment_and_its_end() -> None:
             await subscribe(agent, environment)
 
 
-async def test_a_session_hears_that_a_machine_died_in_which_nothing_ran() -> None:
+async def test_a_session_is_notified_of_the_death_of_an_idle_machine() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
         environment = await created(agent)
@@ -165,12 +165,12 @@ async def test_a_session_hears_that_a_machine_died_in_which_nothing_ran() -> Non
         await heard.until(lambda told: set(told) == {"list", uri})
         (content,) = (await agent.read_resource(uri)).contents
         assert json.loads(cast("Any", content).text)["status"] == "error"
-        # The subscription holds until it is destroyed.
+        # The subscription is kept until the environment is destroyed.
         await agent.call_tool("destroy_environment", {"environment_id": environment})
         await heard.until(lambda told: told.count(uri) == 2)
 
 
-async def test_a_session_hears_of_a_destroy_that_failed_and_of_what_the_reaper_took() -> None:
+async def test_a_session_is_notified_of_a_failed_destroy_and_of_the_reaper() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
         environment = await created(agent)
@@ -185,7 +185,7 @@ async def test_a_session_hears_of_a_destroy_that_failed_and_of_what_the_reaper_t
         await heard.until(lambda told: told == [uri] * 2)
 
 
-async def test_a_stream_of_2026_hears_of_a_death() -> None:
+async def test_a_stream_of_2026_is_notified_of_a_death() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         uri = f"waggle://environments/{await created(agent)}"
         async with agent.listen(
@@ -197,7 +197,7 @@ async def test_a_stream_of_2026_hears_of_a_death() -> None:
             assert told == {ResourceUpdated(uri), ResourcesListChanged()}
 
 
-async def test_nothing_is_told_after_unsubscribing() -> None:
+async def test_no_notice_is_sent_after_unsubscribing() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
         uri, lines = await talking(rig, agent)
@@ -212,7 +212,7 @@ async def test_nothing_is_told_after_unsubscribing() -> None:
 
 
 @pytest.mark.parametrize("uri", ["waggle://environments/{}/files/tmp/x", "{}?offset=1", "x", ""])
-async def test_what_cannot_be_watched_is_refused(uri: str) -> None:
+async def test_a_resource_that_cannot_be_watched_is_refused(uri: str) -> None:
     async with serving() as rig, session(rig, Heard()) as agent:
         stream, lines = await talking(rig, agent)
         lines.close()
@@ -221,7 +221,7 @@ async def test_what_cannot_be_watched_is_refused(uri: str) -> None:
             await subscribe(agent, wanted)
 
 
-async def test_the_subscriptions_of_a_session_are_bounded_and_gone_with_it() -> None:
+async def test_the_subscriptions_of_a_session_are_limited_and_end_with_it() -> None:
     async with serving() as rig:
         changes = changes_of(rig)
         async with session(rig, Heard()) as agent:
@@ -253,7 +253,7 @@ async def test_bare_http_without_a_session_cannot_subscribe() -> None:
         assert "Only a session can subscribe" in answer["error"]["message"]
 
 
-async def test_a_stream_of_2026_hears_the_same_and_only_what_it_may() -> None:
+async def test_a_stream_of_2026_is_notified_only_of_its_owners_resources() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         theirs = await rig.services.environments.create(
             CreateRequest(runtime=RuntimeName.SHELL), owner=Owner("somebody else")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of resources, both ways; and when a client is told of a change."""
+"""URIs of resources, made and parsed; and the pace of change notices."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from waggle.mcp.uris import (
 ID = "0123abcd-0000-4000-8000-00000000000f"
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 ROUNDING = 1e-9
-"""Of sums of floats, in seconds."""
+"""The rounding error of sums of floats, in seconds."""
 
 
 @given(names)
-def test_any_name_of_a_file_comes_back(name: str) -> None:
+def test_the_uri_of_any_file_parses_back(name: str) -> None:
     path = f"/{name.lstrip('/')}"
     if path != "/":
         uri = file_uri(ID, path)
@@ -46,7 +46,7 @@ def test_any_name_of_a_file_comes_back(name: str) -> None:
 
 
 @given(st.integers(1, 10**9 - 1), st.sampled_from(StreamName), st.text(min_size=1, max_size=200))
-def test_streams_and_searches_come_back(number: int, stream: StreamName, search: str) -> None:
+def test_stream_and_search_uris_parse_back(number: int, stream: StreamName, search: str) -> None:
     assert parse_uri(output_uri(ID, number, stream)) == StreamAddress(ID, number, stream)
     if search.isascii() and "\0" not in search:
         variables = {"id": ID, "n": str(number), "stream": stream, "search": search}
@@ -61,7 +61,7 @@ def test_a_client_that_expands_the_template_names_the_same_file() -> None:
         assert parse_uri(uri) == FileAddress(ID, "/tmp/a b/ü.txt", Range(5))
 
 
-def test_archives_come_back() -> None:
+def test_the_uri_of_an_archive_parses_back() -> None:
     archive = "0123456789abcdef"
     assert parse_uri(archive_uri(ID, archive)) == ArchiveAddress(ID, archive)
     uri = UriTemplate.parse(ARCHIVE_TEMPLATE).expand({"id": ID, "archive": archive, "offset": "7"})
@@ -70,7 +70,7 @@ def test_archives_come_back() -> None:
         assert parse_uri(f"{environment_uri(ID)}/archives/{wrong}") is None
 
 
-def test_an_environment_has_one_name() -> None:
+def test_equal_uris_of_an_environment_parse_to_one_address() -> None:
     assert parse_uri(environment_uri(ID)) == EnvironmentAddress(ID)
     assert parse_uri(environment_uri(ID).replace("abcd", "ABCD")) == EnvironmentAddress(ID)
     assert parse_uri(f"{environment_uri(ID)}/") == EnvironmentAddress(ID)
@@ -80,7 +80,7 @@ def test_an_environment_has_one_name() -> None:
 @pytest.mark.parametrize(
     "before", ["", "waggle://environments/", f"waggle://environments/{ID}/files/"]
 )
-def test_nothing_that_a_client_sends_breaks_it(before: str, text: str) -> None:
+def test_any_text_is_parsed_safely(before: str, text: str) -> None:
     address = None
     with contextlib.suppress(InvalidArgument):
         address = parse_uri(before + text)
@@ -94,7 +94,7 @@ def test_nothing_that_a_client_sends_breaks_it(before: str, text: str) -> None:
     st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3), st.booleans()), max_size=40),
     st.floats(0, 0.5),
 )
-def test_changes_are_told_in_time_and_not_too_often(
+def test_changes_are_sent_in_time_and_not_too_often(
     marks: list[tuple[str, float, bool]], step: float
 ) -> None:
     pace: Pace[str] = Pace()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources as a client sees them: read, page, search, list, complete; in both eras."""
+"""Resources as a client sees them: reading, pages, search, lists and completion, in both eras."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ NOWHERE = "00000000-0000-4000-8000-0000000000ff"
 
 
 async def ran(agent: Client, environment: str, code: str) -> str:
-    """Run a program; the URI of its stdout, from the result."""
+    """Run a program and return the URI of its stdout."""
     result = await agent.call_tool("execute", {"environment_id": environment, "code": code})
     return output_uri(environment, data_of(result)["job_id"], StreamName.STDOUT)
 
 
 def text_in(result: ReadResourceResult) -> tuple[str, dict[str, Any]]:
-    """The text of a resource, and what its `_meta` says of the page."""
+    """Return the text of a resource and the page data of its `_meta`."""
     (content,) = result.contents
     assert isinstance(content, TextResourceContents), content
     return content.text, dict(content.meta or {}).get("waggle/page", {})
@@ -78,7 +78,7 @@ def bytes_in(result: ReadResourceResult) -> tuple[bytes, dict[str, Any]]:
 
 
 async def whole(agent: Client, uri: str) -> bytes:
-    """All of a resource, page after page."""
+    """Read all pages of a resource and return its bytes."""
     data, offset = b"", 0
     while True:
         part, page = bytes_in(await agent.read_resource(f"{uri}?offset={offset}"))
@@ -118,7 +118,7 @@ async def test_a_stream_is_read_in_ranges_and_searched(era: str) -> None:
         assert text == ""
 
 
-async def test_a_stream_can_be_read_while_it_is_written_and_what_is_no_text_is_a_blob() -> None:
+async def test_a_stream_is_read_while_written_and_binary_data_is_a_blob() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         guest = rig.host.only
@@ -142,7 +142,7 @@ async def test_a_stream_can_be_read_while_it_is_written_and_what_is_no_text_is_a
         guest.release.set()
         await agent.call_tool("wait_job", {"environment_id": environment, "job_id": 1})
         assert await whole(agent, uri) == "grün\n".encode() + b"\xff\0"
-        # An offset from the end that falls into a character begins after it.
+        # An offset inside a character is moved to the next one.
         data, page = bytes_in(await agent.read_resource(f"{uri}?offset=-5&length=2"))
         assert (data, page["offset"]) == (b"n", 4)
 
@@ -183,7 +183,7 @@ async def test_an_archive_is_a_resource_while_it_is_kept(era: str) -> None:
         data = await whole(agent, new["uri"])
         assert hashlib.sha256(data).hexdigest() == new["sha256"]
         assert len(data) == new["size"] > 500_000
-        # The page that a result holds has a name of its own.
+        # The page inside a result has its own URI.
         (held,) = [each for each in content if isinstance(each, EmbeddedResource)]
         assert isinstance(held.resource, BlobResourceContents)
         again, page = bytes_in(await agent.read_resource(held.resource.uri))
@@ -200,7 +200,7 @@ async def test_an_archive_is_a_resource_while_it_is_kept(era: str) -> None:
             await agent.read_resource(new["uri"])
 
 
-async def test_an_archive_of_another_owner_is_not_to_be_had_by_its_name() -> None:
+async def test_an_archive_of_another_owner_cannot_be_read_by_its_id() -> None:
     async with serving() as rig, client(rig) as agent:
         theirs = await foreign(rig)
         archive = await rig.services.trees.download(theirs, ".", owner=Owner("somebody else"))
@@ -214,7 +214,7 @@ async def test_an_archive_of_another_owner_is_not_to_be_had_by_its_name() -> Non
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_can_be_read_is_listed(era: str) -> None:
+async def test_readable_resources_are_listed(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         environment = await created(agent)
         for number in range(EXECUTIONS_LISTED + 2):
@@ -240,13 +240,13 @@ async def test_what_can_be_read_is_listed(era: str) -> None:
         ]
 
 
-async def test_a_long_list_comes_in_pages() -> None:
+async def test_a_long_list_has_pages() -> None:
     async with serving(Setup(max_environments=45)) as rig, client(rig) as agent:
         made = [await created(agent) for _ in range(45)]
         seen: list[str] = []
         page = await agent.list_resources()
         seen += [each.uri for each in page.resources]
-        # What goes meanwhile does not shift what comes.
+        # A removal between two pages does not shift the next page.
         await agent.call_tool("destroy_environment", {"environment_id": made[0]})
         while page.next_cursor:
             page = await agent.list_resources(cursor=page.next_cursor)
@@ -255,7 +255,7 @@ async def test_a_long_list_comes_in_pages() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "ü", "A" * 400, "////"])
-async def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+async def test_a_malformed_cursor_is_refused(cursor: str) -> None:
     async with serving() as rig, client(rig) as agent:
         with pytest.raises(MCPError) as refused:
             await agent.list_resources(cursor=cursor)
@@ -282,7 +282,7 @@ async def test_arguments_of_templates_are_completed(era: str) -> None:
 
 
 async def foreign(rig: Rig) -> str:
-    """An environment of somebody else."""
+    """Create an environment of another owner with one job, and return its id."""
     environment = await rig.services.environments.create(
         CreateRequest(runtime=RuntimeName.SHELL), owner=Owner("somebody else")
     )
@@ -297,7 +297,7 @@ async def foreign(rig: Rig) -> str:
 @pytest.mark.parametrize(
     "rest", ["", "/executions/1/stdout", "/files/tmp/x", "/archives/0123456789abcdef"]
 )
-async def test_anothers_resource_is_as_unknown_as_none(era: str, rest: str) -> None:
+async def test_another_owners_resource_is_refused_like_a_missing_one(era: str, rest: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         theirs = await foreign(rig)
         said: list[Any] = []
@@ -368,7 +368,7 @@ async def test_a_mistake_is_refused_with_a_hint(rest: str, code: int) -> None:
         "javascript:alert(1)\r\nSet-Cookie: x",
     ],
 )
-async def test_a_uri_that_is_none_of_ours_is_not_found_in_bare_http(uri: str) -> None:
+async def test_an_unknown_uri_is_not_found_in_bare_http(uri: str) -> None:
     async with serving() as rig, raw(rig) as http:
         body = json.dumps(request("resources/read", {"uri": uri}))
         answer = await http.post("/mcp", content=body, headers={"Content-Type": "application/json"})
@@ -378,7 +378,7 @@ async def test_a_uri_that_is_none_of_ours_is_not_found_in_bare_http(uri: str) ->
         assert "Traceback" not in answer.text
 
 
-async def test_nobody_learns_what_broke() -> None:
+async def test_an_internal_error_is_not_shown_to_the_client() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         rig.host.only.file_error = ZeroDivisionError("secret")

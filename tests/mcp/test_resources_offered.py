@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources follow WAGGLE_TOOLSETS: what tools may not do is not done as a resource either."""
+"""Resources under WAGGLE_TOOLSETS: data that no offered tool may read is no resource either."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ REFUSED = (
 )
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 TOPICS = [each for each in Toolset if each is not Toolset.CORE]
-"""The sets of which each tool is in one."""
+"""The toolsets without the core: every tool is in exactly one of them."""
 SETS = [{*some} for count in range(1, 3) for some in itertools.combinations(TOPICS, count)]
 
 
 def expected(toolsets: set[Toolset]) -> set[str]:
-    """The kinds that there are."""
+    """Return the kinds of resources that these toolsets offer."""
     kinds = {ENVIRONMENT} if Toolset.ENVIRONMENTS in toolsets else set[str]()
     if toolsets & {Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES}:
         kinds |= {OUTPUT}
@@ -66,7 +66,7 @@ def expected(toolsets: set[Toolset]) -> set[str]:
 
 @asynccontextmanager
 async def filled(toolsets: set[Toolset], era: str) -> AsyncGenerator[tuple[Client, dict[str, str]]]:
-    """A client, and the URI of one resource of each kind that exists, offered or not."""
+    """Yield a client and the URI of one resource of every kind, offered or not."""
     async with serving(Setup(toolsets=toolsets)) as rig, client(rig, era) as agent:
         yield agent, await fill(rig)
 
@@ -88,14 +88,14 @@ async def fill(rig: Rig) -> dict[str, str]:
 
 
 async def readable(agent: Client, uris: dict[str, str]) -> set[str]:
-    """The kinds that can be read; the others are refused in words of their own."""
+    """Return the kinds that can be read; assert that the others get the usual refusal."""
     told = {kind: await refusal(agent, uri) for kind, uri in uris.items()}
     assert {*told.values()} <= {"", REFUSED}
     return {kind for kind, refused in told.items() if not refused}
 
 
 async def refusal(agent: Client, uri: str) -> str:
-    """What a client is told of a resource that it may not read; nothing if it may."""
+    """Read a resource and return the refusal, or an empty text if it may be read."""
     try:
         await agent.read_resource(uri)
     except MCPError as error:
@@ -104,7 +104,7 @@ async def refusal(agent: Client, uri: str) -> str:
 
 
 @pytest.mark.parametrize("toolsets", SETS, ids=lambda each: "+".join(sorted(each)))
-async def test_each_kind_is_there_for_templates_lists_completion_and_reads_or_for_none(
+async def test_a_kind_is_in_templates_lists_completion_and_reads_or_in_none(
     toolsets: set[Toolset],
 ) -> None:
     kinds = expected(toolsets)
@@ -126,7 +126,7 @@ async def test_without_files_neither_files_nor_archives_can_be_read(era: str) ->
         assert await readable(agent, uris) == {ENVIRONMENT, OUTPUT}
 
 
-async def test_what_cannot_be_read_cannot_be_subscribed_to() -> None:
+async def test_a_subscription_to_an_unreadable_resource_is_refused() -> None:
     async with filled({Toolset.FILES}, LEGACY) as (agent, uris):
         for kind in (ENVIRONMENT, OUTPUT):
             asked = SubscribeRequest(params=SubscribeRequestParams(uri=uris[kind]))
@@ -134,7 +134,7 @@ async def test_what_cannot_be_read_cannot_be_subscribed_to() -> None:
                 await agent.session.send_request(asked, EmptyResult)
 
 
-async def test_an_environment_does_not_tell_of_outputs_that_are_not_offered() -> None:
+async def test_an_environment_does_not_list_outputs_that_are_not_offered() -> None:
     for toolsets, count in (({Toolset.ENVIRONMENTS}, 0), ({*ALL_TOOLSETS}, 1)):
         async with filled(toolsets, MODERN) as (agent, uris):
             (content,) = (await agent.read_resource(uris[ENVIRONMENT])).contents

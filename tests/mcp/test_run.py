@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""run_code: everything in one call, and nothing left however it ends."""
+"""The tool run_code: everything in one call, and nothing left after any outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONG = "x" * (10 * 1024 * 1024 + 1)
 
 
 def gone(rig: Rig) -> None:
-    """Nothing is left, and every machine that was made was destroyed once."""
+    """Assert that no environment is left and that every machine was destroyed once."""
     assert rig.services.environments.all() == []
     assert all(guest.destroys == 1 for guest in rig.host.guests.values())
 
@@ -44,7 +44,7 @@ async def run(agent: Client, **arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_program_runs_and_its_environment_is_gone(era: str) -> None:
+async def test_a_program_runs_and_its_environment_is_destroyed(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         result = await run(
             agent,
@@ -63,7 +63,7 @@ async def test_a_program_runs_and_its_environment_is_gone(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_what_came_with_a_key_runs_once(era: str) -> None:
+async def test_repeated_calls_with_a_key_run_once(era: str) -> None:
     async with serving() as rig:
         keyed = {"code": "echo hello\nexit 3", "idempotency_key": "once"}
         async with client(rig, LEGACY) as agent:
@@ -85,7 +85,7 @@ async def test_what_came_with_a_key_runs_once(era: str) -> None:
         gone(rig)
 
 
-async def test_packages_come_first_and_their_failure_is_told() -> None:
+async def test_packages_are_installed_first_and_their_failure_is_reported() -> None:
     async def failing(_command: Command, into: Streams) -> ExecutionResult:
         into.stderr.feed(b"no such package")
         return ExecutionResult(
@@ -114,7 +114,7 @@ async def test_packages_come_first_and_their_failure_is_told() -> None:
         gone(rig)
 
 
-async def test_why_it_failed_is_told_as_of_execute() -> None:
+async def test_a_failure_has_a_diagnosis_as_in_execute() -> None:
     def prepare(guest: FakeGuest) -> None:
         guest.diagnosis = Diagnosis("disk_full", "The disk is full.", "Delete something.")
 
@@ -156,7 +156,7 @@ async def test_a_timeout_is_an_error_with_the_output_so_far() -> None:
         {"timeout_seconds": 0},
     ],
 )
-async def test_mistakes_are_found_before_anything_boots(arguments: dict[str, Any]) -> None:
+async def test_mistakes_are_refused_before_anything_boots(arguments: dict[str, Any]) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         refused = error_of(await run(agent, code="echo", **arguments))
         assert refused["code"].startswith("invalid_")
@@ -165,7 +165,7 @@ async def test_mistakes_are_found_before_anything_boots(arguments: dict[str, Any
 
 
 @pytest.mark.parametrize("arguments", [{"stdin": LONG}, {"files": {"a": LONG}}])
-async def test_what_is_too_large_is_found_before_anything_boots(arguments: dict[str, Any]) -> None:
+async def test_too_large_input_is_refused_before_anything_boots(arguments: dict[str, Any]) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         refused = error_of(await run(agent, code="echo", **arguments))
         assert refused["code"] == "too_large"
@@ -173,7 +173,7 @@ async def test_what_is_too_large_is_found_before_anything_boots(arguments: dict[
         assert rig.host.guests == {}
 
 
-async def test_packages_without_a_network_are_refused_also_when_the_operator_gives_none() -> None:
+async def test_packages_are_refused_if_the_default_network_is_none() -> None:
     setup = Setup(network=NetworkPolicy.NONE)
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         refused = error_of(await run(agent, code="echo", packages="numpy"))
@@ -182,7 +182,7 @@ async def test_packages_without_a_network_are_refused_also_when_the_operator_giv
         data_of(await run(agent, code="echo", packages="numpy", network="public"))
 
 
-async def test_what_fails_on_the_way_leaves_nothing() -> None:
+async def test_a_failed_boot_or_guest_leaves_nothing() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         rig.host.create_error = BootFailed("no luck")
         assert error_of(await run(agent, code="echo"))["code"] == "boot_failed"
@@ -193,7 +193,7 @@ async def test_what_fails_on_the_way_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("phase", ["create", "install", "run"])
-async def test_a_client_that_leaves_ends_it_in_each_phase(phase: str, era: str) -> None:
+async def test_a_client_that_leaves_ends_the_run_in_any_phase(phase: str, era: str) -> None:
     host = FakeHost(hold=anyio.Event() if phase == "create" else None)
     waiting = anyio.Event()
 

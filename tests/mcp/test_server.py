@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server publishes: tools with schemas, hints and examples that hold."""
+"""The tools, schemas, hints and instructions that the server publishes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waggle.mcp.surfaces import instructions
 pytestmark = pytest.mark.anyio
 
 ORIGINAL: dict[str, tuple[set[str], set[str]]] = {
-    "create_environment": (set(), {"runtime", "name", "timeout_minutes"}),  # or a snapshot
+    "create_environment": (set(), {"runtime", "name", "timeout_minutes"}),  # or from a snapshot
     "destroy_environment": ({"environment_id"}, set()),
     "list_environments": (set(), set()),
     "execute": ({"code"}, {"environment_id", "language", "timeout_seconds"}),
@@ -35,7 +35,7 @@ RESULTS = {
     "install_packages": "stdout stderr exit_code",
 }
 PICTURES = {"execute", "run_command", "read_file", "read_job", "wait_job"}
-"""May answer with pictures, which structured content would hide: so they publish no schema."""
+"""Tools without an output schema: structured content would hide the pictures they may return."""
 
 
 async def published(era: str) -> dict[str, Tool]:
@@ -44,7 +44,7 @@ async def published(era: str) -> dict[str, Tool]:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_users_of_the_original_find_their_tools(era: str) -> None:
+async def test_the_tools_of_the_original_exist_with_their_parameters(era: str) -> None:
     tools = await published(era)
     assert set(ORIGINAL) < set(tools)
     for name, (required, optional) in ORIGINAL.items():
@@ -68,7 +68,7 @@ async def test_everything_published_is_described_and_valid() -> None:
             assert schema["type"] == "object"
 
 
-async def test_hints_are_honest() -> None:
+async def test_hints_are_correct() -> None:
     tools = await published(MODERN)
     hints = {name: tool.annotations for name, tool in tools.items()}
     assert all(hint is not None for hint in hints.values())
@@ -126,7 +126,7 @@ async def test_the_server_introduces_itself(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_it_works_without_http_too(era: str) -> None:
+async def test_the_server_works_without_http(era: str) -> None:
     async with mcp_server() as server, Client(server, mode=era) as agent:
         result = await agent.call_tool("create_environment", {"runtime": "shell"})
         assert not result.is_error

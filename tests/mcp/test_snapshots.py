@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pauses, snapshots, forks and rollbacks, through a real client."""
+"""Pauses, snapshots, forks and rollbacks through a real client."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def note(agent: Client, environment_id: str) -> object:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_one_that_is_paused_in_memory_is_resumed_by_a_call(era: str) -> None:
+async def test_an_environment_paused_in_memory_is_resumed_by_a_call(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         identity = await created(agent)
         paused = await agent.call_tool("pause_environment", {"environment_id": identity})
@@ -76,9 +76,7 @@ async def test_one_that_is_paused_in_memory_is_resumed_by_a_call(era: str) -> No
 
 
 @pytest.mark.parametrize("sleeps,fate", [(True, "paused to disk"), (False, "destroyed")])
-async def test_every_text_says_what_becomes_of_one_that_nobody_uses(
-    sleeps: bool, fate: str
-) -> None:
+async def test_texts_state_the_fate_of_an_unused_environment(sleeps: bool, fate: str) -> None:
     setup = Setup(pausing=Pausing(when_idle=sleeps))
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         made = await agent.call_tool("create_environment", {"runtime": "python"})
@@ -99,7 +97,7 @@ async def test_every_text_says_what_becomes_of_one_that_nobody_uses(
         assert ("not used is destroyed" in told) is not sleeps
 
 
-async def test_one_that_is_paused_to_disk_is_kept_and_goes_on() -> None:
+async def test_an_environment_paused_to_disk_is_kept_and_resumed() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         write(rig, identity, "kept")
@@ -123,7 +121,7 @@ async def test_one_that_is_paused_to_disk_is_kept_and_goes_on() -> None:
         assert await note(agent, identity) == "kept"
 
 
-async def test_one_in_use_is_neither_paused_nor_rolled_back() -> None:
+async def test_an_environment_in_use_is_neither_paused_nor_rolled_back() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         kept = await snapshot(agent, identity)
@@ -140,7 +138,7 @@ async def test_one_in_use_is_neither_paused_nor_rolled_back() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_snapshot_is_taken_listed_gone_on_from_and_deleted(era: str) -> None:
+async def test_a_snapshot_is_taken_listed_resumed_and_deleted(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         identity = await created(agent)
         write(rig, identity, "then")
@@ -208,7 +206,7 @@ async def test_a_snapshot_has_its_own_size() -> None:
         assert environment.variables == {"A": "1"}
 
 
-async def test_a_fork_is_all_the_copies_or_none() -> None:
+async def test_a_fork_makes_all_copies_or_none() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         write(rig, identity, "shared")
@@ -227,7 +225,7 @@ async def test_a_fork_is_all_the_copies_or_none() -> None:
         assert data_of(await agent.call_tool("list_environments", {}))["count"] == 3
 
 
-async def test_an_environment_goes_back_to_its_own_snapshot_only() -> None:
+async def test_an_environment_is_rolled_back_only_to_its_own_snapshot() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity, other = await created(agent), await created(agent)
         write(rig, identity, "before")
@@ -240,7 +238,7 @@ async def test_an_environment_goes_back_to_its_own_snapshot_only() -> None:
             "status": "running",
         }
         assert "what came since is lost" in text_of(back)
-        assert "xpose" not in text_of(back)  # its ports are exposed again, by themselves
+        assert "xpose" not in text_of(back)  # its ports are exposed again automatically
         assert await note(agent, identity) == "before"
         refused = await agent.call_tool(
             "rollback_environment", {"environment_id": other, "snapshot_id": kept}
@@ -256,7 +254,7 @@ async def test_an_environment_goes_back_to_its_own_snapshot_only() -> None:
         ("fork_environment", {"count": 1}, ("list_environments", 2)),
     ],
 )
-async def test_a_key_has_it_done_once(
+async def test_repeated_calls_with_a_key_act_once(
     tool: str, arguments: dict[str, object], count: tuple[str, int]
 ) -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
@@ -267,7 +265,7 @@ async def test_a_key_has_it_done_once(
         assert data_of(await agent.call_tool(count[0], {}))["count"] == count[1]
 
 
-async def test_progress_tells_what_is_done() -> None:
+async def test_progress_names_the_steps() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         told: list[tuple[float, str | None]] = []
@@ -283,7 +281,7 @@ async def test_progress_tells_what_is_done() -> None:
         assert (0.5, "Resuming 1 copies") in told
 
 
-async def test_where_machines_cannot_be_frozen_one_clear_error_says_so() -> None:
+async def test_a_machine_that_cannot_be_frozen_gives_a_clear_error() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
         rig.host.only.freeze_error = Unsupported("It cannot.", hint="WAGGLE_HYPERVISOR=qemu can.")

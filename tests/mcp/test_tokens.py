@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools cost in a prompt, and that the APIs of models take them.
+"""The cost of the tools in a prompt, and whether the APIs of models accept their schemas.
 
 A tool counts as clients show it to a model: compact JSON of its name, description and input schema,
-each on its own, in tokens of o200k_base; and with its output schema beside them.
+counted separately in tokens of o200k_base, without and with its output schema.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GEMINI = {
     *("type", "format", "enum", "description", "items", "properties", "required"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "default"),
 }
-"""The words of a schema that function declarations may have; also `anyOf`, which is not needed."""
+"""The schema keywords of Gemini's function declarations, without `anyOf`, which is not needed."""
 
 
 def tools(offer: Offer) -> list[OfferedTool]:
@@ -48,21 +48,21 @@ def cost(offered: Sequence[OfferedTool], *, output: bool) -> int:
     )
 
 
-def test_a_known_text_has_the_tokens_of_o200k() -> None:
+def test_a_known_text_has_the_token_count_of_o200k() -> None:
     assert tokens("hello world, tiktoken is great!") == 9
 
 
 @pytest.mark.parametrize(
     "offer, inputs, all_of_it", [(CORE, 1_600, 3_000), (FULL, 5_000, 9_000)], ids=["core", "full"]
 )
-def test_tools_cost_a_prompt_no_more_than_this(offer: Offer, inputs: int, all_of_it: int) -> None:
+def test_the_tools_stay_within_a_token_limit(offer: Offer, inputs: int, all_of_it: int) -> None:
     offered = tools(offer)
     assert cost(offered, output=False) <= inputs
     assert cost(offered, output=True) <= all_of_it
 
 
 def parts(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each schema inside, with where it is."""
+    """Yield a schema and its inner schemas with their places."""
     yield place, schema
     for name, inner in schema.get("properties", {}).items():
         yield from parts(inner, f"{place}.{name}")
@@ -71,7 +71,7 @@ def parts(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[
 
 
 @pytest.mark.parametrize("tool", tools(FULL), ids=lambda tool: tool.name)
-def test_input_schemas_have_no_word_that_an_api_refuses(tool: OfferedTool) -> None:
+def test_input_schemas_have_no_keyword_that_an_api_refuses(tool: OfferedTool) -> None:
     assert tool.parameters["properties"]
     for place, schema in parts(tool.parameters, tool.name):
         assert not schema.keys() - GEMINI, place

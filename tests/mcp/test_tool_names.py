@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of other agents' tools, and the one tool that does the same."""
+"""Names of other agents' tools, and the tool of waggle that does the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHELL = 'execute with language "shell"'
         ("__", ""),
     ],
 )
-def test_the_tool_that_does_it_is_named(name: str, way: str) -> None:
+def test_an_unknown_name_gives_the_equivalent_tool(name: str, way: str) -> None:
     assert meant(name, CORE) == way
 
 
@@ -56,16 +56,16 @@ def test_the_tool_that_does_it_is_named(name: str, way: str) -> None:
         ("edit", ["edit_file", "read_file"], "edit_file"),
     ],
 )
-def test_only_what_is_offered_is_named(name: str, offered: list[str], way: str) -> None:
+def test_only_offered_tools_are_named(name: str, offered: list[str], way: str) -> None:
     assert meant(name, offered) == way
 
 
-def test_each_way_begins_with_a_tool_that_there_is() -> None:
+def test_every_suggestion_begins_with_an_existing_tool() -> None:
     first = {way.replace(";", " ").partition(" ")[0] for ways in WAYS.values() for way in ways}
     assert first <= set(ALL_TOOLS)
 
 
 @given(st.text(max_size=300), st.sets(st.sampled_from(ALL_TOOLS)))
-def test_any_name_is_answered(name: str, offered: set[str]) -> None:
+def test_any_name_gives_an_offered_tool_or_none(name: str, offered: set[str]) -> None:
     way = meant(name, offered)
     assert not way or way.replace(";", " ").partition(" ")[0] in offered

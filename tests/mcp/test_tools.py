@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eight tools as an agent uses them, through the real client over HTTP in both eras."""
+"""The eight basic tools through the real client, over HTTP, in both eras."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_the_main_job(era: str) -> None:
+async def test_an_environment_is_created_used_and_destroyed(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         made = await agent.call_tool("create_environment", {"runtime": "python"})
         assert data_of(made) == {
@@ -83,7 +83,7 @@ async def test_the_main_job(era: str) -> None:
         assert rig.host.only.dead.is_set()
 
 
-async def test_every_option_of_create_is_heeded() -> None:
+async def test_every_option_of_create_has_an_effect() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"runtime": "node", "name": "b.1", "timeout_minutes": 60, "network": "none"}
         made = data_of(await agent.call_tool("create_environment", arguments))
@@ -95,7 +95,7 @@ async def test_every_option_of_create_is_heeded() -> None:
         assert environment.created_at == NOW
 
 
-async def test_an_image_that_says_where_its_programs_start() -> None:
+async def test_the_working_directory_of_an_image_is_used_and_reported() -> None:
     async with serving() as rig, client(rig) as agent:
         rig.host.prepare = lambda guest: setattr(guest, "directory", "/srv/app")
         made = await agent.call_tool("create_environment", {"runtime": "python"})
@@ -138,7 +138,7 @@ async def test_optional_parameters_may_be_null_or_empty() -> None:
         ("run_code", {"code": "echo", "packages": [5]}),
     ],
 )
-async def test_what_the_schema_does_not_allow_is_refused(tool: str, wrong: dict[str, Any]) -> None:
+async def test_values_outside_the_schema_are_refused(tool: str, wrong: dict[str, Any]) -> None:
     async with serving() as rig, client(rig) as agent:
         refused = error_of(await agent.call_tool(tool, {"runtime": "shell", **wrong}))
         assert refused["code"] == "invalid_argument"
@@ -163,7 +163,7 @@ async def test_a_whole_number_may_be_written_with_a_point_or_as_text(five: objec
         assert "after 5m without a call" in text_of(result)
 
 
-async def test_every_option_of_execute_is_heeded() -> None:
+async def test_every_option_of_execute_has_an_effect() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         result = await agent.call_tool(
@@ -191,7 +191,7 @@ async def test_every_option_of_execute_is_heeded() -> None:
         ("oops", "[stderr]\nno such word: oops\n[job 1: exit 1]"),
     ],
 )
-async def test_a_program_that_fails_is_a_result_not_an_error(code: str, ending: str) -> None:
+async def test_a_failed_program_is_a_result_and_not_an_error(code: str, ending: str) -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "code": code}
         result = await agent.call_tool("execute", arguments)
@@ -217,7 +217,7 @@ async def test_a_timeout_is_an_error_that_carries_the_output_so_far(era: str) ->
         }
 
 
-async def test_long_output_says_how_much_was_cut() -> None:
+async def test_long_output_states_how_much_was_cut() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "code": "flood 5000000"}
         result = await agent.call_tool("execute", arguments)
@@ -260,7 +260,7 @@ async def test_binary_output_at_its_worst_reaches_the_client() -> None:
         ('["a", "b"]', ("a", "b")),
     ],
 )
-async def test_packages_come_as_a_string_a_list_or_a_list_in_a_string(
+async def test_packages_are_a_string_a_list_or_a_list_in_a_string(
     packages: str | list[str], names: tuple[str, ...]
 ) -> None:
     async with serving() as rig, client(rig) as agent:
@@ -269,7 +269,7 @@ async def test_packages_come_as_a_string_a_list_or_a_list_in_a_string(
         assert rig.host.only.commands[-1].argv == ("install", *names)
 
 
-async def test_a_failed_install_is_an_error_with_the_installers_words() -> None:
+async def test_a_failed_install_is_an_error_with_the_installers_output() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "packages": "nope"}
 
@@ -306,7 +306,7 @@ async def read(agent: Client, environment: str, **arguments: object) -> CallTool
     return await agent.call_tool("read_file", {"environment_id": environment, **arguments})
 
 
-async def test_reading_bytes_gives_a_link_and_base64_to_who_asks_for_it() -> None:
+async def test_read_file_returns_a_link_to_bytes_and_base64_on_request() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         rig.host.only.files["/tmp/a b.pdf"] = FakeFile(b"\x89PNG\0\xff", 0o644)
@@ -334,7 +334,7 @@ async def test_reading_bytes_gives_a_link_and_base64_to_who_asks_for_it() -> Non
         assert str(block.resource.uri).endswith(f"{environment}/files/tmp/a%20b.pdf")
 
 
-async def test_reading_in_pages_says_where_the_next_begins() -> None:
+async def test_a_page_states_where_the_next_begins() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         rig.host.only.files["/tmp/a"] = FakeFile("ab€c".encode(), 0o644)
@@ -350,7 +350,7 @@ async def test_reading_in_pages_says_where_the_next_begins() -> None:
         assert text_of(await read(agent, environment, path="/tmp/a")) == "The file is empty."
 
 
-async def test_a_large_file_comes_in_pages_of_whole_lines() -> None:
+async def test_a_large_file_is_read_in_pages_of_whole_lines() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         lines = "".join(f"def function_{n}(): return 'ä'\n" for n in range(8_000)).encode()
@@ -384,7 +384,7 @@ async def test_a_directory_with_hostile_names_is_listed_within_bounds() -> None:
         assert len(text_of(result).splitlines()) == listed["count"] + 1
 
 
-async def test_a_long_list_says_how_much_it_leaves_out() -> None:
+async def test_a_long_list_states_how_much_it_leaves_out() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = {"environment_id": await created(agent)}
         rig.host.only.listing = Listing(
@@ -413,7 +413,7 @@ async def test_a_long_list_says_how_much_it_leaves_out() -> None:
         assert data_of(empty) == {"note": "/tmp is empty."}
 
 
-async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environments_of_other_owners_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:
     def somebody_else(_ctx: Ctx) -> str:
         return "somebody else"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Only what is offered is listed, called and spoken of."""
+"""Toolsets: only offered tools are listed, called and named in instructions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def offered(*toolsets: Toolset) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
+async def test_tools_not_offered_are_neither_listed_nor_called() -> None:
     toolsets = {Toolset.RUN, Toolset.PORTS}
     async with mcp_server(Setup(toolsets=toolsets)) as server, Client(server) as agent:
         names = {tool.name for tool in (await agent.list_tools()).tools}
@@ -35,7 +35,7 @@ async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_tool_that_was_meant_is_named_alone() -> None:
+async def test_an_unknown_tool_is_refused_with_only_its_equivalent() -> None:
     async with mcp_server(Setup(toolsets={Toolset.CORE})) as server, Client(server) as agent:
         refused = error_of(await agent.call_tool("Bash", {"command": "ls"}))
         assert refused["message"] == "There is no tool 'Bash'."
@@ -44,7 +44,7 @@ async def test_the_tool_that_was_meant_is_named_alone() -> None:
         assert refused["hint"].startswith("The tools are: execute, write_file, ")
 
 
-def test_each_tool_is_in_one_set() -> None:
+def test_every_tool_is_in_exactly_one_toolset() -> None:
     assert offered(*Toolset) == offered(*TOPICS) == ALL == [*ALL_TOOLS]
     assert sorted(name for each in TOPICS for name in offered(each)) == sorted(ALL)
     assert all({*offered(each)} == {*TOOLS[each]} for each in Toolset)
@@ -55,7 +55,7 @@ def test_each_tool_is_in_one_set() -> None:
     [*({each} for each in Toolset), *({*TOPICS} - {each} for each in TOPICS)],
     ids=lambda toolsets: "+".join(sorted(toolsets)),
 )
-def test_the_instructions_name_only_what_is_offered(toolsets: set[Toolset]) -> None:
+def test_the_instructions_name_all_offered_tools_and_no_others(toolsets: set[Toolset]) -> None:
     names = offered(*toolsets)
     text = instructions(names)
     named = {name for name in ALL if re.search(rf"\b{name}\b", text)}
@@ -63,7 +63,7 @@ def test_the_instructions_name_only_what_is_offered(toolsets: set[Toolset]) -> N
 
 
 @pytest.mark.parametrize("sleeps", [False, True])
-def test_the_instructions_begin_with_when_and_are_short_enough_for_clients(sleeps: bool) -> None:
+def test_the_instructions_begin_with_their_use_and_are_short(sleeps: bool) -> None:
     text = instructions(ALL, sleep_when_idle=sleeps)
     assert text.startswith("Use waggle whenever ")
     assert len(text) < 2_048

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""search_files, edit_file, upload_files and download_files, as a client sees them."""
+"""The tools search_files, edit_file, upload_files and download_files as a client sees them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def put(guest: FakeGuest, **files: bytes) -> None:
         guest.files[f"{HOME}/{name}"] = FakeFile(data, 0o750)
 
 
-async def test_a_search_shows_each_file_once_with_its_lines() -> None:
+async def test_a_search_shows_a_file_once_with_all_its_lines() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         put(rig.host.only, a=b"x\nneedle\nneedle", b=b"a needle")
@@ -74,7 +74,7 @@ async def test_a_search_shows_each_file_once_with_its_lines() -> None:
         assert "name, content or both" in told(refused)
 
 
-async def test_what_a_guest_names_its_files_does_no_harm() -> None:
+async def test_hostile_file_names_are_escaped_and_bounded() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         name = f"{HOME}/a\n\x1b[2J\u202e"
@@ -92,7 +92,7 @@ async def test_what_a_guest_names_its_files_does_no_harm() -> None:
         assert len(text) < 100_000
 
 
-async def test_an_edit_replaces_shows_and_keeps_the_mode() -> None:
+async def test_an_edit_shows_its_diff_and_keeps_the_mode() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         put(rig.host.only, f=b"one\ntwo\n")
@@ -115,7 +115,7 @@ def archive(**files: bytes) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-async def test_a_tree_goes_up_and_comes_down() -> None:
+async def test_a_tree_is_uploaded_and_downloaded() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         up = await call(agent, "upload_files", path="p", archive=archive(a=b"1", b=b"2" * 900))
@@ -135,7 +135,7 @@ async def test_a_tree_goes_up_and_comes_down() -> None:
             assert tar.getnames() == ["b"]
 
 
-async def test_a_large_archive_comes_in_pages_of_one_moment() -> None:
+async def test_the_pages_of_an_archive_are_from_one_moment() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         put(rig.host.only, a=b"before")
@@ -159,7 +159,7 @@ async def test_a_large_archive_comes_in_pages_of_one_moment() -> None:
         assert "has only" in told(beyond)
 
 
-async def test_an_upload_that_fails_in_part_says_what_failed() -> None:
+async def test_a_partial_upload_lists_the_failed_entries() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)
         rig.host.only.directories.add(f"{HOME}/b")
@@ -189,8 +189,8 @@ async def test_a_hostile_guest_or_client_writes_nothing() -> None:
         assert "an answer that is none" in told(await call(agent, "download_files", path=HOME))
 
 
-async def test_a_refused_upload_is_freed_at_once() -> None:
-    """Else clients that send one after the other fill the memory until the collector runs."""
+async def test_the_memory_of_a_refused_upload_is_freed_at_once() -> None:
+    """Otherwise repeated uploads would fill the memory until the garbage collector runs."""
     size, count = 1 << 20, 8
     async with serving() as rig, client(rig, LEGACY) as agent:
         await begin(agent)

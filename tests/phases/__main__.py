@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.phases`, or `./task test|verify|check`: every phase, then what each came to.
+"""Run every phase, then report all results: `python -m tests.phases`, `./task test|verify|check`.
 
-No phase waits for another to succeed. What fails in a phase with several workers runs once more
-alone: deadlines are missed where two tests and somebody else's work share two cores, and what fails
-twice has failed. Ctrl-C ends the phase that runs and shows what there is.
+No phase waits for another to succeed. Tests that fail in a phase with several workers run once more
+alone, since tests can miss deadlines if two of them and other work share two cores; a test that
+fails twice has failed. Ctrl-C ends the current phase and prints the results so far.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _NO_SUCH_PROGRAM = 127
 
 
 def say(text: str) -> None:
-    """One line in between what the phases print."""
+    """Print one line between the output of the phases."""
     print(text, flush=True)
 
 
 async def run(stages: Sequence[Stage]) -> list[Outcome]:
-    """Run all stages in turn; each phase's outcome, up to an interruption."""
+    """Run all stages in turn and return the phases' outcomes, up to an interruption."""
     outcomes: list[Outcome] = []
     task = asyncio.current_task()
     assert task is not None
@@ -58,7 +58,7 @@ async def run(stages: Sequence[Stage]) -> list[Outcome]:
 
 
 def _cancel_once(task: asyncio.Task[list[Outcome]]) -> None:
-    """Cancel the task at the first signal; later ones would cut its cleaning up."""
+    """Cancel the task at the first signal; later signals would interrupt its cleanup."""
     cancelled = False
 
     def cancel() -> None:
@@ -72,7 +72,7 @@ def _cancel_once(task: asyncio.Task[list[Outcome]]) -> None:
 
 
 async def _stage(stage: Stage, work: Path) -> list[Outcome]:
-    """A phase alone prints as it goes; phases at the same time print when they end."""
+    """Run the phases of a stage: one alone prints as it runs, several print when they end."""
     if len(stage) == 1:
         return [await _phase(stage[0], work, None)]
     async with asyncio.TaskGroup() as group:
@@ -107,7 +107,7 @@ async def _phase(phase: Phase, work: Path, out: IO[bytes] | None) -> Outcome:
 async def _run(
     argv: Sequence[str], phase: Phase, work: Path, out: IO[bytes] | None
 ) -> tuple[int, Counts | None]:
-    """Run a command of a phase; its exit code, and what pytest counted."""
+    """Run a command of a phase and return its exit code and pytest's counts."""
     if not phase.counts:
         return await _command(argv, phase.seconds, out), None
     report = work / f"{phase.name}.xml"
@@ -117,7 +117,7 @@ async def _run(
 
 
 async def _command(argv: Sequence[str], seconds: float, out: IO[bytes] | None) -> int:
-    """Run a program in this terminal's process group, so that Ctrl-C reaches it, too."""
+    """Run a program in this terminal's process group, so that Ctrl-C also reaches it."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -141,13 +141,13 @@ async def _command(argv: Sequence[str], seconds: float, out: IO[bytes] | None) -
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, with the programs of its virtual environment first."""
+    """Return this process's environment, with its virtual environment's programs first in PATH."""
     programs = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 async def _end(process: Process) -> None:
-    """Have it clean up, and then end it for sure. Nothing is left to do after a normal end."""
+    """Let a process clean up, then kill it. Does nothing if it has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
             return
@@ -158,7 +158,7 @@ async def _end(process: Process) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the phases and print the summary; the exit code of the worst."""
+    """Run the phases, print the summary and return the worst exit code."""
     parser = argparse.ArgumentParser(prog="./task test", description="Run all checks and tests.")
     extents = parser.add_mutually_exclusive_group()
     for extent, covers in EXTENTS.items():

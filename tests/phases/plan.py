@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `./task test` runs, as data. Pure.
+"""The phases that `./task test` runs, as data. Pure.
 
 Read by `tests.phases.__main__`. A phase is one command; phases of one stage run at the same time,
-and stages follow one another, whatever an earlier one came to.
+and stages run in order, whatever the outcome of earlier ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAIN_JOB = "tests/e2e/test_main_job.py"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A command with a deadline in seconds. `counts`: it is pytest, whose results are counted."""
+    """A command with a deadline in seconds. `counts`: it is pytest, and its results are counted."""
 
     name: str
     argv: tuple[str, ...]
@@ -31,11 +31,11 @@ class Phase:
 
     @property
     def has_workers(self) -> bool:
-        """Whether tests run at the same time, so that what fails deserves another try alone."""
+        """Whether tests run at the same time, so that failed ones run again alone."""
         return "-n" in self.argv
 
     def again(self) -> tuple[str, ...]:
-        """The command that runs what failed once more, one test at a time. Only for pytest."""
+        """Return the command that runs failed tests again, one at a time. Only for pytest."""
         kept = _without_workers(self.argv)
         return (*kept, "--last-failed", "--last-failed-no-failures=none")
 
@@ -45,7 +45,7 @@ Extent = Literal["all", "quick", "verify", "check"]
 
 
 def plan(extent: Extent = "all") -> tuple[Stage, ...]:
-    """The stages. `quick` leaves out the tests that take long, but for the main job."""
+    """Return the stages. `quick` leaves out the slow tests except the main job."""
     setup = Phase("setup", ("waggle", "setup", "--yes", "--tests"), 20 * MINUTE)
     checks = (
         Phase("format", ("ruff", "format", "--check", ".")),
@@ -53,7 +53,8 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("imports", ("lint-imports",)),
         Phase("types", ("pyright",)),
     )
-    # Four on two cores, since many wait (136 s; three: 155); one that is done takes another's.
+    # Four workers on two cores, since many tests wait (136 s; with three: 155 s). An idle worker
+    # takes another's tests.
     stealing = ("--dist=worksteal", "--durations=15")
     fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=4, more=stealing),)
     images = Phase("images", ("waggle", "image", "build", "--missing", *IMAGES), 20 * MINUTE)
@@ -62,7 +63,7 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("lab's parts", ("python", "-m", "lab", "--prepare"), 30 * MINUTE),
         Phase("other clients", ("python", "-m", "tests.support.tools"), 20 * MINUTE),
     )
-    # A module's tests share machines, so they stay together.
+    # The tests of a module share machines, so one worker runs them all.
     together = ("--dist=loadfile", "--durations=15")
     machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=2, more=together),)
     match extent:
@@ -90,7 +91,7 @@ def _main_job() -> Phase:
 
 
 def _without_workers(argv: Sequence[str]) -> tuple[str, ...]:
-    """The same pytest without xdist's options."""
+    """Return the same pytest command without xdist's options."""
     kept = [word for word in argv if not word.startswith("--dist")]
     if "-n" in kept:
         at = kept.index("-n")

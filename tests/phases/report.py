@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of phases came to, as text and as an exit code. Pure.
+"""The results of a run of phases, as text and as an exit code. Pure.
 
-Called by `tests.phases.__main__` with what each phase left: its exit code, its time, and for
-pytest the JUnit report.
+Called by `tests.phases.__main__` with every phase's exit code, time and, for pytest, JUnit report.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 LATE = 124
-"""The exit code of a phase that was ended at its deadline, as coreutils' timeout has it."""
+"""The exit code of a phase that was ended at its deadline, as in coreutils' timeout."""
 NO_TESTS = 5
 _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of tests, the names of those that failed, and why others were skipped."""
+    """The number of passed tests, the names of failed ones, and the reasons of skipped ones."""
 
     passed: int = 0
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    """One reason for each skipped test."""
+    """One reason per skipped test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Outcome:
     seconds: float
     counts: Counts | None = None
     again: tuple[str, ...] = field(default=())
-    """What failed at first and passed when it ran again, alone."""
+    """The tests that failed at first and passed when they ran again, alone."""
 
     @property
     def word(self) -> str:
@@ -49,7 +48,7 @@ class Outcome:
 
 
 def read_junit(path: Path) -> Counts | None:
-    """Count the results in pytest's own report; None when there is none that can be read."""
+    """Count the results in pytest's JUnit report. Returns None if there is no readable report."""
     try:
         root = ET.parse(path).getroot()  # noqa: S314 (pytest wrote it a moment ago)
     except (OSError, ET.ParseError):
@@ -70,12 +69,12 @@ def read_junit(path: Path) -> Counts | None:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """That of the worst phase; 1 when nothing ran at all."""
+    """Return the exit code of the worst phase, or 1 if nothing ran."""
     return max((abs(outcome.code) for outcome in outcomes), default=1)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The table of phases, what failed, what was skipped and why, and one line of totals."""
+    """Format the table of phases, the failures, the reasons for skipped tests, and the totals."""
     wide = max((len(outcome.name) for outcome in outcomes), default=0)
     lines = ["", f"{'phase':{wide}}  {'seconds':>7}  result"]
     lines += [_row(outcome, wide) for outcome in outcomes]

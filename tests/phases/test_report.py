@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summary of a run: what passed, failed and was skipped and why, and the worst exit code."""
+"""The summary of a run: passed, failed and skipped tests with reasons, and the worst exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JUNIT = """\
 """
 
 
-def test_pytests_own_report_is_counted(tmp_path: Path) -> None:
+def test_pytests_junit_report_is_counted(tmp_path: Path) -> None:
     report = tmp_path / "junit.xml"
     report.write_text(JUNIT)
     assert read_junit(report) == Counts(
@@ -32,7 +32,7 @@ def test_a_report_that_is_missing_or_cut_counts_nothing(tmp_path: Path) -> None:
     assert read_junit(tmp_path / "cut.xml") is None
 
 
-def test_the_exit_code_is_that_of_the_worst() -> None:
+def test_the_exit_code_is_that_of_the_worst_phase() -> None:
     good, bad, late = (Outcome("x", code, 1) for code in (0, 1, LATE))
     assert exit_code([good, good]) == 0
     assert exit_code([good, bad, good]) == 1
@@ -59,5 +59,5 @@ def test_each_phase_has_a_row_and_skips_are_counted_by_reason() -> None:
     assert "FAILED at first in machines, passed when run again alone: c::d" in lines
     assert "skipped in fast, 2: no KVM" in lines
     assert "skipped in fast, 1: no IPv6" in lines
-    # What counts no tests and failed is one failure, so that the last line tells of it.
+    # A failed phase without test counts is one failure, so the last line includes it.
     assert lines[-1] == "45 passed, 2 failed, 3 skipped"

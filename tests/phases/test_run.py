@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phases that really run: none waits for another to succeed, late ones end, failures run again."""
+"""Real phases: none waits for another to succeed, late ones end, and failures run again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pytest_of(directory: Path, *workers: str) -> Phase:
     return Phase("some tests", argv, 60, counts=True)
 
 
-def test_every_phase_runs_whatever_an_earlier_one_did() -> None:
+def test_every_phase_runs_even_after_a_failure() -> None:
     found = outcomes(
         (shell("bad", "exit 3"),),
         (shell("one", "true"), shell("two", "exit 1")),
@@ -63,13 +63,13 @@ def test_every_phase_runs_whatever_an_earlier_one_did() -> None:
     ]
 
 
-def test_a_phase_that_is_late_is_ended_and_said_to_be_late() -> None:
+def test_a_late_phase_is_ended_and_reported_as_late() -> None:
     (late, after) = outcomes((shell("slow", "exec sleep 1000", 0.2),), (shell("after", "true"),))
     assert (late.code, after.code) == (LATE, 0)
     assert late.seconds < 30
 
 
-def test_what_fails_runs_again_alone_and_what_fails_twice_has_failed(tmp_path: Path) -> None:
+def test_failed_tests_run_again_alone_and_fail_if_they_fail_twice(tmp_path: Path) -> None:
     (outcome,) = outcomes((pytest_of(tmp_path, "-n", "1"),))
     assert outcome.code == 1
     assert outcome.counts is not None
@@ -78,14 +78,14 @@ def test_what_fails_runs_again_alone_and_what_fails_twice_has_failed(tmp_path: P
     assert [name.rpartition("::")[2] for name in outcome.again] == ["test_fails_the_first_time"]
 
 
-def test_where_tests_run_alone_a_failure_counts_at_once(tmp_path: Path) -> None:
+def test_a_failure_without_workers_is_final(tmp_path: Path) -> None:
     (outcome,) = outcomes((pytest_of(tmp_path),))
     assert outcome.code == 1
     assert outcome.counts is not None
     assert (len(outcome.counts.failed), outcome.again) == (2, ())
 
 
-def test_an_interruption_ends_the_phase_and_keeps_what_is_known(tmp_path: Path) -> None:
+def test_an_interruption_ends_the_phase_and_keeps_earlier_results(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, sys
         from tests.phases.__main__ import run
@@ -115,9 +115,9 @@ def test_names_are_unique_and_every_phase_has_a_deadline(extent: Extent) -> None
 
 
 def test_every_test_belongs_to_exactly_one_phase() -> None:
-    """Only those that count tests by marks; the main job is named by its file.
+    """Checks only phases that count tests by marks; the main job is selected by its file.
 
-    What is marked as in ALONE takes too long: tasks of these names run it.
+    Tests with the marks in ALONE take too long; tasks with the same names run them.
     """
     phases = [phase for stage in plan() for phase in stage if phase.counts]
     expressions = [phase.argv[phase.argv.index("-m") + 1] for phase in phases]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep what the services log: it can be asserted, and no traceback is drawn for nobody."""
+"""A fixture that keeps what the services log: tests can assert it, and it is not printed."""
 
 from collections.abc import Generator, MutableMapping
 

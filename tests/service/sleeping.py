@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of paused environments share: the rules that they sleep by, and short ways to act."""
+"""Helpers for tests of paused environments: a pausing policy and short ways to act."""
 
 from __future__ import annotations
 

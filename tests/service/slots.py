@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many environments fit, for tests that must not lose a slot."""
+"""A check of how many environments fit, for tests that must not lose a slot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from waggle.domain.errors import MaxEnvironments
 
 
 async def assert_free(here: World, slots: int) -> None:
-    """Exactly `slots` more environments fit."""
+    """Check that exactly `slots` more environments fit."""
     for _ in range(slots):
         await here.created()
     with pytest.raises(MaxEnvironments):

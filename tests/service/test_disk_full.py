@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk of the host: idle environments stay, sleepers are not lost, and all goes on later."""
+"""A full disk of the host: idle and paused environments stay, and resume when there is room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waggle.service.environments.pausing import TRY_AGAIN
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_idle_one_whose_state_cannot_be_written_stands_still_until_it_can() -> None:
+async def test_an_idle_environment_is_paused_in_memory_while_it_cannot_be_written() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
@@ -36,7 +36,7 @@ async def test_an_idle_one_whose_state_cannot_be_written_stands_still_until_it_c
         await use(here, environment)
 
 
-async def test_one_that_does_not_even_stand_still_runs_on() -> None:
+async def test_an_environment_that_cannot_be_paused_in_memory_runs_on() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
@@ -52,12 +52,12 @@ async def test_one_that_does_not_even_stand_still_runs_on() -> None:
 FULL = DiskFull("The server's disk is full: there is no room in the data directory.")
 
 
-async def test_an_idle_one_for_which_the_disk_is_full_is_kept_and_tried_again() -> None:
+async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
         here.gates.errors["hibernate"] = FULL
-        for _ in range(3):  # each try costs the machine time, so not each sweep is one
+        for _ in range(3):  # each try costs the machine time, so not every sweep tries
             assert await reaper(here).sweep() == []
         assert here.host.only.obeyed.count("unpause") == 1
         here.clock.now += TRY_AGAIN
@@ -73,7 +73,7 @@ async def test_an_idle_one_for_which_the_disk_is_full_is_kept_and_tried_again() 
         assert here.get(environment.id).notice is None
 
 
-async def test_below_the_reserve_nothing_is_written_to_find_out() -> None:
+async def test_below_the_reserve_nothing_is_written() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
@@ -87,7 +87,7 @@ async def test_below_the_reserve_nothing_is_written_to_find_out() -> None:
         assert here.get(environment.id).notice is None
 
 
-async def test_one_that_sleeps_may_be_paused_again_and_go_on_below_the_reserve() -> None:
+async def test_an_environment_paused_to_disk_can_be_paused_and_resumed_below_the_reserve() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment)
@@ -96,8 +96,8 @@ async def test_one_that_sleeps_may_be_paused_again_and_go_on_below_the_reserve()
         await use(here, environment)
 
 
-async def test_a_pause_that_cannot_be_recorded_is_one() -> None:
-    """What is on the disk counts, and the next start looks there."""
+async def test_a_pause_that_cannot_be_recorded_still_counts() -> None:
+    """The state on the disk counts, and the next start looks there."""
     async with world() as here:
         environment = await here.created()
         here.store.broken = {State.PAUSED, State.RUNNING}
@@ -108,8 +108,8 @@ async def test_a_pause_that_cannot_be_recorded_is_one() -> None:
         await use(here, environment)
 
 
-async def test_a_full_disk_at_the_start_loses_no_sleeper() -> None:
-    """The attack of issue 13: it could not be saved, was not known, and its files were swept."""
+async def test_a_full_disk_at_the_start_loses_no_paused_environment() -> None:
+    """The attack of issue 13: a record could not be saved, so the files were swept as unknown."""
     async with world() as here:
         sleeper = await here.created()
         fallen = await here.created()
@@ -132,7 +132,7 @@ async def test_a_full_disk_at_the_start_loses_no_sleeper() -> None:
             await use(later, fallen)
 
 
-async def test_what_cannot_be_recovered_is_still_named() -> None:
+async def test_an_environment_that_cannot_be_recovered_stays_on_record() -> None:
     async with world() as here:
         environment = await here.created()
         await here.destroy(environment.id).result()
@@ -145,9 +145,9 @@ async def test_what_cannot_be_recovered_is_still_named() -> None:
 
 
 class TestMachineThatStandsStill:
-    """Its own disk is full: QEMU stopped it."""
+    """Its own disk is full, so QEMU stopped it."""
 
-    async def test_calls_are_told_why_and_it_goes_on_by_itself(self) -> None:
+    async def test_calls_report_the_cause_and_it_resumes_without_help(self) -> None:
         async with world(pausing=SLEEPY) as here:
             environment = await here.created()
             here.host.only.stall(DiskFull("The server's disk is full."))
@@ -161,7 +161,7 @@ class TestMachineThatStandsStill:
             assert await reaper(here).sweep() == [], "nobody could use it meanwhile"
             await use(here, environment)
 
-    async def test_it_can_be_destroyed_and_is_gone(self) -> None:
+    async def test_a_stopped_machine_can_be_destroyed(self) -> None:
         async with world() as here:
             environment = await here.created()
             guest = here.host.only
@@ -170,7 +170,7 @@ class TestMachineThatStandsStill:
             guest.stall(None)
             assert here.service.all() == []
 
-    async def test_one_that_dies_then_is_reaped_like_any(self) -> None:
+    async def test_a_stopped_machine_that_dies_is_reaped(self) -> None:
         async with world() as here:
             await here.created()
             here.host.only.stall(DiskFull("The server's disk is full."))
@@ -181,7 +181,7 @@ class TestMachineThatStandsStill:
             assert here.service.all() == []
 
 
-async def test_a_rollback_below_the_reserve_gives_up_nothing() -> None:
+async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_runs_on() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.host.only.moment() as moment:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen machines of others that are nearly valid: files and manifests are taken or refused."""
+"""Nearly valid frozen machines from elsewhere: files and manifests are accepted or refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MANIFEST_TEXT: dict[str, Any] = {
 
 
 def members(manifest: bytes) -> bytes:
-    """A small machine as `pack` writes it."""
+    """Return a small frozen machine in the format that `pack` writes."""
     sizes = json.dumps(dict.fromkeys(FILES, BLOCK)).encode()
     parts = [(MANIFEST, manifest), ("sizes.json", sizes)]
     parts += [(f"{name}/{at:016x}", b"data") for name in FILES for at in (0, 512)]
@@ -80,7 +80,7 @@ def test_files(count: int, in_memory: Path) -> None:
 
 
 @pytest.mark.parametrize("count", NUMBERS)
-def test_manifests(count: int, in_memory: Path) -> None:
+def test_changed_manifests_are_accepted_or_refused(count: int, in_memory: Path) -> None:
     for name in FILES:
         (in_memory / name).write_bytes(b"x")
 

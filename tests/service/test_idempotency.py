@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keyed calls: done once, whoever repeats them, and never a guess about what is not known."""
+"""Calls with an idempotency key: run once however often they repeat, never guessed about."""
 
 import anyio
 import pytest
@@ -15,7 +15,7 @@ CALL = KeyedCall("alice", "k", "f")
 
 
 class Work:
-    """Work that counts, and waits while `hold` is set."""
+    """Work that counts its runs and waits while `hold` is set."""
 
     def __init__(self, result: str | None = "done") -> None:
         self.result = result
@@ -45,7 +45,7 @@ async def test_the_second_call_gets_the_first_result() -> None:
     assert work.count == 1
 
 
-async def test_keys_of_other_owners_are_other_keys() -> None:
+async def test_owners_have_separate_keys() -> None:
     repeats, work = Repeats(MemoryCalls()), Work()
     await once(repeats, work)
     assert await once(repeats, work, KeyedCall("bob", "k", "f")) is None
@@ -67,7 +67,7 @@ async def test_a_key_with_other_arguments_is_refused_before_during_and_after() -
     assert work.count == 1
 
 
-async def test_a_call_while_the_first_runs_waits_for_its_result() -> None:
+async def test_a_repeat_while_the_first_call_runs_waits_for_its_result() -> None:
     repeats, work = Repeats(MemoryCalls()), Work()
     work.hold = anyio.Event()
     results: list[str | None] = []
@@ -86,7 +86,7 @@ async def test_a_call_while_the_first_runs_waits_for_its_result() -> None:
     assert results.count("done") == 4
 
 
-async def test_what_failed_or_did_nothing_may_be_tried_again() -> None:
+async def test_a_call_that_failed_or_did_nothing_may_be_repeated() -> None:
     repeats, work = Repeats(MemoryCalls()), Work()
     work.error = WaggleError("no")
     with pytest.raises(WaggleError):
@@ -99,7 +99,7 @@ async def test_what_failed_or_did_nothing_may_be_tried_again() -> None:
     assert work.count == 3
 
 
-async def test_a_cancelled_call_frees_its_key_and_one_who_waits_takes_over() -> None:
+async def test_a_cancelled_call_frees_its_key_and_a_waiting_call_takes_over() -> None:
     store = MemoryCalls()
     repeats, first, second = Repeats(store), Work(), Work()
     first.hold = anyio.Event()
@@ -120,7 +120,7 @@ async def test_a_cancelled_call_frees_its_key_and_one_who_waits_takes_over() -> 
     assert store.known["alice", "k"].result == "done"
 
 
-async def test_what_a_dead_server_left_is_unknown_unless_it_left_nothing() -> None:
+async def test_the_outcome_of_a_killed_server_is_unknown_unless_the_work_was_lost_with_it() -> None:
     store, work = MemoryCalls(), Work()
     store.known["alice", "k"] = KnownCall("f", None)
     with pytest.raises(OutcomeUnknown):
@@ -130,7 +130,7 @@ async def test_what_a_dead_server_left_is_unknown_unless_it_left_nothing() -> No
     assert work.count == 1
 
 
-async def test_a_store_that_cannot_begin_refuses_and_one_that_cannot_end_is_logged() -> None:
+async def test_a_store_failure_at_the_start_refuses_a_call_and_at_the_end_is_logged() -> None:
     store, work = MemoryCalls(error=WaggleError("disk full")), Work()
     with pytest.raises(WaggleError, match="disk full"):
         await once(Repeats(store), work)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long an environment stays, what counts as use, and what is told of it."""
+"""How long an environment stays, what counts as use, and what an inspection reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHER = "bob"
 
 
 async def started(here: World, code: str = "hang") -> tuple[str, Environment]:
-    """An environment in which a job runs."""
+    """Create an environment in which a job runs."""
     environment = await here.created()
     jobs = here.jobs()
     command = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=code.encode())
@@ -34,7 +34,7 @@ async def started(here: World, code: str = "hang") -> tuple[str, Environment]:
 
 
 class TestInspection:
-    async def test_it_tells_what_is_left_and_does_not_count_as_use(self) -> None:
+    async def test_inspection_reports_the_time_left_and_does_not_count_as_use(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.clock.advance(minutes=10)
@@ -46,14 +46,14 @@ class TestInspection:
             overdue = await here.service.inspect(environment.id, owner=OWNER)
             assert overdue.idle_left == timedelta(0)
 
-    async def test_the_time_stands_still_while_something_runs(self) -> None:
+    async def test_idle_time_does_not_run_while_a_job_runs(self) -> None:
         async with world() as here:
             identity, _ = await started(here)
             here.clock.advance(hours=2)
             found = await here.service.inspect(identity, owner=OWNER)
             assert (found.is_busy, found.idle_left) == (True, IDLE)
 
-    async def test_what_has_no_machine_takes_nothing(self) -> None:
+    async def test_an_environment_without_a_machine_reports_no_usage(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.host.only.die()
@@ -61,7 +61,7 @@ class TestInspection:
             found = await here.service.inspect(environment.id, owner=OWNER)
             assert (found.environment.state, found.usage, found.ports) == (State.ERROR, None, ())
 
-    async def test_it_is_nobody_elses_business(self) -> None:
+    async def test_another_owner_cannot_inspect_extend_or_touch(self) -> None:
         async with world() as here:
             environment = await here.created()
             for call in (
@@ -75,7 +75,7 @@ class TestInspection:
 
 
 class TestExtending:
-    async def test_it_sets_the_time_from_now_on_and_on_record(self) -> None:
+    async def test_extending_counts_from_now_and_is_recorded(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.clock.advance(minutes=29)
@@ -88,21 +88,21 @@ class TestExtending:
             here.clock.advance(minutes=1)
             assert await reaper.sweep() == [environment.id]
 
-    async def test_it_can_shorten_the_time_too(self) -> None:
+    async def test_extending_can_shorten_the_time(self) -> None:
         async with world() as here:
             environment = await here.created()
             extended = await here.service.extend(environment.id, 1, owner=OWNER)
             assert extended.idle_timeout == timedelta(minutes=1)
 
     @pytest.mark.parametrize("minutes", [-1, 0, 61])
-    async def test_only_from_1_to_60_minutes(self, minutes: int) -> None:
+    async def test_only_1_to_60_minutes_are_accepted(self, minutes: int) -> None:
         async with world() as here:
             environment = await here.created()
             with pytest.raises(InvalidArgument, match="minutes must be 1 to 60"):
                 await here.service.extend(environment.id, minutes, owner=OWNER)
             assert here.get(environment.id) == environment
 
-    async def test_what_does_not_run_cannot_be_extended(self) -> None:
+    async def test_a_failed_environment_cannot_be_extended(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.host.only.die()
@@ -110,7 +110,7 @@ class TestExtending:
             with pytest.raises(NotRunning):
                 await here.service.extend(environment.id, 5, owner=OWNER)
 
-    async def test_a_call_meanwhile_is_not_forgotten(self) -> None:
+    async def test_a_call_during_an_extension_is_counted(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.gates.closed = {"save running"}
@@ -123,7 +123,7 @@ class TestExtending:
             assert (await extending.result()).idle_timeout == timedelta(minutes=5)
             assert here.get(environment.id).active_calls == 0
 
-    async def test_a_destroy_meanwhile_is_the_last_word_on_record(self) -> None:
+    async def test_a_destroy_during_an_extension_is_recorded_last(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.gates.closed = {"save running"}
@@ -138,7 +138,7 @@ class TestExtending:
 
 
 class TestUse:
-    async def test_a_look_after_a_job_restarts_the_time(self) -> None:
+    async def test_listing_jobs_restarts_the_idle_time(self) -> None:
         async with world() as here:
             environment = await here.created()
             jobs = here.jobs()
@@ -146,7 +146,7 @@ class TestUse:
             assert jobs.list(environment.id, owner=OWNER) == ()
             assert here.get(environment.id).last_used_at == here.clock.now
 
-    async def test_a_failed_environment_is_not_kept_by_looking(self) -> None:
+    async def test_touching_a_failed_environment_does_not_extend_it(self) -> None:
         async with world() as here:
             environment = await here.created()
             here.host.only.die()
@@ -157,7 +157,7 @@ class TestUse:
 
 
 class TestTemporary:
-    async def test_it_is_gone_afterwards(self) -> None:
+    async def test_a_temporary_environment_is_destroyed_at_the_end_of_its_block(self) -> None:
         async with world() as here:
             async with here.service.temporary(PYTHON, owner=OWNER) as environment:
                 assert here.get(environment.id).state is State.RUNNING
@@ -165,14 +165,14 @@ class TestTemporary:
             assert here.store.records[environment.id].state is State.DESTROYED
 
     @pytest.mark.parametrize("error", [Broken(), GuestLost("it is gone")])
-    async def test_whatever_happens_in_it(self, error: Exception) -> None:
+    async def test_an_error_in_the_block_destroys_the_environment(self, error: Exception) -> None:
         async with world() as here:
             with pytest.raises(type(error)):
                 async with here.service.temporary(PYTHON, owner=OWNER):
                     raise error
             assert here.service.all() == []
 
-    async def test_a_machine_that_died_is_forgotten(self) -> None:
+    async def test_a_dead_machine_is_forgotten_at_the_end_of_the_block(self) -> None:
         async with world() as here:
             async with here.service.temporary(PYTHON, owner=OWNER):
                 here.host.only.die()
@@ -180,7 +180,7 @@ class TestTemporary:
             assert here.service.all() == []
 
     @pytest.mark.parametrize("place", ["save creating", "create", "save running", "inside"])
-    async def test_a_caller_that_leaves_leaves_nothing(self, place: str) -> None:
+    async def test_a_cancelled_caller_leaves_nothing(self, place: str) -> None:
         async with world() as here:
             inside = anyio.Event()
 
@@ -197,7 +197,7 @@ class TestTemporary:
             await settle()
             assert (here.service.all(), here.host.machines) == ([], 0)
 
-    async def test_one_that_cannot_be_destroyed_is_left_to_the_reaper(self) -> None:
+    async def test_an_environment_that_cannot_be_destroyed_is_left_to_the_reaper(self) -> None:
         async with world() as here:
             async with here.service.temporary(PYTHON, owner=OWNER) as environment:
                 here.host.only.destroy_error = Broken()
@@ -208,7 +208,7 @@ class TestTemporary:
 
 
 class TestPorts:
-    async def test_a_port_is_exposed_whether_or_not_something_listens(self) -> None:
+    async def test_a_port_is_exposed_whether_or_not_a_program_listens(self) -> None:
         async with world() as here:
             environment = await here.created()
             ports = PortService(here.service)
@@ -222,7 +222,7 @@ class TestPorts:
             assert await ports.unexpose(environment.id, 8000, owner=OWNER)
             assert not await ports.unexpose(environment.id, 8000, owner=OWNER)
 
-    async def test_it_is_refused_before_anything_happens(self) -> None:
+    async def test_invalid_requests_are_refused_before_the_guest_is_asked(self) -> None:
         async with world() as here:
             environment = await here.created()
             ports = PortService(here.service)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random histories of a service, with every await a place where anything else may happen.
+"""Random histories of a service, in which anything may happen at every await.
 
-Hypothesis starts calls and then decides which of the waiting ones goes on: a host that boots, a
-store that saves, a guest that is paused, put to sleep or destroyed. After each step the machines
-that exist are compared with what the service says of them.
+Hypothesis starts calls and then decides which waiting call continues: a host that boots, a store
+that saves, a guest that is paused, paused to disk or destroyed. After each step the machines that
+exist are compared with what the service reports.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ pytestmark = pytest.mark.slow
 T = TypeVar("T")
 CAPACITY = 2
 ASLEEP = 2
-"""How many may sleep on the disk."""
+"""How many environments may be paused to disk."""
 EXPECTED = (Broken, BootFailed, Busy, MaxEnvironments, NotFound, NotRunning, QuotaExceeded)
-"""What a call may raise here; InvalidTransition or anything unforeseen is a defect."""
+"""Errors that a call may raise here; InvalidTransition or any other error is a defect."""
 
 
 def reachable(start: State) -> set[State]:
-    """Every state that legal moves lead to."""
+    """Return every state that legal moves lead to."""
     seen: set[State] = set()
     todo = [start]
     while todo:
@@ -54,7 +54,7 @@ def reachable(start: State) -> set[State]:
 
 @dataclass(slots=True)
 class Call:
-    """A call in progress: it holds its environment until told to leave."""
+    """A call in progress, which holds its environment until `leave` is set."""
 
     environment: str
     leave: anyio.Event
@@ -62,7 +62,7 @@ class Call:
 
 
 class ServiceMachine(RuleBasedStateMachine):
-    """The rules. Everything asynchronous runs on one loop that moves only inside a rule."""
+    """The rules. Everything asynchronous runs on one loop that advances only inside a rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ServiceMachine(RuleBasedStateMachine):
         return here
 
     def pick(self, share: float) -> str:
-        """Some environment that the service shows."""
+        """Return an environment that the service shows."""
         shown = self.here.service.all()
         return shown[int(share * len(shown))].id
 
@@ -125,7 +125,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.loop(start())
 
     def unsettled(self) -> int:
-        """Environments without a machine that may count: not booted yet, or ending."""
+        """Count environments without a machine that may hold a slot: not booted yet, or ending."""
         guests, booting = self.here.host.guests, self.here.host.booting
         return sum(
             each.state in (State.CREATING, State.DESTROYING)
@@ -137,7 +137,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.here.gates.parked)
     @rule()
     def newest_goes_on(self) -> None:
-        """What came last overtakes all others, to its next wait."""
+        """Let the call that parked last overtake all others, up to its next wait."""
 
         async def go() -> None:
             self.here.gates.parked[-1].go.set()
@@ -156,7 +156,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.here.service.all())
     @rule(share=st.floats(0, 1, exclude_max=True), reap=st.booleans())
     def use(self, share: float, reap: bool) -> None:
-        """A call begins, perhaps while the reaper looks around."""
+        """Begin a call, perhaps while the reaper sweeps."""
 
         async def start(environment_id: str) -> None:
             if reap:
@@ -212,12 +212,12 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.here.gates.parked)
     @rule(data=st.data(), fails=st.sampled_from([False, False, False, True]))
     def go_on(self, data: st.DataObject, fails: bool) -> None:
-        """Let one that waits go on; it may fail instead, once."""
+        """Let a waiting call continue; it may fail once instead."""
 
         async def go() -> None:
             chosen = data.draw(st.sampled_from(self.here.gates.parked))
             place = chosen.place
-            if fails and place != "undo":  # which never fails, by contract
+            if fails and place != "undo":  # by contract, `undo` never fails
                 self.here.gates.errors[place] = (
                     BootFailed("It panicked.") if place == "create" else Broken(place)
                 )
@@ -265,7 +265,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.exact()
 
     def exact(self) -> None:
-        """Nothing waits any more: slots and machines are the same things."""
+        """Check that slots and machines match when nothing waits any more."""
         assert not [job for job in self.jobs if not job.is_done]
         shown = self.here.service.all()
         alive = {each.environment.id for each in self.here.host.guests.values() if not each.freed}

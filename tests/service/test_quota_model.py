@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random histories of three owners, of whom each may do anything at any time.
+"""Random histories of three owners, each of whom may do anything at any time.
 
-Two promises are checked after each step: no owner ever holds more than his share, and nothing that
-an owner does lowers what another may have. For the second the model counts for each owner alone,
-and whatever it says must happen, be it refused or done; what the owners share is large enough for
-their shares. Pauses are slow: many are under way while others are asked for.
+Two promises are checked after each step: no owner ever holds more than their share, and nothing
+that an owner does lowers what another may have. For the second, the model counts for each owner
+alone, and the service must refuse or do exactly what it predicts; the shared pool is large enough
+for all shares. Pauses are slow: many are under way while others are requested.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from waggle.service.environments.reaper import Reaper
 T = TypeVar("T")
 OWNERS: tuple[str, ...] = ("ann", "bob", "eve")
 SHARE, CAPACITY, ASLEEP = 2, 6, 2
-"""Slots of one owner, of all, and places on the disk of one owner."""
+"""Slots of one owner, slots of all owners, and places on the disk of one owner."""
 owners = st.sampled_from(OWNERS)
 
 
 class QuotaMachine(RuleBasedStateMachine):
-    """What each owner may do depends on his own environments alone."""
+    """A model in which an owner's limits depend on that owner's environments alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class QuotaMachine(RuleBasedStateMachine):
         return sum(each.holds_capacity for each in self.owned(owner))
 
     def places(self, owner: str) -> int:
-        """On the disk, those included that are on their way there."""
+        """Count the places on the disk, including those of pauses under way."""
         falling = sum(whose == owner and not job.is_done for whose, job in self.falling)
         return falling + sum(each.is_asleep for each in self.owned(owner))
 
@@ -86,7 +86,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.here.service.all())
     @rule(owner=owners, which=st.integers(0, 9))
     def pause(self, owner: str, which: int) -> None:
-        """Ask for a pause to disk; it is not done before `pauses_end`."""
+        """Request a pause to disk; it ends in `pauses_end`."""
         running = [each for each in self.owned(owner) if each.state is State.RUNNING]
         if not running:
             return
@@ -104,7 +104,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.falling)
     @rule(fails=st.booleans())
     def pauses_end(self, fails: bool) -> None:
-        """All that are under way, well or not; one that fails gives its place back."""
+        """End all pauses that are under way; if they fail, they give their places back."""
         if fails:
             self.here.gates.errors["hibernate"] = OSError(28, "No space left on device")
 
@@ -137,7 +137,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule()
     def time_passes_and_the_reaper_comes(self) -> None:
-        """Everything is idle. Each owner's sleeps where he has places, and stands still else."""
+        """Let everything become idle: paused to disk where there is a place, else in memory."""
         if self.falling:
             return
         expected = {owner: min(ASLEEP, len(self.owned(owner))) for owner in OWNERS}

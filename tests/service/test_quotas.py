@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One owner who takes what he can, and another who must not notice."""
+"""One owner who takes as much as possible, and another who must not notice."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def sweep(here: World) -> list[str]:
 
 
 async def fill(here: World, owner: str, to_disk: int) -> None:
-    """Pause environments to disk until so many sleep."""
+    """Pause `to_disk` environments of `owner` to disk."""
     for _ in range(to_disk):
         environment = await here.created(owner=owner)
         await here.service.pause(environment.id, owner=owner, to_disk=True)
 
 
-async def test_who_fills_his_places_on_the_disk_costs_no_other_owner_anything() -> None:
-    """Before, the other's pause was refused and his idle environment destroyed with its files."""
+async def test_an_owner_who_fills_their_disk_places_costs_no_other_owner_anything() -> None:
+    """Once, the other owner's pause was refused and their idle environment lost with its files."""
     async with world(capacity=4, pausing=SLEEPY, several_owners=True) as here:
         idle = await here.created(owner=OTHER)
         paused = await here.created(owner=OTHER)
@@ -57,7 +57,7 @@ async def test_who_fills_his_places_on_the_disk_costs_no_other_owner_anything() 
             assert held.state is State.RUNNING
 
 
-async def test_an_idle_environment_whose_owner_has_no_place_left_keeps_its_files() -> None:
+async def test_an_idle_environment_keeps_its_files_when_its_owner_has_no_place_left() -> None:
     async with world(
         capacity=4, pausing=Pausing(when_idle=True, max_asleep=1), several_owners=True
     ) as here:
@@ -74,7 +74,7 @@ async def test_an_idle_environment_whose_owner_has_no_place_left_keeps_its_files
         assert found.data == b"for hours"
 
 
-async def test_one_of_several_owners_holds_at_most_half_of_the_places_in_memory() -> None:
+async def test_one_of_several_owners_holds_at_most_half_of_the_slots() -> None:
     async with world(capacity=4, several_owners=True) as here:
         for _ in range(2):
             await here.created(owner=GREEDY)
@@ -86,8 +86,8 @@ async def test_one_of_several_owners_holds_at_most_half_of_the_places_in_memory(
             await here.created(owner="eve")
 
 
-async def test_an_owners_jobs_are_bounded_by_his_environments() -> None:
-    """16 in each, of which he has half: so he has at most half of all jobs that there can be."""
+async def test_the_jobs_of_an_owner_are_limited_by_their_environments() -> None:
+    """Each environment runs 16 jobs and an owner has half of the environments: half of all jobs."""
     hang = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=b"hang")
     what = What(JobKind.EXECUTE, "a test")
     async with world(capacity=4, several_owners=True) as here:
@@ -112,7 +112,7 @@ async def test_a_large_environment_counts_as_several() -> None:
         await here.created(LARGE, owner=OTHER)
 
 
-async def test_the_only_owner_has_everything() -> None:
+async def test_a_sole_owner_may_use_everything() -> None:
     async with world(capacity=4) as here:
         for _ in range(4):
             await here.created()

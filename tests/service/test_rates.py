@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of an owner per minute, against a clock that is moved by hand."""
+"""The limit of calls per owner and minute, against a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def passes(rates: RateLimiter, owner: str = "ann") -> bool:
     return True
 
 
-def test_so_many_at_once_and_then_at_that_pace() -> None:
+def test_a_burst_passes_and_then_calls_pass_at_the_rate() -> None:
     clock = Clock()
     rates = RateLimiter(6, clock)
     assert [passes(rates) for _ in range(8)] == [True] * 6 + [False] * 2
-    assert passes(rates, "bob")  # has a bucket of its own
+    assert passes(rates, "bob")  # each owner has a separate bucket
     with pytest.raises(RateLimited) as caught:
         rates.take("ann")
     assert caught.value.retry_after == 10
@@ -45,12 +45,12 @@ def test_so_many_at_once_and_then_at_that_pace() -> None:
     assert [passes(rates) for _ in range(7)] == [True] * 6 + [False]
 
 
-def test_zero_is_no_bound() -> None:
+def test_zero_means_no_limit() -> None:
     rates = RateLimiter(0, Clock())
     assert all(passes(rates) for _ in range(1000))
 
 
-def test_owners_who_are_done_are_forgotten() -> None:
+def test_idle_owners_are_forgotten() -> None:
     clock = Clock()
     rates = RateLimiter(60, clock)
     for number in range(20_000):
@@ -60,7 +60,7 @@ def test_owners_who_are_done_are_forgotten() -> None:
 
 
 @given(st.integers(1, 100), st.lists(st.floats(0, 30), max_size=60))
-def test_never_more_than_twice_the_bound_in_any_minute_and_the_wait_is_true(
+def test_at_most_twice_the_limit_passes_in_a_minute_and_the_wait_is_right(
     per_minute: int, pauses: list[float]
 ) -> None:
     clock = Clock()

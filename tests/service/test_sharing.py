@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared work outlives those who wait for it, for a bounded time, and takes nothing from others."""
+"""Shared work outlives its callers for a limited time and is not stopped for other callers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = 60.0
 
 @dataclass
 class Work:
-    """Begins `count` times, waits for `go`."""
+    """Work that counts its runs in `count` and waits for `go`."""
 
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,17 +49,17 @@ async def given_up(sharing: Sharing[int], work: Work, key: str = "a") -> None:
         await call
 
 
-async def test_who_gives_up_finds_it_further_on() -> None:
+async def test_a_caller_that_returns_finds_its_work_further_on() -> None:
     sharing, work = Sharing[int](LONG), Work()
     await given_up(sharing, work)
     again = asyncio.ensure_future(sharing.get("a", work, no_progress))
     await asyncio.sleep(0)
     work.go.set()
     assert await again == 1
-    assert await sharing.get("a", work, no_progress) == 2  # what has ended is not kept
+    assert await sharing.get("a", work, no_progress) == 2  # ended work is not kept
 
 
-async def test_one_that_gives_up_takes_it_from_nobody_and_all_are_told() -> None:
+async def test_a_caller_that_leaves_does_not_stop_the_others() -> None:
     sharing, work, told = Sharing[int](0.0), Work(), list[tuple[float, str]]()
 
     async def hear(share: float, message: str) -> None:
@@ -73,14 +73,14 @@ async def test_one_that_gives_up_takes_it_from_nobody_and_all_are_told() -> None
     assert told == [(0.5, "half")]
 
 
-async def test_what_nobody_takes_up_ends_in_time() -> None:
+async def test_abandoned_work_ends_in_time() -> None:
     sharing, work = Sharing[int](0.01), Work()
     await given_up(sharing, work)
     with anyio.fail_after(5):
         await work.ended.wait()
 
 
-async def test_only_some_go_on_for_nobody() -> None:
+async def test_the_amount_of_abandoned_work_is_limited() -> None:
     sharing = Sharing[int](LONG)
     works = [Work() for _ in range(MAX_FOR_NOBODY + 1)]
     for number, work in enumerate(works):
@@ -92,7 +92,7 @@ async def test_only_some_go_on_for_nobody() -> None:
     assert all(work.ended.is_set() for work in works)
 
 
-async def test_failures_reach_all_who_wait_and_are_not_kept() -> None:
+async def test_a_failure_reaches_all_callers_and_is_not_kept() -> None:
     sharing, work = Sharing[int](LONG), Work(error=ImageMissing("none"))
     calls = [asyncio.ensure_future(sharing.get("a", work, no_progress)) for _ in range(3)]
     await work.begun.wait()
@@ -103,7 +103,7 @@ async def test_failures_reach_all_who_wait_and_are_not_kept() -> None:
     assert await sharing.get("a", work, no_progress) == 2
 
 
-async def test_who_waits_when_the_server_ends_is_told() -> None:
+async def test_a_waiting_caller_gets_an_error_when_the_server_ends() -> None:
     sharing, work = Sharing[int](LONG), Work()
     call = asyncio.ensure_future(sharing.get("a", work, no_progress))
     await work.begun.wait()

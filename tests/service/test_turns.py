@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One at a time for each owner, and threads that end with their callers."""
+"""Turns of one owner, one at a time, and threads that end with their callers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waggle.service.sharing import Turns, in_thread
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_owners_calls_take_turns_and_others_do_not_wait() -> None:
+async def test_calls_of_one_owner_take_turns_and_others_do_not_wait() -> None:
     turns, order = Turns(), list[str]()
     first_is_in, first_may_go = anyio.Event(), anyio.Event()
 
@@ -54,7 +54,7 @@ async def test_the_thread_of_a_cancelled_call_ends_before_the_call_does(how: str
         try:
             while True:
                 check()
-                time.sleep(0.001)  # as decoding does, give others their turn
+                time.sleep(0.001)  # give other threads a turn, as decoding does
         finally:
             ended.set()
 
@@ -70,7 +70,7 @@ async def test_the_thread_of_a_cancelled_call_ends_before_the_call_does(how: str
     assert ended.is_set()
 
 
-async def test_what_the_work_gives_and_raises_is_passed_on() -> None:
+async def test_the_result_or_error_of_the_work_is_passed_on() -> None:
     assert await in_thread(lambda _check: 7) == 7
 
     def fails(_check: Callable[[], None]) -> None:
@@ -81,7 +81,7 @@ async def test_what_the_work_gives_and_raises_is_passed_on() -> None:
 
 
 def _work(runs: threading.Event, *, fails: bool) -> tuple[Callable[[], bool], Callable[..., None]]:
-    """Whether what the work is on is still held, and the work."""
+    """Return a check of whether the object that the work uses still exists, and the work."""
     held = Held()
 
     def work(check: Callable[[], None]) -> None:
@@ -95,7 +95,7 @@ def _work(runs: threading.Event, *, fails: bool) -> tuple[Callable[[], bool], Ca
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_work_that_was_refused_or_given_up_is_freed_at_once(fails: bool) -> None:
+async def test_refused_or_cancelled_work_is_freed_at_once(fails: bool) -> None:
     runs = threading.Event()
     with no_collection():
         there, work = _work(runs, fails=fails)
@@ -106,7 +106,7 @@ async def test_work_that_was_refused_or_given_up_is_freed_at_once(fails: bool) -
         try:
             await calling
         except (TooLarge, asyncio.CancelledError) as error:
-            release(error)  # as who answers the call does
+            release(error)  # as the code that answers the call does
         del calling, work
-        # The loop has the futures, and the thread the work, until they go on.
+        # Until they run again, the loop holds the futures and the thread holds the work.
         await until(lambda: not there(), 20)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that a caller gave up is there for the same call again, for a while, and in nobody's way."""
+"""Work that a caller gave up is kept for a while for the same call and blocks no other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL, QUOTA = MaxEnvironments("full"), QuotaExceeded("yours")
 
 @dataclass
 class Work:
-    """Begins `count` times, waits for `go`; `cancelled` and `undone` are what became of it."""
+    """Work that counts its runs and waits for `go`; `cancelled` and `undone` record its end."""
 
     go: asyncio.Event = field(default_factory=asyncio.Event)
     count: int = 0
@@ -72,7 +72,7 @@ async def given_up(
         await one
 
 
-async def test_the_same_call_takes_up_what_was_given_up(unclaimed: Unclaimed) -> None:
+async def test_the_same_call_takes_up_abandoned_work(unclaimed: Unclaimed) -> None:
     work = Work()
     await given_up(unclaimed, work)
     told: list[tuple[float, str]] = []
@@ -88,7 +88,7 @@ async def test_the_same_call_takes_up_what_was_given_up(unclaimed: Unclaimed) ->
     assert (work.cancelled, work.undone) == (0, [])
 
 
-async def test_what_is_done_meanwhile_is_taken_up_too(unclaimed: Unclaimed) -> None:
+async def test_abandoned_work_that_has_ended_is_taken_up_too(unclaimed: Unclaimed) -> None:
     work = Work()
     await given_up(unclaimed, work)
     work.go.set()
@@ -96,7 +96,7 @@ async def test_what_is_done_meanwhile_is_taken_up_too(unclaimed: Unclaimed) -> N
     assert await call(unclaimed, work) == 1
 
 
-async def test_calls_that_wait_share_nothing(unclaimed: Unclaimed) -> None:
+async def test_concurrent_calls_share_nothing(unclaimed: Unclaimed) -> None:
     work = Work()
     one, other = call(unclaimed, work), call(unclaimed, work)
     await until(lambda: work.count == 2)
@@ -106,7 +106,7 @@ async def test_calls_that_wait_share_nothing(unclaimed: Unclaimed) -> None:
 
 
 @pytest.mark.parametrize("owner, wanted", [("bob", "a"), ("alice", "b")])
-async def test_another_owner_or_call_begins_its_own(
+async def test_another_owner_or_call_begins_new_work(
     unclaimed: Unclaimed, owner: str, wanted: str
 ) -> None:
     work, other = Work(), Work()
@@ -115,7 +115,7 @@ async def test_another_owner_or_call_begins_its_own(
     assert await call(unclaimed, other, owner, wanted) == 1
 
 
-async def test_what_failed_is_begun_anew(unclaimed: Unclaimed) -> None:
+async def test_failed_work_begins_again(unclaimed: Unclaimed) -> None:
     work = Work(error=ValueError("x"))
     await given_up(unclaimed, work)
     work.go.set()
@@ -124,7 +124,7 @@ async def test_what_failed_is_begun_anew(unclaimed: Unclaimed) -> None:
     assert await call(unclaimed, work) == 2
 
 
-async def test_an_owner_has_one_such_piece(unclaimed: Unclaimed) -> None:
+async def test_only_the_latest_abandoned_work_of_an_owner_is_kept(unclaimed: Unclaimed) -> None:
     works = [Work() for _ in range(5)]
     for number, work in enumerate(works):
         await given_up(unclaimed, work, wanted=str(number))
@@ -132,7 +132,7 @@ async def test_an_owner_has_one_such_piece(unclaimed: Unclaimed) -> None:
 
 
 @pytest.mark.parametrize("is_done", [False, True])
-async def test_it_is_undone_when_its_time_is_over(is_done: bool) -> None:
+async def test_abandoned_work_is_undone_after_its_time(is_done: bool) -> None:
     unclaimed, work = Unclaimed(linger=0.05), Work()
     await given_up(unclaimed, work)
     if is_done:
@@ -143,7 +143,7 @@ async def test_it_is_undone_when_its_time_is_over(is_done: bool) -> None:
     assert await call(unclaimed, work) == 2
 
 
-async def test_it_makes_room(unclaimed: Unclaimed) -> None:
+async def test_abandoned_work_ends_to_make_room(unclaimed: Unclaimed) -> None:
     alices, bobs = Work(), Work()
     await given_up(unclaimed, alices)
     await given_up(unclaimed, bobs, owner="bob")
@@ -155,7 +155,7 @@ async def test_it_makes_room(unclaimed: Unclaimed) -> None:
     assert not await unclaimed.make_room("carol", FULL)
 
 
-async def test_the_end_of_the_server_ends_it() -> None:
+async def test_abandoned_work_ends_with_the_server() -> None:
     unclaimed, left, waiting, late = Unclaimed(), Work(), Work(), Work()
     await given_up(unclaimed, left)
     one = call(unclaimed, waiting, "bob")
@@ -168,7 +168,7 @@ async def test_the_end_of_the_server_ends_it() -> None:
     assert await call(unclaimed, late) == 1
 
 
-async def test_whoever_waits_for_work_that_the_server_ends_hears_of_it(
+async def test_a_caller_gets_an_error_when_the_server_ends_its_work(
     unclaimed: Unclaimed,
 ) -> None:
     async def ends_itself(_progress: Progress) -> int:
@@ -178,7 +178,7 @@ async def test_whoever_waits_for_work_that_the_server_ends_hears_of_it(
         await unclaimed.take_up("alice", "a", ends_itself, no_progress, undo=Work().undo)
 
 
-async def test_an_environment_that_was_used_meanwhile_stays() -> None:
+async def test_an_environment_that_was_used_in_the_meantime_stays() -> None:
     async with world() as here:
         used, unused = await here.created(), await here.created()
         here.clock.advance(seconds=1)

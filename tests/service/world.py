@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole service over parts that stop wherever a test wants: for tests of races and failures.
+"""A whole service over parts that stop where a test wants, for tests of races and failures.
 
-`World` is what a test holds. Its host, guests and store pass a gate at every await; a closed gate
-parks them until it opens, so a test decides in which order things happen and nothing sleeps.
-Leaving `world()` closes the service and checks that every machine was destroyed exactly once.
+A test holds a `World`. Its host, guests and store pass a gate at every await; a closed gate parks
+them until it opens, so the test decides the order of events and nothing sleeps. Leaving `world()`
+closes the service and checks that every machine was destroyed exactly once.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ RESOURCES = Resources(cpus=1, memory_mib=512, disk_mib=1024)
 IDLE = timedelta(minutes=30)
 PYTHON = CreateRequest(RuntimeName.PYTHON)
 LONG = 10.0
-"""Seconds after which a test counts as hanging; no test waits for it to pass."""
+"""Seconds after which a test counts as hanging; no test waits that long."""
 
 
 class Broken(Exception):
-    """A failure that is no WaggleError: whatever an adapter may let through."""
+    """A failure that is no WaggleError, such as an adapter may raise."""
 
 
 async def settle() -> None:
-    """Let every task that can go on go on, until each waits for something."""
+    """Run every task that can run until all of them wait."""
     for _ in range(40):
         await anyio.lowlevel.checkpoint()
 
 
 @dataclass(slots=True)
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that the test moves."""
 
     now: datetime = START
 
@@ -66,7 +66,7 @@ class Clock:
 
 @dataclass(slots=True, eq=False)
 class Parked:
-    """Something that waits at a gate."""
+    """A task that waits at a gate."""
 
     place: str
     environment: str
@@ -75,10 +75,10 @@ class Parked:
 
 @dataclass(slots=True)
 class Gates:
-    """Where things wait. A place is `create`, `undo`, `destroy`, `discard` or `save STATE`.
+    """The gates `create`, `undo`, `destroy`, `hibernate`, `discard`, `disk` and `save STATE`.
 
-    `closed` holds the places that park who comes; with `all_closed`, every place does. `errors`
-    are raised at a place, after the wait.
+    `closed` holds the places that park a task; with `all_closed`, every place does. `errors` are
+    raised at a place after the wait.
     """
 
     closed: set[str] = field(default_factory=set[str])
@@ -105,7 +105,7 @@ class Gates:
             self.parked.remove(waiting)
 
     async def reached(self, place: str) -> Parked:
-        """Wait until somebody is parked at `place`."""
+        """Wait until a task is parked at `place`."""
         while True:
             for waiting in self.parked:
                 if waiting.place == place and not waiting.go.is_set():
@@ -127,11 +127,11 @@ class Gates:
 
 @dataclass(slots=True)
 class Guest(FakeGuest):
-    """A guest that counts what became of it. `freed` is how often a destroy did its work."""
+    """A guest that records its end. `freed` counts how often its machine was freed."""
 
     gates: Gates = field(default_factory=Gates)
     asleep: set[str] = field(default_factory=set[str])
-    """Of its host."""
+    """The host's set of environments that are paused to disk."""
     freed: int = 0
     watch_error: Exception | None = None
     pause_error: Exception | None = None
@@ -168,7 +168,7 @@ class Guest(FakeGuest):
 class Host:
     """An EnvironmentHost that keeps the contract: a failed or cancelled create leaves nothing.
 
-    `late` makes a create deaf to cancellation from the moment it passes its gate.
+    `late` makes a create ignore cancellation until it has passed its gate.
     """
 
     gates: Gates
@@ -192,7 +192,7 @@ class Host:
 
     @property
     def machines(self) -> int:
-        """How many machines there are or may be."""
+        """The number of machines that exist or may exist."""
         return len(self.booting) + sum(not guest.freed for guest in self.guests.values())
 
     async def create(
@@ -254,7 +254,7 @@ class Host:
 
 @dataclass(slots=True)
 class Store:
-    """An EnvironmentStore in memory. `history` is every record ever saved; `broken` states fail."""
+    """An EnvironmentStore in memory. `history` holds every saved record; `broken` states fail."""
 
     gates: Gates
     records: dict[str, Environment] = field(default_factory=dict[str, Environment])
@@ -284,7 +284,7 @@ class Store:
 
 
 class Job(Generic[T]):
-    """A call that runs beside the test. Its outcome is asked for, never lost."""
+    """A call that runs beside the test and keeps its outcome."""
 
     def __init__(self, call: Coroutine[object, object, T]) -> None:
         self._call = call
@@ -356,7 +356,7 @@ class World:
         return [each.state for each in self.service.all()]
 
     def jobs(self, *, keep: int = 1_000, view: int = 1_000) -> JobService:
-        """A service for jobs whose streams keep and show so many bytes."""
+        """Return a job service whose streams keep `keep` bytes and show `view`."""
         return JobService(
             self.service,
             record=lambda: Spool(Path("/tmp"), keep=keep, view=view),
@@ -365,11 +365,11 @@ class World:
         )
 
     async def close(self) -> None:
-        """End everything and check that nothing was left."""
+        """Destroy everything and check that nothing is left."""
         self.gates.open_all()
         await self.service.aclose()
         for each in self.service.all():
-            if each.is_asleep:  # as an operator would, for it outlives the server
+            if each.is_asleep:  # as an operator would: it outlives the server
                 await self.service.destroy(each.id, owner=each.owner)
         await settle()
         assert self.service.all() == []
@@ -397,7 +397,7 @@ def build(
     per_owner: int = 0,
     disk_mib: int = 0,
 ) -> World:
-    """A world whose watchers run in `tasks`."""
+    """Build a world whose watchers run in `tasks`."""
     gates = Gates()
     host, store, clock = Host(gates), Store(gates), Clock()
     service = EnvironmentService(
@@ -430,7 +430,7 @@ async def world(
     several_owners: bool = False,
     disk_mib: int = 0,
 ) -> AsyncGenerator[World]:
-    """A world for one test, closed and checked at its end."""
+    """Open a world for one test; close and check it at the end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
             here = build(

@@ -25,7 +25,7 @@ LIMITS = StdioLimits(carriers=CARRIERS)
 
 @dataclass
 class Peer:
-    """The client's side. `ended` is set when the server has ended by itself."""
+    """The client's side. `ended` is set when the server has ended."""
 
     services: Services
     calls: Calls
@@ -46,7 +46,7 @@ class Peer:
             await self.write(json.dumps(message).encode() + b"\n")
 
     async def message(self) -> dict[str, Any]:
-        """The next message of the server."""
+        """Return the next message of the server."""
         with anyio.fail_after(20):
             while not self._messages:
                 data = await self.wire.read()
@@ -55,7 +55,7 @@ class Peer:
         return self._messages.pop(0)
 
     async def answer(self, number: object) -> dict[str, Any]:
-        """The answer to a request; what comes before is dropped."""
+        """Return the answer to a request; messages before it are dropped."""
         while (message := await self.message()).get("id") != number or "method" in message:
             pass
         return message
@@ -75,7 +75,7 @@ class Peer:
             os.close(descriptor)
 
     def hang_up(self) -> None:
-        """Close the server's input, as a client does that is done."""
+        """Close the server's input, as a client does at its end."""
         self.close(self.wire.target)
 
     def go_deaf(self) -> None:
@@ -91,7 +91,7 @@ def call(number: int, tool: str, **arguments: object) -> Any:
 async def serving(
     setup: Setup | None = None, limits: StdioLimits | None = None
 ) -> AsyncGenerator[Peer]:
-    """A server that is ended at the end, and whose pipes are closed."""
+    """Run a server; end it and close its pipes at the end of the block."""
     (source, to_server), (from_server, target) = os.pipe(), os.pipe()
     async with anyio.create_task_group() as tasks, anyio.create_task_group() as group:
         services = make_services(setup or Setup(), tasks)

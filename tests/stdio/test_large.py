@@ -34,7 +34,7 @@ async def agent_of(era: str, log: Path) -> AsyncGenerator[Client]:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_two_megabytes_go_out_and_come_back(era: str, tmp_path: Path) -> None:
+async def test_two_megabytes_are_written_and_read_back(era: str, tmp_path: Path) -> None:
     noise = random.Random(2).randbytes(TWO_MB)
     contents: dict[str, tuple[str, dict[str, Any]]] = {
         "/tmp/lines": ("line \u20ac\n" * (TWO_MB // 9), {}),
@@ -47,11 +47,11 @@ async def test_two_megabytes_go_out_and_come_back(era: str, tmp_path: Path) -> N
             where = {"environment_id": environment, "path": path}
             written = await agent.call_tool("write_file", {**where, "content": content, **how})
             assert not written.is_error, written
-            # In one answer that holds it twice, for a client that asks for it.
+            # One answer that holds the content twice, for a client that requests it.
             read = data_of(await agent.call_tool("read_file", {**where, **how, "limit": TWO_MB}))
             assert "next_offset" not in read
             assert read["content"] == content
-        # And the largest page of a resource, once for all who ask.
+        # The largest page of a resource, which any client gets and which holds it once.
         (page,) = (
             await agent.read_resource(f"waggle://environments/{environment}/files/tmp/noise")
         ).contents

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines come out as they went in, whatever the pieces; what is too long is bounded."""
+"""`Lines` returns lines unchanged, whatever the pieces; a line that is too long is bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waggle.stdio.lines import ENDS, Lines, TooLong
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), max_size=20))
-def test_pieces_make_no_difference(data: bytes, sizes: list[int]) -> None:
+def test_lines_do_not_depend_on_the_pieces(data: bytes, sizes: list[int]) -> None:
     lines, found, at = Lines(1000), list[bytes | TooLong](), 0
     for size in [*sizes, len(data) + 1]:
         found += lines.feed(data[at : at + size])
@@ -22,7 +22,7 @@ def test_pieces_make_no_difference(data: bytes, sizes: list[int]) -> None:
 
 
 @given(st.integers(1, 30), st.lists(st.binary(max_size=40), max_size=20), st.integers(1, 50))
-def test_only_what_is_too_long_is_dropped(longest: int, sent: list[bytes], size: int) -> None:
+def test_only_too_long_lines_are_dropped(longest: int, sent: list[bytes], size: int) -> None:
     sent = [line.replace(b"\n", b" ") for line in sent]
     data = b"".join(line + b"\n" for line in sent)
     lines = Lines(longest)
@@ -50,7 +50,7 @@ def test_little_is_kept_of_a_huge_line() -> None:
 
 @pytest.mark.parametrize("number", [7, -1, "a-b", 'with "quotes" and \u00fc'])
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_its_request_is_found(number: int | str, order: str) -> None:
+def test_the_request_id_of_a_long_line_is_found(number: int | str, order: str) -> None:
     named = {"jsonrpc": "2.0", "id": number, "method": "tools/call"}
     params = {"params": {"id": 99, "text": '{"id": 98}' * 2000}}
     message = (
@@ -62,7 +62,7 @@ def test_its_request_is_found(number: int | str, order: str) -> None:
     assert line.request_id() == number
 
 
-def test_no_id_is_made_up() -> None:
+def test_a_long_line_without_an_id_has_none() -> None:
     message = {"jsonrpc": "2.0", "method": "x", "params": {"id": 5, "text": '{"id": 6}' * 2000}}
     (line,) = Lines(5000).feed(json.dumps(message).encode() + b"\n")
     assert isinstance(line, TooLong)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stdio client, good, bad or gone, over real pipes; the machines are pretended."""
+"""One stdio client, good, bad or gone, over real pipes; the machines are fakes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def environment(peer: Peer) -> str:
 
 
 async def hanging(peer: Peer, number: int, host: FakeHost) -> None:
-    """Begin a call that lasts until `host.only.release` is set."""
+    """Start a call that lasts until `host.only.release` is set."""
     made = await environment(peer)
     await peer.send(call(number, "execute", environment_id=made, code="hang"))
     await host.only.started.wait()
 
 
-async def test_a_session_of_2025() -> None:
+async def test_a_session_of_the_2025_protocol() -> None:
     async with serving() as peer:
         await peer.start()
         made = await environment(peer)
@@ -74,7 +74,7 @@ async def test_the_protocol_of_2026() -> None:
         (b'{"jsonrpc": "2.0", "id": 5, "method": "ping", "params": {"a": "\\ud800"}}', 5, -32700),
     ],
 )
-async def test_what_is_no_message_is_answered_and_harms_nothing(
+async def test_a_malformed_message_is_refused_and_the_next_is_served(
     line: bytes, number: object, code: int
 ) -> None:
     async with serving() as peer:
@@ -86,7 +86,7 @@ async def test_what_is_no_message_is_answered_and_harms_nothing(
         assert (await peer.answer(9))["result"] == {}
 
 
-async def test_a_line_that_is_too_long_is_refused_by_its_id_and_not_kept() -> None:
+async def test_a_line_that_is_too_long_is_refused_with_its_id() -> None:
     async with serving(limits=StdioLimits(line=MIB)) as peer:
         await peer.start()
         await peer.send(call(7, "write_file", path="/tmp/x", content="x" * (2 * MIB)))
@@ -97,7 +97,7 @@ async def test_a_line_that_is_too_long_is_refused_by_its_id_and_not_kept() -> No
         await peer.answer(9)
 
 
-async def test_ten_mebibytes_go_in_and_come_back_in_pieces() -> None:
+async def test_ten_mebibytes_are_written_in_one_call() -> None:
     host = FakeHost()
     async with serving(Setup(host=host)) as peer:
         await peer.start()
@@ -110,8 +110,8 @@ async def test_ten_mebibytes_go_in_and_come_back_in_pieces() -> None:
         assert host.only.files["/tmp/big"].data == text.encode()
 
 
-async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
-    """Its requests are refused while 4 wait for it, and nobody reads on once refusals wait too."""
+async def test_a_client_that_does_not_read_is_bounded() -> None:
+    """Requests are refused while 4 wait for it; reading pauses while refusals wait, too."""
     numbers = range(100, 600)  # more than pipes of one page and the server hold
     async with serving(limits=StdioLimits(requests=4)) as peer:
         for pipe in (peer.wire.source, peer.wire.target):
@@ -142,7 +142,7 @@ async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
         await peer.answer(9)
 
 
-async def test_a_cancelled_call_ends_in_the_guest_and_makes_room() -> None:
+async def test_a_cancelled_call_ends_in_the_guest_and_frees_its_place() -> None:
     host = FakeHost()
     async with serving(Setup(host=host), StdioLimits(requests=1)) as peer:
         await peer.start()
@@ -175,8 +175,8 @@ async def test_a_stopping_server_refuses_new_calls_and_lets_old_ones_end() -> No
             await peer.ended.wait()
 
 
-async def test_a_client_can_list_the_tools_when_it_has_the_result_of_its_last_call() -> None:
-    """The SDK's does, if it has not before, and has nothing if it cannot."""
+async def test_tools_can_be_listed_after_the_last_call() -> None:
+    """The SDK's client lists them if it has not yet, and loses the result if it cannot."""
     host = FakeHost()
     async with serving(Setup(host=host)) as peer:
         await peer.start()
@@ -192,7 +192,7 @@ async def test_a_client_can_list_the_tools_when_it_has_the_result_of_its_last_ca
             await peer.ended.wait()
 
 
-async def test_a_call_that_outlasts_the_grace_is_told_so() -> None:
+async def test_a_call_that_outlasts_the_grace_period_gets_a_reason() -> None:
     host = FakeHost()
     async with serving(Setup(host=host), StdioLimits(grace=0.05)) as peer:
         await peer.start()
@@ -206,7 +206,7 @@ async def test_a_call_that_outlasts_the_grace_is_told_so() -> None:
         assert host.only.cancelled
 
 
-async def test_it_ends_with_its_input_after_answering() -> None:
+async def test_the_server_answers_and_then_ends_with_its_input() -> None:
     async with serving() as peer:
         await peer.start()
         await peer.write(json.dumps(call(5, "list_environments")).encode())  # no line end

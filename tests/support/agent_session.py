@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifteen calls as an agent makes them, and the tokens that their results cost it."""
+"""Fifteen typical calls of an agent, and the tokens that their results cost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cost:
 
 
 async def costs(agent: Client) -> list[Cost]:
-    """Make the calls, in a new environment that the last one destroys."""
+    """Make the calls, in a new environment that the last call destroys."""
     environment = ""
     found: list[Cost] = []
     for tool, given in CALLS:
@@ -66,7 +66,7 @@ async def costs(agent: Client) -> list[Cost]:
 
 
 def table(found: list[Cost]) -> str:
-    """For a failing test to show."""
+    """Format the costs for a failing test's message."""
     lines = [f"{each.tool:22} {each.structured:5} {each.text:5}" for each in found]
     sums = sum(each.structured for each in found), sum(each.text for each in found)
     return "\n".join([*lines, f"{'all':22} {sums[0]:5} {sums[1]:5}"])

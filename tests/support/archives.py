@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tar archives entry by entry: each is a name, changes of its TarInfo, and content."""
+"""Tar archives from entries, given as a name, changes to the TarInfo, and content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> Member:
 
 
 def packed_zeros(size: int, window: int) -> bytes:
-    """A zstd frame with a window of `window` bytes, a power of two: 4 bytes for each 128 KiB."""
+    """Return a zstd frame of zeros; `window` is a power of two. Takes 4 bytes for every 128 KiB."""
     block = 128 << 10
     header = b"\x28\xb5\x2f\xfd" + bytes([0, (window.bit_length() - 11) << 3])
     last = size // block - 1

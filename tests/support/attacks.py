@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack a real server over loopback, and see meanwhile how another owner and the server fare.
+"""Attacks on a real server over loopback, and their effects on another owner and the server.
 
-`attacked(server, ...)` runs attackers in threads while a victim lists the tools, and returns what
-the victim waited, how often it was refused, and what the server's memory came to. Everything that
-it opens is closed with it.
+`attacked(server, ...)` runs attackers in threads while a victim lists the tools, and returns the
+victim's waits and refusals and the server's memory. Closes everything that it opens.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and the token of whoever speaks to it; none where it wants none."""
+    """A server, and the token of its client; empty if it needs none."""
 
     url: str
     token: str = ""
@@ -44,7 +43,7 @@ class Target:
         return socket.create_connection(self.address, timeout=PATIENCE)
 
     def head(self, length: int | None, path: str = "/mcp", method: str = "POST") -> bytes:
-        """The head of a request whose body has `length` bytes."""
+        """Build the head of a request whose body has `length` bytes."""
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Accept: {ACCEPT}"]
         if self.token:
             lines.append(f"Authorization: Bearer {self.token}")
@@ -53,7 +52,7 @@ class Target:
         return "\r\n".join([*lines, "", ""]).encode()
 
     def post(self, body: bytes) -> int:
-        """The status of the answer to a body; 0 when the connection breaks before there is one."""
+        """Send a body and return the answer's status; 0 if the connection breaks before that."""
         with self.connect() as line:
             with contextlib.suppress(OSError):  # refused before all was sent: there is an answer
                 line.sendall(self.head(len(body)))
@@ -66,12 +65,13 @@ class Target:
 
 @dataclass
 class Fared:
-    """What became of the victim's requests and of the server. Seconds and MiB."""
+    """The results of the victim's requests, and the server's state. Seconds and MiB."""
 
     waits: list[float] = field(default_factory=list[float])
     statuses: list[int] = field(default_factory=list[int])
     stall: float = 0.0
-    """The longest that the open page of liveness took: about as long as the loop stood still."""
+    """The longest wait for the public liveness page: about as long as the event loop was
+    blocked."""
     before: float = 0.0
     peak: float = 0.0
     after: float = 0.0
@@ -97,7 +97,7 @@ class Fared:
 
 
 Attack = Callable[[Target, threading.Event], None]
-"""Goes on until the event is set."""
+"""Runs until the event is set."""
 
 
 def attacked(
@@ -110,9 +110,9 @@ def attacked(
     at_once: int = 1,
     calm: float = 0.0,
 ) -> Fared:
-    """Run `attack` in `at_once` threads for `seconds`; it has `calm` seconds to calm down.
+    """Run `attack` in `at_once` threads for `seconds`, then wait up to `calm` s for recovery.
 
-    It goes on until the victim was answered twice, since a busy machine may need longer for that.
+    Continues until the victim got two answers, since a busy machine may need longer for that.
     """
     fared, over, twice = Fared(before=memory(pid)), threading.Event(), threading.Event()
     threads = [
@@ -136,7 +136,7 @@ def attacked(
 
 
 def memory(pid: int) -> float:
-    """MiB that a process holds."""
+    """Return the resident memory of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -144,7 +144,7 @@ def memory(pid: int) -> float:
 
 
 def _lists(victim: Target, over: threading.Event, fared: Fared, twice: threading.Event) -> None:
-    """Each list on a connection of its own, as of a client that is new."""
+    """List the tools repeatedly, each time on a new connection like a new client."""
     while not over.wait(0.02):
         began = time.perf_counter()
         try:
@@ -176,7 +176,7 @@ def _watches(target: Target, over: threading.Event, fared: Fared, pid: int) -> N
 
 
 def repeated(body: bytes) -> Attack:
-    """Send `body` again and again."""
+    """Send `body` repeatedly."""
 
     def attack(target: Target, over: threading.Event) -> None:
         while not over.is_set():
@@ -187,7 +187,7 @@ def repeated(body: bytes) -> Attack:
 
 
 def padded(start: bytes, unit: bytes, end: bytes, size: int) -> Attack:
-    """Send a body of almost `size` bytes, most of which is `unit`; it is made when it is sent."""
+    """Send a body of almost `size` bytes, mostly `unit`, which is made only when it is sent."""
 
     def attack(target: Target, over: threading.Event) -> None:
         body = start + unit * ((size - len(start) - len(end)) // len(unit)) + end
@@ -197,7 +197,7 @@ def padded(start: bytes, unit: bytes, end: bytes, size: int) -> Attack:
 
 
 def unfinished(size: int) -> Attack:
-    """Send all but the last byte of a body, and wait; when cut, send it again."""
+    """Send all but the last byte of a body and wait; send it again after a disconnect."""
 
     def attack(target: Target, over: threading.Event) -> None:
         while not over.is_set():
@@ -226,7 +226,7 @@ def _wait(line: socket.socket, over: threading.Event) -> None:
 
 
 def idle(connections: int, sent: Callable[[Target], bytes] = lambda _target: b"") -> Attack:
-    """Hold connections on each of which `sent` was said, and open those again that are closed."""
+    """Hold connections that all sent `sent`, and reopen closed ones."""
 
     def attack(target: Target, over: threading.Event) -> None:
         lines: list[socket.socket] = []
@@ -261,7 +261,7 @@ def _ended(line: socket.socket) -> bool:
 
 
 def called(tool: str, arguments: bytes) -> bytes:
-    """The body of a call with these arguments, as JSON."""
+    """Return the body of a call with these arguments, as JSON."""
     return (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"%s","arguments":%s}}'
         % (tool.encode(), arguments)
@@ -269,7 +269,7 @@ def called(tool: str, arguments: bytes) -> bytes:
 
 
 def attacks(size: int) -> dict[str, tuple[Attack, int]]:
-    """Every attack with bodies that is kept, and in how many threads; `size` is of one body."""
+    """Return every attack with bodies, and its number of threads; `size` is that of one body."""
     start, end = called("create_environment", b'{"files":[@[]]}').split(b"@")
     inside, out = called("write_file", b'{"path":"a","content":"@"}').split(b"@")
     deep = b"[" * 190 + b"]" * 190 + b","

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small OAuth authorization server on loopback, for clients that go the whole way to a token.
+"""A small OAuth authorization server on loopback, for clients that use the full flow to a token.
 
 Metadata (RFC 8414), dynamic registration (RFC 7591), the code flow with PKCE (RFC 7636), resource
-indicators (RFC 8707) and refresh. It refuses what the standards say it must, so a client that gets
-a token has done its part. Keys and tokens are those of `tests.support.issuer`. Whoever comes to
-`/authorize` is `user`: there is no page to log in.
+indicators (RFC 8707) and refresh. Refuses everything that the standards say it must, so a client
+that gets a token follows them. Uses the keys and tokens of `tests.support.issuer`. There is no
+login page: everyone who opens `/authorize` is `user`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Form = Mapping[str, str]
 
 
 class Refused(Exception):
-    """An error of OAuth, by its code."""
+    """An OAuth error, with its code."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What was granted to a client, until it takes the token."""
+    """A grant to a client that has not fetched its token yet."""
 
     client: str
     redirect: str
@@ -42,19 +42,19 @@ class Grant:
 
 @dataclass
 class AuthorizationServer:
-    """Lets `user` in and grants `scopes`, if asked for. Tokens last `expires_in` seconds."""
+    """Accepts `user` and grants the requested `scopes`. Tokens last `expires_in` seconds."""
 
     user: str = "ann"
     scopes: set[str] = field(default_factory=lambda: {"waggle"})
     expires_in: int = 3600
     audience: str = ""
-    """Of the tokens; by default the resource that the client asked for."""
+    """Audience of the tokens; by default the resource that the client requested."""
     issuer: Issuer = field(default_factory=Issuer)
     asked: list[str] = field(default_factory=list[str])
-    """Each request as `GET /path`, those for a token with their grant."""
+    """Every request as `GET /path`; token requests also have their grant type."""
     clients: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     grants: dict[str, Grant] = field(default_factory=dict[str, Grant])
-    """By code or refresh token; each is taken once."""
+    """Grants by code or refresh token; each can be used once."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -76,7 +76,7 @@ class AuthorizationServer:
         }
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, str, dict[str, object]]:
-        """Status, place to go on to, and document."""
+        """Return status, redirect location, and document."""
         where = urlsplit(target)
         query = _form(where.query)
         self.asked.append(f"{method} {where.path}")
@@ -100,7 +100,7 @@ class AuthorizationServer:
         return {**asked, "client_id": client, "token_endpoint_auth_method": "none"}
 
     def authorize(self, asked: Form) -> str:
-        """Where the browser is sent with the code."""
+        """Return the location to which the browser is redirected with the code."""
         _check(asked["redirect_uri"] in self.clients.get(asked["client_id"], []), "invalid_client")
         _check(asked["response_type"] == "code", "unsupported_response_type")
         _check(asked.get("code_challenge_method") == "S256", "invalid_request")
@@ -114,7 +114,7 @@ class AuthorizationServer:
         )
 
     def token(self, asked: Form) -> dict[str, object]:
-        """The answer with the tokens. A code or refresh token counts once."""
+        """Return the answer with the tokens. A code or refresh token is valid once."""
         kind = asked["grant_type"]
         self.asked[-1] += f" {kind}"
         grant = self.grants.pop(asked.get("code") or asked.get("refresh_token", ""), None)
@@ -151,7 +151,7 @@ def _form(text: str) -> dict[str, str]:
 
 
 async def _request(stream: anyio.abc.SocketStream) -> tuple[str, str, bytes]:
-    """Method, target and body."""
+    """Read method, target and body."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += await stream.receive()
@@ -166,7 +166,7 @@ async def _request(stream: anyio.abc.SocketStream) -> tuple[str, str, bytes]:
 
 @asynccontextmanager
 async def authorising(**given: Any) -> AsyncGenerator[AuthorizationServer]:
-    """An authorization server that listens."""
+    """Run an authorization server for the length of the block."""
     server = AuthorizationServer(**given)
 
     async def serve(stream: anyio.abc.SocketStream) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearly valid inputs for parsers, made from valid ones by a seed, and the loop that tries them.
+"""Nearly valid parser inputs, made from valid ones by a seed, and the loop that tries them.
 
-A failure shows the seed and the number of its input, which make it again.
+A failure shows the seed and the number of its input, which reproduce it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST = 0.25
 MOST_MEMORY = 150 << 20
 """Bytes by which the process may grow while all inputs are tried."""
 BLOCK = 512
-"""Of a tar."""
+"""Block size of a tar."""
 FRAGMENTS = (
     b"\0", b"\n", b" ", b"\xff\xfe", b"9" * 30, b"-1", b"\xed\xa0\x80", b"x" * 600, b"\x1b[2J",
     b"\r", b"[" * 3_000, b'{"a":' * 3_000, b"\\ud800", b"Infinity", b"1e999", b"null", b"\x80",
@@ -31,7 +31,7 @@ NUMBERS = [
     pytest.param(300, id="some"),
     pytest.param(100_000, id="all", marks=[pytest.mark.fuzz, pytest.mark.timeout(1800)]),
 ]
-"""How many inputs the fast tests try, and those of the mark `fuzz`."""
+"""How many inputs the fast tests try, and how many the tests of the mark `fuzz`."""
 _VALUES: Final[list[Any]] = json.loads(
     """[null, true, false, 0, -1, 1099511627776, 1180591620717411303424, 1.5, NaN, Infinity, "",
     "x", "\\u0000", "\\ud800", "../..", "/", [], {}, [[]], [null], {"": {}}, {"a": "\\ud800"}]"""
@@ -40,7 +40,7 @@ _TEXTS = ("9" * 5_000, "x" * 5_000)
 
 
 def changed(good: bytes, chance: random.Random, fragments: Sequence[bytes] = FRAGMENTS) -> bytes:
-    """A valid input with a few mistakes in it."""
+    """Return a valid input with a few mistakes in it."""
     data = bytearray(good)
     for _ in range(chance.randint(1, 4)):
         at, to = chance.randint(0, len(data)), chance.randint(0, len(data))
@@ -59,7 +59,7 @@ def changed(good: bytes, chance: random.Random, fragments: Sequence[bytes] = FRA
 
 
 def changed_json(good: Any, chance: random.Random) -> bytes:
-    """A document with one to three parts replaced or gone; some have damaged bytes instead."""
+    """Return a document with one to three parts replaced or removed, or with damaged bytes."""
     if chance.randrange(3) == 0:
         return changed(json.dumps(good).encode(), chance)
     document = copy.deepcopy(good)
@@ -70,7 +70,7 @@ def changed_json(good: Any, chance: random.Random) -> bytes:
 
 
 def _replaced(document: Any, chance: random.Random) -> Any:
-    """Walk down to a random depth, and put something else there."""
+    """Descend to a random depth, and replace or remove a value there."""
     node: Any = document
     while True:
         key = chance.choice([*node] if _kind(node) is dict else [*range(len(node))])
@@ -90,7 +90,7 @@ def _kind(value: Any) -> type[Any]:
 
 
 def mended(data: bytes) -> bytes:
-    """A tar in which each block that looks like a header has a checksum that fits."""
+    """Return a tar with correct checksums in all blocks that look like headers."""
     blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
     return b"".join(_summed(block) if b"ustar" in block[250:270] else block for block in blocks)
 
@@ -111,9 +111,9 @@ def attempts(
     attempt: Callable[[bytes], None],
     refusals: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Try so many inputs: each is taken, or refused in a few printable words, and in time.
+    """Try `count` inputs: each must be accepted, or refused briefly and printably, and in time.
 
-    Raises AssertionError, also when the process grows or no input is refused at all.
+    Raises AssertionError, also if the process grows or no input is refused at all.
     """
     chance = random.Random(SEED)
     before, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0

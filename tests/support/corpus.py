@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sample image for comparing waggle with umoci is, and archives that tarfile cannot write.
+"""Sample images for comparing waggle with umoci, and archives that tarfile cannot write.
 
-The samples are in `corpus_files` (one layer: what an entry can be), `corpus_layers` (how layers
-merge) and `corpus_hostile`. Where waggle and umoci differ a sample says how and why; nothing is
-normalised in silence.
+The samples are in `corpus_files` (one layer: kinds of entries), `corpus_layers` (merging of layers)
+and `corpus_hostile`. Where waggle and umoci differ, a sample says how and why; nothing is
+normalised silently.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Layers = Sequence[Layer | bytes | Callable[[], bytes]]
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, and what waggle and umoci make of it: the same tree, if nothing is said."""
+    """An image and the results of waggle and umoci: by default both make the same tree."""
 
     layers: Layers
     compression: str | Sequence[str] = "gzip"
     refused: str = ""
-    """What waggle's message says when it refuses the image."""
+    """A pattern of waggle's message if it refuses the image."""
     umoci_refuses: bool = False
     for_umoci: Layers = ()
-    """The same files as umoci can read them, where it refuses the layers themselves."""
+    """The same files in a form that umoci can read, if it refuses the layers."""
     undated: frozenset[str] = frozenset()
-    """Directories that umoci leaves with the time of its work, beside those that no entry names."""
+    """Directories that get the unpacking time from umoci, besides those without an entry."""
     because: str = ""
     """Why waggle and umoci differ."""
 
@@ -48,7 +48,7 @@ def tars(layers: Layers) -> list[bytes]:
 
 
 def attributes(values: Mapping[str, bytes]) -> dict[str, str]:
-    """The PAX records of extended attributes, with any bytes."""
+    """Return the PAX records of extended attributes, with any bytes."""
     return {
         f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape")
         for name, value in values.items()
@@ -56,7 +56,7 @@ def attributes(values: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def sparse(form: str, pieces: int) -> Callable[[], bytes]:
-    """A tar by GNU tar of files with holes: `pieces` of data, nothing but a hole, a hole behind."""
+    """Return a maker of a GNU tar of files with holes: `pieces` of data, only a hole, no hole."""
 
     def make() -> bytes:
         with tempfile.TemporaryDirectory() as name:
@@ -90,7 +90,7 @@ def sparse(form: str, pieces: int) -> Callable[[], bytes]:
 
 
 def written(form: str, mask: Sequence[Member]) -> bytes:
-    """A tar in one of tarfile's formats, such as GNU with its long names."""
+    """Return a tar in one of tarfile's formats, such as GNU with its long names."""
     formats: Mapping[str, Literal[0, 1]] = {
         "gnu": tarfile.GNU_FORMAT,
         "ustar": tarfile.USTAR_FORMAT,

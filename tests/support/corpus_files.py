@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images for comparing waggle with umoci: what an entry of a layer can be. See `corpus`."""
+"""Images for comparing waggle with umoci: kinds of entries in a layer. See `corpus`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images for comparing waggle with umoci: the adversarial ones. See `corpus`."""
+"""Adversarial images for comparing waggle with umoci. See `corpus`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_type(kind: bytes, name: str, content: bytes = b"") -> Member:
 
 
 def with_global_header() -> bytes:
-    """As `git archive` writes it."""
+    """Return an archive with a global header, as `git archive` writes it."""
     info = tarfile.TarInfo()
     return info.create_pax_global_header({"comment": "0123"}) + tar_bytes([file("x", b"1")])
 

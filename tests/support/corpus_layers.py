@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images for comparing waggle with umoci: how honest layers merge. See `corpus`."""
+"""Images for comparing waggle with umoci: merging of honest layers. See `corpus`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretend EnvironmentHost and store for tests of service, mcp and web.
+"""A fake EnvironmentHost and in-memory stores for tests of service, mcp and web.
 
 No machine, no time, no network: `FakeHost` makes `FakeGuest`s (see `tests.support.guest`).
 """
@@ -38,8 +38,8 @@ class FakeHost:
     """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting.
 
     They wait before their last step. `creating` is set when a create begins; `guests` holds every
-    guest ever made, by environment id; `discarded` and `undone` the ids of `discard` calls and of
-    failed or cancelled creates.
+    guest ever made, by environment id; `discarded` and `undone` hold the ids of `discard` calls and
+    of failed or cancelled creates.
     """
 
     guests: dict[str, FakeGuest] = field(default_factory=dict[str, FakeGuest])
@@ -58,7 +58,7 @@ class FakeHost:
 
     @property
     def only(self) -> FakeGuest:
-        """The one guest there is."""
+        """The only guest."""
         (guest,) = self.guests.values()
         return guest
 
@@ -121,7 +121,7 @@ class FakeHost:
 
 @dataclass(slots=True)
 class MemoryStore:
-    """An EnvironmentStore that forgets with the process. `save_error` makes saving fail."""
+    """An EnvironmentStore in memory. `save_error` makes saving fail."""
 
     records: dict[str, Environment] = field(default_factory=dict[str, Environment])
     save_error: Exception | None = None
@@ -148,7 +148,7 @@ class MemoryStore:
 
 @dataclass(slots=True)
 class MemoryCalls:
-    """A CallStore that forgets with the process. `error` makes every write fail."""
+    """A CallStore in memory. `error` makes every write fail."""
 
     known: dict[tuple[str, str], KnownCall] = field(
         default_factory=dict[tuple[str, str], KnownCall]
@@ -178,7 +178,7 @@ class MemoryCalls:
 
 @dataclass(slots=True)
 class MemoryShelf:
-    """A SnapshotShelf that forgets with the process. `error` makes the next keeping fail."""
+    """A SnapshotShelf in memory. `error` makes keeping fail."""
 
     kept: dict[str, tuple[Snapshot, FakeMoment]] = field(
         default_factory=dict[str, tuple[Snapshot, FakeMoment]]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP server between client and registry that passes requests on, or breaks them on purpose.
+"""An HTTP server between client and registry that forwards requests, or breaks them on purpose.
 
 async with FaultProxy(registry.port) as proxy:
     proxy.break_(r"/blobs/", truncate(100), times=1)    # the first such request only
     ...
     assert proxy.seen(r"/blobs/")
 
-Without a port to pass on to, everything that no fault answers is 404.
+Without an upstream port, it answers 404 to requests without a fault.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Exchange:
         self.writer = writer
 
     async def ask(self) -> Answer:
-        """What the registry says."""
+        """Return the registry's answer."""
         if not self._upstream:
             return Answer(404, {}, b"")
         return await asyncio.to_thread(self._ask)
@@ -77,7 +77,7 @@ class Exchange:
     async def send(
         self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None
     ) -> None:
-        """Answer; `length` is what Content-Length claims."""
+        """Send an answer; `length` overrides its Content-Length."""
         claimed = len(body) if length is None else length
         self.head(status, {**headers, "Content-Length": str(claimed)})
         if self.request.method != "HEAD":
@@ -90,7 +90,7 @@ class Exchange:
         self.writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     async def passed_on(self, answer: Answer) -> None:
-        """Send what the registry said."""
+        """Send the registry's answer."""
         kept = {k: v for k, v in answer.headers.items() if k.lower() not in _DROPPED}
         given = {k.lower(): v for k, v in answer.headers.items()}.get("content-length")
         head_only = self.request.method == "HEAD" and given is not None
@@ -103,12 +103,12 @@ class Exchange:
 
 
 class FaultProxy:
-    """The server; its faults are tried in the order in which they were added."""
+    """The server. Faults are tried in the order in which they were added."""
 
     def __init__(
         self, upstream: int = 0, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
     ) -> None:
-        """With `tls` it speaks TLS to the client; to the registry it never does."""
+        """With `tls` it speaks TLS to the client, but never to the registry."""
         self._upstream = upstream
         self._host = host
         self._tls = tls
@@ -120,26 +120,26 @@ class FaultProxy:
 
     @property
     def open(self) -> int:
-        """Connections that nobody has closed yet."""
+        """The number of open connections."""
         return len(self._tasks)
 
     @property
     def name(self) -> str:
-        """As references spell it."""
+        """The proxy's name in image references."""
         assert self._server is not None
         return f"{self._host}:{self._server.sockets[0].getsockname()[1]}"
 
     def break_(self, pattern: str, fault: Fault, times: int = 1 << 30) -> None:
-        """Let `fault` answer the next requests whose `METHOD path` holds `pattern`."""
+        """Let `fault` answer the next requests whose `METHOD path` matches `pattern`."""
         self._faults.append((re.compile(pattern), fault, times))
 
     def mend(self) -> None:
-        """Forget all faults and requests."""
+        """Remove all faults and recorded requests."""
         self._faults.clear()
         self.requests.clear()
 
     def seen(self, pattern: str) -> list[Request]:
-        """The requests so far whose `METHOD path` holds `pattern`."""
+        """Return the requests so far whose `METHOD path` matches `pattern`."""
         return [r for r in self.requests if re.search(pattern, f"{r.method} {r.path}")]
 
     async def __aenter__(self) -> Self:
@@ -198,7 +198,7 @@ async def pass_on(exchange: Exchange) -> None:
 
 
 def truncate(keep: int) -> Fault:
-    """Claim the whole length, send `keep` bytes and hang up."""
+    """Announce the whole length, send `keep` bytes and hang up."""
 
     async def fault(exchange: Exchange) -> None:
         answer = await exchange.ask()
@@ -209,7 +209,7 @@ def truncate(keep: int) -> Fault:
 
 
 async def flip(exchange: Exchange) -> None:
-    """Turn over one bit in the middle."""
+    """Flip one bit in the middle."""
     answer = await exchange.ask()
     body = bytearray(answer.body)
     if body:
@@ -229,12 +229,12 @@ def stall(keep: int) -> Fault:
 
 
 async def silence(exchange: Exchange) -> None:
-    """Answer nothing at all, until the client gives up."""
+    """Send no answer, until the client gives up."""
     await exchange.gone()
 
 
 async def endless(exchange: Exchange) -> None:
-    """Send without an end and without saying how much."""
+    """Send endlessly, without a length."""
     exchange.head(200, {"Transfer-Encoding": "chunked"})
     block = b"%x\r\n%s\r\n" % (65536, b"x" * 65536)
     while not exchange.writer.is_closing():
@@ -243,7 +243,7 @@ async def endless(exchange: Exchange) -> None:
 
 
 def claims_length(length: int) -> Fault:
-    """Send everything under a wrong Content-Length."""
+    """Send everything with a wrong Content-Length."""
 
     async def fault(exchange: Exchange) -> None:
         answer = await exchange.ask()
@@ -253,7 +253,7 @@ def claims_length(length: int) -> Fault:
 
 
 def says(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Fault:
-    """Answer this instead of asking the registry."""
+    """Send this answer without asking the registry."""
 
     async def fault(exchange: Exchange) -> None:
         await exchange.send(status, headers or {}, body)
@@ -262,7 +262,7 @@ def says(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"
 
 
 def adds(headers: Mapping[str, str]) -> Fault:
-    """Pass on, with other headers."""
+    """Pass the answer on with other headers."""
 
     async def fault(exchange: Exchange) -> None:
         answer = await exchange.ask()
@@ -274,7 +274,7 @@ def adds(headers: Mapping[str, str]) -> Fault:
 
 
 def without_range(exchange: Exchange) -> Awaitable[None]:
-    """Pass on as if nobody had asked for a range."""
+    """Pass the request on without its range."""
     old = exchange.request
     headers = {k: v for k, v in old.headers.items() if k != "range"}
     exchange.request = Request(old.method, old.path, headers, old.body)
@@ -282,7 +282,7 @@ def without_range(exchange: Exchange) -> Awaitable[None]:
 
 
 def in_turn(faults: Sequence[Fault]) -> Fault:
-    """The first request meets the first fault, and so on; the last one stays."""
+    """Answer each request with the next fault; the last fault repeats."""
     left = list(faults)
 
     async def fault(exchange: Exchange) -> None:

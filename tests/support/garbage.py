@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether something is freed at once, and not only by the cycle collector."""
+"""Checks that objects are freed at once, and not only by the cycle collector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class Held:
-    """Something that a program works on. `there` says whether anybody still holds it."""
+    """An object to work on. `there` returns a check whether it still exists."""
 
     @property
     def there(self) -> Callable[[], bool]:
@@ -21,7 +21,7 @@ class Held:
 
 @contextmanager
 def no_collection() -> Generator[None]:
-    """Stop the cycle collector until the block ends."""
+    """Disable the cycle collector until the block ends."""
     gc.collect()
     gc.disable()
     try:
@@ -32,7 +32,7 @@ def no_collection() -> Generator[None]:
 
 @contextmanager
 def traced() -> Generator[Callable[[], int]]:
-    """Count what is allocated meanwhile, and still held, in bytes."""
+    """Count the bytes that are allocated in the block and still held."""
     tracemalloc.start()
     try:
         yield lambda: tracemalloc.get_traced_memory()[0]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretend guest: files in a dict, and code in a tiny line language (see `FakeGuest.run`).
+"""A fake guest: files in a dict, and code in a tiny line language (see `FakeGuest.run`).
 
-Failures are attributes to set; waiting is done on events that the test sets, so nothing here ever
-sleeps. Everything that happened is recorded in lists. Made by `tests.support.fakes.FakeHost`.
+Tests set attributes to cause failures and set events to end waits, so nothing here ever sleeps.
+Lists record everything that happened. Made by `tests.support.fakes.FakeHost`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def output(data: bytes, limit: int) -> Output:
-    """`data` as it is kept of a stream: cut in the middle when it is over `limit` bytes."""
+    """Return `data` as a stream keeps it: cut in the middle if it is over `limit` bytes."""
     if len(data) <= limit:
         return Output(head=data, total=len(data))
     half = limit // 2
@@ -70,7 +70,7 @@ def output(data: bytes, limit: int) -> Output:
 
 @dataclass(slots=True)
 class Kept:
-    """A stream that shows `limit` bytes of what it was fed."""
+    """A stream that shows `limit` bytes of its input."""
 
     limit: int
     data: bytes = b""
@@ -90,7 +90,7 @@ class FakeFile:
 
 @dataclass(slots=True)
 class FakeMoment:
-    """What a guest's files were; `ended` once its block is left."""
+    """A copy of a guest's files; `ended` once its block is left."""
 
     files: dict[str, FakeFile]
     ended: bool = False
@@ -101,14 +101,12 @@ class FakeMoment:
 class FakeGuest:
     """A guest. Set `run_error`, `file_error` or `destroy_error` to make those calls fail.
 
-    `file_hold` keeps reads of files waiting, once `started` is set.
-
-    `programs` maps argv[0] to what runs instead of the line language. `started` is set when a
-    `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
-    `listing` and `searched` are what every `list_files` and `search` answers instead of what is
-    there; `packed` are records that `pack_tree` adds.
-    `left` is what programs of `leave` lines are left running.
-    `listening` holds the guest's ports that answer, `asked` which were tried and for how long.
+    `file_hold` keeps reads of files waiting, after they set `started`. `programs` maps argv[0] to a
+    program that runs instead of the line language. `started` is set when a `hang` line begins,
+    `release` ends it; `cancelled` lists the cancelled commands. `listing` and `searched` override
+    the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
+    the programs that `leave` lines left running. `listening` holds the guest's ports that answer,
+    `asked` the tried ports and the seconds.
     """
 
     environment: Environment
@@ -152,7 +150,7 @@ class FakeGuest:
     cause: str = ""
 
     def die(self, cause: str = "killed by signal 9") -> None:
-        """The machine ends by itself."""
+        """End the machine from inside."""
         self.cause = cause
         self.dead.set()
 
@@ -163,10 +161,10 @@ class FakeGuest:
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run `command.code`, line by line; without code, print argv.
 
-        Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`,
-        `signal NAME`, `timeout` (it timed out here), `hang` (until `release` is set), `die`,
-        `leave X` (a program goes on).
-        Any other line is a failure of the pretend interpreter: stderr and exit code 1.
+        Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`, `signal
+        NAME`, `timeout` (the run timed out), `hang` (until `release` is set), `die`, `leave X` (a
+        program that keeps running). Any other line fails as in an interpreter: stderr and exit code
+        1.
         """
         self.commands.append(command)
         if self.run_error is not None:
@@ -182,7 +180,7 @@ class FakeGuest:
             raise
 
     async def left_running(self) -> Left:
-        """What the test set; those that were killed are there once more, as in a real guest."""
+        """Return the test's programs; killed ones appear once more, as in a real guest."""
         await anyio.lowlevel.checkpoint()
         self._enter()
         told = self.left
@@ -192,7 +190,7 @@ class FakeGuest:
         return told
 
     def leave(self, command: str, run_id: str) -> Left:
-        """One more program goes on; all that this run has left."""
+        """Leave one more program running and return all programs of this run."""
         pid = 100 + len(self.left.programs)
         programs = (*self.left.programs, KitProgram(pid, command, run_id))
         self.left = Left(programs, len(programs))
@@ -209,7 +207,7 @@ class FakeGuest:
         self.left = self.left.without(frozenset({run_id}))
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """What the test set, for a failure; `diagnose_until` holds it up."""
+        """Return the test's diagnosis, for a failure, after waiting for `diagnose_until`."""
         self.diagnosing.set()
         if self.diagnose_until is not None:
             await self.diagnose_until.wait()
@@ -282,7 +280,7 @@ class FakeGuest:
         return FileVersion(len(file.data), int(MODIFIED.timestamp()), file.mode)
 
     async def search(self, query: SearchQuery) -> Searched:
-        """Search `files` with Python's expressions, which are not the kit's but near."""
+        """Search `files` with Python's expressions, which are similar to the kit's."""
         await anyio.lowlevel.checkpoint()
         self._enter()
         if self.searched is not None:
@@ -432,7 +430,7 @@ class FakeGuest:
         self.die("hibernates")
 
     async def _obey(self, what: str) -> None:
-        """Set `freeze_error` to make each of these fail."""
+        """Record an order. Fails if `freeze_error` is set."""
         await anyio.lowlevel.checkpoint()
         if self.freeze_error is not None:
             raise self.freeze_error
@@ -466,7 +464,7 @@ class _Run:
     left: Left = NOTHING_LEFT
 
     async def step(self, verb: str, rest: str) -> bool:
-        """Run one line; False when the program ended."""
+        """Run one line and return False if the program ended."""
         command = self.command
         match verb:
             case "echo":

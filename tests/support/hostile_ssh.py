@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An SSH server with the guest's keys that floods its client with packets, as a process.
+"""An SSH server with the guest's keys that floods its client with packets, in its own process.
 
-Its own process, so that what it costs is not the client's. It reads one line of JSON from stdin
+It has its own process so that its cost is not the client's. It reads one line of JSON from stdin
 (the host key as PEM, and the client's public key as a line), prints its port, and serves until
 stdin closes. A command `attack KIND` floods that connection until it ends; any other exits 0.
 """
@@ -25,9 +25,9 @@ from waggle.infra.ssh.connection import EnvironmentKeys, new_keys
 
 BATCH = 250
 AHEAD = 1 << 20
-"""Bytes that wait to be sent before the flood waits for the client."""
+"""Unsent bytes at which the flood waits for the client."""
 Where = tuple[int, EnvironmentKeys]
-"""A port, and the keys that fit."""
+"""A port, and the matching keys."""
 Payload = Callable[[int, "FloodSession"], bytes]
 
 
@@ -60,9 +60,9 @@ ATTACKS: dict[str, Payload] = {
     "channel-requests": _to_channel(98, String(b"nonsense@example.com") + Boolean(True)),
 }
 DEAF = {"unknown-packets-unread": "unknown-packets", "channel-requests-unread": "channel-requests"}
-"""The same, by a peer that does not read what it is answered."""
+"""The same attacks by a peer that does not read the answers."""
 QUIET = "nothing"
-"""No attack, to compare with."""
+"""No attack, for comparison."""
 KINDS = (QUIET, *ATTACKS, *DEAF, "rekey-without-end")
 
 
@@ -71,7 +71,7 @@ def _ignore(_data: bytes, _datatype: object = None) -> None:
 
 
 class FloodSession(asyncssh.SSHServerSession[bytes]):
-    """One command's channel; reaches into asyncssh, which sends nothing but what is proper."""
+    """One command's channel. Uses asyncssh's internals, since its API sends only valid packets."""
 
     def __init__(self, connection: asyncssh.SSHServerConnection) -> None:
         self._connection = cast("Any", connection)
@@ -103,7 +103,7 @@ class FloodSession(asyncssh.SSHServerSession[bytes]):
         transport = self._connection._transport
         if kind in DEAF:
             transport.pause_reading()
-        if kind != "one-byte-data":  # what it is answered would end a proper server
+        if kind != "one-byte-data":  # the answers would end a normal server
             self._connection.data_received = _ignore
         if kind == "rekey-without-end":
             self._connection._send_kexinit()
@@ -126,7 +126,7 @@ class FloodSession(asyncssh.SSHServerSession[bytes]):
             await asyncio.sleep(0)
 
     def _sealed(self, payload: bytes) -> bytes:
-        """The payload as a packet, without the padding and the empty packets of asyncssh."""
+        """Return the payload as a packet, without asyncssh's padding and empty packets."""
         connection = self._connection
         padding = -(connection._send_enchdrlen + len(payload)) % connection._send_blocksize
         padding += connection._send_blocksize if padding < 4 else 0
@@ -164,7 +164,7 @@ async def _serve(host_key: str, client_key: str) -> None:
 
 
 class _Listener(asyncssh.SSHListener):
-    """What says yes to a forward and listens nowhere."""
+    """Accepts a forward and listens nowhere."""
 
     def close(self) -> None:
         pass
@@ -175,7 +175,7 @@ class _Listener(asyncssh.SSHListener):
 
 @asynccontextmanager
 async def hostile() -> AsyncGenerator[Where]:
-    """Such a server for the length of the block: its port, and the keys it has."""
+    """Run the server for the length of the block and yield its port and keys."""
     keys = new_keys()
     host = private_host_key(keys).export_private_key().decode()
     line = json.dumps([host, keys.client.export_public_key().decode()])

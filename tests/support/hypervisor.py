@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretend hypervisor that keeps the contract of `domain.machine` without any virtual machine.
+"""A fake hypervisor that keeps the contract of `domain.machine` without any virtual machine.
 
-A machine is a sleeping process with a banner on the forwarded port. It looks at what a real one
-would trip over: the kernel must be KERNEL, the disks must be there, there must be memory. A
-kit that begins with `silent` never gets ready, `panic` panics, `exits` ends.
+A machine is a sleeping process with a banner on the forwarded port. It checks what would fail in a
+real one: the kernel must be KERNEL, the disks must exist, there must be enough memory. With a kit
+that begins with `silent` it never gets ready, with `panic` it panics, with `exits` it ends.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FakeHypervisor:
 
 
 class FakeMachine:
-    """Its process is real, so that it can be killed and waited for like a VMM."""
+    """A machine with a real process, so that it can be killed and waited for like a VMM."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,7 +69,7 @@ class FakeMachine:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken("The forwarded port was taken in between.") from error
             raise
-        # In two steps: asyncio loses a server whose start is cancelled.
+        # Two steps, since asyncio loses a server whose start is cancelled.
         self._server = await asyncio.start_server(self._greet, sock=listener, start_serving=False)
         await self._server.start_serving()
         self._process = ConfinedProcess.start(
@@ -99,7 +99,7 @@ class FakeMachine:
         self._require_alive()
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """It has no disk that could be full."""
+        """Do nothing: it has no disk that could be full."""
 
     async def pause(self) -> None:
         self._require_alive()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OCI images made by tests: layers from a few words, and a layout with one image in it.
+"""OCI images made by tests: layers from short descriptions, and a layout with one image.
 
 write_layout(path, [busybox_layer()])                  # from scratch, boots
 write_layout(path, [[file("a", b"x")], [whiteout("a")]])
@@ -37,7 +37,7 @@ def _member(
 
 
 def file(name: str, content: bytes = b"", mode: int = 0o644, **fields: object) -> Member:
-    """A regular file; `fields` are those of `tarfile.TarInfo`, such as uid or pax_headers."""
+    """Return a regular file; `fields` are `tarfile.TarInfo`'s, such as uid or pax_headers."""
     return _member(name, tarfile.REGTYPE, mode, content, fields)
 
 
@@ -71,7 +71,7 @@ def opaque(name: str) -> Member:
 
 
 def busybox_layer(program: Path = Path("/bin/busybox")) -> Layer:
-    """A whole image: nothing but the static busybox of Debian's package busybox-static."""
+    """Return a whole image: only the static busybox of Debian's package busybox-static."""
     return [directory("bin"), file("bin/busybox", program.read_bytes(), 0o755)]
 
 
@@ -104,7 +104,7 @@ def write_layout(
     """Make, or add to, the OCI layout at `path`; return the manifest's digest.
 
     A layer is members or the bytes of a tar. `config` is the `config` object: Env, Cmd and so on.
-    `compression` is that of all layers, or one for each.
+    `compression` is that of all layers, or a sequence with one per layer.
     """
     blobs = path / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)

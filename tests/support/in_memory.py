@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to sync a file costs nothing: for hundreds of syncs whose durability is not the question.
+"""A place where syncing a file costs nothing, for hundreds of syncs that need no durability.
 
 The fixture `in_memory` of tests/conftest.py is a directory there.
 """

@@ -26,7 +26,7 @@ Answers = Literal["well", "late", "never", "huge", "error", "redirect", "nonsens
 
 @cache
 def private_key(kind: str, name: str = "") -> Private:
-    """A key of that kind; another `name`, another key. RSA ones take a while to make."""
+    """Return a key of that kind, a different one for every `name`. RSA keys are slow to make."""
     if kind == "rsa":
         return rsa.generate_private_key(65537, 2048)
     if kind == "weak":
@@ -46,7 +46,7 @@ def public_pem(key: Private) -> bytes:
 
 
 def jwk(kid: str, key: Private, **more: object) -> dict[str, Any]:
-    """The public key as its JWKS shows it."""
+    """Return the public key as a JWKS shows it."""
     kind = "RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256"
     kind = "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else kind
     public = cast("Any", get_default_algorithms()[kind]).to_jwk(key.public_key(), as_dict=True)
@@ -54,7 +54,7 @@ def jwk(kid: str, key: Private, **more: object) -> dict[str, Any]:
 
 
 def forged(header: Mapping[str, object], claims: Mapping[str, object]) -> str:
-    """A token without a signature."""
+    """Return a token without a signature."""
     parts = (json.dumps(part).encode() for part in (header, claims))
     return ".".join([base64.urlsafe_b64encode(p).rstrip(b"=").decode() for p in parts]) + "."
 
@@ -71,7 +71,7 @@ class Issuer:
     more: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     metadata: dict[str, object] = field(default_factory=dict[str, object])
     release: anyio.Event = field(default_factory=anyio.Event)
-    """What an answer waits for that comes `late`."""
+    """Releases the `late` answers."""
 
     @property
     def jwks_url(self) -> str:
@@ -79,11 +79,11 @@ class Issuer:
 
     @property
     def fetched(self) -> int:
-        """How often its keys were asked for."""
+        """The number of requests for its keys."""
         return self.asked.count("/keys")
 
     def claims(self, **changes: object) -> dict[str, Any]:
-        """The claims of a good token; None takes one away."""
+        """Return the claims of a good token with changes; None removes a claim."""
         now = int(time.time())
         good: dict[str, object] = {
             "iss": self.url,
@@ -139,7 +139,7 @@ class Issuer:
 
 @asynccontextmanager
 async def issuing(**given: Any) -> AsyncGenerator[Issuer]:
-    """An issuer that listens."""
+    """Run an issuer for the length of the block."""
     issuer = Issuer(**given)
 
     async def serve(stream: anyio.abc.SocketStream) -> None:

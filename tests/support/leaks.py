@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process holds of the machine: children, threads, descriptors (so sockets, port locks).
+"""Resources of this process: children, threads, descriptors (and with them sockets, port locks).
 
-`Leaks()` remembers what there is; `settle` returns once nothing more is there than then, and fails
-with the list of what is left when that does not happen in time.
+`Leaks()` records the current ones; `settle` returns when there are no others, and fails with a list
+of the others if that does not happen in time.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ SETTLE_SECONDS = 10.0
 
 
 class Leaks:
-    """A snapshot of this process to compare with later. Also usable from outside pytest."""
+    """A snapshot of this process to compare with later. Also usable without pytest."""
 
     def __init__(self) -> None:
         self._before = held()
 
     def left(self) -> Counter[str]:
-        """What is held now beyond the snapshot, and how often."""
+        """Count the resources that are held now beyond the snapshot."""
         return held() - self._before
 
     async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
-        """Wait until nothing is left: no event tells when the kernel has let go of everything."""
+        """Wait until nothing is left: no event shows that the kernel has released everything."""
         try:
             await until(lambda: not self.left(), seconds)
         except AssertionError:
@@ -38,7 +38,7 @@ class Leaks:
 
 
 def held() -> Counter[str]:
-    """Everything countable, by kind."""
+    """Count all resources, by kind."""
     kinds: Counter[str] = Counter()
     kinds.update(f"child {name}" for name in children(os.getpid()))
     kinds.update(f"descriptor {name}" for name in _descriptors())
@@ -47,7 +47,7 @@ def held() -> Counter[str]:
 
 
 def children(parent: int) -> list[str]:
-    """The names of all living descendants. A zombie counts: somebody forgot to reap it."""
+    """Return the names of all living descendants. A zombie counts: it was not reaped."""
     found: list[str] = []
     for directory in _PROC.iterdir():
         if directory.name.isdigit():
@@ -62,12 +62,12 @@ def children(parent: int) -> list[str]:
 
 
 def _counts(thread: threading.Thread) -> bool:
-    """Asyncio's pool of worker threads grows up to its limit and stays; that is no leak."""
+    """Whether a thread counts. Asyncio's worker pool grows to its limit and stays: no leak."""
     return not thread.name.startswith(("asyncio_", "AnyIO worker", "waitpid-"))
 
 
 def _descriptors() -> list[str]:
-    """What is open, without the numbers that differ each time."""
+    """List the open descriptors without the numbers that differ each time."""
     names: list[str] = []
     for entry in (_PROC / "self" / "fd").iterdir():
         try:

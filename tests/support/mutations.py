@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that are nearly good: what a decoder takes, with a few places changed.
+"""Nearly valid inputs: accepted by a decoder before a few places were changed.
 
 A test of the mark `fuzz` runs `fuzzed` once for each of TURNS, which makes 100,000 inputs.
 """
@@ -18,7 +18,7 @@ TURNS = range(20)
 
 
 def fuzzed(test: _Test) -> _Test:
-    """Run it with as many inputs as one turn has, whatever time they take."""
+    """Run the test with the inputs of one turn, without a time limit."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.nested_given]
     return settings(
         max_examples=_PER_TURN, deadline=None, database=None, suppress_health_check=checks
@@ -32,7 +32,7 @@ _INTERESTING = [b"\0", b"\xff" * 4, b"0", b"/", b"..", b"\x7f\xff\xff\xff", b"9"
 def mutated(
     seeds: Sequence[bytes], repair: Callable[[bytes], bytes] = bytes
 ) -> st.SearchStrategy[bytes]:
-    """One of the seeds with up to six edits; every other one is then repaired."""
+    """Return one of the seeds with up to six edits, repaired in half of the cases."""
     put = st.one_of(st.sampled_from(_INTERESTING), st.binary(max_size=8))
     edits = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 8), put), max_size=6)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A root disk and what umoci unpacks from the same image, held together entry by entry."""
+"""Comparison of a root disk with umoci's unpacked tree of the same image, entry by entry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tree = dict[str, Description]
 
 
 def made(here: Path, image: str) -> Path:
-    """The disk that the server would boot, in `here/cache`; `image` is a directory and a tag."""
+    """Make the server's disk of an image in `here/cache`; `image` is a directory and a tag."""
     resolved = ImageStore(here / "store").resolve(image)
     disk = asyncio.run(RootDisks(here / "cache", flatten).ensure(resolved))
     subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
@@ -29,14 +29,14 @@ def made(here: Path, image: str) -> Path:
 
 
 def read(disk: Path, here: Path) -> Tree:
-    """What the kernel finds on a disk, which is mounted in `here` for the moment."""
+    """Read a disk through the kernel; mounts it in `here` meanwhile."""
     with mounted(disk, here / "mnt") as top:
         check_directory_links(top)
         return described(top)
 
 
 def umoci(here: Path, image: str) -> Tree | None:
-    """What umoci unpacks, or None where it refuses. `image` is a directory and a tag."""
+    """Unpack with umoci; None if it refuses. `image` is a directory and a tag."""
     bundle = here / f"bundle of {Path(image).name}"
     argv = ["umoci", "unpack", "--image", image, bundle]
     if subprocess.run(argv, check=False, capture_output=True, timeout=100).returncode:
@@ -45,7 +45,7 @@ def umoci(here: Path, image: str) -> Tree | None:
 
 
 def named_directories(layers: Iterable[BinaryIO]) -> set[str]:
-    """The directories that the layers have entries of, by the names of those."""
+    """Return the names of the directories that have entries in the layers."""
     found: set[str] = set()
     for layer in layers:
         with tarfile.open(fileobj=layer, mode="r|*") as archive:
@@ -54,10 +54,10 @@ def named_directories(layers: Iterable[BinaryIO]) -> set[str]:
 
 
 def same(ours: Tree, theirs: Tree, began: int, dated: set[str]) -> None:
-    """Hold two trees together. Of directories not in `dated`, umoci's time is that of unpacking.
+    """Compare two trees. Directories not in `dated` get the time of unpacking from umoci.
 
-    waggle's is the epoch, so that the same image makes the same disk. `began` is when umoci did, in
-    nanoseconds since the epoch.
+    waggle gives them the epoch, so that the same image makes the same disk. `began` is when umoci
+    started, in nanoseconds since the epoch.
     """
     assert ours.keys() == theirs.keys()
     for path, expected in theirs.items():

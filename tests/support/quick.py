@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab for tests that need a machine, and not its boot: busybox goes on from a template.
+"""A lab for tests that need a machine but not its boot: busybox resumes from a template.
 
-The template is made once, beside the images of `tests.support.vm`; a later run finds it. Machines
-of any other kind boot. The fixtures below are taken over as those of `tests.support.vm` are.
+The template is made once, beside the images of `tests.support.vm`, and kept for later runs.
+Machines of any other kind boot. Tests import the fixtures below like those of `tests.support.vm`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BUILD_SECONDS = 120.0
 
 @pytest.fixture(scope="session")
 def template_store() -> TemplateStore:
-    """One for all tests of a process: what it found is verified once."""
+    """One store for all tests of a process, so that a template is verified once."""
     return TemplateStore(CACHE / "templates")
 
 
@@ -41,7 +41,7 @@ def template_store() -> TemplateStore:
 async def quick(
     lab: Lab, template_store: TemplateStore, busybox_image: BootImage
 ) -> AsyncGenerator[Lab]:
-    """A lab whose small machines of busybox do not boot, where machines can be frozen."""
+    """A lab whose small busybox machines do not boot, if machines can be frozen."""
     if not isinstance(lab.hypervisor, QemuHypervisor):
         yield lab
         return
@@ -57,7 +57,7 @@ async def quick(
 
 
 def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
-    """What `lab.guest()` asks for."""
+    """Return the blueprint of a machine of `lab.guest()`."""
     asked = environment()
     made_of = MadeOf(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
     identity = identity_of(image, new_keys(), asked.name, asked.network, certificates=b"")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server that was started after `kill -9` must have, by a ledger of `workload`, and no more.
+"""Checks a server started after `kill -9` against a ledger of `workload`.
 
-`Recovered` fails with what is there and should not be, or is not there and should be.
+`recover` fails if anything exists that should not, or does not exist but should.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tests.support.workload import Agent, Caller, Known, Ledger, State
 
 
 def strays(server: Waggle) -> dict[str, object]:
-    """What there is of machines and mounts, for the time when none runs; empty when nothing is.
+    """Return the machines and mounts while none should run; empty if there are none.
 
-    Directories are for `recover`: a killed server leaves some to the next one.
+    Directories are left to `recover`: a killed server leaves some to the next one.
     """
     found: dict[str, object] = {
         **{name: what for name, what in server.remains().items() if name != "directories"},
@@ -34,7 +34,7 @@ def _is_of(server: Waggle, text: str) -> bool:
 
 
 def _processes(server: Waggle) -> list[str]:
-    """Others than the server whose arguments or variables name its directory."""
+    """List processes other than the server whose arguments or variables name its directory."""
     own = {server.process.pid}
     found: list[str] = []
     for entry in Path("/proc").iterdir():
@@ -53,7 +53,7 @@ def _read(path: str) -> str:
 
 
 def _on_record(server: Waggle) -> set[str]:
-    """Environments that the state database does not call destroyed."""
+    """Return the environments that the state database does not call destroyed."""
     with sqlite3.connect(f"file:{server.data}/state.db?mode=ro", uri=True) as database:
         rows = database.execute("SELECT id FROM environments WHERE state != 'destroyed'").fetchall()
     database.close()
@@ -61,7 +61,7 @@ def _on_record(server: Waggle) -> set[str]:
 
 
 async def recover(server: Waggle, ledger: Ledger, call: Caller) -> None:
-    """Hold what is there against the ledger; then the ledger has what is there, and no more."""
+    """Compare the server's state with the ledger, then reduce the ledger to that state."""
     in_work = sorted(str(path) for path in server.data.rglob(".tmp-*"))
     assert in_work == []
     listed = (await call("list_environments")).get("environments", [])
@@ -96,7 +96,7 @@ def _compare(what: str, there: set[str], ledger: dict[str, Known]) -> None:
 
 
 async def go_on(agents: list[Agent], ledger: Ledger, rng: random.Random, share: float) -> None:
-    """Give all to the agents, and have them use what nobody is sure of, and a share of the rest."""
+    """Give everything to agents, which use all unsure records and a share of the rest."""
     for known in ledger.environments.values():
         agent = rng.choice(agents)
         agent.mine.append(known)

@@ -5,7 +5,7 @@ with run_registry(directory) as registry: ...                      # plain HTTP
 with run_registry(directory, tls=make_tls(directory)) as registry: ...
 with run_registry(directory, basic=True) as registry: ...          # user `bee`, password `honey`
 
-Each has its own configuration and storage in `directory` and is ended by its pid.
+Every registry has its own configuration and storage in `directory` and is ended by its pid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.programs import program
 from tests.support.registry_program import registry_program
 
 USER, PASSWORD = "bee", "honey"
-# What `htpasswd -B` makes of the two, so that the tests need no bcrypt.
+# `htpasswd -B` makes this from the two, so that the tests need no bcrypt.
 HTPASSWD = "bee:$2y$05$qZzfKD8AXCQR5HwcuQNFJu.6CNaL./6aewOA81iR6EEtT0k8Xqncm\n"
 _END_SECONDS = 20.0
 
@@ -45,7 +45,7 @@ class Tls:
     key: Path
 
     def context(self) -> ssl.SSLContext:
-        """For a server of the test's own."""
+        """Return a context for a test's own server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
         return context
@@ -58,7 +58,7 @@ class Registry:
 
     @property
     def name(self) -> str:
-        """As references spell it."""
+        """The registry's name in image references."""
         return f"127.0.0.1:{self.port}"
 
 
@@ -131,7 +131,7 @@ def _port_of(process: subprocess.Popen[str]) -> int:
 
 
 def make_tls(directory: Path) -> Tls:
-    """Make an authority and a certificate that it signed, as strict as Python 3.13 wants them."""
+    """Make an authority and a certificate that it signed, as strict as Python 3.13 requires."""
     directory.mkdir(parents=True, exist_ok=True)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "waggle test authority")])
@@ -181,7 +181,7 @@ def make_tls(directory: Path) -> Tls:
 
 
 def usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    """What the key of an authority, or of a server, is for."""
+    """Return the key usage of an authority or of a server."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program docker-registry: installed, or taken out of Debian's package without installing it.
+"""The program docker-registry: installed, or taken from Debian's package without installing it.
 
-Installing the package starts a registry that every machine of the network can reach; tests want
-the program alone. It is fetched once through apt and kept.
+Installing the package starts a registry that every machine of the network can reach; tests need
+only the program. It is fetched once through apt and kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT = CACHE / NAME
 
 
 def registry_program(kept: Path = KEPT) -> str:
-    """Its path. Fails the test where it cannot be had."""
+    """Return the program's path. Fails the test if it is not available."""
     if installed := shutil.which(NAME):
         return installed
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole server in the test's own loop: real services, MCP and HTTP, over a pretend host.
+"""A whole server in the test's event loop: real services, MCP and HTTP, over a fake host.
 
 `serving()` listens on a free port of loopback. `client(url)` is the SDK's real client, in either
 era. Everything ends with the `async with`.
@@ -58,7 +58,7 @@ LEGACY = "legacy"
 MODERN = "2026-07-28"
 ERAS = (LEGACY, MODERN)
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Trusts nobody. To read the machine's certificates takes longer than most of what is tested."""
+"""Trusts no certificate. Reading the machine's certificates takes longer than most tests."""
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 EXECUTION = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output=24_000)
 RUNTIMES = {
@@ -69,7 +69,7 @@ RUNTIMES = {
 
 @dataclass(slots=True)
 class Setup:
-    """What a test may want other than the default."""
+    """The settings that a test may change."""
 
     host: FakeHost = field(default_factory=FakeHost)
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -89,7 +89,7 @@ class Setup:
     network: NetworkPolicy = NetworkPolicy.PUBLIC
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
-    """What is shown, and allowed, too, unless there is an `offer`."""
+    """The toolsets that are shown, and also allowed unless there is an `offer`."""
     offer: Offer | None = None
     parameter_headers: bool = False
     pausing: Pausing = field(default_factory=Pausing)
@@ -168,19 +168,19 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 
 
 def unused_services() -> Services:
-    """For tools that are looked at, not called."""
+    """Return services for tools that are inspected, not called."""
     unused = cast("Any", None)
     return Services(unused, unused, unused, unused, unused, unused, unused, unused, EXECUTION)
 
 
 def default_tools() -> list[OfferedTool]:
-    """Every tool; they can be looked at, not called."""
+    """Return every tool, for inspection, not for calls."""
     return all_tools(unused_services())
 
 
 @asynccontextmanager
 async def mcp_server(setup: Setup | None = None) -> AsyncGenerator[WaggleServer]:
-    """The MCP server alone, for a client in the same process."""
+    """Run the MCP server alone, for a client in the same process."""
     async with anyio.create_task_group() as group:
         services = make_services(setup or Setup(), group)
         yield build_mcp(services)
@@ -197,7 +197,7 @@ async def _end(services: Services, group: anyio.abc.TaskGroup) -> None:
 async def serving(
     setup: Setup | None = None, listener: socket.socket | None = None
 ) -> AsyncGenerator[Rig]:
-    """A server on loopback; with `listener` where that listens."""
+    """Run a server on loopback, or on `listener` if given."""
     setup = setup or Setup()
     async with anyio.create_task_group() as group:
         services = make_services(setup, group)
@@ -242,7 +242,7 @@ async def client(
     token: str = "",
     after: str = "",
 ) -> AsyncGenerator[Client]:
-    """The SDK's client over real HTTP. `max_event` is the SDK's own default.
+    """Connect the SDK's client over real HTTP. `max_event` is the SDK's own default.
 
     `after` follows the URL: a query.
     """
@@ -256,13 +256,13 @@ async def client(
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header of a token; none for an empty one."""
+    """Return the header for a token; empty without a token."""
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @asynccontextmanager
 async def raw(rig: Rig, token: str = "") -> AsyncGenerator[httpx2.AsyncClient]:
-    """A plain HTTP client with the headers that a person gives curl."""
+    """Open a plain HTTP client with the headers that a person gives curl."""
     headers = {"Accept": "application/json, text/event-stream", **bearer(token)}
     url = rig.url
     async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=20, verify=NO_TLS) as http:
@@ -270,7 +270,7 @@ async def raw(rig: Rig, token: str = "") -> AsyncGenerator[httpx2.AsyncClient]:
 
 
 def request(method: str, params: Mapping[str, Any] | None = None, *, number: int = 1) -> Any:
-    """A JSON-RPC request."""
+    """Return a JSON-RPC request."""
     message = {"jsonrpc": "2.0", "id": number, "method": method}
     return message if params is None else {**message, "params": params}
 
@@ -286,24 +286,24 @@ INITIALIZE = request(
 
 
 def text_of(result: CallToolResult) -> str:
-    """All text blocks of a result."""
+    """Return all text blocks of a result."""
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
 def data_of(result: CallToolResult) -> dict[str, Any]:
-    """The structured content of a successful result."""
+    """Return the structured content of a successful result."""
     assert not result.is_error, text_of(result)
     return cast("dict[str, Any]", result.structured_content)
 
 
 def error_of(result: CallToolResult) -> dict[str, Any]:
-    """The machine-readable error of a failed result."""
+    """Return the machine-readable error of a failed result."""
     assert result.is_error, result
     assert result.meta is not None
     return dict(result.meta)["waggle/error"]
 
 
 async def created(connected: Client, runtime: Literal["python", "node", "shell"] = "python") -> str:
-    """The id of a new environment."""
+    """Create an environment and return its id."""
     result = await connected.call_tool("create_environment", {"runtime": runtime})
     return str(data_of(result)["environment_id"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk of a few MiB, which a test fills and empties: a tmpfs, so that ENOSPC is the kernel's own.
+"""A disk of a few MiB that a test fills and empties: a tmpfs, so that ENOSPC is the kernel's own.
 
-Only root can mount one; tests that want it are skipped otherwise, and say so.
+Only root can mount one; without root, tests that need it are skipped with a message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(
 
 @dataclass(frozen=True, slots=True)
 class SmallDisk:
-    """Mounted at `path`."""
+    """A disk mounted at `path`."""
 
     path: Path
 
@@ -31,7 +31,7 @@ class SmallDisk:
         return self.path / "ballast"
 
     def fill(self, *, leave: int = 0) -> None:
-        """Take all of it but `leave` bytes."""
+        """Fill the disk except `leave` bytes."""
         with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(1 << 16)):
                 pass
@@ -39,12 +39,12 @@ class SmallDisk:
             os.truncate(self._ballast, self._ballast.stat().st_size - leave)
 
     def free(self) -> None:
-        """Give back what `fill` took."""
+        """Free the space that `fill` took."""
         self._ballast.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def read_only(self) -> Generator[None]:
-        """Nobody may write to it in this block, nor have a file open for that before."""
+        """Make the disk read-only for the block. No file may be open for writing before."""
         self._remount("ro")
         try:
             yield
@@ -57,7 +57,7 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path, mib: int) -> Generator[SmallDisk]:
-    """Mount one at `path`, which is made, and unmount it, wherever it was moved to."""
+    """Make `path`, mount a disk there, and unmount it at the end, even if it was moved."""
     path.mkdir(exist_ok=True, parents=True)
     options = f"size={mib}m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one hostile SSH server does to the event loop and to another environment, in figures.
+"""The effects of one hostile SSH server on the event loop and another environment, in figures.
 
 `python -m tests.support.ssh_flood [SECONDS] [KIND ...]` prints them; the tests assert them.
 """
@@ -36,13 +36,13 @@ STATM = Path("/proc/self/statm")
 
 
 def resident() -> float:
-    """This process's memory in MB."""
+    """Return this process's memory in MB."""
     return int(STATM.read_text().split()[1]) * resource.getpagesize() / MB
 
 
 @dataclass(slots=True)
 class Figures:
-    """Seconds and MB. `stall` is on the clock, `stall_cpu` what this thread computed meanwhile."""
+    """Seconds and MB. `stall` is wall time, `stall_cpu` this thread's CPU time meanwhile."""
 
     kind: str = ""
     stall: float = 0.0
@@ -65,7 +65,7 @@ class Figures:
 @contextlib.asynccontextmanager
 async def _watched(figures: Figures) -> AsyncGenerator[None]:
     gc.collect()
-    gc.freeze()  # the objects of the test-suite are none of the server's
+    gc.freeze()  # the test suite's objects are not the server's
     before = resident()
 
     async def watch() -> None:
@@ -96,9 +96,9 @@ async def _nothing(_host: str) -> list[Address]:
 async def attacked(
     kind: str, bad: Where, good: Where, seconds: float, *, until_said: bool = False
 ) -> Figures:
-    """Have `bad` attack its connection for so long, while `good` runs commands; then end it.
+    """Have `bad` attack its connection for `seconds`, while `good` runs commands; then end it.
 
-    With `until_said`, the attack ends when the connection says what it suffers, a minute at most.
+    With `until_said`, the attack ends when the connection reports it, after a minute at most.
     """
     figures = Figures(kind)
     proxy = EgressProxy(AddressPolicy(), _nothing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stdio server over pretend machines as a program, for clients that start one themselves.
+"""A stdio server over fake machines as a program, for clients that start one themselves.
 
 `STDIO_PROGRAM` is its command line. It ends with its input; everything it prints goes to stderr.
 """
@@ -23,7 +23,7 @@ STDIO_PROGRAM = [sys.executable, "-m", "tests.support.stdio_program"]
 async def main() -> None:
     """Serve one client."""
     wire = Wire(os.dup(0), os.dup(1))
-    os.dup2(2, 1)  # the log of the services is no message
+    os.dup2(2, 1)  # the services' log must not mix with messages
     async with anyio.create_task_group() as tasks:
         services = make_services(Setup(), tasks)
         mcp = build_mcp(services)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attack costs the server: how long the event loop stands still, and memory.
+"""The cost of an attack to the server: how long the event loop is blocked, and memory.
 
-Time is CPU time of this whole process, so a busy machine does not count, and a thread that keeps
-the interpreter to itself does.
+Time is CPU time of this whole process, so other load on the machine does not count, but a thread
+that holds the interpreter does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from waggle.tasks import end
 
 STALL = 0.25
-"""Seconds that the loop may stand still."""
+"""Seconds for which the loop may be blocked."""
 
 
 @dataclass(slots=True)
@@ -31,10 +31,10 @@ class Strain:
 
 @contextlib.asynccontextmanager
 async def strained() -> AsyncGenerator[Strain]:
-    """Measures while the block runs; `grown` is there when it has ended."""
+    """Measure while the block runs; `grown` is set when it has ended."""
     found = Strain()
     gc.collect()
-    gc.freeze()  # the objects of the test-suite are none of the server's
+    gc.freeze()  # the test suite's objects are not the server's
     pulse = asyncio.create_task(_beat(found))
     await asyncio.sleep(0)
     forget_peak()
@@ -58,12 +58,12 @@ async def _beat(found: Strain) -> None:
 
 
 def forget_peak() -> None:
-    """The peak of this process's memory counts from here."""
+    """Reset the peak of this process's memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM the peak."""
+    """Return bytes of this process: VmRSS is the current memory, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

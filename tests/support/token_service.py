@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token service for docker-registry's `auth: token`: signs what it is asked for, and remembers.
+"""A token service for docker-registry's `auth: token`: signs requested tokens and records them.
 
 It follows the distribution project's token specification: GET with a password or nothing, POST with
 a refresh token.
@@ -30,16 +30,16 @@ class TokenService:
     """Answers requests of a FaultProxy: `proxy.break_("", service)`."""
 
     tls: Tls
-    """Its certificate signs tokens, too."""
+    """Its certificate also signs tokens."""
     life: int = 300
-    """Seconds; what `expires_in` says."""
+    """Seconds, given in `expires_in`."""
     public: bool = False
-    """Whether who names no user may pull."""
+    """Whether clients without a user may pull."""
     grants: list[str] = field(default_factory=list[str])
-    """The scopes that it gave tokens for."""
+    """The scopes of all tokens that it issued."""
 
     def section(self, realm: str) -> Mapping[str, str]:
-        """The registry's configuration."""
+        """Return the registry's configuration."""
         return {
             "realm": realm,
             "service": SERVICE,

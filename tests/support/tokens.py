@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens a model pays for a text: those of o200k_base, which a package brings along."""
+"""Token counts of texts for a model, in the encoding o200k_base, which a package contains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def _tokenizer() -> splintr.AnyTokenizer:
 
 
 def tokens(text: str) -> int:
-    """The tokens of a text."""
+    """Count the tokens of a text."""
     return len(_tokenizer().encode(text))
 
 
 def compact(value: object) -> str:
-    """JSON as clients put it into a prompt."""
+    """Format JSON as clients put it into a prompt."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

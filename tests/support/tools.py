@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of other makers for the tests, installed once under `.cache/clients` by what they are.
+"""Clients of other makers for the tests, installed once under `.cache/clients` by their pins.
 
-What is pinned lies in `tests/clients`.
-`python -m tests.support.tools` installs everything ahead.
+The pins are in `tests/clients`. `python -m tests.support.tools` installs everything in advance.
 """
 
 from __future__ import annotations
@@ -37,39 +36,39 @@ class NodeTools:
     directory: Path
 
     def command(self, tool: str) -> list[str]:
-        """The start of a command line that runs a package's program."""
+        """Return the start of a command line that runs a package's program."""
         return [str(NODE), str(self.directory / "node_modules" / ".bin" / tool)]
 
     def script(self, name: str) -> list[str]:
-        """The start of a command line that runs one of our own scripts beside the packages."""
+        """Return the start of a command line that runs a waggle script beside the packages."""
         return [str(NODE), str(self.directory / name)]
 
 
 @functools.cache
 def node_tools() -> NodeTools:
-    """The Node packages; takes half a minute when they are not there."""
+    """Return the Node packages; installing missing ones takes half a minute."""
     pins = [PINS / "node" / name for name in (".npmrc", "package-lock.json", "package.json")]
     directory = _installed("node", pins, _node)
-    for script in (PINS / "node").glob("*.mjs"):  # what they import lies beside them there
+    for script in (PINS / "node").glob("*.mjs"):  # their imports are beside them there
         shutil.copy(script, directory)
     return NodeTools(directory)
 
 
 @functools.cache
 def fastmcp_python() -> Path:
-    """A Python with fastmcp's client, whose requirements are its own."""
+    """Return a Python with fastmcp's client, installed with its own pinned requirements."""
     return _installed("fastmcp", [PINS / "fastmcp.txt"], _fastmcp) / "bin" / "python"
 
 
 def environment(home: Path | None = None) -> dict[str, str]:
-    """The variables for those programs: the caller's, with Node's directory first on PATH."""
+    """Return variables for those programs: the caller's, with Node's directory first on PATH."""
     found = {name: value for name, value in os.environ.items() if not name.startswith("WAGGLE_")}
     found["PATH"] = f"{NODE.parent}{os.pathsep}{found.get('PATH', os.defpath)}"
     return found if home is None else {**found, "HOME": str(home)}
 
 
 def _installed(kind: str, pins: list[Path], make: Callable[[Path], None]) -> Path:
-    """The directory for these pins, made whole or not at all; older ones go."""
+    """Return the directory for these pins, made completely or not at all. Removes older ones."""
     digest = hashlib.sha256(sys.version.encode())
     for pin in pins:
         digest.update(pin.name.encode() + b"\0" + pin.read_bytes() + b"\0")

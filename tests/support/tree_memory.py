@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes in a tree that is as large as any may be, and attacks, as a server does; a program.
+"""A program that unpacks a tree of the largest allowed size, and attacks, as a server does.
 
-Prints how many MiB it took at the beginning, at most, and in the end.
+Prints its memory in MiB at the beginning, at the peak and at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from waggle.service.sharing import in_thread
 
 
 def _archives() -> Iterator[bytes]:
-    """A tree of 60 MiB and 6,000 files, and one of names without number."""
+    """Yield a tree of 60 MiB and 6,000 files, and one with very many long names."""
     noise = random.Random(0).randbytes(1_000)
     files = [TreeEntry(Kind.FILE, b"d%d/%d" % (n % 99, n), data=noise * 10) for n in range(6_000)]
     deep = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
@@ -47,7 +47,7 @@ async def _main() -> None:
             await _take_in(archive)
             await asyncio.to_thread(trim)
     figures = (before, memory("VmHWM"), memory("VmRSS"))
-    print(*(figure >> 20 for figure in figures))  # noqa: T201 (what it is for)
+    print(*(figure >> 20 for figure in figures))  # noqa: T201 (its purpose)
 
 
 if __name__ == "__main__":

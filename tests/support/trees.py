@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directory trees described entry by entry, and EROFS disks mounted to be described. Needs root."""
+"""Descriptions of directory trees entry by entry, and mounts of EROFS disks. Needs root."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Description = dict[str, object]
 
 
 def described(top: Path) -> dict[str, Description]:
-    """Everything that an image can say about each file below `top`, by its path; `.` is the top."""
+    """Describe all files below `top` as far as an image can, by path; `.` is the top."""
     paths = [top, *sorted(Path(d) / n for d, ds, fs in os.walk(top) for n in (*ds, *fs))]
     names: dict[int, list[str]] = {}
     for path in paths:
@@ -45,7 +45,7 @@ def _describe(path: Path, names: dict[int, list[str]]) -> Description:
 
 
 def check_directory_links(top: Path) -> None:
-    """A directory has two links and one of each directory in it."""
+    """Check that a directory has two links and one for each directory in it."""
     for directory, below, _ in os.walk(top):
         real = [name for name in below if not (Path(directory) / name).is_symlink()]
         assert Path(directory).stat().st_nlink == 2 + len(real), directory
@@ -53,7 +53,7 @@ def check_directory_links(top: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(disk: Path, where: Path) -> Generator[Path]:
-    """The kernel's view of an EROFS disk."""
+    """Mount an EROFS disk for the length of the block."""
     where.mkdir()
     subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", disk, where], check=True)
     try:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real machines for tests: the parts they boot from, made once, and hosts that boot them.
 
-Kernel and kit are those that `./task setup` made; what is missing is made in `.cache/waggle-test`,
-keyed by what it is made from, so a second test run finds it. `Lab` boots guests; whatever it
-booted is gone when it closes. The fixtures below are taken over by the conftest files of the
-directories that boot machines.
+Uses the kernel and kit of `./task setup`; missing parts are made in `.cache/waggle-test`, keyed by
+their ingredients, so a second test run finds them. `Lab` boots guests and destroys them when it
+closes. The conftest files of directories that boot machines import the fixtures below.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from waggle.service.local.warm_pool import WarmPool
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
 BOOT_SECONDS = load().boot_timeout.total_seconds()
-"""For machines that share two busy cores and have no hardware virtualisation."""
+"""Limit for machines that share two busy cores and have no hardware virtualisation."""
 BUSYBOX = "busybox"
 PYTHON = "python"
 _UID_BASE = 1_900_000_000
@@ -60,7 +59,7 @@ _UID_BASE = 1_900_000_000
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every machine is made of."""
+    """The parts of every machine."""
 
     kernel: Path
     kit: Path
@@ -82,7 +81,7 @@ class Images:
 
 
 async def no_names(host: str) -> list[Address]:
-    """Resolves nothing: a test that wants a proxy brings its own."""
+    """Resolve nothing: a test that needs a proxy makes its own."""
     raise OSError(f"{host} is not to be resolved here")
 
 
@@ -92,7 +91,7 @@ def deny_all(_environment: Environment) -> EgressProxy:
 
 @dataclass(slots=True)
 class Lab:
-    """Boots guests under one directory. `ports` shows what is leased; `close` ends them all."""
+    """Boots guests under one directory. `ports` shows the leases; `close` ends all guests."""
 
     parts: Parts
     directory: Path
@@ -149,12 +148,12 @@ class Lab:
         disk: int = 128,
         network: NetworkPolicy = NetworkPolicy.NONE,
     ) -> LocalGuest:
-        """Boot one; `memory` and `disk` are MiB."""
+        """Boot a guest; `memory` and `disk` are MiB."""
         asked = environment(image, Resources(cpus, memory, disk), network)
         return self.adopt(await self.host().create(asked, no_progress))
 
     def adopt(self, guest: LocalGuest) -> LocalGuest:
-        """Destroy it at the end."""
+        """Destroy the guest when the lab closes."""
         self._guests.append(guest)
         return guest
 
@@ -185,7 +184,7 @@ def environment(
 
 
 class Options(TypedDict, total=False):
-    """What a test may want of a command other than the default."""
+    """The options of a command that a test may change."""
 
     timeout: float
     output_limit: int
@@ -199,17 +198,17 @@ class Options(TypedDict, total=False):
 
 
 def command(*argv: str, **options: Unpack[Options]) -> Command:
-    """A command with a timeout that a busy machine keeps."""
+    """Return a command with a timeout that is long enough on a busy machine."""
     return replace(Command(argv, timeout=60.0, output_limit=200_000), **options)
 
 
 def sh(script: str, **options: Unpack[Options]) -> Command:
-    """A script for busybox's shell, which every guest has in its kit."""
+    """Return a script for busybox's shell, which every guest has in its kit."""
     return command("/.waggle/bin/busybox", "sh", "-c", script, **options)
 
 
 async def root(guest: LocalGuest, script: str, **options: Unpack[Options]) -> str:
-    """Run a script as root and return what it prints; it must succeed."""
+    """Run a script as root and return its output; it must succeed."""
     options["user"] = GuestUser.ROOT
     result = await guest.run(sh(script, **options))
     assert result.exit_code == 0, (result, result.stderr.text())
@@ -217,19 +216,19 @@ async def root(guest: LocalGuest, script: str, **options: Unpack[Options]) -> st
 
 
 def lines(result: ExecutionResult) -> list[str]:
-    """What a successful command printed, line by line."""
+    """Return the output lines of a successful command."""
     assert result.exit_code == 0, (result, result.stderr.text())
     return result.stdout.text().splitlines()
 
 
 def machines() -> Hypervisor:
-    """The hypervisor that the server would use here: WAGGLE_HYPERVISOR, else the best usable."""
+    """Return the server's hypervisor here: WAGGLE_HYPERVISOR, or the best usable one."""
     return hypervisor(load()).hypervisor
 
 
 @pytest.fixture(scope="session")
 async def guest_parts() -> Parts:
-    """The kernel and the kit: those of `./task setup`, else made here, which takes a minute."""
+    """Return kernel and kit of `./task setup`, or make them, which takes a minute."""
     settings = load()
     own = CACHE / "guest"
     places = (Places.of(settings).guest, own)
@@ -243,7 +242,7 @@ async def guest_parts() -> Parts:
 
 @pytest.fixture(scope="session")
 async def busybox_image(tmp_path_factory: pytest.TempPathFactory) -> BootImage:
-    """From scratch: /bin/busybox and nothing else. Boots fastest."""
+    """An image that contains only /bin/busybox, and boots fastest."""
     layout = tmp_path_factory.mktemp("busybox") / "layout"
     write_layout(layout, [busybox_layer()], compression="")
     images = ImageService(
@@ -262,8 +261,8 @@ async def python_image() -> BootImage:
 
 @contextlib.asynccontextmanager
 async def lab_in(directory: Path, parts: Parts, image: BootImage) -> AsyncGenerator[Lab]:
-    """A lab that knows one image by the name of BUSYBOX."""
-    directory.chmod(0o755)  # each machine's process has a user of its own
+    """Run a lab that knows one image under the name BUSYBOX."""
+    directory.chmod(0o755)  # every machine's process has its own user
     lab = Lab(parts, directory, Images({BUSYBOX: image}), machines())
     try:
         yield lab
@@ -273,7 +272,7 @@ async def lab_in(directory: Path, parts: Parts, image: BootImage) -> AsyncGenera
 
 @pytest.fixture
 async def lab(tmp_path: Path, guest_parts: Parts, busybox_image: BootImage) -> AsyncGenerator[Lab]:
-    """For machines that a test harms or that it boots itself."""
+    """A lab for machines that a test damages or boots itself."""
     async with lab_in(tmp_path, guest_parts, busybox_image) as lab:
         yield lab
 
@@ -282,20 +281,20 @@ async def lab(tmp_path: Path, guest_parts: Parts, busybox_image: BootImage) -> A
 async def shared_lab(
     tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts, busybox_image: BootImage
 ) -> AsyncGenerator[Lab]:
-    """For machines that the tests of a module share."""
+    """A lab for machines that the tests of a module share."""
     async with lab_in(tmp_path_factory.mktemp("lab"), guest_parts, busybox_image) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 async def guest(shared_lab: Lab) -> LocalGuest:
-    """A machine for all tests of a module that leave it as they found it."""
+    """A machine for all tests of a module that leave it unchanged."""
     return await shared_lab.guest(cpus=2, memory=256)
 
 
 @pytest.fixture
 async def leaks() -> AsyncGenerator[Leaks]:
-    """Nothing that a test took may be left after it; what a module shares is there before.
+    """Check that a test leaves nothing behind; resources that a module shares exist before.
 
     Modules ask for it with `pytest.mark.usefixtures("leaks")`, which puts it before all others.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of a `waggle serve` process: the SDK's own, bare HTTP, and a person's curl.
+"""Clients of a `waggle serve` process: the SDK's, bare HTTP, and a person's curl.
 
 `connected(server)` is the SDK's real client; `call`, `execute` and `environment` use it. The
 servers are those of `waggle_process`.
@@ -33,24 +33,24 @@ from tests.support.waggle_process import Waggle
 async def connected(
     server: Waggle, era: str = LEGACY, *, max_event: int | None = 1024 * 1024
 ) -> AsyncGenerator[Client]:
-    """The SDK's client over real HTTP. `max_event` is the SDK's own default."""
+    """Connect the SDK's client over real HTTP. `max_event` is the SDK's own default."""
     transport = streamable_http_client(server.mcp, max_sse_event_size=max_event)
     async with Client(transport, mode=era, read_timeout_seconds=240) as client:
         yield client
 
 
 async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
-    """The structured content of a call that must succeed."""
+    """Make a call that must succeed and return its structured content."""
     return data_of(await client.call_tool(tool, arguments))
 
 
 async def refusal(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
-    """The code, message and hint of a call that must be refused."""
+    """Make a call that must be refused and return its code, message and hint."""
     return error_of(await client.call_tool(tool, arguments))
 
 
 async def create(client: Client, runtime: str = "python", **arguments: object) -> str:
-    """The id of a new environment."""
+    """Create an environment and return its id."""
     made = await call(client, "create_environment", runtime=runtime, **arguments)
     return str(made["environment_id"])
 
@@ -59,7 +59,7 @@ TEMPLATE_SECONDS = 120.0
 
 
 async def with_template(server: Waggle, runtime: str = "shell") -> None:
-    """Have the template of a runtime made, if it is not there, so that the next create uses it."""
+    """Make sure that a runtime has a template, so that the next create uses it."""
     async with connected(server) as client:
         made = await create(client, runtime)
         if server.events("environment_created")[-1]["template"] is None:
@@ -71,7 +71,7 @@ async def with_template(server: Waggle, runtime: str = "shell") -> None:
 async def environment(
     client: Client, runtime: str = "shell", **arguments: object
 ) -> AsyncGenerator[str]:
-    """An environment for the length of the block."""
+    """Create an environment for the length of the block."""
     made = await create(client, runtime, **arguments)
     try:
         yield made
@@ -81,7 +81,7 @@ async def environment(
 
 
 async def execute(client: Client, environment: str, code: str, **arguments: object) -> str:
-    """The standard output of a program that must succeed."""
+    """Run a program that must succeed and return its standard output."""
     result = await call(client, "execute", environment_id=environment, code=code, **arguments)
     assert result["exit_code"] == 0, result
     return str(result.get("stdout", ""))
@@ -90,7 +90,7 @@ async def execute(client: Client, environment: str, code: str, **arguments: obje
 async def until(
     condition: Callable[[], object | Awaitable[object]], seconds: float = 20, what: str = ""
 ) -> float:
-    """Wait for a condition and return the seconds it took; fail the test when it does not come."""
+    """Wait for a condition and return the seconds it took; fail the test at the deadline."""
     began = time.monotonic()
     while True:
         value = condition()
@@ -108,7 +108,7 @@ CREATE = ("create_environment", {"runtime": "shell"})
 
 
 def bare(tool: str, arguments: object, era: str = LEGACY) -> tuple[dict[str, Any], dict[str, str]]:
-    """The message and the headers of a call without a session, with progress."""
+    """Return the message and the headers of a call without a session, with progress."""
     meta: dict[str, object] = {"progressToken": 1}
     headers = {"Accept": "application/json, text/event-stream"}
     if era == MODERN:
@@ -123,7 +123,7 @@ def bare(tool: str, arguments: object, era: str = LEGACY) -> tuple[dict[str, Any
 async def streaming(
     server: Waggle, message: object, headers: Mapping[str, str]
 ) -> AsyncGenerator[AsyncIterator[str]]:
-    """Post a message and read the lines of its answer; hangs up at the end of the block."""
+    """Post a message and yield the lines of its answer; hang up at the end of the block."""
     async with (
         httpx2.AsyncClient(timeout=240) as http,
         http.stream("POST", server.mcp, json=message, headers=headers) as answer,
@@ -133,7 +133,7 @@ async def streaming(
 
 
 async def heard(lines: AsyncIterator[str], text: str) -> str:
-    """The first line that contains the text. Fails the test when the answer ends before."""
+    """Return the first line that contains the text. Fails the test if the answer ends before."""
     async for line in lines:
         if text in line:
             return line
@@ -141,14 +141,14 @@ async def heard(lines: AsyncIterator[str], text: str) -> str:
 
 
 async def status(server: Waggle, path: str) -> tuple[int, dict[str, Any]]:
-    """The answer of /healthz or /readyz."""
+    """Return the answer of /healthz or /readyz."""
     async with httpx2.AsyncClient() as http:
         answer = await http.get(server.url + path)
         return answer.status_code, answer.json()
 
 
 def curl(server: Waggle, tool: str, **arguments: object) -> list[str]:
-    """The command of a person who calls a tool without a session."""
+    """Return the command of a person who calls a tool without a session."""
     message = request("tools/call", {"name": tool, "arguments": arguments})
     return [
         *("curl", "-sS", "-X", "POST", server.mcp),
@@ -159,7 +159,7 @@ def curl(server: Waggle, tool: str, **arguments: object) -> list[str]:
 
 
 def curl_result(said: str) -> dict[str, Any]:
-    """The structured content in what curl printed."""
+    """Return the structured content in curl's output."""
     data = [line[5:] for line in said.splitlines() if line.startswith("data:")]
     result = json.loads(data[-1] if data else said)["result"]
     assert not result.get("isError"), result

@@ -50,7 +50,7 @@ START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0
 TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
-"""Where Python may keep no bytecode beside its sources, each start would compile for seconds."""
+"""For Pythons that may not write bytecode beside sources: every start would compile for seconds."""
 PORTS_EACH = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
@@ -59,7 +59,7 @@ _blocks = itertools.cycle(range(50))
 
 
 def _own_thousand() -> tuple[int, socket.socket | None]:
-    """A number that no other process of tests in this network has, and what holds it."""
+    """Reserve a number among the test processes in this network; return it and its socket."""
     for number in range(_THOUSANDS):
         line = socket.socket(socket.AF_UNIX)
         try:
@@ -75,14 +75,14 @@ _thousand, _holder = _own_thousand()
 
 
 def next_ports(count: int = PORTS_EACH) -> range:
-    """A range that no other server of these tests has: below those of tests.support.vm."""
+    """Return a range that no other server of these tests has: below those of tests.support.vm."""
     base = 12_000 + _thousand * 1_000 + next(_blocks) * PORTS_EACH
     return range(base, base + count)
 
 
 @functools.cache
 def installation() -> Settings:
-    """The settings of the set-up machine. Fails the test, with the commands, when it is not."""
+    """Return the installation's settings. If parts are missing, fail the test with the commands."""
     settings = load()
     places = Places.of(settings)
     missing = [name for name, there in image_service(settings).present().items() if not there]
@@ -98,15 +98,15 @@ def installation() -> Settings:
 
 @functools.cache
 def network() -> Mapping[str, str]:
-    """What this machine's network needs for packages to be installed."""
+    """Return this machine's network settings for installing packages."""
     return surroundings(os.environ)
 
 
 def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """A whole process environment, without the WAGGLE_* variables of whoever runs the tests.
+    """Return a whole process environment, without the WAGGLE_* variables of this process.
 
-    The parts of machines are those of the installation unless the settings have a cache of their
-    own. No template is made in the background: it would be a machine that tests count.
+    Machines use the installation's parts unless the settings name their own cache. No template is
+    made in the background: it would be a machine that tests count.
     """
     inherited = {
         name: value
@@ -130,16 +130,16 @@ def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def small(directory: Path) -> dict[str, str]:
-    """Settings for machines that are soonest there: runtime shell is an image of busybox alone.
+    """Return settings for machines that start fastest: runtime shell is an image of only busybox.
 
-    Its template is made, too, which takes a boot when the installation has none yet.
+    Also makes its template, which takes a boot if the installation has none yet.
     """
     _have_smallest()
     return {**_smallest(directory), "default_network": "none", "max_environments": "3"}
 
 
 def _smallest(directory: Path) -> dict[str, str]:
-    """What decides of which template a machine of `small` comes."""
+    """Return the settings that determine the template of a machine of `small`."""
     layout = directory / "busybox"
     if not layout.exists():
         write_layout(layout, [busybox_layer()], compression="")
@@ -153,17 +153,17 @@ def _smallest(directory: Path) -> dict[str, str]:
 
 @functools.cache
 def _have_smallest() -> None:
-    """The image is the same wherever it lies, so once is enough."""
+    """Make the template once: the image is the same in every directory."""
     with tempfile.TemporaryDirectory(prefix="waggle-small-") as place:
         _build_templates(("shell",), _smallest(Path(place)))
 
 
 @functools.cache
 def have_templates(*runtimes: str) -> None:
-    """Have the templates of runtimes as they are by default.
+    """Make sure that runtimes have templates with the default settings.
 
-    They are made by one of the processes that test, and later runs find them. Where that fails, or
-    nothing can be frozen, machines boot.
+    One of the test processes makes them, and later runs find them. If that fails, or the hypervisor
+    cannot freeze, machines boot.
     """
     _build_templates(runtimes, {})
 
@@ -183,7 +183,7 @@ def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> No
 
 
 def own_cache(directory: Path) -> Path:
-    """A cache with the installation's kernel and kit, and without images."""
+    """Make a cache with the installation's kernel and kit, and without images."""
     directory.mkdir(parents=True)
     (directory / "guest").symlink_to(Places.of(installation()).guest)
     return directory
@@ -201,9 +201,9 @@ class Waggle:
     user: int | None = None
     """The user and group id that it runs as; by default those of the tests."""
     module: tuple[str, ...] = ("waggle", "serve")
-    """What runs: a module of Python and its arguments."""
+    """The Python module to run, and its arguments."""
     url: str = ""
-    """Of the last start; the port is chosen by the system."""
+    """URL of the last start; the system chooses the port."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ class Waggle:
         return self._process
 
     def variables(self) -> dict[str, str]:
-        """The process environment that it runs with."""
+        """Return the process environment that it runs with."""
         ports = {"ssh_port_base": str(self.ports.start), "ssh_port_max": str(self.ports.stop)}
         home = {} if self.user is None else {"HOME": str(self.directory)}
         return environ(self.data, {**ports, **self.settings}) | home
@@ -244,7 +244,7 @@ class Waggle:
             )
 
     def start(self) -> None:
-        """Start the process; returns when it listens."""
+        """Start the process and wait until it listens."""
         self.launch()
         deadline = time.monotonic() + START_SECONDS
         while not (told := self.events("listening")):
@@ -255,13 +255,13 @@ class Waggle:
         self.url = str(told[-1]["mcp"]).removesuffix("/mcp")
 
     def text(self) -> str:
-        """What this run wrote to stderr."""
+        """Return this run's output on stderr."""
         with self.log.open("rb") as log:
             log.seek(self._read_from)
             return log.read().decode("utf-8", "replace")
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """What this run logged."""
+        """Return this run's log events."""
         lines = [line for line in self.text().splitlines() if line.startswith("{")]
         found = [cast("dict[str, Any]", json.loads(line)) for line in lines]
         return [line for line in found if name is None or line["event"] == name]
@@ -270,17 +270,17 @@ class Waggle:
         self.process.send_signal(number)
 
     async def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """Its exit status."""
+        """Wait for the process and return its exit status."""
         return await anyio.to_thread.run_sync(lambda: self.process.wait(seconds))
 
     def kill(self) -> None:
-        """End it without mercy. Idempotent."""
+        """Kill it. Idempotent."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def end(self) -> None:
-        """Stop it as an operator does, and check that it ends well. Does nothing if it has."""
+        """Stop it as an operator does, and check its exit status. Does nothing if it has ended."""
         if self.process.poll() is not None:
             return
         self.send(signal.SIGTERM)
@@ -292,7 +292,7 @@ class Waggle:
         assert status == 0, self.text()[-5000:]
 
     def complaints(self) -> list[str]:
-        """Lines of this run that a healthy server never writes."""
+        """Return the lines of this run that a healthy server never writes."""
         bad = [line for line in self.text().splitlines() if line and not line.startswith("{")]
         return bad + [
             json.dumps(event)
@@ -301,33 +301,33 @@ class Waggle:
         ]
 
     def machines(self) -> list[int]:
-        """The pids of this server's QEMU processes."""
+        """Return the pids of this server's QEMU processes."""
         return [pid for pid, port in _machines() if port in self.ports]
 
     def listeners(self) -> list[int]:
-        """The ports of its range on which somebody listens."""
+        """Return the ports of its range that have a listener."""
         return sorted(port for port in _listening() if port in self.ports)
 
     def reserved(self) -> list[int]:
-        """The ports of its range on which somebody holds waggle's machine-wide lock."""
+        """Return the ports of its range with a held machine-wide lock of waggle."""
         names = re.findall(r"@waggle-port-(\d+)", Path("/proc/net/unix").read_text())
         return sorted(int(port) for port in names if int(port) in self.ports)
 
     def descriptors(self) -> int:
-        """How many files and sockets the server has open."""
+        """Return the number of files and sockets that the server has open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def children(self) -> list[str]:
-        """The names of the processes that it started and that live, zombies included."""
+        """Return the names of its living descendants, zombies included."""
         return leaks.children(self.process.pid)
 
     def directories(self) -> list[str]:
-        """What is there of environments."""
+        """Return the names of environment directories."""
         places = self.data / "environments"
         return sorted(entry.name for entry in places.iterdir()) if places.is_dir() else []
 
     def remains(self) -> dict[str, object]:
-        """What exists of environments in this moment; empty when there is none."""
+        """Return the current remains of environments; empty if there are none."""
         found: dict[str, object] = {
             "machines": self.machines(),
             "listeners": self.listeners(),
@@ -366,7 +366,7 @@ def running(
     user: int | None = None,
     module: tuple[str, ...] = ("waggle", "serve"),
 ) -> Generator[Waggle]:
-    """A server that must end well, without complaints and without leaving anything."""
+    """Run a server that must end well, without complaints and without leaving anything."""
     server = Waggle(
         directory,
         dict(settings or {}),

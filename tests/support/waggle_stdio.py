@@ -26,7 +26,7 @@ class Desktop:
         self._look = Waggle(directory, ports=self.ports)
 
     def left(self) -> dict[str, object]:
-        """What exists of servers and their machines."""
+        """Return the remains of servers and their machines."""
         stdio = self.data / "stdio"
         states = (
             [entry.name for entry in stdio.iterdir() if entry.is_dir()] if stdio.exists() else []

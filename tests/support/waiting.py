@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for what no event tells, such as another process: look again until a deadline."""
+"""Waiting by polling for conditions without an event, such as those of another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAUSE = 0.02
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Return once `condition()` holds; fail when it does not in time."""
+    """Return once `condition()` holds; fail at the deadline."""
     for _ in range(round(seconds / _PAUSE)):
         if condition():
             return

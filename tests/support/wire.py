@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raw requests to a server in another thread, as no well-behaved client could send them.
 
-For tests that make up arguments: `hunting_ground` has one environment of the caller and one of
-another owner, in which everything readable holds `SECRET`.
+For tests that generate arguments: `hunting_ground` has one environment of the caller and one of
+another owner, whose readable content is all `SECRET`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Wire:
         self._http = httpx2.Client(base_url=url, timeout=20, verify=NO_TLS)
 
     def send(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
-        """The JSON-RPC answer, whatever it is.
+        """Send a request and return any JSON-RPC answer.
 
-        A name that no header can hold goes without, as a person with curl sends it.
+        If a header cannot hold the name, the headers are left out, as a person with curl sends it.
         """
         headers = {
             "Content-Type": "application/json",
@@ -61,7 +61,7 @@ class Wire:
         return answer.json()
 
     def rpc(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
-        """The result of a request that is none of the protocol's errors."""
+        """Return the result of a request, which must not be a protocol error."""
         answer = self.send(method, params, name)
         assert "error" not in answer, answer
         return answer["result"]
@@ -71,7 +71,7 @@ class Wire:
         return self.rpc("tools/call", {"name": name, "arguments": arguments}, name)
 
     def tools(self) -> dict[str, dict[str, Any]]:
-        """What is offered, by name."""
+        """Return the offered tools, by name."""
         return {tool["name"]: tool for tool in self.rpc("tools/list", {})["tools"]}
 
     def close(self) -> None:
@@ -81,16 +81,16 @@ class Wire:
 
 @dataclass(slots=True)
 class Ground:
-    """A server, the way to it, and the guest that is another owner's."""
+    """A server, a connection to it, and another owner's guest."""
 
     wire: Wire
     rig: Rig
     foreign: FakeGuest
     archive_id: str
-    """Of an archive that the other owner made."""
+    """Id of an archive that the other owner made."""
 
     def assert_untouched(self) -> None:
-        """Nothing was done to what is the other owner's, not even a use."""
+        """Assert that nothing of the other owner was changed or even used."""
         (environment,) = self.rig.services.environments.list(owner=_STRANGER)
         assert environment == self.foreign.environment
         assert [command.code for command in self.foreign.commands] == [f"echo {SECRET}".encode()]
@@ -121,7 +121,7 @@ async def _foreign(rig: Rig) -> tuple[FakeGuest, str]:
 
 @contextmanager
 def hunting_ground() -> Generator[Ground]:
-    """A server of its own, in another thread, with a caller's environment and a stranger's."""
+    """Run a server in another thread, with an environment of the caller and one of a stranger."""
     server = serving(Setup(max_environments=6))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as rig:
         wire = Wire(rig.url)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that work with environments as agents do, and a ledger of what they were told.
+"""Clients that work with environments as agents do, and a ledger of the answers they got.
 
-The ledger says what must be there after a server was killed: `recovered` compares. A client works
-with its own environments, one call at a time, so that each answer can be held against the last.
+The ledger says what must exist after a server was killed: `recovered` compares. A client works with
+its own environments, one call at a time, so that every answer can be compared with the last.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ KEEP = f"cat note >/dev/shm/note; busybox sync; {SUMS}"
 
 
 class Killed(Exception):
-    """The server did not answer to the end."""
+    """The server died before it answered completely."""
 
 
 class State(Enum):
-    """What is known of an environment or of a snapshot."""
+    """The known state of an environment or snapshot."""
 
     RUNNING = "running"
     """It ends with its server."""
@@ -51,7 +51,7 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Known:
-    """One environment, or one snapshot, as its client knows it. `sums`: what its file may have."""
+    """One environment or snapshot as its client knows it. `sums`: its file's possible checksums."""
 
     id: str
     state: State
@@ -60,28 +60,28 @@ class Known:
 
 @dataclass(slots=True)
 class Ledger:
-    """What all clients were told."""
+    """The answers that all clients got."""
 
     environments: dict[str, Known] = field(default_factory=dict[str, Known])
     snapshots: dict[str, Known] = field(default_factory=dict[str, Known])
     taking: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    """Environments of which a snapshot is being taken, whose id nobody knows yet, and its sums."""
+    """Checksums of environments of which a snapshot with an unknown id is being taken, by id."""
 
     def environment(self, identity: str, sums: set[str]) -> Known:
-        """Note a new one, which runs."""
+        """Record a new environment, which runs."""
         known = self.environments[identity] = Known(identity, State.RUNNING, {*sums})
         return known
 
     def snapshot(self, identity: str, sums: set[str]) -> Known:
-        """Note one that was kept."""
+        """Record a snapshot that was kept."""
         known = self.snapshots[identity] = Known(identity, State.ASLEEP, {*sums})
         return known
 
 
 class Caller:
-    """Calls tools without a session over one HTTP client. `began` is told of each call.
+    """Calls tools without a session over one HTTP client. `began` is called with every tool.
 
-    What a busy machine is too slow for is called again, and counted: such a refusal says so.
+    Repeats and counts calls with a retryable error: a busy machine was too slow.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Caller:
         self.again = list[str]()
 
     async def __call__(self, tool: str, **arguments: object) -> dict[str, Any]:
-        """The structured content. Raises Killed, or AssertionError for a refusal."""
+        """Return the structured content. Raises Killed, or AssertionError for a refusal."""
         error: dict[str, Any] = {}
         for _ in range(TRIES):
             self._began(tool)
@@ -150,20 +150,20 @@ class Agent:
         await self._rng.choice(deeds)(self._rng.choice(self.mine))
 
     async def create(self) -> None:
-        """A new environment with a file."""
+        """Create an environment with a file."""
         made = await self._call("create_environment", runtime="shell")
         self.mine.append(known := self._ledger.environment(made["environment_id"], set()))
         await self.write(known)
 
     async def copy(self, snapshot: Known) -> None:
-        """A new environment that goes on from a snapshot, and has what that has."""
+        """Create an environment from a snapshot; it must have the snapshot's content."""
         made = await self._call("create_environment", snapshot=snapshot.id)
         known = self._ledger.environment(made["environment_id"], snapshot.sums)
         self.mine.append(known)
         await self.check(known)
 
     async def write(self, known: Known) -> None:
-        """Another content, on the disk and in memory."""
+        """Write new content, on the disk and in memory."""
         text = f"{self._rng.random()}\n" * self._rng.randrange(1, LARGEST // 20)
         total = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
         known.sums.add(total)
@@ -173,7 +173,7 @@ class Agent:
         await self.check(known, KEEP)
 
     async def check(self, known: Known, code: str = SUMS) -> None:
-        """Its file has the right content in both places. Wakes one that sleeps."""
+        """Check the file's content in both places. Resumes a paused environment."""
         with _changing(known):
             done = await self._call("execute", environment_id=known.id, code=code)
         assert done["exit_code"] == 0, done
@@ -183,19 +183,19 @@ class Agent:
         known.sums = found
 
     async def sleep(self, known: Known) -> None:
-        """A pause to disk; sometimes one in memory before."""
+        """Pause to disk; sometimes pause in memory first."""
         if known.state is State.RUNNING and self._rng.random() < 0.2:
             await self._call("pause_environment", environment_id=known.id)
         with _changing(known, State.ASLEEP):
             await self._call("pause_environment", environment_id=known.id, to_disk=True)
 
     async def wake(self, known: Known) -> None:
-        """Have it run, as a call of its own."""
+        """Resume with a separate call."""
         with _changing(known):
             await self._call("resume_environment", environment_id=known.id)
 
     async def snapshot(self, known: Known) -> None:
-        """Keep what it is now."""
+        """Take a snapshot of the current state."""
         self._ledger.taking[known.id] = {*known.sums}
         with _changing(known):
             taken = await self._call("snapshot_environment", environment_id=known.id)
@@ -209,14 +209,14 @@ class Agent:
         self.kept.remove(snapshot)
 
     async def fork(self, known: Known) -> None:
-        """A copy that has what its origin has."""
+        """Make a copy, which must have its origin's content."""
         with _changing(known):
             made = await self._call("fork_environment", environment_id=known.id, count=1)
         (copy,) = made["environments"]
         self.mine.append(self._ledger.environment(copy["environment_id"], known.sums))
 
     async def destroy(self, known: Known) -> None:
-        """Its end."""
+        """Destroy the environment."""
         with _changing(known, State.GONE):
             await self._call("destroy_environment", environment_id=known.id)
         self.mine.remove(known)
@@ -224,7 +224,7 @@ class Agent:
 
 @contextlib.contextmanager
 def _changing(known: Known, after: State = State.RUNNING) -> Generator[None]:
-    """A call that makes it `after`. While it lasts nobody knows, but that what runs dies."""
+    """Set the state to `after` for a call. It is unsure meanwhile, unless a kill would end it."""
     dies = known.state is State.RUNNING and after is not State.ASLEEP
     if known.state is not after and not dies:
         known.state = State.UNSURE
@@ -233,7 +233,7 @@ def _changing(known: Known, after: State = State.RUNNING) -> Generator[None]:
 
 
 class Workload:
-    """So many agents. Close `http` at the end."""
+    """A number of agents. Close `http` at the end."""
 
     def __init__(self, url: str, agents: int, rng: random.Random, ledger: Ledger) -> None:
         self.http = httpx2.AsyncClient(timeout=ANSWER_SECONDS, verify=NO_TLS)
@@ -250,7 +250,7 @@ class Workload:
             self._enough[1].set()
 
     async def reaches(self, calls: int) -> None:
-        """Return when so many more calls have begun."""
+        """Return when that many more calls have begun."""
         self._enough = self._calls + calls, anyio.Event()
         await self._enough[1].wait()
 
@@ -259,7 +259,7 @@ class Workload:
         await self._begun.setdefault(tool, anyio.Event()).wait()
 
     async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Have all work until the server is gone. Fails when it lives and does not answer."""
+        """Have all agents work until the server is gone. Fails if it lives but does not answer."""
         async with anyio.create_task_group() as tasks:
             for agent in self.agents:
                 tasks.start_soon(_until_killed, agent, is_alive)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server stand-in that a test kills: boots one machine, prints its process, waits for ever.
+"""A stand-in for a server, to be killed: boots a machine, prints its identity, waits forever.
 
 Run as `python -m tests.vm.boot_and_wait DIRECTORY KERNEL KIT IMAGE`.
 """
@@ -28,6 +28,6 @@ async def main(directory: Path, kernel: Path, kit: Path, image: Path) -> None:
 
 
 if __name__ == "__main__":
-    # Standard output is for the process alone.
+    # Standard output carries only the identity of the process.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     asyncio.run(main(*(Path(word) for word in sys.argv[1:5])))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures that boot machines, or do not; see `tests.support.vm` and `tests.support.quick`."""
+"""Fixtures for machines, booted or copied; see `tests.support.vm` and `tests.support.quick`."""
 
 from tests.support.quick import quick, template_store
 from tests.support.vm import (

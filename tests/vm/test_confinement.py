@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the process of a machine may do on the host: nearly nothing, and only while we live."""
+"""The rights of a VMM on the host: almost none, and none after the server's death."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status(guest: LocalGuest) -> dict[str, str]:
     return {name: value.strip() for name, _, value in rows}
 
 
-async def test_it_has_no_rights_and_can_gain_none(guest: LocalGuest) -> None:
+async def test_the_vmm_has_no_rights_and_can_gain_none(guest: LocalGuest) -> None:
     rows = status(guest)
     assert rows["NoNewPrivs"] == "1"
     assert rows["Seccomp"] == "2"
@@ -49,13 +49,13 @@ async def test_it_has_no_rights_and_can_gain_none(guest: LocalGuest) -> None:
         assert int(rows[capabilities], 16) == 0
 
 
-async def test_each_machine_has_a_user_of_its_own(lab: Lab) -> None:
+async def test_each_machine_has_its_own_user(lab: Lab) -> None:
     first, second = await asyncio.gather(lab.guest(), lab.guest())
     if is_root():
         assert status(first)["Uid"] != status(second)["Uid"]
 
 
-async def test_it_has_a_session_an_environment_and_a_place_of_its_own(guest: LocalGuest) -> None:
+async def test_the_vmm_has_its_own_session_variables_and_directory(guest: LocalGuest) -> None:
     pid = guest.machine.pid
     assert os.getsid(pid) == os.getpgid(pid) == pid
     variables = (proc(guest) / "environ").read_bytes().split(b"\0")[:-1]
@@ -63,25 +63,25 @@ async def test_it_has_a_session_an_environment_and_a_place_of_its_own(guest: Loc
     assert (proc(guest) / "cwd").readlink() == Path("/")
 
 
-async def test_its_limits_are_set(guest: LocalGuest) -> None:
+async def test_the_vmm_has_resource_limits(guest: LocalGuest) -> None:
     rows = (proc(guest) / "limits").read_text().splitlines()
     found = {row[:25].strip(): row[25:].split()[:2] for row in rows}
     assert found["Max core file size"] == ["0", "0"]
     assert found["Max open files"] == [str(MAX_DESCRIPTORS)] * 2
 
 
-async def test_it_holds_only_its_disks_and_its_sockets(guest: LocalGuest, shared_lab: Lab) -> None:
+async def test_the_vmm_holds_only_its_disks_and_sockets(guest: LocalGuest, shared_lab: Lab) -> None:
     opened = [str(entry.readlink()) for entry in (proc(guest) / "fd").iterdir()]
     files = {name for name in opened if name.startswith("/") and not name.startswith("/dev/")}
     own = {path for path in files if path.startswith(str(shared_lab.environments))}
     assert {Path(path).name for path in own} == {"scratch.img", "identity.img"}
     shared = {Path(path).suffix for path in files - own}
     assert shared <= {".elf", ".erofs"}
-    # QEMU 10 has many more of these, its devices' bells, which lead nowhere.
+    # QEMU 10 has many more eventfds, the doorbells of its devices, which lead nowhere.
     assert len([name for name in opened if name != "anon_inode:[eventfd]"]) < 64
 
 
-async def test_it_listens_on_one_port_of_a_loopback_of_its_own(guest: LocalGuest) -> None:
+async def test_the_vmm_listens_on_one_port_of_its_own_loopback(guest: LocalGuest) -> None:
     net = proc(guest) / "net"
     rows = [line.split() for line in (net / "tcp").read_text().splitlines()[1:]]
     listening = [row[1] for row in rows if row[3] == "0A"]
@@ -92,13 +92,13 @@ async def test_it_listens_on_one_port_of_a_loopback_of_its_own(guest: LocalGuest
     assert [row.partition(":")[0].strip() for row in interfaces] == ["lo"]
 
 
-async def test_it_has_namespaces_of_its_own(guest: LocalGuest) -> None:
+async def test_the_vmm_has_its_own_namespaces(guest: LocalGuest) -> None:
     for name in ("mnt", "net", "ipc", "uts"):
         own, ours = (proc(guest) / "ns" / name).readlink(), Path(f"/proc/self/ns/{name}").readlink()
         assert own != ours, name
 
 
-async def test_it_sees_its_program_libraries_and_firmware_and_no_file_of_ours(
+async def test_the_vmm_sees_its_program_libraries_and_firmware_and_no_host_file(
     guest: LocalGuest,
 ) -> None:
     mounts = (proc(guest) / "mounts").read_text().splitlines()
@@ -111,7 +111,7 @@ async def test_it_sees_its_program_libraries_and_firmware_and_no_file_of_ours(
         assert not (visible / hidden).exists(), hidden
 
 
-async def test_it_dies_before_the_server_when_memory_runs_out(guest: LocalGuest) -> None:
+async def test_the_vmm_is_killed_before_the_server_when_memory_runs_out(guest: LocalGuest) -> None:
     score = int((proc(guest) / "oom_score_adj").read_text())
     assert score == 500 > int(Path("/proc/self/oom_score_adj").read_text())
 

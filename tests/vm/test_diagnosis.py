@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a run failed: what the machine knows, before what the program said."""
+"""Why a run failed: evidence of the machine comes before what the program printed."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ SCRATCH_MIB = 128
 
 
 async def why(guest: LocalGuest, asked: Command) -> Diagnosis | None:
-    """Run something that fails, and what is told of it."""
+    """Run a command that fails and return its diagnosis."""
     result = await guest.run(asked)
     assert result.exit_code != 0, result.stdout.text()
     return await guest.diagnose(asked, result)
 
 
 async def found(guest: LocalGuest, asked: Command) -> Diagnosis:
-    """Run something that fails of a cause which must be found."""
+    """Run a command whose cause of failure must be found."""
     told = await why(guest, asked)
     assert told is not None
     return told
 
 
-async def test_a_memory_hog_ends_as_a_whole_and_the_guest_goes_on_answering(
+async def test_out_of_memory_ends_the_whole_run_and_the_guest_still_answers(
     guest: LocalGuest,
 ) -> None:
     hog = sh("sleep 31401 & tail /dev/zero; echo survived", timeout=120.0)
@@ -58,8 +58,8 @@ async def test_a_memory_hog_ends_as_a_whole_and_the_guest_goes_on_answering(
     assert lines(await guest.run(sh("pgrep -f 'sleep 3140[1]' || echo none"))) == ["none"]
 
 
-async def test_ssh_and_the_agent_are_spared_and_programs_are_not(guest: LocalGuest) -> None:
-    """Also where the kernel as a whole has no memory, and not only the programs' share."""
+async def test_the_oom_killer_spares_ssh_and_the_agent_but_not_programs(guest: LocalGuest) -> None:
+    """This also holds where the whole kernel is out of memory, not only the programs' share."""
     adjusted = await root(
         guest,
         "cat /proc/1/oom_score_adj;"
@@ -70,7 +70,7 @@ async def test_ssh_and_the_agent_are_spared_and_programs_are_not(guest: LocalGue
     assert adjusted.split() == ["-1000", "-1000", "-1000", "-1000", "0"]
 
 
-async def test_refused_forks(guest: LocalGuest) -> None:
+async def test_refused_forks_are_diagnosed(guest: LocalGuest) -> None:
     runs = "/.waggle/cgroup/run"
     usual = (await root(guest, f"cat {runs}/pids.max")).strip()
     await root(guest, f"echo 24 > {runs}/pids.max")
@@ -93,7 +93,7 @@ async def test_a_full_disk(guest: LocalGuest) -> None:
     assert await why(guest, sh("exit 1")) is None  # there is room again
 
 
-async def test_full_memory_files(guest: LocalGuest) -> None:
+async def test_a_full_memory_file_system_is_diagnosed(guest: LocalGuest) -> None:
     await root(guest, "mount -o remount,size=4m /dev/shm")
     told = await found(guest, sh("cat /dev/zero > /dev/shm/filler"))
     await root(guest, "rm /dev/shm/filler; mount -o remount,size=50% /dev/shm")
@@ -116,7 +116,7 @@ async def test_full_memory_files(guest: LocalGuest) -> None:
         (sh("exit 137"), "killed_by_signal", "Exit code 137 is how a shell says that SIGKILL"),
     ],
 )
-async def test_ends_that_the_launcher_saw(
+async def test_ends_reported_by_the_launcher_are_diagnosed(
     guest: LocalGuest, asked: Command, code: str, words: str
 ) -> None:
     told = await found(guest, asked)
@@ -146,7 +146,7 @@ async def test_a_directory_that_cannot_be_entered(guest: LocalGuest, cwd: str, w
         (b"no program\n", "not_executable", "script is not a program for this machine"),
     ],
 )
-async def test_files_that_cannot_run(
+async def test_files_that_cannot_be_executed_are_diagnosed(
     guest: LocalGuest, content: bytes, code: str, words: str
 ) -> None:
     await guest.write_file("/home/sandbox/script", content, 0o755)
@@ -164,19 +164,17 @@ async def test_files_that_cannot_run(
         "echo 'sh: busybox: not found' >&2",
     ],
 )
-async def test_what_a_program_prints_proves_nothing(guest: LocalGuest, script: str) -> None:
+async def test_printed_error_messages_alone_prove_nothing(guest: LocalGuest, script: str) -> None:
     result = await guest.run(sh(script))
     assert await guest.diagnose(sh(script), result) is None
 
 
-async def test_what_a_program_says_is_told_as_that(guest: LocalGuest) -> None:
+async def test_a_cause_known_only_from_output_is_reported_as_such(guest: LocalGuest) -> None:
     told = await found(guest, sh("echo 'write: No space left on device' >&2; exit 1"))
     assert (told.code, told.cause[:16]) == ("disk_full", "It said that the")
 
 
-async def test_a_pipeline_that_lacks_a_command_is_told_how_this_image_gets_it(
-    guest: LocalGuest,
-) -> None:
+async def test_a_pipeline_that_lacks_a_command_is_diagnosed(guest: LocalGuest) -> None:
     """The image of busybox alone has no package manager, sudo or python3."""
     asked = sh("unzip-of-another-kind x | cat; git status | cat")
     result = await guest.run(asked)
@@ -189,20 +187,20 @@ async def test_a_pipeline_that_lacks_a_command_is_told_how_this_image_gets_it(
     assert "no package manager" in told.next_step or "no network" in told.next_step
 
 
-async def test_a_network_that_is_not_there(guest: LocalGuest) -> None:
+async def test_a_missing_network_is_diagnosed(guest: LocalGuest) -> None:
     told = await found(guest, sh("nc -w 2 192.0.2.1 443 < /dev/null"))
     assert told.code == "no_direct_network"
     assert "create one with network 'public'" in told.next_step
 
 
-async def test_a_refused_address(quick: Lab) -> None:
+async def test_a_refused_address_is_diagnosed(quick: Lab) -> None:
     connected = await quick.guest(network=NetworkPolicy.PUBLIC)
     asked = sh("exec wget -q -O - http://10.1.2.3/secret")
     told = await found(connected, asked)
     assert told.code == "network_refused"
     assert "connections to 10.1.2.3 port 80 (it is a private address)" in told.cause
     assert "WAGGLE_EGRESS_ALLOW_CIDRS" in told.next_step
-    assert await why(connected, sh("exit 1")) is None  # that was before
+    assert await why(connected, sh("exit 1")) is None  # the refusal was before this run
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +213,7 @@ def code(text: str) -> Command:
     return command("python3", FILE, code=text.encode(), extension=".py")
 
 
-async def test_a_missing_module_of_python(python: LocalGuest) -> None:
+async def test_a_missing_python_module_is_diagnosed(python: LocalGuest) -> None:
     told = await found(python, code("import json, no_such_module.part"))
     assert told.code == "module_not_found"
     assert "The Python module no_such_module is not installed" in told.cause
@@ -225,7 +223,7 @@ async def test_a_missing_module_of_python(python: LocalGuest) -> None:
     assert again.code == "module_not_found"
 
 
-async def test_who_holds_an_address_is_named(python: LocalGuest) -> None:
+async def test_the_program_that_holds_an_address_is_named(python: LocalGuest) -> None:
     await python.run(sh("python3 -m http.server 8000 >/dev/null 2>&1 & sleep 0.5"))
     until = "until curl -so /dev/null 127.0.0.1:8000; do sleep 0.2; done"
     told = await found(python, sh(f"{until}; python3 -m http.server 8000", timeout=60.0))
@@ -237,18 +235,18 @@ async def test_who_holds_an_address_is_named(python: LocalGuest) -> None:
     assert (await python.run(sh("curl -s 127.0.0.1:8000"))).exit_code != 0
 
 
-async def test_a_module_that_is_there_after_all(python: LocalGuest) -> None:
+async def test_a_module_that_exists_is_not_reported_missing(python: LocalGuest) -> None:
     lie = "import sys; sys.exit(\"ModuleNotFoundError: No module named 'json.tool'\")"
     assert await why(python, code(lie)) is None
 
 
-async def test_a_python_program_that_fails_by_itself(python: LocalGuest) -> None:
+async def test_a_python_error_without_another_cause_has_no_diagnosis(python: LocalGuest) -> None:
     told = await found(python, code("raise MemoryError"))
     assert told.cause.startswith("It said that it got no more memory")
     assert await why(python, code("1/0")) is None
 
 
-async def test_a_machine_that_is_killed(quick: Lab) -> None:
+async def test_a_killed_machine_is_reported_with_a_hint(quick: Lab) -> None:
     doomed = await quick.guest()
     os.kill(doomed.machine.pid, signal.SIGKILL)
     with pytest.raises(GuestLost, match="killed by SIGKILL") as lost:
@@ -256,7 +254,7 @@ async def test_a_machine_that_is_killed(quick: Lab) -> None:
     assert "kernel for lack of memory" in lost.value.hint
 
 
-async def test_a_guest_that_lies_has_no_diagnosis(quick: Lab) -> None:
+async def test_a_guest_with_forged_evidence_has_no_diagnosis(quick: Lab) -> None:
     liar = await quick.guest()
     await root(liar, "mkdir -p -m 0700 /.waggle/run/why")
     cover = "for i in $(seq 0 255); do mkdir /.waggle/run/why/$(printf %02x $i); done"
@@ -265,8 +263,8 @@ async def test_a_guest_that_lies_has_no_diagnosis(quick: Lab) -> None:
     assert await why(liar, asked) is None
 
 
-async def test_a_missing_module_of_node(lab: Lab) -> None:
-    """With the real node image of this machine's store."""
+async def test_a_missing_node_module_is_diagnosed(lab: Lab) -> None:
+    """This uses the real node image of this host's store."""
     lab.images.known["node"] = await image_service(load()).boot_image("node", no_progress)
     node = await lab.guest("node", memory=384, disk=512)
     asked = command("node", FILE, code=b"require('left-pad')", extension=".js", timeout=120.0)

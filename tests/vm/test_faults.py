@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hogs, bombs and floods: the machine survives what its limits stop, the server survives all."""
+"""Hogs, bombs and floods: limits protect the machine, and the server survives everything."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ async def works(guest: LocalGuest) -> bool:
 
 
 def resident() -> int:
-    """Bytes of this process's memory now."""
+    """Return the resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-async def test_a_memory_hog_is_killed_and_the_machine_lives(guest: LocalGuest) -> None:
+async def test_a_memory_hog_is_killed_and_the_machine_survives(guest: LocalGuest) -> None:
     result = await guest.run(sh("echo before; exec tail /dev/zero"))
     assert result.signal == "SIGKILL"
     assert result.stdout.text() == "before\n"
     assert await works(guest)
 
 
-async def test_a_hog_of_shared_memory_is_stopped_too(guest: LocalGuest) -> None:
+async def test_a_shared_memory_hog_is_stopped(guest: LocalGuest) -> None:
     result = await guest.run(sh("cat /dev/zero > /dev/shm/x; echo $?; rm -f /dev/shm/x"))
     assert result.exit_code is not None or result.signal == "SIGKILL"
     await root(guest, "rm -f /dev/shm/x")
@@ -58,36 +58,36 @@ RUNS = "/.waggle/cgroup/run"
 
 @pytest.fixture
 async def few_processes(guest: LocalGuest) -> AsyncIterator[int]:
-    """The limit lowered for a while: an emulated guest forks too slowly to reach the real one."""
+    """Lower the process limit: an emulated guest forks too slowly to reach the usual one."""
     usual = int(await root(guest, f"cat {RUNS}/pids.max"))
-    assert 512 < usual <= 1024  # fewer in a small guest
+    assert 512 < usual <= 1024  # lower in a small guest
     await root(guest, f"echo 64 > {RUNS}/pids.max")
     yield 64
     await root(guest, f"echo {usual} > {RUNS}/pids.max")
 
 
-async def test_a_fork_bomb_is_bounded_and_goes_with_its_timeout(
+async def test_a_fork_bomb_is_limited_and_ends_with_its_timeout(
     guest: LocalGuest, few_processes: int
 ) -> None:
     bomb = "(b() { b | b & b; }; b) 2> /dev/null; exec sleep 31317"
     assert (await guest.run(sh(bomb, timeout=6.0))).timed_out
     stopped, most = (await root(guest, f"cat {RUNS}/pids.events {RUNS}/pids.peak")).split()[1:]
     assert int(stopped) > 0
-    assert few_processes / 2 < int(most) <= few_processes + 2  # one a processor before it is undone
+    assert few_processes / 2 < int(most) <= few_processes + 2  # one per CPU until undone
     assert await works(guest)
     assert int(await root(guest, "ls -d /proc/[0-9]* | wc -l")) < 200
 
 
-async def test_many_processes_go_with_their_timeout(guest: LocalGuest) -> None:
-    """The inner shell ends at the limit, where the guest is quick enough to reach it in time."""
+async def test_many_processes_end_with_their_timeout(guest: LocalGuest) -> None:
+    """Where the guest is fast enough, the inner shell reaches the process limit and ends there."""
     many = "(while :; do sleep 31316 & done) 2> /dev/null; exec sleep 31316"
     assert (await guest.run(sh(many, timeout=4.0))).timed_out
     left = await root(guest, "grep -lx sleep /proc/[0-9]*/comm | wc -l")
     assert int(left) == 0
 
 
-async def test_a_flood_of_output_is_bounded_in_the_server(guest: LocalGuest) -> None:
-    """A gigabyte, or as much of it as arrives within the timeout."""
+async def test_a_flood_of_output_is_limited_in_the_server(guest: LocalGuest) -> None:
+    """The guest sends a gigabyte, or as much as arrives within the timeout."""
     before = resident()
     result = await guest.run(sh("head -c 1073741824 /dev/zero", timeout=10.0, output_limit=200_000))
     assert result.timed_out or result.stdout.total == 1 << 30
@@ -97,7 +97,7 @@ async def test_a_flood_of_output_is_bounded_in_the_server(guest: LocalGuest) -> 
     assert await works(guest)
 
 
-async def test_a_flood_on_the_console_does_not_hold_up_the_server(guest: LocalGuest) -> None:
+async def test_a_flood_on_the_console_does_not_block_the_server(guest: LocalGuest) -> None:
     flood = "while :; do echo flooooooooooooooooooooooooood; done > /dev/hvc0"
     async with asyncio.timeout(120):
         flooding = asyncio.create_task(guest.run(sh(flood, timeout=6.0, user=GuestUser.ROOT)))
@@ -107,7 +107,7 @@ async def test_a_flood_on_the_console_does_not_hold_up_the_server(guest: LocalGu
             await asyncio.wait({flooding}, timeout=0.05)
             slowest = max(slowest, time.monotonic() - started - 0.05)
         assert (await flooding).timed_out
-    assert slowest < 0.5  # the loop was free all the time
+    assert slowest < 0.5  # the loop was never blocked
     assert await works(guest)
 
 
@@ -143,14 +143,14 @@ async def test_a_stopped_vmm_ends_the_call_by_its_deadline(quick: Lab) -> None:
     await guest.destroy()  # SIGKILL ends a stopped process too
 
 
-async def test_a_panic_during_a_call_is_named(quick: Lab) -> None:
+async def test_a_kernel_panic_during_a_call_is_reported(quick: Lab) -> None:
     guest = await quick.guest()
     panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero"
     with pytest.raises(GuestLost, match=r"The machine died: .*Kernel panic"):
         await guest.run(sh(panic, user=GuestUser.ROOT, timeout=120))
 
 
-async def test_destroying_ends_what_is_running(quick: Lab) -> None:
+async def test_destroying_a_machine_ends_its_running_calls(quick: Lab) -> None:
     guest = await quick.guest()
     running = asyncio.create_task(guest.run(sh("sleep 1000")))
     assert await works(guest)

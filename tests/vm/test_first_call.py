@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first call after a fork, a resume or a rollback has all that any other has: the way out too.
+"""The first call after a fork, a resume or a rollback works like any other and has a way out.
 
-What the frozen connection left in the guest, above all its listener for the proxy, is gone by then.
+The guest has by then dropped what the frozen connection left, above all its proxy listener.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AT_ONCE = 4
 
 @contextlib.asynccontextmanager
 async def downloads() -> AsyncGenerator[int]:
-    """A server of one file of SIZE bytes; its port."""
+    """Serve one file of SIZE bytes and yield the port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -77,7 +77,7 @@ def download(port: int) -> Command:
 
 
 async def started(lab: Lab, port: int) -> tuple[LocalHost, Environment, LocalGuest]:
-    """One that has its way out and has used it."""
+    """Create an environment that has used its way out."""
     host, asked = lab.host(), environment(network=NetworkPolicy.PUBLIC)
     guest = lab.adopt(await host.create(asked, no_progress))
     assert lines(await guest.run(download(port))) == [str(SIZE)]
@@ -90,7 +90,7 @@ async def copy(lab: Lab, host: LocalHost, moment: Moment) -> LocalGuest:
 
 
 @pytest.mark.slow
-async def test_the_first_call_in_each_of_20_forks_is_a_download(quick: Lab, port: int) -> None:
+async def test_each_of_20_forks_can_download_in_its_first_call(quick: Lab, port: int) -> None:
     host, _, origin = await started(quick, port)
     room = anyio.Semaphore(AT_ONCE)
     got: list[str] = []
@@ -102,7 +102,7 @@ async def test_the_first_call_in_each_of_20_forks_is_a_download(quick: Lab, port
             got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
             await guest.destroy()
 
-    await anyio.sleep(1)  # the connection has nothing under way: its end is not noticed by itself
+    await anyio.sleep(1)  # let the connection become idle: its end then goes unnoticed
     async with origin.moment() as moment, anyio.create_task_group() as tasks:
         for _ in range(TIMES):
             tasks.start_soon(first_call, moment)
@@ -111,11 +111,11 @@ async def test_the_first_call_in_each_of_20_forks_is_a_download(quick: Lab, port
 
 
 @pytest.mark.slow
-async def test_the_first_call_after_each_of_20_resumes_is_a_download(quick: Lab, port: int) -> None:
+async def test_each_of_20_resumes_can_download_in_the_first_call(quick: Lab, port: int) -> None:
     host, asked, guest = await started(quick, port)
     got: list[str] = []
     for time in range(TIMES):
-        if time % 2:  # these stand still only
+        if time % 2:  # these are paused in memory only
             await guest.pause()
             await guest.unpause()
         else:
@@ -127,10 +127,8 @@ async def test_the_first_call_after_each_of_20_resumes_is_a_download(quick: Lab,
     assert got == [str(SIZE)] * TIMES
 
 
-async def test_what_runs_in_a_call_goes_on_in_a_copy_that_nobody_waits_for_it_in(
-    quick: Lab, port: int
-) -> None:
-    """It prints, too, although the connection that it printed to is gone."""
+async def test_a_program_of_a_running_call_runs_on_in_a_fork(quick: Lab, port: int) -> None:
+    """The program also prints, although the connection that it printed to is gone."""
     host, _, origin = await started(quick, port)
     script = (
         "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; "

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real machines whose host's disk is full: a small disk holds all that is the environments'.
+"""Real machines on a full disk: a small disk holds the files of all environments.
 
-The attack of issue 13 was a guest's write that was answered, and zeros afterwards.
+In the attack of issue 13, a guest's write succeeded and zeros were read back later.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DROP = "echo 3 >/proc/sys/vm/drop_caches"
 
 
 def limit_files_of(pid: int, size: str) -> None:
-    """As its own user, which needs no rights to do it."""
+    """Limit the file size of a process, acting as its user, which needs no privileges."""
     status = Path(f"/proc/{pid}/status").read_text()
     ids = {line[:3]: int(line.split()[1]) for line in status.splitlines() if line[1:4] == "id:"}
     who: dict[str, Any] = {"user": ids["Uid"], "group": ids["Gid"], "extra_groups": []}
@@ -50,9 +50,9 @@ def limit_files_of(pid: int, size: str) -> None:
 
 
 async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
-    """Have QEMU itself fail the writes to its scratch disk, with the system's number; or stop that.
+    """Make QEMU fail writes to its scratch disk with this errno, or stop that if it is None.
 
-    No disk of ours gives these errors when it is told to.
+    No test disk can be made to give these errors.
     """
     machine = guest._started.machine  # pyright: ignore[reportPrivateUsage]
     assert isinstance(machine, QemuMachine)
@@ -70,7 +70,7 @@ async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
 
 
 class Heard:
-    """What a guest tells of its standing still: a cause, and None when it goes on."""
+    """The reports of a guest: a cause when its machine stops, None when it resumes."""
 
     def __init__(self) -> None:
         self.told: list[DiskFull | None] = []
@@ -81,7 +81,7 @@ class Heard:
         self._news.set()
 
     async def next(self) -> None:
-        """Return when there is more than the last call has waited for."""
+        """Wait for a report after those that earlier calls waited for."""
         with anyio.fail_after(400):
             await self._news.wait()
         self._news = anyio.Event()
@@ -92,7 +92,7 @@ async def write(guest: LocalGuest, results: list[ExecutionResult]) -> None:
 
 
 async def kept(guest: LocalGuest) -> bool:
-    """Whether the disk itself holds what `write` wrote."""
+    """Return whether the disk itself holds what `write` wrote."""
     await guest.run(sh(DROP, user=GuestUser.ROOT))
     return lines(await guest.run(sh(CHECK, timeout=600.0))) == []
 
@@ -106,9 +106,7 @@ def disk(lab: Lab) -> Generator[SmallDisk]:
         yield disk
 
 
-async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
-    lab: Lab, disk: SmallDisk
-) -> None:
+async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk: SmallDisk) -> None:
     asked, host = environment(), lab.host()
     guest = lab.adopt(await host.create(asked, no_progress))
     heard = Heard()
@@ -131,7 +129,7 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
     assert [each.exit_code for each in results] == [0]
     assert await kept(guest)
 
-    # A pause that does not fit leaves it running, and nothing else.
+    # A pause to disk that does not fit leaves the machine running and no files.
     await guest.run(sh("/.waggle/bin/busybox dd if=/dev/urandom of=/dev/shm/x bs=1M count=60"))
     disk.fill(leave=20 * MIB)
     with pytest.raises(DiskFull, match="no room"):
@@ -141,7 +139,7 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_create_on_a_full_disk_is_told_so_and_leaves_nothing(
+async def test_a_create_on_a_full_disk_says_so_and_leaves_nothing(
     lab: Lab, disk: SmallDisk
 ) -> None:
     host = lab.host()
@@ -155,8 +153,8 @@ async def test_a_create_on_a_full_disk_is_told_so_and_leaves_nothing(
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab: Lab) -> None:
-    """A limit of file sizes, which its own user may lower and raise for a QEMU that runs."""
+async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
+    """An unprivileged user may lower and raise the file size limit of their own running QEMU."""
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
@@ -170,7 +168,7 @@ async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab
         assert "would be larger than it may be" in str(heard.told[0])
         with pytest.raises(DiskFull, match="ulimit -f"):
             await guest.hibernate()
-        with anyio.move_on_after(8):  # several tries, of which nobody is told
+        with anyio.move_on_after(8):  # several retries, which are not reported
             await heard.next()
         assert len(heard.told) == 1
         assert results == []
@@ -181,7 +179,7 @@ async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab
     assert await kept(guest)
 
 
-async def test_a_write_that_fails_or_is_over_a_quota_waits_as_well(lab: Lab) -> None:
+async def test_a_write_that_fails_or_exceeds_a_quota_waits(lab: Lab) -> None:
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
@@ -194,7 +192,7 @@ async def test_a_write_that_fails_or_is_over_a_quota_waits_as_well(lab: Lab) -> 
             tasks.start_soon(write, guest, results)
             await heard.next()
             assert said in str(heard.told[0])
-            with anyio.move_on_after(3):  # some tries, of which nobody is told
+            with anyio.move_on_after(3):  # several retries, which are not reported
                 await heard.next()
             assert len(heard.told) == 1
             assert results == []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image's configuration asks for, on real machines; and images that are put together badly.
+"""The configuration of images on real machines, and images that are badly put together.
 
-A boot takes seconds, so each machine answers many questions.
+A boot takes seconds, so each test asks one machine many questions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Boot = Callable[[Layer, Mapping[str, object]], Coroutine[object, object, LocalGu
 
 @pytest.fixture
 def boot(lab: Lab, tmp_path: Path) -> Boot:
-    """Boots an image of busybox and these files, with this configuration."""
+    """Return a function that boots busybox with these files and this configuration."""
 
     async def made(layer: Layer, config: Mapping[str, object]) -> LocalGuest:
         layout = tmp_path / "layout"
@@ -65,7 +65,7 @@ def console(lab: Lab) -> str:
 
 
 async def login(lab: Lab, guest: LocalGuest, typed: str) -> list[str]:
-    """What a person sees who logs in as `waggle shell` does and types this."""
+    """Return what a person sees who logs in as `waggle shell` does and types this."""
     (key,) = lab.environments.glob("*/ssh_key")
     ended = await asyncio.to_thread(
         subprocess.run,
@@ -92,7 +92,7 @@ APP = [
 ]
 
 
-async def test_a_user_a_directory_and_a_shell_of_the_images_own(boot: Boot, lab: Lab) -> None:
+async def test_user_directory_and_shell_come_from_the_image(boot: Boot, lab: Lab) -> None:
     config = {
         "User": "app",
         "WorkingDir": "/data/work//here/",
@@ -145,7 +145,7 @@ async def test_a_user_a_directory_and_a_shell_of_the_images_own(boot: Boot, lab:
     assert "waggle: " not in console(lab).replace("waggle: ready", "")
 
 
-async def test_a_sandbox_user_of_the_images_own_and_what_cannot_be_had(
+async def test_the_sandbox_user_of_an_image_is_kept_and_bad_settings_are_reported(
     boot: Boot, lab: Lab
 ) -> None:
     layer = [
@@ -180,7 +180,7 @@ async def test_a_sandbox_user_of_the_images_own_and_what_cannot_be_had(
     assert await login(lab, guest, "echo $0; pwd\n") == ["sh", HOME], "there is no zsh"
 
 
-async def test_an_image_with_everything_in_the_wrong_place(boot: Boot, lab: Lab) -> None:
+async def test_an_image_with_misplaced_files_boots(boot: Boot, lab: Lab) -> None:
     layer = [
         directory("conf", 0o555),
         file("conf/users", b"app:x:4242:0::/:/bin/sh\n"),
@@ -224,7 +224,7 @@ async def test_an_image_with_everything_in_the_wrong_place(boot: Boot, lab: Lab)
         assert f"waggle: {path} of the image is not a directory: replaced" in console(lab)
 
 
-async def test_files_of_users_that_cannot_be_used(boot: Boot, lab: Lab) -> None:
+async def test_unusable_passwd_and_group_files_are_reported(boot: Boot, lab: Lab) -> None:
     lab.certificates = b"PEM\n"
     layer = [
         directory("etc"),
@@ -245,8 +245,8 @@ async def test_files_of_users_that_cannot_be_used(boot: Boot, lab: Lab) -> None:
     assert "waggle: /home of the image is not a directory: replaced" in console(lab)
 
 
-async def test_the_operators_certificates_join_the_images_own(boot: Boot, lab: Lab) -> None:
-    """Also where the image has its own by another name, and when the bundle is made anew."""
+async def test_the_operators_certificates_join_those_of_the_image(boot: Boot, lab: Lab) -> None:
+    """This includes images with a bundle of another name, and bundles that are made again."""
     lab.certificates = b"PEM\n"
     theirs = "etc/pki/tls/certs/ca-bundle.crt"
     parents = ["etc", "etc/pki", "etc/pki/tls", "etc/pki/tls/certs", "usr", "usr/local"]

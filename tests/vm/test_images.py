@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any image works: one that holds a single file, and the python image that people use."""
+"""Any image works: one that holds a single file, and the real python image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_an_image_with_one_program_boots_and_runs_it(guest: LocalGuest) ->
     assert (await guest.run(command("/bin/sh", "-c", "true"))).exit_code == 127
 
 
-async def test_such_an_image_gets_what_programs_expect(guest: LocalGuest) -> None:
+async def test_an_image_with_one_program_gets_what_programs_expect(guest: LocalGuest) -> None:
     shown = lines(
         await guest.run(
             sh(
@@ -59,7 +59,7 @@ async def run(guest: LocalGuest, code: str, timeout: float = 60.0) -> list[str]:
     return lines(await guest.run(source))
 
 
-async def test_python_runs_code_with_its_own_modules(python: LocalGuest) -> None:
+async def test_python_code_can_import_modules_of_the_user(python: LocalGuest) -> None:
     await python.write_file("/home/sandbox/mine.py", b"value = 'mine'\n", 0o644)
     shown = await run(python, "import mine, sys, os\nprint(mine.value, os.getuid(), sys.argv[1:])")
     assert shown == ["mine 1000 []"]
@@ -71,7 +71,7 @@ async def test_a_python_error_is_a_result(python: LocalGuest) -> None:
     assert "ZeroDivisionError" in result.stderr.text()
 
 
-async def test_a_python_hog_is_killed_and_the_machine_lives(python: LocalGuest) -> None:
+async def test_a_python_memory_hog_is_killed_and_the_machine_survives(python: LocalGuest) -> None:
     hog = b"a = []\nwhile True: a.append(bytearray(1 << 20))"
     result = await python.run(command("python3", FILE, code=hog, extension=".py", timeout=120))
     assert result.signal == "SIGKILL"
@@ -91,7 +91,7 @@ time.sleep(31315)
 """
 
 
-async def test_a_timeout_ends_daemons_of_python_too(python: LocalGuest) -> None:
+async def test_a_timeout_also_ends_daemons_of_python(python: LocalGuest) -> None:
     source = command("python3", FILE, code=DAEMON.encode(), extension=".py", timeout=8.0)
     result = await python.run(source)
     assert result.timed_out

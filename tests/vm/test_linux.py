@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs expect of any Linux machine, on real ones of an image that brings next to nothing.
+"""The features that programs expect of any Linux machine, on an image that brings almost nothing.
 
-A boot takes seconds, so each machine answers many questions.
+A boot takes seconds, so all tests but the last share one machine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LAYER = [
 
 @pytest.fixture(scope="module")
 async def ordinary(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> LocalGuest:
-    """A machine for all tests of this module."""
+    """Boot one machine for the tests of this module."""
     directory = tmp_path_factory.mktemp("ordinary")
     write_layout(directory / "layout", [LAYER], compression="")
     images = ImageService(
@@ -70,9 +70,7 @@ async def shown(guest: LocalGuest, script: str) -> list[str]:
 
 
 @pytest.mark.parametrize("user", GuestUser)
-async def test_the_standard_streams_can_be_opened_again(
-    ordinary: LocalGuest, user: GuestUser
-) -> None:
+async def test_the_standard_streams_can_be_reopened(ordinary: LocalGuest, user: GuestUser) -> None:
     script = (
         "cat /dev/stdin; echo 1 > /dev/stdout; echo 2 >> /proc/self/fd/1; echo 3 > /dev/fd/1;"
         "echo 4 | tee /dev/stderr; echo 5 >> /var/log/out.log;"
@@ -86,7 +84,7 @@ async def test_the_standard_streams_can_be_opened_again(
     assert (lines(result), result.stderr.text()) == (["8"], "9\n")
 
 
-async def test_nothing_is_lost_in_a_stream_that_is_opened_again(ordinary: LocalGuest) -> None:
+async def test_a_reopened_stream_loses_nothing(ordinary: LocalGuest) -> None:
     script = "cat /dev/stdin > /dev/stdout; dd if=/dev/zero bs=1M count=4 2>&- | cat > /dev/fd/2"
     data = bytes(range(256)) * 400
     result = await ordinary.run(sh(script, stdin=data))
@@ -94,7 +92,7 @@ async def test_nothing_is_lost_in_a_stream_that_is_opened_again(ordinary: LocalG
     assert result.stderr.total == 4 << 20
 
 
-async def test_the_shell_of_a_line_is_the_images(ordinary: LocalGuest) -> None:
+async def test_a_line_runs_in_the_shell_of_the_image(ordinary: LocalGuest) -> None:
     ran = await ordinary.run(command(SHELL, "-c", "echo $0; readlink /proc/$$/exe"))
     assert lines(ran) == ["sh", "/bin/busybox"]
     await root(ordinary, "mv /bin/sh /bin/other")
@@ -106,7 +104,7 @@ async def test_the_shell_of_a_line_is_the_images(ordinary: LocalGuest) -> None:
     await root(ordinary, "rm /bin/bash")
 
 
-async def test_limits_are_those_of_other_machines(ordinary: LocalGuest) -> None:
+async def test_resource_limits_match_those_of_other_machines(ordinary: LocalGuest) -> None:
     limits = "ulimit -n; ulimit -Hn; ulimit -n $(ulimit -Hn) && ulimit -n"
     soft, hard, raised = map(int, await shown(ordinary, limits))
     assert soft >= OPEN_FILES
@@ -123,7 +121,7 @@ async def test_limits_are_those_of_other_machines(ordinary: LocalGuest) -> None:
     assert await shown(ordinary, "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start") == ["0"]
 
 
-async def test_every_port_is_the_environments_own(ordinary: LocalGuest) -> None:
+async def test_every_port_is_free_for_the_environment(ordinary: LocalGuest) -> None:
     assert await shown(ordinary, "netstat -ltn | grep -c LISTEN; ls /sys/class/net") == ["0", "lo"]
     script = (
         "for port in 22 80; do nc -l -p $port < /dev/null > /tmp/heard & sleep 1;"
@@ -132,7 +130,7 @@ async def test_every_port_is_the_environments_own(ordinary: LocalGuest) -> None:
     assert await shown(ordinary, script) == ["22", "80"]
 
 
-async def test_what_the_image_has_in_run_and_hosts_stays(ordinary: LocalGuest) -> None:
+async def test_the_images_files_in_run_and_hosts_are_kept(ordinary: LocalGuest) -> None:
     assert await shown(ordinary, "cat /run/service/socket.conf; echo; cat /etc/hosts") == [
         "from the image",
         "127.0.0.1 localhost test-1",
@@ -168,7 +166,7 @@ async def test_user_1000_of_the_image_keeps_its_name_and_home(ordinary: LocalGue
     assert await shown(ordinary, "cat ~/mine; rm ~/mine") == ["x"]
 
 
-async def test_the_image_and_what_is_written_are_one_file_system(ordinary: LocalGuest) -> None:
+async def test_the_image_and_written_files_are_one_file_system(ordinary: LocalGuest) -> None:
     moved = await root(
         ordinary,
         "cd /srv; stat -c %i tree; mv tree moved; stat -c %i moved; cat moved/inner",
@@ -183,7 +181,7 @@ async def test_the_image_and_what_is_written_are_one_file_system(ordinary: Local
     assert (await root(ordinary, stores)).split() == ["ext2/ext3"] * 3
 
 
-async def test_code_leaves_no_file_where_it_runs(ordinary: LocalGuest) -> None:
+async def test_code_leaves_no_file_in_its_working_directory(ordinary: LocalGuest) -> None:
     await root(ordinary, "mkdir /srv/fixed; mount -t tmpfs -o ro none /srv/fixed")
     for cwd in ("/home/ubuntu", "/srv/fixed", "/etc"):
         code = command(SHELL, FILE, code=b"pwd; ls -A | grep -c '[.]waggle'", apart=True, cwd=cwd)
@@ -194,7 +192,7 @@ async def test_code_leaves_no_file_where_it_runs(ordinary: LocalGuest) -> None:
     assert await root(ordinary, "ls -A /run/code | wc -l") == "0\n"
 
 
-async def test_a_script_with_windows_line_ends_is_told(ordinary: LocalGuest) -> None:
+async def test_a_script_with_windows_line_ends_is_diagnosed(ordinary: LocalGuest) -> None:
     script = base64.b64encode(b"#!/bin/sh\r\necho hi\r\n").decode()
     written = f"echo {script} | base64 -d > s.sh; chmod +x s.sh; exec 2>&-; ./s.sh"
     asked = sh(written)
@@ -203,8 +201,8 @@ async def test_a_script_with_windows_line_ends_is_told(ordinary: LocalGuest) -> 
     assert (told.code, "s.sh has Windows line ends" in told.cause) == ("windows_line_ends", True)
 
 
-async def test_engines_of_containers_find_what_they_need(ordinary: LocalGuest) -> None:
-    """Their own part of the hierarchy of cgroups, within the limits; devices; shared mounts."""
+async def test_container_engines_find_what_they_need(ordinary: LocalGuest) -> None:
+    """They need their own part of the cgroup hierarchy, within limits; devices; shared mounts."""
     script = (
         "cut -d: -f3 /proc/self/cgroup | tr -d '0-9a-f\\n'; echo; cat /sys/fs/cgroup/memory.max;"
         "stat -c %a /dev/fuse /dev/net/tun; grep -c ' / / .* shared:' /proc/self/mountinfo;"
@@ -233,7 +231,9 @@ if __name__ == '__main__':
 """
 
 
-async def test_python_code_that_lies_apart(lab: Lab, python_image: BootImage) -> None:
+async def test_python_code_outside_the_working_directory_runs_as_usual(
+    lab: Lab, python_image: BootImage
+) -> None:
     lab.images.known["python"] = python_image
     guest = await lab.guest("python", memory=512, disk=256)
     await guest.write_file("/home/sandbox/own.py", b"value = 42", 0o644)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a guest has freed goes back to the host."""
+"""Memory that a guest has freed returns to the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 ENOUGH = Resources(1, 512, 128)
-"""The kernel gives back in pieces of 4 MB, and only while it has 32 of them free."""
+"""The guest kernel returns pieces of 4 MB, and only while it has 32 of them free."""
 USED_MB = 100
 FILL = f"dd if=/dev/zero of=/dev/shm/full bs=1M count={USED_MB} 2>/dev/null"
 SIZE = "wc -c </dev/shm/full"
@@ -36,12 +36,12 @@ def reporting(lab: Lab) -> Lab:
 
 
 def held(guest: LocalGuest) -> int:
-    """Resident megabytes of the machine's process."""
+    """Return the resident megabytes of the VMM."""
     return resident_bytes(guest.machine.pid) >> 20
 
 
 async def use_and_free(guest: LocalGuest) -> tuple[int, int]:
-    """What it holds while the guest uses memory, and later, when that is back or time is up."""
+    """Return the megabytes held while in use, and later, when returned or when time is up."""
     assert int(await root(guest, f"{FILL}; {SIZE}")) == USED_MB << 20
     used = held(guest)
     await root(guest, "rm /dev/shm/full")
@@ -52,7 +52,7 @@ async def use_and_free(guest: LocalGuest) -> tuple[int, int]:
     return used, held(guest)
 
 
-async def test_a_booted_machine_and_one_that_slept_give_back_what_they_freed(
+async def test_booted_and_resumed_machines_return_freed_memory(
     reporting: Lab,
 ) -> None:
     host, asked = reporting.host(), environment(resources=ENOUGH)
@@ -65,8 +65,8 @@ async def test_a_booted_machine_and_one_that_slept_give_back_what_they_freed(
     assert later < used - USED_MB // 2
 
 
-async def test_a_copy_keeps_it_without_a_word(reporting: Lab) -> None:
-    """It shares its memory's file with others, in which QEMU may not make holes."""
+async def test_a_copy_keeps_freed_memory_without_logging_errors(reporting: Lab) -> None:
+    """Its memory file is shared with other copies, so QEMU may not punch holes in it."""
     host = reporting.host()
     origin = reporting.adopt(await host.create(environment(resources=ENOUGH), no_progress))
     async with origin.moment() as moment:

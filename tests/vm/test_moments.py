@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moments of real machines: programs, memory and files go on from there, in copies and later."""
+"""Frozen machines: programs, memory and files resume in copies and after a pause to disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def booting(lab: Lab) -> Lab:
 
 @pytest.fixture
 def freezing(booting: Lab, quick: Lab) -> Lab:
-    """Where it does not matter how a machine came up."""
+    """A lab for tests that do not depend on how a machine came up."""
     return quick
 
 
@@ -69,7 +69,7 @@ async def count(guest: LocalGuest) -> int:
     return int((await root(guest, "cat /dev/shm/count")).strip())
 
 
-async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_identity(
+async def test_two_copies_resume_programs_memory_and_files_and_differ_in_identity(
     booting: Lab,
 ) -> None:
     host, _, origin = await started(booting)
@@ -93,7 +93,7 @@ async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_ide
                 pass
 
 
-async def test_what_runs_over_a_connection_goes_on_in_the_origin(freezing: Lab) -> None:
+async def test_a_call_in_the_origin_continues_during_a_freeze(freezing: Lab) -> None:
     _, _, origin = await started(freezing)
     results: list[list[str]] = []
 
@@ -108,8 +108,8 @@ async def test_what_runs_over_a_connection_goes_on_in_the_origin(freezing: Lab) 
     assert results == [["1", "2", "3", "4", "5", "6"]]
 
 
-async def test_a_copy_of_a_copy_is_a_copy(freezing: Lab) -> None:
-    """A copy's memory lies partly in its moment's file, which is gone by then."""
+async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:
+    """A copy's memory lies partly in the file of its frozen machine, which is gone by then."""
     host, _, origin = await started(freezing)
     await root(origin, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=20 2>/dev/null")
     told = await root(origin, "sha256sum /dev/shm/x")
@@ -120,7 +120,7 @@ async def test_a_copy_of_a_copy_is_a_copy(freezing: Lab) -> None:
     assert await root(grandchild, "sha256sum /dev/shm/x") == told
 
 
-async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_time(
+async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_time(
     booting: Lab,
 ) -> None:
     host, asked, guest = await started(booting)
@@ -147,25 +147,23 @@ async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_ti
 
 
 @needs_root
-async def test_one_that_went_on_does_not_sleep_any_more_however_its_state_goes(
-    freezing: Lab,
-) -> None:
-    """Of a server that is killed then, half of a state would be left, which looks like one."""
+async def test_a_resumed_machine_leaves_no_state_even_if_deleting_it_fails(freezing: Lab) -> None:
+    """If the server were killed then, half a state would be left, which looks like a whole one."""
     host, asked, guest = await started(freezing)
     await guest.hibernate()
     state = frozen_in(freezing.environments / asked.id)
-    with small_disk(state / "held", 1):  # nothing can delete a mount point
+    with small_disk(state / "held", 1):  # a mount point cannot be deleted
         freezing.adopt(await host.wake(asked, no_progress))
         assert not state.exists()
 
 
-async def test_a_paused_machine_stands_still_and_then_has_the_right_time(freezing: Lab) -> None:
+async def test_a_paused_machine_uses_no_cpu_and_then_has_the_right_time(freezing: Lab) -> None:
     _, _, guest = await started(freezing)
     await root(guest, COUNTER)
     before = await count(guest)
     await guest.pause()
     used = (await guest.usage()).cpu_seconds  # type: ignore[union-attr]
-    await anyio.sleep(0.5)  # what is measured is that nothing happens
+    await anyio.sleep(0.5)  # the measurement needs an idle interval
     assert (await guest.usage()).cpu_seconds - used < 0.1  # type: ignore[union-attr]
     await guest.unpause()
     asked = time.time()
@@ -175,7 +173,7 @@ async def test_a_paused_machine_stands_still_and_then_has_the_right_time(freezin
     assert await count(guest) >= before
 
 
-async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:
+async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
     host, asked, guest = await started(freezing)
     await guest.hibernate()
     frozen = frozen_in(freezing.environments / asked.id)
@@ -197,15 +195,13 @@ async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:
 
 
 def reseal(directory: Path, **changes: object) -> None:
-    """As if it had been made so."""
+    """Seal the directory again with changed facts, as if it had been made with them."""
     told = frozen_files.facts(directory)
     (directory / "manifest.json").unlink()
     frozen_files.seal(directory, {**told, **changes})
 
 
-async def test_what_another_qemu_or_processor_froze_or_was_made_of_other_parts_is_refused(
-    freezing: Lab,
-) -> None:
+async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: Lab) -> None:
     host, asked, guest = await started(freezing)
     await guest.hibernate()
     frozen = frozen_in(freezing.environments / asked.id)
@@ -227,7 +223,7 @@ async def test_what_another_qemu_or_processor_froze_or_was_made_of_other_parts_i
 
 @pytest.fixture
 def another_qemu() -> Generator[Path]:
-    """The same program as another file with another digest, its modules and data where it looks."""
+    """Yield a copy of QEMU with another digest, beside links to its modules and data."""
     with tempfile.TemporaryDirectory(prefix="waggle-qemu-") as directory:
         place = Path(directory)
         place.chmod(0o755)
@@ -242,7 +238,7 @@ def another_qemu() -> Generator[Path]:
         yield other
 
 
-async def test_what_an_older_qemu_froze_goes_on_with_that_one_only(
+async def test_a_machine_frozen_by_an_older_qemu_resumes_only_with_that_one(
     booting: Lab, another_qemu: Path
 ) -> None:
     newer = cast("QemuHypervisor", booting.hypervisor)
@@ -270,7 +266,7 @@ async def test_what_an_older_qemu_froze_goes_on_with_that_one_only(
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_qemu_that_was_replaced_while_its_machine_ran_is_not_mistaken(
+async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     booting: Lab, another_qemu: Path
 ) -> None:
     accelerator = cast("QemuHypervisor", booting.hypervisor).fingerprint()["accelerator"]
@@ -290,8 +286,8 @@ async def test_a_qemu_that_was_replaced_while_its_machine_ran_is_not_mistaken(
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_state_that_is_none_of_qemus_is_refused_by_qemu(freezing: Lab) -> None:
-    """Its digest is right: somebody made it so."""
+async def test_a_state_that_qemu_cannot_read_is_refused_by_qemu(freezing: Lab) -> None:
+    """Its digest is right, as in a deliberate forgery."""
     host, asked, guest = await started(freezing)
     await guest.hibernate()
     frozen = frozen_in(freezing.environments / asked.id)
@@ -309,7 +305,7 @@ async def test_a_state_that_is_none_of_qemus_is_refused_by_qemu(freezing: Lab) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can mount a small disk")
-async def test_a_full_disk_leaves_the_machine_running_and_nothing_else(freezing: Lab) -> None:
+async def test_a_pause_to_a_full_disk_leaves_the_machine_running(freezing: Lab) -> None:
     disk = freezing.environments
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "none", str(disk)]
@@ -327,7 +323,7 @@ async def test_a_full_disk_leaves_the_machine_running_and_nothing_else(freezing:
         await anyio.run_process(["umount", str(disk)])
 
 
-async def test_a_server_killed_while_it_froze_leaves_nothing_that_counts(freezing: Lab) -> None:
+async def test_leftovers_of_an_interrupted_freeze_are_removed(freezing: Lab) -> None:
     host, asked, guest = await started(freezing)
     files = freezing.environments / asked.id
     (files / ".tmp-frozen").mkdir()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest reaches nothing of the host, whatever its policy; with `public` it has the proxy.
+"""A guest reaches nothing on the host directly, under any policy; with `public` it has the proxy.
 
 A real listener on every address of the host counts what arrives. Root in the guest sets routes
-first, so that it is the isolation that is tested and not a missing route.
+first, so that the tests check the isolation and not a missing route.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ pytestmark = [
     pytest.mark.usefixtures("leaks"),
 ]
 ALLOWED = "127.9.9.9"
-"""A loopback address of the host that the operator lists, to show that the way works at all."""
+"""A host loopback address that the operator allows, to show that the way out works at all."""
 
 
 @dataclass(slots=True)
 class Listener:
-    """TCP and UDP on one port of all addresses; `heard` has who came."""
+    """TCP and UDP on one port of all addresses; `heard` holds what arrived."""
 
     port: int
     heard: list[str] = field(default_factory=list[str])
@@ -82,7 +82,7 @@ async def listening() -> AsyncGenerator[Listener]:
 
 
 def own_addresses() -> list[str]:
-    """Addresses of this machine, the one that the internet would see first."""
+    """Return the addresses of this host, including the one used towards the internet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         with contextlib.suppress(OSError):
             probe.connect(("203.0.113.1", 9))
@@ -99,11 +99,11 @@ def proxy_for_tests(_environment: Environment) -> EgressProxy:
 
 BUSYBOX = "/.waggle/bin/busybox"
 CARD = (BUSYBOX, "nsenter", "--net=/proc/2/ns/net", "--")
-"""Goes where the network card of QEMU is: no program is there but what root takes there."""
+"""A command prefix for the network namespace of QEMU's card, where only root runs programs."""
 
 
 async def every_way(guest: LocalGuest, addresses: list[str], port: int) -> None:
-    """Try TCP, UDP, DNS and ping to each address, with a route to everywhere, as root can."""
+    """Try TCP, UDP, DNS and ping to each address, as root with a route to everywhere."""
     routes = (
         "ip route add default via 10.0.2.2 dev eth0;"
         "ip route add 127.0.0.2/32 via 10.0.2.2 dev eth0 2>&1"
@@ -120,7 +120,7 @@ async def every_way(guest: LocalGuest, addresses: list[str], port: int) -> None:
 
 
 async def ask_proxy(guest: LocalGuest, url: str) -> str:
-    """What the proxy answers to a request for `url`, its first line."""
+    """Return the first line and the last 5 characters of the proxy's answer for `url`."""
     request = f"GET {url} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n"
     result = await guest.run(sh(f"printf '{request}' | nc -w 10 127.0.0.1 3128", timeout=30))
     return result.stdout.text().partition("\r\n")[0] + result.stdout.text()[-5:]
@@ -145,7 +145,7 @@ async def test_without_network_there_is_no_proxy(quick: Lab) -> None:
     assert await ask_proxy(guest, "http://127.0.0.1/") == ""
 
 
-async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(quick: Lab) -> None:
+async def test_the_proxy_is_the_only_way_out_and_obeys_its_policy(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
     guest = await quick.guest(network=NetworkPolicy.PUBLIC)
     async with listening() as made:
@@ -159,7 +159,7 @@ async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(quick: Lab)
         assert len(made.heard) == 1
 
 
-async def test_requests_of_a_guest_for_itself_lead_home(quick: Lab) -> None:
+async def test_requests_of_a_guest_to_itself_reach_itself(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
     guest = await quick.guest(network=NetworkPolicy.PUBLIC)
     serve = (
@@ -178,7 +178,7 @@ async def test_requests_of_a_guest_for_itself_lead_home(quick: Lab) -> None:
         assert answer.startswith("HTTP/1.1 502"), address
 
 
-async def test_the_proxy_comes_back_with_the_connection(quick: Lab) -> None:
+async def test_the_proxy_returns_with_a_new_connection(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
     guest = await quick.guest(network=NetworkPolicy.PUBLIC)
     with pytest.raises(GuestLost):
@@ -188,10 +188,8 @@ async def test_the_proxy_comes_back_with_the_connection(quick: Lab) -> None:
         assert answer.endswith("heard")
 
 
-async def test_root_finds_no_vsock_port_of_the_host_and_no_socket_that_it_answers(
-    lab: Lab,
-) -> None:
-    """Libkrun's TSI would connect sockets of the families 46 to 48, and plain ones, on the host."""
+async def test_root_in_the_guest_reaches_no_vsock_port_or_socket_of_the_host(lab: Lab) -> None:
+    """TSI of libkrun would connect sockets of families 46 to 48, and plain ones, on the host."""
     lab.images.known["python"] = await image_service(load()).boot_image("python", no_progress)
     guest = await lab.guest("python", memory=256)
     async with listening() as made:

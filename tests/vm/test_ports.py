@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of real guests on the server's loopback: bytes both ways, bad guests, and ends."""
+"""Exposed ports of real guests: bytes in both directions, bad guests, and how connections end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 @contextlib.asynccontextmanager
 async def serving(guest: LocalGuest, script: str) -> AsyncGenerator[None]:
-    """Run a script in the guest for the length of a block."""
+    """Run a script in the guest for the duration of a block."""
     task = asyncio.create_task(guest.run(sh(script, timeout=300.0)))
     try:
         yield
@@ -37,7 +37,7 @@ async def serving(guest: LocalGuest, script: str) -> AsyncGenerator[None]:
 
 
 async def ask(exposed: ExposedPort, path: str) -> bytes:
-    """The body that an HTTP server answers."""
+    """Return the body of an HTTP server's answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
     writer.write(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
     answer = await reader.read(-1)
@@ -62,10 +62,10 @@ async def test_a_web_server_of_the_guest_answers(guest: LocalGuest) -> None:
         await asyncio.open_connection("127.0.0.1", exposed.local_port)
 
 
-async def test_large_bodies_go_both_ways_and_each_direction_ends_by_itself(
+async def test_large_bodies_pass_both_ways_and_each_direction_ends_separately(
     guest: LocalGuest,
 ) -> None:
-    """The guest sends back what it gets until the client has ended, and then ends too."""
+    """The guest echoes its input until the client ends, and then ends too."""
     script = f"{BUSYBOX} nc -ll -p 8001 -e {BUSYBOX} cat"
     async with asyncio.timeout(2 * PATIENCE), serving(guest, script):
         exposed = await guest.expose(8001)
@@ -86,7 +86,7 @@ async def test_large_bodies_go_both_ways_and_each_direction_ends_by_itself(
     await guest.unexpose(8001)
 
 
-async def test_a_port_that_nothing_listens_on_hangs_up(guest: LocalGuest) -> None:
+async def test_an_exposed_port_without_a_listener_hangs_up(guest: LocalGuest) -> None:
     exposed = await guest.expose(8002)
     assert not await guest.answers(8002, 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
@@ -96,7 +96,7 @@ async def test_a_port_that_nothing_listens_on_hangs_up(guest: LocalGuest) -> Non
     await guest.unexpose(8002)
 
 
-async def test_closing_a_port_ends_a_connection_that_the_guest_holds(guest: LocalGuest) -> None:
+async def test_closing_a_port_ends_a_connection_held_open_by_the_guest(guest: LocalGuest) -> None:
     script = f"{BUSYBOX} nc -ll -p 8003 -e {BUSYBOX} sleep 300"
     async with asyncio.timeout(2 * PATIENCE), serving(guest, script):
         exposed = await guest.expose(8003)
@@ -123,11 +123,11 @@ async def connect_to_the_flood(guest: LocalGuest) -> Connection:
     assert await guest.answers(8004, 30)
     reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
     assert await reader.readexactly(4) == b"y\ny\n"
-    return reader, writer  # and nobody reads on: its buffer fills up, and so do all others
+    return reader, writer  # nobody reads on, so its buffer fills up, and then all others
 
 
 async def drained(connection: Connection) -> None:
-    """Read to the end, which a broken connection may also be, and close."""
+    """Read to the end, which may be a broken connection, and close."""
     reader, writer = connection
     with contextlib.suppress(ConnectionResetError):
         while await reader.read(1 << 16):
@@ -154,7 +154,7 @@ async def test_destroying_ends_open_connections_and_leaves_nothing(lab: Lab) -> 
     await watch.settle()
 
 
-async def test_a_machine_that_is_killed_ends_its_connections(lab: Lab) -> None:
+async def test_a_killed_machine_ends_its_connections(lab: Lab) -> None:
     watch = Leaks()
     guest = await lab.guest()
     flooding = asyncio.create_task(guest.run(sh(FLOOD, timeout=300.0)))

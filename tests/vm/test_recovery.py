@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What code in a guest does to the way in, and how the way in comes back. One shared machine."""
+"""Harm that code in a guest does to its SSH access, and how access recovers. One shared machine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_killed_ssh_server_ends_its_runs_and_is_replaced(guest: LocalGue
 
 
 async def test_a_stopped_ssh_server_ends_the_call_by_its_deadline(guest: LocalGuest) -> None:
-    """The kill goes over a new connection, whose server is not stopped."""
+    """The kill uses a new connection, whose server process is not stopped."""
     result = await guest.run(sh(f"kill -STOP $({DROPBEARS}); sleep 100", timeout=3.0,
                                 user=GuestUser.ROOT))  # fmt: skip
     assert result.timed_out
@@ -61,7 +61,7 @@ async def test_a_stopped_ssh_server_ends_the_call_by_its_deadline(guest: LocalGu
     await root(guest, f"kill -CONT $({DROPBEARS})")
 
 
-async def test_another_machines_key_is_refused(guest: LocalGuest) -> None:
+async def test_the_key_of_another_machine_is_refused(guest: LocalGuest) -> None:
     connection = SshConnection(guest.ssh_port, new_keys())
     with pytest.raises(GuestLost, match="host key that is not its own"):
         await connection.get()
@@ -78,7 +78,7 @@ async def test_code_in_the_guest_cannot_reach_the_ssh_server(guest: LocalGuest) 
 
 
 async def test_a_tampered_kit_breaks_only_this_machine(quick: Lab) -> None:
-    """Root in the guest may break its own way in; the server says so and cleans up."""
+    """Root in the guest may break its own SSH access; the server reports that and cleans up."""
     guest = await quick.guest()
     await root(guest, "echo 'not a key' > /.waggle/run/identity/authorized_keys")
     await root(guest, "mount -o remount,rw /.waggle; echo x > /.waggle/init; true")
@@ -92,13 +92,13 @@ async def test_a_tampered_kit_breaks_only_this_machine(quick: Lab) -> None:
     await guest.destroy()
 
 
-async def test_programs_find_nothing_of_the_host_in_their_variables(guest: LocalGuest) -> None:
+async def test_programs_see_no_variables_of_the_host(guest: LocalGuest) -> None:
     names = {line.partition("=")[0] for line in lines(await guest.run(sh("env")))}
     assert "HOME" in names
     assert not {name for name in names if name.startswith(("WAGGLE", "SSH", "VIRTUAL_ENV"))}
 
 
-async def test_the_machine_knows_the_time_and_its_name(guest: LocalGuest) -> None:
+async def test_the_guest_knows_the_time_and_its_name(guest: LocalGuest) -> None:
     shown = lines(await guest.run(command("/.waggle/bin/busybox", "hostname")))
     assert shown == ["test-1"]
     (year,) = lines(await guest.run(sh("date +%Y")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that go on from a frozen one: soon there, alike, and yet nobody's twin."""
+"""Machines that resume from a template: quickly up, alike, and with different identities."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ HUNDRED, AT_ONCE = 100, 50
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TemplateStore:
-    """The module's; the first test makes its one template."""
+    """The template store of the module; the first test makes its only template."""
     return TemplateStore(tmp_path_factory.mktemp("templates"))
 
 
 @pytest.fixture
 async def templated(lab: Lab, store: TemplateStore) -> AsyncGenerator[Lab]:
-    """A lab whose machines go on from templates, which it makes when they are missing."""
+    """A lab whose machines resume from templates, which it makes when they are missing."""
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor freezes no machines")
     async with anyio.create_task_group() as tasks:
@@ -60,7 +60,7 @@ async def templated(lab: Lab, store: TemplateStore) -> AsyncGenerator[Lab]:
 
 @pytest.fixture
 async def alone(templated: Lab, tmp_path: Path) -> Lab:
-    """One whose template, a copy, a test may harm."""
+    """A lab with its own copy of the template, which a test may damage."""
     template = await made(templated)
     assert isinstance(templated.templates, Templates)
     own = tmp_path / "templates"
@@ -70,7 +70,7 @@ async def alone(templated: Lab, tmp_path: Path) -> Lab:
 
 
 async def made(lab: Lab) -> Template:
-    """The template; if need be, boot one machine, which has it made."""
+    """Return the template; boot a machine first to have it made if it is missing."""
     assert isinstance(lab.templates, Templates)
     if not (there := lab.templates.store.all()):
         guest = await lab.guest()
@@ -96,7 +96,7 @@ async def copies(lab: Lab, template: Template, count: int = MANY) -> list[LocalG
     return guests
 
 
-async def test_copies_at_once_differ_in_all_that_makes_a_machine(templated: Lab) -> None:
+async def test_concurrent_copies_have_different_identities(templated: Lab) -> None:
     guests = await copies(templated, await made(templated))
     drawn = "head -c 32 /dev/urandom | sha256sum; cat /proc/sys/kernel/random/uuid"
     ask = sh(f"{drawn}; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
@@ -107,8 +107,8 @@ async def test_copies_at_once_differ_in_all_that_makes_a_machine(templated: Lab)
         assert lines(await guest.run(sh("hostname; grep -c test-1 /etc/hosts"))) == ["test-1", "1"]
 
 
-async def test_a_hundred_copies_are_a_hundred_machines(templated: Lab) -> None:
-    """By what their kernels draw, by their ids, their keys and their time."""
+async def test_a_hundred_copies_have_different_identities(templated: Lab) -> None:
+    """Their random numbers, ids and keys all differ, and their clocks are right."""
     await made(templated)
     host = templated.host()
     told: list[list[str]] = []
@@ -139,7 +139,7 @@ async def test_a_hundred_copies_are_a_hundred_machines(templated: Lab) -> None:
         assert len(set(values)) == HUNDRED, values
 
 
-async def test_their_clocks_are_the_hosts(templated: Lab) -> None:
+async def test_copies_have_the_time_of_the_host(templated: Lab) -> None:
     for guest in await copies(templated, await made(templated), 2):
         before = time.time()
         told = await guest.agent("guest-get-time")
@@ -147,7 +147,7 @@ async def test_their_clocks_are_the_hosts(templated: Lab) -> None:
         assert before - DRIFT <= told / 1e9 <= time.time() + DRIFT
 
 
-async def test_disks_and_memory_are_their_own(templated: Lab) -> None:
+async def test_copies_have_separate_disks_and_memory(templated: Lab) -> None:
     template = await made(templated)
     first, second = await copies(templated, template, 2)
     await root(first, "echo mine > /etc/mine; dd if=/dev/urandom of=/dev/shm/x bs=1M count=20")
@@ -157,8 +157,8 @@ async def test_disks_and_memory_are_their_own(templated: Lab) -> None:
     assert await root(again, nothing) == "none\n"
 
 
-async def test_the_template_lets_nobody_in(templated: Lab) -> None:
-    """Neither do its keys lie on the disk."""
+async def test_a_template_holds_no_keys(templated: Lab) -> None:
+    """Its identity disk is empty and no key file is kept."""
     template = await made(templated)
     assert not any((template.directory / "identity.img").read_bytes())
     names = {each.name for each in template.directory.iterdir()}
@@ -167,7 +167,7 @@ async def test_the_template_lets_nobody_in(templated: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["state", "ram", "scratch.img"])
 @pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
-async def test_a_template_that_was_harmed_is_replaced_by_a_boot(
+async def test_a_damaged_template_is_replaced_by_a_boot(
     alone: Lab, name: str, harm: Callable[[Path], None]
 ) -> None:
     template = await made(alone)
@@ -178,8 +178,8 @@ async def test_a_template_that_was_harmed_is_replaced_by_a_boot(
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_template_of_another_qemu_is_not_used(alone: Lab) -> None:
-    """Its state alone would be loaded and fail: found out by QEMU, and booted instead."""
+async def test_a_template_with_an_unloadable_state_is_dropped(alone: Lab) -> None:
+    """Loading the state fails, and the machine boots instead."""
     template = await made(alone)
     (template.directory / "state").write_bytes(b"QEVM\0\0\0\3 and then nonsense" * 100)
     guest = await alone.guest()
@@ -188,7 +188,7 @@ async def test_a_template_of_another_qemu_is_not_used(alone: Lab) -> None:
     assert template.key.id not in {each.key.id for each in alone.templates.store.all()}
 
 
-async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+async def test_an_interrupted_build_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor freezes no machines")
     recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
@@ -202,7 +202,7 @@ async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> N
 
 
 @needs_root
-async def test_a_build_that_meets_a_full_disk_leaves_nothing_and_is_made_when_there_is_room(
+async def test_a_build_on_a_full_disk_leaves_nothing_and_is_repeated_when_there_is_room(
     lab: Lab, tmp_path: Path
 ) -> None:
     if not isinstance(lab.hypervisor, QemuHypervisor):
@@ -229,7 +229,7 @@ async def test_a_build_that_meets_a_full_disk_leaves_nothing_and_is_made_when_th
             tasks.cancel_scope.cancel()
 
 
-async def test_where_owners_are_kept_apart_nobody_goes_on_from_anothers(
+async def test_with_owners_kept_apart_a_template_serves_only_its_owner(
     templated: Lab, tmp_path: Path
 ) -> None:
     assert isinstance(templated.templates, Templates)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that waited and became an environment: nobody's before, nobody else's afterwards."""
+"""Warm machines that became an environment: unowned before, and no other owner's afterwards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FILL_SECONDS = 200.0
 
 @dataclass
 class Pooled:
-    """A lab with a pool of two. The machines that were made for it are kept to look into."""
+    """A lab with a pool of two; `made` keeps its machines for inspection."""
 
     lab: Lab
     host: LocalHost
@@ -65,7 +65,7 @@ async def pooled(quick: Lab) -> AsyncGenerator[Pooled]:
     host = lab.host()
 
     async def make(kind: WarmKind) -> WarmMachine:
-        """One whose clock goes wrong while it waits."""
+        """Make a machine whose clock is wrong while it waits."""
         machine = await host.warm(WARM, kind)
         wrong = sh("date -s 2001-01-01", user=GuestUser.ROOT)
         assert (await Shell(machine.connection).run(wrong)).exit_code == 0
@@ -84,7 +84,7 @@ async def pooled(quick: Lab) -> AsyncGenerator[Pooled]:
     assert list(lab.environments.iterdir()) == []
 
 
-async def test_claimed_machines_are_their_environments_and_differ(pooled: Pooled) -> None:
+async def test_claimed_machines_take_new_identities_that_differ(pooled: Pooled) -> None:
     ask = sh(
         "hostname; cat /etc/machine-id; head -c 32 /dev/urandom | sha256sum; "
         "cat /proc/sys/kernel/random/uuid"
@@ -107,7 +107,7 @@ async def test_claimed_machines_are_their_environments_and_differ(pooled: Pooled
     assert lines(await guests[0].run(sh("grep -c one /etc/hosts"))) == ["1"]
 
 
-async def test_the_way_out_is_offered_when_it_is_claimed(pooled: Pooled) -> None:
+async def test_the_way_out_is_offered_only_after_a_claim(pooled: Pooled) -> None:
     ask = sh("echo proxy $http_proxy; netstat -ltn | grep -q 127.0.0.1:3128 && echo offered; :")
     for machine in pooled.made:
         assert lines(await Shell(machine.connection).run(ask)) == ["proxy"]
@@ -117,8 +117,8 @@ async def test_the_way_out_is_offered_when_it_is_claimed(pooled: Pooled) -> None
     assert lines(await public.run(ask)) == ["proxy http://127.0.0.1:3128", "offered"]
 
 
-async def test_what_it_leaves_is_its_environments(pooled: Pooled) -> None:
-    """Its files are where `waggle shell` looks, and it can be paused to the disk like any other."""
+async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pooled: Pooled) -> None:
+    """`waggle shell` finds its files, and it can be paused to disk like any other."""
     asked = environment()
     guest = await pooled.create(asked)
     home = pooled.lab.environments / asked.id
@@ -135,15 +135,15 @@ async def test_what_it_leaves_is_its_environments(pooled: Pooled) -> None:
     assert await root(woken, "cat /etc/kept; hostname") == f"kept\n{asked.name}\n"
 
 
-async def test_a_machine_that_waited_is_as_fast_as_any_other(pooled: Pooled) -> None:
+async def test_a_warm_machine_has_the_usual_priority(pooled: Pooled) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     for machine in pooled.made:
         pid = machine.started.machine.identity.pid
         assert os.getpriority(os.PRIO_PROCESS, pid) == own
 
 
-async def test_one_that_hangs_or_is_dead_costs_no_create(pooled: Pooled) -> None:
-    """It is ended, and the environment gets another machine."""
+async def test_hung_or_dead_warm_machines_do_not_fail_a_create(pooled: Pooled) -> None:
+    """They are ended, and the environment gets another machine."""
     hung, dead = (machine.started.machine.identity.pid for machine in pooled.made)
     os.kill(hung, signal.SIGSTOP)
     os.kill(dead, signal.SIGKILL)
@@ -153,7 +153,7 @@ async def test_one_that_hangs_or_is_dead_costs_no_create(pooled: Pooled) -> None
     assert lines(await guest.run(sh("hostname"))) == [asked.name]
 
 
-async def test_a_create_that_is_cancelled_ends_what_it_claimed(pooled: Pooled) -> None:
+async def test_a_cancelled_create_ends_the_machine_it_claimed(pooled: Pooled) -> None:
     asked = environment()
     with anyio.CancelScope() as scope:
 

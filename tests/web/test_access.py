@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is let in, over real HTTP: tokens, sessions of others, metadata, and every route's Host."""
+"""Authentication over real HTTP: tokens, others' sessions, metadata, and every route's Host."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESOURCE = OAuthResource("https://waggle.test/mcp", "https://issuer.test", "wagg
 
 
 class Tokens:
-    """A tokens file without the file."""
+    """A tokens file, in memory."""
 
     def __init__(self) -> None:
         self.owners = {ANN: "ann", BOB: "bob", SCRAPER: "metrics"}
@@ -62,7 +62,7 @@ def guarded(tokens: Tokens | None = None, resource: OAuthResource | None = None)
 
 
 async def initialized(http: httpx2.AsyncClient) -> dict[str, str]:
-    """The headers of a new session."""
+    """Open a session and return its headers."""
     answer = await http.post("/mcp", json=INITIALIZE)
     assert answer.status_code == 200, answer.text
     return {
@@ -86,7 +86,7 @@ BAD_HEADERS = {
 
 
 @pytest.mark.parametrize("name", BAD_HEADERS)
-async def test_without_a_valid_token_nothing_is_reached(name: str) -> None:
+async def test_no_request_passes_without_a_valid_token(name: str) -> None:
     value = BAD_HEADERS[name]
     headers = {} if value is None else {"Authorization": value}
     async with serving(guarded()) as rig, raw(rig) as http:
@@ -101,20 +101,20 @@ async def test_without_a_valid_token_nothing_is_reached(name: str) -> None:
                 assert secret not in answer.text + str(answer.headers) + str(logs)
 
 
-async def test_two_tokens_are_none() -> None:
+async def test_two_tokens_are_refused() -> None:
     async with serving(guarded()) as rig, raw(rig) as http:
         both = [("Authorization", f"Bearer {ANN}"), ("Authorization", f"Bearer {BOB}")]
         answer = await http.post("/mcp", json=LIST, headers=both)
         assert answer.status_code == 401
 
 
-async def test_a_token_in_the_query_is_no_token() -> None:
+async def test_a_token_in_the_query_is_refused() -> None:
     async with serving(guarded()) as rig, raw(rig) as http:
         answer = await http.post(f"/mcp?access_token={ANN}", json=LIST)
         assert answer.status_code == 401
 
 
-async def test_the_body_of_a_stranger_is_not_read() -> None:
+async def test_the_body_of_a_request_without_a_token_is_not_read() -> None:
     """The refusal comes while the body is still to come."""
     async with serving(guarded()) as rig:
         host, _, port = rig.url.removeprefix("http://").partition(":")
@@ -125,14 +125,14 @@ async def test_the_body_of_a_stranger_is_not_read() -> None:
                 assert b" 401 " in await stream.receive()
 
 
-async def test_health_is_for_everybody() -> None:
+async def test_health_needs_no_token() -> None:
     async with serving(guarded()) as rig, raw(rig) as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/readyz")).status_code == 200
 
 
 def archive() -> str:
-    """A whole archive with nothing in it, in base64."""
+    """Return a complete, empty archive in base64."""
     into = io.BytesIO()
     tarfile.open(fileobj=into, mode="w:gz").close()
     return base64.b64encode(into.getvalue()).decode()
@@ -140,7 +140,7 @@ def archive() -> str:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_owners_do_not_meet(era: str) -> None:
-    """Whatever bob tries on ann's environment ends as with one that never was, word for word."""
+    """Bob gets the same error, word for word, for ann's environment as for an unknown one."""
     nobody = "00000000-0000-4000-8000-ffffffffffff"
     attempts = {
         "execute": {"code": "print(1)"},
@@ -187,15 +187,15 @@ async def test_owners_do_not_meet(era: str) -> None:
         takers = tools - {"create_environment", "list_environments", "run_code"}
         takers -= {"list_snapshots", "delete_snapshot"}  # in the next test
         assert takers == attempts.keys(), "a new tool needs an attempt here"
-        # Destroyed ones stay hers, too.
+        # Destroyed environments stay hers, too.
         await ann.call_tool("destroy_environment", {"environment_id": hers})
         gone = error_of(await bob.call_tool("destroy_environment", {"environment_id": hers}))
         assert gone["code"] == "not_found"
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_owners_do_not_meet_in_snapshots(era: str) -> None:
-    """Ann's snapshot is to bob as one that never was, and no snapshot of his reaches hers."""
+async def test_no_tool_reaches_another_owners_snapshot(era: str) -> None:
+    """To bob, ann's snapshot is unknown, and he cannot roll her environment back to his own."""
     nobody = "00000000-0000-4000-8000-ffffffffffff"
     async with (
         serving(guarded()) as rig,
@@ -225,7 +225,7 @@ async def test_owners_do_not_meet_in_snapshots(era: str) -> None:
         assert data_of(await ann.call_tool("list_snapshots", {}))["count"] == 1
 
 
-async def test_a_session_is_its_owners_alone() -> None:
+async def test_a_session_can_be_used_only_by_its_owner() -> None:
     async with serving(guarded()) as rig, raw(rig, ANN) as ann, raw(rig, BOB) as bob:
         session = await initialized(ann)
         assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
@@ -238,14 +238,14 @@ async def test_a_session_is_its_owners_alone() -> None:
             assert theirs.text == unknown.text
         async with raw(rig) as stranger:
             assert (await stranger.post("/mcp", json=LIST, headers=session)).status_code == 401
-        # None of that has ended it; its end does, and then it cannot be replayed.
+        # None of these requests ended it; only its owner's DELETE does, permanently.
         assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
         assert (await ann.delete("/mcp", headers=session)).status_code == 200
         assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 404
 
 
-async def test_the_owner_is_that_of_the_request_not_of_the_session() -> None:
-    """Another token of the same owner goes on with the session: tokens are renewed."""
+async def test_a_session_continues_with_another_token_of_its_owner() -> None:
+    """Another token of the same owner continues the session, because tokens are renewed."""
     tokens = Tokens()
     async with serving(guarded(tokens)) as rig, raw(rig, ANN) as http:
         session = await initialized(http)
@@ -258,7 +258,7 @@ async def test_the_owner_is_that_of_the_request_not_of_the_session() -> None:
         assert answer.status_code == 404
 
 
-async def test_a_modern_request_does_not_become_the_sessions_owner() -> None:
+async def test_a_modern_request_does_not_act_as_the_sessions_owner() -> None:
     async with serving(guarded()) as rig, raw(rig, ANN) as ann, raw(rig, BOB) as bob:
         async with client(rig, token=ANN) as connected:
             await created(connected)
@@ -279,7 +279,7 @@ async def test_a_modern_request_does_not_become_the_sessions_owner() -> None:
         assert "python-" not in answer.text
 
 
-async def test_without_authentication_all_are_one_owner() -> None:
+async def test_without_authentication_all_clients_are_one_owner() -> None:
     async with serving() as rig, client(rig) as one, client(rig, token=BOB) as other:
         await created(one)
         assert data_of(await other.call_tool("list_environments", {}))["count"] == 1
@@ -303,7 +303,7 @@ async def test_metrics_need_their_own_token() -> None:
         assert (await http.post("/metrics", headers=bearer(SCRAPER))).status_code == 405
 
 
-async def test_metrics_are_open_when_everything_is_and_absent_when_off() -> None:
+async def test_metrics_are_open_without_authentication_and_404_if_off() -> None:
     async with serving(Setup(scrape=page)) as rig, raw(rig) as http:
         assert (await http.get("/metrics")).text == "sessions 0\n"
     async with serving() as rig, raw(rig) as http:
@@ -314,8 +314,8 @@ PATHS = ("/mcp", "/healthz", "/readyz", "/metrics", "/.well-known/oauth-protecte
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_route_answers_a_page_that_rebinds(path: str) -> None:
-    """With a good token, too: a browser that has one must not lend it to a page."""
+async def test_every_route_refuses_a_foreign_host_or_origin(path: str) -> None:
+    """Not even with a good token: a browser that has one must not lend it to a page."""
     setup = guarded(resource=RESOURCE)
     setup.scrape = page
     async with serving(setup) as rig, raw(rig, ANN) as http:
@@ -348,7 +348,7 @@ async def resource_server(scope: str = "waggle") -> AsyncGenerator[tuple[Rig, Is
             yield rig, issuer
 
 
-async def test_where_to_get_a_token() -> None:
+async def test_the_metadata_names_the_issuer() -> None:
     async with resource_server() as (rig, issuer), raw(rig) as http:
         refused = await http.post("/mcp", json=LIST)
         challenge = refused.headers["www-authenticate"]
@@ -367,7 +367,7 @@ async def test_where_to_get_a_token() -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_issued_tokens_work_beside_those_of_the_file(era: str) -> None:
+async def test_issued_tokens_work_next_to_a_tokens_file(era: str) -> None:
     async with (
         resource_server() as (rig, issuer),
         client(rig, era, token=issuer.token()) as subject,
@@ -378,7 +378,7 @@ async def test_issued_tokens_work_beside_those_of_the_file(era: str) -> None:
         assert data_of(await ann.call_tool("list_environments", {})).get("count", 0) == 0
 
 
-async def test_answers_to_issued_tokens_that_will_not_do() -> None:
+async def test_unsuitable_issued_tokens_are_refused() -> None:
     async with resource_server() as (rig, issuer), raw(rig) as http:
 
         async def post(token: str) -> httpx2.Response:
@@ -395,7 +395,7 @@ async def test_answers_to_issued_tokens_that_will_not_do() -> None:
         assert 'error="invalid_token"' in expired.headers["www-authenticate"]
 
 
-async def test_an_issuer_that_is_down_is_a_503_and_only_for_its_tokens() -> None:
+async def test_an_issuer_that_is_down_is_a_503_for_its_tokens_only() -> None:
     async with resource_server() as (rig, issuer), raw(rig) as http:
         issuer.answers = "error"
         answer = await http.post("/mcp", json=LIST, headers=bearer(issuer.token()))
@@ -403,7 +403,7 @@ async def test_an_issuer_that_is_down_is_a_503_and_only_for_its_tokens() -> None
         assert (await http.post("/mcp", json=LIST, headers=bearer(ANN))).status_code == 200
 
 
-async def test_a_session_of_an_issued_owner() -> None:
+async def test_a_session_of_an_issued_token_belongs_to_its_subject() -> None:
     async with (
         resource_server() as (rig, issuer),
         raw(rig, issuer.token()) as ann,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request has one answer: what is sent after it goes nowhere, and a crash gets one, too."""
+"""OneAnswer and crash answers: one answer per request, a later one is dropped, a crash gets one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_second_answer_is_dropped() -> None:
 
 
 async def crashed(*before: Message) -> tuple[list[Message], str | None, str]:
-    """What a client gets of an application that fails after `before`, the log's id, and an end."""
+    """Run an app that fails after `before`; return what it sent, the logged id, and the end."""
     sent: list[Message] = []
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -62,7 +62,7 @@ async def crashed(*before: Message) -> tuple[list[Message], str | None, str]:
     return sent, logged["error_id"], end
 
 
-async def test_a_crash_is_answered_with_an_id_that_the_log_has() -> None:
+async def test_a_crash_is_answered_with_the_error_id_of_the_log() -> None:
     sent, error_id, end = await crashed()
     assert (sent[0]["status"], end) == (500, "answered")
     error = json.loads(sent[1]["body"])["error"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health, readiness, and problems in JSON."""
+"""Health, readiness, and errors in JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from waggle.web.hosts import host_policy
 pytestmark = pytest.mark.anyio
 
 
-async def test_alive() -> None:
+async def test_healthz_answers_ok() -> None:
     async with serving() as rig, raw(rig) as http:
         answer = await http.get("/healthz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
         assert (await http.head("/healthz")).status_code == 200
 
 
-async def test_ready_or_why_not() -> None:
+async def test_readyz_answers_ready_or_the_reason() -> None:
     setup = Setup(max_environments=1)
     async with serving(setup) as rig, raw(rig) as http:
         answer = await http.get("/readyz")
@@ -39,7 +39,7 @@ async def test_ready_or_why_not() -> None:
         assert (await http.get("/readyz")).json()["reason"] == "All 1 environments are in use."
 
 
-async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_or_hung_check_is_unready(monkeypatch: pytest.MonkeyPatch) -> None:
     import anyio
 
     async def fails() -> str | None:
@@ -61,7 +61,7 @@ async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_crash_of_the_endpoint_is_answered_in_json() -> None:
-    """One that was never started is the only one that crashes at will."""
+    """The endpoint is not started, which is the only way to make it crash."""
     web = build_app(Served(Server("x")), not_ready=never, hosts=host_policy("127.0.0.1"))
     transport = httpx2.ASGITransport(web.asgi)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
@@ -73,7 +73,7 @@ async def test_a_crash_of_the_endpoint_is_answered_in_json() -> None:
     assert f"Internal error {crash['error_id']}." in answer.json()["error"]["message"]
 
 
-async def test_who_comes_after_the_last_call_is_told_that_the_server_stops() -> None:
+async def test_requests_after_the_drain_are_refused() -> None:
     web = build_app(Served(Server("x")), not_ready=never, hosts=host_policy("127.0.0.1"))
     transport = httpx2.ASGITransport(web.asgi)
     async with (
@@ -98,7 +98,7 @@ async def never() -> str | None:
     "method, path, status",
     [("GET", "/", 404), ("GET", "/mcp/../etc", 404), ("POST", "/healthz", 405), ("PUT", "/x", 404)],
 )
-async def test_what_is_not_there_is_a_problem_in_json(method: str, path: str, status: int) -> None:
+async def test_unknown_routes_are_json_errors(method: str, path: str, status: int) -> None:
     async with serving() as rig, raw(rig) as http:
         answer = await http.request(method, path)
         assert answer.status_code == status

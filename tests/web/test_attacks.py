@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks by one owner on a real server process, while another lists the tools. No machines.
 
-Before these were met, on two shared cores: 31 MiB of `[],` stopped the server for 20 s and took
-956 MiB, of which more came later; 1,000 idle connections gave the other owner 503 in 124 of 167.
-The bounds here leave room for a machine that does other things, too; figures are in
-docs/security.md.
+Without defences, on two shared cores: 31 MiB of `[],` stopped the server for 20 s and took 956 MiB,
+some of it later; 1,000 idle connections gave the other owner 503 in 124 of 167 calls. The bounds
+leave room for a host that does other work; figures are in docs/security.md.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tests.support.waggle_process import Waggle, running
 
 MIB = 1 << 20
 STALL, WAIT, GROWTH = 2.0, 4.0, 150.0
-"""Seconds, seconds and MiB that no attack may exceed, on a machine that others use as well."""
+"""Seconds, seconds and MiB that no attack may exceed, on a host that others use as well."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,20 @@ def withstands(ground: Ground, name: str, seconds: float, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["lists", "escapes"])
-def test_a_body_stops_nobody(ground: Ground, name: str) -> None:
+def test_a_hostile_body_does_not_stop_the_server(ground: Ground, name: str) -> None:
     withstands(ground, name, 1.0, 4 * MIB)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", attacks(1 << 10))
-def test_bodies_of_the_largest_size_stop_nobody(ground: Ground, name: str) -> None:
-    """What is only held, not judged, takes until the server cuts it."""
+def test_bodies_of_the_largest_size_do_not_stop_the_server(ground: Ground, name: str) -> None:
+    """A body that is only held, not parsed, takes until the server cuts it."""
     withstands(ground, name, 8.0 if name == "unfinished bodies" else 4.0, 31 * MIB - 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("said", ["nothing", "a request"])
-def test_idle_connections_keep_nobody_out(ground: Ground, said: str) -> None:
+def test_idle_connections_do_not_keep_other_clients_out(ground: Ground, said: str) -> None:
     def head(target: Target) -> bytes:
         return target.head(None, "/healthz", "GET") if said == "a request" else b""
 
@@ -91,7 +90,7 @@ def test_idle_connections_keep_nobody_out(ground: Ground, said: str) -> None:
     assert fared.after < fared.before * 1.15 + 5, fared
 
 
-def test_who_may_not_call_is_told_before_the_body(ground: Ground) -> None:
+def test_an_unauthorised_request_is_refused_before_its_body(ground: Ground) -> None:
     for target in (ground.nobody, Target(ground.nobody.url, "wgl_none")):
         with target.connect() as line:
             line.sendall(target.head(31 * MIB))

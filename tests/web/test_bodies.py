@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Request bodies within limits of size, time and memory; what is read is always given back."""
+"""Request bodies within limits of size, time and memory; the held bytes are always released."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 def chunks(*parts: bytes, end: bool = True) -> Receive:
-    """A client that sends `parts`, and then hangs up."""
+    """Return a client that sends `parts` and then hangs up."""
     messages: list[Message] = [
         {"type": "http.request", "body": part, "more_body": not end or number < len(parts)}
         for number, part in enumerate(parts, start=1)
@@ -37,7 +37,7 @@ A, B, C = "a", "b", "c"
 
 
 def bodies(seconds: float = math.inf, rate: int = 1) -> Bodies:
-    """10 bytes a body, up to 3 for nothing, 12 an owner, 20 for all."""
+    """Return limits of 10 bytes per body, 12 per owner, 20 in all; up to 3 are not counted."""
     small = BodyLimits(one=10, small=3, owner=12, together=20, patience=0.01)
     return Bodies(replace(small, grace=seconds, rate=rate))
 
@@ -76,7 +76,7 @@ async def refused(all_bodies: Bodies, owner: str, length: str = "10") -> BodyRef
     return raised.value
 
 
-async def test_an_owner_has_a_share_and_small_bodies_are_for_nothing() -> None:
+async def test_an_owner_has_a_share_and_small_bodies_do_not_count() -> None:
     all_bodies = bodies()
     async with all_bodies.read("10", chunks(b"x" * 10), A):
         assert (await refused(all_bodies, A)).status == 503
@@ -88,7 +88,7 @@ async def test_an_owner_has_a_share_and_small_bodies_are_for_nothing() -> None:
     assert all_bodies.held == 0
 
 
-async def test_all_bodies_together_have_a_limit_and_it_is_told() -> None:
+async def test_all_bodies_together_have_a_limit_that_is_reported() -> None:
     all_bodies = bodies()
     async with (
         all_bodies.read("10", chunks(b"x" * 10), A),
@@ -104,7 +104,7 @@ async def test_all_bodies_together_have_a_limit_and_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("length", ["10", ""])
-async def test_a_body_waits_for_its_owners_others(length: str) -> None:
+async def test_a_body_waits_for_other_bodies_of_its_owner(length: str) -> None:
     all_bodies = Bodies(BodyLimits(one=10, small=3, owner=12, together=20))
     begun = anyio.Event()
     read: list[bytes] = []
@@ -142,7 +142,7 @@ async def test_a_slow_body_is_refused(sent: bytes, length: str) -> None:
 
 
 async def test_a_body_that_keeps_coming_has_more_time() -> None:
-    """0.05 s and one second for each byte that came: it is sent for longer than the former."""
+    """The limit is 0.05 s plus one second per byte received; sending takes longer than 0.05 s."""
     parts = [b"x"] * 9
 
     async def receive() -> Message:
@@ -156,13 +156,13 @@ async def test_a_body_that_keeps_coming_has_more_time() -> None:
         assert body.data == b"xxxxxxxxxy"
 
 
-async def test_the_time_is_for_the_body_not_for_the_answer() -> None:
+async def test_the_time_limit_does_not_cover_the_answer() -> None:
     with pytest.raises(TimeoutError):
         async with bodies(seconds=0.01).read("", chunks(b"x"), A):
             raise TimeoutError
 
 
-async def test_a_client_that_hangs_up_is_forgotten() -> None:
+async def test_the_bytes_of_a_client_that_hangs_up_are_released() -> None:
     all_bodies = bodies()
     with pytest.raises(ClientGoneError):
         async with all_bodies.read("10", chunks(b"abcd", end=False), A):
@@ -170,7 +170,7 @@ async def test_a_client_that_hangs_up_is_forgotten() -> None:
     assert all_bodies.held == 0
 
 
-async def test_the_structure_is_refused_while_it_comes() -> None:
+async def test_deep_nesting_is_refused_while_it_arrives() -> None:
     all_bodies = Bodies(BodyLimits())
     parts = [b"[" * 50, b"[" * 50, b"never read"]
 
@@ -184,13 +184,13 @@ async def test_the_structure_is_refused_while_it_comes() -> None:
     assert parts == [b"never read"]
 
 
-async def test_a_replayed_body_is_followed_by_what_really_comes() -> None:
+async def test_a_replayed_body_is_followed_by_the_real_messages() -> None:
     receive = replay(b"abc", chunks())
     assert await receive() == {"type": "http.request", "body": b"abc", "more_body": False}
     assert await receive() == GONE
 
 
-async def test_limits_over_http() -> None:
+async def test_the_size_and_time_limits_apply_over_http() -> None:
     setup = Setup(bodies=BodyLimits(one=2_000, grace=0.2, rate=1_000_000))
     async with serving(setup) as rig, raw(rig) as http:
         large = request("tools/list", {"_meta": {"x": "y" * 2_000}})
@@ -211,7 +211,7 @@ async def test_limits_over_http() -> None:
         assert (await http.post("/mcp", json=request("tools/list"))).status_code == 200
 
 
-async def test_a_body_that_drips_over_http_is_cut_while_it_comes() -> None:
+async def test_a_slow_body_over_http_is_cut_while_it_arrives() -> None:
     setup = Setup(bodies=BodyLimits(grace=0.2, rate=16 * 1024))
     async with serving(setup) as rig:
         port = int(rig.url.rpartition(":")[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client chooses its toolsets by its URL, within what the operator allows; `/mcp/` is `/mcp`."""
+"""Toolsets that a client chooses in its URL, within the operator's offer; `/mcp/` is `/mcp`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NARROW = Offer(frozenset({Toolset.CORE}), frozenset({Toolset.CORE, Toolset.PORTS
 
 
 async def discovered(rig: Rig, query: str) -> str:
-    """The instructions that `server/discover` gives; the SDK's client with a fixed era skips it."""
+    """Return `server/discover`'s instructions. The SDK's client with a fixed era skips it."""
     headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
     async with raw(rig) as http:
         asked = request("server/discover", {"_meta": META})
@@ -44,7 +44,7 @@ async def discovered(rig: Rig, query: str) -> str:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_each_client_sees_what_it_chose(era: str) -> None:
+async def test_a_client_sees_the_tools_that_it_chose(era: str) -> None:
     async with (
         serving(Setup(offer=CORE)) as rig,
         client(rig, era) as plain,
@@ -68,7 +68,7 @@ async def test_each_client_sees_what_it_chose(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_only_who_chose_is_held_to_the_choice(era: str) -> None:
+async def test_only_a_client_with_a_choice_is_limited_to_it(era: str) -> None:
     async with (
         serving(Setup(offer=NARROW)) as rig,
         client(rig, era) as plain,
@@ -83,7 +83,7 @@ async def test_only_who_chose_is_held_to_the_choice(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_advice_names_no_tool_that_a_client_is_not_shown(era: str) -> None:
+async def test_hints_name_no_tool_that_is_hidden_from_the_client(era: str) -> None:
     async with serving(Setup(offer=CORE)) as rig:
         asked = {"environment_id": "nowhere", "path": "a"}
         hints: list[str] = []
@@ -104,7 +104,7 @@ async def test_advice_names_no_tool_that_a_client_is_not_shown(era: str) -> None
         ("toolsets=run", "This server does not offer the toolset run. It offers: core, ports."),
     ],
 )
-async def test_a_choice_that_cannot_be_had_is_refused(query: str, words: str) -> None:
+async def test_an_unavailable_toolset_is_refused(query: str, words: str) -> None:
     async with serving(Setup(offer=NARROW)) as rig, raw(rig) as http:
         answer = await http.post(f"/mcp?{query}", json=INITIALIZE)
         assert answer.status_code == 400
@@ -112,7 +112,7 @@ async def test_a_choice_that_cannot_be_had_is_refused(query: str, words: str) ->
         assert (await http.get("/healthz?toolsets=x")).status_code == 200
 
 
-async def test_what_is_listed_may_be_kept_for_an_hour() -> None:
+async def test_lists_may_be_cached_for_an_hour() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         for listed in (
             await agent.list_tools(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which connection goes when there are too many, and whose requests are refused."""
+"""Limits of connections: which idle connection is closed, and which requests are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HERE, THERE = "192.0.2.1", "198.51.100.7"
 
 
 class Lines:
-    """Connections by number, and the clock."""
+    """Connections by number, and a clock."""
 
     def __init__(self, connections: int = 10, unknown: int = 10, owner: int = 10) -> None:
         self.now = 0.0
@@ -21,13 +21,13 @@ class Lines:
         return self.all.opened(number, address)
 
     def served(self, number: int, owner: str) -> None:
-        """A request on it is answered."""
+        """Answer a request on a connection."""
         assert self.all.begins(number)
         assert self.all.let_in(number, owner)
         self.all.ends(number)
 
 
-def test_whoever_has_the_most_idle_ones_loses_the_oldest() -> None:
+def test_the_owner_with_the_most_idle_connections_loses_the_oldest() -> None:
     lines = Lines(connections=4)
     for number in (1, 2, 3, 4):
         assert lines.open(number) == []
@@ -36,11 +36,11 @@ def test_whoever_has_the_most_idle_ones_loses_the_oldest() -> None:
     assert lines.open(5) == [2]
     assert lines.open(6) == [3]
     assert len(lines.all) == 4
-    lines.all.closed(2)  # as its protocol says afterwards
+    lines.all.closed(2)  # as its protocol reports afterwards
     assert len(lines.all) == 4
 
 
-def test_nobodys_are_fewer_and_of_each_address_alike() -> None:
+def test_unowned_connections_are_limited_and_shared_by_address() -> None:
     lines = Lines(unknown=3)
     for number, address in ((1, THERE), (2, HERE), (3, HERE)):
         assert lines.open(number, address) == []
@@ -51,30 +51,30 @@ def test_nobodys_are_fewer_and_of_each_address_alike() -> None:
     assert lines.open(6, THERE) == [4]
 
 
-def test_an_address_of_ipv6_is_one_of_64_bits() -> None:
+def test_ipv6_addresses_count_by_their_first_64_bits() -> None:
     lines = Lines(connections=3)
     for number, address in ((1, "2001:db8::1"), (2, "2001:db8::2"), (3, "2001:db8:1::1")):
         assert lines.open(number, address) == []
     assert lines.open(4, "2001:db8::3") == [1]
 
 
-def test_what_is_served_stays() -> None:
+def test_a_connection_with_a_request_is_not_closed() -> None:
     lines = Lines(connections=2)
     for number in (1, 2):
         lines.open(number)
         assert lines.all.begins(number)
-    assert lines.open(3) == []  # there is none that is idle
+    assert lines.open(3) == []  # no connection is idle
     lines.all.ends(1)
     assert lines.open(4) == [3]
     assert lines.open(5) == [1]
 
 
-def test_requests_over_the_limit_are_refused_and_it_is_remembered() -> None:
+def test_requests_over_the_limit_are_refused_and_recorded() -> None:
     lines = Lines(connections=2)
     for number in (1, 2):
         lines.open(number)
         assert lines.all.begins(number)
-        assert lines.all.begins(number)  # a second one sent at once waits for the first
+        assert lines.all.begins(number)  # a second request sent at once waits for the first
     assert not lines.all.full
     lines.open(3)
     assert not lines.all.begins(3)
@@ -83,7 +83,7 @@ def test_requests_over_the_limit_are_refused_and_it_is_remembered() -> None:
     assert not lines.all.full
 
 
-def test_an_owner_has_so_many_at_once() -> None:
+def test_an_owner_has_a_limit_of_concurrent_requests() -> None:
     lines = Lines(owner=1)
     for number in (1, 2):
         lines.open(number)
@@ -96,7 +96,7 @@ def test_an_owner_has_so_many_at_once() -> None:
     assert lines.all.let_in(9, "a")  # it has closed meanwhile
 
 
-def test_nothing_is_left_of_those_that_are_closed() -> None:
+def test_nothing_is_kept_of_closed_connections() -> None:
     lines = Lines(connections=1_000, unknown=1_000)
     for number in range(100):
         lines.open(number, f"192.0.2.{number}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person with curl: the calls of the development guide, as they are written there."""
+"""The curl calls of the development guide, as the guide writes them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TOOLS = [tool.name for tool in default_tools()]
 
 
 async def shell(rig: Rig, script: str) -> Any:
-    """Run a script against the rig as a person would; what it prints is JSON."""
+    """Run a script against the rig as a person would, and return the JSON that it prints."""
     script = script.replace("http://127.0.0.1:8080", rig.url)
     done = await anyio.to_thread.run_sync(
         lambda: subprocess.run(
@@ -77,7 +77,7 @@ async def test_the_three_calls_work_as_written() -> None:
     assert third["result"]["structuredContent"]["status"] == "running"
 
 
-async def test_what_is_answered_at_once_is_json_and_calls_are_event_streams() -> None:
+async def test_immediate_answers_are_json_and_calls_are_event_streams() -> None:
     async with serving() as rig, raw(rig) as http:
         first = await http.post("/mcp", json=INITIALIZE)
         assert first.headers["content-type"] == "application/json"
@@ -96,7 +96,7 @@ async def test_what_is_answered_at_once_is_json_and_calls_are_event_streams() ->
         assert json.loads(data[6:])["result"]["structuredContent"].get("count", 0) == 0
 
 
-async def test_curl_without_an_accept_header_of_its_own_works_too() -> None:
+async def test_curl_works_with_its_default_accept_header() -> None:
     async with serving() as rig, raw(rig) as http:
         answer = await http.post("/mcp", json=request("tools/list"), headers={"Accept": "*/*"})
     assert len(answer.json()["result"]["tools"]) == len(TOOLS)

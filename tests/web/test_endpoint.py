@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/mcp over real HTTP: bad messages, sessions and their limits, and how a call is cancelled."""
+"""/mcp over real HTTP: bad messages, sessions and their limits, and cancelled calls."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ BAD_MESSAGES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("inside", ["a session", "no session"])
-async def test_a_message_that_is_none_is_refused_in_json(inside: str) -> None:
+async def test_a_malformed_message_is_refused_in_json(inside: str) -> None:
     async with serving() as rig, raw(rig) as http:
         headers = {"Content-Type": "application/json"}
         if inside == "a session":
@@ -86,8 +86,8 @@ async def test_a_message_that_is_none_is_refused_in_json(inside: str) -> None:
             assert len(answer.text) < 300, name
 
 
-async def test_half_a_character_is_refused_by_the_requests_id() -> None:
-    """JSON.stringify of JavaScript writes what a cut through an emoji leaves as an escape."""
+async def test_a_lone_surrogate_is_refused_with_the_requests_id() -> None:
+    """JSON.stringify of JavaScript writes half of a cut emoji as an escape."""
     arguments = {"environment_id": "e", "code": "echo \ud83d"}
     call = request("tools/call", {"name": "execute", "arguments": arguments}, number=7)
     async with serving() as rig, raw(rig) as http:
@@ -126,7 +126,7 @@ async def test_other_content_types_and_methods_are_refused_in_json() -> None:
         ("*/*", "text/event-stream"),
     ],
 )
-async def test_a_call_is_answered_in_the_form_that_its_client_takes(
+async def test_a_call_is_answered_in_the_form_that_its_client_accepts(
     accept: str | None, form: str
 ) -> None:
     call = request("tools/call", {"name": "list_environments"}, number=7)
@@ -145,7 +145,7 @@ async def test_a_call_is_answered_in_the_form_that_its_client_takes(
             assert (noted.status_code, noted.text) == (202, "")
 
 
-async def test_who_takes_event_streams_only_gets_one_for_initialize_too() -> None:
+async def test_a_client_of_event_streams_gets_one_for_initialize_too() -> None:
     async with serving() as rig, raw(rig) as http:
         only = {"Accept": "text/event-stream", "Content-Type": "Application/JSON"}
         opened = await http.post("/mcp", content=json.dumps(INITIALIZE), headers=only)
@@ -153,7 +153,7 @@ async def test_who_takes_event_streams_only_gets_one_for_initialize_too() -> Non
         assert opened.headers["mcp-session-id"]
 
 
-async def test_who_takes_neither_form_is_told_and_opens_no_session() -> None:
+async def test_a_client_that_accepts_neither_form_opens_no_session() -> None:
     async with serving() as rig, raw(rig) as http:
         for accept in ("text/html", "image/png, text/plain"):
             answer = await http.post("/mcp", json=INITIALIZE, headers={"Accept": accept})
@@ -164,7 +164,7 @@ async def test_who_takes_neither_form_is_told_and_opens_no_session() -> None:
         assert rig.web.endpoint.sessions == 0
 
 
-async def test_an_unknown_session_is_told_to_start_again() -> None:
+async def test_an_unknown_session_is_not_found() -> None:
     """Claude Code opens a new session only for this code together with this status."""
     async with serving() as rig, raw(rig) as http:
         for session in ("made-up", "x" * 4_000, "../../etc", ""):
@@ -178,7 +178,7 @@ async def test_an_unknown_session_is_told_to_start_again() -> None:
                 assert (answer.status_code, answer.json()["error"]) == (404, error)
 
 
-async def test_a_new_session_is_opened_also_by_who_still_names_the_lost_one() -> None:
+async def test_initialize_with_a_lost_session_opens_a_new_one() -> None:
     async with serving() as rig, raw(rig) as http:
         lost = {"Mcp-Session-Id": "of-the-server-before"}
         opened = await http.post("/mcp", json=INITIALIZE, headers=lost)
@@ -191,7 +191,7 @@ async def test_a_new_session_is_opened_also_by_who_still_names_the_lost_one() ->
 
 @pytest.mark.parametrize("version", ["1999-01-01", "1.0", "", "2099-01-01"])
 @pytest.mark.parametrize("message", [request("tools/list"), INITIALIZE])
-async def test_who_sends_an_unknown_protocol_version_is_told_those_that_are_known(
+async def test_an_unknown_protocol_version_is_answered_with_known_ones(
     version: str, message: object
 ) -> None:
     async with serving() as rig, raw(rig) as http:
@@ -205,8 +205,8 @@ async def test_who_sends_an_unknown_protocol_version_is_told_those_that_are_know
             assert known in error["data"]["supported"]
 
 
-async def test_who_could_do_without_a_session_is_told_the_versions_that_can() -> None:
-    """The list that `server/discover` gives, as the protocol wants it."""
+async def test_a_request_without_a_session_gets_the_versions_for_it() -> None:
+    """The list is the one that `server/discover` gives, as the protocol requires."""
     meta: dict[str, Any] = {
         "io.modelcontextprotocol/protocolVersion": "2099-01-01",
         "io.modelcontextprotocol/clientCapabilities": {},
@@ -219,7 +219,7 @@ async def test_who_could_do_without_a_session_is_told_the_versions_that_can() ->
         assert answer.json()["error"]["data"]["supported"] == [MODERN]
 
 
-async def test_sessions_are_capped_and_bare_calls_are_not() -> None:
+async def test_sessions_have_a_limit_and_bare_calls_have_none() -> None:
     setup = Setup(sessions=SessionLimits(idle_seconds=60, maximum=2))
     async with serving(setup) as rig, raw(rig) as http:
         opened = [await http.post("/mcp", json=INITIALIZE) for _ in range(3)]
@@ -231,7 +231,7 @@ async def test_sessions_are_capped_and_bare_calls_are_not() -> None:
         assert (await http.post("/mcp", json=INITIALIZE)).status_code == 200
 
 
-async def test_an_abandoned_session_ends_by_itself() -> None:
+async def test_an_idle_session_ends() -> None:
     setup = Setup(sessions=SessionLimits(idle_seconds=0.05, maximum=1))
     async with serving(setup) as rig, raw(rig) as http:
         assert (await http.post("/mcp", json=INITIALIZE)).status_code == 200
@@ -243,7 +243,7 @@ async def test_an_abandoned_session_ends_by_itself() -> None:
 
 
 async def hanging(rig: Rig, connected: Client) -> tuple[str, FakeGuest]:
-    """An environment in which the next call will hang."""
+    """Create an environment in which the next call will hang."""
     environment = await created(connected)
     return environment, rig.host.guests[environment]
 
@@ -289,7 +289,7 @@ async def post_quietly(
 
 
 async def hang_up_during_create(rig: Rig, **arguments: object) -> None:
-    """Leave a create alone that waits for the host."""
+    """Hang up on a create that waits for the host."""
     hold = rig.host.hold = anyio.Event()
     rig.host.creating = anyio.Event()
     call = request("tools/call", {"name": "create_environment", "arguments": arguments})
@@ -302,7 +302,7 @@ async def hang_up_during_create(rig: Rig, **arguments: object) -> None:
     hold.set()
 
 
-async def test_a_create_that_was_given_up_is_taken_up_by_the_same_call() -> None:
+async def test_the_same_call_continues_a_create_that_was_given_up() -> None:
     async with serving(Setup(max_environments=1)) as rig, client(rig) as connected:
         asked = {"runtime": "python", "files": {"a.txt": "hello"}, "idempotency_key": "k"}
         await hang_up_during_create(rig, **asked)
@@ -314,7 +314,7 @@ async def test_a_create_that_was_given_up_is_taken_up_by_the_same_call() -> None
         assert again == made, "its key is that of what it made"
 
 
-async def test_a_create_that_was_given_up_is_in_nobodys_way() -> None:
+async def test_a_create_that_was_given_up_blocks_no_other_create() -> None:
     async with serving(Setup(max_environments=1)) as rig, client(rig) as connected:
         await hang_up_during_create(rig, runtime="python")
         environment = await created(connected, "node")
@@ -322,7 +322,7 @@ async def test_a_create_that_was_given_up_is_in_nobodys_way() -> None:
         assert [each["environment_id"] for each in listed["environments"]] == [environment]
 
 
-async def test_a_session_survives_a_lost_connection_and_its_call_goes_on() -> None:
+async def test_a_session_and_its_call_survive_a_lost_connection() -> None:
     async with serving() as rig, raw(rig) as http, client(rig) as connected:
         environment, guest = await hanging(rig, connected)
         opened = await http.post("/mcp", json=INITIALIZE)

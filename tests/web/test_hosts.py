@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Host and Origin headers are served, on loopback and elsewhere."""
+"""The Host and Origin headers that are served, on loopback and elsewhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_loopback_names_are_always_served(host: str) -> None:
         "127.1",
     ],
 )
-def test_a_name_that_an_attacker_owns_is_not(host: str | None) -> None:
+def test_a_name_that_an_attacker_may_own_is_refused(host: str | None) -> None:
     assert served(LOCAL, host) == 421
     assert served(ANYWHERE, host) == 421
 
@@ -58,7 +58,7 @@ def test_addresses_are_served_only_where_the_server_listens_on_one() -> None:
         assert served(ANYWHERE, host) == 200
 
 
-def test_names_that_the_operator_allows() -> None:
+def test_names_that_the_operator_allows_are_served() -> None:
     for policy in (LOCAL, ANYWHERE):
         assert served(policy, "waggle.example") == 200
         assert served(policy, "Waggle.Example:443") == 200
@@ -92,7 +92,7 @@ def test_pages_of_other_origins_are_not_served(origin: str | None, status: int) 
     assert served(ANYWHERE, "localhost:8080", origin) == status
 
 
-def test_a_page_of_the_address_itself_is_served() -> None:
+def test_a_page_of_the_servers_own_address_is_served() -> None:
     assert served(ANYWHERE, "192.0.2.7:8080", "http://192.0.2.7:8080") == 200
     assert served(ANYWHERE, "192.0.2.7:8080", "http://192.0.2.7:8081") == 403
 
@@ -122,8 +122,8 @@ PAGE = "https://agents.example"
 
 
 @pytest.mark.anyio
-async def test_a_browser_lets_a_page_call_whose_origin_the_operator_named() -> None:
-    """As the MCP Inspector does from a page: a preflight, then calls with the session's header."""
+async def test_a_page_of_an_allowed_origin_may_call() -> None:
+    """Like the MCP Inspector from a page: a preflight, then calls with the session's header."""
     setup = Setup(names=("agents.example",), origins=(PAGE,))
     asked = "authorization, content-type, mcp-protocol-version, mcp-session-id"
     async with serving(setup) as rig, raw(rig) as http:
@@ -151,7 +151,7 @@ async def test_a_browser_lets_a_page_call_whose_origin_the_operator_named() -> N
 @pytest.mark.parametrize(
     "origin", ["http://localhost:5173", "http://agents.example", "https://evil.example", "null"]
 )
-async def test_a_browser_keeps_other_pages_out_and_so_a_guests(
+async def test_pages_of_other_origins_get_no_cors_headers(
     origins: tuple[str, ...], origin: str
 ) -> None:
     setup = Setup(names=("agents.example",), origins=origins)

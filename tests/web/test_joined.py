@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An answer's head leaves with its body, and never waits longer than a turn of the loop."""
+"""An answer's head is sent with its body, and waits at most one turn of the loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Sent(asyncio.Transport):
-    """Remembers what was written, and whether it was closed."""
+    """A transport that records what was written, and whether it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def joined() -> tuple[Joined, Sent]:
     return Joined(sent, asyncio.get_running_loop()), sent
 
 
-async def test_head_and_body_leave_together_and_the_rest_at_once() -> None:
+async def test_head_and_body_are_sent_together_and_the_rest_at_once() -> None:
     answer, sent = joined()
     for part in (b"head", b"body", b"more"):
         answer.write(part)
@@ -46,14 +46,14 @@ async def test_head_and_body_leave_together_and_the_rest_at_once() -> None:
     assert sent.writes == [b"headbody", b"more"]
 
 
-async def test_an_empty_body_does_not_keep_the_head() -> None:
+async def test_an_empty_body_does_not_delay_the_head() -> None:
     answer, sent = joined()
     answer.write(b"head")
     answer.write(b"")
     assert sent.writes == [b"head"]
 
 
-async def test_a_head_alone_leaves_at_the_end_of_the_turn() -> None:
+async def test_a_head_alone_is_sent_at_the_end_of_the_turn() -> None:
     answer, sent = joined()
     answer.write(b"head")
     assert sent.writes == []
@@ -63,7 +63,7 @@ async def test_a_head_alone_leaves_at_the_end_of_the_turn() -> None:
     assert sent.writes == [b"head", b"event"]
 
 
-async def test_closing_loses_nothing() -> None:
+async def test_closing_sends_the_waiting_head() -> None:
     answer, sent = joined()
     answer.write(b"head")
     answer.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of 10 MiB passes through the tools in both directions, in both eras, over real HTTP."""
+"""A file of 10 MiB, written and read through the tools, in both eras, over real HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 SIZE = MAX_FILE_BYTES
 PAGES = 10
-"""Read of a text before its end."""
+"""Number of pages read from the start of a text."""
 TEXTS = {
     "plain": "waggle\n" * (SIZE // 7) + "\n" * (SIZE % 7),
     "mixed": 'aé€😀"' * (SIZE // 11) + "a" * (SIZE % 11),
@@ -24,7 +24,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("kind", TEXTS)
-async def test_text(era: str, kind: str) -> None:
+async def test_a_large_text_is_written_and_read(era: str, kind: str) -> None:
     text = TEXTS[kind]
     async with serving() as rig, client(rig, era) as connected:
         where = {"environment_id": await created(connected), "path": "big.txt"}
@@ -38,7 +38,7 @@ async def test_text(era: str, kind: str) -> None:
             assert page["size"] == SIZE
             assert "encoding" not in page
             offset = page.get("next_offset")
-            if len(parts) == PAGES:  # the end without all that is between
+            if len(parts) == PAGES:  # read the end without all that is between
                 assert offset is not None
                 assert text.encode().startswith("".join(parts).encode())
                 assert offset == sum(len(part.encode()) for part in parts)
@@ -48,7 +48,7 @@ async def test_text(era: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_bytes(era: str) -> None:
+async def test_large_bytes_are_written_and_read(era: str) -> None:
     data = random.Random(1).randbytes(SIZE)
     async with serving() as rig, client(rig, era) as connected:
         where = {"environment_id": await created(connected), "path": "big.bin"}
@@ -65,7 +65,7 @@ async def test_bytes(era: str) -> None:
     assert b"".join(parts) == data
 
 
-async def test_in_one_call_for_a_client_that_takes_it() -> None:
+async def test_a_large_file_is_read_in_one_call() -> None:
     data = random.Random(2).randbytes(SIZE)
     async with serving() as rig:
         for era in ERAS:
@@ -82,7 +82,7 @@ async def test_in_one_call_for_a_client_that_takes_it() -> None:
                 assert "next_offset" not in page
 
 
-async def test_a_byte_too_many_is_a_result_not_a_broken_connection() -> None:
+async def test_a_file_over_the_limit_is_refused_in_a_result() -> None:
     async with serving() as rig, client(rig) as connected:
         where = {"environment_id": await created(connected), "path": "big.txt"}
         result = await connected.call_tool("write_file", {**where, "content": "x" * (SIZE + 1)})

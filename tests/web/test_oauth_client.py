@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SDK's OAuth client against the resource server, from a refusal to a call, over real HTTP.
 
-The client knows the server's URL only: it finds the issuer by RFC 9728 and RFC 8414, registers
+The client knows only the server's URL: it finds the issuer by RFC 9728 and RFC 8414, registers
 itself, and gets its token by the code flow with PKCE. The tests follow the redirect as a browser.
 """
 
@@ -31,12 +31,12 @@ from waggle.web.server import bind
 pytestmark = pytest.mark.anyio
 
 CALLBACK = "http://127.0.0.1:1/callback"
-"""Nothing listens there: the test is the browser, and goes no further."""
+"""Nothing listens there: the test is the browser, and follows the redirect no further."""
 
 
 @asynccontextmanager
 async def resource_server(issuer: AuthorizationServer) -> AsyncGenerator[Rig]:
-    """waggle, which trusts the issuer for its own URL."""
+    """A waggle server that trusts the issuer for its own URL."""
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     keys = Jwks(issuer.url, None, tls=NO_TLS, monotonic=time.monotonic)
@@ -49,7 +49,7 @@ async def resource_server(issuer: AuthorizationServer) -> AsyncGenerator[Rig]:
 
 @dataclass
 class Storage:
-    """What a client keeps between its runs."""
+    """The storage that a client keeps between its runs."""
 
     tokens: OAuthToken | None = None
     client: OAuthClientInformationFull | None = None
@@ -68,7 +68,7 @@ class Storage:
 
 
 class Browser:
-    """Goes where the client sends it, and brings back what the issuer gave."""
+    """A browser that opens the client's URL and returns the issuer's code."""
 
     def __init__(self) -> None:
         self.location = ""
@@ -87,7 +87,7 @@ class Browser:
 
 @asynccontextmanager
 async def authorised(rig: Rig, era: str, storage: Storage | None = None) -> AsyncGenerator[Client]:
-    """A client that has no token, and gets one where it is told to."""
+    """A client without a token, which gets one as the server's refusal directs."""
     async with calling(rig, era, provider_for(rig, storage or Storage())) as client:
         yield client
 
@@ -109,7 +109,7 @@ async def calling(rig: Rig, era: str, provider: OAuthClientProvider) -> AsyncGen
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_client_that_knows_only_the_url_gets_a_token_and_calls(era: str) -> None:
+async def test_a_client_gets_a_token_from_the_url_alone(era: str) -> None:
     storage = Storage()
     async with authorising() as issuer, resource_server(issuer) as rig:
         async with authorised(rig, era, storage) as client:
@@ -121,14 +121,14 @@ async def test_a_client_that_knows_only_the_url_gets_a_token_and_calls(era: str)
             "POST /register",
             "GET /authorize",
             "POST /token authorization_code",
-            "GET /.well-known/oauth-authorization-server",  # and now the server, for the keys
+            "GET /.well-known/oauth-authorization-server",  # the server, for the keys
             "GET /keys",
         ]
         assert storage.tokens is not None
         assert storage.tokens.scope == "waggle"
 
 
-async def test_the_next_run_of_the_client_needs_neither_browser_nor_registration() -> None:
+async def test_a_clients_next_run_needs_no_browser_or_registration() -> None:
     storage = Storage()
     async with authorising() as issuer, resource_server(issuer) as rig:
         async with authorised(rig, LEGACY, storage) as client:
@@ -141,7 +141,7 @@ async def test_the_next_run_of_the_client_needs_neither_browser_nor_registration
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_token_that_has_expired_is_refreshed(era: str) -> None:
+async def test_an_expired_token_is_refreshed(era: str) -> None:
     async with authorising() as issuer, resource_server(issuer) as rig:
         provider = provider_for(rig, storage := Storage())
         async with calling(rig, era, provider) as client:
@@ -154,7 +154,7 @@ async def test_a_token_that_has_expired_is_refreshed(era: str) -> None:
         assert storage.tokens != first
 
 
-async def test_two_users_do_not_meet() -> None:
+async def test_two_users_do_not_see_each_others_environments() -> None:
     async with (
         authorising() as issuer,
         resource_server(issuer) as rig,
@@ -167,7 +167,7 @@ async def test_two_users_do_not_meet() -> None:
         assert data_of(await ann.call_tool("list_environments", {}))["count"] == 1
 
 
-async def test_a_token_for_another_resource_is_of_no_use() -> None:
+async def test_a_token_for_another_resource_is_refused() -> None:
     async with (
         authorising(audience="https://other.test/mcp") as issuer,
         resource_server(issuer) as rig,
@@ -179,7 +179,7 @@ async def test_a_token_for_another_resource_is_of_no_use() -> None:
         assert issuer.asked.count("GET /authorize") == 1
 
 
-async def test_a_token_without_the_scope_lets_nobody_in() -> None:
+async def test_a_token_without_the_scope_is_refused() -> None:
     async with authorising(scopes=set[str]()) as issuer, resource_server(issuer) as rig:
         with pytest.raises(BaseExceptionGroup) as refused:
             async with authorised(rig, LEGACY):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 from hostile clients: what may mean two things is refused, and nothing grows."""
+"""HTTP/1.1 from hostile clients: ambiguous input is refused, and nothing grows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def opened(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 async def exchange(url: str, *parts: bytes) -> bytes:
-    """Everything that the server answers until it closes; empty when it throws the client out."""
+    """Send `parts` and return all that the server answers until it closes; empty after a reset."""
     reader, writer = await opened(url)
     try:
         with anyio.fail_after(5):
@@ -75,7 +75,7 @@ async def ended(writer: asyncio.StreamWriter) -> None:
         POST + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_what_may_mean_two_things_is_refused(head: bytes) -> None:
+async def test_an_ambiguous_head_is_refused(head: bytes) -> None:
     async with serving() as rig:
         answer = await exchange(rig.url, head)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -90,14 +90,14 @@ async def test_a_malformed_chunk_ends_the_connection(bad: bytes) -> None:
         assert b"HTTP/1.1 200 " not in answer
 
 
-async def test_spaces_around_a_value_are_no_part_of_it() -> None:
+async def test_spaces_around_a_header_value_are_ignored() -> None:
     async with serving() as rig:
         head = POST + LAST + b"Content-Type: \t application/json \t \r\nHost:  localhost  \r\n"
         answer = await exchange(rig.url, head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_trailers_are_no_headers() -> None:
+async def test_trailers_are_not_headers() -> None:
     async with serving() as rig:
         head = POST + LAST + TYPE + HOST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BODY)
         trailers = b"\r\n0\r\nMcp-Session-Id: a\r\nHost: evil.example\r\n\r\n"
@@ -117,7 +117,7 @@ async def test_a_head_has_a_limit(step: int) -> None:
             assert not answer or answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_long_path_counts_too() -> None:
+async def test_a_long_path_counts_as_part_of_the_head() -> None:
     async with serving(SMALL) as rig:
         for end in (b" HTTP/1.1\r\n" + HOST + b"\r\n", b""):
             answer = await exchange(rig.url, b"GET /" + b"x" * 2_000 + end)
@@ -170,7 +170,7 @@ def connections() -> int:
 
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\n" + LAST + HOST + b"\r\n"])
 async def test_a_connection_that_ended_is_freed_at_once(head: bytes) -> None:
-    """Else thousands of clients that come and go stop the server while they are collected."""
+    """Otherwise garbage collection of thousands of past connections would stop the server."""
     async with serving() as rig:
         with no_collection():
             for _ in range(3):

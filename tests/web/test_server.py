@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listening side: bind errors, slow and oversized heads, and a stop that lets calls finish."""
+"""The listener: bind errors, slow and oversized heads, and a stop that lets calls finish."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def connection(
         await writer.wait_closed()
 
 
-def test_a_taken_or_foreign_address_is_told_in_one_line() -> None:
+def test_an_unusable_address_is_reported_in_one_line() -> None:
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert url_of(taken) == f"http://127.0.0.1:{port}"
@@ -126,7 +126,7 @@ async def test_a_long_call_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def finish(connected: Client, environment: str) -> None:
-    """Run something that hangs until it is released, and see its result."""
+    """Run a program that hangs until it is released, and check its result."""
     arguments = {"environment_id": environment, "code": "hang\necho done"}
     assert data_of(await connected.call_tool("execute", arguments))["stdout"] == "done\n"
 
@@ -138,7 +138,7 @@ async def test_an_oversized_head_is_refused() -> None:
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_an_idle_connection_goes_where_there_are_too_many() -> None:
+async def test_an_idle_connection_is_closed_if_there_are_too_many() -> None:
     setup = Setup(limits=ServerLimits(grace=0, connections=ConnectionLimits(connections=3)))
     async with (
         serving(setup) as rig,
@@ -155,9 +155,7 @@ async def test_an_idle_connection_goes_where_there_are_too_many() -> None:
 
 
 @pytest.mark.parametrize("limits", [ConnectionLimits(connections=1), ConnectionLimits(owner=1)])
-async def test_too_many_requests_at_once_are_refused_and_room_comes_back(
-    limits: ConnectionLimits,
-) -> None:
+async def test_concurrent_requests_over_the_limit_are_refused(limits: ConnectionLimits) -> None:
     setup = Setup(limits=ServerLimits(grace=0, connections=limits))
     async with serving(setup) as rig, client(rig, MODERN) as connected, raw(rig) as http:
         guest = rig.host.guests[environment := await created(connected)]
@@ -201,10 +199,8 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_client_that_never_listed_the_tools_gets_the_result_of_its_last_call(
-    era: str,
-) -> None:
-    """It lists them when it has the result, to check it, and has nothing if it cannot."""
+async def test_a_client_that_never_listed_the_tools_gets_its_last_result(era: str) -> None:
+    """The client lists the tools on a result, to check it, and loses the result if it cannot."""
     async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http:
         create = request("tools/call", {"name": "create_environment", "arguments": SHELL})
         await http.post("/mcp", json=create)
@@ -222,7 +218,7 @@ async def test_a_client_that_never_listed_the_tools_gets_the_result_of_its_last_
 SHELL = {"runtime": "shell"}
 
 
-async def test_a_stopping_server_tells_every_kind_of_client_what_tools_it_has() -> None:
+async def test_a_stopping_server_still_lists_its_tools() -> None:
     async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http, client(rig) as connected:
         guest = rig.host.guests[environment := await created(connected)]
         opened = await http.post("/mcp", json=INITIALIZE)
@@ -244,7 +240,7 @@ async def test_a_stopping_server_tells_every_kind_of_client_what_tools_it_has() 
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_call_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> None:
+async def test_a_call_that_outlasts_the_grace_period_gets_a_reason(era: str) -> None:
     setup = Setup(limits=ServerLimits(grace=0.05))
     async with serving(setup) as rig, client(rig, era) as connected:
         environment = await created(connected)
@@ -265,7 +261,7 @@ async def test_a_call_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> 
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_read_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> None:
+async def test_a_read_that_outlasts_the_grace_period_gets_a_reason(era: str) -> None:
     setup = Setup(limits=ServerLimits(grace=0.05))
     async with serving(setup) as rig, client(rig, era) as connected:
         environment = await created(connected)
@@ -286,7 +282,7 @@ async def test_a_read_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> 
         assert told[0].error.data["waggle/error"]["code"] == "shutting_down"
 
 
-async def test_a_bare_call_that_is_cut_gets_its_whole_answer_and_a_clean_end() -> None:
+async def test_a_bare_call_that_is_cut_gets_a_complete_answer() -> None:
     setup = Setup(limits=ServerLimits(grace=0.05))
     async with serving(setup) as rig, client(rig) as connected, raw(rig) as http:
         environment = await created(connected)
@@ -323,7 +319,7 @@ async def test_after_a_stop_the_port_is_free_and_nothing_runs() -> None:
         pass
 
 
-async def test_cancelling_a_stop_ends_its_grace() -> None:
+async def test_cancelling_a_stop_ends_its_grace_period() -> None:
     setup = Setup(limits=PATIENT)
     async with serving(setup) as rig, client(rig) as connected:
         environment = await created(connected)
@@ -340,7 +336,7 @@ async def test_cancelling_a_stop_ends_its_grace() -> None:
             group.cancel_scope.cancel()
 
 
-async def test_cancelling_the_server_closes_it_too() -> None:
+async def test_cancelling_the_server_frees_its_port() -> None:
     port = 0
     with anyio.CancelScope() as scope:
         async with serving(Setup(limits=PATIENT)) as rig:

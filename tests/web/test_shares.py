@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two owners over real HTTP: what one takes costs the other nothing."""
+"""Two owners over real HTTP: one owner's full use costs the other nothing."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from waggle.web.endpoint import SessionLimits
 pytestmark = pytest.mark.anyio
 HANGS = {"code": "hang", "background": True}
 SNAPSHOTS_OF_ONE = 3
-"""As `tests.support.server` sets it."""
+"""The value that `tests.support.server` sets."""
 
 ANN, BOB = "wgl_" + "a" * 43, "wgl_" + "b" * 43
 
 
 class Tokens:
-    """A tokens file without the file."""
+    """A tokens file, in memory."""
 
     async def verify(self, token: str) -> Identity:
         owners = {ANN: "ann", BOB: "bob"}
@@ -48,8 +48,8 @@ class Tokens:
         return Identity(Owner(owners[token]), "token")
 
 
-async def test_who_pauses_all_that_he_may_costs_the_other_neither_a_pause_nor_files() -> None:
-    """Ann pauses 20. Before, bob's pause was refused, and his idle environment destroyed."""
+async def test_an_owners_paused_environments_cost_the_other_nothing() -> None:
+    """Ann pauses 20. This used to refuse bob's pause and to destroy his idle environment."""
     now = NOW
     setup = Setup(
         access=AccessRules(Tokens()),
@@ -82,10 +82,8 @@ async def test_who_pauses_all_that_he_may_costs_the_other_neither_a_pause_nor_fi
         assert data_of(await bob.call_tool("read_file", read))["content"] == "for hours"
 
 
-async def test_who_runs_and_keeps_all_that_she_may_costs_the_other_neither_jobs_nor_snapshots() -> (
-    None
-):
-    """16 jobs in each of half of the environments, and as many snapshots as one owner may have."""
+async def test_an_owners_jobs_and_snapshots_cost_the_other_nothing() -> None:
+    """Ann has 16 jobs in each of half of the environments, and all snapshots of one owner."""
     setup = Setup(access=AccessRules(Tokens()), several_owners=True, max_environments=4)
     async with (
         serving(setup) as rig,
@@ -109,7 +107,7 @@ async def test_who_runs_and_keeps_all_that_she_may_costs_the_other_neither_jobs_
 
 
 async def _until_refused(of: Client, tool: str, arguments: dict[str, Any]) -> tuple[int, str]:
-    """How often the call succeeded, and the code of its refusal."""
+    """Repeat a call until it is refused; return how often it succeeded, and the refusal's code."""
     count = 0
     while not (answer := await of.call_tool(tool, arguments)).is_error:
         count += 1
@@ -117,7 +115,7 @@ async def _until_refused(of: Client, tool: str, arguments: dict[str, Any]) -> tu
 
 
 async def test_one_of_several_owners_opens_at_most_half_of_the_sessions() -> None:
-    """Before, one could open all, and nobody else got one."""
+    """Otherwise one owner could open all sessions."""
     sessions = SessionLimits(idle_seconds=60, maximum=4, several_owners=lambda: True)
     setup = Setup(access=AccessRules(Tokens()), sessions=sessions)
     async with serving(setup) as rig, raw(rig) as http:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event stream of one event becomes JSON; everything else passes through."""
+"""An event stream of one event becomes JSON; all other answers pass through."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waggle.web.answers import as_json, last_data
 
 
 async def run(messages: list[Message]) -> list[Message]:
-    """What is sent when the application sends `messages`."""
+    """Return what is sent to the client when the application sends `messages`."""
     sent: list[Message] = []
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -65,7 +65,7 @@ async def test_other_answers_pass_through(content_type: str) -> None:
     assert await run(messages) == messages
 
 
-def test_the_last_event_counts_in_every_kind_of_line_end() -> None:
+def test_the_last_event_is_found_with_every_kind_of_line_end() -> None:
     for end in (b"\n", b"\r\n", b"\r"):
         lines = [b"data: 1", b"", b"id: 5", b"data: 2", b"data:3", b"", b": ping", b"", b""]
         assert last_data(end.join(lines)) == b"2\n3"
@@ -73,6 +73,6 @@ def test_the_last_event_counts_in_every_kind_of_line_end() -> None:
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(), st.lists))
-def test_any_json_document_comes_through(value: object) -> None:
+def test_any_json_document_passes_through(value: object) -> None:
     document = json.dumps(value).encode()
     assert last_data(b"event: message\r\ndata: " + document + b"\r\n\r\n") == document

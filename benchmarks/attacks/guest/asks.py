@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the guest's proxy for hosts without end: `asks.py HOST THREADS`, runs in the guest.
+"""Requests hosts from the guest's proxy endlessly: `asks.py HOST THREADS`, runs in the guest.
 
 A `#` in HOST becomes another number each time.
 """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hostile SSH server for root of a guest, in the place of dropbear.
+"""A hostile SSH server for root of a guest, in place of dropbear.
 
 `python3 -S -E -m benchmarks.attacks.guest.server KIND DIRECTORY` runs in the guest with Python's
-standard library, and once for each connection, which it takes as dropbear does in the kit: over a
-socket on descriptor 0. DIRECTORY has `seal.so`. It has the machine's own host key, lets anybody in,
-and answers the server's first command (or SFTP) with the attack KIND until the connection ends.
+standard library, once per connection, which it gets as the kit's dropbear does: over a socket on
+descriptor 0. DIRECTORY has `seal.so`. It uses the machine's host key, accepts every login, and
+answers the server's first command (or SFTP) with the attack KIND until the connection ends.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ FLOODS: dict[str, tuple[bytes, int]] = {
     "debug": (bytes([4, 0]) + string(b"x") + string(b""), -1),
     "ignore": (bytes([2]) + string(b""), -1),
 }
-"""A payload, and where in it each packet has a number of its own."""
+"""A payload, and the offset of a number that differs in each packet, or -1."""
 DEAF = "-unread"
-"""Behind a kind: the same by a peer that does not read what it is answered."""
+"""Suffix of a kind: the same attack by a peer that does not read the answers."""
 
 
 class Server:
-    """What follows the key exchange."""
+    """Serves a connection after the key exchange."""
 
     def __init__(self, wire: Wire, kind: str) -> None:
         self._wire, self._kind = wire, kind
         self._window = 0
         self._channels: dict[int, int] = {}
-        """Of ours, by theirs."""
+        """The client's channel numbers by the server's."""
         self._asked = b""
 
     def serve(self) -> None:
@@ -129,7 +129,7 @@ class Server:
         raise SystemExit
 
     def _trickle(self, theirs: int) -> None:
-        """Bytes one by one, as many as the window lets through; beyond it the peer hangs up."""
+        """Send bytes one by one, as many as the window allows; beyond it the peer hangs up."""
         payload = bytes([DATA]) + number(theirs) + string(b"x")
         while True:
             while self._window < BATCH or self._is_asked():
@@ -146,7 +146,7 @@ class Server:
         except BlockingIOError:
             return False
 
-    # SFTP: version 3, in which every directory has no end.
+    # SFTP version 3, in which every directory is endless.
 
     def _data(self, packet: Reader) -> None:
         theirs = self._channels[packet.number()]
@@ -193,9 +193,9 @@ class Server:
 
 
 def taken() -> socket.socket:
-    """The connection that PID 1 hands over."""
+    """Return the connection that PID 1 hands over."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=0) as door:
-        with contextlib.suppress(BrokenPipeError):  # it was handed over before anybody listened
+        with contextlib.suppress(BrokenPipeError):  # handed over before the other side listened
             door.send(b"\0")
         _, descriptors, _, _ = socket.recv_fds(door, 1, 1)
         if not descriptors:
@@ -206,7 +206,7 @@ def taken() -> socket.socket:
 
 
 def main(kind: str, directory: str, identity: str = IDENTITY) -> None:
-    with open(identity, "rb") as file:  # noqa: PTH123 (pathlib takes an emulated guest long)
+    with open(identity, "rb") as file:  # noqa: PTH123 (pathlib is slow to import in an emulated guest)
         host_key = file.read()[-64:]
     wire = Wire(taken(), directory)
     wire.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

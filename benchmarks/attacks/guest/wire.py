@@ -17,7 +17,7 @@ KEY_EXCHANGE, HOST_KEY, CIPHER = (
     b"chacha20-poly1305@openssh.com",
 )
 X25519, ED25519 = 1034, 1087
-"""Of OpenSSL."""
+"""OpenSSL's numbers."""
 VERSION = b"SSH-2.0-hostile"
 
 
@@ -35,7 +35,7 @@ def mpint(data: bytes) -> bytes:
 
 
 class Reader:
-    """The fields of a packet, from `at` on."""
+    """Reads the fields of a packet, from offset `at`."""
 
     def __init__(self, data: bytes, at: int = 1) -> None:
         self.data, self.at = data, at
@@ -51,7 +51,7 @@ class Reader:
 
 
 class Crypto:
-    """OpenSSL's elliptic curves, by their raw keys."""
+    """OpenSSL's elliptic curves, with raw keys."""
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL("libcrypto.so.3")
@@ -113,7 +113,7 @@ class Wire:
         self._keys = (to_server, to_client)
 
     def send(self, payload: bytes, count: int = 1, at: int = -1, first: int = 0) -> None:
-        """Send it `count` times; at offset `at` there is a number of its own, from `first` on."""
+        """Send `count` packets; at offset `at` each has its own number, counted up from `first`."""
         if self._keys is None:
             padding = 8 - (5 + len(payload)) % 8
             padding += 8 if padding < 4 else 0

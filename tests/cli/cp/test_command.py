@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle cp` against a whole server over HTTP, with pretend machines and with a real one."""
+"""`waggle cp` against a whole server over HTTP, with fake machines and with a real one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def box() -> AsyncGenerator[tuple[Rig, Client, FakeGuest, str]]:
-    """A server with one environment, and its id."""
+    """Run a server with one environment; yield also the environment's id."""
     async with serving() as rig, client(rig, LEGACY) as agent:
         name = await created(agent)
         yield rig, agent, rig.host.only, name
@@ -41,7 +41,7 @@ async def cp(agent: Client, *words: str | Path, recursive: bool = False) -> list
     return await copy(agent, plan([str(word) for word in words]), recursive=recursive)
 
 
-async def test_files_go_in_and_come_back(tmp_path: Path) -> None:
+async def test_files_are_copied_in_and_out(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
     (tmp_path / "b").write_text("two")
     async with box() as (_, agent, guest, name):
@@ -61,7 +61,7 @@ async def test_files_go_in_and_come_back(tmp_path: Path) -> None:
         assert (tmp_path / "b").read_text() == "two"
 
 
-async def test_a_large_tree_goes_in_and_comes_back(tmp_path: Path) -> None:
+async def test_a_large_tree_is_copied_in_and_out(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     contents = {f"{n % 7}/{n}": random.Random(n).randbytes(2_100_000) for n in range(6)}
     for path, data in contents.items():
@@ -76,7 +76,7 @@ async def test_a_large_tree_goes_in_and_comes_back(tmp_path: Path) -> None:
         assert {path: (tmp_path / "back" / path).read_bytes() for path in contents} == contents
 
 
-async def test_a_file_that_is_too_large_to_go_in_comes_out(tmp_path: Path) -> None:
+async def test_a_file_that_is_too_large_to_copy_in_is_copied_out(tmp_path: Path) -> None:
     data = random.Random(1).randbytes(MAX_TREE_FILE + 1)
     async with box() as (_, agent, guest, name):
         guest.files["/tmp/large"] = FakeFile(data, 0o644)
@@ -92,7 +92,7 @@ async def test_an_empty_tree_is_copied(tmp_path: Path) -> None:
         assert list((tmp_path / "new").iterdir()) == []
 
 
-async def test_names_of_a_hostile_guest_do_not_leave_the_place(tmp_path: Path) -> None:
+async def test_names_of_a_hostile_guest_stay_below_the_destination(tmp_path: Path) -> None:
     names = (b"../up", b"/etc/x", b"d/../../up", b"l/below", b"ok")
     links = {b"l": b"..", b"m": b"/etc", b"n": b"ok/../../x"}
     records = [TreeEntry(Kind.LINK, name, data=target) for name, target in links.items()]
@@ -118,7 +118,7 @@ async def test_names_of_a_hostile_guest_do_not_leave_the_place(tmp_path: Path) -
         }
 
 
-async def test_what_cannot_be_copied_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_a_copy_that_cannot_work_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
     (tmp_path / "d").mkdir()
     async with box() as (_, agent, guest, name):
@@ -142,7 +142,7 @@ async def test_what_cannot_be_copied_is_told_before_anything_is_sent(tmp_path: P
 
 
 @pytest.mark.slow
-async def test_what_a_script_is_told(tmp_path: Path) -> None:
+async def test_output_and_exit_codes_for_scripts(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "a").write_text("one")
@@ -187,7 +187,7 @@ async def test_what_a_script_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_a_real_machine_gets_and_gives_trees(tmp_path: Path) -> None:
+async def test_trees_are_copied_to_and_from_a_real_machine(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "d" / "run.sh").write_text("#!/bin/sh\necho hello\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of `waggle cp` as places, and what copies are called."""
+"""The words of `waggle cp` as places, and the names of copies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_colon_before_any_slash_names_an_environment(word: str, expected: obje
         ["a", "box:b", "box:c"],
     ],
 )
-def test_what_is_no_copy_in_or_out_is_refused(words: list[str]) -> None:
+def test_words_that_are_no_copy_in_or_out_are_refused(words: list[str]) -> None:
     with pytest.raises(InvalidArgument):
         plan(words)
 
@@ -64,7 +64,7 @@ def test_the_last_word_is_the_destination() -> None:
         ("c/..", False, ("c/..", "a")),
     ],
 )
-def test_what_an_upload_is_called(path: str, into: bool, expected: tuple[str, str]) -> None:
+def test_the_name_of_an_upload(path: str, into: bool, expected: tuple[str, str]) -> None:
     assert uploaded_to(Remote("box", path), "a", into=into) == expected
 
 
@@ -81,5 +81,5 @@ def test_what_an_upload_is_called(path: str, into: bool, expected: tuple[str, st
         ("a/.", True, "here"),
     ],
 )
-def test_what_a_download_is_called(path: str, into: bool, expected: str) -> None:
+def test_the_name_of_a_download(path: str, into: bool, expected: str) -> None:
     assert downloaded_to(Path("here"), Remote("box", path), into=into) == Path(expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and trees of this machine as archives: what is in them, and what is left out."""
+"""Files and trees of this host as archives: their contents, and what is left out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from waggle.infra.archive.trees import read_archive
 
 
 def sent(source: Source) -> dict[str, TreeEntry]:
-    """What a server finds in the archive, by name."""
+    """Return the entries that a server finds in the archive, by name."""
     archive, missing = pack(source.found)
     assert not missing
     return {entry.name.decode(): entry for entry in read_archive(archive)}
 
 
-def test_a_file_is_followed_and_called_as_wanted(tmp_path: Path) -> None:
+def test_a_link_to_a_file_is_followed_and_renamed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("text")
     (tmp_path / "a").chmod(0o751)
     (tmp_path / "l").symlink_to("a")
@@ -33,7 +33,7 @@ def test_a_file_is_followed_and_called_as_wanted(tmp_path: Path) -> None:
     assert (found["new"].kind, found["new"].data, found["new"].mode) == (Kind.FILE, b"text", 0o751)
 
 
-def test_a_tree_keeps_its_links_wherever_they_lead(tmp_path: Path) -> None:
+def test_a_tree_keeps_its_links_whatever_their_target(tmp_path: Path) -> None:
     top = tmp_path / "t"
     (top / "d").mkdir(parents=True)
     (top / "d" / "a").write_text("text")
@@ -49,12 +49,12 @@ def test_a_tree_keeps_its_links_wherever_they_lead(tmp_path: Path) -> None:
     assert source.size == 4
 
 
-def test_the_contents_of_a_directory_have_no_name_before_them(tmp_path: Path) -> None:
+def test_the_contents_of_a_directory_have_no_prefix(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("text")
     assert list(sent(look(tmp_path, "", recursive=True))) == ["a"]
 
 
-def test_what_cannot_be_copied_is_told(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_copied_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, recursive, words in (
         (tmp_path / "none", True, "cannot be read"),
@@ -65,7 +65,7 @@ def test_what_cannot_be_copied_is_told(tmp_path: Path) -> None:
             look(path, "x", recursive=recursive)
 
 
-def test_what_goes_meanwhile_is_left_out(tmp_path: Path) -> None:
+def test_a_file_removed_meanwhile_is_left_out(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("text")
     source = look(tmp_path, "", recursive=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of a hostile guest are written below their place, and nowhere else."""
+"""Trees of a hostile guest are written below their destination only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def directory(name: str, mode: int = 0o755) -> TreeEntry:
     return TreeEntry(Kind.DIRECTORY, name.encode(), mode)
 
 
-def test_a_tree_is_written_and_written_over(tmp_path: Path) -> None:
+def test_a_tree_is_written_and_overwritten(tmp_path: Path) -> None:
     place = tmp_path / "place"
     entries = [
         directory("d", 0o500),
@@ -60,7 +60,7 @@ def test_no_link_below_the_place_is_followed(tmp_path: Path) -> None:
     assert done.files == 2
 
 
-def test_what_stands_in_the_way_is_told_and_the_rest_is_written(tmp_path: Path) -> None:
+def test_entries_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").write_text("old")
     done, failed = write_tree(tmp_path, [file("a"), file("b/c"), file("d")])
@@ -69,7 +69,7 @@ def test_what_stands_in_the_way_is_told_and_the_rest_is_written(tmp_path: Path) 
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "d"]
 
 
-def test_a_file_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_file_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("old")
     (tmp_path / "l").symlink_to("kept")
     write_file(tmp_path / "l", file("whatever/the/guest/says"))
@@ -77,7 +77,7 @@ def test_a_file_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None
     assert (tmp_path / "l").read_text() == "new"
 
 
-def test_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_destination_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     for place in (tmp_path / "f", tmp_path / "none" / "x"):
         with pytest.raises(CopyFailed, match="cannot be written"):

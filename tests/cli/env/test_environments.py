@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env` and `waggle shell`, with a real server, without one, and with something else."""
+"""`waggle env` and `waggle shell`, with a real server, without one, and with another program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
     "words",
     [("env", "ls"), ("env", "rm", "x"), ("shell", "x"), ("port", "x", "80"), ("exec", "x", "id")],
 )
-def test_without_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_missing_server_is_reported(tmp_path: Path, words: tuple[str, ...]) -> None:
     settings = {**NO_PARTS, "listen_addr": "127.0.0.1:1"}
     ended = typed(*words, data=tmp_path, settings=settings)
     assert ended.returncode == 1
@@ -56,7 +56,7 @@ def babble(connection: socket.socket) -> None:
 
 @contextmanager
 def something_else(behave: Callable[[socket.socket], None]) -> Generator[int]:
-    """A server that is none of ours."""
+    """Run a server that is not waggle."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -76,7 +76,9 @@ def something_else(behave: Callable[[socket.socket], None]) -> Generator[int]:
 
 
 @pytest.mark.parametrize("behave", [hang_up, refuse, babble])
-def test_with_something_else(tmp_path: Path, behave: Callable[[socket.socket], None]) -> None:
+def test_another_program_is_reported(
+    tmp_path: Path, behave: Callable[[socket.socket], None]
+) -> None:
     with something_else(behave) as port:
         settings = {**NO_PARTS, "listen_addr": f"127.0.0.1:{port}"}
         ended = typed("env", "ls", data=tmp_path, settings=settings)
@@ -106,7 +108,7 @@ def test_the_ssh_command_knows_only_this_environment() -> None:
 @pytest.mark.vm
 @pytest.mark.timeout(300)
 @pytest.mark.anyio
-async def test_list_shell_and_remove(tmp_path: Path) -> None:
+async def test_list_shell_port_and_remove(tmp_path: Path) -> None:
     with running(tmp_path, small(tmp_path)) as server:
         empty = await anyio.to_thread.run_sync(beside, server, "env", "ls")
         assert (empty.returncode, empty.stdout) == (
@@ -156,7 +158,7 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
 
 
 def in_a_terminal(server: Waggle, name: str, keys: str) -> str:
-    """`waggle shell` on a pseudo-terminal: what is shown, and then its status."""
+    """Run `waggle shell` on a pseudo-terminal; return what it shows, and then its status."""
     address = {"listen_addr": server.url.removeprefix("http://")}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image prune` on a store of its own."""
+"""`waggle image prune` on its own store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(tmp_path: Path) -> list[str]:
     return [each["name"] for each in json.loads(image(tmp_path, "ls", "--json").stdout)]
 
 
-def test_by_age_but_never_what_a_setting_names(tmp_path: Path, images: Path) -> None:
+def test_images_are_pruned_by_age_unless_a_setting_names_them(tmp_path: Path, images: Path) -> None:
     told = image(tmp_path, "prune", "--older-than", "1h", "--dry-run")
     assert (told.returncode, told.stdout) == (0, "")
     assert "Would remove old; last used 1970-01-01T00:16:40Z." in told.stderr
@@ -51,7 +51,7 @@ def test_by_age_but_never_what_a_setting_names(tmp_path: Path, images: Path) -> 
     assert len(list((images / "blobs" / "sha256").iterdir())) == 6
 
 
-def test_by_size_for_scripts(tmp_path: Path, images: Path) -> None:
+def test_images_are_pruned_by_size_with_json_output(tmp_path: Path, images: Path) -> None:
     def pruned(*words: str) -> dict[str, Any]:
         return dict(json.loads(image(tmp_path, "prune", "--json", *words).stdout))
 
@@ -69,7 +69,7 @@ def test_the_setting_is_the_bound_when_none_is_given(tmp_path: Path, images: Pat
     assert names(tmp_path) == ["new", "python"]
 
 
-def test_unpacked_layers_fill_what_is_left(tmp_path: Path, images: Path) -> None:
+def test_unpacked_layers_may_use_the_remaining_size(tmp_path: Path, images: Path) -> None:
     layer = tmp_path / "cache" / "layers" / f"{'1' * 64}.v2"
     layer.mkdir(parents=True)
     (layer / "data").write_bytes(bytes(1_500_000))
@@ -83,7 +83,7 @@ def test_unpacked_layers_fill_what_is_left(tmp_path: Path, images: Path) -> None
     assert names(tmp_path) == ["new", "old", "python"]
 
 
-def test_without_a_bound_only_leftovers_go(tmp_path: Path, images: Path) -> None:
+def test_without_a_bound_only_leftovers_are_removed(tmp_path: Path, images: Path) -> None:
     (images / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"of a killed command")
     (images / ".tmp-dead").mkdir()
     assert image(tmp_path, "prune", image_cache_max_mb="0").returncode == 0
@@ -98,7 +98,7 @@ def test_an_empty_cache(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_sizes_and_ages() -> None:
+def test_sizes_and_ages_are_parsed() -> None:
     assert [parse_size(text) for text in ("0MB", "5MB", "20GB", "1MiB", "8GiB")] == [
         *(0, 5 * 10**6, 20 * 10**9, 1 << 20, 8 << 30)
     ]
@@ -106,7 +106,7 @@ def test_sizes_and_ages() -> None:
 
 
 @given(st.text(max_size=10) | st.from_regex(r"\A-?[0-9]{1,12}[A-Za-z]{0,3}\Z"))
-def test_anything_else_is_refused(text: str) -> None:
+def test_other_sizes_and_ages_are_refused(text: str) -> None:
     for parse in (parse_size, parse_age):
         with contextlib.suppress(InvalidArgument):
             assert parse(text) >= 0

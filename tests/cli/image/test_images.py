@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image` on a store of its own, and `--missing` on the installation's."""
+"""`waggle image` on its own store, and `--missing` on the installation's."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def names(tmp_path: Path) -> list[str]:
     return [each["name"] for each in json.loads(image(tmp_path, "ls", "--json").stdout)]
 
 
-def test_an_empty_store(tmp_path: Path) -> None:
+def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
     assert json.loads(image(tmp_path, "ls", "--json").stdout) == []
     assert "waggle image build" in image(tmp_path, "ls").stdout
 
 
-def test_list_inspect_and_remove(tmp_path: Path, cache: Path) -> None:
+def test_images_are_listed_inspected_and_removed(tmp_path: Path, cache: Path) -> None:
     assert sorted(names(tmp_path)) == ["other", "tiny"]
     table = image(tmp_path, "ls").stdout
     assert "tiny" in table

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image` by an ordinary user: the disks that root makes, in a cache of its own only."""
+"""`waggle image` by an ordinary user: the same disks as root's, in the user's own cache only."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def disk(home: Path) -> Path:
     return path
 
 
-def test_load_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layout: Path) -> None:
+def test_load_makes_the_same_disk_as_root(here: Path, theirs: Path, layout: Path) -> None:
     ended = by_user(theirs, "load", f"oci:{layout}")
     assert (ended.returncode, ended.stdout) == (0, f"{NAME}\n"), ended.stderr
     assert by_root(here / "roots", "load", f"oci:{layout}").returncode == 0
@@ -74,7 +74,7 @@ def test_load_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layo
     assert disk(theirs).read_bytes() == disk(here / "roots").read_bytes()
 
 
-def test_pull_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layout: Path) -> None:
+def test_pull_makes_the_same_disk_as_root(here: Path, theirs: Path, layout: Path) -> None:
     with run_registry(here / "registry") as registry:
         name = f"{registry.name}/odd:v1"
         skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:{NAME}", f"docker://{name}")
@@ -86,7 +86,7 @@ def test_pull_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layo
 
 
 @pytest.mark.slow
-def test_a_user_looks_after_a_cache_of_its_own(theirs: Path, layout: Path) -> None:
+def test_a_user_manages_an_own_cache(theirs: Path, layout: Path) -> None:
     by_user(theirs, "load", f"oci:{layout}")
     assert NAME in by_user(theirs, "ls").stdout
     assert '"digest": "sha256:' in by_user(theirs, "inspect", NAME).stdout

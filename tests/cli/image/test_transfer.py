@@ -58,7 +58,7 @@ def test_load_makes_the_disk_and_prints_the_name(tmp_path: Path, layout: Path) -
     assert "not made" in image(tmp_path, "ls").stdout
 
 
-def test_a_terminal_sees_a_bar(tmp_path: Path, layout: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(tmp_path: Path, layout: Path) -> None:
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "waggle", "image", "load", f"oci:{layout}"]
     env = environ(tmp_path / "data", {"image_cache_dir": str(tmp_path / "cache")})
@@ -75,7 +75,7 @@ def test_a_terminal_sees_a_bar(tmp_path: Path, layout: Path) -> None:
     assert f"{NAME} is sha256:".encode() in seen
 
 
-def test_load_for_scripts(tmp_path: Path, layout: Path) -> None:
+def test_load_with_json_output(tmp_path: Path, layout: Path) -> None:
     ended = image(tmp_path, "load", f"{layout}", "--name", "Registry.example/a", "--json")
     found = json.loads(ended.stdout)
     assert found["name"] == "registry.example/a:latest"
@@ -95,7 +95,7 @@ def test_save_and_load_again(tmp_path: Path, layout: Path, form: str) -> None:
     assert image(tmp_path, "load", target).stdout == f"{NAME}\n"
 
 
-def test_a_relative_path_counts_from_here(
+def test_a_relative_path_starts_at_the_current_directory(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,17 +106,17 @@ def test_a_relative_path_counts_from_here(
     assert image(tmp_path, "load", "./a.tar").stdout == f"{NAME}\n"
 
 
-def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(tmp_path: Path) -> None:
     ended = image(tmp_path, "load", f"oci-archive:{tmp_path}/none.tar")
     assert ended.returncode == 1
     assert f"{tmp_path}/none.tar cannot be read" in ended.stderr
     assert ended.stdout == ""
 
 
-def test_two_layers_at_once_that_are_not_what_they_say(
+def test_two_layers_that_fail_at_once_keep_no_image(
     tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layers are read at the same time, so that both may fail before one is cancelled."""
+    """Layers are read at the same time, so both may fail before one is cancelled."""
 
     def both_fail(_images: ImageService, _name: str) -> None:
         raise ExceptionGroup("layers", [ImageCorrupt("one"), ImageCorrupt("two")])
@@ -129,7 +129,7 @@ def test_two_layers_at_once_that_are_not_what_they_say(
     assert listed(tmp_path) == []
 
 
-def test_a_layer_that_is_not_what_it_says_is_not_kept(tmp_path: Path, layout: Path) -> None:
+def test_a_layer_with_a_wrong_diff_id_is_not_kept(tmp_path: Path, layout: Path) -> None:
     [diff_id, _] = ImageStore(layout).resolve(NAME).config.diff_ids
     config = config_of([tar_bytes(layer) for layer in LAYERS]).decode()
     _replace_config(layout, config.replace(diff_id, f"sha256:{'0' * 64}").encode())
@@ -142,7 +142,7 @@ def test_a_layer_that_is_not_what_it_says_is_not_kept(tmp_path: Path, layout: Pa
 
 
 def _replace_config(layout: Path, config: bytes) -> None:
-    """Put another configuration into the only image of a layout, with honest digests."""
+    """Put another configuration into the only image of a layout, with correct digests."""
     index = json.loads((layout / "index.json").read_text())
     [entry] = index["manifests"]
     manifest = json.loads((layout / "blobs/sha256" / entry["digest"][7:]).read_text())
@@ -154,7 +154,7 @@ def _replace_config(layout: Path, config: bytes) -> None:
     (layout / "index.json").write_text(json.dumps(index))
 
 
-def test_push_pull_and_what_a_registry_lacks(tmp_path: Path, layout: Path) -> None:
+def test_push_pull_and_a_missing_image(tmp_path: Path, layout: Path) -> None:
     tls = make_tls(tmp_path / "tls")
     (tmp_path / "ca.pem").write_bytes(tls.ca_pem)
     trusted = {"ca_bundle": str(tmp_path / "ca.pem")}
@@ -186,7 +186,7 @@ def test_push_pull_and_what_a_registry_lacks(tmp_path: Path, layout: Path) -> No
     assert len(listed(tmp_path)) == 2
 
 
-def test_an_archive_in_use_by_a_setting_says_how_to_bring_it(tmp_path: Path, layout: Path) -> None:
+def test_an_archive_as_an_image_is_answered_with_load(tmp_path: Path, layout: Path) -> None:
     path = write_archive(tmp_path / "a.tar", layout_members(layout))
     ended = image(tmp_path, "inspect", f"oci-archive:{path}")
     assert ended.returncode == 1

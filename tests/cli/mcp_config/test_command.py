@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle mcp-config` on real files: the command as users run it."""
+"""`waggle mcp-config` on real files, as users run it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process, with a home of its own and no other variables."""
+    """Return the command line in this process, with its own home and no other variables."""
 
     def command(home: Path, *words: str, **variables: str) -> Ended:
         for name in [name for name in os.environ if name.startswith(FOREIGN)]:
@@ -58,14 +58,14 @@ def own_file(name: str, home: Path) -> Path:
     return client.file(directories({"HOME": str(home)}, "linux"))
 
 
-def test_without_a_client_it_lists_them(run: Run, tmp_path: Path) -> None:
+def test_without_a_client_all_clients_are_listed(run: Run, tmp_path: Path) -> None:
     said = run(tmp_path).stdout
     assert [line.split()[0] for line in said.splitlines()] == NAMES
     assert str(tmp_path / ".cursor/mcp.json") in said
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_prints_what_it_would_write(run: Run, tmp_path: Path, name: str) -> None:
+def test_the_printed_text_is_the_text_that_is_written(run: Run, tmp_path: Path, name: str) -> None:
     printed = run(tmp_path, name)
     assert printed.returncode == 0, printed.stderr
     assert "--stdio" in printed.stdout
@@ -86,23 +86,21 @@ def test_the_form_for_a_server_that_listens(run: Run, tmp_path: Path, name: str)
     assert "MY_TOKEN" not in run(tmp_path, name, "--http", URL).stdout
 
 
-def test_settings_of_now_go_with_it_but_no_secrets(run: Run, tmp_path: Path) -> None:
+def test_only_waggles_settings_are_included(run: Run, tmp_path: Path) -> None:
     environ = {"WAGGLE_DATA_DIR": "/data", "HOME": str(tmp_path), "OTHER": "x"}
     assert local_server(environ).variables == {"WAGGLE_DATA_DIR": "/data"}
     said = run(tmp_path, "codex", WAGGLE_DATA_DIR="/data").stdout
     assert tomllib.loads(said)["mcp_servers"]["waggle"]["env"] == {"WAGGLE_DATA_DIR": "/data"}
 
 
-def test_settings_that_cannot_be_used_are_told_here(run: Run, tmp_path: Path) -> None:
+def test_invalid_settings_are_reported(run: Run, tmp_path: Path) -> None:
     ended = run(tmp_path, "cursor", WAGGLE_MAX_ENVIRONMENTS="many")
     assert ended.returncode == 1
     assert "WAGGLE_MAX_ENVIRONMENTS" in ended.stderr
 
 
 @pytest.mark.parametrize("kind", JSON)
-def test_a_file_that_is_there_is_merged_and_keeps_its_mode(
-    run: Run, tmp_path: Path, kind: str
-) -> None:
+def test_an_existing_file_is_merged_and_keeps_its_mode(run: Run, tmp_path: Path, kind: str) -> None:
     path = own_file("claude-desktop", tmp_path)
     path.parent.mkdir(parents=True)
     path.write_text(JSON[kind], newline="")
@@ -147,7 +145,7 @@ def test_a_broken_file_is_left_alone_and_the_entry_shown(
     assert path.read_bytes() == content
 
 
-def test_a_directory_in_its_place_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_directory_in_the_files_place_is_reported(run: Run, tmp_path: Path) -> None:
     own_file("codex", tmp_path).mkdir(parents=True)
     ended = run(tmp_path, "codex", "--write")
     assert ended.returncode == 1
@@ -190,7 +188,7 @@ def test_the_page_lists_the_same_clients_and_files() -> None:
     assert {name: where.strip() for name, where in rows.items()} == expected
 
 
-def test_what_it_writes_starts_a_server(run: Run, tmp_path: Path) -> None:
+def test_the_written_entry_starts_a_server(run: Run, tmp_path: Path) -> None:
     entry = json.loads(run(tmp_path, "json").stdout)["mcpServers"]["waggle"]
     assert entry["command"] == sys.executable
     assert entry["args"] == ["-m", "waggle", "serve", "--stdio"]

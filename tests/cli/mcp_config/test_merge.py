@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry goes into a file; what else is there stays to the letter, or the file is refused."""
+"""Merging an entry into a file: the rest stays to the letter, or the file is refused."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ JSON = {
 
 
 def without_marks(text: str) -> set[str]:
-    """The comments of a file."""
+    """Return the comments of a file."""
     return {line.strip() for line in text.splitlines() if line.strip().startswith(("//", "#"))}
 
 
 @pytest.mark.parametrize("text", JSON.values(), ids=JSON)
-def test_json_takes_it_and_loses_nothing(text: str) -> None:
+def test_json_gains_the_entry_and_loses_nothing(text: str) -> None:
     changed = merged("json", text, "mcpServers", "waggle", ENTRY)
     data = read(changed)[0]
     before: dict[str, Any] = read(text)[0] if text else {}
@@ -49,7 +49,7 @@ def test_json_takes_it_and_loses_nothing(text: str) -> None:
     assert merged("json", changed, "mcpServers", "waggle", ENTRY) == changed
 
 
-def test_json_is_laid_out_as_the_rest() -> None:
+def test_json_is_indented_like_the_rest() -> None:
     changed = put(JSON["other servers"], "mcpServers", "waggle", {"command": "y"})
     assert changed == (
         '{\n\t"mcpServers": {\n\t\t"waggle": {\n\t\t\t"command": "y"\n\t\t},\n'
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 @given(
     st.dictionaries(st.text(max_size=8), VALUES, max_size=4), st.sampled_from([None, 1, 4, "\t"])
 )
-def test_any_json_stays_what_it_was(data: dict[str, object], indent: int | str | None) -> None:
+def test_any_json_keeps_its_other_values(data: dict[str, object], indent: int | str | None) -> None:
     data.pop("m", None)
     text = json.dumps({**data, "m": {"other": data}}, indent=indent)
     wanted = {**data, "m": {"other": data, "waggle": ENTRY}}
@@ -115,7 +115,7 @@ TOML = {
 
 
 @pytest.mark.parametrize("text", TOML.values(), ids=TOML)
-def test_toml_takes_it_and_loses_nothing(text: str) -> None:
+def test_toml_gains_the_entry_and_loses_nothing(text: str) -> None:
     changed = merged("toml", text, "mcp_servers", "waggle", {**ENTRY, "env": {"A": "\u00fc\n"}})
     data, before = tomllib.loads(changed), tomllib.loads(text)
     servers = data.pop("mcp_servers")
@@ -139,7 +139,7 @@ def test_toml_takes_it_and_loses_nothing(text: str) -> None:
         'a = """\n[mcp_servers.waggle]\n"""\n',
     ],
 )
-def test_toml_that_cannot_take_it_is_refused(text: str) -> None:
+def test_toml_that_cannot_be_merged_is_refused(text: str) -> None:
     with pytest.raises(CannotMerge):
         merged("toml", text, "mcp_servers", "waggle", ENTRY)
 
@@ -190,12 +190,12 @@ def test_yaml_in_the_block_style(text: str, expected: str) -> None:
         "extensions:\n\ta: 1\n",
     ],
 )
-def test_yaml_that_is_not_surely_understood_is_refused(text: str) -> None:
+def test_yaml_of_other_styles_is_refused(text: str) -> None:
     with pytest.raises(CannotMerge):
         merged("yaml", text, "extensions", "waggle", GOOSE)
 
 
 @pytest.mark.parametrize("form", ["json", "toml", "yaml"])
-def test_a_fragment_is_a_file_of_its_own(form: Format) -> None:
+def test_a_fragment_is_a_complete_file(form: Format) -> None:
     text = fragment(form, "section", "waggle", ENTRY)
     assert merged(form, text, "section", "waggle", ENTRY) == text

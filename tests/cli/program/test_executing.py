@@ -30,7 +30,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
         yield ours
 
 
-def test_a_pipe_is_read_to_its_end_if_it_is_wanted(stdin: int) -> None:
+def test_a_pipe_is_read_to_its_end_on_request(stdin: int) -> None:
     words = ("données\0\n".encode(), b"late")
     writer = threading.Thread(
         target=lambda: (*(os.write(stdin, w) for w in words), os.close(stdin))
@@ -40,7 +40,7 @@ def test_a_pipe_is_read_to_its_end_if_it_is_wanted(stdin: int) -> None:
     writer.join()
 
 
-def test_a_pipe_is_left_alone_otherwise_and_told_if_it_has_something(
+def test_an_unread_pipe_with_data_is_reported(
     stdin: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert standard_input(pipe=False) == ""
@@ -52,7 +52,7 @@ def test_a_pipe_is_left_alone_otherwise_and_told_if_it_has_something(
     assert standard_input(pipe=True) == "data", "nothing was taken from it"
 
 
-def test_a_socket_is_as_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_is_treated_as_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("r", encoding="utf-8") as text:
         monkeypatch.setattr("sys.stdin", text)
@@ -83,7 +83,7 @@ def test_a_terminal_is_never_read(monkeypatch: pytest.MonkeyPatch, pipe: bool) -
         assert standard_input(pipe=pipe) == ""
 
 
-def test_standard_input_that_is_no_text(stdin: int) -> None:
+def test_standard_input_that_is_not_utf_8_is_refused(stdin: int) -> None:
     os.write(stdin, b"\xff")
     os.close(stdin)
     with pytest.raises(InvalidArgument, match="not UTF-8") as refused:
@@ -91,14 +91,14 @@ def test_standard_input_that_is_no_text(stdin: int) -> None:
     assert "waggle cp" in refused.value.hint
 
 
-def test_too_much_standard_input(stdin: int) -> None:
+def test_too_much_standard_input_is_refused(stdin: int) -> None:
     os.write(stdin, b"12345")
     os.close(stdin)
     with pytest.raises(TooLarge, match="over 4 bytes"):
         read_input(4)
 
 
-def test_standard_input_that_grows_on_the_way(
+def test_standard_input_that_is_too_large_when_escaped_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "input"
@@ -109,7 +109,7 @@ def test_standard_input_that_grows_on_the_way(
             standard_input(pipe=False)
 
 
-def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_standard_input_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert standard_input(pipe=True) == ""
     with pytest.raises(InvalidArgument, match="no standard input") as refused:
@@ -117,14 +117,14 @@ def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.value.hint == "Name a file."
 
 
-def test_variables() -> None:
+def test_variables_are_parsed() -> None:
     assert parse_variables(["A=1", "B=x=y", "C=", "A=2"]) == {"A": "2", "B": "x=y", "C": ""}
     for word in ("A", "=1", ""):
         with pytest.raises(InvalidArgument, match="is no variable"):
             parse_variables([word])
 
 
-def test_what_is_not_said_is_not_sent() -> None:
+def test_options_that_are_not_given_are_not_sent() -> None:
     assert How().arguments() == {"user": "sandbox", "env": {}}
     assert How("root", "/tmp", ["A=1"], 2.5).arguments() == {
         "user": "root",
@@ -134,7 +134,7 @@ def test_what_is_not_said_is_not_sent() -> None:
     }
 
 
-def test_the_end_as_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_program_becomes_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(executing, "say", said.append)
     assert (tell(Ended(0)), tell(Ended(5)), said) == (0, 5, [])
@@ -147,7 +147,7 @@ def test_the_end_as_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_what_a_script_gets(tmp_path: Path) -> None:
+async def test_exec_and_env_new_for_scripts(tmp_path: Path) -> None:
     async with serving() as rig, client(rig) as agent:
         identity = await created(agent)
         settings = {
@@ -161,7 +161,7 @@ async def test_what_a_script_gets(tmp_path: Path) -> None:
             )
             return ended.returncode, ended.stdout, ended.stderr
 
-        # The pretend guest prints the words of a command.
+        # The fake guest prints the words of a command.
         words = ("-i", "--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])
         told = await waggle("exec", *words, "--", "ls", "-l", "--env", "a  b", stdin="input")
         assert told == (0, "ls -l --env a  b", "")

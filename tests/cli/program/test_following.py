@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's output comes as it is and while it runs, and its end is this command's."""
+"""A followed program: unchanged output while it runs, and its end is the command's end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def program(
     signal: str | None = None,
     timed_out: bool = False,
 ) -> Work:
-    """A guest's program that prints and then ends, or waits for the guest's `release`."""
+    """Return a guest's program that prints and then ends, or waits for the guest's `release`."""
 
     async def work(guest: FakeGuest, into: Streams) -> ExecutionResult:
         into.stdout.feed(out)
@@ -87,7 +87,7 @@ async def test_output_is_copied_byte_for_byte(out: bytes, err: bytes) -> None:
         assert (command.argv, command.stdin, command.env) == (("tool", "a b"), b"x", {"A": "1"})
 
 
-async def test_output_comes_while_it_runs() -> None:
+async def test_output_arrives_while_the_program_runs() -> None:
     async with box() as (agent, guest, identity), anyio.create_task_group() as group:
         out = io.BytesIO()
 
@@ -102,7 +102,7 @@ async def test_output_comes_while_it_runs() -> None:
         await until(lambda: out.getvalue() == b"first released")
 
 
-async def test_who_leaves_kills_it() -> None:
+async def test_cancelling_the_command_kills_the_program() -> None:
     async with box() as (agent, guest, identity):
         async with anyio.create_task_group() as group:
             group.start_soon(follow, agent, guest, identity, program(hang=True))
@@ -116,7 +116,7 @@ class Closed(io.BytesIO):
         raise BrokenPipeError
 
 
-async def test_a_reader_that_leaves_kills_it() -> None:
+async def test_a_closed_output_kills_the_program() -> None:
     async with box() as (agent, guest, identity):
 
         async def runs(_command: Command, into: Streams) -> ExecutionResult:
@@ -129,7 +129,7 @@ async def test_a_reader_that_leaves_kills_it() -> None:
         assert [command.argv[0] for command in guest.cancelled] == ["tool"]
 
 
-async def test_what_the_server_did_not_keep_is_told() -> None:
+async def test_lost_output_is_reported() -> None:
     size = (1 << 23) + 700_000  # the rig keeps 8 MiB, and some of the end
     data = random.Random(3).randbytes(size)
     async with box() as (agent, guest, identity):
@@ -141,7 +141,7 @@ async def test_what_the_server_did_not_keep_is_told() -> None:
 
 
 class Stubborn(RateLimiter):
-    """Refuses every other call, each of which passes at once when it is made again."""
+    """A limiter that refuses every other call; the repeated call always passes."""
 
     def __init__(self) -> None:
         super().__init__(0, lambda: 0.0)
@@ -149,13 +149,13 @@ class Stubborn(RateLimiter):
 
     def take(self, owner: str) -> None:
         self.asked += 1
-        if self.asked > 2 and self.asked % 2:  # the environment and the job are there
+        if self.asked > 2 and self.asked % 2:  # the environment and the job exist
             error = RateLimited("Too many calls.", seconds=1)
             error.retry_after = 0
             raise error
 
 
-async def test_a_limit_of_calls_makes_it_slower_only() -> None:
+async def test_a_rate_limit_only_slows_the_command_down() -> None:
     limiter = Stubborn()
     async with box(Setup(rates=limiter)) as (agent, guest, identity):
         told = await follow(agent, guest, identity, program(PAGES, b"two", 3))
@@ -163,7 +163,7 @@ async def test_a_limit_of_calls_makes_it_slower_only() -> None:
         assert limiter.asked > 6
 
 
-async def test_how_it_ended() -> None:
+async def test_the_end_of_a_program_is_reported() -> None:
     async with box() as (agent, guest, identity):
         told, out, _ = await follow(
             agent, guest, identity, program(b"so far", code=None, timed_out=True)
@@ -177,7 +177,7 @@ async def test_how_it_ended() -> None:
         assert (told.code, told.told) == (127, "There is none.\n  Use 'waggle exec'.")
 
 
-async def test_what_cannot_be_started_is_refused() -> None:
+async def test_invalid_arguments_are_refused() -> None:
     async with box() as (agent, _, identity):
         arguments = {"environment_id": identity, "command": ["x"], "timeout_seconds": 0}
         with pytest.raises(CallRefused, match="--timeout-seconds must be more than 0"):

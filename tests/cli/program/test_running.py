@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle run`: which runtime, what is copied and run, and that nothing stays."""
+"""`waggle run`: the runtime it chooses, what it copies and runs, and that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from waggle.domain.programs.runtime import RuntimeName
         ("-", "python"),
     ],
 )
-def test_the_runtime_of_a_name(file: str, runtime: str) -> None:
+def test_the_runtime_follows_from_the_file_name(file: str, runtime: str) -> None:
     assert runtime_of(file) == runtime
 
 
 @pytest.mark.parametrize("file", ["a", "a.ts", ".py", "a.py/b", "--bogus"])
-def test_names_without_a_runtime(file: str) -> None:
+def test_names_without_a_runtime_are_refused(file: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         runtime_of(file)
     assert "--runtime" in refused.value.hint or "--help" in refused.value.hint
 
 
-def test_files_that_cannot_be_run(tmp_path: Path) -> None:
+def test_files_that_cannot_be_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot be read: No such file"):
         run(str(tmp_path / "none.py"), (), None, Wanted())
     with pytest.raises(InvalidArgument, match="cannot be read: Is a directory"):
@@ -56,7 +56,7 @@ def test_files_that_cannot_be_run(tmp_path: Path) -> None:
         run(str(large), (), RuntimeName.NODE, Wanted())
 
 
-def test_without_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_standard_input_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `<&-`."""
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(InvalidArgument, match="There is no standard input"):
@@ -65,7 +65,7 @@ def test_without_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
+async def test_a_file_is_run_and_nothing_stays_behind(tmp_path: Path) -> None:
     file = tmp_path / "some thing.sh"
     file.write_bytes(b"#!/bin/sh\n\xff\0")
     async with serving() as rig:
@@ -84,7 +84,7 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
         def left() -> list[str]:
             return [each.id for each in rig.services.environments.all()]
 
-        # The pretend guest prints the words of a command.
+        # The fake guest prints the words of a command.
         told = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
         assert told == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
         guest = list(rig.host.guests.values())[-1]
@@ -106,7 +106,7 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_signal_while_the_environment_is_made_leaves_none(tmp_path: Path) -> None:
+async def test_a_signal_during_the_create_leaves_no_environment(tmp_path: Path) -> None:
     host = FakeHost(hold=anyio.Event())
     assert host.hold is not None
     async with serving(Setup(host=host)) as rig:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle template`, and a server of WAGGLE_TEMPLATES=built, which makes none of its own."""
+"""`waggle template`, and a server with WAGGLE_TEMPLATES=built, which makes no templates."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from waggle.infra.store.frozen_files import TemplateStore
 
 @pytest.fixture
 def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of a machine that has nothing yet, for commands of this process."""
+    """The cache of a host that has nothing yet, for commands of this process."""
     monkeypatch.setenv("WAGGLE_IMAGE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_without_templates(nothing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_any_template(nothing: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ls(as_json=True)
     assert capsys.readouterr().out == "[]\n"
     ls(as_json=False)
@@ -38,7 +38,7 @@ def test_without_templates(nothing: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not nothing.exists()
 
 
-def test_none_is_built_for_a_server_that_would_not_use_it(
+def test_no_template_is_built_if_the_server_would_not_use_it(
     nothing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAGGLE_TEMPLATES", "off")
@@ -51,7 +51,7 @@ def test_none_is_built_for_a_server_that_would_not_use_it(
 @pytest.mark.anyio
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-async def test_what_was_built_is_used_and_no_other_is_made(tmp_path: Path) -> None:
+async def test_a_built_template_is_used_and_no_other_is_made(tmp_path: Path) -> None:
     cache = own_cache(tmp_path / "cache")
     settings = {**small(tmp_path), "image_cache_dir": str(cache), "templates": "built"}
     store = TemplateStore(cache / "templates")
@@ -73,7 +73,7 @@ async def test_what_was_built_is_used_and_no_other_is_made(tmp_path: Path) -> No
 
 
 async def came_of(server: Waggle) -> str | None:
-    """The template that a new environment's machine came of, None for one that booted."""
+    """Return the template from which a new environment's machine came, None for one that booted."""
     async with connected(server) as client, environment(client) as this:
         assert await execute(client, this, "echo works") == "works\n"
         assert len(server.machines()) == 1

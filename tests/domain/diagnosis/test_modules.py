@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which last words of an interpreter are worth a question, and the questions' answers."""
+"""Missing modules: the stderr that suggests one, and the question to the interpreter."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ESM = (
         (ESM, Module(NODE, "@a/b")),
     ],
 )
-def test_the_interpreter_says_so_last(stderr: str, expected: Module) -> None:
+def test_the_end_of_stderr_suggests_a_missing_module(stderr: str, expected: Module) -> None:
     assert suspected(stderr, 1) == expected
     assert suspected(stderr, 2) is None
     assert suspected(stderr, None) is None
@@ -62,12 +62,12 @@ def test_the_interpreter_says_so_last(stderr: str, expected: Module) -> None:
         COMMON_JS.replace("left-pad", "--eval"),
     ],
 )
-def test_what_is_not_worth_a_question(stderr: str) -> None:
+def test_other_errors_suggest_no_missing_module(stderr: str) -> None:
     assert suspected(stderr, 1) is None
 
 
 @given(st.text())
-def test_any_text_can_be_looked_at(stderr: str) -> None:
+def test_any_text_is_accepted_as_stderr(stderr: str) -> None:
     suspected(stderr, 1)
 
 
@@ -84,7 +84,7 @@ def test_the_failed_commands_own_interpreter_is_asked() -> None:
     [("json", False), ("sys", False), ("json.tool", False), ("os.path", True), ("nope.x", True)],
 )
 def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing: bool) -> None:
-    """A package with a side effect is asked for its parts, and is not run."""
+    """The question about a submodule does not run the package, which would print."""
     package = tmp_path / "loud"
     package.mkdir()
     (package / "__init__.py").write_text("print('ran')")
@@ -102,7 +102,7 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
 
 @pytest.mark.parametrize("line", ["require('NAME')", "import 'NAME'"])
 def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> None:
-    """Node's real last words lead to a question, which it answers."""
+    """The stderr of a real Node leads to a question, and Node answers it."""
     package = tmp_path / "node_modules" / "there"
     package.mkdir(parents=True)
     (package / "index.js").write_text("console.log('ran')")

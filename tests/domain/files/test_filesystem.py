@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths and modes: what a guest can be asked for."""
+"""The parsers of guest paths and file modes."""
 
 import pytest
 from hypothesis import given
@@ -31,25 +31,25 @@ from waggle.domain.programs.execution import HOME
         ("ä", f"{HOME}/ä"),
     ],
 )
-def test_paths_are_the_guests_own(text: str, path: str) -> None:
+def test_paths_are_parsed_as_guest_paths(text: str, path: str) -> None:
     assert parse_path(text) == path
 
 
 @pytest.mark.parametrize("text", ["", "\0", "a\0b", "/\0", "\ud800", "a\udfffb"])
-def test_what_is_no_path(text: str) -> None:
+def test_a_malformed_path_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_path(text)
 
 
 @pytest.mark.parametrize("text", ["C:\\Users\\me\\a.csv", "d:\\a", "C:/Users/me/a.csv"])
-def test_a_path_of_windows_is_refused_with_one_of_here(text: str) -> None:
+def test_a_windows_path_is_refused_with_a_guest_path(text: str) -> None:
     with pytest.raises(InvalidArgument, match="Windows") as refused:
         parse_path(text)
     assert HOME in refused.value.hint
 
 
 @pytest.mark.parametrize("mode", ["+x", "a+x"])
-def test_executable_is_a_mode(mode: str) -> None:
+def test_plus_x_means_mode_0755(mode: str) -> None:
     assert parse_mode(mode) == 0o755
 
 
@@ -64,7 +64,7 @@ def test_the_limit_of_a_path_is_in_bytes_and_counts_the_home_directory() -> None
 
 
 @given(st.text())
-def test_a_path_is_absolute_encodable_and_parsed_once(text: str) -> None:
+def test_a_parsed_path_is_absolute_encodable_and_parses_to_itself(text: str) -> None:
     try:
         path = parse_path(text)
     except InvalidArgument:
@@ -94,12 +94,12 @@ def test_a_path_is_absolute_encodable_and_parsed_once(text: str) -> None:
         ("/~/x", "/~/x"),
     ],
 )
-def test_a_tilde_is_the_home_directory_that_the_guest_knows(text: str, path: str) -> None:
+def test_a_tilde_is_replaced_by_the_home_directory_of_the_guest(text: str, path: str) -> None:
     assert at_home(parse_path(text), "/home/me") == path
 
 
 @pytest.mark.parametrize("text", ["~root", "~root/x", "~sandbox/a", "~tmp"])
-def test_the_home_of_another_user_is_refused_with_the_way_to_write_it(text: str) -> None:
+def test_the_home_of_another_user_is_refused_with_an_escaped_form(text: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_path(text)
     assert f"./{text.partition('/')[0]} " in refused.value.hint
@@ -129,13 +129,13 @@ def test_a_mode_is_octal(mode: int) -> None:
         (448, 0o700),
     ],
 )
-def test_a_mode_as_a_number_is_what_was_meant(given_mode: int, mode: int) -> None:
-    """Octal digits, or the decimal number that JSON makes of 0o755."""
+def test_a_number_is_understood_as_the_intended_mode(given_mode: int, mode: int) -> None:
+    """A number is read as octal digits, or as the decimal form that JSON gives 0o755."""
     assert parse_mode(given_mode) == mode
 
 
 @pytest.mark.parametrize("mode", [-1, 8, 999, 10_000, 77777])
-def test_a_number_that_is_no_mode(mode: int) -> None:
+def test_a_number_that_is_not_a_mode_is_refused(mode: int) -> None:
     with pytest.raises(InvalidArgument, match="octal"):
         parse_mode(mode)
 
@@ -152,6 +152,6 @@ def test_any_number_is_a_mode_or_refused(mode: int) -> None:
     "text",
     ["", "8", "u+x", "0x1ff", "-1", "+644", "064444", " 644", "644\n", "rw-", "\u0661", "\u00b2"],
 )
-def test_what_is_no_mode(text: str) -> None:
+def test_a_malformed_mode_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="octal"):
         parse_mode(text)

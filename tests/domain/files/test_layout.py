@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layout takes what a file system could hold, and bounded memory whatever the names are."""
+"""A layout accepts only trees that a file system could hold, and uses bounded memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_deep_names_are_refused_after_100_000_nodes_in_30_mib() -> None:
         tracemalloc.stop()
 
 
-def test_a_deep_tree_of_one_trunk_is_fine() -> None:
+def test_many_names_below_one_deep_directory_are_accepted() -> None:
     layout = Layout()
     for count in range(19_000):
         layout.add(b"trunk%b/%x" % (b"/d" * 97, count), Kind.FILE)
 
 
-def test_bytes_of_names_are_bounded() -> None:
+def test_the_total_length_of_names_is_bounded() -> None:
     layout = Layout(names=1_000)
     for count in range(4):
         layout.add(b"%d" % count * 250, Kind.FILE)
@@ -48,7 +48,7 @@ paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=4).ma
 
 
 @given(st.lists(st.tuples(paths, st.sampled_from([Kind.FILE, Kind.DIRECTORY, Kind.LINK]))))
-def test_it_says_what_a_table_of_whole_names_would_say(added: list[tuple[bytes, Kind]]) -> None:
+def test_a_layout_agrees_with_a_table_of_whole_names(added: list[tuple[bytes, Kind]]) -> None:
     layout, table = Layout(), dict[bytes, Kind]()
     for name, kind in added:
         expected = in_table(table, name, kind)
@@ -59,7 +59,7 @@ def test_it_says_what_a_table_of_whole_names_would_say(added: list[tuple[bytes, 
 
 
 def in_table(table: dict[bytes, Kind], name: bytes, kind: Kind) -> bool | None:
-    """What `Layout.add` gives; None where it refuses. The table is as it was then."""
+    """Add a name to the table and return what `Layout.add` should; None if it should refuse."""
     above: list[bytes] = []
     parent = posixpath.dirname(name)
     while parent:

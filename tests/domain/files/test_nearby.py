@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of the place where a path leads to nothing."""
+"""The description of what is near a path that does not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def directory(path: str, *names: str, truncated: bool = False) -> Listing:
     return Listing(path, tuple(entries), truncated)
 
 
-def test_parents_begin_with_the_nearest() -> None:
+def test_parents_are_listed_from_the_nearest_to_the_root() -> None:
     assert parents("/a/b/c.txt") == ["/a/b", "/a", "/"]
     assert parents("/a/") == ["/"]
     assert parents("/") == []
@@ -49,19 +49,19 @@ def test_parents_begin_with_the_nearest() -> None:
         ("/h/a", directory("/h", "b\n\x1b[2J"), "/h has b??[2J."),
     ],
 )
-def test_what_is_told(path: str, listing: Listing, words: str) -> None:
+def test_the_nearest_directory_is_described(path: str, listing: Listing, words: str) -> None:
     assert told(path, listing) == words
 
 
 @pytest.mark.parametrize("path", ["/h/link", "/h/link/a.txt"])
-def test_a_link_to_nothing_is_told_as_what_it_is(path: str) -> None:
+def test_a_dangling_link_is_described_as_one(path: str) -> None:
     link = FileEntry("link", 1, False, True, 0o777, NOW)
     assert told(path, Listing("/h", (link,), False)) == "/h/link is a link to what is not there."
     assert "has link" in told("/mnt/link", Listing("/h", (link,), False)), "the home has another"
 
 
 @pytest.mark.parametrize("truncated, rest", [(False, "and 8 others."), (True, "and 8 or more ")])
-def test_a_long_directory_is_told_in_part(truncated: bool, rest: str) -> None:
+def test_a_long_directory_is_shortened_with_a_count(truncated: bool, rest: str) -> None:
     names = [f"{number:02}" for number in range(20)]
     words = told("/h/zzz", directory("/h", *names, truncated=truncated))
     assert words.startswith("/h has 00, 01, ")
@@ -71,7 +71,7 @@ def test_a_long_directory_is_told_in_part(truncated: bool, rest: str) -> None:
 
 
 @given(st.text(min_size=1, max_size=3_000), st.lists(st.text(max_size=300), max_size=30))
-def test_any_names_are_told_on_one_short_line(path: str, names: list[str]) -> None:
+def test_any_names_fit_on_one_short_printable_line(path: str, names: list[str]) -> None:
     words = told(f"/{path}", directory("/h", *(name or "x" for name in names)))
     assert words.isprintable()
     assert len(words) < 1_800

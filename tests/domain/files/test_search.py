@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What globs mean, and which searches are refused."""
+"""The meaning of globs, and the searches that are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from waggle.domain.files.search import (
         ("node_modules/", ["node_modules", "x/node_modules"], ["node_modules/x"]),
     ],
 )
-def test_a_glob_means_what_shells_mean(glob: str, fits: list[str], does_not: list[str]) -> None:
+def test_globs_mean_the_same_as_in_shells(glob: str, fits: list[str], does_not: list[str]) -> None:
     expression = re.compile(glob_expression([glob]))
     assert [path for path in (*fits, *does_not) if expression.search(path)] == fits
 
@@ -50,11 +50,11 @@ def test_a_glob_means_what_shells_mean(glob: str, fits: list[str], does_not: lis
         ("/home/*.py", "/h", "/home/*.py"),
     ],
 )
-def test_a_glob_may_name_the_directory_too(glob: str, path: str, meant: str) -> None:
+def test_a_glob_may_begin_with_the_searched_directory(glob: str, path: str, meant: str) -> None:
     assert glob_below(glob, path) == meant
 
 
-def test_one_of_several_globs_is_enough() -> None:
+def test_a_match_of_one_of_several_globs_is_enough() -> None:
     expression = glob_expression(["*.py", "d/*"])
     assert [p for p in ("a.py", "d/x", "e/x") if re.search(expression, p)] == ["a.py", "d/x"]
 
@@ -78,13 +78,13 @@ def test_escaped_text_matches_only_itself(text: str) -> None:
         {"name": "*", "context_lines": 11},
     ],
 )
-def test_what_cannot_be_searched_is_refused(arguments: dict[str, object]) -> None:
+def test_an_unusable_search_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument) as refused:
         SearchQuery("/tmp", **arguments)  # pyright: ignore[reportArgumentType] # its fields
     assert refused.value.hint
 
 
-def test_excludes_are_bounded_and_empty_ones_mean_nothing() -> None:
+def test_excludes_are_limited_and_empty_ones_are_ignored() -> None:
     assert check_excludes(["", "/", "a"]) == ("a",)
     with pytest.raises(InvalidArgument, match="more than 50"):
         check_excludes(["a"] * 51)

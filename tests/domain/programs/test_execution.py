@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that can be carried out, how a stream is shown, and the parsers of code and time."""
+"""Commands and their limits, how an output is shown, and the parsers of code and seconds."""
 
 import math
 
@@ -47,7 +47,7 @@ def command(**changes: object) -> Command:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_command_that_can_never_run_cannot_be_built(
+def test_a_command_that_could_never_run_is_refused(
     changes: dict[str, object], error: type[WaggleError]
 ) -> None:
     with pytest.raises(error) as refused:
@@ -55,21 +55,21 @@ def test_a_command_that_can_never_run_cannot_be_built(
     assert refused.value.hint
 
 
-def test_a_command_at_its_limits_can() -> None:
-    fixed = len("/tmp") + 1 + 1  # the directory, and the end of each of two words
+def test_a_command_at_its_limits_is_accepted() -> None:
+    fixed = len("/tmp") + 1 + 1  # the directory, and one terminating byte for each of two words
     command(argv=("x" * (MAX_HEADER_BYTES - fixed),), stdin=b"x" * MAX_STDIN_BYTES, cwd="/tmp")
     with pytest.raises(TooLarge):
         command(argv=("x" * (MAX_HEADER_BYTES - fixed + 1),), cwd="/tmp")
 
 
-def test_words_may_hold_anything_a_program_can_take() -> None:
+def test_words_may_hold_any_text_that_a_program_can_receive() -> None:
     command(argv=("printf", "-n", "", "a b", "$(id)", "'\"\\\n"), env={"A": "=", "B.C": "\n"})
 
 
 # Output
 
 
-def test_a_whole_stream_is_shown_as_it_is() -> None:
+def test_a_complete_output_is_shown_unchanged() -> None:
     assert Output(b"hello", total=5).text() == "hello"
     assert Output(b"hel", b"lo", 5).text() == "hello"
     assert Output(b"").text() == ""
@@ -80,23 +80,23 @@ def test_without_a_total_nothing_was_cut() -> None:
     assert (whole.total, whole.dropped, whole.text()) == (5, 0, "abcde")
 
 
-def test_a_cut_says_how_much_it_took() -> None:
+def test_a_cut_states_how_many_bytes_it_removed() -> None:
     cut = Output(b"head", b"tail", 1_000)
     assert cut.dropped == 992
     assert cut.text() == "head\n[... 992 of 1000 bytes cut ...]\ntail"
 
 
-def test_what_is_not_text_is_marked() -> None:
+def test_bytes_that_are_not_text_become_replacement_characters() -> None:
     assert Output(b"a\xff\xfeb").text() == "a\ufffd\ufffdb"
     assert Output(b"\xff", b"\xff", 10).text() == "\ufffd\n[... 8 of 10 bytes cut ...]\n\ufffd"
 
 
-def test_a_character_across_the_seam_of_a_whole_stream_is_whole() -> None:
+def test_a_character_split_between_head_and_tail_is_joined() -> None:
     assert Output("ä".encode()[:1], "ä".encode()[1:], 2).text() == "ä"
 
 
 @given(st.text(), st.integers(0, 40), st.integers(0, 40))
-def test_a_cut_through_a_character_shows_no_damage(text: str, head: int, tail: int) -> None:
+def test_a_cut_through_a_character_drops_all_of_it(text: str, head: int, tail: int) -> None:
     data = text.encode("utf-8", "replace")
     text = data.decode()
     if head + tail >= len(data):
@@ -121,7 +121,7 @@ def test_any_bytes_can_be_shown(head: bytes, tail: bytes, total: int) -> None:
 
 
 @given(st.text())
-def test_code_is_bytes_that_mean_the_same_or_is_refused(code: str) -> None:
+def test_code_is_encoded_without_loss_or_refused(code: str) -> None:
     try:
         data = parse_code(code)
     except InvalidArgument:
@@ -131,7 +131,7 @@ def test_code_is_bytes_that_mean_the_same_or_is_refused(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["", " ", "\n\t\r ", "a\0", "\ud800", "x\udfff"])
-def test_code_that_cannot_run(code: str) -> None:
+def test_code_that_cannot_run_is_refused(code: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_code(code)
     assert refused.value.hint
@@ -147,7 +147,7 @@ def test_the_limit_of_code_is_in_bytes() -> None:
 # Seconds
 
 
-def test_no_time_means_the_default() -> None:
+def test_no_seconds_mean_the_default() -> None:
     assert parse_seconds(None, 30, 300) == 30
 
 
@@ -161,7 +161,7 @@ def test_seconds_are_in_range_or_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 0, 300.0000001])
-def test_seconds_out_of_range(value: float) -> None:
+def test_seconds_out_of_range_are_refused(value: float) -> None:
     with pytest.raises(InvalidArgument):
         parse_seconds(value, 30, 300)
 

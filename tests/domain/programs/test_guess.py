@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of which language a program surely is."""
+"""The guess of a program's language, which is made only if it is certain."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MODULES = ("argparse", "ast", "difflib", "enum", "inspect", "os", "pdb", "shutil
         "date",
     ],
 )
-def test_commands(code: str) -> None:
+def test_shell_commands_are_recognized(code: str) -> None:
     assert surely(code) is SHELL
 
 
@@ -66,7 +66,7 @@ def test_commands(code: str) -> None:
         "'use strict';",
     ],
 )
-def test_javascript(code: str) -> None:
+def test_javascript_is_recognized(code: str) -> None:
     assert surely(code) is NODE
 
 
@@ -87,7 +87,7 @@ def test_javascript(code: str) -> None:
         "with open('a') as f:\n    pass",
     ],
 )
-def test_python(code: str) -> None:
+def test_python_is_recognized(code: str) -> None:
     assert surely(code) is PYTHON
 
 
@@ -109,7 +109,7 @@ def test_python(code: str) -> None:
         "ls " + "x" * 5_000,
     ],
 )
-def test_what_is_not_sure(code: str) -> None:
+def test_ambiguous_code_has_no_language(code: str) -> None:
     assert surely(code) is None
 
 
@@ -126,13 +126,13 @@ def test_what_is_not_sure(code: str) -> None:
         ("switch (a) { case b: c = 1 }", False),
     ],
 )
-def test_types(code: str, typed: bool) -> None:
+def test_typescript_types_are_recognized(code: str, typed: bool) -> None:
     assert has_types(code) is typed
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_statement_of_python_is_anything_else(module: str) -> None:
-    """Each statement that does something, as a program of its own."""
+def test_no_python_statement_is_taken_for_another_language(module: str) -> None:
+    """Every statement except bare expressions is tried as a separate program."""
     code = (STANDARD / f"{module}.py").read_text()
     lines = code.splitlines()
     for node in ast.walk(ast.parse(code)):
@@ -142,7 +142,7 @@ def test_no_statement_of_python_is_anything_else(module: str) -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_text(code: str) -> None:
+def test_any_text_is_accepted(code: str) -> None:
     assert surely(code) in (None, NODE, PYTHON, SHELL)
 
 
@@ -161,10 +161,10 @@ def test_any_text(code: str) -> None:
         ("const readonly = 'enum A {'", False),
     ],
 )
-def test_what_is_more_than_types(code: str, compiled: bool) -> None:
+def test_typescript_that_must_be_compiled_is_recognized(code: str, compiled: bool) -> None:
     assert is_compiled(code) is compiled
     assert has_types(code) or not compiled
 
 
-def test_a_long_program_is_soon_read() -> None:
+def test_a_long_program_is_read_quickly() -> None:
     assert not is_compiled("constructor(" * 80_000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model writes when it wants packages, and what it meant."""
+"""The package names read from the forms in which models write them."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ PIP, NPM, SYSTEM = Installer.PIP, Installer.NPM, Installer.SYSTEM
         (["a", "", " b "], ["a", "b"]),
     ],
 )
-def test_names_alone(text: str | Sequence[str], names: list[str]) -> None:
+def test_lists_of_names_are_read(text: str | Sequence[str], names: list[str]) -> None:
     assert read_packages(text) == Wanted(tuple(names))
 
 
@@ -79,13 +79,13 @@ def test_names_alone(text: str | Sequence[str], names: list[str]) -> None:
         ('["pip install a"]', PIP, ["a"]),
     ],
 )
-def test_the_words_of_a_command_are_no_packages(
+def test_an_install_command_gives_its_installer_and_names(
     text: str | Sequence[str], installer: Installer, names: list[str]
 ) -> None:
     assert read_packages(text) == Wanted(tuple(names), installer)
 
 
-def test_pip_is_told_of_an_upgrade() -> None:
+def test_the_upgrade_option_of_pip_is_kept() -> None:
     assert read_packages("pip install -U pandas").upgrade
     assert read_packages("pip install --upgrade pandas").names == ("pandas",)
     assert not read_packages("npm i -D x").upgrade
@@ -113,14 +113,14 @@ def test_pip_is_told_of_an_upgrade() -> None:
         ("x" * (MAX_TEXT + 1), "several calls"),
     ],
 )
-def test_what_is_more_than_names_is_refused_with_the_next_step(text: str, step: str) -> None:
+def test_a_command_with_more_than_names_is_refused_with_the_next_step(text: str, step: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         read_packages(text)
     assert step in refused.value.hint
     assert len(refused.value.message) < 200
 
 
-def test_a_refusal_echoes_no_control_characters() -> None:
+def test_a_refusal_contains_no_control_characters() -> None:
     with pytest.raises(InvalidArgument) as refused:
         read_packages("pip install \x1b31m -r x")
     assert "\x1b" not in str(refused.value)
@@ -149,7 +149,7 @@ _WORDS = st.sampled_from(
 @given(st.lists(_WORDS, max_size=8))
 @example(["install", ";", "pip", "pip"])
 def test_a_command_and_its_program_are_never_installed(words: list[str]) -> None:
-    """Whatever the mixture: `pip install x` never asks for the packages `pip` and `install`."""
+    """In any mixture of words, `pip install x` never asks for the packages `pip` and `install`."""
     try:
         wanted = read_packages(" ".join(words))
     except InvalidArgument:
@@ -160,7 +160,7 @@ def test_a_command_and_its_program_are_never_installed(words: list[str]) -> None
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_words_or_refused(text: str) -> None:
+def test_any_text_is_split_into_words_or_refused(text: str) -> None:
     try:
         wanted = read_packages(text)
     except InvalidArgument:
@@ -169,7 +169,7 @@ def test_any_text_is_words_or_refused(text: str) -> None:
 
 
 @given(st.lists(st.from_regex(r"[a-z][a-z0-9-]{2,8}z(==[0-9.]{1,4})?", fullmatch=True), min_size=1))
-def test_plain_names_stay_as_they_are(names: list[str]) -> None:
+def test_plain_names_are_not_changed(names: list[str]) -> None:
     for text in (" ".join(names), "\n".join(names), ", ".join(names), names):
         assert read_packages(text) == Wanted(tuple(names))
     assert read_packages("pip install " + " ".join(names)).names == tuple(names)
@@ -186,15 +186,15 @@ def test_plain_names_stay_as_they_are(names: list[str]) -> None:
         "a v1.2",
     ],
 )
-def test_no_word_of_a_sentence_or_a_program_is_a_package(text: str) -> None:
+def test_a_sentence_or_a_program_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="more than names") as refused:
         read_packages(text)
     assert "pandas==2.*" in refused.value.hint
 
 
 @pytest.mark.parametrize("unit", ["a,", "[a", '"', "a>", "; ", "- ", "\n", " pip install", "! "])
-def test_no_text_takes_long(unit: str) -> None:
-    """Linear: the whole of what is allowed is read at once, so that this ends."""
+def test_parsing_takes_linear_time(unit: str) -> None:
+    """A text of the maximum length would not end in a parser that takes quadratic time."""
     try:
         read_packages(unit * (MAX_TEXT // len(unit)))
     except InvalidArgument:

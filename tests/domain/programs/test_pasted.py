@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands around a program that was copied, and what is left of it."""
+"""The removal of fences, prompts and output around a pasted program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waggle.domain.programs.program import commands, is_session, python_lines, u
         ("\ufeff```sh\nls\n```", ("ls\n", "sh")),
     ],
 )
-def test_a_fence_or_a_mark_goes(code: str, expected: tuple[str, str]) -> None:
+def test_a_fence_or_a_byte_order_mark_is_removed(code: str, expected: tuple[str, str]) -> None:
     assert unfenced(code) == expected
 
 
@@ -34,7 +34,7 @@ def test_a_fence_or_a_mark_goes(code: str, expected: tuple[str, str]) -> None:
         "x = '\\\n```\\\n'",
     ],
 )
-def test_a_fence_in_a_text_of_the_program_stays(code: str) -> None:
+def test_a_fence_inside_a_string_or_here_document_is_kept(code: str) -> None:
     assert unfenced(code) == (code, "")
 
 
@@ -56,13 +56,13 @@ def test_text_before_a_block_is_refused(code: str) -> None:
         ("$ echo a \\\n> b\na b", "echo a \\\nb\n"),
     ],
 )
-def test_a_session_of_a_shell_is_what_was_typed(code: str, typed: str) -> None:
+def test_a_shell_session_is_reduced_to_the_typed_commands(code: str, typed: str) -> None:
     assert is_session(code)
     assert commands(code) == typed
 
 
 @pytest.mark.parametrize("code", ["$ = require('x')", "$x = 1", "a $ b", "$(ls)", "${a}", ""])
-def test_what_is_no_session(code: str) -> None:
+def test_code_without_prompts_is_not_a_session(code: str) -> None:
     assert not is_session(code)
 
 
@@ -78,5 +78,5 @@ def test_what_is_no_session(code: str) -> None:
         ("a >>b", "a >>b"),
     ],
 )
-def test_python_as_it_was_typed(code: str, typed: str) -> None:
+def test_python_prompts_and_indentation_are_removed(code: str, typed: str) -> None:
     assert python_lines(code) == typed

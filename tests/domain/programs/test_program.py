@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model writes as a program, and the program that was meant."""
+"""The program and language read from code as models write it, notebooks included."""
 
 import ast
 import subprocess
@@ -36,11 +36,11 @@ def read(code: str, language: str | None = None, own: RuntimeName = PYTHON) -> t
         ('"""\n```\nx\n```\n"""', ('"""\n```\nx\n```\n"""', None)),
     ],
 )
-def test_a_fence_around_all_of_it_goes(code: str, expected: tuple[str, object]) -> None:
+def test_a_fence_around_the_whole_code_is_removed(code: str, expected: tuple[str, object]) -> None:
     assert read(code) == expected
 
 
-def test_a_fence_does_not_overrule_the_language_that_was_asked_for() -> None:
+def test_a_fence_does_not_override_the_requested_language() -> None:
     assert read("```python\necho 1\n```", "shell") == ("echo 1\n", SHELL)
 
 
@@ -77,15 +77,15 @@ def test_several_blocks_are_refused(code: str) -> None:
         ("import pip\npip.main", None),
     ],
 )
-def test_whose_code_it_is(code: str, language: RuntimeName | None) -> None:
+def test_the_language_is_recognized_from_the_code(code: str, language: RuntimeName | None) -> None:
     assert read(code) == (code, language)
 
 
-def test_javascript_may_export() -> None:
+def test_javascript_with_an_export_is_accepted() -> None:
     assert read("export const a = 1", own=NODE) == ("export const a = 1", None)
 
 
-def test_what_is_surely_another_language_runs_as_that() -> None:
+def test_code_that_is_certainly_another_language_runs_as_that() -> None:
     assert read("const x = 1", own=RuntimeName.DATA) == ("const x = 1", NODE)
     assert read("import os\nprint(os.name)", own=NODE) == ("import os\nprint(os.name)", PYTHON)
     assert read("print(1)", own=SHELL) == ("print(1)", PYTHON)
@@ -105,11 +105,11 @@ def test_javascript_with_types_is_typescript(language: str | None) -> None:
 
 
 @pytest.mark.parametrize("language", ["auto", "None", "null", "default", " "])
-def test_a_word_for_no_language_is_none(language: str) -> None:
+def test_a_placeholder_for_the_language_means_none(language: str) -> None:
     assert read("x = 1", language) == ("x = 1", None)
 
 
-def test_a_shell_that_is_asked_for_gets_any_code() -> None:
+def test_a_requested_shell_receives_any_code() -> None:
     assert read("import os\nls", "shell") == ("import os\nls", SHELL)
 
 
@@ -118,19 +118,19 @@ def test_a_shell_that_is_asked_for_gets_any_code() -> None:
     ("import os", "js", 'language "python"'),
     ("$ ls", "python", 'language "shell"'),
 ])  # fmt: skip
-def test_another_language_than_was_asked_for_is_refused(code: str, asked: str, step: str) -> None:
+def test_code_in_another_language_is_refused(code: str, asked: str, step: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         read(code, asked)
     assert step in refused.value.hint
 
 
-def test_a_command_in_an_asked_language_is_refused_with_the_next_step() -> None:
+def test_a_command_given_as_python_is_refused_with_the_next_step() -> None:
     with pytest.raises(InvalidArgument, match="not Python") as refused:
         read("pip install x", "python")
     assert "shell" in refused.value.hint
 
 
-def test_a_shell_gets_unix_lines_and_python_keeps_its_own() -> None:
+def test_a_shell_gets_unix_line_ends_and_python_keeps_its_own() -> None:
     assert read("echo a\r\necho b\r\n", "bash") == ("echo a\necho b\n", SHELL)
     assert read("printf 'a\rb'\r", "sh") == ("printf 'a\rb'", SHELL)
     assert read("x = 1\r\n") == ("x = 1\r\n", None)
@@ -152,12 +152,12 @@ def test_a_shell_gets_unix_lines_and_python_keeps_its_own() -> None:
         ("zsh", Language(SHELL)),
     ],
 )
-def test_languages_have_other_names(text: str, language: Language) -> None:
+def test_languages_have_aliases(text: str, language: Language) -> None:
     assert parse_language(text) == language
 
 
 @pytest.mark.parametrize("text", ["ruby", "c++", "", "text", "p" * 1000])
-def test_a_language_that_there_is_not(text: str) -> None:
+def test_an_unknown_language_is_refused(text: str) -> None:
     assert known_language(text) is None
     with pytest.raises(InvalidRuntime) as refused:
         parse_language(text)
@@ -168,13 +168,13 @@ def test_a_language_that_there_is_not(text: str) -> None:
 
 
 def run(code: str) -> dict[str, object]:
-    """What the translated code leaves behind; its subprocesses are real."""
+    """Run the translated code with real subprocesses and return its variables."""
     values: dict[str, object] = {}
     exec(compile(read(code)[0], "cell", "exec"), values)  # noqa: S102 - written here
     return values
 
 
-def test_a_command_in_a_cell_runs() -> None:
+def test_a_shell_command_in_a_cell_runs() -> None:
     values = run(
         "where = 'there'\nout = !echo it\\'s {where}; echo two\nn = 1\nif n:\n    !true\n    n = 2"
     )
@@ -182,7 +182,7 @@ def test_a_command_in_a_cell_runs() -> None:
     assert values["n"] == 2
 
 
-def test_magics_that_have_a_plain_counterpart() -> None:
+def test_magics_with_a_python_counterpart_are_translated() -> None:
     values = run(
         "%matplotlib inline\n%load_ext autoreload\n%env CALLS_TEST=5\n"
         "import os\na = os.environ.pop('CALLS_TEST')\n%time b = 6\nhere = os.getcwd()\n%cd /\n"
@@ -209,7 +209,7 @@ def test_magics_that_have_a_plain_counterpart() -> None:
         "# a; !b\n",
     ],
 )
-def test_python_stays_as_it_is(code: str) -> None:
+def test_plain_python_is_not_changed(code: str) -> None:
     assert read(code) == (code, None)
 
 
@@ -222,7 +222,7 @@ def test_python_stays_as_it_is(code: str) -> None:
         ("if True:\n    x = 1; %env A=5\n    import os; print(os.environ['A'])", "5"),
     ],
 )
-def test_a_notebooks_line_may_follow_on_the_same_line(code: str, printed: str) -> None:
+def test_a_magic_may_follow_python_on_the_same_line(code: str, printed: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-u", "-c", read(code)[0]],
         capture_output=True,
@@ -232,7 +232,7 @@ def test_a_notebooks_line_may_follow_on_the_same_line(code: str, printed: str) -
     assert " ".join(ended.stdout.split()) == printed
 
 
-def test_lines_keep_their_numbers() -> None:
+def test_translated_lines_keep_their_numbers() -> None:
     code = "!ls\n\n%pip install x\nx = 1\n!echo 'it\nraise ValueError\n"
     python = read(code)[0]
     assert python.count("\n") == code.count("\n")
@@ -249,7 +249,7 @@ def test_lines_keep_their_numbers() -> None:
         ("%%time\nx = 1", ("pass\nx = 1", None)),
     ],
 )
-def test_a_cell_with_a_magic(code: str, expected: tuple[str, object]) -> None:
+def test_a_cell_magic_selects_the_language(code: str, expected: tuple[str, object]) -> None:
     assert read(code) == expected
 
 
@@ -268,8 +268,8 @@ def test_other_magics_are_refused_with_the_next_step(code: str, step: str) -> No
 
 
 @given(st.text(alphabet=" !%=;:()[]{}'\"\\#\nab`", max_size=60))
-def test_what_python_takes_stays(code: str) -> None:
-    """Code that compiles means what it says; nothing of it is a notebook's."""
+def test_code_that_python_accepts_is_not_changed(code: str) -> None:
+    """Code that parses as Python contains no notebook syntax to translate."""
     try:
         ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -291,8 +291,8 @@ def test_any_text_is_a_program_or_refused(code: str, language: str | None) -> No
     ["!\n", "'''", "(", "\\", "\"'", "a = !b\n", "`", "= !", "```\n", ";!",
      "a;", ":", ";a=!", " ", "a", "``` ", "$ ", ">>> ", "  x\n", "a=", "x@", "<<a "],
 )  # fmt: skip
-def test_no_text_takes_long(unit: str) -> None:
-    """Linear, so that this ends."""
+def test_reading_takes_linear_time(unit: str) -> None:
+    """These texts would not end in a reader that takes quadratic time."""
     begins = ("```a", "```", "$ ls\n", ">>> a\n", "A=b ", "for i in ", "cat ", "import ", "a@b:")
     for code in (
         *(begin + unit * (500_000 // len(unit)) for begin in begins),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runtimes: command templates, and what counts as a package in each ecosystem."""
+"""Runtimes: command templates, names, and the package grammar of every ecosystem."""
 
 import string
 from dataclasses import replace
@@ -76,9 +76,7 @@ NEVER = [
 
 @pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda each: each.name)
 @pytest.mark.parametrize("text", NEVER, ids=lambda text: repr(text)[:40])
-def test_options_urls_paths_and_shell_text_are_packages_nowhere(
-    runtime: Runtime, text: str
-) -> None:
+def test_no_installer_accepts_options_urls_paths_or_shell_text(runtime: Runtime, text: str) -> None:
     with pytest.raises(InvalidArgument):
         runtime.check_packages([text])
     with pytest.raises(InvalidArgument):
@@ -106,7 +104,7 @@ def test_options_urls_paths_and_shell_text_are_packages_nowhere(
         "a",
     ],
 )
-def test_pip_takes(text: str) -> None:
+def test_pip_accepts(text: str) -> None:
     assert PIP.check_packages([text]) == (text,)
 
 
@@ -140,7 +138,7 @@ def test_pip_takes(text: str) -> None:
         "user/repo",
     ],
 )
-def test_pip_does_not_take(text: str) -> None:
+def test_pip_refuses(text: str) -> None:
     with pytest.raises(InvalidArgument, match="package name for python"):
         PIP.check_packages([text])
 
@@ -165,7 +163,7 @@ def test_pip_does_not_take(text: str) -> None:
         "3d-view",
     ],
 )
-def test_npm_takes(text: str) -> None:
+def test_npm_accepts(text: str) -> None:
     assert NPM.check_packages([text]) == (text,)
 
 
@@ -199,7 +197,7 @@ def test_npm_takes(text: str) -> None:
         "uvicorn[standard]",
     ],
 )
-def test_npm_does_not_take(text: str) -> None:
+def test_npm_refuses(text: str) -> None:
     with pytest.raises(InvalidArgument, match="package name for node"):
         NPM.check_packages([text])
 
@@ -222,7 +220,7 @@ def test_npm_does_not_take(text: str) -> None:
         "7zip",
     ],
 )
-def test_apt_and_apk_take(text: str) -> None:
+def test_apt_and_apk_accept(text: str) -> None:
     assert APT.check_packages([text]) == (text,)
 
 
@@ -256,7 +254,7 @@ def test_apt_and_apk_take(text: str) -> None:
         "a[b]",
     ],
 )
-def test_apt_and_apk_do_not_take(text: str) -> None:
+def test_apt_and_apk_refuse(text: str) -> None:
     with pytest.raises(InvalidArgument, match="package name for shell"):
         APT.check_packages([text])
 
@@ -268,8 +266,8 @@ def test_apt_and_apk_do_not_take(text: str) -> None:
     ),
     st.sampled_from(INSTALLERS),
 )
-def test_what_passes_is_one_harmless_word(text: str, runtime: Runtime) -> None:
-    """Whatever a grammar takes can be no option, path, URL or shell text."""
+def test_an_accepted_package_is_one_harmless_word(text: str, runtime: Runtime) -> None:
+    """No text that a grammar accepts is an option, a path, a URL or shell text."""
     try:
         (package,) = runtime.check_packages([text])
     except InvalidArgument:
@@ -284,12 +282,12 @@ def test_what_passes_is_one_harmless_word(text: str, runtime: Runtime) -> None:
     assert not package.endswith("-") or runtime is not APT
 
 
-def test_no_package_is_an_error() -> None:
+def test_an_empty_list_of_packages_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="No package"):
         PIP.check_packages([])
 
 
-def test_a_url_is_refused_with_the_command_that_takes_it() -> None:
+def test_a_url_is_refused_with_a_command_that_accepts_it() -> None:
     with pytest.raises(InvalidArgument) as refused:
         PIP.check_packages(["git+https://host.example/x.git"])
     assert 'code "pip install git+https://host.example/x.git"' in refused.value.hint
@@ -298,13 +296,13 @@ def test_a_url_is_refused_with_the_command_that_takes_it() -> None:
     assert "$(id)" not in refused.value.hint
 
 
-def test_a_hundred_packages_are_enough() -> None:
+def test_at_most_a_hundred_packages_are_accepted() -> None:
     assert len(PIP.check_packages(["x"] * MAX_PACKAGES)) == MAX_PACKAGES
     with pytest.raises(InvalidArgument, match="101 packages"):
         PIP.check_packages(["x"] * (MAX_PACKAGES + 1))
 
 
-def test_a_refusal_quotes_the_culprit_in_one_short_line() -> None:
+def test_a_refusal_quotes_the_bad_package_in_one_short_line() -> None:
     with pytest.raises(InvalidArgument) as refused:
         PIP.check_packages(["fine", "\x1b[31m\n" + "x" * 1_000_000])
     assert "\\x1b" in refused.value.message
@@ -314,8 +312,8 @@ def test_a_refusal_quotes_the_culprit_in_one_short_line() -> None:
 
 @pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda each: each.name)
 @pytest.mark.parametrize("unit", ["a-", "a.", "[a", "a,a[", "a=", "@a", "a+-"])
-def test_no_text_makes_the_grammar_slow(runtime: Runtime, unit: str) -> None:
-    """The length limit comes first; below it, matching is quick enough to be done at once."""
+def test_matching_a_package_takes_linear_time(runtime: Runtime, unit: str) -> None:
+    """The length limit is checked first; a text below it is matched quickly."""
     for text in (unit * (MAX_PACKAGE_LENGTH // len(unit)), unit * 1_000_000):
         for suffix in ("", "!", "\n"):
             with pytest.raises(InvalidArgument):
@@ -344,14 +342,14 @@ def test_argv_is_made_of_whole_words() -> None:
         ("mypython {file}", "mypython {file}", False),
     ],
 )
-def test_code_lies_apart_where_the_interpreter_is_known(
+def test_code_is_kept_apart_if_the_interpreter_is_known(
     words: str, given: str, apart: bool
 ) -> None:
     runtime = replace(PIP, exec_command=tuple(words.split()))
     assert runtime.code_argv() == (tuple(given.split()), apart)
 
 
-def test_node_alone_is_told_to_compile() -> None:
+def test_only_node_gets_the_option_to_compile() -> None:
     node = replace(PIP, exec_command=("node", "--x", "{file}", "a"))
     argv, apart = node.code_argv(compiled=True)
     assert argv[:3] == ("node", "--x", "--experimental-transform-types")
@@ -362,7 +360,7 @@ def test_node_alone_is_told_to_compile() -> None:
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_a_value_is_never_split_or_replaced_again(values: list[str]) -> None:
+def test_an_inserted_value_is_not_split_or_replaced_again(values: list[str]) -> None:
     assert APT.install_argv(values) == ("apt-get", "install", "-y", *values)
 
 
@@ -394,7 +392,7 @@ def test_templates(template: str, words: tuple[str, ...]) -> None:
         "python3 '{file}",
     ],
 )
-def test_templates_that_cannot_be_used(template: str) -> None:
+def test_unusable_templates_are_refused(template: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_template(template, "{file}")
 
@@ -402,7 +400,7 @@ def test_templates_that_cannot_be_used(template: str) -> None:
 # Names
 
 
-def test_runtime_names() -> None:
+def test_runtime_names_parse_to_themselves() -> None:
     assert [RuntimeName.parse(name) for name in RuntimeName] == list(RuntimeName)
 
 
@@ -426,12 +424,12 @@ def test_runtime_names() -> None:
         ("linux", "shell"),
     ],
 )
-def test_runtimes_have_other_names(text: str, name: str) -> None:
+def test_runtimes_have_aliases(text: str, name: str) -> None:
     assert RuntimeName.parse(text) == name
 
 
 @pytest.mark.parametrize("text", ["", "ruby", "pythonic", "p" * 1000, "\n", "3", "python\0"])
-def test_what_is_no_runtime(text: str) -> None:
+def test_an_unknown_runtime_is_refused(text: str) -> None:
     with pytest.raises(InvalidRuntime) as refused:
         RuntimeName.parse(text)
     assert refused.value.hint == f"Use one of: {', '.join(RuntimeName)}."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of an issuer, good and forged, against its real keys over real HTTP."""
+"""Good and forged tokens of an issuer, verified against its real keys over real HTTP."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Trial:
         self.restart()
 
     def restart(self, **changes: str) -> None:
-        """The same keys under other rules, with nothing remembered."""
+        """Use the same keys under other rules, with an empty cache."""
         self.rules = replace(self.rules, **changes)
         self.verifier = JwtVerifier(
             self.rules, self.keys, now=self.clock.now, monotonic=self.clock.monotonic
@@ -87,7 +87,7 @@ async def trial(pace: Pace = FAST, **given: Any) -> AsyncGenerator[Trial]:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ec", "ec384", "ed"])
-async def test_each_kind_of_key_signs(kind: str) -> None:
+async def test_every_kind_of_key_can_sign(kind: str) -> None:
     async with trial(keys={"k": kind}) as t:
         assert await t.outcome(t.issuer.token("k")) == f"{t.issuer.url}#ann"
         assert t.issuer.asked == [
@@ -115,7 +115,7 @@ BAD_CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CLAIMS)
-async def test_what_a_token_must_say(name: str) -> None:
+async def test_bad_claims_are_refused(name: str) -> None:
     claims, outcome = BAD_CLAIMS[name]
     async with trial() as t:
         assert await t.outcome(t.issuer.token(**claims)) == outcome
@@ -129,7 +129,7 @@ async def test_clocks_may_differ_a_little() -> None:
 
 
 def hs256(issuer: Issuer) -> str:
-    """Signed with the public key as if it were a secret, which PyJWT will not do itself."""
+    """Return a token signed with the public key as a secret, which PyJWT refuses to do."""
     head = forged({"alg": "HS256", "kid": "r1"}, issuer.claims())[:-1]
     mac = hmac.digest(public_pem(private_key("rsa", "r1")), head.encode(), hashlib.sha256)
     return f"{head}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
@@ -179,7 +179,7 @@ FORGERIES: dict[str, tuple[Callable[[Issuer], str], str]] = {
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-async def test_forged_tokens(name: str) -> None:
+async def test_forged_tokens_are_refused(name: str) -> None:
     forge, reason = FORGERIES[name]
     async with trial() as t:
         outcome = await t.outcome(forge(t.issuer))
@@ -188,10 +188,10 @@ async def test_forged_tokens(name: str) -> None:
             assert outcome == f"refused: {reason}"
 
 
-# Signing with a weak key warns, too.
+# Signing with a weak key also warns.
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-async def test_keys_that_are_not_for_this() -> None:
-    """Weak, private, symmetric and encryption keys in the JWKS are as if they were not there."""
+async def test_unsuitable_keys_are_ignored() -> None:
+    """Weak, private, symmetric and encryption keys in the JWKS are ignored."""
     good = jwk("e1", private_key("ec", "e1"), use="enc")
     private = jwk("p1", private_key("ec", "p1"), d="AAAA")
     async with trial(
@@ -203,7 +203,7 @@ async def test_keys_that_are_not_for_this() -> None:
             assert await t.outcome(t.issuer.token(kid)) == "refused: no such key"
 
 
-async def test_the_scope() -> None:
+async def test_the_scope_is_required() -> None:
     async with trial() as t:
         t.restart(scope="waggle")
         assert "#ann" in await t.outcome(t.issuer.token(scope="a waggle b"))
@@ -212,7 +212,7 @@ async def test_the_scope() -> None:
             assert await t.outcome(t.issuer.token(scope=wrong)) == "scope: waggle"
 
 
-async def test_the_owner_from_a_claim() -> None:
+async def test_the_owner_comes_from_a_claim() -> None:
     async with trial() as t:
         t.restart(owner_claim="email")
         assert await t.outcome(t.issuer.token(email="ann@a.test")) == "ann@a.test"
@@ -221,7 +221,7 @@ async def test_the_owner_from_a_claim() -> None:
             assert await t.outcome(t.issuer.token(email=wrong)) == "refused: no owner"
 
 
-async def test_a_remembered_token_still_expires() -> None:
+async def test_a_cached_token_still_expires() -> None:
     async with trial() as t:
         token = t.issuer.token(exp=int(time.time()) + 5)
         assert "#ann" in await t.outcome(token)
@@ -244,14 +244,14 @@ async def test_many_unknown_keys_ask_the_issuer_once() -> None:
         assert t.issuer.fetched == 3
 
 
-async def test_a_new_key_is_found_and_an_old_one_is_gone() -> None:
+async def test_a_new_key_is_found_and_an_old_one_is_dropped() -> None:
     async with trial(keys={"k1": "ec", "k2": "ec"}, shown={"k1"}) as t:
         assert "#ann" in await t.outcome(t.issuer.token("k1"))
         t.issuer.shown = {"k2"}
-        assert await t.outcome(t.issuer.token("k2")) == "refused: no such key"  # asked just now
+        assert await t.outcome(t.issuer.token("k2")) == "refused: no such key"  # just fetched
         t.clock.seconds = 11
         assert "#ann" in await t.outcome(t.issuer.token("k2"))
-        t.clock.seconds = 45  # no longer remembered
+        t.clock.seconds = 45  # no longer cached
         assert await t.outcome(t.issuer.token("k1")) == "refused: no such key"
 
 
@@ -274,26 +274,26 @@ async def test_an_issuer_that_fails_is_not_the_clients_fault(how: str) -> None:
         t.issuer.answers = how  # pyright: ignore[reportAttributeAccessIssue]  # one of them
         with capture_logs() as logs:
             assert await t.outcome(t.issuer.token()) == "cannot verify"
-            assert await t.outcome(t.issuer.token()) == "cannot verify"  # at once, not asked again
+            assert await t.outcome(t.issuer.token()) == "cannot verify"  # at once, no request
         assert [entry["event"] for entry in logs] == ["jwks_not_fetched"]
         t.issuer.answers, t.keys._pace = "well", FAST
         t.clock.seconds = 11
         assert "#ann" in await t.outcome(t.issuer.token())
         t.issuer.answers, t.keys._pace = how, pace  # pyright: ignore[reportAttributeAccessIssue]
         t.clock.seconds = 700
-        assert "#ann" in await t.outcome(t.issuer.token())  # the old keys go on,
+        assert "#ann" in await t.outcome(t.issuer.token())  # the old keys stay valid,
         t.clock.seconds = 90_000
         token = t.issuer.token(exp=int(time.time()) + 100_000)
-        assert await t.outcome(token) == "cannot verify"  # but not for ever
+        assert await t.outcome(token) == "cannot verify"  # but not forever
 
 
-async def test_an_issuer_that_is_not_there() -> None:
+async def test_an_absent_issuer_cannot_verify() -> None:
     async with trial() as t:
         token = t.issuer.token()
     assert await t.outcome(token) == "cannot verify"
 
 
-async def test_known_keys_wait_for_nobody() -> None:
+async def test_known_keys_do_not_wait_for_a_fetch() -> None:
     async with trial(pace=Pace(fetch=20)) as t:
         await t.outcome(t.issuer.token())
         t.clock.seconds, t.issuer.answers = 700, "late"
@@ -314,7 +314,7 @@ async def test_known_keys_wait_for_nobody() -> None:
         assert t.issuer.fetched == 2
 
 
-async def test_who_hangs_up_does_not_keep_the_keys_from_others() -> None:
+async def test_a_cancelled_request_does_not_stop_the_fetch_for_others() -> None:
     async with trial(pace=Pace(fetch=20)) as t:
         t.issuer.answers = "late"
         async with anyio.create_task_group() as group:
@@ -335,7 +335,7 @@ async def test_who_hangs_up_does_not_keep_the_keys_from_others() -> None:
         {"jwks_uri": None},
     ],
 )
-async def test_metadata_that_leads_elsewhere(metadata: dict[str, object]) -> None:
+async def test_metadata_that_leads_elsewhere_is_rejected(metadata: dict[str, object]) -> None:
     async with trial(metadata=metadata) as t:
         assert await t.outcome(t.issuer.token()) == "cannot verify"
         assert t.issuer.fetched == 0
@@ -348,7 +348,7 @@ async def test_a_given_url_needs_no_metadata() -> None:
         assert issuer.asked == ["/keys"]
 
 
-async def test_where_metadata_is() -> None:
+async def test_metadata_urls_follow_the_issuer() -> None:
     assert metadata_urls("https://i.test/tenant/") == (
         "https://i.test/.well-known/oauth-authorization-server/tenant",
         "https://i.test/tenant/.well-known/openid-configuration",
@@ -364,7 +364,7 @@ NAMES = st.sampled_from(["iss", "aud", "exp", "nbf", "iat", "sub", "scope", "scp
 
 
 @given(st.dictionaries(NAMES, VALUES))
-async def test_no_claims_crash_the_judgement(changes: dict[str, Any]) -> None:
+async def test_claims_of_any_shape_do_not_crash_judge(changes: dict[str, Any]) -> None:
     good = {"iss": "https://i.test", "aud": [AUDIENCE, "x"], "exp": 1000, "sub": "ann"}
     rules = JwtRules("https://i.test", AUDIENCE, scope="s")
     assert judge({**good, "scope": "s"}, rules, 900) == "https://i.test#ann"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokens file that changes, breaks, goes away and comes back, under a server that reads it."""
+"""A tokens file that changes, breaks, disappears and comes back while a server reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Clock:
-    """Wall and monotonic clock in one."""
+    """A wall clock and a monotonic clock in one."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -53,7 +53,7 @@ async def owner(tokens: TokensFile, token: str) -> str:
         return f"refused: {refusal.reason}"
 
 
-async def test_who_has_which_token(tmp_path: Path) -> None:
+async def test_a_token_belongs_to_its_owner_until_it_expires(tmp_path: Path) -> None:
     path, clock = tmp_path / "tokens", Clock()
     write(path, line("ann", TOKEN, "expires=2026-01-01T00:01:00Z"), line("bob", OTHER))
     tokens = opened(path, clock)
@@ -72,7 +72,7 @@ async def test_a_change_is_noticed_within_a_second(tmp_path: Path) -> None:
     tokens = opened(path, clock)
     write(path, line("bob", OTHER))
     clock.seconds = 0.9
-    assert await owner(tokens, TOKEN) == "ann"  # not looked again yet
+    assert await owner(tokens, TOKEN) == "ann"  # the file is not checked again yet
     clock.seconds = 1.0
     assert await owner(tokens, TOKEN) == "refused: unknown"
     assert await owner(tokens, OTHER) == "bob"
@@ -98,7 +98,7 @@ async def test_a_file_that_breaks_keeps_the_last_good_tokens(tmp_path: Path, how
             clock.seconds = second
             assert await owner(tokens, TOKEN) == "ann"
             assert await owner(tokens, OTHER) == "refused: unknown"
-    assert [entry["event"] for entry in logs] == ["tokens_not_reloaded"]  # once, not each second
+    assert [entry["event"] for entry in logs] == ["tokens_not_reloaded"]  # once, not every second
     assert TOKEN not in str(logs)
     path.unlink(missing_ok=True)
     write(path, line("ann", OTHER))
@@ -107,9 +107,7 @@ async def test_a_file_that_breaks_keeps_the_last_good_tokens(tmp_path: Path, how
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o666])
-async def test_a_file_that_others_may_touch_is_refused_at_the_start(
-    tmp_path: Path, mode: int
-) -> None:
+async def test_a_file_open_to_others_is_refused_at_the_start(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "tokens"
     write(path, line("ann", TOKEN), mode=mode)
     with pytest.raises(SettingsInvalid, match="open to others") as caught:
@@ -117,13 +115,13 @@ async def test_a_file_that_others_may_touch_is_refused_at_the_start(
     assert "chmod 600" in caught.value.hint
 
 
-async def test_its_group_may_read(tmp_path: Path) -> None:
+async def test_the_files_group_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     write(path, line("ann", TOKEN), mode=0o640)
     assert await owner(opened(path, Clock()), TOKEN) == "ann"
 
 
-async def test_what_is_no_tokens_file_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_an_invalid_tokens_file_is_refused_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     with pytest.raises(SettingsInvalid, match="No such file") as caught:
         opened(path, Clock())
@@ -138,7 +136,7 @@ async def test_what_is_no_tokens_file_is_refused_at_the_start(tmp_path: Path) ->
         opened(tmp_path, Clock())
 
 
-async def test_whose_tokens_there_are_follows_the_file(tmp_path: Path) -> None:
+async def test_the_owners_follow_the_file(tmp_path: Path) -> None:
     path, clock = tmp_path / "tokens", Clock()
     write(path, line("ann", TOKEN), line("metrics", OTHER))
     tokens = opened(path, clock)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a tokens file: what it says comes back, and a bad line is told by its number."""
+"""The text of a tokens file: entries survive a round trip, and errors name the line number."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ MOMENTS = st.none() | st.integers(0, 32_000_000_000).map(
 
 
 @given(OWNERS, st.text(max_size=5), MOMENTS)
-def test_a_line_reads_as_it_was_written(owner: str, token: str, expires: datetime | None) -> None:
+def test_a_written_line_reads_back_the_same(
+    owner: str, token: str, expires: datetime | None
+) -> None:
     entry = Entry(Owner(owner), digest(token), expires)
     assert parse_tokens(entry.line()) == {entry.digest: entry}
 
 
-def test_comments_and_empty_lines_do_not_count() -> None:
+def test_comments_and_empty_lines_are_ignored() -> None:
     text = f"# who\n\n  ann   sha256:{A}  # her laptop\r\n\tbob sha256:{B}\n"
     assert [entry.owner for entry in parse_tokens(text).values()] == ["ann", "bob"]
 
@@ -55,7 +57,7 @@ def test_comments_and_empty_lines_do_not_count() -> None:
         "wgl_secretsecret",
     ],
 )
-def test_a_bad_line_is_told_by_number_alone(line: str) -> None:
+def test_a_bad_line_is_reported_by_number_alone(line: str) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         parse_tokens(f"bob sha256:{B}\n{line}\n")
     assert caught.value.message.startswith("Line 2 of")
@@ -63,23 +65,23 @@ def test_a_bad_line_is_told_by_number_alone(line: str) -> None:
     assert A not in str(caught.value)
 
 
-def test_a_token_stands_there_once() -> None:
+def test_a_duplicate_token_is_refused() -> None:
     with pytest.raises(SettingsInvalid, match="Line 3"):
         parse_tokens(f"ann sha256:{A}\n\nbob sha256:{A}\n")
 
 
-def test_a_line_goes_and_the_others_stay_as_they_are() -> None:
+def test_removing_a_line_leaves_the_others_unchanged() -> None:
     text = f"# mine\nann sha256:{A}  # old\nbob sha256:{B}"
     assert without(text, A) == f"# mine\nbob sha256:{B}"
 
 
-def test_tokens_are_long_and_new() -> None:
+def test_tokens_are_long_and_unique() -> None:
     tokens = {new_token() for _ in range(100)}
     assert len(tokens) == 100
     assert all(token.startswith(PREFIX) and len(token) == 47 for token in tokens)
 
 
-def test_days() -> None:
+def test_days_are_parsed_or_refused() -> None:
     assert parse_days("90d") == 90
     for text in ("", "0d", "90", "3651d", "1h", "-1d", "٣d"):
         with pytest.raises(InvalidArgument):

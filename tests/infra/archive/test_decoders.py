@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What unpacking takes of memory, whatever was packed: a window, and a piece of what comes out."""
+"""Decompression needs bounded memory for any input: one window and one piece of the output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def xz(size: int, dictionary: int) -> bytes:
 
 
 def of_one_segment(size: int) -> bytes:
-    """A frame whose window is its content."""
+    """Return a frame of one segment, whose window is as large as its content."""
     wanted = zstandard.ZstdCompressionParameters(window_log=size.bit_length() - 1)
     data = zstandard.ZstdCompressor(compression_params=wanted).compress(bytes(size))
     assert zstandard.get_frame_parameters(data).window_size == size
@@ -54,7 +54,7 @@ def unpacked(data: bytes, window: int = WINDOW) -> int:
     ],
     ids=["zstd", "xz", "gzip", "bzip2"],
 )
-async def test_a_bomb_takes_its_window_and_a_piece(pack: Callable[[], bytes]) -> None:
+async def test_a_bomb_needs_memory_for_its_window_and_one_piece(pack: Callable[[], bytes]) -> None:
     data = pack()
     async with strained() as strain:
         assert await anyio.to_thread.run_sync(unpacked, data) == UNPACKED
@@ -72,12 +72,12 @@ async def test_a_bomb_takes_its_window_and_a_piece(pack: Callable[[], bytes]) ->
     ],
     ids=["twice", "the largest", "in a later frame", "of one segment", "xz"],
 )
-async def test_a_larger_window_is_refused_before_it_is_made(data: bytes) -> None:
+async def test_a_larger_window_is_refused_before_it_is_allocated(data: bytes) -> None:
     async with strained() as strain:
         with pytest.raises(DAMAGE):
             await anyio.to_thread.run_sync(unpacked, data)
     assert strain.grown < 24 * MIB
 
 
-def test_what_xz_makes_at_its_highest_level_is_within_64_mib() -> None:
+def test_the_window_of_xz_at_its_highest_level_fits_in_64_mib() -> None:
     assert unpacked(lzma.compress(b"text", preset=9), 64 * MIB) == 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tar reader against tarfile and GNU tar as writers, and against what no writer makes."""
+"""The tar reader, with archives by tarfile and GNU tar, and with archives that no tool writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from waggle.infra.archive.tar import Entry, TarReader
 
 
 def read(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[tuple[Entry, bytes]]:
-    """All entries with their contents, holes filled in."""
+    """Return all entries with their contents, holes filled in."""
     reader = TarReader(io.BytesIO(data), limits)
     found: list[tuple[Entry, bytes]] = []
     for entry in reader:
@@ -75,14 +75,14 @@ def test_a_damaged_header_is_read_or_refused(at: int, junk: bytes, mend: bool) -
     good = tar_bytes([file("a" * 120, b"x", pax_headers={"SCHILY.xattr.user.a": "1"}), file("b")])
     damaged = bytearray(good)
     damaged[at : at + len(junk)] = junk
-    if mend:  # a checksum that fits lets the damage reach the fields
+    if mend:  # a valid checksum lets the damage reach the fields
         damaged[148:156] = b" " * 8
         damaged[148:156] = b"%06o\0 " % sum(damaged[:512])
     with contextlib.suppress(ImageCorrupt):
         read(bytes(damaged))
 
 
-def test_every_kind_of_entry() -> None:
+def test_every_kind_of_entry_is_read() -> None:
     layer = [
         directory("d", 0o1777),
         file("d/s", b"#!", 0o4755, uid=3, gid=4),
@@ -124,7 +124,7 @@ def test_reads_what_gnu_tar_writes(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["0.0", "0.1", "1.0", "gnu"])
-def test_sparse_files_come_out_whole(tmp_path: Path, form: str) -> None:
+def test_sparse_files_are_read_in_full(tmp_path: Path, form: str) -> None:
     whole = bytearray(3 << 20)
     for number in range(30):
         whole[number * 100_000 : number * 100_000 + 5] = b"%05d" % number
@@ -144,7 +144,7 @@ def test_sparse_files_come_out_whole(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "..", "a/.."])
-def test_a_name_that_climbs_is_refused(name: str) -> None:
+def test_a_name_that_climbs_out_of_the_root_is_refused(name: str) -> None:
     with pytest.raises(ImageCorrupt, match=r"climbs out"):
         read(tar_bytes([file(name)]))
 
@@ -199,7 +199,7 @@ def test_an_unknown_type_is_refused() -> None:
 
 
 class NamesWithoutEnd(io.RawIOBase):
-    """An archive of so many entries, of whose components no two are alike."""
+    """An archive of `entries` entries in which no two path components are equal."""
 
     def __init__(self, entries: int) -> None:
         super().__init__()
@@ -218,8 +218,8 @@ class NamesWithoutEnd(io.RawIOBase):
         return len(header)
 
 
-def test_components_of_which_no_two_are_alike_take_bounded_memory() -> None:
-    """A pull reads in the server's own process: a million such entries took gigabytes."""
+def test_path_components_that_never_repeat_take_bounded_memory() -> None:
+    """A pull reads in the server's process: a million of these entries once took gigabytes."""
     tracemalloc.start()
     try:
         reader = TarReader(io.BufferedReader(NamesWithoutEnd(4_000), 1 << 16), DEFAULT_LIMITS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tars as other tools write them: what their own readers forgive is forgiven here, too."""
+"""Tars as other tools write them: the reader tolerates what those tools' readers tolerate."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def read(data: bytes) -> list[tuple[Entry, bytes]]:
 
 
 def sealed(header: bytearray) -> bytes:
-    """The header with its checksum."""
+    """Return the header with its checksum filled in."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header)
 
 
 def header(name: bytes, size: int = 0, kind: bytes = b"0", **fields: bytes) -> bytes:
-    """A header by hand; `fields` are at: mode, uid, gid, prefix, magic, trailer."""
+    """Build a header by hand; `fields` may be mode, uid, gid, prefix, magic and trailer."""
     places = {"mode": 100, "uid": 108, "gid": 116, "magic": 257, "prefix": 345, "trailer": 508}
     made = bytearray(512)
     made[0 : len(name)] = name
@@ -44,13 +44,13 @@ def header(name: bytes, size: int = 0, kind: bytes = b"0", **fields: bytes) -> b
 
 
 @given(st.binary(max_size=1500), st.integers(0, 2000))
-def test_what_fills_up_the_last_entry_may_lack_in_part_or_whole(content: bytes, more: int) -> None:
+def test_padding_after_the_last_entry_may_be_missing(content: bytes, more: int) -> None:
     whole = tar_bytes([file("first", b"1"), file("last", content)])
     found = read(whole[: 1536 + len(content) + more])
     assert [(e.path[-1], data) for e, data in found] == [(b"first", b"1"), (b"last", content)]
 
 
-def test_a_content_that_is_cut_off_is_refused() -> None:
+def test_an_archive_cut_off_in_content_or_header_is_refused() -> None:
     whole = tar_bytes([file("f", CONTENT)])
     with pytest.raises(ImageCorrupt, match="middle of an entry"):
         read(whole[: 512 + len(CONTENT) - 1])
@@ -58,7 +58,7 @@ def test_a_content_that_is_cut_off_is_refused() -> None:
         read(whole[:512][:300])
 
 
-def test_entries_that_only_gnu_tar_or_solaris_use_are_passed_over() -> None:
+def test_entries_that_only_gnu_tar_or_solaris_use_are_skipped() -> None:
     data = (
         header(b"backup of today", kind=b"V")
         + header(b"acl", 700, b"A")
@@ -72,12 +72,12 @@ def test_entries_that_only_gnu_tar_or_solaris_use_are_passed_over() -> None:
     assert found == [((b"d",), True, b""), ((b"d", b"f"), False, b"1")]
 
 
-def test_solaris_writes_extended_headers_with_another_letter() -> None:
+def test_an_extended_header_by_solaris_is_read() -> None:
     [(entry, _)] = read(header(b"x", 13, b"X") + b"13 path=long\n".ljust(512, b"\0") + header(b"s"))
     assert entry.path == (b"long",)
 
 
-def test_star_keeps_times_where_others_have_the_end_of_the_prefix() -> None:
+def test_times_that_star_puts_into_the_prefix_are_not_part_of_the_name() -> None:
     times = b"sub".ljust(131, b"\0") + b"14000000000\x0014000000000\0"
     [(entry, _)] = read(header(b"f", prefix=times, trailer=b"tar\0"))
     assert entry.path == (b"sub", b"f")
@@ -89,7 +89,7 @@ def test_star_keeps_times_where_others_have_the_end_of_the_prefix() -> None:
     "uid, expected",
     [(-2, 4294967294), (-1, 0), (4294967294, 4294967294), (4294967295, 0), (70_000, 70_000)],
 )
-def test_owners_are_taken_as_chown_takes_them(uid: int, expected: int) -> None:
+def test_owner_ids_are_read_as_chown_reads_them(uid: int, expected: int) -> None:
     member = file("f", uid=0, pax_headers={"uid": str(uid), "gid": str(uid)})
     [(entry, _)] = read(tar_bytes([member]))
     assert (entry.uid, entry.gid) == (expected, expected)
@@ -104,7 +104,7 @@ def test_an_owner_of_more_than_32_bits_is_refused() -> None:
             read(tar_bytes([file("f", pax_headers={"uid": str(uid)})]))
 
 
-def test_a_global_header_is_no_entry() -> None:
+def test_a_global_header_is_not_an_entry() -> None:
     out = io.BytesIO()
     tags = {"comment": "0123456789abcdef"}  # as git archive writes it
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=tags) as tar:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tars are written so that Python's reader, and ours, find what was meant."""
+"""Tars that waggle writes are read correctly by Python's tarfile and by waggle's reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ entries = st.one_of(
 
 
 @given(entries)
-def test_any_entry_comes_back(entry: TreeEntry) -> None:
+def test_any_entry_can_be_read_back(entry: TreeEntry) -> None:
     data = header(entry.name, entry) + b"".join(content(entry)) + END
     [ours] = read_archive(data)
     assert ours == TreeEntry(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives of hostile clients and trees of hostile guests: nothing of theirs leads out."""
+"""Archives from hostile clients and trees from hostile guests: no entry leads out of the tree."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_hostile_archive_is_refused_whole(members: list[Any], why: str) -> Non
         read_archive(tar(("good", {}, b"x"), *members) if members else tar())
 
 
-def test_hostile_names_of_a_zip_are_refused() -> None:
+def test_hostile_names_in_a_zip_are_refused() -> None:
     for name in ("../x", "/x", "a/../../x"):
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
@@ -107,7 +107,7 @@ def test_hostile_names_of_a_zip_are_refused() -> None:
             read_archive(out.getvalue())
 
 
-def test_bombs_are_told_before_they_burst() -> None:
+def test_decompression_bombs_are_refused_at_the_size_limit() -> None:
     zeros = bytes(9_000_000)
     count = MAX_TREE_BYTES // len(zeros) + 1
     members: list[Member] = [(f"f{n}", {}, zeros) for n in range(count)]
@@ -126,7 +126,7 @@ def test_bombs_are_told_before_they_burst() -> None:
 
 @settings(max_examples=100)
 @given(st.binary(max_size=600), st.integers(0, len(GOOD) - 1))
-def test_damage_is_a_refusal(noise: bytes, place: int) -> None:
+def test_a_damaged_archive_is_refused_or_gives_clean_names(noise: bytes, place: int) -> None:
     damaged = GOOD[:place] + noise + GOOD[place + len(noise) :]
     for data in (noise, damaged, gzip.compress(GOOD)[:-5] + noise, b"PK\x03\x04" + noise):
         try:
@@ -148,7 +148,7 @@ tree_entries = st.one_of(
 
 
 @given(st.lists(tree_entries, max_size=8))
-def test_what_a_guest_packs_leads_nowhere(entries: list[TreeEntry]) -> None:
+def test_no_entry_that_a_guest_packs_leads_out_of_the_tree(entries: list[TreeEntry]) -> None:
     out = io.BytesIO()
     left_out = write_archive(entries, out)  # pyright: ignore[reportArgumentType] # as good as raw
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
@@ -166,7 +166,7 @@ def test_what_a_guest_packs_leads_nowhere(entries: list[TreeEntry]) -> None:
             check_target(member.linkname.encode("utf-8", "surrogateescape"))
 
 
-def test_a_tree_that_ended_early_is_no_archive() -> None:
+def test_a_tree_that_was_cut_short_is_refused() -> None:
     for reason in ("bytes", "entries"):
         with pytest.raises(TooLarge, match=reason):
             write_archive([Skipped(b"", reason)], io.BytesIO())  # pyright: ignore[reportArgumentType]
@@ -190,14 +190,14 @@ def test_records_are_read_as_they_were_written(entries: list[TreeEntry]) -> None
 
 
 @given(st.binary(max_size=60))
-def test_nonsense_is_never_a_crash(data: bytes) -> None:
+def test_arbitrary_records_raise_nothing_but_value_errors(data: bytes) -> None:
     try:
         records(data)
     except ValueError:
         return
 
 
-def test_a_tree_goes_in_as_few_pieces_as_fit() -> None:
+def test_a_tree_is_sent_in_as_few_pieces_as_possible() -> None:
     entries = [TreeEntry(Kind.FILE, b"%d" % n, data=b"x" * 400) for n in range(10)]
     pieces = list(batches(entries, limit=1_000))
     assert len(pieces) == 5
@@ -214,7 +214,7 @@ def test_a_tree_goes_in_as_few_pieces_as_fit() -> None:
     ],
     ids=lambda entry: entry.name,
 )
-def test_what_a_server_sends_is_checked_once_more(entry: tarfile.TarInfo) -> None:
+def test_an_archive_that_a_server_sends_is_checked_again(entry: tarfile.TarInfo) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("fine"))

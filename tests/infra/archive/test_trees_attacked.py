@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives, and packed trees, that are made to take the server's time and memory."""
+"""Archives and packed trees that are built to exhaust the server's time and memory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def a_zip_of_long_extra_fields() -> Callable[[], object]:
     "attack",
     [a_deep_archive, a_deep_packed_tree, a_zip_of_many_entries, a_zip_of_long_extra_fields],
 )
-async def test_it_is_refused_before_it_takes_anything(
+async def test_an_attack_is_refused_before_it_costs_time_or_memory(
     attack: Callable[[], Callable[[], object]],
 ) -> None:
     work = attack()
@@ -81,15 +81,15 @@ async def test_it_is_refused_before_it_takes_anything(
     assert strain.grown < 60 * MIB
 
 
-def test_an_archive_of_nothing_but_headers_is_given_up_early() -> None:
-    """230 kB had 100 MiB of them parsed, 17 s of a thread that holds the interpreter."""
+def test_an_archive_with_only_extension_headers_is_refused_early() -> None:
+    """230 kB once led to 100 MiB of parsed headers: 17 s in a thread that holds the interpreter."""
     data = archive_of_headers()
     assert len(data) < 250_000
     looks = 0
 
     def check() -> None:
         nonlocal looks
-        looks += 1  # once for each MiB at most
+        looks += 1  # at most once per MiB
 
     with pytest.raises(InvalidArgument, match=r"more than 16000000 bytes of extension headers"):
         read_archive(data, check)
@@ -98,7 +98,7 @@ def test_an_archive_of_nothing_but_headers_is_given_up_early() -> None:
 
 @pytest.mark.parametrize("window, most", [(64 * MIB, 100 * MIB), (128 * MIB, 24 * MIB)])
 async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> None:
-    """32 kB took 260 MiB: a window, and what one read of it gave, twice."""
+    """32 kB once took 260 MiB: a window, and twice the output of one read."""
     data = packed_window(window)
     assert len(data) < 40_000
     async with strained() as strain:
@@ -108,8 +108,8 @@ async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> N
     assert strain.grown < most
 
 
-async def test_records_without_number_are_no_tree() -> None:
-    """A guest can send 15 million of them; each was kept."""
+async def test_a_tree_with_too_many_records_is_refused() -> None:
+    """A guest can send 15 million records, and all of them were once kept."""
     records = TINY * 3_000_000
     async with strained() as strain:
         with pytest.raises(ValueError, match="too many records"):
@@ -118,7 +118,7 @@ async def test_records_without_number_are_no_tree() -> None:
     assert strain.grown < 20 * MIB
 
 
-def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
+def test_only_the_first_hundred_skipped_entries_are_listed() -> None:
     records = TINY * MAX_TREE_ENTRIES + b"e 0 0 0\0\0"
     entries = decode(lambda at, size: records[at : at + size], len(records))
     left_out = write_archive(entries, Nowhere())
@@ -127,7 +127,7 @@ def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
 
 @pytest.mark.slow
 def test_memory_is_given_back_after_large_trees() -> None:
-    """A server has the C library's allocator; see `waggle.allocator`."""
+    """A server uses the C library's allocator; see `waggle.allocator`."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.tree_memory"],
         env={**os.environ, "PYTHONMALLOC": "malloc"},
@@ -139,11 +139,11 @@ def test_memory_is_given_back_after_large_trees() -> None:
 
 
 class Enough(Exception):
-    """What the caller's check raises."""
+    """The exception that the caller's check raises."""
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_work_stops_where_its_caller_has_gone(direction: str) -> None:
+def test_work_stops_when_the_check_of_its_caller_raises(direction: str) -> None:
     looks = 0
 
     def check() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives that are nearly good are read, with clean names and in bounds, or refused."""
+"""Nearly valid archives are refused, or read with clean names and within the limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK = 512
 
 
 def repaired(data: bytes) -> bytes:
-    """The checksum of each block that looks like a header is made right."""
+    """Correct the checksum of every block that looks like a header."""
     blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
     return b"".join(_signed(block) if b"ustar" in block[250:270] else block for block in blocks)
 
@@ -67,17 +67,17 @@ def check(data: bytes) -> None:
 
 
 @given(mutated(TARS, repaired))
-def test_tars(data: bytes) -> None:
+def test_mutated_tars_are_read_or_refused(data: bytes) -> None:
     check(data)
 
 
 @given(mutated([gzip.compress(data) for data in TARS]))
-def test_packed_tars(data: bytes) -> None:
+def test_mutated_gzip_tars_are_read_or_refused(data: bytes) -> None:
     check(data)
 
 
 @given(mutated(ZIPS))
-def test_zips(data: bytes) -> None:
+def test_mutated_zips_are_read_or_refused(data: bytes) -> None:
     check(data)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives as other tools write them: every entry comes to what its writer meant."""
+"""Archives as other tools write them: every entry is read as its writer meant it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def by_name(data: bytes) -> dict[bytes, TreeEntry]:
 # Links and tars
 
 
-def test_links_of_a_virtual_environment_stay_as_they_are_and_come_back() -> None:
+def test_links_of_a_virtual_environment_survive_a_round_trip() -> None:
     targets = {
         b"venv/bin/python": b"/usr/bin/python3",
         b"venv/bin/python3": b"python",
@@ -60,7 +60,7 @@ def test_links_of_a_virtual_environment_stay_as_they_are_and_come_back() -> None
     ]
 
 
-def test_of_names_that_come_twice_the_last_counts_as_when_a_tar_grows() -> None:
+def test_the_last_of_several_entries_with_one_name_counts() -> None:
     found = by_name(
         tar(
             ("a", {}, b"first"),
@@ -86,7 +86,7 @@ def test_a_hard_link_to_a_link_is_a_link() -> None:
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_names_that_are_not_utf8_stay(form: int) -> None:
+def test_names_that_are_not_utf8_are_kept(form: int) -> None:
     name = b"caf\xe9/" + b"long" * 40
     found = by_name(tar((name.decode("utf-8", "surrogateescape"), {}, b"1"), form=form))
     assert found[name].data == b"1"
@@ -113,20 +113,20 @@ PACKERS: dict[str, Pack] = {
 
 
 @pytest.mark.parametrize("how", PACKERS)
-def test_tars_are_packed_in_many_ways(how: str) -> None:
+def test_a_tar_is_read_in_every_compression(how: str) -> None:
     found = by_name(PACKERS[how](tar(("d/f", {"mode": 0o755}, b"x" * 1000), ("g", {}, b"end."))))
     assert (found[b"d/f"].data, found[b"g"].data) == (b"x" * 1000, b"end.")
 
 
 @pytest.mark.parametrize("how", ["bzip2", "xz"])
-def test_what_xz_and_bzip2_make_small_is_bounded_too(how: str) -> None:
+def test_bombs_in_xz_and_bzip2_are_refused(how: str) -> None:
     zeros: list[Member] = [(f"f{n}", {}, bytes(9_000_000)) for n in range(8)]
     with pytest.raises(TooLarge):
         read_archive(PACKERS[how](tar(*zeros)))
 
 
 @given(st.binary(max_size=300), st.integers(0, 200))
-def test_damage_of_xz_and_bzip2_is_a_refusal(noise: bytes, place: int) -> None:
+def test_damaged_xz_and_bzip2_is_read_or_refused(noise: bytes, place: int) -> None:
     whole = tar(("f", {}, b"content" * 300))
     for packed in (bz2.compress(whole), lzma.compress(whole)):
         damaged = packed[:place] + noise + packed[place + len(noise) :]
@@ -151,7 +151,7 @@ def member(
     name: bytes, data: bytes = b"", *, system: int = UNIX, utf8: bool = False, extra: bytes = b"",
     attributes: int = 0,
 ) -> bytes:  # fmt: skip
-    """A zip of one stored file whose name is these bytes."""
+    """Build a zip of one stored file whose name is exactly these bytes."""
     flags, crc = (0x800 if utf8 else 0), zlib.crc32(data)
     common = struct.pack(
         "<HHHHHLLLHH", 20, flags, 0, 0, 33, crc, len(data), len(data), len(name), len(extra)
@@ -187,7 +187,7 @@ def unicode_path(name: bytes, meant: str) -> bytes:
         (b"d/a\\b", {"system": DOS}, b"d/a\\b"),
     ],
 )
-def test_a_zips_names_are_what_was_meant(raw: bytes, options: Any, meant: bytes) -> None:
+def test_names_in_a_zip_are_decoded_as_meant(raw: bytes, options: Any, meant: bytes) -> None:
     [entry] = read_archive(member(raw, b"1", **options))
     assert (entry.name, entry.data) == (meant, b"1")
 
@@ -201,12 +201,12 @@ def test_a_zips_names_are_what_was_meant(raw: bytes, options: Any, meant: bytes)
         (b"d", {"attributes": (stat.S_IFDIR | 0o755) << 16}),
     ],
 )
-def test_a_zips_directories_are_told_in_many_ways(name: bytes, options: Any) -> None:
+def test_every_form_of_a_directory_in_a_zip_is_recognised(name: bytes, options: Any) -> None:
     [entry] = read_archive(member(name, **options))
     assert (entry.kind, entry.name, entry.mode) == (Kind.DIRECTORY, b"d", 0o755)
 
 
-def test_modes_and_times_of_a_zip() -> None:
+def test_modes_and_times_of_a_zip_are_read() -> None:
     assert read_archive(member(b"f", b"1", system=DOS))[0].mode == 0o644
     [entry] = read_archive(member(b"f", attributes=(stat.S_IFREG | 0o750) << 16))
     assert entry.mode == 0o750
@@ -214,7 +214,7 @@ def test_modes_and_times_of_a_zip() -> None:
     assert read_archive(member(b"f", extra=times))[0].modified == 1_700_000_001
 
 
-def test_the_directorys_name_counts_where_the_one_before_the_data_differs() -> None:
+def test_the_name_in_the_central_directory_counts_over_the_local_one() -> None:
     data = member(b"d/a.txt", b"1")
     [entry] = read_archive(data.replace(b"d/a.txt", b"d\\a.txt", 1))
     assert (entry.name, entry.data) == (b"d/a.txt", b"1")
@@ -227,7 +227,7 @@ def test_hostile_names_do_not_hide_behind_backslashes() -> None:
 
 
 class Pipe(io.RawIOBase):
-    """What cannot seek: a zip is written to it in a stream, sizes after the data."""
+    """A target that cannot seek, so that `zipfile` writes sizes after the data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class Pipe(io.RawIOBase):
         return len(data)
 
 
-def test_a_zip_that_was_streamed_or_is_a_zip64() -> None:
+def test_a_streamed_zip64_is_read() -> None:
     pipe = Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("stream", "w", force_zip64=True) as file:
@@ -252,7 +252,7 @@ def test_a_zip_that_was_streamed_or_is_a_zip64() -> None:
     assert b"__MACOSX/._f" in found
 
 
-def test_what_of_a_zip_is_not_understood_is_named() -> None:
+def test_unsupported_features_of_a_zip_are_named_in_the_refusal() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("f", b"1" * 100)
@@ -277,7 +277,7 @@ def test_any_zip_is_read_or_refused(name: bytes, extra: bytes, system: int, utf8
         assert not {b"", b".", b".."} & set(entry.name.split(b"/"))
 
 
-def test_a_zip_of_info_zip(tmp_path: Path) -> None:
+def test_a_zip_by_info_zip_is_read(tmp_path: Path) -> None:
     tree = tmp_path / "t"
     (tree / "dir é").mkdir(parents=True)
     (tree / "dir é/run").write_bytes(b"#!")
@@ -293,7 +293,7 @@ def test_a_zip_of_info_zip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--format=gnu", "-S"], ["--format=v7"], ["-z"], ["-J"]])
-def test_a_tar_of_gnu_tar(tmp_path: Path, options: list[str]) -> None:
+def test_a_tar_by_gnu_tar_is_read(tmp_path: Path, options: list[str]) -> None:
     tree = tmp_path / "t"
     (tree / "bin").mkdir(parents=True)
     (tree / "bin/run").write_bytes(b"#!")

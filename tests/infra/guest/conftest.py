@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A forwarder and the guest behind it, of which nothing may be left."""
+"""Fixtures for a forwarder and the guest behind it, with a check for leaks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def guest(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Guest]:
 
 @pytest.fixture
 async def rig(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Rig]:
-    """Its guest is this process."""
+    """A rig whose guest is this process."""
     made = Rig(tmp_path, os.getpid())
     yield made
     await made.close()

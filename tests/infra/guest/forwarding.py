@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ends of a forwarder: a client on TCP and a pretended guest on a Unix socket."""
+"""Both ends of a forwarder: a client on TCP and a simulated guest on a Unix socket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NAME = "ssh"
 
 
 BULK = os.urandom(1 << 16) * 160
-"""10 MiB, more than all buffers between both ends."""
+"""10 MiB, more than all buffers between both ends hold."""
 
 
 class Guest:
-    """Listens where libkrun would; `accept` gives the next connection, nonblocking."""
+    """A listener in libkrun's place; `accept` returns the next connection, nonblocking."""
 
     def __init__(self, directory: Path) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ class Guest:
 
 
 class Rig:
-    """A forwarder that was not started yet, and clients that call it."""
+    """A forwarder that has not started yet, and the clients that connect to it."""
 
     def __init__(self, directory: Path, pid: int) -> None:
         self.listener = claim(0)
@@ -71,7 +71,7 @@ class Rig:
 
 
 async def pair(rig: Rig, guest: Guest) -> tuple[socket.socket, socket.socket]:
-    """Both ends of one forwarded connection."""
+    """Return both ends of one forwarded connection."""
     rig.forwarder.start()
     client = await rig.call()
     return client, await guest.accept()
@@ -86,7 +86,7 @@ async def receive(end: socket.socket, size: int = 1 << 16) -> bytes:
 
 
 async def receive_all(end: socket.socket) -> bytes:
-    """Everything until the other side ends its half."""
+    """Return everything up to the end of the other side's half."""
     data = bytearray()
     while piece := await receive(end):
         data += piece
@@ -94,7 +94,7 @@ async def receive_all(end: socket.socket) -> bytes:
 
 
 async def is_dropped(end: socket.socket) -> bool:
-    """Whether the connection ends, one way or the other, without a byte."""
+    """Return whether the connection ends, in either way, without a byte."""
     async with asyncio.timeout(10):
         try:
             return await receive(end) == b""

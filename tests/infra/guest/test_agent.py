@@ -27,7 +27,7 @@ def returns(value: object) -> bytes:
 
 
 def synced(answer: Answer) -> Answer:
-    """An agent that is in step, and then answers as the test says."""
+    """An agent that is in sync and then answers with `answer`."""
 
     def reply(request: dict[str, object]) -> bytes:
         if request["execute"] == "guest-sync":
@@ -63,7 +63,7 @@ async def agent(reply: Answer) -> AsyncGenerator[GuestAgent]:
                 await each.wait_closed()
 
 
-async def test_a_command_and_its_arguments_bring_its_return_value() -> None:
+async def test_a_command_with_arguments_returns_its_value() -> None:
     seen: list[dict[str, object]] = []
 
     def reply(request: dict[str, object]) -> bytes:
@@ -75,13 +75,13 @@ async def test_a_command_and_its_arguments_bring_its_return_value() -> None:
     assert seen == [{"execute": "guest-x", "arguments": {"a": 1}}]
 
 
-async def test_calls_at_once_take_turns() -> None:
+async def test_concurrent_calls_take_turns() -> None:
     async with agent(synced(lambda request: returns(request["execute"]))) as made:
         names = [f"guest-{number}" for number in range(5)]
         assert await asyncio.gather(*(made.call(name) for name in names)) == names
 
 
-async def test_an_error_is_told_with_its_reason_cleaned_and_cut() -> None:
+async def test_an_error_is_reported_with_its_reason_cleaned_and_cut() -> None:
     error = {"error": {"class": "X", "desc": "no\x1b[2J such " + "x" * 1_000}}
     async with agent(synced(lambda _: json.dumps(error).encode() + b"\n")) as made:
         with pytest.raises(
@@ -100,7 +100,7 @@ async def test_an_error_of_any_shape_is_a_refusal(error: object) -> None:
 
 
 async def test_stale_answers_before_the_call_are_dropped() -> None:
-    """An earlier call was given up; its answers come now, also broken ones."""
+    """The late answers of an abandoned call are dropped, broken ones included."""
 
     def reply(request: dict[str, object]) -> bytes:
         stale = returns("stale") + b'{"error": {}}\n' + b"\xff not json\n" + b"\n" + b"[]\n"
@@ -125,13 +125,13 @@ async def test_stale_answers_before_the_call_are_dropped() -> None:
         pytest.param(b"1" * 5_000 + b"\n", id="too large a number"),
     ],
 )
-async def test_nonsense_is_a_lost_agent(answer: bytes) -> None:
+async def test_a_malformed_answer_is_a_lost_guest(answer: bytes) -> None:
     async with agent(synced(lambda _: answer)) as made:
         with pytest.raises(GuestLost, match="its answer is not"):
             await made.call("guest-x")
 
 
-async def test_an_answer_without_end_is_bounded_and_the_next_call_works() -> None:
+async def test_an_endless_answer_is_bounded_and_the_next_call_works() -> None:
     answers = [b"x" * (3 * MAX_ANSWER) + b"\n", returns("fine")]
 
     async with agent(synced(lambda _: answers.pop(0))) as made:
@@ -140,7 +140,7 @@ async def test_an_answer_without_end_is_bounded_and_the_next_call_works() -> Non
         assert await made.call("guest-x") == "fine"
 
 
-async def test_an_agent_that_never_gets_in_step_is_given_up() -> None:
+async def test_an_agent_that_never_syncs_is_given_up() -> None:
     async with agent(lambda _: returns("chatter") * 100) as made:
         with pytest.raises(GuestLost, match="not to what it is asked"):
             await made.call("guest-x")
@@ -208,7 +208,7 @@ async def test_a_cancelled_call_lets_the_next_one_in() -> None:
 
 
 class Scripted:
-    """The agent's end: in step, then it says `answer` and hangs up."""
+    """The agent's end: it syncs, then sends `answer` and hangs up."""
 
     def __init__(self, answer: bytes) -> None:
         self.reader = asyncio.StreamReader(limit=MAX_ANSWER)

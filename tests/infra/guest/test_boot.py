@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a started VMM to a guest that is ready, or to a stopped machine and the reason."""
+"""Boot: from a started VMM to a ready guest, or to a stopped machine and the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class Played:
-    """A machine that does what the test says; `stops` counts, and the console grows by them."""
+    """A machine that follows the test's script.
+
+    `stops` counts calls of `stop`; every one adds a line to the console.
+    """
 
     cause: str | None = None
     error: Exception | None = None
@@ -47,14 +50,14 @@ class Played:
             raise self.error
 
 
-async def test_a_guest_that_gets_ready_is_not_stopped() -> None:
+async def test_a_ready_guest_is_not_stopped() -> None:
     machine = Played()
     await until_booted(machine, 10)
     assert machine.stops == 0
 
 
-async def test_a_cause_stops_the_machine_and_comes_with_the_whole_console() -> None:
-    """The last lines arrive while it is stopped."""
+async def test_a_cause_stops_the_machine_and_is_reported_with_the_whole_console() -> None:
+    """The last lines arrive while the machine is being stopped."""
     machine = Played(cause="it panicked", console=[f"line {number}" for number in range(20)])
     with pytest.raises(BootFailed) as caught:
         await until_booted(machine, 10)
@@ -72,7 +75,7 @@ async def test_a_deadline_stops_the_machine(step: str) -> None:
     assert machine.stops >= 1
 
 
-async def test_no_time_at_all_is_a_deadline_too() -> None:
+async def test_a_timeout_of_0_is_a_deadline_too() -> None:
     machine = Played()
     with pytest.raises(BootFailed, match="not ready after 0 s"):
         await until_booted(machine, 0)
@@ -88,7 +91,7 @@ async def test_a_silent_console_is_shown_as_such() -> None:
         await until_booted(Silent(cause="x"), 10)
 
 
-async def test_an_error_on_the_way_stops_the_machine_and_goes_on() -> None:
+async def test_an_error_during_boot_stops_the_machine_and_propagates() -> None:
     machine = Played(error=OSError("no descriptors left"))
     with pytest.raises(OSError, match="no descriptors left"):
         await until_booted(machine, 10)
@@ -110,7 +113,7 @@ async def test_a_cancelled_boot_stops_the_machine(step: str) -> None:
     assert machine.stops == 2
 
 
-async def test_a_fault_of_the_kernel_is_told_from_the_end_of_its_first_process() -> None:
+async def test_a_kernel_fault_is_distinguished_from_the_end_of_init() -> None:
     fault = Played(cause="Kernel panic - not syncing: Fatal exception in interrupt")
     with pytest.raises(KernelFault):
         await until_booted(fault, 10)

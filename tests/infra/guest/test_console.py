@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a guest that writes whatever it likes: watched, cleaned, bounded."""
+"""The console of a guest that writes arbitrary bytes: watched, cleaned and bounded."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_only_the_last_lines_are_kept(log: Path) -> None:
     assert console.tail() == [str(number) for number in range(1_000 - TAIL_LINES, 1_000)]
 
 
-def test_control_characters_and_length_are_tamed() -> None:
+def test_control_characters_are_replaced_and_lines_cut() -> None:
     assert clean(b"a\x1b[2J\x07b\xff\r") == f"a{REPLACED}[2J{REPLACED}b{REPLACED}"
     assert len(clean(b"x" * 10_000)) == MAX_LINE
 
 
-def test_the_ready_line_is_seen_however_it_arrives(log: Path) -> None:
+def test_the_ready_line_is_seen_however_it_is_split(log: Path) -> None:
     console = Console(log)
     for byte in b"noise\n" + READY_LINE[:-1]:
         console.feed(bytes([byte]))
@@ -74,13 +74,13 @@ def test_the_first_fatal_line_is_the_cause(log: Path, sign: str) -> None:
     assert console.cause == f"[ 1.0] {sign}"
 
 
-def test_a_line_without_end_takes_bounded_memory_and_ends_up_cut(log: Path) -> None:
+def test_an_endless_line_takes_bounded_memory_and_is_cut(log: Path) -> None:
     console = fed(log, *(b"x" * 10_000 for _ in range(100)))
     assert len(console._rest) <= 16 * 1024
     assert console.tail() == ["x" * MAX_LINE]
 
 
-def test_the_log_is_bounded_and_the_tail_goes_on(log: Path) -> None:
+def test_the_log_is_bounded_and_the_tail_continues(log: Path) -> None:
     console = fed(log, *(b"y" * 65_535 + b"\n" for _ in range(20)), b"the end\n")
     assert log.stat().st_size == MAX_LOG_BYTES
     assert console.tail()[-1] == "the end"
@@ -102,7 +102,7 @@ def test_a_log_that_cannot_be_opened_fails_the_boot(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400), cuts=st.lists(st.integers(0, 400), max_size=5))
-def test_where_the_pieces_are_cut_makes_no_difference(
+def test_the_tail_does_not_depend_on_how_the_data_is_split(
     log: Path, data: bytes, cuts: list[int]
 ) -> None:
     log.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ async def test_following_ends_when_the_stream_breaks(log: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("follow", [Console.follow, Console.follow_messages])
-async def test_a_flood_is_read_no_faster_than_its_share(log: Path, follow: Following) -> None:
+async def test_a_flood_is_read_at_a_limited_rate(log: Path, follow: Following) -> None:
     console, reader = Console(log), asyncio.StreamReader()
     reader.feed_data((b"z" * 99 + b"\n") * (FLOOD_BYTES_PER_SECOND // 100 + 1000))
     following = asyncio.create_task(follow(console, reader))
@@ -147,7 +147,7 @@ async def test_a_flood_is_read_no_faster_than_its_share(log: Path, follow: Follo
 
 
 @pytest.mark.anyio
-async def test_messages_of_the_vmm_join_tail_and_log_cut_and_cleaned(log: Path) -> None:
+async def test_vmm_messages_join_the_tail_and_the_log_cut_and_cleaned(log: Path) -> None:
     console, reader = Console(log), asyncio.StreamReader()
     reader.feed_data(b"qemu: bad\x1b\n" + b"m" * 100_000 + b"\nlast")
     reader.feed_eof()
@@ -160,7 +160,7 @@ async def test_messages_of_the_vmm_join_tail_and_log_cut_and_cleaned(log: Path) 
 
 
 @pytest.mark.anyio
-async def test_what_a_guest_can_have_the_vmm_say_without_end_is_not_kept(log: Path) -> None:
+async def test_noise_that_a_guest_can_provoke_in_the_vmm_is_dropped(log: Path) -> None:
     console, reader = Console(log, noise="no hole"), asyncio.StreamReader()
     reader.feed_data(b"qemu: no hole at 1\nqemu: bad\nqemu: no hole at 2")
     reader.feed_eof()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forwarder between real sockets: bytes, both ways, and halves that end."""
+"""The forwarder between real sockets: bytes in both directions, and half-closes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
-async def test_bulk_goes_both_ways_at_once(rig: Rig, guest: Guest) -> None:
+async def test_bulk_data_flows_both_ways_at_once(rig: Rig, guest: Guest) -> None:
     client, inside = await pair(rig, guest)
 
     async def pour(end: socket.socket, data: bytes) -> None:
@@ -40,7 +40,7 @@ async def test_bulk_goes_both_ways_at_once(rig: Rig, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("who", ["client", "guest"])
-async def test_a_slow_reader_holds_the_sender_up_in_bounded_memory(
+async def test_a_slow_reader_blocks_the_sender_in_bounded_memory(
     rig: Rig, guest: Guest, who: str
 ) -> None:
     client, inside = await pair(rig, guest)
@@ -53,7 +53,7 @@ async def test_a_slow_reader_holds_the_sender_up_in_bounded_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # `BULK + BULK` itself is 20 MiB; of what is under way the forwarder holds a chunk.
+    # `BULK + BULK` itself is 20 MiB; the forwarder holds one chunk of the data in transit.
     assert peak < len(BULK) * 2 + (1 << 20)
     received = 0
     while received < 2 * len(BULK):
@@ -71,7 +71,9 @@ async def test_a_client_that_ends_its_half_still_gets_its_answer(rig: Rig, guest
     assert await receive_all(client) == b"answer"
 
 
-async def test_a_guest_that_ends_its_half_still_hears_the_client(rig: Rig, guest: Guest) -> None:
+async def test_a_guest_that_ends_its_half_still_receives_from_the_client(
+    rig: Rig, guest: Guest
+) -> None:
     client, inside = await pair(rig, guest)
     await send(inside, b"banner")
     inside.shutdown(socket.SHUT_WR)
@@ -81,7 +83,7 @@ async def test_a_guest_that_ends_its_half_still_hears_the_client(rig: Rig, guest
     assert await receive_all(inside) == b"more"
 
 
-async def test_a_client_that_breaks_ends_the_guests_side(rig: Rig, guest: Guest) -> None:
+async def test_a_client_that_resets_ends_the_guests_side(rig: Rig, guest: Guest) -> None:
     client, inside = await pair(rig, guest)
     reset = struct.pack("ii", 1, 0)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)

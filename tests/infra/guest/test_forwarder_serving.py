@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom the forwarder serves, whom it drops, and how it ends, between real sockets."""
+"""The forwarder between real sockets: which callers it serves or drops, and how it ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from waggle.infra.krun.wires import peer_pid
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
-async def test_who_calls_before_the_start_waits_and_is_served(rig: Rig, guest: Guest) -> None:
+async def test_a_caller_before_the_start_waits_and_is_served(rig: Rig, guest: Guest) -> None:
     client = await rig.call()
     await send(client, b"early")
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def test_who_calls_before_the_start_waits_and_is_served(rig: Rig, guest: G
     assert await receive(await guest.accept()) == b"early"
 
 
-async def test_more_than_the_guest_serves_are_closed_at_once(rig: Rig, guest: Guest) -> None:
+async def test_callers_beyond_the_limit_are_closed_at_once(rig: Rig, guest: Guest) -> None:
     rig.forwarder.start()
     served: list[tuple[socket.socket, socket.socket]] = []
     for _ in range(MAX_CONNECTIONS):
@@ -61,7 +61,7 @@ async def test_more_than_the_guest_serves_are_closed_at_once(rig: Rig, guest: Gu
     assert await receive(await guest.accept()) == b"room"
 
 
-async def test_no_socket_drops_the_caller_and_the_next_may_succeed(
+async def test_a_missing_socket_drops_the_caller_and_the_next_may_succeed(
     rig: Rig, tmp_path: Path
 ) -> None:
     rig.forwarder.start()
@@ -73,10 +73,10 @@ async def test_no_socket_drops_the_caller_and_the_next_may_succeed(
 
 
 @pytest.mark.parametrize("kind", ["file", "fifo", "directory", "loop"])
-async def test_something_else_in_the_sockets_place_drops_the_caller(
+async def test_another_kind_of_file_in_the_sockets_place_drops_the_caller(
     rig: Rig, tmp_path: Path, kind: str
 ) -> None:
-    """The runner's user may put there what it likes."""
+    """The runner's user may put anything there."""
     place = tmp_path / NAME
     match kind:
         case "file":
@@ -102,8 +102,8 @@ print(connection.recv(100), flush=True)
 """
 
 
-async def test_another_process_behind_the_socket_gets_no_byte(rig: Rig, tmp_path: Path) -> None:
-    """Such as one to which a hostile runner made its socket's name a link."""
+async def test_another_process_behind_the_socket_receives_no_byte(rig: Rig, tmp_path: Path) -> None:
+    """A hostile runner may replace its socket with a link to another process's socket."""
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / NAME).symlink_to(elsewhere)
     stranger = await asyncio.create_subprocess_exec(
@@ -119,7 +119,7 @@ async def test_another_process_behind_the_socket_gets_no_byte(rig: Rig, tmp_path
     assert await stranger.wait() == 0
 
 
-async def test_the_very_process_is_served(tmp_path: Path, nothing_left: None) -> None:
+async def test_the_expected_process_is_served(tmp_path: Path, nothing_left: None) -> None:
     stranger = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", LISTEN, str(tmp_path / NAME)), stdout=subprocess.PIPE
     )
@@ -133,7 +133,7 @@ async def test_the_very_process_is_served(tmp_path: Path, nothing_left: None) ->
     await rig.close()
 
 
-async def test_the_kernel_says_who_listens(guest: Guest, tmp_path: Path) -> None:
+async def test_the_kernel_reports_the_listening_process(guest: Guest, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(tmp_path / NAME))
         assert peer_pid(connection) == os.getpid()
@@ -155,13 +155,13 @@ async def test_close_drops_every_connection_and_may_be_repeated(rig: Rig, guest:
     assert not rig.forwarder._connections
 
 
-async def test_close_before_start_is_nothing(rig: Rig) -> None:
+async def test_close_before_start_does_nothing(rig: Rig) -> None:
     await rig.forwarder.close()
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_close_while_somebody_calls_loses_nobody(rig: Rig, guest: Guest, steps: int) -> None:
-    """No socket is left to the garbage collector, and no callback breaks."""
+async def test_close_during_a_call_loses_no_socket(rig: Rig, guest: Guest, steps: int) -> None:
+    """No socket is left to the garbage collector, and no callback fails."""
     broken: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
     rig.forwarder.start()
@@ -177,7 +177,7 @@ async def test_close_while_somebody_calls_loses_nobody(rig: Rig, guest: Guest, s
 
 
 async def test_without_descriptors_callers_wait(rig: Rig, guest: Guest) -> None:
-    """Accepting fails again and again, and goes on once there is room."""
+    """Accepting fails repeatedly, and resumes once a descriptor is free."""
     client = await rig.call()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
@@ -202,15 +202,15 @@ async def test_close_at_any_step_of_a_call_leaves_nothing(
     for _ in range(steps):
         await asyncio.sleep(0)
     await rig.forwarder.close()
-    rig.listener.close()  # what was not accepted yet
+    rig.listener.close()  # connections that were not accepted yet
     assert await is_dropped(client)
 
 
-async def test_a_port_that_is_taken_is_told_apart(nothing_left: None) -> None:
+async def test_a_taken_port_raises_port_taken(nothing_left: None) -> None:
     with claim(0) as listener, pytest.raises(PortTaken):
         claim(listener.getsockname()[1])
 
 
-async def test_only_this_machine_can_call(nothing_left: None) -> None:
+async def test_only_this_host_can_call(nothing_left: None) -> None:
     with claim(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest may write on its console, as its agent and to renewal: bounded, or a lost guest."""
+"""Fuzz tests of a guest's console, agent and renewal: bounded results, or a lost guest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_consoles(count: int, tmp_path: Path) -> None:
 
 
 class Wire:
-    """The other end of a guest's port, which gives the same bytes whatever comes."""
+    """The other end of a guest's port, which answers with the same bytes to any request."""
 
     def __init__(self, reader: asyncio.StreamReader, answer: bytes, *, syncs: bool) -> None:
         self._reader, self._answer, self._syncs = reader, answer, syncs
@@ -78,7 +78,7 @@ class Wire:
             self._reader.feed_eof()
 
     async def drain(self) -> None:
-        """All is taken at once."""
+        """Do nothing: all data is taken at once."""
 
 
 @pytest.mark.parametrize("syncs", [True, False], ids=["in step", "out of step"])

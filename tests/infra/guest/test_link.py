@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that is heard from one machine, over real sockets and pipes, and how it is let go of."""
+"""The link to one machine over real sockets and pipes: everything received, and its close."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 class Ends:
-    """Their ends of a link's wires; ours belong to the link once it is connected."""
+    """The other ends of a link's wires; the near ends belong to the link once it is connected."""
 
     def __init__(self, log: Path, *, pipe: bool = False) -> None:
         self.link = GuestLink(Console(log))
@@ -43,7 +43,7 @@ class Ends:
         return self.link
 
     def end(self) -> None:
-        """As when the VMM has died: all its descriptors are closed."""
+        """Close all ends, as when the VMM has died."""
         for each in (self.console, self.messages, self.agent):
             each.close()
 
@@ -53,13 +53,13 @@ class Ends:
             each.close()
 
     def alive(self) -> asyncio.Future[str]:
-        """What waits for the VMM's end, which does not come."""
+        """Return a future for the VMM's end, which does not come."""
         return asyncio.get_running_loop().create_future()
 
 
 @pytest.fixture(params=["socket", "pipe"])
 async def ends(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Ends]:
-    """A console is a socket with QEMU and a pipe with libkrun."""
+    """The ends of a link; the console is a socket with QEMU and a pipe with libkrun."""
     watch = Leaks()
     made = Ends(tmp_path / "console.log", pipe=request.param == "pipe")
     yield made
@@ -69,14 +69,14 @@ async def ends(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
     await watch.settle()
 
 
-async def test_a_guest_that_gets_ready(ends: Ends) -> None:
+async def test_a_guest_gets_ready(ends: Ends) -> None:
     link = await ends.connect()
     ends.console.write(b"booting\nwaggle: ready\n")
     assert await link.until_ready(ends.alive) is None
     assert link.console.tail() == ["booting", "waggle: ready"]
 
 
-async def test_messages_of_the_vmm_join_the_consoles_tail(ends: Ends) -> None:
+async def test_vmm_messages_join_the_consoles_tail(ends: Ends) -> None:
     link = await ends.connect()
     ends.messages.send(b"vmm: out of luck\n")
     await until(lambda: link.console.tail() == ["vmm: out of luck"])
@@ -91,7 +91,7 @@ async def test_a_vmm_that_ends_first_is_the_cause(ends: Ends) -> None:
     assert await link.until_ready(ended) == "it ended"
 
 
-async def test_ready_and_dead_at_once_is_dead(ends: Ends) -> None:
+async def test_a_guest_that_is_ready_and_dead_at_once_is_dead(ends: Ends) -> None:
     link = await ends.connect()
     link.console.feed(b"waggle: ready\n")
     ended = asyncio.get_running_loop().create_future()
@@ -99,7 +99,7 @@ async def test_ready_and_dead_at_once_is_dead(ends: Ends) -> None:
     assert await link.until_ready(lambda: ended) == "it ended"
 
 
-async def test_a_panic_is_the_cause_and_its_last_words_are_heard(ends: Ends) -> None:
+async def test_a_panic_is_the_cause_and_the_lines_after_it_are_kept(ends: Ends) -> None:
     link = await ends.connect()
     ended = asyncio.Event()
 
@@ -116,13 +116,13 @@ async def test_a_panic_is_the_cause_and_its_last_words_are_heard(ends: Ends) -> 
     assert await waiting == "Kernel panic - not syncing: x"
 
 
-async def test_a_panic_without_an_end_is_given_a_moment(ends: Ends) -> None:
+async def test_a_panic_without_an_end_is_waited_for_briefly(ends: Ends) -> None:
     link = await ends.connect()
     ends.console.write(b"waggle: boot failed: y\n")
     assert await link.until_ready(ends.alive) == "waggle: boot failed: y"
 
 
-async def test_a_cancelled_wait_can_be_made_again(ends: Ends) -> None:
+async def test_a_cancelled_wait_can_be_repeated(ends: Ends) -> None:
     link = await ends.connect()
     waiting = asyncio.create_task(link.until_ready(ends.alive))
     await asyncio.sleep(0)
@@ -148,7 +148,7 @@ async def test_before_connect_there_is_no_agent(ends: Ends) -> None:
         await ends.link.call("guest-ping")
 
 
-async def test_drain_takes_in_what_a_dead_vmm_had_written(ends: Ends) -> None:
+async def test_drain_reads_what_a_dead_vmm_had_written(ends: Ends) -> None:
     link = await ends.connect()
     ends.console.write(b"last words\n")
     ends.messages.send(b"last message")
@@ -159,7 +159,7 @@ async def test_drain_takes_in_what_a_dead_vmm_had_written(ends: Ends) -> None:
 
 
 async def test_close_is_bounded_although_the_other_ends_stay_open(ends: Ends) -> None:
-    """A child of the VMM may have them, and neither writes, reads nor ends."""
+    """A child of the VMM may hold them, and neither writes, reads nor closes."""
     link = await ends.connect()
     writer = link._writers[-1]
     writer.write(b"x" * 10_000_000)
@@ -168,7 +168,7 @@ async def test_close_is_bounded_although_the_other_ends_stay_open(ends: Ends) ->
         await link.close()
 
 
-async def test_close_before_connect(ends: Ends) -> None:
+async def test_close_before_connect_does_nothing(ends: Ends) -> None:
     await ends.link.close()
 
 
@@ -195,5 +195,7 @@ async def test_a_connect_that_is_cancelled_is_closed_like_any_other(ends: Ends, 
         (1, "", "vmm ended with status 1"),
     ],
 )
-async def test_an_end_is_explained(status: int, cause: str | None, words: str) -> None:
+async def test_an_end_is_explained_by_status_and_cause(
+    status: int, cause: str | None, words: str
+) -> None:
     assert explain("vmm", status, cause) == words

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renewal, against guests that keep time well, badly, or not at all."""
+"""Renewal against guests that keep time well, badly or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Host:
 
 @dataclass
 class FakeGuest:
-    """Answers as the kit's renew.c does; takes `there` and `back` ns, and keeps time `off` by."""
+    """A guest that answers as the kit's renew.c does.
+
+    Requests take `there` ns, answers `back` ns, and its clock is wrong by `off` ns.
+    """
 
     host: Host
     there: int = 0
@@ -79,15 +82,15 @@ async def test_records_arrive_once_and_the_clock_last() -> None:
     assert set(names[3:]) == {"clock"}
 
 
-async def test_a_first_answer_that_took_long_proves_nothing() -> None:
-    """Translating code, a guest answers late, and nobody knows when it looked at its clock."""
+async def test_a_slow_first_answer_is_repeated() -> None:
+    """A guest that translates code answers late, so the time of its clock reading is unknown."""
     guest = FakeGuest(Host(), slow_first=400 * MS)
     async with connected(guest) as renewal:
         await renewal.renew({})
     assert guest.rounds > 1
 
 
-async def test_the_way_there_is_allowed_for() -> None:
+async def test_the_way_to_the_guest_is_compensated() -> None:
     guest = FakeGuest(Host(), there=15 * MS, back=15 * MS)
     async with connected(guest) as renewal:
         await renewal.renew({})
@@ -104,7 +107,7 @@ async def test_the_way_there_is_allowed_for() -> None:
         ("good", 0, "refused"),
     ],
 )
-async def test_a_guest_with_another_time_is_not_handed_out(
+async def test_a_guest_with_a_wrong_clock_is_not_handed_out(
     trait: str, value: int, why: str
 ) -> None:
     guest = FakeGuest(Host())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KVM or emulation: the decision and the facts it rests on."""
+"""KVM or emulation: the decision and the facts behind it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_the_choice_comes_with_its_reason(
     assert word in choice.reason
 
 
-def test_kvm_that_is_demanded_and_absent_stops_the_start() -> None:
+def test_required_kvm_that_is_absent_stops_the_start() -> None:
     with pytest.raises(SetupIncomplete, match="No such file"):
         choose_acceleration("kvm", ABSENT)
 
 
-def test_kvm_that_is_demanded_and_only_roots_says_how_to_share_it() -> None:
+def test_required_kvm_that_only_root_may_use_explains_how_to_share_it() -> None:
     """Machines run as other users, so they could not open it."""
     with pytest.raises(SetupIncomplete, match="only root may use /dev/kvm") as caught:
         choose_acceleration("kvm", PRIVATE)
@@ -57,7 +57,7 @@ def test_kvm_that_is_demanded_and_only_roots_says_how_to_share_it() -> None:
 
 
 @pytest.mark.parametrize("facts", [USABLE, FAKE, PRIVATE, ABSENT])
-def test_emulation_that_is_demanded_asks_nothing_of_kvm(facts: KvmFacts) -> None:
+def test_required_emulation_needs_nothing_of_kvm(facts: KvmFacts) -> None:
     assert choose_acceleration("tcg", facts).accel == "tcg"
 
 
@@ -77,11 +77,11 @@ def test_emulation_that_is_demanded_asks_nothing_of_kvm(facts: KvmFacts) -> None
         (0o020600, False),
     ],
 )
-def test_sharing_takes_reading_and_writing_by_the_same_others(mode: int, expected: bool) -> None:
+def test_sharing_needs_read_and_write_for_the_same_class(mode: int, expected: bool) -> None:
     assert may_be_shared(mode) is expected
 
 
-def test_a_device_of_its_owner_alone_matters_only_to_root(tmp_path: Path) -> None:
+def test_a_device_open_to_its_owner_alone_counts_only_for_root(tmp_path: Path) -> None:
     device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
     device.touch()
     cpuinfo.write_text("flags : svm\n")
@@ -106,7 +106,7 @@ def test_flags_are_whole_words_of_the_flags_line(cpuinfo: str, expected: bool) -
     assert has_virtualisation_flag(cpuinfo) is expected
 
 
-def test_reads_what_is_there_and_survives_what_is_not(tmp_path: Path) -> None:
+def test_facts_are_read_and_missing_files_tolerated(tmp_path: Path) -> None:
     device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
     facts = read_kvm_facts(device, cpuinfo)
     assert facts == KvmFacts("No such file or directory", cpu_virtualises=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What doctor says of the layers around a machine's process: one line, and one next step."""
+"""Doctor's checks of the layers around a machine's process: one line, and one next step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_line(result: CheckResult) -> None:
     assert bool(result.mend) == (result.status is Status.WARN)
 
 
-async def test_without_root_the_missing_users_are_said() -> None:
+async def test_without_root_missing_users_are_reported() -> None:
     result = await checks_files.users(subject(is_root=False))
     assert result.status is Status.WARN
     assert "Run the server as root" in result.mend
@@ -55,7 +55,7 @@ async def test_namespaces_are_tried_as_the_server_would(is_root: bool) -> None:
     check_line(result)
 
 
-async def test_a_kernel_that_filters_says_so() -> None:
+async def test_a_kernel_that_filters_is_reported() -> None:
     result = await checks_files.calls(subject())
     check_line(result)
 
@@ -68,7 +68,7 @@ async def test_a_kernel_that_filters_says_so() -> None:
         (Facts("/c", "/own", ALL, ALL), "may not make control groups in /c/own"),
     ],
 )
-async def test_missing_groups_are_said_with_the_next_step(facts: Facts, says: str) -> None:
+async def test_missing_groups_are_reported_with_the_next_step(facts: Facts, says: str) -> None:
     result = await checks_files.groups(subject(groups=facts))
     assert result.status is Status.WARN
     assert says in result.detail
@@ -81,8 +81,8 @@ async def test_groups_that_can_be_made_are_named() -> None:
     assert (result.status, result.detail) == (Status.OK, "each machine has limits below /c/own")
 
 
-async def test_limits_that_groups_cannot_have_are_named() -> None:
-    """A user's services get memory, pids and cpu of systemd, and no io."""
+async def test_missing_controllers_are_named() -> None:
+    """A user's services get memory, pids and cpu from systemd, but not io."""
     had = ALL - {"io"}
     facts = Facts("/c", "/own", ALL, had, is_alone=True, may_use_own=True)
     result = await checks_files.groups(subject(groups=facts))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libkrun or QEMU: the decision for every setting and every machine, with its reason."""
+"""libkrun or QEMU: the decision for every setting and every host, with its reason."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def test_the_choice_comes_with_its_reasons(
     assert all(word in choice.reason for word in words)
 
 
-def test_krun_demanded_without_its_library_says_what_mends_it() -> None:
+def test_required_krun_without_its_library_gives_the_fix() -> None:
     for acceleration in (KVM, NO_KVM, FORBIDDEN):
         with pytest.raises(SetupIncomplete, match="too old") as caught:
             choose_hypervisor("krun", acceleration, OLD)
         assert caught.value.hint == OLD.mend
 
 
-def test_krun_demanded_without_kvm_says_why_there_is_none() -> None:
+def test_required_krun_without_kvm_explains_why_kvm_is_missing() -> None:
     with pytest.raises(SetupIncomplete, match=r"krun needs KVM\..*No such file") as caught:
         choose_hypervisor("krun", NO_KVM, THERE)
     assert "WAGGLE_HYPERVISOR=qemu" in caught.value.hint
 
 
-def test_krun_demanded_and_kvm_forbidden_is_a_contradiction_of_settings() -> None:
+def test_required_krun_with_kvm_forbidden_is_a_contradiction() -> None:
     with pytest.raises(SettingsInvalid, match="WAGGLE_ACCEL=tcg forbids it"):
         choose_hypervisor("krun", FORBIDDEN, THERE)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installing system packages: the plan for each system, and the deed."""
+"""Installing system packages: the plan for every system, and its execution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MMDEBSTRAP = next(package for package in PACKAGES if package.name == "mmdebstrap
 
 
 class Executed:
-    """Records commands and answers with the codes given, then with 0."""
+    """A runner that records commands and returns the given codes, then 0."""
 
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)
@@ -35,7 +35,7 @@ class Executed:
 
 
 class TestPlan:
-    def test_nothing_missing_is_nothing_to_do(self) -> None:
+    def test_nothing_missing_needs_no_steps(self) -> None:
         plan = make_plan((), "apt", "root")
         assert plan.done
         assert plan.steps == ()
@@ -54,7 +54,7 @@ class TestPlan:
         assert plan.can_act
         assert all(step.argv[0] == "sudo" for step in plan.steps)
 
-    def test_without_sudo_the_commands_are_only_told(self) -> None:
+    def test_without_sudo_the_commands_are_only_printed(self) -> None:
         plan = make_plan((QEMU,), "apt", "none")
         assert not plan.can_act
         assert "sudo env DEBIAN_FRONTEND=noninteractive apt-get" in instructions(plan)
@@ -73,7 +73,7 @@ class TestPlan:
         assert not plan.can_act
         assert expected in instructions(plan)
 
-    def test_what_the_system_does_not_package_is_got_another_way(self) -> None:
+    def test_a_package_the_system_lacks_is_installed_another_way(self) -> None:
         plan = make_plan((QEMU, MMDEBSTRAP), "pacman", "sudo")
         first, *detour = (step.command for step in plan.steps)
         assert first == (
@@ -92,7 +92,7 @@ class TestPlan:
             shell = step.argv[-1] if step.argv[:2] == ("sh", "-c") else step.command
             subprocess.run(["sh", "-n", "-c", shell], check=True)
 
-    def test_a_package_without_any_way_is_named(self) -> None:
+    def test_a_package_without_a_known_way_is_named(self) -> None:
         plan = make_plan((QEMU, MMDEBSTRAP), "brew", "root")
         assert plan.unknown == (MMDEBSTRAP,)
         assert "Install mmdebstrap" in instructions(plan)
@@ -105,7 +105,7 @@ class TestPlan:
 
 @pytest.mark.anyio
 class TestCarryOut:
-    async def test_tells_each_command_and_runs_it(self) -> None:
+    async def test_announces_every_command_and_runs_it(self) -> None:
         said: list[str] = []
         executed = Executed()
         await carry_out(make_plan((QEMU,), "apt", "root"), said.append, executed)
@@ -122,13 +122,13 @@ class TestCarryOut:
         with pytest.raises(SetupIncomplete, match=r"install .*qemu-system-x86 ended with code 100"):
             await carry_out(plan, lambda _: None, Executed(0, 100))
 
-    async def test_what_it_may_not_do_it_only_explains(self) -> None:
+    async def test_without_permission_it_only_explains(self) -> None:
         executed = Executed()
         with pytest.raises(SetupIncomplete, match="dnf install -y qemu-system-x86-core"):
             await carry_out(make_plan((QEMU,), "dnf", "root"), lambda _: None, executed)
         assert executed.commands == []
 
-    async def test_nothing_to_do_does_nothing(self) -> None:
+    async def test_an_empty_plan_runs_nothing(self) -> None:
         executed = Executed()
         await carry_out(make_plan((), None, "none"), lambda _: None, executed)
         assert executed.commands == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest kernel's ELF file, read back by an ELF parser that knows nothing of how it was made."""
+"""The guest kernel's ELF file, read back by an independent ELF parser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTE = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", PVH_ENTRY)
 IMAGE = b"code" * 1000 + NOTE + b"more" * 1000
 
 
-def test_the_file_loads_the_image_and_tells_both_entries() -> None:
+def test_the_file_loads_the_image_and_has_both_entries() -> None:
     data = elf(RawKernel(IMAGE, LOAD, ENTRY))
     file = ELFFile(io.BytesIO(data))
     assert file.header["e_machine"] == "EM_X86_64"
@@ -60,12 +60,12 @@ def test_a_kernel_without_the_note_is_refused(image: bytes) -> None:
         pvh_note(image)
 
 
-def test_a_wrong_note_before_the_right_one_is_passed_over() -> None:
+def test_a_wrong_note_before_the_right_one_is_skipped() -> None:
     decoy = struct.pack("<III4sI", 9, 9, 18, b"Xen\0", 1)
     assert pvh_note(decoy + NOTE) == NOTE
 
 
-def test_a_library_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.so"
     text.write_text("not a library")
     for path in (text, tmp_path / "none.so"):
@@ -78,13 +78,13 @@ def test_a_library_without_the_function_is_refused() -> None:
         extract(Path("libc.so.6"))
 
 
-def test_a_missing_kernel_is_incomplete_setup(tmp_path: Path) -> None:
+def test_a_missing_kernel_is_an_incomplete_setup(tmp_path: Path) -> None:
     with pytest.raises(SetupIncomplete, match="guest kernel is not there"):
         GuestKernel(tmp_path).require()
 
 
 @pytest.mark.anyio
-async def test_it_is_made_once_from_a_library_and_never_half(
+async def test_it_is_made_once_from_a_library_and_is_never_partial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extracted: list[Path] = []
@@ -104,7 +104,7 @@ async def test_it_is_made_once_from_a_library_and_never_half(
     assert made[0].require() == paths[0]
 
 
-def test_each_configured_library_has_a_kernel_file_of_its_own(tmp_path: Path) -> None:
+def test_every_configured_library_has_its_own_kernel_file(tmp_path: Path) -> None:
     library = tmp_path / "libkrunfw.so"
     absent = GuestKernel(tmp_path, library).path
     library.write_bytes(b"one")

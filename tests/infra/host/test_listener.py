@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file is found by the port on which its holder listens."""
+"""Finding a lock file by the port on which its holder listens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with socket.create_server((sys.argv[2], 0), family=int(sys.argv[3])) as listener
 """
 
 
-def test_of_this_process(tmp_path: Path) -> None:
+def test_a_lock_of_this_process_is_found(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "some.lock")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -32,7 +32,7 @@ def test_of_this_process(tmp_path: Path) -> None:
         assert held_by_listeners(port, "some.lock") == [], "nobody listens"
 
 
-def test_of_other_processes(tmp_path: Path) -> None:
+def test_a_lock_of_another_process_is_found(tmp_path: Path) -> None:
     families = [("127.0.0.1", socket.AF_INET)]
     if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
         families.append(("::1", socket.AF_INET6))
@@ -49,5 +49,5 @@ def test_of_other_processes(tmp_path: Path) -> None:
             process.communicate("")
 
 
-def test_where_there_is_no_proc(tmp_path: Path) -> None:
+def test_without_proc_nothing_is_found(tmp_path: Path) -> None:
     assert held_by_listeners(80, "some.lock", tmp_path) == []

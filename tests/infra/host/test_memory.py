@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of memory, and what it means for machines that only wait."""
+"""The kernel's memory information, and the outlook for warm machines."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ PRESSURE = (
 )
 
 
-def test_what_the_kernel_writes_is_read() -> None:
+def test_kernel_files_are_parsed() -> None:
     assert parse_memory(MEMINFO, PRESSURE) == Memory(GIB, GIB // 2, some=1.5, full=0.25)
 
 
-def test_a_kernel_without_pressure_information_is_believed_to_have_none() -> None:
+def test_a_kernel_without_pressure_information_counts_as_free_of_pressure() -> None:
     assert parse_memory(MEMINFO) == Memory(GIB, GIB // 2)
 
 
 @given(st.text(max_size=200))
-def test_what_is_nothing_of_the_kind_is_refused(text: str) -> None:
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="There is no Mem"):
         parse_memory(text)
 
 
-def test_this_machine_has_memory() -> None:
+def test_this_host_has_memory() -> None:
     memory = read_memory()
     assert 0 < memory.available <= memory.total
 
@@ -48,5 +48,5 @@ def test_this_machine_has_memory() -> None:
         (Memory(10 * GIB, 9 * GIB, some=90.0, full=5.0), Outlook.DRAIN),
     ],
 )
-def test_machines_that_wait_give_way_to_those_that_work(memory: Memory, expected: Outlook) -> None:
+def test_warm_machines_yield_to_working_ones(memory: Memory, expected: Outlook) -> None:
     assert outlook(memory, GIB) is expected

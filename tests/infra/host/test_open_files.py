@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server raises its limit of open files as far as it may, and goes on where it may not."""
+"""A server raises its limit of open files as far as it may, and continues where it may not."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NONE = resource.RLIM_INFINITY
         (NONE, NONE, NONE),
     ],
 )
-def test_as_far_as_it_may(soft: int, hard: int, expected: int) -> None:
+def test_the_reachable_limit_is_bounded(soft: int, hard: int, expected: int) -> None:
     assert reachable(soft, hard) == expected
 
 
-def test_it_is_raised_for_real() -> None:
+def test_the_limit_is_really_raised() -> None:
     program = (
         "import resource; from waggle.infra.host.checks_files import limits, raise_limit;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200));"
@@ -41,7 +41,7 @@ def test_it_is_raised_for_real() -> None:
     assert ended.stdout.split() == ["200", "200", "200"]
 
 
-def test_a_system_that_refuses_leaves_it_as_it_is() -> None:
+def test_a_refused_raise_leaves_the_limit_unchanged() -> None:
     def refuse(_which: int, _limits: tuple[int, int]) -> None:
         raise ValueError("not allowed to raise maximum limit")
 

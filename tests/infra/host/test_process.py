@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes: bounded output, deadlines, whole groups ended."""
+"""Child processes: bounded output, deadlines, and the end of whole process groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestRun:
         done = await process.run(["sh", "-c", "kill -9 $$"], timeout=10)
         assert done.code == -signal.SIGKILL
 
-    async def test_feeds_stdin_also_to_a_program_that_does_not_read_it(self) -> None:
+    async def test_feeds_stdin_even_to_a_program_that_does_not_read_it(self) -> None:
         done = await process.run(["cat"], timeout=10, stdin=b"\0\xff")
         assert done.stdout == b"\0\xff"
         assert (await process.run(["true"], timeout=10, stdin=b"x" * 1_000_000)).ok
@@ -45,7 +45,7 @@ class TestRun:
         )
         assert done.stdout.decode().split() == ["this", str(tmp_path)]
 
-    async def test_words_are_never_read_by_a_shell(self) -> None:
+    async def test_arguments_are_never_read_by_a_shell(self) -> None:
         done = await process.run(["echo", "$(id);", "`id`"], timeout=10)
         assert done.stdout == b"$(id); `id`\n"
 

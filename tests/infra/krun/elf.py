@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared libraries made of bytes: stand-ins for libkrun that need neither compiler nor libkrun.
 
-`shared_object({"krun_create_ctx": returns(0)})` is what the loader of an x86-64 Linux accepts as a
-library with that one function. See elf(5) and the System V ABI, "Dynamic Linking".
+`shared_object({"krun_create_ctx": returns(0)})` is a library with that one function, as the loader
+of an x86-64 Linux accepts it. See elf(5) and the System V ABI, "Dynamic Linking".
 """
 
 from __future__ import annotations
@@ -20,36 +20,39 @@ _HANG = b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7"  # again: mov eax, 34 (pause); s
 
 
 def returns(value: int) -> bytes:
-    """A function that returns a number: mov eax, value; ret."""
+    """Return the code of a function that returns a number: mov eax, value; ret."""
     return b"\xb8" + struct.pack("<i", value) + b"\xc3"
 
 
 def refuses(index: int) -> bytes:
-    """A function that fails with its first, second or third argument as the errno, but takes 0.
+    """Return the code of a function that fails with an argument as the errno, or succeeds at 0.
 
-    mov eax, REGISTER; neg eax; ret.
+    `index` selects the first, second or third argument: mov eax, REGISTER; neg eax; ret.
     """
     return (b"\x89\xf8", b"\x89\xf0", b"\x89\xd0")[index] + b"\xf7\xd8\xc3"
 
 
 def hangs() -> bytes:
-    """A function that waits for signals for ever."""
+    """Return the code of a function that waits for signals forever."""
     return _HANG
 
 
 def exits(status: int) -> bytes:
-    """A function that ends the process: mov edi, status; mov eax, 231 (exit_group); syscall."""
+    """Return the code of a function that ends the process.
+
+    mov edi, status; mov eax, 231 (exit_group); syscall.
+    """
     return b"\xbf" + struct.pack("<i", status) + b"\xb8\xe7\x00\x00\x00\x0f\x05"
 
 
 def krun_functions(**others: bytes) -> dict[str, bytes]:
-    """All that waggle uses of libkrun, each saying that it worked, but for `others`."""
+    """Return all functions that waggle uses of libkrun: they succeed, except for `others`."""
     functions = dict.fromkeys(SINCE, returns(0)) | {"krun_get_max_vcpus": returns(4)}
     return functions | others
 
 
 def krun_library(path: Path, *lacks: str, **others: bytes) -> Path:
-    """A libkrun at `path` in which some functions are missing and `others` do as they are told."""
+    """Write a libkrun to `path` without the functions in `lacks` and with `others` as given."""
     functions = krun_functions(**others)
     for name in lacks:
         del functions[name]
@@ -59,7 +62,7 @@ def krun_library(path: Path, *lacks: str, **others: bytes) -> Path:
 
 
 def shared_object(functions: Mapping[str, bytes], machine: int = X86_64) -> bytes:
-    """The library as a file: headers and symbols, code at _CODE, the writable part at _DYNAMIC."""
+    """Return the library file: headers and symbols, code at _CODE, writable data at _DYNAMIC."""
     names, code = b"\0", b""
     symbols = [bytes(24)]
     for name, body in functions.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A child process that confines itself as a runner does, and reports what it still has and sees.
 
-Started by `test_confine` with a plan as JSON in argv. All imports must be done before the end of
-the view on the host's files.
+`test_confine` starts it with a plan as JSON in argv. All imports must come before the end of the
+view of the host's files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _SET_DUMPABLE, _SYS_ADMIN = 4, 21
 
 
 class Plan(TypedDict):
-    """`become` is a user to be before, -1 for none; `parent` 0 means the one that it has."""
+    """The test's instructions.
+
+    `become` is the user to be before confinement, -1 for none; `parent` 0 means the real parent.
+    """
 
     directory: str
     uid: int
@@ -40,7 +43,7 @@ class Plan(TypedDict):
 
 
 class Report(TypedDict):
-    """What is left, as the process itself finds out."""
+    """The remaining rights and view, as the process itself finds them."""
 
     uids: list[int]
     gids: list[int]
@@ -62,7 +65,7 @@ class Report(TypedDict):
 
 
 def main(text: str) -> None:
-    """Prepare, confine, report on stdout."""
+    """Prepare, confine and report on stdout."""
     plan: Plan = json.loads(text)
     directory = os.open(plan["directory"], os.O_RDONLY | os.O_DIRECTORY)
     os.umask(plan["umask"])
@@ -94,7 +97,7 @@ def _become(uid: int) -> None:
 
 
 def _lose(capability: int) -> None:
-    """As a container's root: all rights but one."""
+    """Drop one capability and keep the others, as a container's root."""
     left = _capabilities()["CapPrm"] & ~(1 << capability)
     halves = [left & 0xFFFFFFFF, left >> 32]
     sets = ffi.new("uint32_t[6]", [halves[0], halves[0], 0, halves[1], halves[1], 0])
@@ -116,7 +119,7 @@ def _configuration(plan: Plan, directory: int) -> Configuration:
 
 
 def report(port: int) -> Report:
-    """Look at everything that the host might have left."""
+    """Report everything that the host might have left."""
     names = ("user", "mnt", "net", "ipc")
     return Report(
         uids=_ids("Uid"),
@@ -140,7 +143,7 @@ def report(port: int) -> Report:
 
 
 def directories_held() -> list[list[str]]:
-    """What lies above each directory that is still open: the way out of a narrow view."""
+    """List the parent of every directory that is still open: the way out of a narrow view."""
     found: list[list[str]] = []
     for descriptor in range(3, 256):
         try:
@@ -153,7 +156,10 @@ def directories_held() -> list[list[str]]:
 
 
 def _ids(name: str) -> list[int]:
-    """The first three: real, effective and saved. Calls that tell them are not on the list."""
+    """Return the real, effective and saved ids.
+
+    They come from /proc, as the filter does not allow the calls that return them.
+    """
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return [int(number) for number in line.split()[1:4]]
@@ -188,7 +194,7 @@ def _can_write(directory: str) -> bool:
 
 
 def _call(port: int) -> str:
-    """What becomes of a call to a listener on the host's loopback address."""
+    """Return the outcome of a call to a listener on the host's loopback address."""
     try:
         with socket.socket() as caller:
             caller.connect(("127.0.0.1", port))

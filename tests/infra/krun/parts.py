@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine's parts that are files and no more, for runners that never start a machine."""
+"""A machine's parts as plain files, for runners that never start a machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_root = pytest.mark.skipif(
 
 
 def made_of(directory: Path, uid: int | None = None) -> MachineSpec:
-    """A specification whose files exist, with a port that is free."""
+    """Return a specification whose files exist, with a free port."""
     names = ("kernel", "kit", "image", "scratch", "identity")
     for name in names:
         (directory / name).write_bytes(name.encode() * 1000)

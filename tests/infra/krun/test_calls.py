@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter on a runner's system calls, tried by a process that has it, as one that escaped."""
+"""The filter on a runner's system calls, tried from a filtered process, as if taken over."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 assert seccomp.install(ffi.dlopen(None), runner_filter(os.getpid()))
 """
 LAST = 470
-"""Beyond the last system call that any kernel had when this was written."""
+"""A number beyond the last system call of any kernel when this was written."""
 FROM_PROBES = {335, 336}
-"""uretprobe and uprobe: the kernel ends who calls them from elsewhere, before any filter."""
+"""uretprobe and uprobe: the kernel ends callers from elsewhere before any filter."""
 WITH_RULES = {41, 53, 56, 62, 234, 302, 435}
 _HEADERS = (
     Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -61,13 +61,13 @@ def confined(code: str) -> subprocess.CompletedProcess[str]:
         "os.chmod('/tmp', 0o777)",
     ],
 )
-def test_an_escape_starts_signals_and_changes_nothing(code: str) -> None:
+def test_an_escape_cannot_start_signal_or_change_anything(code: str) -> None:
     done = confined(code)
     assert "PermissionError: [Errno 1]" in done.stderr, done.stderr
 
 
-def test_sockets_are_of_af_unix_alone() -> None:
-    """AF_VSOCK and AF_ALG are 40 and 38: they would lead to the host's kernel from any network."""
+def test_only_unix_sockets_can_be_made() -> None:
+    """AF_VSOCK and AF_ALG are 40 and 38: they would reach the host's kernel from any network."""
     done = confined(
         """
 for family in set(range(64)) - {socket.AF_UNIX}:
@@ -83,7 +83,7 @@ print("all")
     assert done.stdout == "all\n", done.stderr
 
 
-def test_each_call_that_is_not_on_the_list_is_not_permitted() -> None:
+def test_every_call_off_the_list_is_denied() -> None:
     allowed = {number for group in ALLOWED.values() for number in group.values()}
     others = sorted(set(range(LAST)) - allowed - WITH_RULES - FROM_PROBES)
     assert len(others) > 300
@@ -119,13 +119,13 @@ print(right.recv(1), open("/dev/null").read() == "")
     assert done.stdout == "thread\nb'x' True\n", done.stderr
 
 
-def test_the_filter_is_there_for_good() -> None:
+def test_the_filter_is_permanent() -> None:
     done = confined("print(open('/proc/self/status').read())")
     assert "NoNewPrivs:\t1" in done.stdout
     assert "Seccomp:\t2" in done.stdout
 
 
-def test_nothing_on_the_list_starts_or_reaches_what_it_must_not() -> None:
+def test_the_list_has_no_dangerous_call() -> None:
     names = {name for group in ALLOWED.values() for name in group}
     assert not names & {
         *("socket", "socketpair", "clone", "clone3", "fork", "vfork", "execve", "execveat"),
@@ -135,7 +135,7 @@ def test_nothing_on_the_list_starts_or_reaches_what_it_must_not() -> None:
     }
 
 
-def test_numbers_belong_to_their_names() -> None:
+def test_numbers_match_their_names() -> None:
     header = next((path for path in _HEADERS if path.exists()), None)
     if header is None:
         pytest.skip("NOT TESTED: the C library's headers are not installed (libc6-dev)")
@@ -146,7 +146,7 @@ def test_numbers_belong_to_their_names() -> None:
     assert len(known) > 100
 
 
-def test_every_jump_stays_inside() -> None:
+def test_every_jump_stays_inside_the_filter() -> None:
     instructions = runner_filter(1)
     for at, (_, yes, no, _) in enumerate(instructions):
         assert at + 1 + max(yes, no) <= len(instructions)

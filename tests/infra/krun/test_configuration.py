@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runner is told arrives as it was sent, and nothing else is taken for it."""
+"""A runner's configuration arrives as it was sent, and no other bytes are accepted as one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def fields() -> dict[str, str | int]:
 
 
 @given(values=st.fixed_dictionaries(VALUES))
-def test_what_was_sent_arrives(values: dict[str, str | int]) -> None:
+def test_a_configuration_survives_a_round_trip(values: dict[str, str | int]) -> None:
     sent = Configuration(**values)
     received = decode(encode(sent))
     for name, value in vars(sent).items():
         arrived = getattr(received, name)
         assert type(arrived) is type(value)
-        # A path is its bytes: two texts may stand for the same ones.
+        # Two texts may stand for the same path, so compare the bytes.
         if isinstance(value, str):
             assert os.fsencode(arrived) == os.fsencode(value)
         else:
@@ -37,13 +37,13 @@ def test_what_was_sent_arrives(values: dict[str, str | int]) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_what_was_not_sent_by_us_is_refused(data: bytes) -> None:
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         decode(data)
 
 
 @given(st.data())
-def test_a_message_that_was_cut_is_refused(data: st.DataObject) -> None:
+def test_a_truncated_message_is_refused(data: st.DataObject) -> None:
     whole = encode(Configuration(**fields()))
     size = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises((ValueError, TypeError)):
@@ -60,14 +60,14 @@ def test_every_field_is_needed_and_has_its_type(name: str) -> None:
         Configuration(**values, **{name: 1 if isinstance(value, str) else "1"})
 
 
-def test_a_field_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(TypeError, match="memory_mb"):
         Configuration(**fields(), memory_mb=1)
     with pytest.raises(TypeError, match="memory_mb"):
         decode(encode(Configuration(**fields())) + b"memory_mb=1\0")
 
 
-def test_true_is_no_number() -> None:
+def test_true_is_not_accepted_as_a_number() -> None:
     with pytest.raises(TypeError, match="cpus"):
         Configuration(**fields() | {"cpus": True})
 
@@ -78,7 +78,7 @@ def test_a_number_that_is_none_is_refused() -> None:
         decode(sent)
 
 
-def test_nul_would_end_a_field_and_is_refused() -> None:
+def test_nul_in_a_field_is_refused() -> None:
     hostile = Configuration(**fields() | {"command_line": "quiet\0uid=0"})
     with pytest.raises(ValueError, match="NUL"):
         encode(hostile)

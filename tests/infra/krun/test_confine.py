@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that confined itself, asked what it still is, has and sees.
+"""A process that confined itself reports what it still is, has and sees.
 
-`inside` is that process. What a kernel allows is asked of util-linux, not of the code under test:
-where it forbids namespaces, the process must say so and keep the rest of its promises.
+`inside` is that process. util-linux, not the code under test, shows what the kernel allows: where
+it forbids namespaces, the process must say so and keep the rest of its promises.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root ca
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """The socket's directory, where another user can reach it too."""
+    """The socket's directory, in a place that another user can reach too."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         path = Path(place) / "machine.run"
@@ -68,7 +68,7 @@ def plan(directory: Path, uid: int = -1, become: int = -1, **others: object) -> 
     user = max(uid, become)
     if user >= 0:
         os.chown(directory, user, user)
-    return Plan(**{**made, **others})  # pyright: ignore[reportArgumentType] its keys are ours
+    return Plan(**{**made, **others})  # pyright: ignore[reportArgumentType] the keys of Plan
 
 
 def argv(made: Plan) -> list[str]:
@@ -77,14 +77,14 @@ def argv(made: Plan) -> list[str]:
 
 
 def confined(made: Plan) -> tuple[Report, str]:
-    """What it reported, and what it said on stderr."""
+    """Return the process's report and its stderr."""
     ended = subprocess.run(argv(made), capture_output=True, check=False, text=True, cwd="/")
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout), ended.stderr
 
 
 def allowed(*namespaces: str, uid: int = -1) -> bool:
-    """Whether the kernel lets a process have these, and mount there."""
+    """Return whether the kernel lets a process have these namespaces and mount in them."""
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if uid >= 0 else []
     mount = ["sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /tmp"]
     ended = subprocess.run(
@@ -103,7 +103,7 @@ def host_namespaces() -> dict[str, str]:
 
 
 def check_view(report: Report) -> None:
-    """Nothing of the host but KVM, the directory of the socket and its own entries of /proc."""
+    """Check that only KVM, the socket's directory and its own /proc entries are visible."""
     has_kvm = Path("/dev/kvm").exists()
     small = ["dev", "proc", "run"]
     assert report["root"] == small
@@ -119,7 +119,7 @@ def check_view(report: Report) -> None:
 
 
 def check_remains(report: Report) -> None:
-    """What holds with namespaces and without."""
+    """Check the promises that hold with and without namespaces."""
     if platform.machine() == "x86_64":
         assert report["calls"] == "Operation not permitted"
     assert report["oom"] == 500
@@ -131,7 +131,7 @@ def check_remains(report: Report) -> None:
 
 
 def check_said(stderr: str) -> None:
-    """One line that says what is not confined and why."""
+    """Check for one line that says what is not confined and why."""
     assert stderr.startswith(COMPLAINT)
     assert stderr.endswith("\n")
     assert stderr.count("\n") == 1
@@ -140,9 +140,9 @@ def check_said(stderr: str) -> None:
 
 @as_root
 class TestAsRoot:
-    """The server is root and gives each machine a user."""
+    """The server is root and gives every machine a user."""
 
-    def test_it_becomes_its_user_and_sees_next_to_nothing(
+    def test_it_becomes_its_user_and_sees_almost_nothing(
         self, directory: Path, listener: socket.socket
     ) -> None:
         port = listener.getsockname()[1]
@@ -171,7 +171,7 @@ class TestAsRoot:
         assert strict["above"] == usual["above"]
         assert (stderr == "") is allowed()
 
-    def test_without_dev_kvm_the_rest_is_done_all_the_same(self, directory: Path) -> None:
+    def test_without_dev_kvm_the_rest_is_still_confined(self, directory: Path) -> None:
         if not allowed():
             pytest.skip("NOT TESTED: this kernel gives no mount namespace, not even to root")
         report, stderr = confined(plan(directory, UID, hide_kvm=True))
@@ -181,8 +181,8 @@ class TestAsRoot:
         assert report["kvm"] == "No such file or directory"
         assert report["interfaces"] == ["lo"]
 
-    def test_without_namespaces_it_says_so_and_does_the_rest(self, directory: Path) -> None:
-        """As root of a container, which lacks a capability."""
+    def test_without_namespaces_it_says_so_and_confines_the_rest(self, directory: Path) -> None:
+        """As root of a container that lacks a capability."""
         report, stderr = confined(plan(directory, UID, without_namespaces=True))
         check_said(stderr)
         assert "Operation not permitted" in stderr
@@ -194,7 +194,7 @@ class TestAsRoot:
     @pytest.mark.anyio
     @pytest.mark.parametrize("uid", [UID, -1])
     async def test_it_dies_with_the_server(self, directory: Path, uid: int) -> None:
-        """The kernel forgets that wish when the user changes; it has to be made again."""
+        """The kernel clears the parent-death signal when the user changes; it must be set again."""
         made = json.dumps(argv(plan(directory, uid, wait=True)))
         code = "import json, subprocess, sys; subprocess.run(json.loads(sys.argv[1]))"
         server = await asyncio.create_subprocess_exec(
@@ -237,15 +237,13 @@ def test_an_unprivileged_server_confines_with_a_user_namespace(
     check_unprivileged(plan(directory, become=UID, port=port), UID)
 
 
-def test_whoever_runs_the_tests_can_be_confined_as_himself(
-    directory: Path, listener: socket.socket
-) -> None:
+def test_the_current_user_can_be_confined(directory: Path, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     check_unprivileged(plan(directory, port=port), os.getuid())
 
 
-def test_without_its_server_it_does_not_go_on(directory: Path) -> None:
-    """The server may have died before the kernel knew of the wish to die with it."""
+def test_without_its_server_it_does_not_start(directory: Path) -> None:
+    """The server may have died before the parent-death signal was set."""
     made = plan(directory, parent=os.getpid() + 1_000_000)
     ended = subprocess.run(argv(made), capture_output=True, check=False, text=True, cwd="/")
     assert ended.returncode != 0
@@ -254,12 +252,12 @@ def test_without_its_server_it_does_not_go_on(directory: Path) -> None:
 
 
 def mounts() -> list[str]:
-    """Of this machine, but for disks that other tests look into at the same time."""
+    """Return the mounts of this host, without disks that other tests mount at the same time."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if "/pytest-of-" not in line]
 
 
-def test_the_hosts_mounts_stay_as_they_are(directory: Path) -> None:
+def test_the_hosts_mounts_stay_unchanged(directory: Path) -> None:
     before = mounts()
     confined(plan(directory))
     assert mounts() == before

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boots that fail or are given up, with real runner processes but no machine.
 
-The contract suite boots machines where there is KVM. Here a library that is a FIFO holds a runner
-up for as long as a test wants, since opening one waits for its other end.
+The contract suite boots machines where there is KVM. Here a library that is a FIFO blocks a runner
+as long as a test needs, since opening a FIFO waits for its other end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 @pytest.fixture
 async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
-    """Whatever happens to its boot, nothing is left: process, descriptor, port, directory."""
+    """A specification whose boot must leave no process, descriptor, port or directory."""
     watch = Leaks()
     made = made_of(tmp_path)
     yield made
@@ -68,14 +68,14 @@ async def test_a_runner_that_fails_at_once_says_why(spec: MachineSpec, tmp_path:
 @pytest.mark.parametrize(
     "uid", [None, pytest.param(UID, marks=needs_root)], ids=["as we are", "as another user"]
 )
-async def test_a_library_without_its_calls_fails_the_boot(
+async def test_a_library_without_the_functions_fails_the_boot(
     spec: MachineSpec, uid: int | None
 ) -> None:
     message = await failure(KrunHypervisor("libc.so.6"), replace(spec, uid=uid))
     assert message.startswith("The machine did not boot: libkrun has no krun_init_log. ")
 
 
-async def test_a_library_that_ends_the_runner_is_seen_as_its_status(
+async def test_a_library_that_ends_the_runner_is_reported_with_its_status(
     spec: MachineSpec, tmp_path: Path
 ) -> None:
     library = krun_library(tmp_path / "libkrun.so", krun_create_ctx=exits(42))
@@ -86,7 +86,7 @@ async def test_a_library_that_ends_the_runner_is_seen_as_its_status(
 async def test_status_0_before_the_guest_is_ready_is_a_failure(
     spec: MachineSpec, tmp_path: Path
 ) -> None:
-    """A panic ends so, too."""
+    """A panic ends like this too."""
     library = krun_library(tmp_path / "libkrun.so", krun_create_ctx=exits(0))
     assert "the guest shut down" in await failure(KrunHypervisor(str(library)), spec)
 
@@ -94,7 +94,7 @@ async def test_status_0_before_the_guest_is_ready_is_a_failure(
 async def test_a_machine_that_cannot_be_built_fails_the_boot(
     spec: MachineSpec, tmp_path: Path
 ) -> None:
-    """Or KVM is not for us, on a machine without it."""
+    """On a host without usable KVM, the message names /dev/kvm instead."""
     library = krun_library(tmp_path / "libkrun.so", krun_start_enter=returns(-22))
     message = await failure(KrunHypervisor(str(library)), spec)
     opens = os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -102,23 +102,25 @@ async def test_a_machine_that_cannot_be_built_fails_the_boot(
 
 
 @needs_root
-async def test_the_runner_can_reach_what_it_was_given_as_its_own_user(
+async def test_the_runner_can_reach_its_files_as_its_own_user(
     spec: MachineSpec, tmp_path: Path
 ) -> None:
-    """Whether its user may open KVM depends on this machine; all before that does not."""
+    """Whether its user may open KVM depends on this host; everything before that does not."""
     library = krun_library(tmp_path / "libkrun.so", krun_start_enter=returns(-22))
     message = await failure(KrunHypervisor(str(library)), replace(spec, uid=UID))
     assert "krun_start_enter failed" in message or "'/dev/kvm'" in message
 
 
-async def test_a_killed_runner_is_told_as_such(hanging: KrunHypervisor, spec: MachineSpec) -> None:
+async def test_a_killed_runner_is_reported_as_killed(
+    hanging: KrunHypervisor, spec: MachineSpec
+) -> None:
     booting = asyncio.create_task(failure(hanging, spec))
     await until(lambda: bool(_runners()))
     os.kill(_runners()[0], signal.SIGKILL)
     assert "libkrun was killed by SIGKILL" in await booting
 
 
-async def test_a_boot_without_end_is_given_up_at_the_deadline(
+async def test_an_endless_boot_is_given_up_at_the_deadline(
     hanging: KrunHypervisor, spec: MachineSpec
 ) -> None:
     started = time.monotonic()
@@ -155,7 +157,7 @@ async def test_a_boot_cancelled_again_during_its_clean_up_leaves_nothing(
 async def test_a_client_that_calls_during_a_boot_is_dropped_with_it(
     hanging: KrunHypervisor, spec: MachineSpec
 ) -> None:
-    """It waits in the queue, as the machine may still get ready, and hears nothing."""
+    """It waits in the queue, as the machine may still get ready, and receives nothing."""
     booting = asyncio.create_task(hanging.boot(spec))
     await until(lambda: bool(_runners()))
     reader, writer = await asyncio.open_connection("127.0.0.1", spec.ssh_port)
@@ -169,7 +171,7 @@ async def test_a_client_that_calls_during_a_boot_is_dropped_with_it(
         await writer.wait_closed()
 
 
-async def test_a_port_that_was_taken_in_between_starts_nothing(
+async def test_a_port_taken_in_the_meantime_starts_nothing(
     hanging: KrunHypervisor, spec: MachineSpec
 ) -> None:
     with socket.create_server(("127.0.0.1", spec.ssh_port)), pytest.raises(PortTaken):
@@ -186,16 +188,16 @@ async def test_a_missing_file_starts_nothing(
     assert not _runners()
 
 
-async def test_a_runner_is_told_nothing_by_its_arguments(spec: MachineSpec) -> None:
-    """They are for all to see. Its imports come from where ours come from."""
+async def test_a_runners_arguments_reveal_nothing(spec: MachineSpec) -> None:
+    """Anyone can read them. Its imports come from where this process's imports come from."""
     argv = python_argv(RUNNER)
     assert argv[1:3] == ["-I", "-S"]
     assert not any(str(path) in " ".join(argv) for path in (spec.kernel, spec.console_log))
     assert all(Path(path).is_absolute() for path in argv[5:])
 
 
-def test_a_server_of_few_descriptors_asks_for_no_more_than_it_has() -> None:
-    """To raise the limit takes a right that a server without root lacks."""
+def test_a_server_with_few_descriptors_asks_for_no_more_than_it_has() -> None:
+    """Raising the limit takes a right that a server without root lacks."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300));"
         "from waggle.infra.shared.confined import leash; print(*leash(['x'], 4096))"
@@ -206,13 +208,13 @@ def test_a_server_of_few_descriptors_asks_for_no_more_than_it_has() -> None:
     assert MAX_DESCRIPTORS > 300
 
 
-def test_a_configuration_longer_than_a_pipe_is_refused_and_does_not_block() -> None:
+def test_a_configuration_longer_than_a_pipe_is_refused_without_blocking() -> None:
     with contextlib.ExitStack() as stack, pytest.raises(BootFailed, match="too long"):
         filled_pipe(b"x" * 10_000_000, stack)
 
 
 def _runners() -> list[int]:
-    """Our children that are runners by now, by pid."""
+    """Return the pids of this process's children that have become runners."""
     found: list[int] = []
     for name in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
         with_arguments = Path(f"/proc/{name}/cmdline").read_bytes()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls into a shared library: they work, or the error names the call and what it said.
+"""Calls into a shared library: they work, or the error names the call and its reason.
 
-The libraries are made here, of bytes. `machine` is one whose functions all work.
+The libraries are made here, of bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def created(tmp_path: Path, *lacks: str, **others: bytes) -> Libkrun:
     return made
 
 
-def test_the_calls_above_are_all_that_are_declared() -> None:
+def test_the_calls_above_are_all_declared_calls() -> None:
     assert set(CALLS) | {"krun_add_disk2"} == set(SINCE)
 
 
@@ -65,7 +65,7 @@ def test_a_call_that_fails_is_named_with_its_reason(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", sorted(set(CALLS) - OPTIONAL))
-def test_a_call_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_function_is_named(tmp_path: Path, name: str) -> None:
     made = library(tmp_path, name)
     assert not made.has(name)
     made._context = 0
@@ -81,37 +81,35 @@ def test_an_older_library_gets_the_older_calls(tmp_path: Path) -> None:
         made.add_disk("kit", "/d", read_only=True)
 
 
-def test_a_library_of_2_x_lacks_calls_and_says_so(tmp_path: Path) -> None:
+def test_a_library_of_2_x_is_reported_by_its_missing_functions(tmp_path: Path) -> None:
     made = created(tmp_path, *GONE_IN_2)
     with pytest.raises(KrunError, match="has no krun_set_console_output"):
         made.set_console("/c")
 
 
-def test_a_number_that_is_no_errno_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_number_that_is_no_errno_is_reported_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(KrunError, match=r"krun_create_ctx failed: .*9999.* \(\?\)"):
         created(tmp_path, krun_create_ctx=returns(-9999))
 
 
 @pytest.mark.parametrize("cpus,memory", [(256, 64), (-1, 64), (1, 1 << 32), (1, -1)])
-def test_numbers_that_libkrun_cannot_take_never_reach_it(
-    tmp_path: Path, cpus: int, memory: int
-) -> None:
+def test_numbers_out_of_range_never_reach_libkrun(tmp_path: Path, cpus: int, memory: int) -> None:
     made = created(tmp_path, krun_set_vm_config=returns(-1))
     with pytest.raises(KrunError, match="krun_set_vm_config does not take this"):
         made.set_size(cpus, memory)
 
 
-def test_calls_are_about_the_machine_that_was_created(tmp_path: Path) -> None:
+def test_calls_refer_to_the_machine_that_was_created(tmp_path: Path) -> None:
     made = created(tmp_path, krun_create_ctx=returns(7), krun_start_enter=refuses(0))
     with pytest.raises(KrunError, match="E2BIG"):  # errno 7
         made.start()
 
 
-def test_a_context_of_0_is_a_machine(tmp_path: Path) -> None:
+def test_a_context_of_0_is_valid(tmp_path: Path) -> None:
     created(tmp_path, krun_start_enter=refuses(0)).start()
 
 
-def test_before_create_there_is_no_machine_to_configure(tmp_path: Path) -> None:
+def test_before_create_no_machine_can_be_configured(tmp_path: Path) -> None:
     with pytest.raises(KrunError, match="krun_set_vm_config does not take this"):
         library(tmp_path).set_size(1, 64)
 
@@ -123,7 +121,7 @@ def test_a_vsock_has_no_tsi(tmp_path: Path) -> None:
         made._configure("krun_add_vsock", 1)
 
 
-def test_the_port_is_added_to_the_console_that_was_made_for_it(tmp_path: Path) -> None:
+def test_a_port_is_added_to_the_console_made_for_it(tmp_path: Path) -> None:
     console = {"krun_add_virtio_console_multiport": returns(5)}
     made = created(tmp_path, **console, krun_add_console_port_inout=refuses(1))
     with pytest.raises(KrunError, match=r"krun_add_console_port_inout failed: .*EIO"):  # errno 5
@@ -131,7 +129,7 @@ def test_the_port_is_added_to_the_console_that_was_made_for_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["absent", "text", "empty", "directory", "not UTF-8"])
-def test_what_is_no_library_cannot_be_loaded(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_library_cannot_be_loaded(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "libkrun.so"
     if kind in {"text", "empty"}:
         path.write_bytes(b"no library" * (kind == "text"))
@@ -143,8 +141,8 @@ def test_what_is_no_library_cannot_be_loaded(tmp_path: Path, kind: str) -> None:
         Libkrun(str(path))
 
 
-def test_importing_it_costs_a_runner_next_to_nothing() -> None:
-    """No module that takes longer to import than the rest together."""
+def test_importing_a_runner_loads_no_slow_module() -> None:
+    """No loaded module may take longer to import than the rest together."""
     code = (
         "import sys; sys.path[:] = sys.argv[1:]\n"
         "import waggle.infra.krun.runner\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine whose runner is a small program that plays one: console, socket, agent, signals.
+"""A machine whose runner is a small program: console, socket, agent and signals.
 
 All wires, the forwarder and the process are real; only the virtual machine is missing.
 """
@@ -84,7 +84,7 @@ async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
 
 @contextlib.asynccontextmanager
 async def machine(spec: MachineSpec, program: str) -> AsyncGenerator[KrunMachine]:
-    """A machine that is connected to its runner; stopped at the end at the latest."""
+    """Yield a machine that is connected to its runner; it is stopped at the end at the latest."""
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         console = Console(spec.console_log)
         wires, inherited = open_wires(spec, ours, theirs)
@@ -113,9 +113,7 @@ async def banner(spec: MachineSpec) -> bytes:
             await writer.wait_closed()
 
 
-async def test_a_guest_that_gets_ready_is_reached_by_its_port_and_its_agent(
-    spec: MachineSpec,
-) -> None:
+async def test_a_ready_guest_is_reached_by_its_port_and_its_agent(spec: MachineSpec) -> None:
     async with machine(spec, OBEYS) as made:
         early = asyncio.create_task(banner(spec))
         assert await made.until_ready() is None
@@ -127,7 +125,7 @@ async def test_a_guest_that_gets_ready_is_reached_by_its_port_and_its_agent(
     assert spec.console_log.read_bytes() == b"booting\nwaggle: ready\n"
 
 
-async def test_it_is_renewed_through_a_port_of_its_own(spec: MachineSpec) -> None:
+async def test_it_is_renewed_through_its_own_port(spec: MachineSpec) -> None:
     async with machine(spec, RENEWS) as made:
         await made.until_ready()
         await made.renew({"hostname": b"other", "seed": bytes(64)})
@@ -144,7 +142,7 @@ async def test_stop_asks_the_guest_first(spec: MachineSpec) -> None:
         assert await made.wait() == "the guest shut down"
 
 
-async def test_a_guest_that_does_not_obey_costs_a_moment_and_the_runner_is_told(
+async def test_a_guest_that_ignores_the_shutdown_has_its_runner_terminated(
     spec: MachineSpec,
 ) -> None:
     async with machine(spec, NEVER_ENDS) as made:
@@ -155,20 +153,20 @@ async def test_a_guest_that_does_not_obey_costs_a_moment_and_the_runner_is_told(
         assert await made.wait() == "libkrun was killed by SIGTERM"
 
 
-async def test_a_runner_that_does_not_listen_either_is_killed(spec: MachineSpec) -> None:
+async def test_a_runner_that_ignores_signals_is_killed(spec: MachineSpec) -> None:
     async with machine(spec, DEAF) as made:
         await made.until_ready()
         await made.stop()
         assert await made.wait() == "libkrun was killed by SIGKILL"
 
 
-async def test_stop_before_the_guest_is_ready_asks_nobody(spec: MachineSpec) -> None:
+async def test_stop_before_the_guest_is_ready_kills_at_once(spec: MachineSpec) -> None:
     async with machine(spec, "say('booting'); answer(True)") as made:
         await made.stop()
         assert await made.wait() == "libkrun was killed by SIGKILL"
 
 
-async def test_after_stop_nothing_is_left_and_it_may_be_repeated(spec: MachineSpec) -> None:
+async def test_stop_leaves_nothing_and_may_be_repeated(spec: MachineSpec) -> None:
     async with machine(spec, OBEYS) as made:
         await made.until_ready()
         await asyncio.gather(made.stop(), made.stop())
@@ -190,7 +188,7 @@ async def test_stop_finishes_although_its_caller_is_cancelled(spec: MachineSpec)
         claim(spec.ssh_port).close()
 
 
-async def test_a_process_that_cannot_be_killed_keeps_its_port_until_it_is(
+async def test_a_process_that_cannot_be_killed_keeps_its_port_until_it_ends(
     spec: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with machine(spec, DEAF) as made:
@@ -209,7 +207,7 @@ async def test_a_process_that_cannot_be_killed_keeps_its_port_until_it_is(
         claim(spec.ssh_port).close()
 
 
-async def test_a_runner_that_dies_is_seen_with_its_cause(spec: MachineSpec) -> None:
+async def test_a_runner_that_dies_is_reported_with_its_cause(spec: MachineSpec) -> None:
     async with machine(spec, OBEYS) as made:
         await made.until_ready()
         waiting = asyncio.create_task(made.wait())
@@ -236,7 +234,7 @@ async def test_a_guest_that_does_not_get_ready_has_a_cause(
         assert await made.until_ready() == cause
 
 
-async def test_nobody_is_let_in_before_the_guest_is_ready(spec: MachineSpec) -> None:
+async def test_no_client_is_served_before_the_guest_is_ready(spec: MachineSpec) -> None:
     async with machine(spec, "say('booting'); answer(True)") as made:
         waiting = asyncio.create_task(made.until_ready())
         early = asyncio.create_task(banner(spec))
@@ -247,7 +245,7 @@ async def test_nobody_is_let_in_before_the_guest_is_ready(spec: MachineSpec) -> 
         await asyncio.gather(waiting, early, return_exceptions=True)
 
 
-async def test_what_the_runner_leaves_in_its_directory_is_removed(spec: MachineSpec) -> None:
+async def test_files_that_the_runner_leaves_in_its_directory_are_removed(spec: MachineSpec) -> None:
     mess = "os.makedirs('a/b'); open('a/b/c', 'w').close(); os.symlink('/etc', 'etc')\n"
     async with machine(spec, mess + OBEYS) as made:
         assert await made.until_ready() is None

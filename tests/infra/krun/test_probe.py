@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever lies where libkrun should be: usable, or a reason with a mend, never an exception."""
+"""The probe of libkrun: usable, or a problem with a mend, never an exception."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONSOLE = frozenset({"krun_add_virtio_console_multiport", "krun_add_console_port
 
 
 def problem(facts: KrunFacts) -> str:
-    """Why it cannot be used; there is always something to do about it."""
+    """Return why it cannot be used; there is always a mend."""
     assert facts.problem.endswith(".")
     assert facts.mend.endswith(".")
     return facts.problem
@@ -86,7 +86,7 @@ class TestAFile:
         assert "2.x" in problem(read_krun_facts(path))
 
 
-def test_what_the_loader_finds_is_usable_or_has_a_reason() -> None:
+def test_the_loaders_choice_is_usable_or_has_a_problem() -> None:
     facts = read_krun_facts()
     if facts.problem:
         assert problem(facts)
@@ -94,13 +94,13 @@ def test_what_the_loader_finds_is_usable_or_has_a_reason() -> None:
         assert not missing(Libkrun(facts.library)) - OPTIONAL
 
 
-def test_exactly_what_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_exactly_the_absent_functions_are_missing(tmp_path: Path) -> None:
     path = krun_library(tmp_path / "libkrun.so", "krun_add_vsock", "krun_start_enter")
     assert missing(Libkrun(str(path))) == {"krun_add_vsock", "krun_start_enter"}
 
 
 def test_a_library_that_the_loader_found_is_named_by_its_file() -> None:
-    """A runner has no LD_LIBRARY_PATH. The C library stands for any that is loaded."""
+    """A runner has no LD_LIBRARY_PATH. The C library stands for any loaded library."""
     name = ctypes.util.find_library("c")
     assert name is not None
     found = Path(_path_of(name))
@@ -110,7 +110,7 @@ def test_a_library_that_the_loader_found_is_named_by_its_file() -> None:
 
 
 class TestJudging:
-    """Pure: from what is missing to what is said."""
+    """The pure step from missing functions to the reported problem."""
 
     def test_nothing_missing(self) -> None:
         assert _judged("libkrun.so.1", frozenset()) == KrunFacts("libkrun.so.1")

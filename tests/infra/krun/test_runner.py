@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real runner processes that do not get as far as a machine, and what they say of it.
+"""Real runner processes that do not get as far as a machine, and their error messages.
 
 The libraries are made of bytes, so that `krun_start_enter` can fail, hang or end the process.
 """
@@ -24,7 +24,7 @@ WITH_KVM = (
     "mount --make-rprivate / && mount -t tmpfs none /dev && touch /dev/kvm && chmod 666 /dev/kvm"
     ' && exec "$@"'
 )
-"""A /dev/kvm that opens, whatever this machine has. Only root can pretend so."""
+"""A /dev/kvm that opens, whatever this host has. Only root can set it up."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def configuration(directory: Path, library: str, **others: int | str) -> Configu
 
 
 def run(told: bytes, *before: str, descriptor: int = -1) -> tuple[int, str]:
-    """The exit status and what was said; stdout stays empty."""
+    """Return the exit status and stderr; stdout stays empty."""
     ended = subprocess.run(
         [*before, *leash(python_argv(RUNNER))],
         input=told,
@@ -68,7 +68,7 @@ def run(told: bytes, *before: str, descriptor: int = -1) -> tuple[int, str]:
 
 
 def started(directory: Path, library: Path, *before: str, **others: int | str) -> tuple[int, str]:
-    """As `run`, of a machine with this library."""
+    """Run a runner for a machine with this library, as `run` does."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         made = configuration(directory, str(library), directory_fd=descriptor, **others)
@@ -78,7 +78,7 @@ def started(directory: Path, library: Path, *before: str, **others: int | str) -
 
 
 def said(outcome: tuple[int, str]) -> str:
-    """The last line of a runner that failed: one sentence behind the sign that it fails."""
+    """Return the last line of a failed runner: one sentence behind the failure prefix."""
     status, text = outcome
     assert status == FAILED
     *_, last = text.splitlines()
@@ -92,7 +92,7 @@ def said(outcome: tuple[int, str]) -> str:
     [b"", b"\0", b"nonsense", b"\xff" * 100, b"cpus=many\0", b"library=/x\0", b"x" * 200_000],
     ids=["nothing", "nul", "a word", "no text", "no number", "one field", "too much"],
 )
-def test_what_is_no_configuration_is_refused(told: bytes) -> None:
+def test_a_malformed_configuration_is_refused(told: bytes) -> None:
     assert said(run(told))
 
 
@@ -102,7 +102,7 @@ def test_a_missing_library_is_named(directory: Path) -> None:
     )
 
 
-def test_a_library_that_is_not_libkrun_is_told_by_what_it_lacks(directory: Path) -> None:
+def test_a_library_that_is_not_libkrun_is_reported_by_its_missing_function(directory: Path) -> None:
     assert said(started(directory, Path("libc.so.6"))) == "libkrun has no krun_init_log."
 
 
@@ -119,12 +119,12 @@ def test_a_dead_server_is_noticed(tmp_path: Path, directory: Path) -> None:
     assert said(outcome) == "The server is gone."
 
 
-def test_a_library_that_crashes_is_seen_as_a_signal(tmp_path: Path, directory: Path) -> None:
+def test_a_library_that_crashes_is_reported_as_a_signal(tmp_path: Path, directory: Path) -> None:
     library = krun_library(tmp_path / "libkrun.so", krun_create_ctx=b"\x0f\x0b")  # ud2
     assert started(directory, library)[0] < 0
 
 
-def test_what_stands_in_its_working_directory_is_not_imported(
+def test_files_in_its_working_directory_are_not_imported(
     tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does an environment variable make it import anything."""
@@ -143,7 +143,9 @@ class TestWithKvm:
 
     BEFORE = ("unshare", "--mount", "sh", "-c", WITH_KVM, "sh")
 
-    def test_a_machine_that_cannot_be_built_is_said(self, tmp_path: Path, directory: Path) -> None:
+    def test_a_machine_that_cannot_be_built_is_reported(
+        self, tmp_path: Path, directory: Path
+    ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_start_enter=returns(-22))
         assert said(started(directory, library, *self.BEFORE)) == (
             "krun_start_enter failed: Invalid argument (EINVAL)."
@@ -152,7 +154,7 @@ class TestWithKvm:
     @pytest.mark.parametrize(
         "change,reason", [("rm", "No such file or directory"), ("chmod 0", "Permission denied")]
     )
-    def test_a_kvm_that_is_missing_or_not_permitted(
+    def test_a_kvm_that_is_missing_or_not_permitted_is_reported(
         self, tmp_path: Path, directory: Path, change: str, reason: str
     ) -> None:
         os.chown(directory, UID, UID)
@@ -163,25 +165,29 @@ class TestWithKvm:
         outcome = started(directory, library, *before, uid=UID)
         assert f"{reason}: '/dev/kvm'" in said(outcome)
 
-    def test_it_becomes_the_machine(self, tmp_path: Path, directory: Path) -> None:
+    def test_the_runner_becomes_the_machine(self, tmp_path: Path, directory: Path) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_start_enter=exits(42))
         assert started(directory, library, *self.BEFORE) == (42, "")
 
-    def test_more_processors_than_kvm_gives(self, tmp_path: Path, directory: Path) -> None:
+    def test_more_processors_than_kvm_allows_are_refused(
+        self, tmp_path: Path, directory: Path
+    ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_get_max_vcpus=returns(2))
         assert said(started(directory, library, *self.BEFORE, cpus=3)) == (
             "KVM gives a machine at most 2 processors here."
         )
 
     @pytest.mark.parametrize("others", [{"memory_mib": 1 << 32}, {"memory_mib": -1}, {"cpus": -1}])
-    def test_absurd_sizes(self, tmp_path: Path, directory: Path, others: dict[str, int]) -> None:
+    def test_absurd_sizes_are_refused(
+        self, tmp_path: Path, directory: Path, others: dict[str, int]
+    ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_get_max_vcpus=returns(1000))
         outcome = started(directory, library, *self.BEFORE, **others)
         assert "krun_set_vm_config does not take this" in said(outcome)
 
 
 class Recorded(Libkrun):
-    """Notes every call instead of making it."""
+    """A library that records every call instead of making it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -192,8 +198,8 @@ class Recorded(Libkrun):
         return 8
 
 
-def test_the_machine_is_described_as_asked(tmp_path: Path, directory: Path) -> None:
-    """Without TSI, with one vsock port, and one disk that can be written."""
+def test_the_machine_is_described_as_configured(tmp_path: Path, directory: Path) -> None:
+    """It has no TSI, one vsock port, and one writable disk."""
     recorded = Recorded(krun_library(tmp_path / "libkrun.so"))
     asked = configuration(
         directory,
@@ -215,7 +221,7 @@ def test_the_machine_is_described_as_asked(tmp_path: Path, directory: Path) -> N
     try:
         configure(recorded, asked)
     except OSError as error:
-        assert error.filename == "/dev/kvm"  # noqa: PT017  (this machine has none for us)
+        assert error.filename == "/dev/kvm"  # noqa: PT017  (not usable on this host)
         assert recorded.calls == []
         return
     calls = {call[0]: call[2:] for call in recorded.calls}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runner is given: opened, handed over, and gone again whatever was made of it."""
+"""A runner's wires: opened, handed over, and closed whatever happened to them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
 
 @contextlib.contextmanager
 def opened(spec: MachineSpec) -> Generator[tuple[Wires, Inherited]]:
-    """Wires as the hypervisor has them while it starts the runner."""
+    """Yield wires as the hypervisor has them while it starts the runner."""
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         wires, inherited = open_wires(spec, ours, theirs)
         ours.pop_all()
@@ -67,8 +67,8 @@ async def test_only_the_scratch_disk_can_be_written(spec: MachineSpec) -> None:
                 os.pwrite(descriptor, b"x", 0)
 
 
-async def test_no_end_reaches_another_child(spec: MachineSpec) -> None:
-    """Whatever else the server starts at that moment inherits nothing."""
+async def test_no_wire_is_inherited_by_another_child(spec: MachineSpec) -> None:
+    """Other processes that the server starts at that moment inherit nothing."""
     with opened(spec) as (wires, inherited):
         ours = (wires.console, wires.agent, wires.renewal, wires.messages, wires.listener)
         numbers = {each.fileno() for each in ours} | {wires.directory}
@@ -77,8 +77,8 @@ async def test_no_end_reaches_another_child(spec: MachineSpec) -> None:
         assert len(numbers | theirs) == 15
 
 
-async def test_the_directory_goes_although_it_was_moved(spec: MachineSpec) -> None:
-    """As that of a machine that waited in a pool."""
+async def test_the_directory_is_removed_even_if_it_was_moved(spec: MachineSpec) -> None:
+    """A machine that waited in a pool is moved like this."""
     home = spec.console_log.parent
     moved = home.with_name("moved")
     with opened(spec) as (wires, _):
@@ -89,8 +89,8 @@ async def test_the_directory_goes_although_it_was_moved(spec: MachineSpec) -> No
 
 
 @needs_root
-async def test_the_runners_user_is_let_in_where_it_has_to_be(spec: MachineSpec) -> None:
-    """Libkrun opens what it gets once more. Disks stay ours, so that it cannot share them on."""
+async def test_the_runners_user_gets_access_only_where_it_needs_it(spec: MachineSpec) -> None:
+    """Libkrun reopens its files. The server owns the disks, so that the user cannot share them."""
     with opened(replace(spec, uid=UID)) as (wires, inherited):
         for descriptor in (inherited.console, wires.directory):
             state = os.fstat(descriptor)
@@ -104,7 +104,7 @@ async def test_the_runners_user_is_let_in_where_it_has_to_be(spec: MachineSpec) 
             assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (0, 0, 0o644)
 
 
-async def test_without_a_user_nothing_changes_hands(spec: MachineSpec) -> None:
+async def test_without_a_user_no_ownership_changes(spec: MachineSpec) -> None:
     before = {path.name: path.stat() for path in spec.kernel.parent.iterdir()}
     with opened(spec):
         for name, state in before.items():
@@ -124,13 +124,13 @@ async def test_a_missing_file_is_named_and_nothing_is_left(spec: MachineSpec, na
     claim(spec.ssh_port).close()
 
 
-async def test_a_taken_port_is_told_apart_and_nothing_is_left(spec: MachineSpec) -> None:
+async def test_a_taken_port_raises_port_taken_and_leaves_nothing(spec: MachineSpec) -> None:
     with claim(spec.ssh_port), pytest.raises(PortTaken), opened(spec):
         raise AssertionError("two may not have it")
 
 
-async def test_a_directory_that_is_there_already_is_not_taken_over(spec: MachineSpec) -> None:
-    """And not removed either: somebody else may be using it."""
+async def test_an_existing_directory_is_not_taken_over(spec: MachineSpec) -> None:
+    """Nor is it removed: another process may be using it."""
     other = spec.console_log.with_suffix(".run")
     other.mkdir()
     (other / "kept").touch()
@@ -149,7 +149,7 @@ async def test_close_removes_the_socket_and_frees_the_port(spec: MachineSpec) ->
 
 
 class TestRemoving:
-    """The directory belongs to the runner's user, who may have made in it what it liked."""
+    """The directory belongs to the runner's user, who may have made anything in it."""
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Path:
@@ -157,7 +157,7 @@ class TestRemoving:
         path.mkdir()
         return path
 
-    def test_one_that_is_empty_or_gone(self, place: Path) -> None:
+    def test_an_empty_or_absent_directory_is_removed(self, place: Path) -> None:
         remove_directory(place)
         assert not place.exists()
         remove_directory(place)
@@ -177,7 +177,7 @@ class TestRemoving:
         assert (outside / "precious").read_text() == "kept"
         assert stat.S_IMODE(outside.stat().st_mode) == 0o755
 
-    def test_every_kind_of_file(self, place: Path) -> None:
+    def test_every_kind_of_file_is_removed(self, place: Path) -> None:
         os.mkfifo(place / "fifo", 0)
         (place / "file").write_bytes(b"x" * 100)
         (place / os.fsdecode(b"\xff\n")).touch(0)
@@ -186,21 +186,23 @@ class TestRemoving:
         remove_directory(place)
         assert not place.exists()
 
-    def test_directories_with_contents(self, place: Path) -> None:
+    def test_directories_with_contents_are_removed(self, place: Path) -> None:
         for path in ("a/b/c", "a/d", "e", "a/b/a/b/c"):
             (place / path).mkdir(parents=True)
             (place / path / "file").touch()
         remove_directory(place)
         assert not place.exists()
 
-    def test_directories_that_are_closed_to_their_owner(self, place: Path) -> None:
+    def test_directories_closed_to_their_owner_are_removed(self, place: Path) -> None:
         (place / "a" / "b" / "c").mkdir(parents=True)
         for path in ("a/b/c", "a/b", "a", ""):
             (place / path).chmod(0)
         remove_directory(place)
         assert not place.exists()
 
-    def test_deeper_than_any_path_stack_or_table_of_descriptors(self, place: Path) -> None:
+    def test_a_tree_deeper_than_any_path_stack_or_descriptor_table_is_removed(
+        self, place: Path
+    ) -> None:
         here = os.open(place, os.O_RDONLY)
         for _ in range(2_500):
             os.mkdir("d", dir_fd=here)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small internet on loopback: real servers, a proxy to reach them, and made-up names.
 
-The policy of the lab permits 127.0.0.1 and nothing else, so a server on 127.0.0.2 is one that a
-guest must not reach: it counts the connections that it gets.
+The lab's policy permits only 127.0.0.1, so a server on 127.0.0.2 is one that a guest must not
+reach: it counts its connections.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 
 @dataclass
 class Site:
-    """A server, and what happened to it."""
+    """A server, and a record of its connections and requests."""
 
     port: int
     connections: int = 0
@@ -39,17 +39,17 @@ class Site:
 
 @dataclass
 class Names:
-    """A resolver whose answers are set by the test."""
+    """A resolver with answers set by the test."""
 
     known: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     later: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """What the second and later lookups of a name find, where that differs."""
+    """The answers of the second and later lookups of a name, where they differ."""
     silent: set[str] = field(default_factory=set[str])
     asked: list[str] = field(default_factory=list[str])
     error: OSError | None = None
-    """What every lookup ends with."""
+    """The error of every lookup."""
     instead: Resolver | None = None
-    """Who answers in its place."""
+    """A resolver to use in place of this one."""
 
     async def __call__(self, name: str) -> Sequence[Address]:
         if self.instead is not None:
@@ -75,7 +75,7 @@ class Lab:
         self.proxy: EgressProxy
         self.port = 0
         self.served = asyncio.Semaphore(0)
-        """Released each time that the proxy is done with a connection."""
+        """Released whenever the proxy is done with a connection."""
 
     @property
     def url(self) -> str:
@@ -103,7 +103,7 @@ class Lab:
         return int(server.sockets[0].getsockname()[1])
 
     async def site(self, handler: Handler, address: str = OPEN) -> Site:
-        """A server that runs `handler` for each connection and closes it afterwards."""
+        """Start a server that runs `handler` for every connection and closes it afterwards."""
         site = Site(0)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ class Lab:
         return site
 
     async def web(self, answer: bytes, address: str = OPEN) -> Site:
-        """A web server that gives every request without a body the same `answer`."""
+        """Start a web server that gives every request without a body the same `answer`."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             site.heads.append(await reader.readuntil(b"\r\n\r\n"))
@@ -129,17 +129,17 @@ class Lab:
         return site
 
     async def forbidden(self) -> Site:
-        """A server that the policy denies; it must never see a connection."""
+        """Start a server that the policy denies; it must never get a connection."""
         return await self.web(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret", CLOSED)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the proxy, as a program in the guest would open it."""
+        """Open a connection to the proxy, as a program in the guest would."""
         reader, writer = await asyncio.open_connection(OPEN, self.port)
         self._stack.callback(writer.close)
         return reader, writer
 
     async def ask(self, request: bytes) -> bytes:
-        """Everything that the proxy answers to `request` until it hangs up."""
+        """Return everything that the proxy answers to `request` until it hangs up."""
         reader, writer = await self.connect()
         writer.write(request)
         answer = await reader.read()
@@ -149,7 +149,7 @@ class Lab:
     async def tunnel(
         self, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """An open CONNECT tunnel."""
+        """Open a CONNECT tunnel."""
         reader, writer = await self.connect()
         writer.write(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
@@ -171,7 +171,7 @@ async def _open_lab(
         lab = Lab(stack)
         await lab.start(limits, ports)
         yield lab
-    for _ in range(10):  # transports close one turn of the loop after they are told to
+    for _ in range(10):  # a transport closes one turn of the loop after `close`
         await asyncio.sleep(0)
     assert lab.proxy.active == 0
     assert not {task for task in asyncio.all_tasks() - before if "serve" in repr(task)}
@@ -179,13 +179,13 @@ async def _open_lab(
 
 @pytest.fixture
 def open_lab() -> OpenLab:
-    """A lab as a context manager, given limits and ports; it leaves nothing running."""
+    """Return a lab as a context manager, given limits and ports; it leaves nothing running."""
     return _open_lab
 
 
 @pytest.fixture
 def turns() -> Turns:
-    """Let everything that can go on go on, without waiting for time to pass."""
+    """Let every task that can continue run, without waiting for time to pass."""
 
     async def run() -> None:
         for _ in range(200):
@@ -196,7 +196,7 @@ def turns() -> Turns:
 
 @pytest.fixture
 def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
-    """Put the loop's clock forward by so many seconds."""
+    """Put the loop's clock forward by this many seconds."""
 
     def forward(seconds: float) -> None:
         loop = asyncio.get_running_loop()

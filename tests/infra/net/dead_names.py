@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by `test_dead_names` alone on a network: guests ask a name server that answers some names.
+"""Guests ask a name server that answers some names; `test_dead_names` runs it in a namespace.
 
-Writes what came of it as JSON. The C library's resolver is the real one, and so are /etc/hosts, the
-search domain and the server, which answers what begins with `good` and is silent otherwise.
+It writes the results as JSON. The C library's resolver is real, and so are /etc/hosts, the search
+domain and the server, which answers names that begin with `good` and ignores all others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def attack() -> dict[str, object]:
         for resolve in [SystemResolver(lookups)]
         for n in range(8)
     ]
-    while lookups.running < 32:  # noqa: ASYNC110 (threads tell nobody that they have begun)
+    while lookups.running < 32:  # noqa: ASYNC110 (threads do not report their start)
         await asyncio.sleep(0.01)
     mine = SystemResolver(lookups)
     asked = time.monotonic()
@@ -77,7 +77,7 @@ async def attack() -> dict[str, object]:
 
 
 def bring_up(interface: str) -> None:
-    """As `ip link set INTERFACE up`, which a bare machine lacks; see netdevice(7)."""
+    """Set an interface up as `ip link set` does, which a bare host lacks; see netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sh", interface.encode(), UP))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A name server of the tests, behind a gate: lookups block in their threads until it opens."""
+"""The tests' name server, behind a gate: lookups block in their threads until it opens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from waggle.infra.net.policy import Address
 
 
 class Gate:
-    """Blocks as the C library's resolver does. `asked` has each question, in order."""
+    """A lookup that blocks like the C library's resolver; `asked` lists the questions in order."""
 
     def __init__(self, address: str = "192.0.2.1", *, slow: float = 0.0) -> None:
-        """`slow` is seconds that an answer takes once the gate is open."""
+        """`slow` is the seconds that an answer takes once the gate is open."""
         self.asked: list[str] = []
         self.error: OSError | None = None
         self.dead: set[str] = set()
@@ -28,7 +28,7 @@ class Gate:
         self._gate.set()
 
     def end(self) -> None:
-        """Answer whatever is still asked."""
+        """Answer all questions that are still open."""
         self._gate.set()
         self._end.set()
 

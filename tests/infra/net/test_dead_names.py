@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library's resolver and a name server, alone on a network: dead names hold up no other."""
+"""The C library's resolver and a name server in their own network: dead names delay no others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 DEADLINE = 5.0
 
 
-def test_four_guests_with_eight_dead_names_each_leave_a_fifth_ten_of_ten(tmp_path: Path) -> None:
-    """It was 2 of 10."""
+def test_four_guests_with_eight_dead_names_leave_a_fifth_ten_of_ten(tmp_path: Path) -> None:
+    """The fifth guest used to get 2 of 10."""
     apart = ["unshare", "--map-root-user", "--mount", "--net"]
     ran = subprocess.run(
         [*apart, sys.executable, "-m", dead_names.__name__, str(tmp_path)],

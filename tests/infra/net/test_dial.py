@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the policy is enforced: what was judged is what is connected to."""
+"""Enforcement of the policy: connections go only to the address that was judged."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ async def test_a_name_with_permitted_and_denied_addresses_leads_to_the_permitted
         lab.names.known["mixed.test"] = ["127.0.0.2", "10.0.0.1", "::1", "127.0.0.1"]
         site, secret = await lab.web(WEB), await lab.forbidden()
         assert await status(lab, "mixed.test", site) == b"200"
-        assert await status(lab, "mixed.test", secret) == b"502"  # nobody listens there on .1
+        assert await status(lab, "mixed.test", secret) == b"502"  # nothing listens there on .1
         assert secret.connections == 0
 
 
-async def test_a_name_server_that_changes_its_mind_gains_nothing(open_lab: OpenLab) -> None:
+async def test_dns_rebinding_gains_nothing(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         secret = await lab.forbidden()
         lab.names.known["rebind.test"] = ["127.0.0.1"]
         lab.names.later["rebind.test"] = ["127.0.0.2"]
         assert await status(lab, "rebind.test", secret) == b"502"
-        assert lab.names.asked == ["rebind.test"]  # judged and connected to in one look-up
+        assert lab.names.asked == ["rebind.test"]  # judged and connected in one lookup
         assert await status(lab, "rebind.test", secret) == b"403"
         assert secret.connections == 0
 
@@ -95,7 +95,7 @@ async def test_the_hosts_own_address_is_unreachable_even_if_public(open_lab: Ope
         assert refused.value.code == "host-address"
 
 
-async def test_a_dead_address_gives_way_to_a_live_one(open_lab: OpenLab) -> None:
+async def test_a_dead_address_yields_to_a_live_one(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         site = await lab.web(WEB)
         lab.names.known["half.test"] = ["127.0.0.9", "127.0.0.1"]
@@ -105,7 +105,7 @@ async def test_a_dead_address_gives_way_to_a_live_one(open_lab: OpenLab) -> None
 
 
 class Slow:
-    """A listener whose queue is full, so that connecting to it takes for ever."""
+    """A listener whose queue is full, so that connecting to it takes forever."""
 
     def __init__(self, address: str, port: int = 0) -> None:
         self.listener = socket.socket()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy as a whole: its limits, large bodies, cancelling, real clients."""
+"""The proxy as a whole: limits, large bodies, cancellation and real clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await reader.read()
 
 
-async def test_one_connection_too_many_gets_503_and_a_freed_slot_serves_again(
+async def test_a_connection_over_the_limit_gets_503_and_a_freed_slot_serves_again(
     open_lab: OpenLab,
 ) -> None:
     async with open_lab(EgressLimits(connections=2)) as lab:
@@ -90,7 +90,7 @@ async def test_ending_the_proxy_drops_both_sides(open_lab: OpenLab, how: str) ->
 
 
 @pytest.mark.parametrize("who", ["guest", "server"])
-async def test_a_side_that_vanishes_takes_the_other_with_it(open_lab: OpenLab, who: str) -> None:
+async def test_a_side_that_vanishes_ends_the_other(open_lab: OpenLab, who: str) -> None:
     async with open_lab() as lab:
         gone = asyncio.Event()
 
@@ -227,7 +227,7 @@ async def test_a_large_upload_to_a_slow_server_stays_out_of_memory(
 
 
 async def curl(lab: Lab, *arguments: str) -> tuple[int, bytes, bytes]:
-    """Run the real client through the proxy; no configuration or proxy variables of its own."""
+    """Run the real client through the proxy, without its configuration or proxy variables."""
     process = await asyncio.create_subprocess_exec(
         *("curl", "-q", "--silent", "--show-error", "--max-time", "20"),
         *("--noproxy", "", "--proxy", lab.url, *arguments),
@@ -288,7 +288,7 @@ async def test_curl_follows_a_redirect_into_a_refusal(open_lab: OpenLab) -> None
         assert (site.connections, secret.connections) == (1, 0)
 
 
-async def test_refusals_are_remembered_for_a_while_and_within_bounds(open_lab: OpenLab) -> None:
+async def test_refusals_are_remembered_for_a_while_in_bounded_number(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         for octet in range(REMEMBERED + 2):
             request = f"GET http://10.0.0.{octet}/ HTTP/1.1\r\nHost: x\r\n\r\n"

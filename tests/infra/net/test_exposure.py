@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exposed ports against a guest that serves, refuses, hangs and floods. Real sockets throughout."""
+"""Exposed ports against a guest that serves, refuses, hangs and floods, over real sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ BODY = b"0123456789abcdef" * (1 << 16)
 
 @dataclass
 class Guest:
-    """Something to connect to. `refuses` and `hangs` say how; `asked` counts."""
+    """A guest to connect to.
+
+    `refuses` and `hangs` set its behaviour; `asked` lists the requested ports.
+    """
 
     port: int = 0
     refuses: bool = False
@@ -58,7 +61,7 @@ async def guest(handler: Handler) -> AsyncGenerator[Guest]:
 async def exposures(
     guest: Guest, limits: ExposureLimits = LIMITS
 ) -> AsyncGenerator[tuple[Exposures, ExposedPort]]:
-    """One exposed port; nothing of it is left afterwards."""
+    """Yield one exposed port; nothing of it is left afterwards."""
     made = Exposures(guest.connect, limits)
     try:
         yield made, await made.expose(GUEST_PORT)
@@ -78,12 +81,12 @@ async def end(writer: asyncio.StreamWriter) -> None:
 
 
 async def echo_at_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer only when the other side has finished: needs the half-close to arrive."""
+    """Answer only when the other side has finished: the half-close must arrive."""
     writer.write(await reader.read(-1))
     await writer.drain()
 
 
-async def test_bytes_go_both_ways_and_each_direction_ends_by_itself() -> None:
+async def test_bytes_flow_both_ways_and_the_directions_end_separately() -> None:
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, exposed):
         assert made.ports == (exposed,)
         reader, writer = await to(exposed)
@@ -94,7 +97,7 @@ async def test_bytes_go_both_ways_and_each_direction_ends_by_itself() -> None:
         assert peer.asked == [GUEST_PORT]
 
 
-async def test_it_leads_to_that_port_whatever_is_asked() -> None:
+async def test_it_leads_to_its_port_whatever_is_sent() -> None:
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, exposed):
         other = await made.expose(9000)
         assert (other.port, other.local_port != exposed.local_port) == (9000, True)
@@ -112,7 +115,7 @@ async def test_it_listens_on_loopback_only() -> None:
             await asyncio.open_connection("127.0.0.2", exposed.local_port)
 
 
-async def test_a_guest_that_refuses_hangs_up() -> None:
+async def test_a_refusing_guest_closes_the_connection() -> None:
     async with exposures(Guest(refuses=True)) as (made, exposed):
         reader, writer = await to(exposed)
         with contextlib.suppress(ConnectionResetError):
@@ -121,7 +124,7 @@ async def test_a_guest_that_refuses_hangs_up() -> None:
         assert not await made.answers(GUEST_PORT, 0)
 
 
-async def test_what_a_guest_never_answers_is_not_asked_for_again_and_again() -> None:
+async def test_unanswered_connections_are_bounded() -> None:
     peer = Guest(hangs=asyncio.Event())
     limits = ExposureLimits(answer=0.01)
     async with exposures(peer, limits) as (made, exposed):
@@ -136,7 +139,7 @@ async def test_what_a_guest_never_answers_is_not_asked_for_again_and_again() -> 
         assert len(peer.asked) == MAX_CONNECTIONS
 
 
-async def test_an_answer_that_comes_late_is_closed() -> None:
+async def test_an_answer_that_comes_too_late_is_closed() -> None:
     closed = asyncio.Event()
 
     async def watch(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -153,7 +156,7 @@ async def test_an_answer_that_comes_late_is_closed() -> None:
             await until(lambda: made.connections == 0)
 
 
-async def test_it_waits_until_something_listens() -> None:
+async def test_answers_waits_until_something_listens() -> None:
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, _):
         peer.refuses = True
         waiting = asyncio.create_task(made.answers(GUEST_PORT, 20))
@@ -163,7 +166,7 @@ async def test_it_waits_until_something_listens() -> None:
         assert made.connections == 0
 
 
-async def test_a_flood_that_nobody_reads_stops() -> None:
+async def test_a_flood_without_a_reader_stops() -> None:
     sent = 0
 
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -174,11 +177,11 @@ async def test_a_flood_that_nobody_reads_stops() -> None:
             sent += 1 << 16
 
     async with guest(flood) as peer, exposures(peer) as (made, exposed):
-        _, writer = await to(exposed)  # whose reader takes a little and then stops
+        _, writer = await to(exposed)  # its reader takes a little and then stops
         before = -1
         while before != sent:
             before = sent
-            await asyncio.sleep(0.2)  # the kernel's buffers fill up; nothing tells when
+            await asyncio.sleep(0.2)  # until the kernel's buffers are full; no event marks that
         assert sent < 32 << 20
         assert made.connections == 1
         await made.unexpose(GUEST_PORT)
@@ -202,7 +205,7 @@ async def test_connections_are_counted_over_all_ports() -> None:
         await until(lambda: made.connections == 0)
 
 
-async def test_so_many_ports_and_no_more() -> None:
+async def test_the_number_of_ports_is_limited() -> None:
     async with exposures(Guest()) as (made, exposed):
         for port in range(1, MAX_EXPOSED_PORTS):
             await made.expose(port)
@@ -214,7 +217,7 @@ async def test_so_many_ports_and_no_more() -> None:
         await made.expose(9)
 
 
-async def test_nothing_is_left_when_it_closes_in_the_middle() -> None:
+async def test_closing_during_a_connection_leaves_nothing() -> None:
     leaks = Leaks()
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, exposed):
         reader, writer = await to(exposed)
@@ -231,12 +234,12 @@ async def test_nothing_is_left_when_it_closes_in_the_middle() -> None:
     await leaks.settle()
 
 
-async def test_a_visitor_is_told_of_from_the_beginning_to_the_end() -> None:
+async def test_a_visit_is_reported_from_beginning_to_end() -> None:
     limits = replace(LIMITS, presence=0.01)
     async with guest(echo_at_the_end) as peer, exposures(peer, limits) as (made, exposed):
         told: list[int] = []
         made.visited = lambda: told.append(made.connections)
-        assert not await made.answers(9999, 0) or told == []  # a look of ours is no visit
+        assert not await made.answers(9999, 0) or told == []  # the server's own check is no visit
         reader, writer = await to(exposed)
         await until(lambda: len(told) > 2)
         writer.write_eof()
@@ -248,7 +251,7 @@ async def test_a_visitor_is_told_of_from_the_beginning_to_the_end() -> None:
         assert len(told) == seen
 
 
-async def test_it_listens_where_it_did_before_if_nobody_else_does() -> None:
+async def test_it_listens_on_the_same_local_port_again_if_it_is_free() -> None:
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, exposed):
         await made.clear()
         assert await made.expose(GUEST_PORT, exposed.local_port) == exposed

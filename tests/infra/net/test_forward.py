@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain HTTP through the proxy: what is passed on, what is not, and where messages end."""
+"""Plain HTTP through the proxy: which headers are passed on, and where messages end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_the_request_is_made_in_origin_form_with_the_host_of_its_url(
         assert seen["connection"] == "close"
 
 
-async def test_hop_by_hop_headers_stay_here(open_lab: OpenLab) -> None:
+async def test_hop_by_hop_headers_are_not_forwarded(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         site = await lab.web(
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\n"
@@ -65,7 +65,7 @@ async def test_hop_by_hop_headers_stay_here(open_lab: OpenLab) -> None:
         }
 
 
-async def test_connection_cannot_name_the_framing_away(open_lab: OpenLab) -> None:
+async def test_connection_cannot_remove_the_framing_headers(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         site = await lab.site(echo_length)
         answer = await fetch(
@@ -115,7 +115,7 @@ async def test_a_chunked_body_arrives_chunked(open_lab: OpenLab) -> None:
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", b""),
     ],
 )
-async def test_answers_are_framed_anew(open_lab: OpenLab, answer: bytes, expected: bytes) -> None:
+async def test_answers_are_framed_again(open_lab: OpenLab, answer: bytes, expected: bytes) -> None:
     async with open_lab() as lab:
         head, _, body = (await fetch(lab, await lab.web(answer))).partition(END)
         assert body == expected
@@ -212,7 +212,7 @@ async def test_an_early_answer_ends_the_upload(open_lab: OpenLab) -> None:
         b"HTTP/1.1 200 OK\r\nBig: " + b"x" * 100_000,
     ],
 )
-async def test_what_is_not_an_answer_becomes_502(open_lab: OpenLab, answer: bytes) -> None:
+async def test_a_malformed_answer_becomes_502(open_lab: OpenLab, answer: bytes) -> None:
     async with open_lab() as lab:
         got = await fetch(lab, await lab.web(answer), "Upgrade: websocket")
         assert got.startswith(b"HTTP/1.1 502 "), got
@@ -227,7 +227,7 @@ async def test_what_is_not_an_answer_becomes_502(open_lab: OpenLab, answer: byte
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
     ],
 )
-async def test_a_cut_answer_does_not_look_whole(open_lab: OpenLab, answer: bytes) -> None:
+async def test_a_truncated_answer_does_not_look_complete(open_lab: OpenLab, answer: bytes) -> None:
     async with open_lab() as lab:
         head, _, body = (await fetch(lab, await lab.web(answer))).partition(END)
         assert head.startswith(b"HTTP/1.1 200 ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest may write as the target of a request."""
+"""The target of a guest's request: names, addresses and URLs."""
 
 import contextlib
 from ipaddress import ip_address
@@ -20,7 +20,7 @@ from waggle.infra.net.guest_request import BadTarget, Target, parse_authority, p
         ("xn--bcher-kva.example:1", "xn--bcher-kva.example", 1),
         ("_dns.my_host:65535", "_dns.my_host", 65535),
         ("a" * 63 + ".b:1", "a" * 63 + ".b", 1),
-        # Spellings of addresses that only a resolver understands stay names until it has spoken.
+        # Address spellings that only a resolver understands stay names until it has answered.
         ("0x7f.1:80", "0x7f.1", 80),
         ("2130706433:80", "2130706433", 80),
         ("0177.0.0.1:80", "0177.0.0.1", 80),
@@ -76,7 +76,7 @@ def test_malformed_targets_are_refused(text: str) -> None:
         ("http://a/@b", "a", "/@b"),
     ],
 )
-def test_urls(url: str, authority: str, path: str) -> None:
+def test_http_urls_are_parsed(url: str, authority: str, path: str) -> None:
     target, asked = parse_http_url(url)
     assert (target.authority(), asked) == (authority, path)
 
@@ -99,7 +99,7 @@ def test_any_text_is_a_target_or_refused(text: str) -> None:
     for parse in (parse_authority, _host_of_url):
         with contextlib.suppress(BadTarget):
             target = parse(text)
-            # What was understood, written out again, is understood as the same.
+            # A parsed target reads back as the same target.
             assert parse_authority(target.authority(), 80) == target
 
 

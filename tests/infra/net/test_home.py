@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest asks the proxy for that is the guest itself: connected there, and never here."""
+"""Requests for the guest itself: the proxy connects them in the guest and never on the host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEB = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class Guest:
-    """Its ports are on 127.0.0.1 here; `asked` has what it was asked for."""
+    """A guest whose ports are on 127.0.0.1 here; `asked` lists its requests."""
 
     hangs: bool = False
     asked: list[tuple[int, Sequence[str]]] = field(default_factory=list[tuple[int, Sequence[str]]])
@@ -46,7 +46,7 @@ class Guest:
         *[("[fe80::1]", ()), ("[::2]", ())],
     ],
 )
-def test_whom_a_target_means(host: str, addresses: Sequence[str]) -> None:
+def test_targets_in_the_guest_are_recognised(host: str, addresses: Sequence[str]) -> None:
     home = Home(Guest().connect, "Py-1234")
     assert tuple(home.addresses(parse_authority(f"{host}:8000"))) == tuple(addresses)
 
@@ -59,25 +59,23 @@ async def test_the_guests_own_server_answers_on_every_port(open_lab: OpenLab, ho
         site = await lab.web(WEB)
         answer = await lab.ask(f"GET http://{host}:{site.port}/ HTTP/1.0\r\n\r\n".encode())
         assert answer.split()[1] == b"200"
-        assert (lab.names.asked, lab.decisions) == ([], [])  # nothing of it leaves the guest
+        assert (lab.names.asked, lab.decisions) == ([], [])  # nothing leaves the guest
     assert [port for port, _ in guest.asked] == [site.port]
 
 
-async def test_what_does_not_answer_at_home_is_not_looked_for_elsewhere(open_lab: OpenLab) -> None:
+async def test_a_dead_target_in_the_guest_is_not_tried_elsewhere(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         lab.proxy.lead_home(Guest().connect, "mine")
         secret = await lab.forbidden()
         lab.names.known["evil.test"] = ["127.0.0.2"]
         answer = await lab.ask(f"GET http://evil.test:{secret.port}/ HTTP/1.0\r\n\r\n".encode())
-        assert answer.split()[1] == b"403"  # a name that leads to loopback is not the guest's own
+        assert answer.split()[1] == b"403"  # a name on loopback is not the guest's own
         answer = await lab.ask(b"GET http://localhost:1/ HTTP/1.0\r\n\r\n")
         assert answer.split()[1] == b"502"
         assert secret.connections == 0
 
 
-async def test_an_address_of_loopback_that_the_operator_lists_is_the_hosts(
-    open_lab: OpenLab,
-) -> None:
+async def test_a_loopback_address_that_the_operator_lists_is_the_hosts(open_lab: OpenLab) -> None:
     guest = Guest()
     async with open_lab() as lab:
         lab.proxy.lead_home(guest.connect, "mine")
@@ -87,7 +85,7 @@ async def test_an_address_of_loopback_that_the_operator_lists_is_the_hosts(
     assert guest.asked == []
 
 
-async def test_a_guest_that_never_answers_is_not_asked_for_ever() -> None:
+async def test_connections_to_a_silent_guest_are_bounded() -> None:
     guest = Guest(hangs=True)
     home = Home(guest.connect, "mine")
     for _ in range(70):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever bytes come, from a guest or from a server: no crash, no hang, everything closed."""
+"""Arbitrary bytes from a guest or a server: no crash, no hang, and everything closed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOISE = st.binary(max_size=40)
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Something like a request, with noise anywhere."""
+    """Draw a request-like message with noise anywhere."""
     line = b" ".join(draw(st.sampled_from(part)) for part in (METHODS, TARGETS, VERSIONS))
     lines = [line, *draw(st.lists(st.sampled_from(HEADERS) | NOISE, max_size=4))]
     end = draw(st.sampled_from([b"\r\n", b"\n", b"\r"]))
@@ -40,7 +40,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 class Recorder:
-    """A writer that remembers."""
+    """A writer that records what it gets."""
 
     def __init__(self) -> None:
         self.got = b""
@@ -150,4 +150,4 @@ def test_any_bytes_of_a_server_become_an_answer_or_a_cut(
         ended = isinstance(event, h11.EndOfMessage)
     except h11.RemoteProtocolError:
         ended = False
-    assert ended == whole  # only a whole answer looks whole to the guest
+    assert ended == whole  # only a complete answer looks complete to the guest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads for lookups: no environment waits for what others have asked."""
+"""Threads for lookups: no environment waits for the lookups of others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gate() -> Generator[Gate]:
 
 
 @pytest.mark.parametrize("hogs,each", [(4, 8), (20, 64), (1, 64), (200, 4)])
-async def test_guests_whose_names_are_never_answered_leave_another_all_of_its_own(
+async def test_guests_with_dead_names_leave_another_all_its_lookups(
     gate: Gate, turns: Turns, hogs: int, each: int
 ) -> None:
     """The attack: four guests with eight dead names each left a fifth 2 of 10."""
@@ -48,7 +48,7 @@ async def test_guests_whose_names_are_never_answered_leave_another_all_of_its_ow
     await turns()
     assert lookups.running == len(gate.asked) <= SHARED + hogs
     mine = SystemResolver(lookups)
-    async with asyncio.timeout(5):  # what a guest waits for a name; it takes some milliseconds
+    async with asyncio.timeout(5):  # a guest's timeout; the lookups take milliseconds
         found = await asyncio.gather(*(mine(f"{n}.good.test") for n in range(10)))
     assert found == [ONE] * 10
     gate.end()
@@ -68,7 +68,7 @@ async def test_a_dead_name_holds_one_thread_however_often_it_is_tried(
     assert (lookups.running, gate.asked) == (1, ["dead.test"])
 
 
-async def test_what_nobody_waits_for_any_more_is_never_begun(gate: Gate, turns: Turns) -> None:
+async def test_a_lookup_that_all_callers_left_is_never_started(gate: Gate, turns: Turns) -> None:
     lookups = Lookups(gate, shared=0)
     resolve = SystemResolver(lookups)
     tasks = [asyncio.ensure_future(resolve(f"{n}.test")) for n in range(1_000)]
@@ -81,7 +81,7 @@ async def test_what_nobody_waits_for_any_more_is_never_begun(gate: Gate, turns: 
     assert gate.asked == ["0.test"]
 
 
-async def test_those_who_wait_take_turns(gate: Gate, turns: Turns) -> None:
+async def test_waiting_environments_take_turns(gate: Gate, turns: Turns) -> None:
     lookups = Lookups(gate, shared=2)
     first, second = SystemResolver(lookups), SystemResolver(lookups)
     tasks = [asyncio.ensure_future(first(f"a{n}.test")) for n in range(6)]
@@ -96,7 +96,7 @@ async def test_those_who_wait_take_turns(gate: Gate, turns: Turns) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), ValueError("label too long")])
-async def test_a_lookup_that_fails_gives_its_thread_back(error: Exception) -> None:
+async def test_a_failed_lookup_returns_its_thread(error: Exception) -> None:
     def fail(_: str) -> list[object]:
         raise error
 
@@ -106,7 +106,7 @@ async def test_a_lookup_that_fails_gives_its_thread_back(error: Exception) -> No
     assert lookups.running == 0
 
 
-async def test_a_host_without_room_for_a_thread_is_an_error_of_that_name_alone(
+async def test_a_host_without_room_for_a_thread_fails_that_name_alone(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: threading.Thread) -> None:
@@ -123,7 +123,7 @@ async def test_a_host_without_room_for_a_thread_is_an_error_of_that_name_alone(
 
 
 @given(st.lists(st.integers(0, 30), max_size=40))
-def test_an_environment_that_holds_nothing_always_has_a_thread(order: list[int]) -> None:
+def test_an_environment_that_holds_no_thread_always_gets_one(order: list[int]) -> None:
     held: dict[int, int] = {}
     for asker in order * 4:
         taken = sum(held.values()) - len(held)
@@ -133,7 +133,7 @@ def test_an_environment_that_holds_nothing_always_has_a_thread(order: list[int])
     assert sum(held.values()) <= SHARED + len(held)
 
 
-def test_an_operators_own_times_of_the_resolver_count() -> None:
+def test_the_operators_resolver_options_are_kept() -> None:
     environ = {"RES_OPTIONS": "timeout:9"}
     limit_resolver(environ)
     assert environ == {"RES_OPTIONS": "timeout:9"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a guest is told no."""
+"""The rate at which a guest is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DENIED = b"CONNECT 10.0.0.1:443 HTTP/1.1\r\nHost: 10.0.0.1:443\r\n\r\n"
 
 
-def test_so_many_at_once_and_then_so_many_a_second() -> None:
+def test_a_burst_is_free_and_then_the_rate_applies() -> None:
     now = [1000.0]
     pace = Pace(burst=10, per_second=5, now=lambda: now[0])
     assert [round(pace.take(), 3) for _ in range(10)] == [0.0] * 10
@@ -31,7 +31,7 @@ def test_so_many_at_once_and_then_so_many_a_second() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_guest_that_asks_for_denied_hosts_without_end_is_told_so_twenty_times_a_second(
+async def test_a_guest_that_repeats_denied_requests_is_answered_twenty_times_a_second(
     open_lab: OpenLab,
 ) -> None:
     """The attack: 600 denied requests a second filled the event loop, at 1.7 ms each."""
@@ -54,7 +54,7 @@ async def test_a_guest_that_asks_for_denied_hosts_without_end_is_told_so_twenty_
 
 
 @pytest.mark.anyio
-async def test_connections_too_many_are_dropped_unheard_once_there_were_many(
+async def test_excess_connections_are_dropped_without_an_answer_after_a_burst(
     open_lab: OpenLab,
 ) -> None:
     async with open_lab(EgressLimits(connections=1)) as lab:

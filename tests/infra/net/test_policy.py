@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest may reach: the rules for addresses and ports, without any network."""
+"""Egress policy: the rules for addresses and ports, without any network."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -82,7 +82,7 @@ def test_ordinary_addresses_are_permitted(address: str) -> None:
         ("200::1", "reserved"),
     ],
 )
-def test_everything_else_is_denied_with_its_kind(address: str, code: str) -> None:
+def test_all_other_addresses_are_denied_with_their_kind(address: str, code: str) -> None:
     verdict = policy().permits(ip_address(address))
     assert (verdict.allowed, verdict.code) == (False, code)
     assert address not in verdict.reason
@@ -109,7 +109,7 @@ def test_everything_else_is_denied_with_its_kind(address: str, code: str) -> Non
         "2606:4700::200:5efe:10.1.2.3",
     ],
 )
-def test_an_address_with_a_denied_one_inside_is_denied(address: str) -> None:
+def test_an_address_that_embeds_a_denied_one_is_denied(address: str) -> None:
     assert not policy().permits(ip_address(address)).allowed
 
 
@@ -163,7 +163,7 @@ METADATA = {
 
 
 def translated(inner: IPv4Address) -> list[IPv6Address]:
-    """Every form in which a tunnel or a translator may find an IPv4 address."""
+    """Return every form in which a tunnel or a translator may embed an IPv4 address."""
     bits = int(inner)
     high, low = bits >> 16, bits & 0xFFFF
     local = 0x64FF9B0001 << 80
@@ -195,12 +195,12 @@ def test_with_everything_allowed_metadata_is_denied_in_every_form(cloud: str) ->
 
 
 @pytest.mark.parametrize("outer", translated(IPv4Address("8.8.8.8")))
-def test_with_everything_allowed_the_forms_alone_deny_nothing(outer: IPv6Address) -> None:
+def test_with_everything_allowed_no_form_is_denied_by_itself(outer: IPv6Address) -> None:
     broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=nobodys)
     assert broad.permits(outer).allowed
 
 
-def test_an_entry_over_several_metadata_ranges_is_a_wide_one() -> None:
+def test_an_entry_over_several_metadata_ranges_counts_as_wide() -> None:
     for entry in ("fd00:42::/31", "fd00::/16", "168.63.129.16/31", "fc00::/7"):
         for address in ("fd00:42::42", "fd00:c1::1", "fd00:ec2::254", "168.63.129.16"):
             assert not policy(entry).permits(ip_address(address)).allowed
@@ -217,12 +217,12 @@ def test_a_narrow_entry_opens_loopback_and_metadata() -> None:
 
 
 @pytest.mark.parametrize("own", ["10.0.0.5", "8.8.8.8"])
-def test_the_hosts_own_address_needs_its_host_route(own: str) -> None:
+def test_the_hosts_own_address_needs_a_host_route(own: str) -> None:
     assert not policy("8.8.8.0/24", "10.0.0.0/8", own=own).permits(ip_address(own)).allowed
     assert policy(f"{own}/32", own=own).permits(ip_address(own)).allowed
 
 
-def test_loopback_is_open_by_entry_although_it_is_the_hosts_own() -> None:
+def test_a_loopback_entry_applies_although_the_address_is_the_hosts() -> None:
     local = AddressPolicy([ip_network("127.0.0.0/8")], is_local=lambda _: True)
     assert local.permits(ip_address("127.0.0.1")).allowed
 
@@ -246,7 +246,7 @@ def test_an_embedded_address_is_never_easier_to_reach_than_itself(inner: IPv4Add
 
 
 @given(st.ip_addresses())
-def test_nothing_that_python_calls_special_is_permitted(address: Address) -> None:
+def test_no_address_that_python_calls_special_is_permitted(address: Address) -> None:
     if AddressPolicy(is_local=nobodys).permits(address).allowed:
         assert not address.is_private
         assert not address.is_multicast
@@ -259,7 +259,7 @@ def test_nothing_that_python_calls_special_is_permitted(address: Address) -> Non
         )
 
 
-def test_the_machine_knows_its_own_addresses() -> None:
+def test_the_host_knows_its_own_addresses() -> None:
     assert is_own_address(ip_address("127.0.0.1"))
     assert is_own_address(ip_address("127.7.7.7"))
     assert not is_own_address(ip_address("8.8.8.8"))

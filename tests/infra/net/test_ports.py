@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Port leases: never the same port twice, on one machine, whatever else happens on it."""
+"""Port leases: never the same port twice on one host, whatever else happens on it."""
 
 import contextlib
 import socket
@@ -29,7 +29,7 @@ BASE = 23100
 
 @pytest.fixture(params=["socket", "file"])
 def lock(request: pytest.FixtureRequest, tmp_path: Path) -> LockPort:
-    """Both kinds of machine-wide lock work on Linux, so both are tested there."""
+    """Both kinds of host-wide lock work on Linux, so both are tested there."""
     return AbstractSocketLock.take if request.param == "socket" else FileLock.take_in(tmp_path)
 
 
@@ -51,7 +51,7 @@ def test_ports_come_in_order_and_a_released_one_comes_last(lock: LockPort) -> No
         assert [second.port, third.port, fourth.port] == [BASE + 1, BASE + 2, BASE]
 
 
-def test_the_end_of_the_range_is_excluded_and_then_it_is_exhausted(lock: LockPort) -> None:
+def test_the_range_excludes_its_end_and_can_be_exhausted(lock: LockPort) -> None:
     ports = PortAllocator(BASE, BASE + 2, lock=lock)
     with ports.lease(), ports.lease() as last:
         with pytest.raises(NoPorts, match=f"2 ports from {BASE} to {BASE + 1}"):
@@ -61,7 +61,7 @@ def test_the_end_of_the_range_is_excluded_and_then_it_is_exhausted(lock: LockPor
             assert again.port == BASE + 1
 
 
-def test_release_is_idempotent_and_gives_back_only_its_own_port(lock: LockPort) -> None:
+def test_release_is_idempotent_and_returns_only_its_own_port(lock: LockPort) -> None:
     ports = PortAllocator(BASE, BASE + 1, lock=lock)
     first = ports.lease()
     first.release()
@@ -75,13 +75,13 @@ def test_release_is_idempotent_and_gives_back_only_its_own_port(lock: LockPort) 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
-def test_a_port_on_which_a_stranger_listens_is_passed_over(host: str) -> None:
+def test_a_port_on_which_a_stranger_listens_is_skipped(host: str) -> None:
     ports = PortAllocator(BASE, BASE + 2)
     with listener(BASE, host), ports.lease() as lease:
         assert lease.port == BASE + 1
         with pytest.raises(NoPorts):
             ports.lease()
-    with ports.lease() as lease:  # and it is not lost for later: the lock was let go
+    with ports.lease() as lease:  # it is not lost for later: the lock was released
         assert lease.port == BASE
 
 
@@ -105,7 +105,7 @@ def test_two_allocators_with_the_same_range_share_it(lock: LockPort) -> None:
             one.lease()
 
 
-def test_a_failing_probe_gives_the_lock_back(lock: LockPort) -> None:
+def test_a_failing_probe_releases_the_lock(lock: LockPort) -> None:
     def broken(port: int) -> bool:
         raise OSError(24, "too many open files")
 
@@ -141,7 +141,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def other_server(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", set[int]]]:
-    """A second process that leases two ports and keeps them until it dies."""
+    """Run a second process that leases two ports and keeps them until it dies."""
     command = [sys.executable, "-c", OTHER_SERVER, *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -186,7 +186,7 @@ def test_file_locks_leave_no_file_and_follow_no_link(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_a_lock_file_removed_between_open_and_lock_is_made_anew(
+def test_a_lock_file_removed_between_open_and_lock_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fcntl

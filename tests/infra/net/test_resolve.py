@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's resolver: its answers as addresses, what is kept of them, and who waits for whom."""
+"""The host's resolver: its answers as addresses, its cache, and the sharing of lookups."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_zone_is_kept_so_that_the_policy_sees_it(monkeypatch: pytest.MonkeyPat
     assert found == [IPv6Address("fe80::1%2"), IPv6Address("fe80::2%lo")]
 
 
-async def test_thousands_of_addresses_a_name_take_no_memory(
+async def test_thousands_of_addresses_per_name_take_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An attack by whoever answers for a domain: 4,000 addresses fit into an answer over TCP.
+    """The attack: 4,000 addresses fit into an answer over TCP.
 
-    Kept for 256 names that is 245 MB; it was so. Now it is 0.4 MB.
+    Kept for 256 names they took 245 MB; now it is 0.4 MB.
     """
     rows = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"2001:4860::{n:x}", 0, 0, 0))
@@ -80,12 +80,12 @@ async def test_thousands_of_addresses_a_name_take_no_memory(
         tracemalloc.stop()
 
 
-async def test_fifty_who_ask_for_a_name_at_once_need_one_lookup(turns: Turns) -> None:
+async def test_fifty_concurrent_requests_for_a_name_need_one_lookup(turns: Turns) -> None:
     gate, now = Gate(), [0.0]
     resolve = SystemResolver(Lookups(gate, shared=0), now=lambda: now[0])
     calls = [asyncio.ensure_future(resolve("one.test")) for _ in range(50)]
     await turns()
-    calls[0].cancel()  # takes it from none of the others
+    calls[0].cancel()  # the others still get the answer
     gate.open()
     assert await asyncio.gather(*calls[1:]) == [ONE] * 49
     assert gate.asked == ["one.test"]
@@ -99,7 +99,7 @@ async def test_fifty_who_ask_for_a_name_at_once_need_one_lookup(turns: Turns) ->
 
 @pytest.mark.parametrize("names", [1, 50])
 async def test_a_burst_of_fifty_tunnels_by_name_is_served(open_lab: OpenLab, names: int) -> None:
-    """It was: 30 of 50 answered 504, when each asked by itself and eight at a time."""
+    """The bug: 30 of 50 answered 504, when they asked separately and eight at a time."""
 
     async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
@@ -116,7 +116,7 @@ async def test_a_burst_of_fifty_tunnels_by_name_is_served(open_lab: OpenLab, nam
     assert len(gate.asked) == names
 
 
-async def test_that_a_name_has_no_address_is_kept_for_a_while() -> None:
+async def test_a_missing_address_is_remembered_for_a_while() -> None:
     gate, now = Gate(), [0.0]
     gate.open()
     resolve = SystemResolver(Lookups(gate), now=lambda: now[0])
@@ -134,7 +134,7 @@ async def test_that_a_name_has_no_address_is_kept_for_a_while() -> None:
         assert await resolve(name) == ONE
 
 
-async def test_so_many_answers_are_kept_and_the_oldest_go_first() -> None:
+async def test_the_number_of_kept_answers_is_bounded_and_the_oldest_go_first() -> None:
     gate = Gate()
     gate.open()
     resolve = SystemResolver(Lookups(gate), now=lambda: 0.0)
@@ -147,7 +147,7 @@ async def test_so_many_answers_are_kept_and_the_oldest_go_first() -> None:
     assert len(gate.asked) == asked + 1
 
 
-async def test_an_answer_that_comes_when_all_have_left_serves_the_next(turns: Turns) -> None:
+async def test_a_late_answer_without_a_caller_serves_the_next(turns: Turns) -> None:
     gate = Gate()
     resolve = SystemResolver(Lookups(gate))
     first = asyncio.ensure_future(resolve("a.test"))
@@ -161,7 +161,7 @@ async def test_an_answer_that_comes_when_all_have_left_serves_the_next(turns: Tu
     assert gate.asked == ["a.test"]
 
 
-async def test_who_asks_in_the_moment_when_a_waiting_lookup_is_left_is_answered(
+async def test_a_caller_that_arrives_as_a_queued_lookup_is_abandoned_is_answered(
     turns: Turns,
 ) -> None:
     gate = Gate()

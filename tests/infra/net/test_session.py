@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to the proxy: CONNECT, refusals, malformed requests, deadlines."""
+"""One connection to the proxy: CONNECT, refusals, malformed requests and deadlines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ QUICK = EgressLimits(header_seconds=0.2, linger_seconds=0.2)
 
 
 async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer everything in capitals once the client has said it all."""
+    """Answer everything in capitals once the client has sent it all."""
     writer.write((await reader.read()).upper())
 
 
-async def test_connect_tunnels_bytes_unseen(open_lab: OpenLab) -> None:
+async def test_connect_tunnels_bytes_unchanged(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         site = await lab.site(shout)
         reader, writer = await lab.tunnel("open.test", site.port)
@@ -58,7 +58,7 @@ async def test_traffic_is_counted(open_lab: OpenLab) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
-async def test_a_denied_host_is_told_why_and_is_not_connected_to(
+async def test_a_denied_host_is_explained_and_not_connected_to(
     open_lab: OpenLab, method: str
 ) -> None:
     async with open_lab() as lab:
@@ -72,7 +72,7 @@ async def test_a_denied_host_is_told_why_and_is_not_connected_to(
         assert b"Content-Type: text/plain" in head
         for part in (b"closed.test", b"loopback", b"'public'", b"WAGGLE_EGRESS_ALLOW_CIDRS"):
             assert part in body
-        assert b"127.0.0.2" not in answer  # what the host's name server says is not told
+        assert b"127.0.0.2" not in answer  # the answer of the host's name server is not disclosed
         assert site.connections == 0
         assert [(h, p, v.code) for h, p, v in lab.decisions] == [
             ("closed.test", site.port, "loopback")
@@ -135,7 +135,7 @@ async def test_a_closed_port_names_its_setting(open_lab: OpenLab) -> None:
         (b"GET http://open.test/" + b"x" * 70_000 + b" HTTP/1.1", b"431"),
     ],
 )
-async def test_what_goes_wrong_has_a_status(
+async def test_every_failure_has_a_status(
     open_lab: OpenLab, request_line: bytes, status: bytes
 ) -> None:
     async with open_lab() as lab:
@@ -157,7 +157,9 @@ async def test_a_slow_name_is_answered_with_504(open_lab: OpenLab) -> None:
         assert b"X-Waggle-Error: timeout" in answer
 
 
-async def test_no_answer_of_a_name_server_is_told_from_no_address(open_lab: OpenLab) -> None:
+async def test_a_silent_name_server_is_distinguished_from_a_missing_address(
+    open_lab: OpenLab,
+) -> None:
     async with open_lab() as lab:
         for errno, status in ((socket.EAI_AGAIN, b"504"), (socket.EAI_NONAME, b"502")):
             lab.names.error = OSError(errno, "as it is")
@@ -168,14 +170,14 @@ async def test_no_answer_of_a_name_server_is_told_from_no_address(open_lab: Open
 @pytest.mark.parametrize(
     "sent", [b"G", b"GET http://open.test/ HTTP/1.1\r\n", b"GET http://open.test/ HTTP/1.1\r\nA: "]
 )
-async def test_a_head_that_never_ends_is_cut_off(open_lab: OpenLab, sent: bytes) -> None:
+async def test_an_endless_head_is_cut_off(open_lab: OpenLab, sent: bytes) -> None:
     async with open_lab(QUICK) as lab:
         reader, writer = await lab.connect()
         writer.write(sent)
         assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_head_that_trickles_does_not_stretch_its_deadline(
+async def test_a_trickling_head_does_not_extend_its_deadline(
     open_lab: OpenLab, turns: Turns, advance: Advance
 ) -> None:
     async with open_lab(replace(QUICK, header_seconds=10)) as lab:
@@ -188,7 +190,7 @@ async def test_a_head_that_trickles_does_not_stretch_its_deadline(
         assert (await reader.read(12)) == b"HTTP/1.1 408"
 
 
-async def test_a_silent_connection_is_closed_without_a_word(open_lab: OpenLab) -> None:
+async def test_a_silent_connection_is_closed_without_an_answer(open_lab: OpenLab) -> None:
     async with open_lab(QUICK) as lab:
         reader, _ = await lab.connect()
         assert await reader.read() == b""
@@ -202,6 +204,6 @@ async def test_a_client_that_leaves_at_once_is_no_error(open_lab: OpenLab) -> No
         assert lab.proxy.traffic.refused == 0
 
 
-def test_what_is_logged_and_shown_of_a_host_is_printable() -> None:
+def test_hosts_are_logged_and_shown_as_printable_text() -> None:
     assert printable("a\x00b\n\x1b[31mü c") == "a?b??[31m??c"
     assert len(printable("a" * 1000)) == 253

@@ -19,7 +19,7 @@ WINDOW = 128 * 1024
 
 
 class Guest(asyncssh.SSHServer):
-    """An SSH server that lets its client forward ports back, and asks for no password."""
+    """An SSH server that lets its client forward ports back and asks for no password."""
 
     def begin_auth(self, username: str) -> bool:
         return False
@@ -30,7 +30,7 @@ class Guest(asyncssh.SSHServer):
 
 @contextlib.asynccontextmanager
 async def forwarded(lab: Lab) -> AsyncGenerator[tuple[asyncssh.SSHClientConnection, int]]:
-    """The lab's proxy at the end of a reverse forward; its port, as seen by the guest."""
+    """Yield the lab's proxy at the end of a reverse forward, with its port as the guest sees it."""
 
     def accept(host: str, port: int) -> Handler:
         return lab.proxy.serve
@@ -68,7 +68,7 @@ async def tunnel(port: int, to: int) -> tuple[asyncio.StreamReader, asyncio.Stre
     return reader, writer
 
 
-async def test_a_tunnel_with_half_close_and_a_megabyte_each_way(open_lab: OpenLab) -> None:
+async def test_a_tunnel_carries_a_megabyte_both_ways_and_half_closes(open_lab: OpenLab) -> None:
     async with open_lab() as lab, forwarded(lab) as (_, port):
         site = await lab.site(shout)
         reader, writer = await tunnel(port, site.port)
@@ -79,7 +79,7 @@ async def test_a_tunnel_with_half_close_and_a_megabyte_each_way(open_lab: OpenLa
         await writer.wait_closed()
 
 
-async def test_requests_and_refusals(open_lab: OpenLab) -> None:
+async def test_requests_and_refusals_work_through_the_forward(open_lab: OpenLab) -> None:
     async with open_lab() as lab, forwarded(lab) as (_, port):
         site = await lab.web(b"HTTP/1.1 200 OK\r\n\r\nhello")
         secret = await lab.forbidden()

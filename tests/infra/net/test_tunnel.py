@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay between two streams: backpressure, half-close, idleness. Streams are in memory."""
+"""The relay between two in-memory streams: backpressure, half-close and idleness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOREVER = 1000.0
 
 @dataclass
 class Pipe:
-    """One side, as the test scripts it: what it sends, whether it takes what it is sent."""
+    """One side, scripted by the test: the data it sends, and whether it takes data."""
 
     sends: asyncio.Queue[bytes | Exception] = field(
         default_factory=asyncio.Queue[bytes | Exception]
@@ -68,7 +68,7 @@ class Pipe:
         pass
 
 
-async def test_each_direction_ends_on_its_own(turns: Turns) -> None:
+async def test_the_directions_end_separately(turns: Turns) -> None:
     guest, server = Pipe(), Pipe()
     task = asyncio.ensure_future(relay(guest.stream(), server.stream(), b"early", FOREVER))
     guest.sends.put_nowait(b"question")
@@ -104,10 +104,10 @@ async def test_a_side_that_breaks_off_ends_both_directions(failure: Exception) -
     server.sends.put_nowait(failure)
     with pytest.raises(PeerGone):
         await relay(guest.stream(), server.stream(), b"", FOREVER)
-    assert not guest.ended  # a break is not passed on as a proper end
+    assert not guest.ended  # a break is not forwarded as a proper end
 
 
-async def test_a_side_that_is_closed_already_is_gone() -> None:
+async def test_a_side_that_is_already_closed_is_gone() -> None:
     guest, server = Pipe(), Pipe(closed=True)
     guest.sends.put_nowait(b"x")
     with pytest.raises(PeerGone):
@@ -186,7 +186,7 @@ class Buffered(Pipe):
             await self.takes.wait()
 
 
-async def test_finish_gives_the_last_bytes_the_time_to_flush_not_to_linger(turns: Turns) -> None:
+async def test_finish_gives_the_last_bytes_the_flush_time_not_the_linger_time(turns: Turns) -> None:
     pipe = Buffered()
     task = asyncio.ensure_future(pipe.stream().finish(FOREVER, 0))
     await turns()
@@ -206,7 +206,7 @@ async def test_finish_gives_up_in_time(takes: bool) -> None:
     assert pipe.closed
 
 
-async def test_a_cancelled_finish_closes_all_the_same(turns: Turns) -> None:
+async def test_a_cancelled_finish_still_closes(turns: Turns) -> None:
     pipe = Pipe()
     task = asyncio.ensure_future(pipe.stream().finish(FOREVER, FOREVER))
     await turns()

@@ -51,7 +51,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_a_line_says(tmp_path: Path) -> None:
+def test_a_line_has_all_fields(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     log = audit(path)
     log.call_ended(CALL)
@@ -72,7 +72,7 @@ def test_what_a_line_says(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_flood_of_refused_calls_is_a_line_a_second_for_each_owner(tmp_path: Path) -> None:
+def test_a_flood_of_refused_calls_is_one_line_a_second_per_owner(tmp_path: Path) -> None:
     path, later = tmp_path / "audit", Seconds()
     log = AuditLog(path, programs=False, now=lambda: NOW, monotonic=Clock(), later=later)
     refused = replace(CALL, outcome="rate_limited")
@@ -95,7 +95,7 @@ def test_a_flood_of_refused_calls_is_a_line_a_second_for_each_owner(tmp_path: Pa
     assert stood_for == 7_000
 
 
-def test_what_was_only_counted_is_written_at_the_end(tmp_path: Path) -> None:
+def test_refused_calls_still_counted_are_written_at_close(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     log = AuditLog(path, programs=False, now=lambda: NOW, monotonic=Clock(), later=Seconds())
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_what_was_only_counted_is_written_at_the_end(tmp_path: Path) -> None:
     assert [line.get("more_in_last_second") for line in lines(path)] == [None, 1]
 
 
-def test_a_request_that_is_no_tool_call_says_which() -> None:
+def test_a_request_that_is_no_tool_call_names_its_method() -> None:
     line = json.loads(
         audit_line(replace(CALL, tool="", method="resources/read"), NOW, programs=True)
     )
@@ -112,14 +112,14 @@ def test_a_request_that_is_no_tool_call_says_which() -> None:
 
 
 @given(st.text(), st.text() | st.lists(st.text() | st.integers()) | st.none() | st.binary())
-def test_nothing_that_a_client_sends_ends_a_line(tool: str, program: object) -> None:
+def test_no_client_data_can_end_a_line(tool: str, program: object) -> None:
     line = audit_line(replace(CALL, tool=tool, program=program), NOW, programs=True)
     assert line.endswith(b"\n")
     assert all(0x20 <= byte < 0x7F for byte in line[:-1])
     json.loads(line)
 
 
-def test_code_is_there_when_asked_for_and_bounded() -> None:
+def test_programs_are_logged_only_on_request_and_bounded() -> None:
     assert b"print" not in audit_line(CALL, NOW, programs=False)
     assert json.loads(audit_line(CALL, NOW, programs=True))["program"] == "print(1)"
     listed = replace(CALL, program=["ls", "a b"])
@@ -129,7 +129,7 @@ def test_code_is_there_when_asked_for_and_bounded() -> None:
         assert MAX_PROGRAM <= len(line) < 2 * MAX_PROGRAM
 
 
-def test_a_file_that_is_there_is_closed_to_others_but_not_to_its_group(tmp_path: Path) -> None:
+def test_an_existing_file_is_closed_to_others_but_not_to_its_group(tmp_path: Path) -> None:
     for before, after in ((0o666, 0o640), (0o640, 0o640), (0o600, 0o600)):
         path = tmp_path / f"{before:o}"
         path.touch()
@@ -138,7 +138,7 @@ def test_a_file_that_is_there_is_closed_to_others_but_not_to_its_group(tmp_path:
         assert path.stat().st_mode & 0o777 == after
 
 
-def test_it_appends(tmp_path: Path) -> None:
+def test_it_appends_to_an_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     for _ in range(2):
         log = audit(path)
@@ -147,7 +147,7 @@ def test_it_appends(tmp_path: Path) -> None:
     assert len(lines(path)) == 2
 
 
-def test_a_file_that_was_moved_is_made_again_within_a_second(tmp_path: Path) -> None:
+def test_a_moved_file_is_created_again_within_a_second(tmp_path: Path) -> None:
     path, clock = tmp_path / "audit", Clock()
     log = audit(path, clock)
     path.rename(tmp_path / "audit.1")
@@ -162,7 +162,7 @@ def test_a_file_that_was_moved_is_made_again_within_a_second(tmp_path: Path) -> 
     log.close()
 
 
-def test_links_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
+def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", "no/such", "."):
@@ -171,7 +171,7 @@ def test_links_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-def test_a_link_put_there_later_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_made_later_is_not_followed(tmp_path: Path) -> None:
     path, clock = tmp_path / "audit", Clock()
     log = audit(path, clock)
     path.rename(tmp_path / "audit.1")
@@ -180,12 +180,12 @@ def test_a_link_put_there_later_is_not_followed(tmp_path: Path) -> None:
     with capture_logs() as logs:
         log.call_ended(CALL)
     assert not (tmp_path / "target").exists()
-    assert len(lines(tmp_path / "audit.1")) == 1  # the old one goes on
+    assert len(lines(tmp_path / "audit.1")) == 1  # the old file stays in use
     assert [entry["event"] for entry in logs] == ["audit_log_failed"]
     log.close()
 
 
-def test_a_full_disk_loses_lines_says_so_and_breaks_nothing() -> None:
+def test_a_full_disk_loses_lines_and_is_logged() -> None:
     clock = Clock()
     log = audit(None, clock)
     log._descriptor = os.open("/dev/full", os.O_WRONLY)
@@ -204,14 +204,14 @@ def test_a_full_disk_loses_lines_says_so_and_breaks_nothing() -> None:
 
 
 @needs_root
-def test_what_was_written_stays_and_lines_come_again_when_there_is_room(tmp_path: Path) -> None:
+def test_written_lines_stay_and_logging_resumes_when_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         path = disk.path / "audit"
         log = audit(path)
         log.call_ended(CALL)
         disk.fill()
         with capture_logs() as logs:
-            for _ in range(1 << 5):  # of which the first still fit into the file's last page
+            for _ in range(1 << 5):  # the first still fit into the file's last page
                 log.call_ended(replace(CALL, environment_id="x" * 1000))
             written = lines_but_the_last(path)
             disk.free()
@@ -225,11 +225,11 @@ def test_what_was_written_stays_and_lines_come_again_when_there_is_room(tmp_path
 
 
 def lines_but_the_last(path: Path) -> list[str]:
-    """Whole lines; a torn one may be behind them."""
+    """Return the complete lines; a torn one may follow them."""
     return [line for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def test_after_a_torn_line_the_next_begins_anew(tmp_path: Path) -> None:
+def test_a_torn_line_is_followed_by_a_new_line(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     log = audit(path)
     with path.open("ab") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /metrics says after calls and events, and what it never says."""
+"""The content of /metrics after calls and events; it names no owner and no program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waggle.infra.observe.metrics import Metrics
 
 
 def samples(metrics: Metrics, sessions: int = 0) -> dict[str, float]:
-    """Every sample by `name{label=value}`, buckets left out."""
+    """Return every sample by `name{label=value}`, without buckets."""
     text = metrics.scrape(sessions)[0].decode()
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
@@ -45,7 +45,7 @@ def test_calls_and_events_are_counted() -> None:
     assert said["waggle_egress_denied_total{why=private}"] == 1
 
 
-def test_gauges_are_read_when_asked() -> None:
+def test_gauges_are_read_at_the_scrape() -> None:
     states = [State.RUNNING, State.RUNNING, State.ERROR]
     waiting = {"python": 2, "node": 0}
     metrics = Metrics(lambda: states, 10, lambda: waiting)
@@ -59,7 +59,7 @@ def test_gauges_are_read_when_asked() -> None:
     assert samples(metrics)["waggle_environments{state=running}"] == 0
 
 
-def test_nobody_is_named() -> None:
+def test_metrics_name_no_owner_environment_or_program() -> None:
     metrics = Metrics(list, 10)
     metrics.call_ended(CALL)
     text = metrics.scrape(0)[0].decode()
@@ -67,7 +67,7 @@ def test_nobody_is_named() -> None:
         assert secret not in text
 
 
-def test_two_servers_in_one_process_do_not_share() -> None:
+def test_two_servers_in_one_process_share_no_metrics() -> None:
     one, other = Metrics(list, 1), Metrics(list, 2)
     one.environment_reaped()
     assert samples(other)["waggle_environments_reaped_total"] == 0

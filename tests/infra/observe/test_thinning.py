@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line a second of each kind, and the number of those that were left out."""
+"""Thinning: one line a second of every kind, with the number of omitted ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from waggle.infra.observe.audit import SECONDS, Thinning
 
 
 class Seconds:
-    """Runs what is to be done later when the test says that a second has passed."""
+    """A scheduler that runs its calls when the test says that a second has passed."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -30,7 +30,7 @@ def thinned() -> tuple[Thinning[str], list[tuple[str, int]], Seconds]:
     return Thinning(lambda item, more: said.append((item, more)), seconds), said, seconds
 
 
-def test_the_first_is_told_at_once_and_the_rest_as_a_count() -> None:
+def test_the_first_is_reported_at_once_and_the_rest_as_a_count() -> None:
     tell, said, seconds = thinned()
     for number in range(265):
         tell("a", f"item {number}")
@@ -43,7 +43,7 @@ def test_the_first_is_told_at_once_and_the_rest_as_a_count() -> None:
     assert said[2:] == [("next", 0)]
 
 
-def test_a_day_of_265_a_second_is_a_line_a_second() -> None:
+def test_265_events_a_second_are_one_line_a_second() -> None:
     """265 lines a second were 6.5 GiB a day."""
     tell, said, seconds = thinned()
     for _ in range(100):
@@ -54,7 +54,7 @@ def test_a_day_of_265_a_second_is_a_line_a_second() -> None:
     assert sum(more + 1 for _, more in said) == 100 * 265
 
 
-def test_kinds_do_not_hide_each_other_and_are_forgotten_when_quiet() -> None:
+def test_kinds_are_thinned_separately_and_forgotten_when_quiet() -> None:
     tell, said, seconds = thinned()
     for kind in ("a", "b"):
         tell(kind, kind)
@@ -68,7 +68,7 @@ def test_kinds_do_not_hide_each_other_and_are_forgotten_when_quiet() -> None:
     assert said[-1] == ("again", 0)
 
 
-def test_what_is_only_counted_is_told_at_the_end() -> None:
+def test_flush_reports_what_was_only_counted() -> None:
     tell, said, seconds = thinned()
     for item in "xyz":
         tell("a", item)

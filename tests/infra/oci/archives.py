@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives of images for tests, honest and hostile, and what a store holds after them."""
+"""Helpers that build valid and hostile archives of images, and inspect a store afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waggle.infra.oci.store.store import ImageStore
 
 
 def ignore(_fraction: float, _text: str) -> None:
-    """Take progress and do nothing."""
+    """Ignore progress."""
 
 
 def blobs(store: ImageStore) -> set[str]:
@@ -41,7 +41,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def layout_members(directory: Path) -> list[Member]:
-    """The files of a layout directory, as members of an OCI archive."""
+    """Return the files of a layout directory as members of an OCI archive."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != ".lock")
     return [file(str(p.relative_to(directory)), p.read_bytes()) for p in paths]
 
@@ -86,6 +86,6 @@ def copied(source: str, target: str) -> None:
 
 
 def archived(data: bytes) -> dict[str, bytes]:
-    """The regular files of a tar, by name."""
+    """Return the regular files of a tar by name."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         return {i.name: s.read() for i in archive if (s := archive.extractfile(i))}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An empty store, and a layout directory to load into it.
 
-Each image syncs a dozen files, and no test here asks what a loss of power leaves, so all of it is
-in memory.
+Every image syncs a dozen files, and no test here checks the effects of a power loss, so everything
+is in memory.
 """
 
 from __future__ import annotations

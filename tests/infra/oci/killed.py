@@ -29,16 +29,16 @@ if sys.argv[1] == "stored":
 
 
 def child(code: str, where: str, *words: str) -> list[str]:
-    """The command of a child that runs `code`, which may call `stop()`.
+    """Return the command of a child that runs `code`, which may call `stop()`.
 
-    Its `sys.argv[1]` is `where`, which by `stored` means: after the first blob is in its place.
+    Its `sys.argv[1]` is `where`; `stored` stops it after the first blob is in its place.
     """
     return [sys.executable, "-c", _STOP + code, where, *words]
 
 
 @contextlib.contextmanager
 def stopped(argv: Sequence[str]) -> Generator[None]:
-    """The block runs while the child stands still; at its end the child is killed."""
+    """Run the block while the child is stopped, then kill the child."""
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"here\n"

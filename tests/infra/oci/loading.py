@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small image, and what the tests of loading ask of a store before and after."""
+"""A small image, and the checks of a store that the tests of loading share."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def boots(store: ImageStore, name: str, workspace: Path) -> list[bytes]:
 
 
 def refused(store: ImageStore, source: str, name: str | None = "x") -> WaggleError:
-    """Hold that a source is refused clearly and that nothing of it stays."""
+    """Check that a source is refused clearly and leaves nothing; return the error."""
     before = blobs(store)
     with pytest.raises((ImageCorrupt, ImageMissing, InvalidArgument)) as caught:
         load(source, store, name, ignore, limits=Limits(total_bytes=1 << 26, ratio_from=1 << 22))
@@ -57,7 +57,7 @@ def refused(store: ImageStore, source: str, name: str | None = "x") -> WaggleErr
 
 
 def docker_members(shape: str) -> list[Member]:
-    """One image as Docker has written it over the years."""
+    """Return one image in a shape that Docker has written over the years."""
     config = config_of(TARS)
     name = f"{sha(config)}.json"
     names = [f"{n * 64}/layer.tar" for n in "ab"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers, manifests and archives of others that are nearly valid: taken or refused, quickly."""
+"""Nearly valid layers, manifests and archives are read or refused quickly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ MEMBERS: Layer = [
 
 
 def _gnu() -> bytes:
-    """The same in GNU's form, and a sparse file of its old kind, whose map goes on in a block."""
+    """Return the members in GNU format, and an old sparse file whose map continues in a block."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for info, content in MEMBERS[:9]:
@@ -96,7 +96,7 @@ def _gnu() -> bytes:
 
 
 def _end(data: bytes) -> int:
-    """Where the blocks of zeros begin."""
+    """Return the offset at which the blocks of zeros begin."""
     return -(-len(data.rstrip(b"\0")) // BLOCK) * BLOCK
 
 
@@ -138,7 +138,7 @@ def scratch() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("count", NUMBERS)
-def test_layers(count: int, scratch: int) -> None:
+def test_mutated_layers_are_read_or_refused(count: int, scratch: int) -> None:
     def make(chance: random.Random) -> bytes:
         data = changed(chance.choice(TARS), chance)
         return mended(data) if chance.random() < 0.8 else data
@@ -153,7 +153,7 @@ def test_layers(count: int, scratch: int) -> None:
 
 
 @pytest.mark.parametrize("count", NUMBERS)
-def test_packed_layers(count: int, in_memory: Path) -> None:
+def test_mutated_packed_layers_are_read_or_refused(count: int, in_memory: Path) -> None:
     packed = (
         *(gzip.compress(TARS[0]), zstandard.compress(TARS[0]), lzma.compress(TARS[0])),
         bz2.compress(TARS[1]),
@@ -179,7 +179,9 @@ def test_packed_layers(count: int, in_memory: Path) -> None:
         pytest.param(INDEX, try_index, id="index"),
     ],
 )
-def test_documents(count: int, good: object, attempt: Callable[[bytes], object]) -> None:
+def test_mutated_documents_are_read_or_refused(
+    count: int, good: object, attempt: Callable[[bytes], object]
+) -> None:
     def make(chance: random.Random) -> bytes:
         return changed_json(good, chance)
 
@@ -190,7 +192,7 @@ def test_documents(count: int, good: object, attempt: Callable[[bytes], object])
 
 
 @pytest.mark.parametrize("count", NUMBERS)
-def test_lists_of_docker_archives(count: int, in_memory: Path) -> None:
+def test_mutated_lists_of_docker_archives_are_read_or_refused(count: int, in_memory: Path) -> None:
     tar = in_memory / "l.tar"
     tar.write_bytes(TARS[0])
     hex_ = hashlib.sha256(TARS[0]).hexdigest()
@@ -201,7 +203,7 @@ def test_lists_of_docker_archives(count: int, in_memory: Path) -> None:
 
     def attempt(data: bytes) -> None:
         listed.write_bytes(data)
-        tar.write_bytes(TARS[0])  # which is moved into the layout
+        tar.write_bytes(TARS[0])  # as_layout moves it
         layers = Unpacked(tar, hex_, len(TARS[0]))
         contents = Contents()
         contents.files = {

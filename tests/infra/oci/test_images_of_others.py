@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as other tools write them: one image is chosen, and it boots from whatever holds it."""
+"""Images as other tools write them: one image is chosen and loaded from any kind of source."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Writer:
-    """Writes a layout by hand, with digests of one algorithm."""
+    """A writer of layouts by hand, with digests of one algorithm."""
 
     path: Path
     algorithm: str = "sha256"
@@ -80,7 +80,7 @@ class Writer:
         return self.put(json.dumps(manifest).encode(), f"{OCI}.manifest.v1+json")
 
     def attestation(self) -> Json:
-        """What buildx puts beside an image: a manifest whose layers are statements."""
+        """Write what buildx puts beside an image: a manifest whose layers are statements."""
         statement = self.put(b'{"predicate": {}}', "application/vnd.in-toto+json")
         config = self.put(b'{"architecture":"unknown","os":"unknown"}', f"{OCI}.config.v1+json")
         manifest = {"schemaVersion": 2, "config": config, "layers": [statement]}
@@ -129,13 +129,13 @@ def taken(store: ImageStore, source: str, tmp_path: Path) -> list[bytes]:
         {"config": {"Entrypoint": "/bin/sh", "Cmd": "-l"}},
     ],
 )  # fmt: skip
-def test_configurations_that_leave_something_out(
+def test_incomplete_configurations_are_accepted(
     store: ImageStore, writer: Writer, tmp_path: Path, config: Json
 ) -> None:
     assert taken(store, writer.done(writer.image(**config)), tmp_path) == [b"etc"]
 
 
-def test_lists_that_are_null_are_empty(store: ImageStore, writer: Writer) -> None:
+def test_null_lists_are_read_as_empty(store: ImageStore, writer: Writer) -> None:
     image = writer.image([])
     manifest = json.loads((writer.path / "blobs" / image["digest"].replace(":", "/")).read_bytes())
     manifest["layers"] = None
@@ -145,7 +145,7 @@ def test_lists_that_are_null_are_empty(store: ImageStore, writer: Writer) -> Non
 
 
 @pytest.mark.parametrize("media_type", [f"{OCI}.index.v1+json", f"{DOCKER}.list.v2+json"])
-def test_an_index_with_attestations_variants_and_other_platforms(
+def test_one_image_is_chosen_from_an_index_with_many_kinds_of_entries(
     store: ImageStore, writer: Writer, tmp_path: Path, media_type: str
 ) -> None:
     wanted, other = writer.image(), writer.image([tar_bytes([file("other")])])
@@ -166,7 +166,7 @@ def test_an_index_with_attestations_variants_and_other_platforms(
     assert store.resolve("x").digest == wanted["digest"]
 
 
-def test_entries_that_do_not_say_what_they_are_for_are_looked_into(
+def test_index_entries_without_a_platform_are_inspected(
     store: ImageStore, writer: Writer, tmp_path: Path
 ) -> None:
     foreign = writer.image([tar_bytes([file("other")])], architecture="riscv64")
@@ -179,7 +179,7 @@ def test_entries_that_do_not_say_what_they_are_for_are_looked_into(
         load(writer.done(writer.index(foreign, writer.attestation())), store, "y", ignore)
 
 
-def test_indexes_without_end_are_refused(store: ImageStore, writer: Writer) -> None:
+def test_deeply_nested_indexes_are_refused(store: ImageStore, writer: Writer) -> None:
     deep = writer.index(writer.image(architecture="riscv64"))
     for _ in range(20):
         deep = writer.index(deep, deep, deep)
@@ -187,7 +187,7 @@ def test_indexes_without_end_are_refused(store: ImageStore, writer: Writer) -> N
         load(writer.done(deep), store, "x", ignore)
 
 
-def test_a_layout_whose_own_index_lists_one_image_for_each_platform(
+def test_a_layout_index_may_list_one_image_per_platform(
     store: ImageStore, writer: Writer, tmp_path: Path
 ) -> None:
     other = writer.image([tar_bytes([file("other")])], architecture="riscv64")
@@ -199,7 +199,7 @@ def test_a_layout_whose_own_index_lists_one_image_for_each_platform(
 
 
 @pytest.mark.parametrize("form", ["oci", "oci-archive"])
-def test_an_image_whose_digests_are_all_sha512(
+def test_an_image_with_sha512_digests_is_loaded_checked_and_removed(
     store: ImageStore, tmp_path: Path, form: str
 ) -> None:
     writer = Writer(tmp_path / "given", "sha512")
@@ -225,7 +225,7 @@ def test_an_image_whose_digests_are_all_sha512(
 
 
 @pytest.mark.parametrize("words", [[], ["--all"], ["--format", "v2s2"]])
-def test_a_directory_of_blobs_as_skopeo_writes_it(
+def test_a_directory_by_skopeo_is_loaded_and_its_digests_are_checked(
     store: ImageStore, writer: Writer, tmp_path: Path, words: list[str]
 ) -> None:
     other = writer.image([tar_bytes([file("other")])], architecture="riscv64")
@@ -243,7 +243,7 @@ def test_a_directory_of_blobs_as_skopeo_writes_it(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b'{"layers": []}', b'{"manifests": [1]}'])
-def test_a_directory_that_is_none_is_refused(
+def test_an_invalid_directory_of_blobs_is_refused(
     store: ImageStore, tmp_path: Path, content: bytes | None
 ) -> None:
     if content is not None:
@@ -252,7 +252,7 @@ def test_a_directory_that_is_none_is_refused(
         load(f"dir:{tmp_path}", store, "x", ignore)
 
 
-def test_a_layer_that_is_not_what_its_sha512_says_is_refused(
+def test_a_layer_that_does_not_match_its_sha512_is_refused(
     store: ImageStore, tmp_path: Path
 ) -> None:
     writer = Writer(tmp_path / "given", "sha512")
@@ -280,7 +280,7 @@ def packed(compression: str) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     "pack", [bytes, packed("gzip"), packed("zstd"), lzma.compress, bz2.compress]
 )
-def test_a_layer_is_unpacked_as_it_is_and_not_as_it_is_called(
+def test_a_layer_is_unpacked_by_content_and_not_by_media_type(
     store: ImageStore,
     writer: Writer,
     tmp_path: Path,
@@ -303,7 +303,7 @@ def test_a_layer_is_unpacked_as_it_is_and_not_as_it_is_called(
     ],
     ids=range(6),
 )
-def test_layers_that_are_empty_or_not_ended(
+def test_empty_and_unterminated_layers_are_accepted(
     store: ImageStore, writer: Writer, tmp_path: Path, tar: bytes, names: list[bytes]
 ) -> None:
     source = writer.done(writer.image([tar_bytes(LAYER), tar]))
@@ -315,7 +315,7 @@ def entry(**fields: Any) -> Descriptor:
     return parse_descriptor({**base, **fields}, "it")
 
 
-def test_a_registrys_index_is_read_in_the_same_way() -> None:
+def test_the_index_of_a_registry_is_read_in_the_same_way() -> None:
     beside = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
     given: list[Json] = [
         {"digest": "sha256:" + "1" * 64, **beside},
@@ -342,7 +342,7 @@ def test_architectures_have_one_spelling(said: str, meant: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["", "v1", "v2", "v3", "v8"])))
-def test_the_least_variant_comes_first(variants: list[str]) -> None:
+def test_the_lowest_variant_comes_first(variants: list[str]) -> None:
     named = {"os": "linux", "architecture": "amd64"}
     entries = [entry(platform={**named, "variant": variant}) for variant in variants]
     found = candidates([*entries, entry()], platform("", "x86_64"))

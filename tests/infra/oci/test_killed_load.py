@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A load that is killed half-way: nothing of it counts, and the next clean-up frees it."""
+"""A load killed half-way adds no image, and the next collection frees its leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ load(source, ImageStore(Path(store)), "registry.example/killed", advance)
 
 @pytest.mark.parametrize("where", ["copying", "stored"])
 @pytest.mark.parametrize("form", ["oci", "oci-archive"])
-def test_a_killed_load_leaves_nothing_that_counts(
+def test_a_killed_load_adds_no_image_and_is_cleaned_up(
     store: ImageStore, layout: Path, tmp_path: Path, where: str, form: str
 ) -> None:
     load(f"oci:{layout}", store, "kept", ignore)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pull that is killed half-way: nothing of it counts, and the next clean-up frees it."""
+"""A pull killed half-way adds no image, and the next collection frees its leftovers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(asyncio.run(puller.pull(parsed, report)))
 
 
 @pytest.mark.parametrize("where", ["fetching", "stored"])
-def test_a_killed_pull_leaves_nothing_that_counts(tmp_path: Path, where: str) -> None:
+def test_a_killed_pull_adds_no_image_and_is_cleaned_up(tmp_path: Path, where: str) -> None:
     store = ImageStore(tmp_path / "images")
     write_layout(tmp_path / "small", [[file("kept", b"k")]], name="x")
     load(f"oci:{tmp_path}/small", store, "kept", ignore)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU command line: what it must say, for any machine."""
+"""The QEMU command line for any machine."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def argv(
 
 
 def option(words: list[str], name: str) -> list[str]:
-    """The values of an option, in order."""
+    """Return the values of an option, in order."""
     return [value for key, value in pairwise(words) if key == name]
 
 
-def test_processors_and_memory_are_those_asked_for() -> None:
+def test_processors_and_memory_are_as_requested() -> None:
     words = argv(resources=Resources(cpus=3, memory_mib=768, disk_mib=1))
     assert option(words, "-smp") == ["3"]
     assert option(words, "-m") == ["768M"]
@@ -64,7 +64,7 @@ def test_the_accelerator_decides_the_processor(accelerator: str, cpu: str) -> No
     assert option(words, "-cpu") == [cpu]
 
 
-def test_nothing_comes_with_it_that_was_not_asked_for() -> None:
+def test_no_default_device_or_configuration_is_used() -> None:
     words = argv()
     for flag in ("-nodefaults", "-no-user-config", "-no-reboot"):
         assert flag in words
@@ -76,12 +76,12 @@ def test_all_four_denials_of_the_sandbox_are_on() -> None:
     assert sandbox == ("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 
 
-def test_the_network_is_restricted_and_leads_to_the_ssh_server_only() -> None:
+def test_the_network_is_restricted_and_leads_only_to_the_ssh_server() -> None:
     (network,) = option(argv(port=12345), "-netdev")
     assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.2:12345-:22")
 
 
-def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None:
+def test_only_the_scratch_disk_is_writable_and_disks_are_in_the_guests_order() -> None:
     words = argv()
     disks = [device for device in option(words, "-device") if "blk" in device]
     order = [re.search(r"drive=(\w+)", disk) for disk in disks]
@@ -93,7 +93,7 @@ def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None
 
 
 @given(st.permutations(range(3, 12)))
-def test_every_descriptor_is_named_exactly_where_it_belongs(numbers: list[int]) -> None:
+def test_every_descriptor_is_named_exactly_in_its_place(numbers: list[int]) -> None:
     fds = Descriptors(*numbers)
     words = qemu_argv("q", accelerator="tcg", resources=Resources(1, 64, 1), ssh_port=1, fds=fds)
     assert option(words, "-kernel") == [f"/proc/self/fd/{fds.kernel}"]
@@ -122,7 +122,7 @@ def test_every_descriptor_is_named_exactly_where_it_belongs(numbers: list[int]) 
         (Memory(9, shared=False), "mem-path=/proc/self/fd/9,share=off"),
     ],
 )
-def test_memory_has_one_name_and_is_shared_only_where_asked(
+def test_memory_has_one_name_and_is_shared_only_on_request(
     memory: Memory | None, told: str
 ) -> None:
     (backend,) = option(argv(memory=memory), "-object")
@@ -132,31 +132,31 @@ def test_memory_has_one_name_and_is_shared_only_where_asked(
     assert machine.endswith("memory-backend=ram")
 
 
-def test_what_waits_for_a_state_does_not_boot_and_may_have_no_way_in() -> None:
+def test_an_incoming_machine_does_not_boot_and_needs_no_port() -> None:
     words = argv(port=None, incoming=True)
     assert option(words, "-incoming") == ["defer"]
     assert option(words, "-netdev") == ["user,id=net0,restrict=on,ipv6=off"]
     assert "-incoming" not in argv()
 
 
-def test_it_is_told_no_path_of_ours() -> None:
+def test_it_has_no_path_of_the_host() -> None:
     own = ("/proc/self/fd/", "/dev/fdset/", "/usr/bin/qemu", COMMAND_LINE)
     with_paths = [word for word in argv() if "/" in word]
     assert all(any(known in word for known in own) for word in with_paths)
 
 
-def test_an_emulated_machine_is_told_how_fast_its_counter_runs() -> None:
+def test_an_emulated_machine_gets_the_speed_of_its_counter() -> None:
     assert "tsc" not in command_line(None)
     assert command_line(2_500_000).endswith(" tsc_early_khz=2500000 tsc=reliable")
 
 
-def test_machines_that_are_put_together_in_another_way_are_of_another_kind() -> None:
-    """Their number of processors, memory, ports and files are told apart elsewhere."""
+def test_machines_with_different_arguments_are_of_different_kinds() -> None:
+    """Processors, memory, ports and files are not part of the kind; other code compares them."""
     assert kind("tcg") == kind("tcg") != kind("kvm")
 
 
-def test_a_write_that_fails_on_the_host_stops_the_machine_and_what_was_frozen_before_fits() -> None:
-    """Whatever the cause; an error of reading is the guest's to know."""
+def test_a_write_error_stops_the_machine_and_the_kind_is_unchanged() -> None:
+    """It stops whatever the cause; read errors are reported to the guest."""
     assert [each for each in argv() if "werror" in each] == [
         "virtio-blk-device,drive=scratch,werror=stop,rerror=report"
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a machine counts as standing still, and when it is told to go on."""
+"""A machine stopped by its disk: when it counts as stopped, and when it is resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAILS = stopped(nospace=False, reason="Input/output error")
 
 
 class Bench:
-    """A machine that goes on when it is told to, unless its disk is `full` still."""
+    """A machine that resumes on command, unless its disk is still `full`."""
 
     def __init__(self) -> None:
         self.full = False
@@ -57,7 +57,7 @@ class Bench:
         await until(lambda: self.tries == tries)
 
 
-async def test_it_goes_on_when_there_is_room_and_is_told_once_each_way() -> None:
+async def test_it_resumes_when_there_is_room_and_is_reported_once_each_way() -> None:
     bench = Bench()
     for _ in range(3):
         assert not bench.stalling.heard(STOPPED), "nobody keeps the event"
@@ -75,7 +75,7 @@ async def test_it_goes_on_when_there_is_room_and_is_told_once_each_way() -> None
     await bench.stalling.aclose()
 
 
-async def test_who_asks_later_is_told_at_once() -> None:
+async def test_a_late_listener_is_notified_at_once() -> None:
     bench = Bench()
     bench.stalling.heard(STOPPED)
     late: list[DiskFull | None] = []
@@ -84,10 +84,10 @@ async def test_who_asks_later_is_told_at_once() -> None:
     await bench.stalling.aclose()
 
 
-async def test_one_that_somebody_paused_is_not_told_to_go_on() -> None:
+async def test_a_machine_that_was_paused_is_not_resumed() -> None:
     bench = Bench()
     bench.stalling.heard(STOPPED)
-    await anyio.lowlevel.checkpoint()  # it looks for room by now
+    await anyio.lowlevel.checkpoint()  # now it waits for room
     bench.stalling.is_paused = True
     bench.looks.release()
     await until(lambda: bench.looks.value == 0)
@@ -97,7 +97,7 @@ async def test_one_that_somebody_paused_is_not_told_to_go_on() -> None:
     await bench.stalling.aclose()
 
 
-async def test_one_that_does_not_obey_is_tried_again() -> None:
+async def test_a_failed_resume_is_tried_again() -> None:
     bench = Bench()
     bench.stalling.heard(STOPPED)
     bench.error = GuestLost("QEMU did not obey")
@@ -108,7 +108,7 @@ async def test_one_that_does_not_obey_is_tried_again() -> None:
     await bench.stalling.aclose()
 
 
-async def test_a_disk_that_fails_is_tried_less_and_less_often_and_said_once() -> None:
+async def test_a_failing_disk_is_tried_less_and_less_often_and_reported_once() -> None:
     bench = Bench()
     bench.full, bench.refuses = True, FAILS
     bench.stalling.heard(FAILS)
@@ -129,18 +129,18 @@ async def test_a_disk_that_fails_is_tried_less_and_less_often_and_said_once() ->
     await bench.stalling.aclose()
 
 
-async def test_one_whose_next_write_fails_after_it_was_told_to_go_on_never_went_on() -> None:
+async def test_a_machine_whose_next_write_fails_does_not_count_as_resumed() -> None:
     bench = Bench()
     bench.stalling.heard(FAILS)
     await bench.look(1)
-    bench.stalling.heard(FAILS)  # QEMU obeys first, and writes then
+    bench.stalling.heard(FAILS)  # QEMU obeys first and writes then
     bench.looks.release()
     await bench.look(2)
     assert len(bench.told) == 1
     await bench.stalling.aclose()
 
 
-async def test_one_that_was_paused_while_its_disk_failed_is_seen_to_when_it_goes_on() -> None:
+async def test_a_machine_paused_while_its_disk_failed_is_checked_when_it_resumes() -> None:
     bench = Bench()
     bench.stalling.heard(FAILS)
     await until(lambda: bench.waited == [1])
@@ -171,7 +171,7 @@ async def test_one_that_was_paused_while_its_disk_failed_is_seen_to_when_it_goes
         ({}, "(Input/output error)"),
     ],
 )
-async def test_the_cause_is_named_in_our_words(data: dict[str, object], said: str) -> None:
+async def test_the_cause_is_named_in_fixed_words(data: dict[str, object], said: str) -> None:
     bench = Bench()
     bench.stalling.heard(stopped(**data))
     (told,) = bench.told
@@ -183,7 +183,7 @@ async def test_the_cause_is_named_in_our_words(data: dict[str, object], said: st
 @pytest.mark.parametrize(
     "data", [None, 1, [], "stop", {}, {"action": "report"}, {"action": ["stop"]}]
 )
-async def test_what_a_hostile_qemu_may_send_is_nothing(data: object) -> None:
+async def test_malformed_events_are_ignored(data: object) -> None:
     bench = Bench()
     assert not bench.stalling.heard({"event": "BLOCK_IO_ERROR", "data": data})
     assert not bench.stalling.heard({})

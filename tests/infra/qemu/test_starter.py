@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program in QEMU's place, as one that escaped: what the starter leaves it of the host.
+"""A Python program in QEMU's place, as if QEMU had been taken over, reports what it can reach.
 
-The program is a Python that reports; it is started exactly as the hypervisor starts QEMU. What a
-kernel allows is asked of util-linux: where it forbids namespaces, the starter must say so and keep
-the rest of its promises.
+The starter runs it exactly as the hypervisor runs QEMU. util-linux, not the code under test, shows
+what the kernel allows: where it forbids namespaces, the starter must say so and keep the rest of
+its promises.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from waggle.infra.shared.confined import filled_pipe, leash, python_argv
 
 UID = 1_900_000_779
 PROGRAM = os.path.realpath(shutil.which("python3", path="/usr/bin") or sys.executable)
-"""One that another user can start, too, where the starter has to leave the host's files in view."""
+"""A program that another user can start too, when the host's files stay in view."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can change its user")
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="NOT TESTED: filters are x86's")
 ESCAPED = """
@@ -85,13 +85,13 @@ print(json.dumps({
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A listener on the host's loopback, which nothing confined may reach."""
+    """A listener on the host's loopback, which no confined process may reach."""
     with socket.create_server(("127.0.0.1", 0)) as made:
         yield int(made.getsockname()[1])
 
 
 def allowed(*namespaces: str) -> bool:
-    """Whether the kernel lets a process have these, and mount there."""
+    """Return whether the kernel lets a process have these namespaces and mount in them."""
     mount = ["sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /tmp"]
     wanted = ["unshare", "--mount", "--net", "--ipc", "--uts", *namespaces]
     return subprocess.run([*wanted, *mount], capture_output=True, check=False).returncode == 0
@@ -133,7 +133,7 @@ def started(
 def escaped(
     directory: Path, port: int, *, uid: int = -1, before: tuple[str, ...] = ()
 ) -> tuple[dict[str, object], str]:
-    """What the program reports, and what the starter said."""
+    """Return the program's report and the starter's stderr."""
     secret = directory / "secret"
     secret.write_text("secret")
     secret.chmod(0o644)
@@ -170,7 +170,7 @@ def check_view(report: dict[str, object]) -> None:
 
 
 def check_remains(report: dict[str, object], uid: int) -> None:
-    """What holds with namespaces and without."""
+    """Check the promises that hold with and without namespaces."""
     uids, gids, groups, permitted, effective, no_new = cast("list[list[str]]", report["ids"])
     assert set(uids) == {str(uid)}
     assert permitted == effective == ["0000000000000000"]
@@ -179,7 +179,7 @@ def check_remains(report: dict[str, object], uid: int) -> None:
         assert set(gids) == {str(uid)}
         assert groups == []
     assert report["oom"] == "500"
-    assert report["held"] == ["0", "1", "2", "3"]  # and 3 is the list's own
+    assert report["held"] == ["0", "1", "2", "3"]  # 3 is the listing's own descriptor
     if platform.machine() != "x86_64":
         return
     for what in ("signals", "all", "fork"):
@@ -207,7 +207,7 @@ def test_an_escape_as_the_machines_user_reaches_nothing(tmp_path: Path, port: in
 def test_an_escape_from_a_server_that_is_not_root_reaches_nothing(
     tmp_path: Path, port: int
 ) -> None:
-    """It has the server's user, in a namespace of users: root's here, when the tests are root's."""
+    """It has the server's user, in a user namespace: root here, when the tests run as root."""
     report, stderr = escaped(tmp_path, port)
     check_remains(report, os.getuid())
     if allowed("--user", "--map-root-user"):
@@ -219,8 +219,8 @@ def test_an_escape_from_a_server_that_is_not_root_reaches_nothing(
 
 
 @as_root
-def test_without_namespaces_it_says_so_and_does_the_rest(tmp_path: Path, port: int) -> None:
-    """As root of a container, which lacks a capability."""
+def test_without_namespaces_it_says_so_and_confines_the_rest(tmp_path: Path, port: int) -> None:
+    """As root of a container that lacks a capability."""
     for_all = ("setpriv", "--bounding-set", "-sys_admin")
     report, stderr = escaped(tmp_path, port, uid=UID, before=for_all)
     assert stderr.startswith(VIEW)
@@ -228,7 +228,7 @@ def test_without_namespaces_it_says_so_and_does_the_rest(tmp_path: Path, port: i
     check_remains(report, UID)
 
 
-def test_the_sockets_that_it_hands_over_lead_into_its_network_alone(
+def test_the_sockets_it_hands_over_lead_only_into_its_own_network(
     tmp_path: Path, port: int
 ) -> None:
     if not allowed(*(() if os.geteuid() == 0 else ("--user", "--map-root-user"))):
@@ -245,20 +245,20 @@ def test_the_sockets_that_it_hands_over_lead_into_its_network_alone(
             made.connect(("127.0.0.1", port))
 
 
-def test_without_its_server_it_does_not_go_on(tmp_path: Path) -> None:
+def test_without_its_server_it_does_not_start(tmp_path: Path) -> None:
     gone = os.getpid() + 1_000_000
     ended = started(tmp_path, [PROGRAM, "-c", "print('went on')"], parent=gone)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert "The server is gone." in ended.stderr
 
 
-def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     ended = started(tmp_path, ["/usr/bin/no-such-qemu"])
     assert ended.returncode == 3
     assert "waggle: QEMU cannot start: " in ended.stderr
 
 
-def test_the_hosts_mounts_stay_as_they_are(tmp_path: Path) -> None:
+def test_the_hosts_mounts_stay_unchanged(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     started(tmp_path, [PROGRAM, "-c", "pass"])
     assert Path("/proc/self/mountinfo").read_text() == before
@@ -266,7 +266,7 @@ def test_the_hosts_mounts_stay_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["/usr/bin/qemu-system-x86_64", "/qemu"])
-def test_a_program_of_the_system_shows_libraries_and_firmware_alone(place: str) -> None:
+def test_a_system_program_sees_only_libraries_and_firmware(place: str) -> None:
     paths = shown(place)
     assert paths[-1] == place
     assert not [path for path in paths[:-1] if path.startswith(("/home", "/root", "/var", "/run"))]
@@ -274,7 +274,7 @@ def test_a_program_of_the_system_shows_libraries_and_firmware_alone(place: str) 
     assert "/usr" not in paths
 
 
-def test_one_of_elsewhere_shows_what_lies_beside_it() -> None:
+def test_a_program_elsewhere_sees_the_files_beside_it() -> None:
     paths = shown("/opt/qemu/bin/qemu-system-x86_64")
     assert {"/opt/qemu/lib", "/opt/qemu/share/qemu"} <= set(paths)
     assert "/opt/qemu" not in paths

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frequency of the time stamp counter, against the clock that it drives."""
+"""The frequency of the time stamp counter, measured against the clock that it drives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from waggle.infra.qemu import frozen
 
 
 def test_two_measurements_agree() -> None:
-    """To one part in a thousand: 4 s in an hour, on a machine whose steps are counted in µs."""
+    """They agree to one part in a thousand: 4 s in an hour, on a host that counts steps in µs."""
     first = frozen.tsc_khz.__wrapped__()
     if first is None:
         pytest.skip("NOT TESTED: this processor's counter is not steady")
@@ -28,6 +28,6 @@ def test_two_measurements_agree() -> None:
         ("", False),
     ],
 )
-def test_a_counter_that_may_stop_or_change_is_not_told(flags: str, steady: bool) -> None:
+def test_a_counter_that_may_stop_or_change_is_not_used(flags: str, steady: bool) -> None:
     cpuinfo = f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n"
     assert frozen._is_steady(cpuinfo) is steady  # pyright: ignore[reportPrivateUsage]  # its decision

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of root disks: made once, whole or not at all, and removed only when unused."""
+"""The cache of root disks: a disk is made once, completely or not at all, and pruned if unused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def image(tmp_path: Path) -> ResolvedImage:
 
 @dataclass
 class Counted:
-    """`flatten`, with a count of its calls and an optional gate inside."""
+    """`flatten` with a count of its calls and an optional gate."""
 
     calls: int = 0
     entered: Event | None = None
@@ -52,7 +52,7 @@ class Counted:
 
 
 def left_behind(cache: Path) -> list[str]:
-    """What is in the cache besides disks and lock files."""
+    """List the cache's files other than disks and lock files."""
     return [p.name for p in cache.iterdir() if not p.name.endswith((".erofs", ".lock"))]
 
 
@@ -70,7 +70,7 @@ async def test_makes_a_read_only_disk_and_reports_progress(
     assert left_behind(tmp_path / "cache") == []
 
 
-async def test_is_made_once_for_concurrent_calls_and_later_ones(
+async def test_a_disk_is_made_once_for_concurrent_and_later_calls(
     tmp_path: Path, image: ResolvedImage
 ) -> None:
     counted = Counted()
@@ -124,7 +124,7 @@ async def test_cancelling_stops_the_work_and_leaves_nothing(
     await RootDisks(tmp_path / "c", flatten).ensure(image)
 
 
-async def test_a_killed_writer_leaves_nothing_that_counts(
+async def test_leftovers_of_a_killed_writer_are_ignored_and_removed(
     tmp_path: Path, image: ResolvedImage
 ) -> None:
     program = """
@@ -161,12 +161,12 @@ async def test_removing_is_idempotent(tmp_path: Path, image: ResolvedImage) -> N
     path = await disks.ensure(image)
     with path.open("rb") as in_use:
         assert disks.remove(image.digest) is True
-        assert in_use.read(1) == b"\0"  # a machine that has it open goes on
+        assert in_use.read(1) == b"\0"  # a machine that has it open can still read it
     assert disks.remove(image.digest) is False
     assert not path.exists()
 
 
-async def test_prune_takes_only_what_is_old_and_unused(
+async def test_prune_removes_only_old_and_unused_disks(
     tmp_path: Path, image: ResolvedImage
 ) -> None:
     disks = RootDisks(tmp_path / "c", flatten)
@@ -186,6 +186,6 @@ async def test_prune_takes_only_what_is_old_and_unused(
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:xyz", "../../etc", "sha256:" + "A" * 64])
-async def test_what_is_no_digest_is_refused(tmp_path: Path, digest: str) -> None:
+async def test_a_malformed_digest_is_refused(tmp_path: Path, digest: str) -> None:
     with pytest.raises(InvalidArgument):
         RootDisks(tmp_path, flatten).path(digest)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on a root disk, read by the kernel, held against what umoci unpacks from the same image.
+"""Root disks as the kernel reads them, compared with what umoci unpacks from the same images.
 
-Entry by entry: type, mode, owner, size, content, link target, names of one file, device, attributes
-and time to the nanosecond. The images are in `tests.support.corpus_*`. Needs
-root to mount and to make device nodes; a user who is not root gets a loud skip.
+The comparison covers type, mode, owner, size, content, link target, hard links, device, attributes
+and time to the nanosecond of every entry. The images are in `tests.support.corpus_*`. Needs root to
+mount and to make device nodes; other users get a loud skip.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def differs(sample: Sample) -> bool:
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_difference_has_its_reason(name: str) -> None:
+def test_every_difference_from_umoci_has_a_reason(name: str) -> None:
     sample = CORPUS[name]
     assert differs(sample) == bool(sample.because)
 

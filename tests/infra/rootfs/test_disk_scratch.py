@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scratch disks, judged by e2fsck, debugfs and the kernel's view of their holes."""
+"""Scratch disks, checked with e2fsck, debugfs and the kernel's view of their holes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tool(*argv: str | Path) -> str:
 
 
 def owners(disk: Path) -> dict[str, tuple[str, str, str]]:
-    """Mode, owner and group of what lies in the root of an ext4 disk."""
+    """Return mode, owner and group of the entries in the root directory of an ext4 disk."""
     lines = tool("debugfs", "-R", "ls -l /", disk).splitlines()
     rows = [line.split() for line in lines if line.strip()]
     return {row[-1]: (row[1], row[3], row[4]) for row in rows}
@@ -89,7 +89,7 @@ def test_cloning_keeps_data_and_holes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="BECOMING ANOTHER USER NEEDS ROOT")
-def test_a_user_without_rights_makes_directories_that_belong_to_root(tmp_path: Path) -> None:
+def test_directories_on_a_disk_that_another_user_makes_belong_to_root(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)

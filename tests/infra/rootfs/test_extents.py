@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges are joined where nothing is lost by it, and copied byte for byte."""
+"""Extents are joined where no content is lost, and copied byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def padded(size: int) -> int:
 
 @st.composite
 def placed(draw: st.DrawFn) -> list[Extent]:
-    """Contents with gaps of whole blocks, or odd ones, between them; targets follow each other."""
+    """Draw extents with gaps of whole or partial blocks between sources and contiguous targets."""
     found: list[Extent] = []
     source = start = target = 0
     for size in draw(st.lists(st.integers(1, 3 * BLOCK), max_size=12)):
@@ -33,7 +33,7 @@ def placed(draw: st.DrawFn) -> list[Extent]:
 
 
 @given(placed())
-def test_joined_ranges_hold_every_content_where_it_was_to_be(extents: list[Extent]) -> None:
+def test_joined_extents_keep_every_content_at_its_target(extents: list[Extent]) -> None:
     found = list(joined(extents))
     for extent in extents:
         [holder] = [
@@ -48,20 +48,20 @@ def test_joined_ranges_hold_every_content_where_it_was_to_be(extents: list[Exten
 
 
 @given(placed())
-def test_only_padding_comes_in_between(extents: list[Extent]) -> None:
+def test_joined_extents_add_only_padding(extents: list[Extent]) -> None:
     for joint in joined(extents):
         inside = [e for e in extents if joint.target <= e.target < joint.target + joint.size]
         gaps = joint.size - sum(each.size for each in inside)
         assert gaps == sum(padded(each.size) - each.size for each in inside[:-1])
 
 
-def test_neighbours_become_one() -> None:
+def test_adjacent_extents_are_joined() -> None:
     extents = [Extent(0, 0, 5000, 8192), Extent(0, 8192, 1, 16384), Extent(1, 12288, 1, 20480)]
     assert list(joined(extents)) == [Extent(0, 0, 8193, 8192), extents[2]]
 
 
 @pytest.mark.parametrize("start", [0, 1])
-def test_all_is_copied_and_progress_told(tmp_path: Path, start: int) -> None:
+def test_everything_is_copied_and_progress_is_reported(tmp_path: Path, start: int) -> None:
     data = random.Random(1).randbytes(20_000_000)
     (tmp_path / "source").write_bytes(data)
     extents = [Extent(0, start, 9_000_000, BLOCK), Extent(0, 15_000_001, 4_999_999, 9_011_200)]
@@ -74,10 +74,10 @@ def test_all_is_copied_and_progress_told(tmp_path: Path, start: int) -> None:
     assert made[9_011_200:] == data[15_000_001:]
 
 
-def test_what_the_kernel_cannot_copy_is_copied_here(tmp_path: Path) -> None:
+def test_a_copy_that_the_kernel_refuses_is_done_in_user_space(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x" * 5000)
     appending = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:  # the kernel refuses to copy into a file that is only appended to
+    try:  # the kernel refuses to copy into a file opened with O_APPEND
         with (tmp_path / "source").open("rb") as source:
             assert list(copied([Extent(0, 1000, 4000, 0)], [source.fileno()], appending)) == [4000]
     finally:

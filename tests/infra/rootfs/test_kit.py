@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest kit's key and files, without building it; and its build, from nothing, for real."""
+"""The guest kit's key and sources, checked without a build, and one real build from nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEASURE = 1 << 10
 
 
 def define(file: str, name: str) -> int:
-    """The value of a C macro that is a number, perhaps shifted."""
+    """Return the value of a C macro that is a number, plain or shifted."""
     text = (GUEST_SOURCES / file).read_text()
     match = re.search(rf"#define {name} \(?(\d+)u?(?: << (\d+))?\)?", text)
     assert match is not None, name
@@ -37,7 +37,7 @@ def source(file: str) -> str:
     return (GUEST_SOURCES / file).read_text()
 
 
-def test_the_key_follows_every_source(tmp_path: Path) -> None:
+def test_the_key_changes_with_every_source(tmp_path: Path) -> None:
     copy = tmp_path / "guest"
     shutil.copytree(GUEST_SOURCES, copy)
     assert kit_key(copy) == kit_key()
@@ -48,7 +48,7 @@ def test_the_key_follows_every_source(tmp_path: Path) -> None:
     assert len(seen) == 1 + len(list(copy.iterdir()))
 
 
-def test_the_key_tells_names_and_contents_apart(tmp_path: Path) -> None:
+def test_the_key_distinguishes_names_from_contents(tmp_path: Path) -> None:
     (tmp_path / "ab").write_bytes(b"c")
     one = kit_key(tmp_path)
     (tmp_path / "ab").rename(tmp_path / "a")
@@ -70,7 +70,7 @@ def test_sources_stay_readable() -> None:
         assert max(len(line) for line in text.splitlines()) <= 105, file.name
 
 
-def test_host_and_guest_agree() -> None:
+def test_constants_of_host_and_guest_agree() -> None:
     assert READY_LINE.decode() in source("supervise.c")
     assert f'"{AGENT_PORT}"' in source("agent.c")
     assert define("frame.c", "MAX_FRAME") >= 3 * MAX_HEADER_BYTES
@@ -83,7 +83,7 @@ def test_host_and_guest_agree() -> None:
     assert all(len(extension) <= longest for extension in EXTENSIONS.values())
 
 
-def test_a_kit_that_is_not_built_is_incomplete_setup(tmp_path: Path) -> None:
+def test_a_missing_kit_raises_setup_incomplete(tmp_path: Path) -> None:
     with pytest.raises(SetupIncomplete, match="kit is not built"):
         GuestKit(tmp_path).require()
 
@@ -105,7 +105,7 @@ async def test_a_build_without_its_tool_leaves_nothing(
 @pytest.mark.net
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_it_is_built_once_from_nothing_and_found_again(tmp_path: Path) -> None:
+async def test_the_kit_is_built_once_from_nothing_and_found_again(tmp_path: Path) -> None:
     watch = Leaks()
     mirror = load().debian_mirror
     said = asyncio.Event()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity disk, read back by the rules that the guest's init follows."""
+"""The identity disk, read back by the rules of the guest's init."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP = 64 * 1024
 
 
 def unpack(disk: bytes) -> dict[str, bytes]:
-    """As kit/guest/identity.c reads it."""
+    """Return the records of a disk as kit/guest/identity.c reads them."""
     found: dict[str, bytes] = {}
     at = 0
     while True:
@@ -48,7 +48,7 @@ def disk(**changes: object) -> bytes:
     return pack(identity_records(**given))  # type: ignore[arg-type]
 
 
-def test_all_that_was_given_is_there() -> None:
+def test_all_given_values_are_on_the_disk() -> None:
     assert unpack(disk(environment={"A": "1=2", "B": ""})) == {
         "host_key": b"H",
         "authorized_keys": b"A",
@@ -64,7 +64,7 @@ names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=15)
 
 
 @given(st.dictionaries(names, st.binary(max_size=300), max_size=6))
-def test_records_come_back_and_the_disk_is_whole_blocks(records: dict[str, bytes]) -> None:
+def test_records_are_read_back_and_the_disk_is_whole_blocks(records: dict[str, bytes]) -> None:
     made = pack(records)
     assert unpack(made) == records
     assert len(made) % STEP == 0
@@ -77,7 +77,7 @@ def test_a_large_bundle_makes_a_larger_disk() -> None:
 
 
 @pytest.mark.parametrize("variables", [{"": "x"}, {"A=B": "x"}, {"A\0": "x"}, {"A": "x\0y"}])
-def test_variables_that_cannot_be_are_refused(variables: dict[str, str]) -> None:
+def test_impossible_variables_are_refused(variables: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="cannot be expressed"):
         disk(environment=variables)
 
@@ -98,12 +98,12 @@ def test_records_that_are_too_long_are_refused(record: dict[str, bytes]) -> None
 @pytest.mark.parametrize(
     "wish", [{"user": "u" * 256}, {"directory": "/" * 4096}, {"shell": "\0"}, {"user": "a\0b"}]
 )
-def test_wishes_that_the_kit_could_not_read_are_refused(wish: dict[str, str]) -> None:
+def test_values_that_the_kit_could_not_read_are_refused(wish: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="too long or has a NUL"):
         disk(**wish)
 
 
-def test_the_kits_limits_are_these() -> None:
+def test_limits_of_host_and_kit_agree() -> None:
     header = (GUEST_SOURCES / "waggle.h").read_text()
     assert f"#define MAX_USER {MAX_USER} " in header
     assert f"#define MAX_PATH {MAX_PATH + 1}\n" in header

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distributions' files that `waggle image build` put into this machine's images, against umoci.
+"""The disks of images that `waggle image build` made on this host, compared with umoci.
 
-Needs root, umoci and the images; several seconds each.
+Needs root, umoci and the images; takes several seconds per image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from waggle.infra.oci.store.store import ImageStore
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.vm,  # boots none, but needs the images that the other tests marked so need
+    pytest.mark.vm,  # boots no machine, but needs the images that the other vm tests need
     pytest.mark.skipif(
         os.geteuid() != 0, reason="MOUNTING A DISK NEEDS ROOT: run these tests as root too"
     ),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file takes another one's place: the kit's own code (kit/guest/replace.c) on this machine.
+"""Replacing a file: the kit's code (kit/guest/replace.c), compiled and run on this host.
 
-Where a new file would be the same, it is renamed; everywhere else the old one is written.
+The new file is renamed where the result would be the same; otherwise the old one is overwritten.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ USER = 4000
 
 @pytest.fixture(scope="module")
 def replace(tmp_path_factory: pytest.TempPathFactory) -> Replace:
-    """Rename as the preloaded code does it; returns 0 or the errno."""
+    """A function that renames as the preloaded code does and returns 0 or the errno."""
     library = tmp_path_factory.mktemp("replace") / "replace.so"
     source = str(GUEST_SOURCES / "replace.c")
     flags = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-Wall", "-Wextra", "-Werror"]
@@ -57,7 +57,7 @@ def new(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_plain_file_is_replaced_at_once(replace: Replace, old: Path, new: Path) -> None:
+def test_a_plain_file_is_replaced_by_a_rename(replace: Replace, old: Path, new: Path) -> None:
     inode = new.stat().st_ino
     assert replace(new, old) == 0
     assert old.stat().st_ino == inode
@@ -65,12 +65,12 @@ def test_a_plain_file_is_replaced_at_once(replace: Replace, old: Path, new: Path
     assert not new.exists()
 
 
-def test_a_new_name_is_a_rename(replace: Replace, tmp_path: Path, new: Path) -> None:
+def test_a_missing_target_is_made_by_a_rename(replace: Replace, tmp_path: Path, new: Path) -> None:
     assert replace(new, tmp_path / "g") == 0
     assert (tmp_path / "g").read_bytes() == b"new"
 
 
-def test_all_names_of_a_file_show_the_new_content(replace: Replace, old: Path, new: Path) -> None:
+def test_all_links_of_a_file_show_the_new_content(replace: Replace, old: Path, new: Path) -> None:
     other = old.with_name("other")
     other.hardlink_to(old)
     assert replace(new, old) == 0
@@ -80,7 +80,7 @@ def test_all_names_of_a_file_show_the_new_content(replace: Replace, old: Path, n
     assert not new.exists()
 
 
-def test_a_mode_that_is_asked_for_is_set_in_place_too(
+def test_the_new_mode_is_set_on_a_file_that_is_overwritten(
     replace: Replace, old: Path, new: Path
 ) -> None:
     old.with_name("other").hardlink_to(old)
@@ -91,7 +91,7 @@ def test_a_mode_that_is_asked_for_is_set_in_place_too(
     assert stat.S_IMODE(old.stat().st_mode) == 0o4711
 
 
-def test_attributes_stay(replace: Replace, old: Path, new: Path) -> None:
+def test_extended_attributes_are_kept(replace: Replace, old: Path, new: Path) -> None:
     try:
         os.setxattr(old, "user.origin", b"here")
     except OSError:
@@ -101,7 +101,7 @@ def test_attributes_stay(replace: Replace, old: Path, new: Path) -> None:
     assert old.read_bytes() == b"new"
 
 
-def test_renames_of_others_are_plain(replace: Replace, old: Path, new: Path) -> None:
+def test_files_of_other_programs_are_just_renamed(replace: Replace, old: Path, new: Path) -> None:
     other, mine = old.with_name("other"), new.with_name("mine")
     other.hardlink_to(old)
     new.rename(mine)
@@ -109,9 +109,7 @@ def test_renames_of_others_are_plain(replace: Replace, old: Path, new: Path) -> 
     assert other.read_bytes() == b"a content that is longer"
 
 
-def test_a_link_in_the_way_is_replaced_and_not_followed(
-    replace: Replace, old: Path, new: Path
-) -> None:
+def test_a_symlink_is_replaced_and_not_followed(replace: Replace, old: Path, new: Path) -> None:
     link = old.with_name("link")
     link.symlink_to(old)
     assert replace(new, link) == 0
@@ -120,7 +118,7 @@ def test_a_link_in_the_way_is_replaced_and_not_followed(
 
 
 def as_user(replace: Replace, directory: Path, new: str, old: str) -> int:
-    """The same in a process of user 4000, whose own the new file is."""
+    """Call `replace` in a process of user 4000, who owns the new file."""
     os.chown(directory / new, USER, USER)
     child = os.fork()
     if child == 0:
@@ -136,12 +134,12 @@ def as_user(replace: Replace, directory: Path, new: str, old: str) -> int:
 @pytest.mark.parametrize(
     "owner, mode, result",
     [
-        (0, 0o644, errno.EACCES),  # as write(2), though its directory allows a rename
+        (0, 0o644, errno.EACCES),  # as with write(2), although the directory allows a rename
         (0, 0o666, 0),
-        (USER, 0o444, 0),  # the user's own: an editor would, too
+        (USER, 0o444, 0),  # the user's own file: an editor would replace it too
     ],
 )
-def test_whose_file_it_is_decides(
+def test_owner_and_mode_decide_whether_a_file_is_replaced(
     replace: Replace, tmp_path: Path, old: Path, new: Path, owner: int, mode: int, result: int
 ) -> None:
     tmp_path.chmod(0o777)
@@ -155,7 +153,7 @@ def test_whose_file_it_is_decides(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="files of several owners take root")
-def test_the_mode_of_anothers_file_is_not_the_users_to_change(
+def test_a_user_cannot_change_the_mode_of_anothers_file(
     replace: Replace, tmp_path: Path, old: Path, new: Path
 ) -> None:
     tmp_path.chmod(0o777)
@@ -166,7 +164,7 @@ def test_the_mode_of_anothers_file_is_not_the_users_to_change(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="files of several owners take root")
-def test_a_file_in_a_closed_directory_is_written(
+def test_a_file_in_a_read_only_directory_is_overwritten(
     replace: Replace, tmp_path: Path, new: Path
 ) -> None:
     closed = tmp_path / "closed"

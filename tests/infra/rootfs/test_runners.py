@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kit's runners (kit/guest/runner.*): code that lies apart means what it would in `cwd`.
+"""The kit's runners (kit/guest/runner.*): code stored elsewhere behaves as if it were in `cwd`.
 
-With this machine's interpreters; `tests/vm` runs them in a guest.
+Uses this host's interpreters; `tests/vm` runs them in a guest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SOURCES = {".py": "runner.python", ".js": "runner.node"}
 
 @dataclass(frozen=True)
 class Place:
-    """A working directory, and a directory for code as the launcher makes it."""
+    """A work directory, and a directory for code as the launcher makes it."""
 
     cwd: Path
     apart: Path
@@ -54,7 +54,7 @@ def place(tmp_path: Path) -> Place:
     return made
 
 
-def test_python_code_is_a_file_of_the_working_directory_that_is_not_there(place: Place) -> None:
+def test_python_code_appears_to_be_a_file_in_the_work_directory(place: Place) -> None:
     (place.cwd / "own.py").write_text("value = 42")
     code = (
         "from __future__ import annotations\n"
@@ -68,13 +68,13 @@ def test_python_code_is_a_file_of_the_working_directory_that_is_not_there(place:
     assert ended == 0
 
 
-def test_a_file_of_the_users_called_alike_is_another_one(place: Place) -> None:
+def test_the_code_gets_another_name_if_the_user_has_a_main_file(place: Place) -> None:
     (place.cwd / "main.py").write_text("value = 'own'")
     said, _, _ = place.run("import main; print(main.value, __file__)")
     assert said == f"own {place.cwd}/main-1a2b3c4d.py\n"
 
 
-def test_tracebacks_show_the_code_and_nothing_of_the_runner(place: Place) -> None:
+def test_tracebacks_show_the_code_and_not_the_runner(place: Place) -> None:
     _, said, ended = place.run("def f():\n    return 1 / 0\nf()\n")
     assert ended == 1
     assert [line.strip() for line in said.splitlines() if "File" in line] == [
@@ -88,7 +88,7 @@ def test_tracebacks_show_the_code_and_nothing_of_the_runner(place: Place) -> Non
     assert (said, ended) == ("over\n", 1)
 
 
-def test_what_asks_python_for_its_own_code_finds_it(place: Place) -> None:
+def test_inspect_pickle_and_multiprocessing_find_the_code(place: Place) -> None:
     code = (
         "import inspect, multiprocessing, pickle\n"
         "class A: pass\n"
@@ -103,7 +103,7 @@ def test_what_asks_python_for_its_own_code_finds_it(place: Place) -> None:
     assert said == "def double(x): return 2 * x\n True\n[42]\n[42]\n[42]\n", errors
 
 
-def test_node_code_is_a_file_of_the_working_directory_that_is_not_there(place: Place) -> None:
+def test_node_code_appears_to_be_a_file_in_the_work_directory(place: Place) -> None:
     (place.cwd / "own.js").write_text("exports.value = 42")
     package = place.cwd / "node_modules" / "pack"
     package.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_node_code_is_a_file_of_the_working_directory_that_is_not_there(place: P
     assert said == f"42 pack node_modules,own.js {place.cwd}/main.js true true\n", errors
 
 
-def test_modules_workers_and_forked_processes_find_it_too(place: Place) -> None:
+def test_node_modules_workers_and_forked_processes_find_the_code(place: Place) -> None:
     package = place.cwd / "node_modules" / "pack"
     package.mkdir(parents=True)
     (package / "index.js").write_text("module.exports = 'pack'")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who an image's user is, by the kit's own code (kit/guest/users.c) compiled for this machine."""
+"""Looking up an image's user with the kit's code (kit/guest/users.c), compiled for this host."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Account(ctypes.Structure):
 def users(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("users") / "users.so"
     sources = [str(GUEST_SOURCES / name) for name in ("users.c", "common.c")]
-    # What C leaves undefined ends the test's process instead of passing unseen.
+    # Undefined behaviour ends the test's process instead of passing unseen.
     checks = ["-fsanitize=bounds,undefined", "-fsanitize-undefined-trap-on-error"]
     subprocess.run(
         [program("cc"), "-shared", "-fPIC", "-D_GNU_SOURCE", *checks, "-o", str(library), *sources],
@@ -111,18 +111,18 @@ def test_a_user_is_found_as_container_engines_find_it(
         *("2147483648", "99999999999999999999", "a" * 300, "app:web:more", "APP", " app"),
     ],
 )
-def test_what_is_no_user_is_not_found(users: ctypes.CDLL, wanted: str) -> None:
+def test_unknown_and_malformed_users_are_not_found(users: ctypes.CDLL, wanted: str) -> None:
     assert find(users, wanted.encode()) is None
 
 
-def test_a_line_longer_than_any_account_hides_nothing(users: ctypes.CDLL) -> None:
+def test_an_overlong_line_hides_no_account(users: ctypes.CDLL) -> None:
     long = b"x" * 100_000 + b":x:1:1::/:\n"
     assert find(users, b"app", long + b"app:x:7:7::/h:\n" + long, b"") == (7, 7, [7], "app", "/h")
     inside = b"x" * 8191 + b"app:x:9:9::/:\n"
     assert find(users, b"app", inside, b"") is None
 
 
-def test_more_groups_than_there_is_room_for(users: ctypes.CDLL) -> None:
+def test_groups_over_the_limit_are_dropped(users: ctypes.CDLL) -> None:
     group = b"".join(b"g%d:x:%d:app\n" % (n, n + 10) for n in range(500))
     found = find(users, b"app", group=group)
     assert found is not None
@@ -164,7 +164,7 @@ def reference(wanted: bytes, passwd: bytes, group: bytes) -> tuple[int, int] | N
 
 
 @given(names, lines, lines)
-def test_any_text_means_what_the_reference_says(
+def test_any_text_gives_the_result_of_the_reference(
     users: ctypes.CDLL, wanted: bytes, passwd: list[bytes], group: list[bytes]
 ) -> None:
     texts = b"\n".join(passwd), b"\n".join(group)
@@ -187,7 +187,7 @@ def test_a_name_counts_only_at_the_start_of_a_line(users: ctypes.CDLL) -> None:
         assert not users.has_name(text, b"sandbox")
 
 
-def test_an_id_has_a_name_where_a_line_gives_it_one(users: ctypes.CDLL) -> None:
+def test_an_id_has_a_name_only_if_a_line_gives_it_one(users: ctypes.CDLL) -> None:
     for number in (0, 5000, 77, 600):
         assert users.has_id(PASSWD.encode(), number)
     for number in (1, 1234, 2**31):
@@ -201,7 +201,7 @@ def moved(users: ctypes.CDLL, passwd: bytes, uid: int, home: bytes, size: int = 
     return room.value.decode() if done else None
 
 
-def test_a_home_directory_is_moved_in_its_line_alone(users: ctypes.CDLL) -> None:
+def test_a_home_directory_is_changed_only_in_its_line(users: ctypes.CDLL) -> None:
     text = PASSWD.encode()
     assert moved(users, text, 5000, b"/h") == PASSWD.replace("/srv/app", "/h")
     assert moved(users, text, 0, b"") == PASSWD.replace(":/root:", "::")
@@ -212,7 +212,7 @@ def test_a_home_directory_is_moved_in_its_line_alone(users: ctypes.CDLL) -> None
     assert moved(users, text, 5000, b"/h", 20) is None, "there is no room"
 
 
-def test_the_layout_is_the_kits(tmp_path: Path, users: ctypes.CDLL) -> None:
+def test_the_account_structure_has_the_size_of_the_kits(tmp_path: Path, users: ctypes.CDLL) -> None:
     program = tmp_path / "size.c"
     program.write_text('#include "waggle.h"\nint size(void) { return sizeof(struct account); }\n')
     library = tmp_path / "size.so"

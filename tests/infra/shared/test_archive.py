@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose archive is Debian's: in a host's own sources, and as mmdebstrap says when it is asked."""
+"""Finding the Debian archive: in the host's own sources, and from mmdebstrap."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ def test_stanzas_are_read(etc: Path, text: str) -> None:
         ("broken.sources", "Types: deb\nURIs:\n\nnonsense\n"),
     ],
 )
-def test_on_ubuntu_nothing_else_is_taken_for_debians(etc: Path, file: str, text: str) -> None:
+def test_on_ubuntu_no_other_archive_is_taken_for_debians(etc: Path, file: str, text: str) -> None:
     (etc / "apt/sources.list.d" / file).write_text(text)
     assert debian.host_archive(etc) is None
 
 
-def test_bytes_that_are_no_text_are_no_archive(etc: Path) -> None:
+def test_bytes_that_are_not_text_name_no_archive(etc: Path) -> None:
     (etc / "apt/sources.list").write_bytes(b"\xff\xfedeb")
     assert debian.host_archive(etc) is None
 
 
-def test_a_host_without_apt_names_none(tmp_path: Path) -> None:
+def test_a_host_without_apt_names_no_archive(tmp_path: Path) -> None:
     assert debian.host_archive(tmp_path) is None
 
 
@@ -98,12 +98,12 @@ def test_a_host_without_apt_names_none(tmp_path: Path) -> None:
         ("", False),
     ],
 )
-def test_what_comes_from_debian_is_not_debian(etc: Path, os_release: str, expected: bool) -> None:
+def test_a_derivative_of_debian_is_not_debian(etc: Path, os_release: str, expected: bool) -> None:
     (etc / "os-release").write_text(os_release)
     assert debian.is_debian(etc) is expected
 
 
-def test_on_debian_any_path_will_do_and_vendors_come_last(etc: Path) -> None:
+def test_on_debian_any_path_counts_and_vendors_come_last(etc: Path) -> None:
     (etc / "os-release").write_text("ID=debian\n")
     parts = etc / "apt/sources.list.d"
     (parts / "a.sources").write_text(stanza("http://v.example/debian", "sid", "Signed-By: /v.gpg"))
@@ -116,7 +116,7 @@ def test_on_debian_any_path_will_do_and_vendors_come_last(etc: Path) -> None:
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory whose programs come before all others, with nothing asked before or after."""
+    """A directory whose programs come before all others, with an empty cache before and after."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     debian.default_archive.cache_clear()
     yield tmp_path
@@ -136,7 +136,7 @@ def test_mmdebstrap_is_asked_once(tools: Path) -> None:
     assert (tools / "asked").read_text() == "x\n"
 
 
-def test_its_answer_may_be_a_stanza(tools: Path) -> None:
+def test_mmdebstraps_answer_may_be_a_stanza(tools: Path) -> None:
     tool(tools, f"printf 'I: using /tmp/x\\n\\nTypes: deb\\nURIs: {MIRROR}\\nSuites: trixie\\n'")
     assert debian.default_archive("trixie") == MIRROR
 
@@ -152,7 +152,7 @@ def test_a_stanza_without_addresses_is_no_answer(tools: Path) -> None:
     assert debian.default_archive("trixie") == MIRROR
 
 
-def test_what_it_says_instead_is_told_and_it_is_asked_again(tools: Path) -> None:
+def test_a_failure_of_mmdebstrap_is_reported_and_not_cached(tools: Path) -> None:
     tool(tools, "echo 'E: out of order'; exit 7")
     with pytest.raises(SetupIncomplete, match=r"\(7\): E: out of order .*WAGGLE_DEBIAN_MIRROR"):
         debian.default_archive("trixie")
@@ -160,14 +160,16 @@ def test_what_it_says_instead_is_told_and_it_is_asked_again(tools: Path) -> None
     assert debian.default_archive("trixie") == MIRROR
 
 
-def test_one_that_hangs_is_ended(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_mmdebstrap_is_ended(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "ASK_SECONDS", 0.2)
     tool(tools, "sleep 1000 & wait")
     with pytest.raises(SetupIncomplete, match=r"\(124\)"):
         debian.default_archive("trixie")
 
 
-def test_without_it_set_up_is_the_next_step(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mmdebstrap_setup_is_the_next_step(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(SetupIncomplete, match=r"'waggle setup'.*WAGGLE_DEBIAN_MIRROR"):
         debian.default_archive("trixie")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the machines' control groups can be, and what is written there."""
+"""The place of the machines' control groups, and the limits written there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_service_with_delegation_stays_in_its_own_group() -> None:
     ],
     ids=["at the top", "in a session of others", "without delegated controllers"],
 )
-def test_root_uses_the_top_when_its_own_group_will_not_do(seen: Facts) -> None:
+def test_root_uses_the_top_when_its_own_group_is_unusable(seen: Facts) -> None:
     assert place(seen) == Place(MOUNT, server_moves=False)
 
 
@@ -67,7 +67,7 @@ def test_root_uses_the_top_when_its_own_group_will_not_do(seen: Facts) -> None:
         (facts(alone=False, top_writable=False), "may not make", "Run the server as root"),
     ],
 )
-def test_where_there_are_none_the_next_step_is_said(seen: Facts, problem: str, mend: str) -> None:
+def test_without_a_place_the_next_step_is_given(seen: Facts, problem: str, mend: str) -> None:
     found = place(seen)
     assert isinstance(found, Nowhere)
     assert problem in found.problem
@@ -87,7 +87,7 @@ def test_where_there_are_none_the_next_step_is_said(seen: Facts, problem: str, m
         may_use_top=st.booleans(),
     )
 )
-def test_a_place_always_may_be_used_and_has_what_is_required(seen: Facts) -> None:
+def test_a_place_is_always_usable_and_has_the_required_controllers(seen: Facts) -> None:
     found = place(seen)
     if isinstance(found, Nowhere):
         assert found.problem
@@ -111,7 +111,7 @@ def test_a_place_always_may_be_used_and_has_what_is_required(seen: Facts) -> Non
     io=st.integers(0, 1 << 20),
     device=st.none() | st.just("253:0"),
 )
-def test_every_machine_has_its_memory_and_processors_and_a_bound_on_all(
+def test_every_machine_has_limits_of_memory_processors_and_processes(
     memory: int, cpus: int, io: int, device: str | None
 ) -> None:
     files = limit_files(Limits(memory, cpus, io), device)
@@ -137,17 +137,17 @@ MOUNTINFO = """\
 """
 
 
-def test_the_first_mount_of_the_second_version_is_found() -> None:
+def test_the_first_cgroup_v2_mount_is_found() -> None:
     assert mount_of(MOUNTINFO) == "/sys/fs/cgroup/my own"
     assert mount_of("\n".join(MOUNTINFO.splitlines()[:2])) == ""
 
 
 @given(st.text())
-def test_whatever_the_kernel_prints_is_read(text: str) -> None:
+def test_any_kernel_text_is_parsed(text: str) -> None:
     assert isinstance(mount_of(text), str)
     assert own_of(text).startswith("/") or own_of(text)
 
 
-def test_the_own_group_is_that_of_the_second_version() -> None:
+def test_the_own_group_is_that_of_cgroup_v2() -> None:
     assert own_of(f"4:memory:/a\n0::{SERVICE}\n1:cpu:/b\n") == SERVICE
     assert own_of("4:memory:/a\n") == own_of("0::\n") == "/"

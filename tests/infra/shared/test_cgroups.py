@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The groups of a server's machines: in a pretended hierarchy, and in the kernel's where it is.
+"""The control groups of a server's machines: in a simulated hierarchy, and in the kernel's.
 
-The pretended one is a directory tree: names, files and their texts are as for the kernel, which
-alone makes files appear, moves processes and refuses. The lab's machine has the real one
-(`./task lab -- --shell-command 'python3 -m pytest tests/infra/cgroups'`).
+The simulated one is a directory tree with the kernel's names, files and texts; only the kernel
+makes files appear, moves processes and refuses. The lab's machine has the real one
+(`./task lab -- --shell-command 'python3 -m pytest tests/infra/shared/test_cgroups.py'`).
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def home_of(base: Path) -> Path:
     return base / f"waggle-{own.pid}-{own.started}"
 
 
-def test_all_of_a_server_are_in_one_group_of_its_own(base: Path) -> None:
+def test_all_machines_of_a_server_are_in_its_own_group(base: Path) -> None:
     groups = Groups.open(Place(str(base), server_moves=False))
     assert home_of(base).is_dir()
     release = groups.enclose(4711, memory_mib=512, cpus=1)
     machine = home_of(base) / "machine-4711"
     assert (machine / "cgroup.procs").read_text() == "4711"
-    shutil.rmtree(machine)  # its files are the kernel's, and go with it
+    shutil.rmtree(machine)  # its files are the kernel's, and disappear with it
     release()
     assert not (base / "waggle-server").exists()
 
 
-def test_what_a_dead_server_left_is_swept_and_a_live_ones_is_not(base: Path) -> None:
+def test_a_dead_servers_groups_are_swept_and_a_live_ones_are_not(base: Path) -> None:
     ended = subprocess.Popen(["/bin/true"])
     ended.wait()
     dead = base / f"waggle-{ended.pid}-12345" / "machine-1"
@@ -77,7 +77,7 @@ def test_a_server_with_delegation_moves_out_of_its_group(base: Path) -> None:
     assert (base / "waggle-server" / "cgroup.procs").read_text() == str(os.getpid())
 
 
-def test_one_that_cannot_be_limited_is_refused(base: Path) -> None:
+def test_a_machine_that_cannot_be_limited_is_refused(base: Path) -> None:
     groups = Groups.open(Place(str(base), server_moves=False))
     shutil.rmtree(home_of(base))
     with pytest.raises(SetupIncomplete, match="control group") as refused:
@@ -85,7 +85,7 @@ def test_one_that_cannot_be_limited_is_refused(base: Path) -> None:
     assert refused.value.hint
 
 
-def test_the_rate_of_the_disk_is_written_for_the_whole_disk(tmp_path: Path) -> None:
+def test_the_disk_rate_is_written_for_the_whole_disk(tmp_path: Path) -> None:
     for name in ("memory.max", "io.max"):  # as the kernel makes them, here without cpu and pids
         (tmp_path / name).touch()
     limit(tmp_path, Limits(memory_mib=512, cpus=1, io_mib=100), "253:16")
@@ -96,7 +96,7 @@ def test_the_rate_of_the_disk_is_written_for_the_whole_disk(tmp_path: Path) -> N
     assert not (tmp_path / "cpu.max").exists()
 
 
-def test_a_disk_that_takes_no_limit_keeps_no_machine_from_running(tmp_path: Path) -> None:
+def test_a_disk_that_takes_no_limit_does_not_stop_a_machine(tmp_path: Path) -> None:
     (tmp_path / "memory.max").touch()
     (tmp_path / "io.max").mkdir()  # cannot be written
     limit(tmp_path, Limits(memory_mib=512, cpus=1, io_mib=100), "253:16")
@@ -106,14 +106,14 @@ def test_a_disk_that_takes_no_limit_keeps_no_machine_from_running(tmp_path: Path
         limit(tmp_path, Limits(memory_mib=512, cpus=1), None)
 
 
-def test_a_disk_is_told_by_its_whole_device(tmp_path: Path) -> None:
+def test_a_disk_is_identified_by_its_whole_device(tmp_path: Path) -> None:
     found = disk_of(tmp_path)
     if found is not None:
         assert not Path(f"/sys/dev/block/{found}/partition").exists()
     assert disk_of(Path("/proc")) is None
 
 
-def test_this_system_is_read_as_it_is() -> None:
+def test_the_facts_match_this_system() -> None:
     seen = read_facts()
     mounts = Path("/proc/mounts").read_text().splitlines()
     mounted = any(line.split()[2] == "cgroup2" for line in mounts)
@@ -153,7 +153,7 @@ time.sleep(1000)
 
 @pytest.mark.anyio
 @pytest.mark.timeout(300)
-async def test_the_kernel_holds_a_machine_to_its_limits(real: Place) -> None:
+async def test_the_kernel_enforces_a_machines_limits(real: Place) -> None:
     device = disk_of(Path.cwd())
     groups = Groups.open(real, device=device, io_mib=256)
     home = home_of(Path(real.base))
@@ -191,7 +191,7 @@ async def test_the_kernel_holds_a_machine_to_its_limits(real: Place) -> None:
     finally:
         os.close(read)
         os.close(write)
-        for _ in range(100):  # the bomb's children are reaped by others
+        for _ in range(100):  # other processes reap the bomb's children
             groups.close()
             if not home.exists():
                 break
@@ -210,7 +210,7 @@ for at in range(4):
 
 
 @pytest.mark.timeout(120)
-def test_the_kernel_holds_a_machine_to_its_rate_of_the_disk(real: Place, tmp_path: Path) -> None:
+def test_the_kernel_enforces_a_machines_disk_rate(real: Place, tmp_path: Path) -> None:
     device = disk_of(tmp_path)
     if device is None or "io" in real.unlimited:
         pytest.skip("NOT TESTED: no disk below the files here, or no io controller for it")
@@ -260,8 +260,8 @@ print(json.dumps(said | {"left": machine.parent.exists()}))
 
 
 @pytest.mark.timeout(120)
-def test_a_service_of_an_ordinary_user_limits_its_machines_in_what_was_delegated() -> None:
-    """As systemd does for Delegate=yes: a group with the service alone, which is its user's."""
+def test_a_user_service_limits_its_machines_in_its_delegated_group() -> None:
+    """As systemd does for Delegate=yes: the service is alone in a group that its user owns."""
     seen = read_facts()
     if os.geteuid() != 0 or isinstance(place(seen), Nowhere) or not seen.may_use_top:
         pytest.skip("NOT TESTED: needs root and cgroup v2 with memory and pids; ./task lab has it")

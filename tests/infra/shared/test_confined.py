@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children on a leash: what they are given, how their end is seen, whom a signal can hit."""
+"""Confined child processes: their rights, their end, and the signals that can hit them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def python(code: str, *, descriptors: tuple[int, ...] = ()) -> ConfinedProcess:
     return start(sys.executable, "-c", code, descriptors=descriptors)
 
 
-async def test_it_is_known_by_more_than_its_pid() -> None:
+async def test_it_is_identified_by_more_than_its_pid() -> None:
     process = start()
     assert process.is_alive
     assert identify(process.identity.pid) == process.identity
@@ -51,7 +51,7 @@ async def test_it_is_known_by_more_than_its_pid() -> None:
     assert await process.kill() == -signal.SIGKILL
 
 
-async def test_nothing_is_left_of_many() -> None:
+async def test_many_processes_leave_nothing() -> None:
     watch = Leaks()
     for _ in range(5):
         await start().kill()
@@ -59,7 +59,7 @@ async def test_nothing_is_left_of_many() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 7])
-async def test_its_status_is_seen_by_all_who_wait_and_by_those_who_come_late(code: int) -> None:
+async def test_every_waiter_sees_its_status_even_late(code: int) -> None:
     process = python(f"raise SystemExit({code})")
     waiting = [asyncio.create_task(process.wait()) for _ in range(3)]
     cancelled = asyncio.create_task(process.wait())
@@ -92,7 +92,7 @@ async def test_it_gets_only_its_descriptors_and_little_else(tmp_path: Path) -> N
     )
 
 
-async def test_where_it_is_enclosed_is_left_when_it_is_dead() -> None:
+async def test_its_enclosure_is_released_when_it_is_dead() -> None:
     calls: list[object] = []
 
     def enclose(pid: int) -> Callable[[], None]:
@@ -107,7 +107,7 @@ async def test_where_it_is_enclosed_is_left_when_it_is_dead() -> None:
     assert calls == [process.identity.pid, None]
 
 
-async def test_one_that_cannot_be_enclosed_is_killed() -> None:
+async def test_a_process_that_cannot_be_enclosed_is_killed() -> None:
     watch, pids = Leaks(), list[int]()
 
     def enclose(pid: int) -> Callable[[], None]:
@@ -142,9 +142,7 @@ async def test_it_dies_with_its_parent() -> None:
     await until(lambda: identify(pid) is None, 2.0)
 
 
-async def test_a_program_that_is_not_there_is_incomplete_setup(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_missing_program_is_an_incomplete_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert leash(["x"])[-2:] == ["--", "x"]
 
     def nothing(name: str) -> None:
@@ -167,7 +165,7 @@ async def test_a_child_that_cannot_be_watched_is_killed(monkeypatch: pytest.Monk
     await watch.settle()
 
 
-async def test_only_the_very_process_is_killed() -> None:
+async def test_only_the_identified_process_is_killed() -> None:
     process = start()
     identity = process.identity
     for other in (
@@ -181,12 +179,12 @@ async def test_only_the_very_process_is_killed() -> None:
     assert not kill_identified(identity)
 
 
-def test_a_process_that_does_not_exist_is_nobody() -> None:
+def test_an_absent_process_has_no_identity() -> None:
     assert identify(2**22 + 1) is None
     assert not kill_identified(confined.MachineIdentity(2**22 + 1, 1, "x"))
 
 
-async def test_a_zombie_is_nobody() -> None:
+async def test_a_zombie_has_no_identity() -> None:
     child = subprocess.Popen(["/bin/true"])
     await until(lambda: identify(child.pid) is None)
     assert child.wait() == 0
@@ -199,7 +197,7 @@ THREADS = (
 
 
 @pytest.mark.skipif(not may_come_forward(), reason="NOT TESTED: needs CAP_SYS_NICE")
-async def test_what_was_started_in_the_background_comes_forward_with_all_its_threads() -> None:
+async def test_a_background_process_comes_forward_with_all_its_threads() -> None:
     process = ConfinedProcess.start(
         [sys.executable, "-c", THREADS],
         descriptors=(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which mirror is used, what mmdebstrap is told, and how build tools are run."""
+"""The choice of a mirror, the arguments of mmdebstrap, and the execution of build tools."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_the_configured_mirror_comes_first(tmp_path: Path) -> None:
     assert debian.mirror(MIRROR, tmp_path) == MIRROR
 
 
-def test_the_hosts_own_comes_second(tmp_path: Path) -> None:
+def test_the_hosts_own_mirror_comes_second(tmp_path: Path) -> None:
     (tmp_path / "apt").mkdir()
     (tmp_path / "apt/sources.list").write_text(f"deb {MIRROR} trixie main\n")
     assert debian.mirror(None, tmp_path) == MIRROR
 
 
-def test_where_the_host_names_none_mmdebstrap_does(tmp_path: Path) -> None:
+def test_without_a_host_mirror_mmdebstraps_is_used(tmp_path: Path) -> None:
     program("mmdebstrap")
     found = debian.mirror(None, tmp_path)
     assert re.fullmatch(r"https?://\S+/debian", found)
@@ -53,7 +53,7 @@ def test_the_command_checks_signatures_but_not_dates() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_tools_lines_are_told_as_they_come() -> None:
+async def test_a_tools_lines_are_reported_as_they_arrive() -> None:
     lines: list[str] = []
     code = (
         r"import sys; sys.stdout.write('one\ntwo\rthree\n' + 'x' * 200000 + '\nlast'); sys.exit(0)"
@@ -65,7 +65,7 @@ async def test_a_tools_lines_are_told_as_they_come() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_tool_starts_where_everybody_may_go(
+async def test_a_tool_starts_in_a_directory_open_to_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A home with mode 0700 is closed to the users that an ordinary user maps for mmdebstrap."""
@@ -83,7 +83,7 @@ async def test_a_failure_shows_the_last_lines() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_tool_that_is_not_there_is_named() -> None:
+async def test_a_missing_tool_is_named() -> None:
     with pytest.raises(SetupIncomplete, match="no-such-tool is not installed"):
         await debian.run(["no-such-tool"])
 
@@ -119,7 +119,7 @@ async def test_cancelling_lets_the_tool_clean_up_and_ends_its_children(tmp_path:
 
 
 @pytest.mark.anyio
-async def test_a_tool_that_ignores_the_request_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "GRACE_SECONDS", 0.2)
     watch = Leaks()
     started = asyncio.Event()
@@ -133,7 +133,7 @@ async def test_a_tool_that_ignores_the_request_is_killed(monkeypatch: pytest.Mon
 
 
 @pytest.mark.anyio
-async def test_a_tool_that_met_a_full_disk_says_that_and_no_other_reason() -> None:
+async def test_a_tool_that_meets_a_full_disk_reports_only_that() -> None:
     full = "echo unpacking; dd if=/dev/zero of=/dev/full bs=1 count=1; exit 3"
     with pytest.raises(DiskFull, match=r"^sh met a full disk: unpacking \| .*No space left"):
         await debian.run(["sh", "-c", full], environment={**os.environ, "LC_ALL": "C"})
@@ -142,7 +142,7 @@ async def test_a_tool_that_met_a_full_disk_says_that_and_no_other_reason() -> No
 
 
 @pytest.mark.anyio
-async def test_what_a_killed_tool_had_mounted_is_mounted_nowhere(tmp_path: Path) -> None:
+async def test_a_killed_tools_mounts_are_gone(tmp_path: Path) -> None:
     if not debian.own_mounts():
         pytest.skip("NOT TESTED: this user may not mount, so its tools cannot leave a mount")
     started = asyncio.Event()

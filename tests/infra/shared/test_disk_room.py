@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a disk counts as short, what is told of it, and who waits for room."""
+"""When a disk counts as short of room, what is reported, and how callers wait for room."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @dataclass
 class Disk:
-    """Has so much free; each look after the first takes the next of `then`."""
+    """A disk with `free` bytes; every check after the first takes the next of `then`."""
 
     free: int
     then: list[int] = field(default_factory=list[int])
@@ -48,7 +48,7 @@ class EndOfTest(Exception):
     """No more sleeps are scripted."""
 
 
-async def test_below_the_reserve_it_is_refused_with_the_place_and_the_numbers() -> None:
+async def test_below_the_reserve_it_refuses_with_the_place_and_the_numbers() -> None:
     disk = Disk(10 * MIB)
     disk.room().require()
     disk.free -= 1
@@ -59,7 +59,7 @@ async def test_below_the_reserve_it_is_refused_with_the_place_and_the_numbers() 
     assert "10 MiB in reserve" in refused.value.message
 
 
-async def test_no_reserve_refuses_nothing_nor_does_a_disk_that_cannot_be_asked() -> None:
+async def test_no_reserve_and_an_unreadable_disk_refuse_nothing() -> None:
     Disk(0).room(reserve=0).require()
     Disk(0, error=OSError(errno.EIO, "gone")).room().require()
 
@@ -73,7 +73,7 @@ async def test_no_reserve_refuses_nothing_nor_does_a_disk_that_cannot_be_asked()
         (errno.EROFS, "takes no more: the data directory can only be read now."),
     ],
 )
-async def test_a_disk_that_takes_no_more_is_one_error_with_the_place_and_the_reason(
+async def test_a_write_error_is_reported_with_the_place_and_the_reason(
     number: int, told: str
 ) -> None:
     with pytest.raises(DiskFull) as said, Disk(3 * MIB).room().errors():
@@ -83,13 +83,13 @@ async def test_a_disk_that_takes_no_more_is_one_error_with_the_place_and_the_rea
     assert "then try again" in said.value.hint
 
 
-async def test_other_errors_of_the_system_stay_what_they_are() -> None:
+async def test_other_system_errors_are_unchanged() -> None:
     room = Disk(3 * MIB).room()
     with pytest.raises(PermissionError), room.errors():
         raise PermissionError(errno.EACCES, "no")
 
 
-async def test_who_waits_goes_on_when_there_is_the_reserve_again_and_never_at_once() -> None:
+async def test_a_waiter_continues_once_the_reserve_is_free_and_never_at_once() -> None:
     disk = Disk(50 * MIB, then=[50 * MIB])
     await disk.room().until_room()
     assert disk.slept == [1.0]
@@ -98,7 +98,7 @@ async def test_who_waits_goes_on_when_there_is_the_reserve_again_and_never_at_on
     assert disk.then == [0]
 
 
-async def test_the_log_has_a_line_when_it_becomes_short_and_one_when_there_is_room() -> None:
+async def test_the_log_has_one_line_for_short_and_one_for_room() -> None:
     disk = Disk(20 * MIB, then=[0, 0, 0, 20 * MIB, 20 * MIB, 0])
     with structlog.testing.capture_logs() as logged, pytest.raises(EndOfTest):
         await disk.room().watch()
@@ -107,7 +107,7 @@ async def test_the_log_has_a_line_when_it_becomes_short_and_one_when_there_is_ro
 
 
 @needs_root
-async def test_a_real_disk(tmp_path: Path) -> None:
+async def test_a_real_disk_fills_up(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 4) as disk:
         assert free_bytes(disk.path / "is" / "to" / "be") == 4 * MIB
         disk.fill()
@@ -119,7 +119,7 @@ async def test_a_real_disk(tmp_path: Path) -> None:
 
 
 @needs_root
-async def test_a_real_disk_that_can_only_be_read(tmp_path: Path) -> None:
+async def test_a_real_disk_becomes_read_only(tmp_path: Path) -> None:
     room = DiskRoom("it", tmp_path / "disk", 0)
     with small_disk(tmp_path / "disk", 1) as disk:
         with disk.read_only(), pytest.raises(DiskFull, match="only be read"), room.errors():

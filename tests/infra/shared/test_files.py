@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The atomic write and the lock between processes."""
+"""Atomic writes, the lock between processes, and the removal of directories."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestFileLock:
         assert not (tmp_path / "elsewhere").exists()
 
     @pytest.mark.anyio
-    async def test_a_wait_that_runs_out_names_the_holder(self, tmp_path: Path) -> None:
+    async def test_a_wait_that_times_out_names_the_holder(self, tmp_path: Path) -> None:
         process = holder(tmp_path / "l")
         try:
             with pytest.raises(TimedOut, match=f"process {process.pid}"):
@@ -101,7 +101,7 @@ class TestFileLock:
             end(process)
 
     @pytest.mark.anyio
-    async def test_a_killed_holder_frees_it(self, tmp_path: Path) -> None:
+    async def test_a_killed_holder_frees_the_lock(self, tmp_path: Path) -> None:
         process = holder(tmp_path / "l")
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -109,7 +109,7 @@ class TestFileLock:
             assert lock.owner() == f"process {os.getpid()}"
 
     @pytest.mark.anyio
-    async def test_a_waiter_gets_it_when_it_is_released(self, tmp_path: Path) -> None:
+    async def test_a_waiter_gets_the_lock_when_it_is_released(self, tmp_path: Path) -> None:
         first = FileLock(tmp_path / "l")
         await first.acquire()
         second = FileLock(tmp_path / "l", timeout=10)
@@ -138,7 +138,7 @@ class TestFileLock:
 
 
 class TestRemoveDirectory:
-    def test_leaves_nothing_and_finds_nothing_to_do_again(self, tmp_path: Path) -> None:
+    def test_removes_everything_and_may_be_repeated(self, tmp_path: Path) -> None:
         (tmp_path / "d" / "below").mkdir(parents=True)
         (tmp_path / "d" / "below" / "f").write_bytes(b"x")
         for _ in range(2):
@@ -146,8 +146,8 @@ class TestRemoveDirectory:
         assert list(tmp_path.iterdir()) == []
 
     @needs_root
-    def test_what_is_stopped_midway_is_not_there_by_half(self, tmp_path: Path) -> None:
-        """Nothing deletes a mount point, so the rest stays, as if it had been killed there."""
+    def test_an_interrupted_removal_leaves_no_part_under_the_old_name(self, tmp_path: Path) -> None:
+        """A mount point cannot be deleted, so the rest stays, as after a kill at that point."""
         with small_disk(tmp_path / "d" / "held", 1):
             remove_directory(tmp_path / "d")
             (left,) = tmp_path.iterdir()
@@ -157,7 +157,7 @@ class TestRemoveDirectory:
             assert list(tmp_path.iterdir()) == [left]
 
     @needs_root
-    def test_where_no_name_can_be_made_it_is_deleted_all_the_same(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_renamed_is_still_emptied(self, tmp_path: Path) -> None:
         """The directory itself is a mount point, which cannot be renamed."""
         with small_disk(tmp_path / "d", 1):
             (tmp_path / "d" / "f").write_bytes(b"x")

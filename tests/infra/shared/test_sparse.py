@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of sparse files: the same bytes, with holes wherever there is nothing."""
+"""Copies of sparse files: the same bytes, with holes in place of zeros."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_copy_has_the_same_bytes(size: int, written: list[tuple[int, bytes]]) 
         os.close(target)
 
 
-def test_zeros_that_were_written_take_no_room() -> None:
+def test_written_zeros_take_no_room_in_a_copy() -> None:
     source, target = in_memory(bytes(4 * MIB) + b"end"), in_memory()
     try:
         copy_data(source, target)
@@ -46,7 +46,7 @@ def test_zeros_that_were_written_take_no_room() -> None:
         os.close(target)
 
 
-def test_a_clone_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_clone_is_an_independent_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"disk")
     clone(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").write_bytes(b"else")

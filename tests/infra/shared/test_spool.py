@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of an output stream: all of it, or its beginning and its end; never more."""
+"""A spool of an output stream: it keeps everything, or the beginning and the end; never more."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Make = Callable[[int, int], Spool]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Make]:
-    """Makes spools, closes them, and checks that none left a file."""
+    """A factory of spools that closes them and checks that none left a file."""
     spools: list[Spool] = []
 
     def make(keep: int, view: int) -> Spool:
@@ -39,7 +39,7 @@ def test_a_short_stream_is_kept_whole(made: Make) -> None:
     assert (spool.total, spool.kept, spool.last_line()) == (9, 9, "two")
 
 
-def test_a_long_stream_is_shown_in_part_and_readable_whole(made: Make) -> None:
+def test_a_long_stream_is_shown_in_part_and_readable_in_full(made: Make) -> None:
     spool = made(1_000_000, 10)
     data = os.urandom(IN_MEMORY * 3)
     for begin in range(0, len(data), 1_000):
@@ -49,7 +49,7 @@ def test_a_long_stream_is_shown_in_part_and_readable_whole(made: Make) -> None:
     assert spool.read(70_000, 100_000) == data[70_000:170_000]
 
 
-def test_of_an_endless_stream_the_beginning_and_the_end_are_kept(made: Make) -> None:
+def test_an_endless_stream_keeps_its_beginning_and_its_end(made: Make) -> None:
     spool = made(1_000, 400)
     for number in range(1_000):
         spool.feed(b"%03d" % number * 1_000)
@@ -63,8 +63,8 @@ def test_of_an_endless_stream_the_beginning_and_the_end_are_kept(made: Make) -> 
 
 @needs_root
 @pytest.mark.parametrize("room", [0, 10_000, IN_MEMORY + 10_000])
-def test_a_full_disk_ends_what_is_kept_and_fails_nothing(tmp_path: Path, room: int) -> None:
-    """Also one that takes a part: what counts as kept is there to be read, to its last byte."""
+def test_a_full_disk_ends_the_spool_without_an_error(tmp_path: Path, room: int) -> None:
+    """A disk may take part of the data: every byte that counts as kept must be readable."""
     piece = os.urandom(10_000)
     with small_disk(tmp_path / "disk", 1) as disk:
         disk.fill(leave=room)
@@ -83,7 +83,7 @@ def test_a_full_disk_ends_what_is_kept_and_fails_nothing(tmp_path: Path, room: i
         spool.close()
 
 
-def test_what_is_longer_than_what_is_kept_is_no_full_disk(made: Make) -> None:
+def test_a_stream_beyond_the_limit_does_not_count_as_a_full_disk(made: Make) -> None:
     spool = made(IN_MEMORY * 2, 20)
     spool.feed(bytes(IN_MEMORY * 3))
     assert (spool.kept, spool.disk_full) == (IN_MEMORY * 2, False)
@@ -103,7 +103,7 @@ def test_a_closed_spool_still_takes_output_and_keeps_its_end(made: Make) -> None
     st.integers(0, 300),
     st.integers(1, 200),
 )
-def test_what_is_shown_is_the_head_and_the_tail(pieces: list[bytes], keep: int, view: int) -> None:
+def test_output_is_the_head_and_the_tail(pieces: list[bytes], keep: int, view: int) -> None:
     spool = Spool(Path("/tmp"), keep=keep, view=view)
     for piece in pieces:
         spool.feed(piece)

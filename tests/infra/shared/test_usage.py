@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel counts of processes and files."""
+"""The kernel's figures for processes and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from waggle.infra.shared.confined import identify
 from waggle.infra.shared.disk_room import ProcessUsage, allocated_bytes, parse_stat, process_usage
 
 
-def test_a_name_may_hold_what_it_likes() -> None:
+def test_a_process_name_may_hold_any_character() -> None:
     fields = [str(n) for n in range(3, 53)]
     fields[0] = "S"
     line = f"42 (a) S 1 (b) {' '.join(fields)}\n"
@@ -28,7 +28,7 @@ def test_a_living_process_is_measured() -> None:
     assert 0 < used.cpu_seconds <= sum(os.times()[:2]) + 0.1
 
 
-def test_a_process_that_ended_is_not_taken_for_another_with_its_pid() -> None:
+def test_an_ended_process_is_not_confused_with_another_of_its_pid() -> None:
     own = identify(os.getpid())
     assert own is not None
     assert process_usage(replace(own, started=own.started + 1)) is None

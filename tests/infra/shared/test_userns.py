@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps an ordinary user from building without root, as a host's settings tell."""
+"""The host settings that keep an ordinary user from building without root."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def profile(root: Path, name: str) -> None:
     file.touch()
 
 
-def test_a_host_without_such_settings_refuses_nothing(tmp_path: Path) -> None:
+def test_a_host_without_restrictions_refuses_nothing(tmp_path: Path) -> None:
     assert refusal(USER, tmp_path) == ""
 
 
 @pytest.mark.parametrize("name", ["user/max_user_namespaces", "kernel/unprivileged_userns_clone"])
-def test_none_for_anybody_is_said(tmp_path: Path, name: str) -> None:
+def test_disabled_user_namespaces_are_reported(tmp_path: Path, name: str) -> None:
     set_to(tmp_path, name, "1")
     assert refusal(USER, tmp_path) == ""
     set_to(tmp_path, name, "0")
     assert refusal(USER, tmp_path) == f"{name.replace('/', '.')} is 0"
 
 
-def test_ubuntus_apparmor_wants_a_profile(tmp_path: Path) -> None:
+def test_ubuntus_apparmor_needs_a_profile(tmp_path: Path) -> None:
     set_to(tmp_path, APPARMOR, "1")
     assert "no profile for mmdebstrap" in refusal(USER, tmp_path)
     profile(tmp_path, "mmdebstrap")
@@ -48,6 +48,6 @@ def test_ubuntus_apparmor_wants_a_profile(tmp_path: Path) -> None:
     assert refusal(USER, tmp_path) == ""
 
 
-def test_root_needs_none(tmp_path: Path) -> None:
+def test_root_needs_no_user_namespace(tmp_path: Path) -> None:
     set_to(tmp_path, "user/max_user_namespaces", "0")
     assert refusal(0, tmp_path) == ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made in a workspace is whole under its name, or gone; killed makers leave nothing."""
+"""Workspaces: files are placed whole or not at all, and dead workspaces are swept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with workspace(Path(sys.argv[1])) as work:
 """
 
 
-def test_what_is_placed_is_there_and_the_workspace_is_gone(tmp_path: Path) -> None:
+def test_a_placed_file_stays_and_the_workspace_is_removed(tmp_path: Path) -> None:
     parent = tmp_path / "new" / "parent"
     with workspace(parent) as work:
         assert work.stat().st_mode & 0o777 == 0o700
@@ -40,7 +40,7 @@ def test_what_is_placed_is_there_and_the_workspace_is_gone(tmp_path: Path) -> No
     assert (parent / "name").read_bytes() == b"new"
 
 
-def test_a_directory_replaces_no_other(tmp_path: Path) -> None:
+def test_a_directory_never_replaces_another(tmp_path: Path) -> None:
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / "old").touch()
     with workspace(tmp_path) as work:
@@ -61,9 +61,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_removes_what_a_killed_process_left_and_nothing_that_is_held(
-    tmp_path: Path,
-) -> None:
+def test_a_sweep_removes_dead_workspaces_and_keeps_held_ones(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", DIES, str(tmp_path)]
     assert subprocess.run(argv, check=False).returncode == -signal.SIGKILL
     (dead,) = tmp_path.iterdir()
@@ -78,7 +76,7 @@ def test_a_sweep_removes_what_a_killed_process_left_and_nothing_that_is_held(
     sweep(tmp_path / "nothing")
 
 
-def test_makers_and_sweepers_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_workspaces_and_sweeps_do_not_interfere(tmp_path: Path) -> None:
     def make(number: int) -> None:
         for turn in range(20):
             with workspace(tmp_path) as work:

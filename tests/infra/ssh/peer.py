@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real SSH server on loopback that plays a hostile guest: it has the right keys and bad manners.
+"""A real SSH server on loopback that plays a hostile guest with valid keys.
 
-`peer` serves with asyncssh, `raw_peer` with whatever bytes a test wants to send.
+`peer` serves with asyncssh, `raw_peer` with any bytes that a test sends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(slots=True)
 class Peer:
-    """The port, the keys that fit, and what the peer has seen."""
+    """The port, the matching keys, and what the peer has seen."""
 
     port: int
     keys: EnvironmentKeys
@@ -51,7 +51,7 @@ class _Channel(Protocol):
 
 
 class RawSftp(asyncssh.SSHServerSession[bytes]):
-    """An SFTP server of raw bytes: these answers, whatever was asked, then `endless` for ever.
+    """An SFTP server of raw bytes: it sends `answers` to any requests, then `endless` forever.
 
     An empty answer hangs up.
     """
@@ -103,7 +103,7 @@ class RawSftp(asyncssh.SSHServerSession[bytes]):
 
 
 def private_host_key(keys: EnvironmentKeys) -> asyncssh.SSHKey:
-    """The guest's private key, read from dropbear's format as dropbear reads it."""
+    """Return the guest's private key, read from dropbear's format as dropbear reads it."""
     (size,) = struct.unpack_from(">I", keys.host_key)
     assert keys.host_key[4 : 4 + size] == b"ssh-ed25519"
     (length,) = struct.unpack_from(">I", keys.host_key, 4 + size)
@@ -129,9 +129,9 @@ async def peer(
     session: SessionFactory | None = None,
     packet: int = 32_768,
 ) -> AsyncGenerator[Peer]:
-    """Serve until the end of the block: `run` and `kill` are what the launcher would be.
+    """Serve until the end of the block; `run` and `kill` stand in for the launcher.
 
-    `packet` is how many bytes it takes at once.
+    `packet` is the largest packet that the server takes.
     """
     keys = keys or new_keys()
     made = Peer(0, keys)

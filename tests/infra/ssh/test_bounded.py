@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bounds of a connection must not break: whole output, its end, and what is written."""
+"""The bounds of a connection must keep whole output, its end, and key exchanges intact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 SIZE = 3_000_000
 
 
-async def test_output_of_many_turns_arrives_whole_and_in_order() -> None:
+async def test_output_of_many_turns_arrives_complete_and_in_order() -> None:
     pattern = bytes(range(256)) * 40
 
     async def talk(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -39,7 +39,7 @@ async def test_output_of_many_turns_arrives_whole_and_in_order() -> None:
     assert result.stdout.head + result.stdout.tail == pattern * (SIZE // len(pattern))
 
 
-async def test_what_came_before_the_connections_end_is_decoded_before_the_end() -> None:
+async def test_data_before_the_connections_end_is_decoded_before_the_end() -> None:
     """More packets than fit a turn, and right behind them the end of the stream."""
     lines = 20 * PACKETS
 
@@ -57,7 +57,7 @@ async def test_what_came_before_the_connections_end_is_decoded_before_the_end() 
     assert result.stdout.total == 7 * lines
 
 
-async def test_key_exchanges_in_the_middle_stop_nothing() -> None:
+async def test_key_exchanges_during_output_interrupt_nothing() -> None:
     async def talk(process: asyncssh.SSHServerProcess[bytes]) -> None:
         server = cast("Any", process.channel.get_connection())
         for number in range(5):
@@ -75,8 +75,8 @@ async def test_key_exchanges_in_the_middle_stop_nothing() -> None:
     assert result.stdout.head + result.stdout.tail == b"01234"
 
 
-async def test_nothing_more_is_written_while_a_key_exchange_does_not_end() -> None:
-    """What may not be sent yet is kept: a proxied download would fill the memory."""
+async def test_writing_pauses_while_a_key_exchange_does_not_end() -> None:
+    """Data that may not be sent yet is kept: a proxied download would fill the memory."""
     async with hostile() as (port, keys):
         connection = SshConnection(port, keys)
         session = CommandSession(100)

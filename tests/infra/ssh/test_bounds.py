@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an SSH server may send beside data: wide for an honest one, and not more."""
+"""Limits on packets other than data from an SSH server: wide for an honest server, and no wider."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
 
-def test_control_packets_at_once_have_a_bound() -> None:
+def test_a_burst_of_control_packets_is_bounded() -> None:
     conduct = Conduct(Clock())
     for _ in range(MAX_CONTROL):
         conduct.packet(MSG_DEBUG, 0, is_known=True)
@@ -24,7 +24,7 @@ def test_control_packets_at_once_have_a_bound() -> None:
         conduct.packet(MSG_DEBUG, 0, is_known=True)
 
 
-def test_control_packets_one_a_second_go_on_for_ever() -> None:
+def test_one_control_packet_a_second_is_allowed_forever() -> None:
     clock = Clock()
     conduct = Conduct(clock)
     for _ in range(10 * MAX_CONTROL):
@@ -32,7 +32,7 @@ def test_control_packets_one_a_second_go_on_for_ever() -> None:
         conduct.packet(MSG_DEBUG, 0, is_known=True)
 
 
-def test_padding_before_each_packet_is_fine() -> None:
+def test_padding_before_each_packet_is_allowed() -> None:
     conduct = Conduct(Clock())
     for number in range(0, 10 * MAX_CONTROL, 2):
         conduct.packet(MSG_IGNORE, number, is_known=True)
@@ -46,7 +46,7 @@ def test_padding_before_padding_counts() -> None:
         conduct.packet(MSG_IGNORE, 1 + MAX_CONTROL, is_known=True)
 
 
-def test_packets_that_nobody_knows_count_and_answers_do_not() -> None:
+def test_unknown_packets_count_and_answers_do_not() -> None:
     conduct = Conduct(Clock())
     for number in range(2 * MAX_CONTROL):
         conduct.packet(82, number, is_known=True)  # a global request was refused
@@ -64,14 +64,14 @@ def test_a_key_exchange_counts_for_several() -> None:
         conduct.packet(MSG_KEXINIT, 0, is_known=True)
 
 
-def test_as_many_channels_as_dropbear_may_have_are_fine() -> None:
+def test_as_many_channels_as_dropbear_may_have_are_allowed() -> None:
     Conduct.channels(1_000)
     Conduct.channels(MAX_CHANNELS)
     with pytest.raises(Misconduct, match="channels"):
         Conduct.channels(MAX_CHANNELS + 1)
 
 
-def test_what_waits_for_a_key_exchange_has_a_bound() -> None:
+def test_data_held_for_a_key_exchange_is_bounded() -> None:
     Conduct.held(MAX_HELD)
     with pytest.raises(Misconduct, match="key exchange"):
         Conduct.held(MAX_HELD + 1)

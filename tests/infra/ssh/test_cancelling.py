@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cancelling at every single step: nothing runs on, no channel and no task is left."""
+"""Cancellation at every single step: no run continues, and no channel or task is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 80
 
 
 async def cancelled_after(steps: int, work: Callable[[], Awaitable[object]]) -> bool:
-    """Let `work` run for so many turns of the loop, then cancel it; whether it was cancelled."""
+    """Cancel `work` after this many turns of the loop, and return whether it was cancelled."""
     task = asyncio.ensure_future(work())
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ def channels(connection: asyncssh.SSHClientConnection) -> int:
 async def settled(
     connection: asyncssh.SSHClientConnection, tasks: set[asyncio.Task[object]]
 ) -> None:
-    """The peer's answers to what was closed have arrived, and nobody works on."""
+    """Wait until the peer's answers to all closes have arrived and no task works."""
     await until(lambda: channels(connection) == 0, 5)
     ours = lambda: {t for t in asyncio.all_tasks() - tasks if "waggle" in str(t.get_coro())}  # noqa: E731
     await until(lambda: not ours(), 5)

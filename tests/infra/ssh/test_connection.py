@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pooled connection against peers that do not play by the rules: bounded, and said clearly."""
+"""The pooled connection against peers that break the rules: bounded, with clear errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEMORY = 16 << 20
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -41,7 +41,7 @@ async def opened(
         await connection.aclose()
 
 
-async def test_one_connection_serves_all_who_ask() -> None:
+async def test_one_connection_serves_all_callers() -> None:
     async with peer() as made, opened(made.port, made.keys) as connection:
         found = await asyncio.gather(*(connection.get() for _ in range(5)))
         assert len({id(each) for each in found}) == 1
@@ -54,7 +54,7 @@ async def test_a_dropped_connection_is_made_again() -> None:
         connection.drop(first)
         second = await connection.get()
         assert second is not first
-        connection.drop(first)  # an old one does not take the new one with it
+        connection.drop(first)  # an old connection does not drop the new one
         assert await connection.get() is second
         assert made.connections == 2
 
@@ -81,7 +81,7 @@ async def test_a_server_that_does_not_know_the_client_is_lost() -> None:
             await connection.get()
 
 
-async def test_nobody_there_is_said_quickly() -> None:
+async def test_a_missing_server_is_reported_quickly() -> None:
     async with opened(free_port(), new_keys()) as connection:
         started = time.monotonic()
         with pytest.raises(GuestLost, match="does not answer"):
@@ -113,7 +113,7 @@ async def test_silence_ends_at_the_deadline() -> None:
         ),
     ],
 )
-async def test_nonsense_is_bounded(piece: bytes) -> None:
+async def test_malformed_data_is_bounded(piece: bytes) -> None:
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(piece)
@@ -131,7 +131,7 @@ async def test_nonsense_is_bounded(piece: bytes) -> None:
         assert 1 <= made.connections <= ATTEMPTS
 
 
-async def test_a_peer_that_hangs_up_is_tried_again_a_few_times() -> None:
+async def test_a_peer_that_hangs_up_is_retried_a_few_times() -> None:
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
@@ -153,7 +153,7 @@ async def test_a_cancelled_connect_leaves_nothing() -> None:
             assert scope.cancelled_caught
 
 
-async def test_closing_ends_a_connect_under_way_and_every_later_one() -> None:
+async def test_closing_ends_a_pending_connect_and_every_later_one() -> None:
     async with peer() as made:
         connection = SshConnection(made.port, made.keys)
         connecting = asyncio.create_task(connection.get())
@@ -166,7 +166,7 @@ async def test_closing_ends_a_connect_under_way_and_every_later_one() -> None:
         await connection.aclose()
 
 
-async def test_the_proxy_is_offered_and_serves_what_the_guest_connects() -> None:
+async def test_the_proxy_is_offered_and_serves_the_guests_connections() -> None:
     served = asyncio.Event()
 
     async def proxy(reader: asyncssh.SSHReader[bytes], writer: BrakedWriter) -> None:
@@ -195,7 +195,7 @@ async def test_a_taken_proxy_port_costs_the_network_but_not_the_guest() -> None:
         connection = SshConnection(made.port, made.keys, proxy=proxy, proxy_port=port)
         with socket.create_server(("127.0.0.1", port)):
             first = await connection.get()
-        assert await connection.get() is first  # the port is free now, and is taken again
+        assert await connection.get() is first  # the port is free now, and is claimed again
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) == 0
         await connection.aclose()

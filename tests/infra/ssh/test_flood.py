@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks of a hostile SSH server: the loop goes on, memory is bounded, others are answered.
+"""Attacks of a hostile SSH server: the loop continues, memory is bounded, others are answered.
 
-`stall_cpu` is what the loop's thread computed between two looks, which a busy machine does not
+`stall_cpu` is the CPU time of the loop's thread between two checks, which a busy host does not
 change. Figures from before the bounds are in docs/decisions/0023-bounds-for-ssh.md.
 """
 
@@ -41,7 +41,7 @@ async def servers(anyio_backend: str) -> AsyncGenerator[tuple[Where, Where]]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", [*DROPPED, *THROTTLED, "rekey-without-end"])
-async def test_a_flood_stops_nobody(kind: str, servers: tuple[Where, Where]) -> None:
+async def test_a_flood_blocks_no_other_connection(kind: str, servers: tuple[Where, Where]) -> None:
     figures = await attacked(kind, *servers, SECONDS, until_said=kind in DROPPED)
     assert figures.stall_cpu < MAX_STALL, figures
     assert figures.grown < MAX_MB, figures
@@ -55,8 +55,8 @@ def test_every_attack_is_tried() -> None:
     assert {*DROPPED, *THROTTLED} == {*ATTACKS, *DEAF}
 
 
-def test_the_private_names_are_what_asyncssh_still_has() -> None:
-    """A new asyncssh may rename them; then the bounds bind nothing, and this says so."""
+def test_asyncssh_still_has_the_private_names() -> None:
+    """A new asyncssh may rename them; then the bounds have no effect, and this test fails."""
     source = inspect.getsource(asyncssh.connection)
     base = asyncssh.connection.SSHConnection
     for name in bounded.PRIVATE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anything that a guest may answer, 100,000 of each: an answer, a refusal, and quickly.
+"""Fuzz tests of a guest's answers, 100,000 of every kind: an answer or a refusal, and quickly.
 
 Inputs are valid answers with a few bytes changed, cut, doubled or spliced. A failure shows the seed
 and the number of its input.
@@ -68,7 +68,7 @@ def try_left(data: bytes, _: random.Random) -> None:
 
 
 def try_stderr(data: bytes, chance: random.Random) -> None:
-    """In any pieces, nothing of the program's is lost or made up, and what is kept is bounded."""
+    """However it is split, the program's output stays complete, and the rest is bounded."""
     ending, got, at = Ending(RUN), b"", 0
     while at < len(data):
         size = chance.randint(1, 40)
@@ -118,7 +118,7 @@ def test_answers_of_the_launcher(
 
 
 def _packet(chance: random.Random) -> tuple[int, bytes]:
-    """A packet that a server may send, after its type; key exchange and authentication excluded."""
+    """Return a packet that a server may send, after its type; no key exchange or authentication."""
     number = UInt32(chance.choice((0, 1, 2, 7, 0xFFFFFFFF)))
     kinds = (
         (1, UInt32(11) + String(b"bye") + String(b"")),
@@ -159,7 +159,7 @@ async def _open(made: Peer) -> BoundedConnection:
 
 
 def _handle(connection: BoundedConnection, kind: int, payload: bytes) -> None:
-    """As asyncssh does once it has decrypted a packet: to the connection, or to the channel."""
+    """Pass a packet to the connection or the channel, as asyncssh does after decryption."""
     packet = SSHPacket(bytes([kind]) + payload)
     packet.get_byte()
     handler = cast("Any", connection)
@@ -173,7 +173,7 @@ def _handle(connection: BoundedConnection, kind: int, payload: bytes) -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("leaks")
 async def test_packets_of_an_ssh_server() -> None:
-    """A packet is taken or refused; nothing else is raised, and none takes long."""
+    """A packet is accepted or refused; nothing else is raised, and none takes long."""
     chance = random.Random(SEED)
     opened = 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits to be decoded comes out in the order and with the size that it went in."""
+"""Data in the inbox comes out in its order and with its size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_pieces_are_small_and_nothing_is_lost() -> None:
     assert got == put
 
 
-def test_what_is_cleared_is_gone() -> None:
+def test_clear_empties_the_inbox() -> None:
     inbox = Inbox()
     inbox.put(b"x" * PIECE * 3)
     inbox.piece()

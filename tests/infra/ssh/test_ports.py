@@ -32,9 +32,7 @@ async def reachable() -> AsyncGenerator[tuple[Peer, SshConnection, int]]:
         await connection.aclose()
 
 
-async def test_both_directions_end_by_themselves(
-    reachable: tuple[Peer, SshConnection, int],
-) -> None:
+async def test_the_directions_end_separately(reachable: tuple[Peer, SshConnection, int]) -> None:
     _, connection, port = reachable
     reader, writer = await GuestPorts(connection).connect(port)
     writer.write(b"x" * 300_000)
@@ -46,7 +44,7 @@ async def test_both_directions_end_by_themselves(
     assert writer.is_closing()
 
 
-async def test_a_port_that_nothing_listens_on_is_refused(
+async def test_a_port_without_a_listener_is_refused(
     reachable: tuple[Peer, SshConnection, int],
 ) -> None:
     _, connection, _ = reachable
@@ -70,14 +68,14 @@ async def test_a_server_on_the_other_loopback_is_found(
             await GuestPorts(connection).connect(port, ("127.0.0.1",))
 
 
-async def test_it_waits_for_the_connection_below_the_channel(
+async def test_drain_waits_for_the_connection_below_the_channel(
     reachable: tuple[Peer, SshConnection, int],
 ) -> None:
     """A guest that opens a huge window and reads nothing must not fill the server's memory."""
     _, connection, port = reachable
     _, writer = await GuestPorts(connection).connect(port)
     below = await connection.get()
-    below.pause_writing()  # as the transport says when it holds more than it should
+    below.pause_writing()  # as the transport does when its buffer is over the limit
     writer.write(b"x")
     draining = asyncio.create_task(writer.drain())
     done, _ = await asyncio.wait({draining}, timeout=0.1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns of a loop that are shared among connections: a bound for all together, and fairness."""
+"""Turns of a loop shared among connections: a bound for all together, and fairness."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Loop:
         self.soon.append(call)
 
     def turn(self) -> float:
-        """One turn; returns how long it took."""
+        """Run one turn and return its duration."""
         began, calls, self.soon = self.now, self.soon, []
         for call in calls:
             call()
@@ -31,7 +31,7 @@ class Loop:
 
 
 class Busy:
-    """A connection with so many packets left, each of which takes a millisecond."""
+    """A connection with `packets` left, of a millisecond each."""
 
     def __init__(self, name: str, packets: int, loop: Loop, done: list[str]) -> None:
         self._name, self._left, self._loop, self._done = name, packets, loop, done
@@ -44,7 +44,7 @@ class Busy:
         return self._left > 0
 
 
-def test_all_connections_together_take_one_turns_time() -> None:
+def test_all_connections_together_take_the_time_of_one_turn() -> None:
     loop, done = Loop(), list[str]()
     turns = Turns(loop.call_soon, lambda: loop.now)
     for name in "abcdefgh":
@@ -53,7 +53,7 @@ def test_all_connections_together_take_one_turns_time() -> None:
         assert loop.turn() <= TURN + 0.001
 
 
-def test_who_has_little_to_do_waits_for_one_turn_of_each_other() -> None:
+def test_a_connection_with_little_work_waits_for_one_round_of_the_others() -> None:
     loop, done = Loop(), list[str]()
     turns = Turns(loop.call_soon, lambda: loop.now)
     for name in "abc":
@@ -64,7 +64,7 @@ def test_who_has_little_to_do_waits_for_one_turn_of_each_other() -> None:
     assert len(done) <= 4 * (TURN / 0.001 + 1)
 
 
-def test_work_that_fits_is_done_at_once_and_asks_for_no_turn() -> None:
+def test_work_that_fits_is_done_at_once_without_a_turn() -> None:
     loop, done = Loop(), list[str]()
     turns = Turns(loop.call_soon, lambda: loop.now)
     for _ in range(3):
@@ -73,7 +73,7 @@ def test_work_that_fits_is_done_at_once_and_asks_for_no_turn() -> None:
     assert loop.soon == []
 
 
-def test_who_wants_twice_works_once_a_turn() -> None:
+def test_a_connection_that_asks_twice_works_once_a_turn() -> None:
     loop, done = Loop(), list[str]()
     turns = Turns(loop.call_soon, lambda: loop.now)
     turns.want(Busy("long", 4, loop, done))
@@ -85,7 +85,7 @@ def test_who_wants_twice_works_once_a_turn() -> None:
     assert done.count("once") == 1
 
 
-def test_one_that_fails_does_not_end_the_turns_of_the_others() -> None:
+def test_a_failing_connection_does_not_end_the_turns_of_the_others() -> None:
     class Broken:
         def work(self, deadline: float) -> bool:
             raise ValueError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keyed calls on a real database: kept across restarts, for a day, and so much of each owner."""
+"""Keyed calls in a real database: kept across restarts, for a day and up to a limit per owner."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_owners_do_not_see_each_others_keys_and_forgetting_is_idempotent(
     await database.aclose()
 
 
-async def test_what_is_too_old_or_too_much_is_forgotten(in_memory: Path) -> None:
+async def test_calls_too_old_or_over_the_limit_are_forgotten(in_memory: Path) -> None:
     now = 1_000.0
     database = await Database.open(in_memory / "state.db")
     calls = SqliteCalls(database, lambda: now)
@@ -72,7 +72,7 @@ ended = sized.flatmap(lambda sizes: st.permutations([*enumerate(sizes)]))
 
 
 def newest(kept: dict[int, int], number: int, size: int) -> dict[int, int]:
-    """What is left of results when one more ends: it, and as many of the newest as have room."""
+    """Return the results kept when one more ends: it, and as many of the newest as fit."""
     left, total = {number: size}, size
     for each in sorted(kept, reverse=True):
         total += kept[each]
@@ -87,7 +87,7 @@ def numbered(number: int) -> KeyedCall:
 
 @settings(max_examples=30, deadline=None)
 @given(ended)
-def test_results_are_bounded_by_bytes_and_the_oldest_go_first(calls: list[tuple[int, int]]) -> None:
+def test_results_are_limited_in_bytes_oldest_dropped_first(calls: list[tuple[int, int]]) -> None:
     async def scenario(directory: str) -> None:
         now = 1_000.0
         database = await Database.open(Path(directory) / "state.db")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state database: durable, private, bounded, and clear when it is damaged."""
+"""The state database is durable, private and bounded, and reports damage clearly."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def path(in_memory: Path) -> Path:
     return in_memory / "state.db"
 
 
-async def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
+async def test_a_saved_environment_is_there_after_a_restart(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment())
     async with opened(path) as store:
@@ -72,7 +72,7 @@ async def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
         assert await store.get(environment(2).id) is None
 
 
-async def test_saving_again_replaces(path: Path) -> None:
+async def test_saving_again_replaces_the_record(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment())
         changed = replace(environment(), state=State.ERROR, error="The machine died")
@@ -81,7 +81,7 @@ async def test_saving_again_replaces(path: Path) -> None:
         assert await store.unfinished() == [changed]
 
 
-async def test_unfinished_is_everything_but_the_destroyed(path: Path) -> None:
+async def test_unfinished_returns_all_but_destroyed_environments(path: Path) -> None:
     async with opened(path) as store:
         for number, state in enumerate(State):
             await store.save(environment(number, state))
@@ -89,7 +89,7 @@ async def test_unfinished_is_everything_but_the_destroyed(path: Path) -> None:
     assert states == [state for state in State if state is not State.DESTROYED]
 
 
-async def test_calls_in_progress_are_not_remembered(path: Path) -> None:
+async def test_calls_in_progress_are_not_saved(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment().call_started(NOW))
         assert await store.get(environment().id) == environment()
@@ -121,7 +121,7 @@ async def test_concurrent_calls_take_effect_in_order(path: Path) -> None:
     assert found.ssh_port == 49
 
 
-async def test_another_process_may_look_at_the_file(path: Path) -> None:
+async def test_a_second_connection_can_read_the_file(path: Path) -> None:
     async with opened(path) as writer, opened(path) as reader:
         await writer.save(environment())
         assert await reader.unfinished() == [environment()]
@@ -135,14 +135,14 @@ async def test_only_the_owner_can_read_it(path: Path) -> None:
     assert modes == {"state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
 
 
-async def test_a_closed_store_says_so_and_closes_twice(path: Path) -> None:
+async def test_a_closed_store_raises_and_can_be_closed_again(path: Path) -> None:
     async with opened(path) as store:
         await store.aclose()
         with pytest.raises(StateUnavailable, match="is closed"):
             await store.save(environment())
 
 
-async def test_nothing_is_left_behind(path: Path) -> None:
+async def test_closing_leaves_no_files_and_no_threads(path: Path) -> None:
     import threading
 
     async with opened(path) as store:
@@ -151,7 +151,7 @@ async def test_nothing_is_left_behind(path: Path) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("waggle-state")]
 
 
-async def test_text_that_is_no_unicode_is_stored_as_well_as_it_goes(path: Path) -> None:
+async def test_a_lone_surrogate_is_stored_as_a_question_mark(path: Path) -> None:
     async with opened(path) as store:
         await store.save(replace(environment(), error="console: \ud800\0!"))
         found = await store.get(environment().id)
@@ -160,7 +160,7 @@ async def test_text_that_is_no_unicode_is_stored_as_well_as_it_goes(path: Path) 
 
 
 @pytest.mark.parametrize("content", [b"this is no database at all" * 100, b"SQLite format 3\0" * 9])
-async def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
+async def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(StateCorrupt, match=r"state\.db cannot be used") as raised:
         await SqliteStore.open(path)
@@ -168,7 +168,7 @@ async def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
     assert path.read_bytes() == content, "what is damaged is kept for whoever repairs it"
 
 
-async def test_a_damaged_page(path: Path) -> None:
+async def test_a_damaged_page_is_reported(path: Path) -> None:
     async with opened(path) as store:
         for number in range(200):
             await store.save(environment(number))
@@ -180,7 +180,7 @@ async def test_a_damaged_page(path: Path) -> None:
             await store.unfinished()
 
 
-async def test_a_record_that_makes_no_sense(path: Path) -> None:
+async def test_an_invalid_record_is_reported(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment())
     with sqlite3.connect(path) as connection:
@@ -236,7 +236,7 @@ async def test_a_symlink_or_a_missing_directory_is_refused(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["state.db"]
 
 
-async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
+async def test_a_full_disk_is_reported_and_loses_nothing(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment())
         await store.database.read("PRAGMA max_page_count = 1", ())
@@ -247,7 +247,7 @@ async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
 
 
 @needs_root
-async def test_a_disk_that_is_really_full_is_told_and_later_all_goes_on(tmp_path: Path) -> None:
+async def test_saving_works_again_when_a_full_disk_has_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         path = disk.path / "state.db"
         async with opened(path) as store:
@@ -260,12 +260,12 @@ async def test_a_disk_that_is_really_full_is_told_and_later_all_goes_on(tmp_path
             disk.free()
             await store.save(environment(2))
             disk.fill()
-        async with opened(path) as again:  # or it tells why not, which the next lines would show
+        async with opened(path) as again:  # raises the reason if it cannot be opened
             assert await again.unfinished() == [environment(), environment(2)]
 
 
 @needs_root
-async def test_a_database_that_cannot_be_made_for_want_of_room_says_so(tmp_path: Path) -> None:
+async def test_making_a_database_on_a_full_disk_is_reported(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         disk.fill()
         with pytest.raises(DiskFull):
@@ -276,8 +276,8 @@ async def test_a_database_that_cannot_be_made_for_want_of_room_says_so(tmp_path:
 
 
 @needs_root
-async def test_a_disk_that_can_only_be_read_is_told_so_too(tmp_path: Path) -> None:
-    """As where a quota is used up, SQLite does not say what the system said."""
+async def test_a_read_only_disk_is_reported_as_full(tmp_path: Path) -> None:
+    """SQLite hides the system's error, as it does when a disk quota is used up."""
     with small_disk(tmp_path / "disk", 1) as disk:
         path = disk.path / "state.db"
         async with opened(path) as store:
@@ -288,7 +288,7 @@ async def test_a_disk_that_can_only_be_read_is_told_so_too(tmp_path: Path) -> No
             assert await store.unfinished() == [environment()]
 
 
-async def test_a_disk_with_room_is_not_blamed_for_what_sqlite_cannot_do(tmp_path: Path) -> None:
+async def test_an_io_error_on_a_disk_with_room_is_not_reported_as_full(tmp_path: Path) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     assert isinstance(translate(tmp_path / "state.db", error), StateUnavailable)
@@ -313,7 +313,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_saved_survives_kill_9(path: Path) -> None:
+async def test_saved_environments_survive_kill_9(path: Path) -> None:
     root = Path(__file__).parents[3]
     program = KILLED.format(tests=str(root), path=str(path))
     done = await anyio.to_thread.run_sync(

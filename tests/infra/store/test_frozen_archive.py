@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen machine as one file: what goes in comes out, and nothing else does."""
+"""A frozen machine packed into one file is unpacked unchanged; anything else is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = json.dumps(dict.fromkeys(FILES, 4 * BLOCK)).encode()
 
 
 def frozen(directory: Path) -> Path:
-    """A small one, with holes, zeros that are no holes, and data that is no whole block."""
+    """Make a small frozen machine with holes, stored zeros, and data that fills no whole block."""
     directory.mkdir()
     for number, name in enumerate(FILES):
         with (directory / name).open("wb") as file:
@@ -45,7 +45,7 @@ def packed(directory: Path) -> bytes:
 def made(
     *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, end: bytes = bytes(1024)
 ) -> bytes:
-    """A file with these members behind a manifest and sizes, as somebody else could make it."""
+    """Build a file with these members after a manifest and sizes, as an attacker could."""
     out = bytearray()
     for name, data in ((MANIFEST, b"{}"), ("sizes.json", SIZES), *members):
         about = tarfile.TarInfo(name)
@@ -63,7 +63,7 @@ def refusal(data: bytes, directory: Path) -> str:
     return caught.value.message
 
 
-def test_what_goes_in_comes_out_with_its_holes(tmp_path: Path) -> None:
+def test_files_are_unpacked_unchanged_with_their_holes(tmp_path: Path) -> None:
     source, target = frozen(tmp_path / "source"), tmp_path / "target"
     target.mkdir()
     told: list[bytes] = []
@@ -84,7 +84,7 @@ def test_what_goes_in_comes_out_with_its_holes(tmp_path: Path) -> None:
     assert frozen_files.size(target) < 8 << 20
 
 
-def test_other_programs_can_list_it(tmp_path: Path) -> None:
+def test_tarfile_can_list_the_members(tmp_path: Path) -> None:
     plain = zstandard.ZstdDecompressor().decompressobj().decompress(packed(frozen(tmp_path / "a")))
     with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
         names = tar.getnames()
@@ -105,7 +105,7 @@ def test_other_programs_can_list_it(tmp_path: Path) -> None:
         ([("ram/0000000000000000", bytes((4 << 20) + 1))], "too large"),
     ],
 )
-def test_members_that_cannot_be(
+def test_impossible_members_are_refused(
     tmp_path: Path, members: list[tuple[str, bytes]], words: str
 ) -> None:
     assert words in refusal(made(*members), tmp_path / "in")
@@ -115,13 +115,13 @@ def test_members_that_cannot_be(
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE]
 )
-def test_only_files_are_members(tmp_path: Path, kind: bytes) -> None:
+def test_members_that_are_not_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     assert "is not a file" in refusal(
         made(("ram/0000000000000000", b""), kind=kind), tmp_path / "in"
     )
 
 
-def test_ends_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_ends_are_refused(tmp_path: Path) -> None:
     for number, (end, words) in enumerate(
         [(b"", "cut off"), (bytes(512), "cut off"), (bytes(1025), "follows"), (b"x" * 512, "head")]
     ):
@@ -131,7 +131,7 @@ def test_ends_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sizes", [b"[]", b"{", b"{}", SIZES.replace(b"ram", b"rom"), SIZES.replace(b"262144", b"-1", 1)]
 )
-def test_sizes_that_cannot_be(tmp_path: Path, sizes: bytes) -> None:
+def test_impossible_sizes_are_refused(tmp_path: Path, sizes: bytes) -> None:
     data = zstandard.ZstdDecompressor().decompress(made())
     other = data.replace(SIZES, sizes.ljust(len(SIZES))[: len(SIZES)])
     assert "sizes.json" in (said := refusal(zstandard.compress(other), tmp_path / "in")) or (
@@ -153,7 +153,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_damage_is_never_taken_for_a_snapshot(
+def test_damage_never_gives_another_frozen_machine(
     whole: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(0, len(whole) - 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every environment comes back from its row as it was, except for calls in progress."""
+"""Every environment is read back from its row unchanged, except for calls in progress."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ environments = st.builds(
 
 
 @given(environments)
-def test_round_trip_through_the_real_schema(environment: Environment) -> None:
+def test_an_environment_survives_a_round_trip_through_the_schema(environment: Environment) -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         connection.row_factory = sqlite3.Row

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates on the disk: whole or not there, and removed when they are not what they were."""
+"""Templates on the disk: complete or absent, and removed when they are damaged."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def make(store: TemplateStore, key: TemplateKey = KEY) -> None:
 
 
 def again(store: TemplateStore) -> TemplateStore:
-    """As another process sees it."""
+    """Return the store as another process sees it."""
     return TemplateStore(store.directory)
 
 
-def test_what_was_placed_is_found_by_its_key_alone(store: TemplateStore) -> None:
+def test_a_placed_template_is_found_only_by_its_key(store: TemplateStore) -> None:
     assert store.find(KEY) is None
     make(store)
     found = store.find(KEY)
@@ -48,17 +48,17 @@ def test_what_was_placed_is_found_by_its_key_alone(store: TemplateStore) -> None
     assert [each.key for each in store.all()] == [KEY]
 
 
-def test_a_workspace_that_is_given_up_leaves_nothing(store: TemplateStore) -> None:
+def test_an_abandoned_workspace_leaves_nothing(store: TemplateStore) -> None:
     with store.workspace() as work:
         (work / "ram").write_bytes(b"half")
     assert list(store.directory.iterdir()) == []
 
 
-def test_what_a_killed_server_left_is_swept_and_what_is_in_work_stays(store: TemplateStore) -> None:
+def test_leftovers_of_a_killed_server_are_swept_but_no_open_workspace(store: TemplateStore) -> None:
     left = store.directory / ".tmp-dead"
     left.mkdir(parents=True)
     (left / "ram").write_bytes(b"half")
-    (store.directory / KEY.id).mkdir()  # removed by half
+    (store.directory / KEY.id).mkdir()  # partly removed
     with store.workspace() as work:
         again(store).sweep()
         assert work.exists()
@@ -69,7 +69,7 @@ def test_what_a_killed_server_left_is_swept_and_what_is_in_work_stays(store: Tem
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone", "grown"])
-def test_a_corrupt_template_is_removed_once_it_is_looked_for(
+def test_a_corrupt_template_is_removed_when_it_is_looked_up(
     store: TemplateStore, name: str, harm: str
 ) -> None:
     make(store)
@@ -90,21 +90,21 @@ def test_a_corrupt_template_is_removed_once_it_is_looked_for(
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"format": 99}', b"\xff", b'{"format": 1}'])
-def test_a_manifest_that_is_none_is_no_template(store: TemplateStore, text: bytes) -> None:
+def test_a_template_with_a_bad_manifest_is_not_found(store: TemplateStore, text: bytes) -> None:
     make(store)
     (store.directory / KEY.id / "manifest.json").write_bytes(text)
     assert store.find(KEY) is None
     assert store.all() == []
 
 
-def test_a_manifest_of_another_key_does_not_serve(store: TemplateStore) -> None:
+def test_a_template_whose_manifest_has_another_key_is_not_found(store: TemplateStore) -> None:
     make(store)
     other = TemplateKey({"image": "sha256:2"})
     (store.directory / KEY.id).rename(store.directory / other.id)
     assert store.find(other) is None
 
 
-def test_two_who_made_the_same_keep_one(store: TemplateStore) -> None:
+def test_the_first_of_two_equal_templates_is_kept(store: TemplateStore) -> None:
     make(store)
     first = store.directory / KEY.id / "ram"
     inode = first.stat().st_ino
@@ -120,7 +120,7 @@ def test_removing_is_idempotent(store: TemplateStore) -> None:
     assert store.find(KEY) is None
 
 
-def test_what_another_version_left_is_replaced(store: TemplateStore) -> None:
+def test_a_template_of_another_format_is_replaced(store: TemplateStore) -> None:
     make(store)
     manifest = store.directory / KEY.id / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
@@ -129,7 +129,7 @@ def test_what_another_version_left_is_replaced(store: TemplateStore) -> None:
     assert again(store).find(KEY) is not None
 
 
-def test_of_templates_that_are_one_owners_the_last_used_are_kept(store: TemplateStore) -> None:
+def test_trim_keeps_the_last_used_templates_of_every_owner(store: TemplateStore) -> None:
     def of(owner: str, number: int) -> TemplateKey:
         return TemplateKey({**KEY.parts, "cpus": str(number), "owner": owner})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a guest prints, its result stays within what every client accepts."""
+"""The budget of a result: any output of a guest fits into what every client accepts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(data: bytes) -> Output:
 
 
 @given(st.text(), st.integers(12, 2_000))
-def test_fit_keeps_a_start_within_the_budget(text: str, budget: int) -> None:
+def test_fit_keeps_the_start_of_a_text_within_the_budget(text: str, budget: int) -> None:
     kept = fit(text, budget)
     assert text.startswith(kept)
     assert wire_size(kept) <= budget
@@ -63,7 +63,7 @@ def test_a_cut_stream_can_be_cut_again(head: bytes, tail: bytes, data: st.DataOb
     assert (tail or head).endswith(small.tail)
 
 
-def test_a_short_stream_leaves_its_room_to_the_other() -> None:
+def test_the_room_that_a_short_stream_leaves_is_given_to_the_other() -> None:
     long, short = whole(b"x" * 1_000), whole(b"short")
     for first, second in ((long, short), (short, long)):
         stdout, stderr = share(first, second, 600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images are told by their content and come back as images that clients show."""
+"""Images: recognized by their content, and returned as images that clients show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waggle.mcp.uris import file_uri
 
 
 def png(size: int = 0) -> bytes:
-    """A png of one pixel, with so many bytes of a comment that nobody reads."""
+    """Return a PNG of one pixel with an ignored chunk of `size` bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = zlib.crc32(kind + data).to_bytes(4, "big")
@@ -57,7 +57,7 @@ SVG = (
         (b"print('<svg></svg>')", None),
     ],
 )
-def test_an_image_is_known_by_its_content(data: bytes, kind: str | None) -> None:
+def test_an_image_is_recognized_by_its_content(data: bytes, kind: str | None) -> None:
     assert image_type(data) == kind
 
 
@@ -71,7 +71,7 @@ def test_an_image_is_known_by_its_content(data: bytes, kind: str | None) -> None
         ("import pngs", False),
     ],
 )
-def test_a_program_that_names_an_image_is_looked_at(program: Any, named: bool) -> None:
+def test_a_program_that_names_an_image_file_is_recognized(program: Any, named: bool) -> None:
     assert names_image(program) is named
 
 
@@ -87,7 +87,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_read_file_shows_an_image_that_no_structured_content_hides(era: str) -> None:
+async def test_read_file_returns_an_image_without_structured_content(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         environment = await created(agent)
         files = rig.host.only.files
@@ -132,7 +132,7 @@ def links(result: CallToolResult) -> list[str]:
 
 
 def draws(guest: FakeGuest, pictures: dict[str, bytes], printed: bytes = b"") -> None:
-    """Let the program `draw` write files into its directory."""
+    """Make the program `draw` write files into its directory."""
 
     async def program(_command: object, into: Any) -> ExecutionResult:
         for name, data in pictures.items():
@@ -159,13 +159,13 @@ async def test_images_that_a_program_wrote_are_shown(era: str) -> None:
         assert result.structured_content is None
         content = (await agent.read_resource(links(result)[0])).contents[0]
         assert content.mime_type == "image/png"
-        # Nothing new: nothing to show.
+        # The files are not new, so they are not shown again.
         again = await agent.call_tool("run_command", arguments)
         assert images(again) == []
         assert "images" not in data_of(again)
 
 
-async def test_images_are_shown_only_when_they_are_wanted_and_the_program_ended() -> None:
+async def test_images_are_shown_only_if_wanted_and_the_program_has_ended() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         guest = rig.host.only
@@ -185,7 +185,7 @@ async def test_images_are_shown_only_when_they_are_wanted_and_the_program_ended(
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("how", [{"wait_seconds": 0.01}, {"background": True}])
-async def test_images_of_what_outlasts_its_call_are_shown_to_who_waits_for_it(
+async def test_images_of_a_job_are_shown_to_the_call_that_waits_for_its_end(
     era: str, how: dict[str, Any]
 ) -> None:
     async with serving() as rig, client(rig, era) as agent:
@@ -206,7 +206,7 @@ async def test_images_of_what_outlasts_its_call_are_shown_to_who_waits_for_it(
             assert "exit 0" in text_of(ended)
 
 
-async def test_what_a_hostile_program_writes_stays_within_the_budget() -> None:
+async def test_images_of_a_hostile_program_stay_within_the_budget() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         many = {f"{n:02}.png": png(200_000 + n) for n in range(30)}
@@ -220,7 +220,7 @@ async def test_what_a_hostile_program_writes_stays_within_the_budget() -> None:
         assert "\x1b" not in text_of(result)
 
 
-async def test_a_guest_that_cannot_be_listed_shows_nothing_and_loses_nothing() -> None:
+async def test_a_directory_that_cannot_be_listed_does_not_lose_the_output() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         arguments = {"environment_id": environment, "code": "echo x", "images": True}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of a file, joined, are the file; text is never cut inside a character."""
+"""Pages of a file: joined they are the file, and text is never cut inside a character."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ files = st.binary(max_size=200) | st.text(max_size=100).map(lambda t: t.encode("
 
 
 def pages(data: bytes, encoding: Encoding | None, limit: int | None) -> list[Page]:
-    """The file as a client reads it."""
+    """Return all pages of a file, in the order in which a client reads them."""
     read: list[Page] = []
     offset: int | None = 0
     while offset is not None:
@@ -61,7 +61,7 @@ def test_text_stays_text_on_every_page(text: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\0text", b"\xff\xfe", b"caf\xe9", "é".encode()[:1]])
-def test_what_is_not_text_comes_as_base64(data: bytes) -> None:
+def test_bytes_that_are_not_text_are_returned_as_base64(data: bytes) -> None:
     (found,) = pages(data, None, None)
     assert (found.encoding, base64.b64decode(found.content)) == ("base64", data)
     with pytest.raises(InvalidArgument, match="not UTF-8 text"):
@@ -69,7 +69,7 @@ def test_what_is_not_text_comes_as_base64(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"a", b'"', b"\x01", "é".encode(), "😀".encode(), b"\xff"])
-def test_a_page_without_a_limit_suits_every_client(piece: bytes) -> None:
+def test_a_page_without_a_limit_fits_every_client(piece: bytes) -> None:
     data = piece * 1_000_000
     read = pages(data[:2_000_000], None, None)
     assert all(wire_size(found.content) <= COPY_BUDGET for found in read)
@@ -80,7 +80,9 @@ def test_a_page_without_a_limit_suits_every_client(piece: bytes) -> None:
     st.text(st.sampled_from("aé😀\n"), min_size=1, max_size=60).map(lambda text: text * 3),
     st.integers(4, 40),
 )
-def test_pages_for_a_model_are_whole_lines_and_joined_the_file(text: str, characters: int) -> None:
+def test_pages_for_a_model_end_at_line_ends_and_join_to_the_file(
+    text: str, characters: int
+) -> None:
     data, content, offset = text.encode(), "", 0
     while offset is not None:
         part = data[offset : offset + 4 * characters]
@@ -92,19 +94,19 @@ def test_pages_for_a_model_are_whole_lines_and_joined_the_file(text: str, charac
     assert content == text
 
 
-def test_a_model_reads_no_more_than_it_is_shown_but_for_a_picture() -> None:
+def test_a_window_for_a_model_is_larger_only_where_a_picture_may_begin() -> None:
     assert model_window(0, None, "base64") == TEXT_PAGE * 3 // 4
     assert model_window(1, None, None) == 4 * TEXT_PAGE
     assert model_window(0, None, None) > 4 * TEXT_PAGE
     assert model_window(9, 100, None) == 100
 
 
-def test_450_kb_of_plain_text_come_whole() -> None:
+def test_450_kb_of_plain_text_fit_on_one_page() -> None:
     (found,) = pages(b"x" * 450_000, None, None)
     assert found.next_offset is None
 
 
-def test_an_offset_beyond_the_end_or_inside_a_character() -> None:
+def test_an_offset_beyond_the_end_or_inside_a_character_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="only 3 bytes"):
         page(b"", offset=4, size=3)
     assert page(b"", offset=3, size=3).content == ""
@@ -127,7 +129,7 @@ def test_broken_base64_is_refused(text: str) -> None:
         decode_base64(text)
 
 
-def test_media_types() -> None:
+def test_media_types_follow_the_suffix_and_the_encoding() -> None:
     assert mime_type("/a/plot.png", "base64") == "image/png"
     assert mime_type("/a/x.json", "utf-8") == "application/json"
     assert mime_type("/a/unknown", "utf-8") == "text/plain"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and searching a stream in parts: joined, the parts are the whole."""
+"""Pages of a stream: reading and searching in parts, which joined are the whole."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def joined(stream: Spool, limit: int, begin: int = 0) -> str:
 
 
 @given(st.text(max_size=200), st.integers(4, 40))
-def test_text_comes_whole_whatever_the_size_of_a_part(text: str, limit: int) -> None:
+def test_text_is_complete_for_any_size_of_a_part(text: str, limit: int) -> None:
     stream = Spool(Path("/tmp"), keep=1 << 20, view=1_000)
     stream.feed(text.encode("utf-8", "replace"))
     assert joined(stream, limit) == text.encode("utf-8", "replace").decode()
@@ -41,7 +41,7 @@ def test_text_comes_whole_whatever_the_size_of_a_part(text: str, limit: int) -> 
 
 
 @given(st.binary(max_size=300), st.integers(1, 40))
-def test_reading_any_bytes_ends(data: bytes, limit: int) -> None:
+def test_reading_any_bytes_reaches_the_end(data: bytes, limit: int) -> None:
     stream = Spool(Path("/tmp"), keep=1 << 20, view=1_000)
     stream.feed(data)
     assert len(joined(stream, limit)) >= len(data.decode("utf-8", "ignore"))
@@ -63,7 +63,7 @@ def test_the_worst_bytes_stay_within_the_budget(stream: Spool) -> None:
         assert wire_size(part.content) <= COPY_BUDGET
 
 
-def test_what_was_not_kept_is_refused_with_a_way_on() -> None:
+def test_bytes_that_were_not_kept_are_refused_with_a_next_step() -> None:
     stream = Spool(Path("/tmp"), keep=10, view=10)
     stream.feed(b"x" * 1_000_000)
     with pytest.raises(InvalidArgument, match="Not all of this stream is kept") as refused:
@@ -81,7 +81,7 @@ def test_searching_finds_lines_with_their_offsets(stream: Spool) -> None:
     assert read_page(stream, offset=4, limit=None, search="ERROR").content.startswith("19: ERROR")
 
 
-def test_many_matches_come_in_parts_and_none_twice(stream: Spool) -> None:
+def test_many_matches_are_returned_in_parts_without_repeats(stream: Spool) -> None:
     lines = [b"%06d %s" % (n, b"x" * (n % 900)) for n in range(MAX_MATCHES * 3)]
     stream.feed(b"\n".join(lines))
     at: int | None = 0
@@ -105,7 +105,7 @@ def test_a_line_without_an_end_is_searched_in_bounded_memory(stream: Spool) -> N
 
 
 @pytest.mark.parametrize("begin", [0, 15, 500, -100])
-def test_searching_goes_on_behind_what_was_not_kept(begin: int) -> None:
+def test_a_search_skips_the_bytes_that_were_not_kept(begin: int) -> None:
     stream = Spool(Path("/tmp"), keep=20, view=10)
     stream.feed(b"ERROR one\n" + b"noise\n" * 200_000 + b"ERROR two\nnoise\n")
     part = read_page(stream, offset=begin, limit=None, search="ERROR")

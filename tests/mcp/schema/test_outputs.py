@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published output schemas: quick to check, and they mean what the models mean."""
+"""Published output schemas: quick to check, and with the meaning of the models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Leaf(BaseModel):
 
 
 class Tree(BaseModel):
-    """Definitions in a list, in an alternative, and in each other."""
+    """A model with other models in a list and in an alternative."""
 
     leaves: list[Leaf]
     best: Leaf | None
@@ -38,7 +38,7 @@ class Tree(BaseModel):
 
 
 class Loop(BaseModel):
-    """A definition within itself."""
+    """A model that contains itself."""
 
     inner: list[Loop]
 
@@ -57,20 +57,20 @@ def valid(schema: dict[str, Any], value: object) -> bool:
         {"leaves": st.lists(leaves, max_size=3) | values, "best": leaves | values, "count": values}
     )
 )
-def test_it_allows_and_refuses_the_same_but_null_for_what_may_be_left_out(
+def test_a_quick_schema_differs_only_in_null_for_optional_fields(
     value: dict[str, Any],
 ) -> None:
     null = "'size': None" in str([value["leaves"], value["best"]])
     assert valid(quick(SCHEMA), value) == (valid(SCHEMA, value) and not null)
 
 
-def test_what_is_allowed_is_not_nothing() -> None:
+def test_a_quick_schema_accepts_a_valid_value() -> None:
     leaf = {"name": "a", "error": None}
     assert valid(quick(SCHEMA), {"leaves": [leaf], "best": leaf, "count": 1})
     assert not valid(quick(SCHEMA), {"leaves": [{"name": "a"}], "best": leaf, "count": 1})
 
 
-def test_definitions_stand_in_their_place_with_what_is_said_of_them() -> None:
+def test_definitions_are_inlined_with_their_descriptions() -> None:
     made = quick(SCHEMA)
     assert "$ref" not in str(made)
     assert "$defs" not in made
@@ -79,20 +79,20 @@ def test_definitions_stand_in_their_place_with_what_is_said_of_them() -> None:
     assert leaf["properties"]["error"]["type"] == ["string", "null"]
 
 
-def test_a_definition_within_itself_is_told_at_the_start() -> None:
+def test_a_recursive_definition_is_refused() -> None:
     with pytest.raises(RecursionError):
         quick(TypeAdapter(Loop).json_schema())
 
 
-def test_no_published_result_sends_a_checker_elsewhere() -> None:
+def test_no_published_schema_contains_a_reference() -> None:
     for tool in default_tools():
         assert "$ref" not in str(tool.output_schema)
 
 
 class TestInWords:
-    """list_environments, whose items clients check for their fields alone."""
+    """The schema of list_environments, whose items state only which fields exist."""
 
-    def test_each_field_is_told_and_wanted(self) -> None:
+    def test_every_field_is_described_and_required_unless_optional(self) -> None:
         made = in_words(EnvironmentSummary)
         optional = {"network", "error", "on_disk_until", "notice"}
         assert {*made["required"]} == {*EnvironmentSummary.model_fields} - optional
@@ -101,7 +101,7 @@ class TestInWords:
             assert (field.description or "") in made["description"]
         assert not valid(made, {"environment_id": "x"})
 
-    def test_what_is_listed_is_what_the_model_says(self) -> None:
+    def test_a_listed_item_fits_the_model(self) -> None:
         moment = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
         environment = Environment(
             id="0b9a3c1e-6c0e-4f0e-9d7b-2f6a3f0c9f11",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments as clients and models give them: understood, ignored, or refused with advice."""
+"""Arguments as clients and models give them: accepted, ignored, or refused with advice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Answer(BaseModel):
-    """What the tool says."""
+    """The result of the tool."""
 
     word: str = Field(description="One.")
     more: str | None = None
@@ -28,7 +28,7 @@ class Answer(BaseModel):
 
 
 class Tools:
-    """A tool with each kind of parameter."""
+    """The owner of a tool with every kind of parameter."""
 
     async def tool(
         self,
@@ -54,7 +54,7 @@ class Tools:
 TOOL = make_tool(Tools().tool, title="T", description="D", annotations=ToolAnnotations())
 
 
-async def test_what_is_published_is_plain() -> None:
+async def test_the_published_input_schema_is_plain() -> None:
     strings = {"type": "array", "items": {"type": "string"}}
     assert TOOL.parameters == {
         "type": "object",
@@ -72,7 +72,7 @@ async def test_what_is_published_is_plain() -> None:
     assert {**TOOL.accepted["properties"]}.keys() - TOOL.parameters["properties"].keys() == {"key"}
 
 
-async def test_results_are_published_without_words() -> None:
+async def test_the_published_output_schema_has_no_descriptions() -> None:
     assert TOOL.output_schema == {
         "type": "object",
         "properties": {
@@ -93,7 +93,7 @@ def taken(**given: object) -> dict[str, Any]:
     return {name: found[name] for name in found if name in given or name == "pairs"}
 
 
-async def test_more_is_accepted_than_is_published() -> None:
+async def test_more_forms_are_accepted_than_published() -> None:
     assert taken(items="a b")["items"] == "a b"
     assert taken(items='["a"]')["items"] == ["a"]
     assert taken(pairs={"a": 1})["pairs"] == {"a": 1}
@@ -109,7 +109,7 @@ async def test_more_is_accepted_than_is_published() -> None:
     assert taken(count=None)["count"] is None
 
 
-async def test_what_clients_add_is_ignored_and_other_spellings_are_understood() -> None:
+async def test_additions_of_clients_are_ignored_and_other_spellings_accepted() -> None:
     added = dict.fromkeys(ADDED_BY_CLIENTS, "x")
     async with serving(Setup()) as rig, client(rig) as agent:
         environment = await created(agent)
@@ -140,9 +140,7 @@ async def test_what_clients_add_is_ignored_and_other_spellings_are_understood() 
         ("xyz", "."),
     ],
 )
-async def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(
-    wrong: str, meant: str
-) -> None:
+async def test_a_misspelt_parameter_is_refused_with_a_suggestion(wrong: str, meant: str) -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
         given = {"environment_id": await created(agent), "code": "echo hi", wrong: "x"}
         refused = error_of(await agent.call_tool("execute", given))
@@ -151,7 +149,7 @@ async def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(
         assert refused["hint"].startswith("execute takes: code (required), environment_id, ")
 
 
-async def test_a_parameter_that_is_given_twice_by_other_spellings_is_refused() -> None:
+async def test_a_parameter_given_in_two_spellings_is_refused() -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
         twice = {"environment_id": "a", "environmentId": "b", "code": ""}
         refused = error_of(await agent.call_tool("execute", twice))
@@ -159,8 +157,8 @@ async def test_a_parameter_that_is_given_twice_by_other_spellings_is_refused() -
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-async def test_an_optional_parameter_may_be_sent_with_nothing_in_it(nothing: object) -> None:
-    """OpenAI's strict mode sends null for each that the model leaves out, others an empty text."""
+async def test_an_optional_parameter_may_be_null_or_empty(nothing: object) -> None:
+    """OpenAI's strict mode sends null for omitted parameters; other clients send an empty text."""
     accepted = [name for name in TOOL.accepted["properties"] if name != "word"]
     found = TOOL.fn_metadata.validate_arguments(
         TOOL.fn_metadata.pre_parse_json({"word": "a", **dict.fromkeys(accepted, nothing)})
@@ -172,7 +170,7 @@ async def test_an_optional_parameter_may_be_sent_with_nothing_in_it(nothing: obj
             if tool.name in {"execute", "write_file", "read_file", "list_files", "read_job"}:
                 given = {"code": "echo a", "path": "a", "content": "x", "job_id": 1, **this}
                 empty = dict.fromkeys(tool.accepted["properties"], nothing)
-                empty.pop("idempotency_key", None)  # an empty one is refused
+                empty.pop("idempotency_key", None)  # an empty key is refused
                 arguments = {name: given.get(name, empty[name]) for name in empty}
                 if tool.name == "list_files":
                     arguments["path"] = nothing
@@ -187,7 +185,7 @@ async def test_an_optional_parameter_may_be_sent_with_nothing_in_it(nothing: obj
         ("create_environment", {"files": ["a"]}, "Parameter 'files"),
     ],
 )
-async def test_no_word_of_a_library_is_in_a_refusal(
+async def test_a_refusal_contains_no_words_of_the_validation_library(
     tool: str, wrong: dict[str, Any], words: str
 ) -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
@@ -198,13 +196,13 @@ async def test_no_word_of_a_library_is_in_a_refusal(
 
 
 @pytest.mark.parametrize("env", ["A=1", "B=2\nA=1\n", '{"A": 1}', {"A": 1}, ["A=1"], '["A=1"]'])
-async def test_variables_in_each_form(env: object) -> None:
+async def test_variables_are_accepted_in_every_form(env: object) -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
         given = {"environment_id": await created(agent), "code": "env A", "env": env}
         assert data_of(await agent.call_tool("execute", given))["stdout"] == "1\n"
 
 
-async def test_the_text_of_a_json_file_that_a_client_parsed_is_written_out() -> None:
+async def test_a_json_file_that_a_client_parsed_is_written_as_text() -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
         content = {"name": "é", "files": ["a"]}
         for number, file in enumerate((content, [content])):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes on the host's disk, of which no owner gets more than his share."""
+"""The share of the host's disk that one owner may take, in bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def snapshots(here: World) -> SnapshotService:
     )
 
 
-async def test_what_would_come_to_more_than_the_share_is_refused() -> None:
+async def test_a_pause_or_snapshot_over_the_disk_share_is_refused() -> None:
     async with world(capacity=6, disk_mib=1000, several_owners=True) as here:
         first = await here.created(owner=GREEDY)
         here.host.used[first.id] = 489 * MIB
@@ -72,7 +72,7 @@ async def test_what_would_come_to_more_than_the_share_is_refused() -> None:
         assert (await pause(here, other).result()).is_asleep
 
 
-async def test_snapshots_count_and_copies_of_them() -> None:
+async def test_snapshots_and_copies_of_them_count_towards_the_share() -> None:
     async with world(capacity=6, disk_mib=513, several_owners=True) as here:
         service = snapshots(here)
         origin = await here.created(owner=GREEDY)
@@ -86,7 +86,7 @@ async def test_snapshots_count_and_copies_of_them() -> None:
             await service.create(kept.id, CopyRequest(), owner=GREEDY)
 
 
-async def test_output_and_archives_count() -> None:
+async def test_job_output_and_archives_count_towards_the_share() -> None:
     async with world(capacity=6, disk_mib=512, several_owners=True) as here:
         jobs = here.jobs()
         trees = TreeService(here.service, record=lambda: Spool(Path("/tmp"), keep=MIB, view=0))
@@ -105,7 +105,7 @@ async def test_output_and_archives_count() -> None:
             await pause(here, origin).result()
 
 
-async def test_bytes_that_are_on_their_way_are_held() -> None:
+async def test_space_is_reserved_while_bytes_are_written() -> None:
     async with world(capacity=6, disk_mib=1000, several_owners=True) as here:
         first, second = [await here.created(owner=GREEDY) for _ in range(2)]
         here.gates.closed = {"hibernate", "disk"}
@@ -122,7 +122,7 @@ async def test_bytes_that_are_on_their_way_are_held() -> None:
         assert (await pause(here, second).result()).is_asleep, "what failed holds nothing"
 
 
-async def test_an_idle_one_without_room_on_the_disk_stands_still_and_says_why() -> None:
+async def test_an_idle_environment_without_disk_space_is_paused_in_memory_with_a_notice() -> None:
     async with world(capacity=6, disk_mib=600, several_owners=True, pausing=SLEEPY) as here:
         greedy, other = await here.created(owner=GREEDY), await here.created(owner=OTHER)
         here.host.used[greedy.id] = 600 * MIB
@@ -135,14 +135,14 @@ async def test_an_idle_one_without_room_on_the_disk_stands_still_and_says_why() 
         assert await reaper.sweep() == [greedy.id]
 
 
-async def test_the_only_owner_is_not_even_measured() -> None:
+async def test_the_disk_of_a_sole_owner_is_not_measured() -> None:
     async with world() as here:
         here.host.free = 0
         here.gates.closed = {"disk"}
         assert (await pause(here, await here.created()).result()).is_asleep
 
 
-async def test_without_a_number_one_of_several_owners_has_half_of_what_there_is() -> None:
+async def test_without_a_configured_share_each_of_several_owners_gets_half() -> None:
     async with world(capacity=6, several_owners=True) as here:
         mine = await here.created(owner=GREEDY)
         here.host.free, here.host.used[mine.id] = 600 * MIB, 700 * MIB
@@ -156,10 +156,10 @@ async def test_without_a_number_one_of_several_owners_has_half_of_what_there_is(
     whole=st.integers(2, 10**4),
     wants=st.lists(st.tuples(st.sampled_from([GREEDY, OTHER]), st.integers(1, 10**4))),
 )
-def test_neither_of_two_owners_lowers_what_the_other_may_have(
+def test_one_of_two_owners_cannot_reduce_the_share_of_the_other(
     whole: int, wants: list[tuple[str, int]]
 ) -> None:
-    """`whole` and `wants` are MiB. Whoever takes how much in which order: each gets his half."""
+    """`whole` and `wants` are MiB. Each owner gets half, in whatever order the two take it."""
     held = {GREEDY: 0, OTHER: 0}
     host = Host(Gates())
     shares = DiskShares(host, Registry(1), 0, lambda: True)

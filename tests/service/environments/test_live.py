@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One environment's life: calls that come and go, and machines that die."""
+"""The life of one environment: calls that begin and end, and machines that die."""
 
 import pytest
 from tests.service.slots import assert_free
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 # Calls
 
 
-async def test_a_call_that_outlives_its_environment_ends_without_a_trace() -> None:
+async def test_a_call_that_outlives_its_environment_leaves_nothing() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.service.using(environment.id, owner=OWNER):
@@ -31,7 +31,7 @@ async def test_a_call_that_outlives_its_environment_ends_without_a_trace() -> No
             here.get(environment.id)
 
 
-async def test_a_call_counts_until_its_end_however_it_ends() -> None:
+async def test_a_call_counts_as_active_until_it_ends_or_fails() -> None:
     async with world() as here:
         environment = await here.created()
 
@@ -48,7 +48,7 @@ async def test_a_call_counts_until_its_end_however_it_ends() -> None:
         assert (after.active_calls, after.last_used_at) == (0, here.clock.now)
 
 
-async def test_calls_at_once_are_counted_each() -> None:
+async def test_concurrent_calls_are_counted_separately() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.service.using(environment.id, owner=OWNER):
@@ -61,7 +61,7 @@ async def test_calls_at_once_are_counted_each() -> None:
 # Death
 
 
-async def test_a_machine_that_dies_is_freed_and_its_cause_shown() -> None:
+async def test_a_dead_machine_is_freed_and_its_cause_is_shown() -> None:
     async with world(capacity=1) as here:
         environment = await here.created()
         here.host.only.die("out of memory")
@@ -91,7 +91,7 @@ async def test_a_dead_machine_counts_until_it_is_freed() -> None:
         await here.created()
 
 
-async def test_a_machine_that_dies_during_a_call_leaves_the_call_to_tell() -> None:
+async def test_a_call_reports_its_own_error_when_its_machine_dies() -> None:
     async with world() as here:
         environment = await here.created()
 
@@ -107,7 +107,7 @@ async def test_a_machine_that_dies_during_a_call_leaves_the_call_to_tell() -> No
         assert (failed.state, failed.active_calls) == (State.ERROR, 0)
 
 
-async def test_a_destroy_that_meets_a_death_waits_for_the_watcher_and_frees_once() -> None:
+async def test_a_destroy_during_a_death_waits_for_the_watcher_and_frees_once() -> None:
     async with world() as here:
         environment = await here.created()
         here.gates.closed = {"destroy"}
@@ -121,7 +121,7 @@ async def test_a_destroy_that_meets_a_death_waits_for_the_watcher_and_frees_once
         assert here.store.states(environment.id)[-1] is State.DESTROYED
 
 
-async def test_a_death_during_a_destroy_is_part_of_it() -> None:
+async def test_a_machine_that_dies_during_a_destroy_is_no_error() -> None:
     async with world() as here:
         environment = await here.created()
         here.gates.closed = {"destroy"}
@@ -134,7 +134,7 @@ async def test_a_death_during_a_destroy_is_part_of_it() -> None:
         assert here.host.only.destroys == 1
 
 
-async def test_a_dead_machine_that_cannot_be_freed_is_retried_at_once() -> None:
+async def test_a_dead_machine_that_cannot_be_freed_can_be_retried_at_once() -> None:
     async with world(capacity=1) as here:
         environment = await here.created()
         guest = here.host.only
@@ -164,7 +164,7 @@ async def test_a_guest_that_cannot_be_watched_counts_as_dead() -> None:
         assert here.host.only.freed == 1
 
 
-async def test_a_store_that_fails_when_a_machine_dies_harms_nobody_else() -> None:
+async def test_a_store_failure_when_a_machine_dies_affects_no_other_environment() -> None:
     async with world() as here:
         here.store.broken = {State.ERROR}
         environment, other = await here.created(), await here.created()
@@ -174,8 +174,8 @@ async def test_a_store_that_fails_when_a_machine_dies_harms_nobody_else() -> Non
         assert here.get(other.id).state is State.RUNNING
 
 
-async def test_one_whose_guest_misbehaves_says_so_until_it_is_destroyed() -> None:
-    """Not only to its calls: who lists environments sees which is to be destroyed."""
+async def test_a_misbehaving_guest_shows_a_notice_until_it_is_destroyed() -> None:
+    """The list of environments shows the notice too, so that a client sees which one to destroy."""
     async with world() as here:
         environment = await here.created()
         guest = here.host.only

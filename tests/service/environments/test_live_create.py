@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One environment's life: creates that succeed, fail and are cancelled."""
+"""The life of one environment: creates that succeed, fail and are cancelled."""
 
 import anyio
 import pytest
@@ -15,7 +15,7 @@ from waggle.domain.errors import (
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_booted_environment_shows_what_it_runs_on() -> None:
+async def test_a_booted_environment_shows_its_machine_port_and_image() -> None:
     async with world() as here:
         environment = await here.created()
         guest = here.host.only
@@ -28,7 +28,7 @@ async def test_a_booted_environment_shows_what_it_runs_on() -> None:
 # Creates that fail
 
 
-async def test_a_failed_boot_frees_the_slot_and_leaves_a_record_of_why() -> None:
+async def test_a_failed_boot_frees_the_slot_and_records_the_cause() -> None:
     async with world() as here:
         here.host.create_error = BootFailed("The kernel panicked.")
         with pytest.raises(BootFailed):
@@ -41,7 +41,7 @@ async def test_a_failed_boot_frees_the_slot_and_leaves_a_record_of_why() -> None
         await assert_free(here, 2)
 
 
-async def test_a_failure_inside_waggle_is_recorded_without_its_text() -> None:
+async def test_an_internal_error_is_recorded_without_its_text() -> None:
     async with world() as here:
         here.host.create_error = Broken("/root/secret is missing")
         with pytest.raises(Broken):
@@ -51,7 +51,7 @@ async def test_a_failure_inside_waggle_is_recorded_without_its_text() -> None:
 
 
 @pytest.mark.parametrize("broken", [State.CREATING, State.RUNNING])
-async def test_a_store_that_fails_fails_the_create_and_frees_everything(broken: State) -> None:
+async def test_a_store_failure_fails_the_create_and_frees_everything(broken: State) -> None:
     async with world() as here:
         here.store.broken = {broken}
         with pytest.raises(Broken):
@@ -62,7 +62,7 @@ async def test_a_store_that_fails_fails_the_create_and_frees_everything(broken: 
         await assert_free(here, 2)
 
 
-async def test_a_store_that_is_gone_altogether_still_frees_the_slot() -> None:
+async def test_a_store_that_always_fails_still_frees_the_slot() -> None:
     async with world() as here:
         here.store.broken = set(State)
         for _ in range(3):  # more than there are slots
@@ -72,7 +72,7 @@ async def test_a_store_that_is_gone_altogether_still_frees_the_slot() -> None:
 
 
 @pytest.mark.parametrize("place", ["save creating", "create", "save running"])
-async def test_a_create_cancelled_anywhere_leaves_nothing(place: str) -> None:
+async def test_a_create_cancelled_at_any_place_leaves_nothing(place: str) -> None:
     async with world() as here:
         here.gates.closed = {place}
         creating = here.create()
@@ -104,7 +104,7 @@ async def test_a_cancelled_create_holds_its_slot_until_its_machine_is_gone() -> 
         await assert_free(here, 1)
 
 
-async def test_a_machine_that_a_failed_create_cannot_free_stays_and_counts() -> None:
+async def test_a_machine_that_a_failed_create_cannot_free_stays_and_holds_its_slot() -> None:
     async with world(capacity=1) as here:
         here.gates.closed = {"save running"}
         creating = here.create()
@@ -129,7 +129,7 @@ async def test_a_watcher_that_cannot_be_started_fails_the_create() -> None:
         tasks = anyio.create_task_group()
         here = build(tasks)
         async with tasks:
-            pass  # the group ends: the server is going down
+            pass  # the group ends, as when the server shuts down
         with pytest.raises(RuntimeError):
             await here.created()
         await here.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One environment's life: destroys, beside creates, beside each other, and when they fail."""
+"""The life of one environment: destroys that run beside creates and each other, or fail."""
 
 from collections.abc import MutableMapping
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.anyio
 
 
 class Torn(BaseException):
-    """Stands for a cancellation that no shield holds back."""
+    """A cancellation that no shield holds back."""
 
 
 # Destroy against create
 
 
 @pytest.mark.parametrize("place", ["save creating", "create", "save running"])
-async def test_destroy_cancels_a_create_wherever_it_is(place: str) -> None:
+async def test_destroy_cancels_a_create_at_any_place(place: str) -> None:
     async with world() as here:
         here.gates.closed = {place}
         creating = here.create()
@@ -39,7 +39,7 @@ async def test_destroy_cancels_a_create_wherever_it_is(place: str) -> None:
         assert here.store.records[environment_id].state is State.DESTROYED
 
 
-async def test_destroy_waits_for_a_create_that_is_deaf_to_cancellation() -> None:
+async def test_destroy_waits_for_a_create_that_ignores_cancellation() -> None:
     async with world() as here:
         here.host.late = True
         here.gates.closed = {"create"}
@@ -69,13 +69,13 @@ async def test_a_slot_stays_taken_while_the_host_undoes_a_create() -> None:
         await here.created()
 
 
-async def test_a_create_that_ends_in_the_very_moment_of_its_cancellation_is_undone() -> None:
+async def test_a_create_that_ends_as_it_is_cancelled_is_undone() -> None:
     async with world() as here:
         here.gates.closed = {"save running"}
         creating = here.create()
         environment_id = (await here.gates.reached("save running")).environment
         destroying = here.destroy(environment_id)
-        here.gates.open("save running")  # it is saved when the destroy begins, but does not know
+        here.gates.open("save running")  # saved as the destroy begins, unknown to the create
         assert (await destroying.result()).state is State.DESTROYED
         with pytest.raises(NotFound, match="destroyed while it was created"):
             await creating.result()
@@ -83,7 +83,7 @@ async def test_a_create_that_ends_in_the_very_moment_of_its_cancellation_is_undo
         assert here.store.states(environment_id)[-1] is State.DESTROYED
 
 
-async def test_destroy_during_the_undoing_of_a_create_waits_for_it() -> None:
+async def test_destroy_waits_while_a_create_is_being_undone() -> None:
     async with world() as here:
         here.gates.closed = {"save running", "destroy"}
         creating = here.create()
@@ -98,7 +98,7 @@ async def test_destroy_during_the_undoing_of_a_create_waits_for_it() -> None:
         assert here.host.only.destroys == 1
 
 
-async def test_an_environment_is_not_usable_before_it_is_on_record_as_running() -> None:
+async def test_an_environment_is_not_usable_before_it_is_recorded_as_running() -> None:
     async with world() as here:
         here.gates.closed = {"save running"}
         creating = here.create()
@@ -113,7 +113,7 @@ async def test_an_environment_is_not_usable_before_it_is_on_record_as_running() 
 # Destroy
 
 
-async def test_two_destroys_at_once_destroy_once_and_both_succeed() -> None:
+async def test_two_concurrent_destroys_destroy_once_and_both_succeed() -> None:
     async with world() as here:
         environment = await here.created()
         here.gates.closed = {"destroy"}
@@ -153,7 +153,7 @@ async def test_a_cancelled_destroy_is_finished() -> None:
         assert here.store.records[environment.id].state is State.DESTROYED
 
 
-async def test_a_failed_destroy_keeps_the_environment_in_error_with_its_slot() -> None:
+async def test_a_failed_destroy_keeps_the_environment_in_error_and_its_slot() -> None:
     async with world(capacity=1) as here:
         environment = await here.created()
         guest = here.host.only
@@ -174,7 +174,7 @@ async def test_a_failed_destroy_keeps_the_environment_in_error_with_its_slot() -
         await assert_free(here, 1)
 
 
-async def test_what_a_client_may_not_read_is_in_the_log(
+async def test_details_hidden_from_the_client_are_logged(
     logged: list[MutableMapping[str, object]],
 ) -> None:
     async with world() as here:
@@ -189,8 +189,8 @@ async def test_what_a_client_may_not_read_is_in_the_log(
         here.gates.errors.clear()
 
 
-async def test_a_destroy_torn_apart_by_a_task_cancellation_can_be_repeated() -> None:
-    """Cancelling an asyncio task goes through an anyio shield."""
+async def test_a_destroy_interrupted_by_a_task_cancellation_can_be_repeated() -> None:
+    """Cancelling an asyncio task breaks through an anyio shield."""
     async with world(capacity=1) as here:
         environment = await here.created()
         here.gates.errors["destroy"] = Torn("torn")
@@ -202,7 +202,7 @@ async def test_a_destroy_torn_apart_by_a_task_cancellation_can_be_repeated() -> 
         assert (await here.service.destroy(environment.id, owner=OWNER)).state is State.DESTROYED
 
 
-async def test_a_store_that_fails_does_not_bring_back_a_destroyed_machine() -> None:
+async def test_a_store_failure_does_not_bring_back_a_destroyed_machine() -> None:
     async with world(capacity=1) as here:
         environment = await here.created()
         here.store.broken = {State.DESTROYED}

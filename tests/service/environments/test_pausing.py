@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paused environments: what they free, what wakes them, and what becomes of them in the end."""
+"""Paused environments: the slots they free, the calls that resume them, and how they end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
-async def test_any_call_has_a_paused_one_go_on(to_disk: bool) -> None:
+async def test_any_call_resumes_a_paused_environment(to_disk: bool) -> None:
     async with world() as here:
         environment = await here.created()
         for _ in range(2):
@@ -40,7 +40,7 @@ async def test_any_call_has_a_paused_one_go_on(to_disk: bool) -> None:
         await use(here, environment)
 
 
-async def test_one_that_sleeps_frees_its_slot_and_needs_one_to_go_on() -> None:
+async def test_pausing_to_disk_frees_the_slot_and_resuming_needs_one() -> None:
     async with world(capacity=1) as here:
         first = await here.created()
         await paused(here, first)
@@ -52,14 +52,14 @@ async def test_one_that_sleeps_frees_its_slot_and_needs_one_to_go_on() -> None:
         await use(here, first)
 
 
-async def test_one_that_stands_still_in_memory_keeps_its_slot() -> None:
+async def test_pausing_in_memory_keeps_the_slot() -> None:
     async with world(capacity=1) as here:
         await paused(here, await here.created(), to_disk=False)
         with pytest.raises(MaxEnvironments):
             await here.created()
 
 
-async def test_from_standing_still_to_sleep() -> None:
+async def test_an_environment_paused_in_memory_can_be_paused_to_disk() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment, to_disk=False)
@@ -67,7 +67,7 @@ async def test_from_standing_still_to_sleep() -> None:
         assert (await paused(here, environment, to_disk=False)).is_asleep
 
 
-async def test_a_busy_one_is_not_paused() -> None:
+async def test_a_busy_environment_is_not_paused() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.service.using(environment.id, owner=OWNER):
@@ -76,7 +76,7 @@ async def test_a_busy_one_is_not_paused() -> None:
         assert here.get(environment.id).state is State.RUNNING
 
 
-async def test_only_so_many_sleep() -> None:
+async def test_the_number_of_environments_paused_to_disk_is_limited() -> None:
     async with world(pausing=Pausing(max_asleep=1)) as here:
         first, second = await here.created(), await here.created()
         await paused(here, first)
@@ -87,7 +87,7 @@ async def test_only_so_many_sleep() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), GuestLost("no answer")])
-async def test_a_pause_that_fails_leaves_it_running(error: Exception) -> None:
+async def test_a_failed_pause_leaves_the_environment_running(error: Exception) -> None:
     async with world() as here:
         environment = await here.created()
         here.gates.errors["hibernate"] = error
@@ -98,7 +98,7 @@ async def test_a_pause_that_fails_leaves_it_running(error: Exception) -> None:
         await use(here, environment)
 
 
-async def test_a_wake_that_fails_leaves_it_asleep_and_the_next_call_tries_again() -> None:
+async def test_a_failed_resume_leaves_it_paused_and_the_next_call_retries() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment)
@@ -110,7 +110,7 @@ async def test_a_wake_that_fails_leaves_it_asleep_and_the_next_call_tries_again(
         await use(here, environment)
 
 
-async def test_calls_at_once_wake_it_once() -> None:
+async def test_concurrent_calls_resume_it_once() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment)
@@ -124,7 +124,7 @@ async def test_calls_at_once_wake_it_once() -> None:
             here.gates.open("create")
 
 
-async def test_a_cancelled_call_does_not_stop_the_wake() -> None:
+async def test_a_cancelled_call_does_not_stop_the_resume() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment)
@@ -138,7 +138,7 @@ async def test_a_cancelled_call_does_not_stop_the_wake() -> None:
         assert here.get(environment.id).state is State.RUNNING
 
 
-async def test_a_sleeping_one_is_destroyed_with_its_state() -> None:
+async def test_destroying_an_environment_paused_to_disk_discards_its_state() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment)
@@ -147,7 +147,7 @@ async def test_a_sleeping_one_is_destroyed_with_its_state() -> None:
         assert here.host.discarded == [environment.id]
 
 
-async def test_the_machine_of_one_that_stands_still_may_die() -> None:
+async def test_a_machine_paused_in_memory_may_die() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment, to_disk=False)
@@ -158,7 +158,7 @@ async def test_the_machine_of_one_that_stands_still_may_die() -> None:
             await use(here, environment)
 
 
-async def test_an_idle_one_sleeps_first_and_is_destroyed_when_that_is_over() -> None:
+async def test_an_idle_environment_is_paused_to_disk_and_later_destroyed() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
@@ -172,7 +172,7 @@ async def test_an_idle_one_sleeps_first_and_is_destroyed_when_that_is_over() -> 
         assert here.host.discarded == [environment.id]
 
 
-async def test_idle_ones_beyond_the_number_that_may_sleep_stand_still() -> None:
+async def test_idle_environments_over_the_limit_are_paused_in_memory() -> None:
     async with world(pausing=SLEEPY, capacity=3) as here:
         for _ in range(3):
             await here.created()
@@ -194,7 +194,7 @@ async def test_idle_ones_beyond_the_number_that_may_sleep_stand_still() -> None:
         assert here.get(third.id).is_asleep
 
 
-async def test_one_that_stands_still_goes_on_when_it_is_used() -> None:
+async def test_an_idle_environment_paused_in_memory_resumes_when_used() -> None:
     async with world(pausing=Pausing(when_idle=True, max_asleep=1), capacity=3) as here:
         await paused(here, await here.created())
         idle = await here.created()
@@ -206,7 +206,7 @@ async def test_one_that_stands_still_goes_on_when_it_is_used() -> None:
         assert await reaper(here).sweep() == []
 
 
-async def test_one_that_stands_still_is_kept_as_long_as_it_would_have_slept() -> None:
+async def test_an_environment_paused_in_memory_is_kept_as_long_as_one_on_disk() -> None:
     async with world(pausing=replace(SLEEPY, max_asleep=1), capacity=3) as here:
         sleeper = await here.created()
         idle = await here.created()
@@ -216,14 +216,14 @@ async def test_one_that_stands_still_is_kept_as_long_as_it_would_have_slept() ->
         here.clock.now += KEEP - timedelta(microseconds=1)
         async with here.service.using(sleeper.id, owner=OWNER):
             pass
-        await paused(here, sleeper)  # so its place stays taken
+        await paused(here, sleeper)  # so that its place stays taken
         assert await reaper(here).sweep() == []
         here.clock.now += timedelta(microseconds=1)
         assert await reaper(here).sweep() == [idle.id]
         assert [each.id for each in here.service.all()] == [sleeper.id]
 
 
-async def test_pauses_at_once_hold_their_places() -> None:
+async def test_concurrent_pauses_reserve_their_places() -> None:
     async with world(pausing=Pausing(max_asleep=1)) as here:
         first, second = await here.created(), await here.created()
         here.gates.closed.add("hibernate")
@@ -237,7 +237,7 @@ async def test_pauses_at_once_hold_their_places() -> None:
         assert (await again.result()).is_asleep
 
 
-async def test_sleepers_outlive_the_server() -> None:
+async def test_environments_paused_to_disk_outlive_the_server() -> None:
     async with world(pausing=SLEEPY) as here:
         sleeper, other = await here.created(), await here.created()
         await paused(here, sleeper)
@@ -255,8 +255,8 @@ async def test_sleepers_outlive_the_server() -> None:
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.RESUMING, State.PAUSED])
 @pytest.mark.parametrize("is_whole", [False, True])
-async def test_a_server_that_was_killed_in_between(state: State, is_whole: bool) -> None:
-    """What counts is whether the state on the disk is whole, not what was on record."""
+async def test_recovery_after_a_killed_server(state: State, is_whole: bool) -> None:
+    """The state on the disk decides: it counts if it is whole, whatever the record says."""
     async with world() as here:
         environment = await here.created()
         await here.destroy(environment.id).result()
@@ -269,7 +269,7 @@ async def test_a_server_that_was_killed_in_between(state: State, is_whole: bool)
             await here.destroy(environment.id).result()
 
 
-async def test_a_rollback_goes_on_from_the_moment_under_the_same_id() -> None:
+async def test_a_rollback_resumes_the_frozen_machine_under_the_same_id() -> None:
     async with world() as here:
         environment = await here.created()
         first = here.host.only
@@ -281,7 +281,7 @@ async def test_a_rollback_goes_on_from_the_moment_under_the_same_id() -> None:
         await use(here, environment)
 
 
-async def test_a_rollback_that_fails_says_so_and_holds_nothing() -> None:
+async def test_a_failed_rollback_is_reported_and_holds_no_slot() -> None:
     async with world() as here:
         environment = await here.created()
         here.host.create_error = Broken("no")
@@ -294,7 +294,7 @@ async def test_a_rollback_that_fails_says_so_and_holds_nothing() -> None:
         await here.destroy(environment.id).result()
 
 
-async def test_a_rollback_of_a_busy_one_is_refused() -> None:
+async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
     async with world() as here:
         environment = await here.created()
         async with (
@@ -306,7 +306,7 @@ async def test_a_rollback_of_a_busy_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
-async def test_exposed_ports_come_back_at_the_same_place(to_disk: bool) -> None:
+async def test_exposed_ports_return_on_the_same_local_port(to_disk: bool) -> None:
     async with world() as here:
         environment = await here.created()
         ports = PortService(here.service)
@@ -326,7 +326,7 @@ async def test_exposed_ports_come_back_at_the_same_place(to_disk: bool) -> None:
         assert inspected.ports == (second,)
 
 
-async def test_who_is_visited_is_in_use_and_a_paused_one_is_not_woken() -> None:
+async def test_a_connection_counts_as_use_but_does_not_resume_a_paused_environment() -> None:
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         visit = here.host.only.visit
@@ -336,5 +336,5 @@ async def test_who_is_visited_is_in_use_and_a_paused_one_is_not_woken() -> None:
         assert await reaper(here).sweep() == []
         here.clock.advance(seconds=2)
         assert await reaper(here).sweep() == [environment.id]
-        visit()  # as a connection that is just ending
+        visit()  # as from a connection that is just ending
         assert here.get(environment.id).is_asleep

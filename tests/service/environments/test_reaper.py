@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reaper removes what nobody uses, never what somebody does."""
+"""The reaper removes idle environments and never one that is in use."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ SHORT = CreateRequest(RuntimeName.PYTHON, timeout_minutes=1)
 
 
 class Ticks:
-    """A sleep that ends when the test says so, and counts."""
+    """A sleep that ends when the test calls `tick`, and records the seconds asked for."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
@@ -38,7 +38,7 @@ def reaper(here: World, ticks: Ticks | None = None) -> Reaper:
     return Reaper(here.service, interval=60, clock=here.clock, sleep=(ticks or Ticks()).sleep)
 
 
-async def test_an_idle_environment_goes_exactly_when_its_time_is_up() -> None:
+async def test_an_idle_environment_is_removed_exactly_at_its_timeout() -> None:
     async with world() as here:
         environment = await here.created()
         here.clock.now = START + IDLE - timedelta(microseconds=1)
@@ -48,7 +48,7 @@ async def test_an_idle_environment_goes_exactly_when_its_time_is_up() -> None:
         assert here.host.only.freed == 1
 
 
-async def test_a_call_keeps_it_and_its_end_restarts_the_idle_time() -> None:
+async def test_a_call_prevents_removal_and_its_end_restarts_the_idle_time() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.service.using(environment.id, owner=OWNER):
@@ -61,7 +61,7 @@ async def test_a_call_keeps_it_and_its_end_restarts_the_idle_time() -> None:
 
 
 async def test_a_call_that_begins_while_the_reaper_decides_is_safe() -> None:
-    """The window is between the look and the lock."""
+    """The call enters between the check of the idle time and the lock."""
     async with world() as here:
         environment = await here.created()
         here.clock.advance(hours=1)
@@ -81,7 +81,7 @@ async def test_a_call_that_begins_while_the_reaper_decides_is_safe() -> None:
         await calling.result()
 
 
-async def test_a_creating_environment_is_left_alone_however_long_it_takes() -> None:
+async def test_an_environment_being_created_is_left_alone() -> None:
     async with world() as here:
         here.gates.closed = {"create"}
         creating = here.create(SHORT)
@@ -92,7 +92,7 @@ async def test_a_creating_environment_is_left_alone_however_long_it_takes() -> N
         assert (await creating.result()).state is State.RUNNING
 
 
-async def test_one_that_is_being_destroyed_is_left_to_who_does_it() -> None:
+async def test_an_environment_being_destroyed_is_left_alone() -> None:
     async with world() as here:
         environment = await here.created(SHORT)
         here.clock.advance(hours=1)
@@ -104,7 +104,7 @@ async def test_one_that_is_being_destroyed_is_left_to_who_does_it() -> None:
         await destroying.result()
 
 
-async def test_a_failed_environment_shows_its_cause_until_its_time_is_up() -> None:
+async def test_a_failed_environment_shows_its_cause_until_its_timeout() -> None:
     async with world() as here:
         environment = await here.created(SHORT)
         here.host.only.die("out of memory")
@@ -116,7 +116,7 @@ async def test_a_failed_environment_shows_its_cause_until_its_time_is_up() -> No
         assert here.host.only.destroys == 1
 
 
-async def test_the_reaper_does_not_take_a_failed_one_that_its_watcher_is_freeing() -> None:
+async def test_the_reaper_leaves_a_failed_environment_to_its_watcher() -> None:
     async with world() as here:
         environment = await here.created()
         here.gates.closed = {"destroy"}
@@ -130,7 +130,7 @@ async def test_the_reaper_does_not_take_a_failed_one_that_its_watcher_is_freeing
         assert here.host.only.destroys == 1
 
 
-async def test_a_destroy_that_failed_is_repeated_at_the_next_sweep() -> None:
+async def test_a_failed_destroy_is_repeated_at_the_next_sweep() -> None:
     async with world() as here:
         environment = await here.created()
         guest = here.host.only
@@ -144,7 +144,7 @@ async def test_a_destroy_that_failed_is_repeated_at_the_next_sweep() -> None:
         assert guest.destroys == 3
 
 
-async def test_one_that_cannot_be_removed_does_not_stop_the_others() -> None:
+async def test_an_environment_that_cannot_be_removed_does_not_stop_the_others() -> None:
     async with world() as here:
         stuck, other = await here.created(SHORT), await here.created(SHORT)
         here.host.guests[stuck.id].destroy_error = Broken("stuck")
@@ -153,7 +153,7 @@ async def test_one_that_cannot_be_removed_does_not_stop_the_others() -> None:
         here.host.guests[stuck.id].destroy_error = None
 
 
-async def test_a_clock_that_goes_back_removes_nothing_early() -> None:
+async def test_a_clock_that_steps_back_removes_nothing_early() -> None:
     async with world() as here:
         environment = await here.created()
         here.clock.advance(days=-1)
@@ -165,12 +165,12 @@ async def test_a_clock_that_goes_back_removes_nothing_early() -> None:
         assert await reaper(here).sweep() == [environment.id]
 
 
-async def test_unknown_and_finished_environments_are_no_work() -> None:
+async def test_retiring_an_unknown_environment_does_nothing() -> None:
     async with world() as here:
         assert not await here.service.retire("deadbeef-0000-4000-8000-000000000000")
 
 
-async def test_the_loop_sleeps_then_sweeps_for_ever() -> None:
+async def test_the_loop_sleeps_and_sweeps_repeatedly() -> None:
     async with world() as here:
         ticks = Ticks()
         loop = here.start(reaper(here, ticks).run())
@@ -191,7 +191,7 @@ async def test_the_loop_sleeps_then_sweeps_for_ever() -> None:
         await loop.wait()
 
 
-async def test_the_plan_names_the_longest_expired_first() -> None:
+async def test_expired_environments_are_listed_longest_expired_first() -> None:
     async with world(capacity=3) as here:
         first, second, third = [await here.created() for _ in range(3)]
         aged = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments as a client sees them: presets, ownership, the cap, the end, a restart."""
+"""Environments as a client sees them: presets, ownership, the cap, shutdown and restart."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,7 +21,7 @@ UNKNOWN = "deadbeef-0000-4000-8000-000000000000"
 
 
 def record(number: int, state: State, error: str | None = None) -> Environment:
-    """What an earlier server left in the store."""
+    """Return a record that an earlier server left in the store."""
     return Environment(
         id=f"{number:08x}-1111-4000-8000-000000000000",
         name="old",
@@ -113,7 +113,7 @@ async def test_progress_reaches_the_caller_and_its_failure_fails_the_create() ->
 # The cap
 
 
-async def test_the_cap_is_exact_when_all_ask_at_once() -> None:
+async def test_the_cap_is_exact_for_concurrent_creates() -> None:
     async with world(capacity=3) as here:
         here.gates.closed = {"create"}
         jobs = [here.create() for _ in range(10)]
@@ -151,7 +151,7 @@ async def test_a_slot_is_free_only_when_the_machine_is_gone() -> None:
         await here.created()
 
 
-async def test_readiness_names_the_cap_first_then_the_host_then_the_shutdown() -> None:
+async def test_readiness_names_a_shutdown_then_the_cap_then_the_host() -> None:
     async with world(capacity=1) as here:
         assert await here.service.not_ready() is None
         here.host.reason = "QEMU is missing."
@@ -165,7 +165,7 @@ async def test_readiness_names_the_cap_first_then_the_host_then_the_shutdown() -
 # Owners and ids
 
 
-async def test_everyone_sees_and_touches_only_their_own() -> None:
+async def test_an_owner_sees_and_touches_only_their_own_environments() -> None:
     async with world() as here:
         mine, theirs = await here.created(), await here.created(owner=MALLORY)
         assert here.service.list(owner=OWNER) == [mine]
@@ -180,11 +180,11 @@ async def test_everyone_sees_and_touches_only_their_own() -> None:
             await here.service.destroy(theirs.id, owner=OWNER)
         assert here.service.get(theirs.id, owner=MALLORY).state is State.RUNNING
         await here.service.destroy(theirs.id, owner=MALLORY)
-        with pytest.raises(NotFound):  # a destroyed one is nobody else's either
+        with pytest.raises(NotFound):  # also once it is destroyed
             await here.service.destroy(theirs.id, owner=OWNER)
 
 
-async def test_the_answer_for_another_owner_is_the_one_for_no_environment() -> None:
+async def test_another_owners_environment_looks_like_an_unknown_one() -> None:
     async with world() as here:
         theirs = await here.created(owner=MALLORY)
         with pytest.raises(NotFound) as foreign:
@@ -194,7 +194,7 @@ async def test_the_answer_for_another_owner_is_the_one_for_no_environment() -> N
         assert str(foreign.value).replace(theirs.id, UNKNOWN) == str(unknown.value)
 
 
-async def test_an_environment_is_known_by_its_id_its_name_and_the_start_of_its_id() -> None:
+async def test_an_environment_is_found_by_id_name_or_id_prefix() -> None:
     async with world() as here:
         environment = await here.created(CreateRequest(RuntimeName.PYTHON, name="web"))
         for reference in (f" {environment.id.upper()}\n", "web", environment.id[:13]):
@@ -214,7 +214,7 @@ async def test_an_environment_is_known_by_its_id_its_name_and_the_start_of_its_i
         assert (await here.service.destroy("web", owner=OWNER)).id == environment.id
 
 
-async def test_a_name_that_two_have_is_refused_with_both_ids() -> None:
+async def test_an_ambiguous_name_is_refused_with_both_ids() -> None:
     async with world(capacity=3) as here:
         request = CreateRequest(RuntimeName.PYTHON, name="web")
         first, second = await here.created(request), await here.created(request)
@@ -224,7 +224,7 @@ async def test_a_name_that_two_have_is_refused_with_both_ids() -> None:
         assert here.get(first.id).state is State.RUNNING
 
 
-async def test_the_list_is_in_order_of_creation_and_holds_every_state() -> None:
+async def test_the_list_is_in_creation_order_and_holds_every_state() -> None:
     async with world(capacity=3) as here:
         first, second = await here.created(), await here.created()
         here.host.guests[first.id].die()
@@ -239,7 +239,7 @@ async def test_the_list_is_in_order_of_creation_and_holds_every_state() -> None:
 # Destroy
 
 
-async def test_destroying_again_later_returns_the_same_record() -> None:
+async def test_destroying_twice_returns_the_same_record() -> None:
     async with world() as here:
         environment = await here.created()
         first = await here.service.destroy(environment.id, owner=OWNER)
@@ -249,7 +249,7 @@ async def test_destroying_again_later_returns_the_same_record() -> None:
         assert here.host.only.destroys == 1
 
 
-async def test_destroying_what_never_was_is_an_error() -> None:
+async def test_destroying_an_unknown_environment_is_an_error() -> None:
     async with world() as here:
         with pytest.raises(NotFound):
             await here.service.destroy(UNKNOWN, owner=OWNER)
@@ -258,7 +258,7 @@ async def test_destroying_what_never_was_is_an_error() -> None:
 # Shutdown
 
 
-async def test_closing_ends_everything_in_parallel_and_refuses_creates() -> None:
+async def test_closing_destroys_everything_in_parallel_and_refuses_creates() -> None:
     async with world(capacity=3) as here:
         await here.created()
         await here.created()
@@ -278,7 +278,7 @@ async def test_closing_ends_everything_in_parallel_and_refuses_creates() -> None
 
 
 @pytest.mark.parametrize("place", ["save creating", "create", "save running"])
-async def test_closing_undoes_a_create_wherever_it_is(place: str) -> None:
+async def test_closing_undoes_a_create_at_any_place(place: str) -> None:
     async with world() as here:
         here.gates.closed = {place}
         creating = here.create()
@@ -289,7 +289,7 @@ async def test_closing_undoes_a_create_wherever_it_is(place: str) -> None:
         assert here.host.machines == 0
 
 
-async def test_one_that_cannot_be_destroyed_does_not_keep_the_others_or_the_server() -> None:
+async def test_closing_continues_past_an_environment_that_cannot_be_destroyed() -> None:
     async with world() as here:
         stuck, other = await here.created(), await here.created()
         here.host.guests[stuck.id].destroy_error = Broken("stuck")
@@ -302,7 +302,7 @@ async def test_one_that_cannot_be_destroyed_does_not_keep_the_others_or_the_serv
         assert here.service.all() == []
 
 
-async def test_a_cancelled_close_still_ends_everything() -> None:
+async def test_a_cancelled_close_still_destroys_everything() -> None:
     async with world() as here:
         await here.created()
         here.gates.closed = {"destroy"}
@@ -344,7 +344,7 @@ async def test_a_restart_keeps_the_cause_of_an_earlier_failure() -> None:
         assert here.store.records[old.id].error == old.error
 
 
-async def test_one_that_cannot_be_cleared_stays_on_record_and_stops_nothing() -> None:
+async def test_a_record_that_cannot_be_cleared_stays_and_does_not_stop_the_others() -> None:
     async with world() as here:
         stuck, other = record(1, State.RUNNING), record(2, State.RUNNING)
         here.store.records = {each.id: each for each in (stuck, other)}
@@ -354,7 +354,7 @@ async def test_one_that_cannot_be_cleared_stays_on_record_and_stops_nothing() ->
         assert here.store.records[other.id].state is State.DESTROYED
 
 
-async def test_a_recovered_environment_can_be_destroyed_by_its_owner() -> None:
+async def test_an_owner_can_destroy_an_environment_cleared_by_a_restart() -> None:
     async with world() as here:
         old = record(1, State.RUNNING)
         here.store.records = {old.id: old}

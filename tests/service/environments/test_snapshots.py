@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots, forks and rollbacks: whose they are, how many, and what a failure leaves."""
+"""Snapshots, forks and rollbacks: ownership, limits, and the state after a failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AS_THERE = CopyRequest()
 
 @dataclass
 class Here:
-    """A world, and snapshots in it."""
+    """A world and a snapshot service on top of it."""
 
     world: World
     shelf: MemoryShelf
@@ -63,7 +63,7 @@ def ids(environments: list[Environment]) -> list[str]:
     return [each.id for each in environments]
 
 
-async def test_a_snapshot_is_kept_and_an_environment_goes_on_from_it() -> None:
+async def test_environments_are_created_from_a_kept_snapshot() -> None:
     async with snapshots() as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER, name="before")
@@ -86,7 +86,7 @@ async def test_a_snapshot_is_kept_and_an_environment_goes_on_from_it() -> None:
         assert len({origin.id, made.id, again.id}) == 3
 
 
-async def test_another_owner_neither_sees_nor_uses_nor_deletes_it() -> None:
+async def test_another_owner_cannot_see_use_or_delete_a_snapshot() -> None:
     async with snapshots() as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
@@ -103,7 +103,7 @@ async def test_another_owner_neither_sees_nor_uses_nor_deletes_it() -> None:
         assert here.service.list(owner=OWNER) == [kept]
 
 
-async def test_an_owner_has_only_so_many() -> None:
+async def test_the_number_of_snapshots_of_an_owner_is_limited() -> None:
     async with snapshots(per_owner=1) as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
@@ -113,7 +113,7 @@ async def test_an_owner_has_only_so_many() -> None:
         await here.service.take(origin.id, owner=OWNER)
 
 
-async def test_a_full_disk_is_told_and_keeps_nothing() -> None:
+async def test_a_full_disk_is_reported_and_keeps_no_snapshot() -> None:
     async with snapshots(per_owner=1) as here:
         origin = await here.world.created()
         here.shelf.error = OSError(28, "No space left on device")
@@ -124,7 +124,7 @@ async def test_a_full_disk_is_told_and_keeps_nothing() -> None:
         await here.service.take(origin.id, owner=OWNER)
 
 
-async def test_one_that_cannot_be_used_says_why_and_holds_no_slot() -> None:
+async def test_an_unusable_snapshot_is_reported_and_holds_no_slot() -> None:
     async with snapshots() as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
@@ -137,7 +137,7 @@ async def test_one_that_cannot_be_used_says_why_and_holds_no_slot() -> None:
         assert here.world.get(origin.id).state is State.RUNNING
 
 
-async def test_a_fork_gives_all_or_none() -> None:
+async def test_a_fork_makes_all_copies_or_none() -> None:
     async with snapshots(capacity=4) as here:
         origin = await here.world.created()
         forks = await here.service.fork(origin.id, 2, owner=OWNER)
@@ -152,7 +152,7 @@ async def test_a_fork_gives_all_or_none() -> None:
         here.world.host.create_error = None
 
 
-async def test_of_a_fork_that_half_works_nothing_is_left() -> None:
+async def test_a_partly_failed_fork_leaves_nothing() -> None:
     async with snapshots(capacity=4) as here:
         origin = await here.world.created()
         here.world.gates.closed.add("create")
@@ -177,7 +177,7 @@ async def test_a_bad_number_of_forks_is_refused(count: int) -> None:
             await here.service.fork(origin.id, count, owner=OWNER)
 
 
-async def test_a_rollback_is_to_a_snapshot_of_its_own() -> None:
+async def test_an_environment_rolls_back_only_to_its_own_snapshot() -> None:
     async with snapshots() as here:
         origin, other = await here.world.created(), await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
@@ -187,7 +187,7 @@ async def test_a_rollback_is_to_a_snapshot_of_its_own() -> None:
         assert (back.id, back.state) == (origin.id, State.RUNNING)
 
 
-async def test_they_go_when_their_time_is_over() -> None:
+async def test_snapshots_expire() -> None:
     async with snapshots() as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
@@ -198,7 +198,7 @@ async def test_they_go_when_their_time_is_over() -> None:
         assert here.service.all() == []
 
 
-async def test_where_machines_cannot_be_frozen_the_error_says_so() -> None:
+async def test_a_hypervisor_that_cannot_freeze_is_reported() -> None:
     async with snapshots() as here:
         origin = await here.world.created()
         here.world.host.only.freeze_error = Unsupported("It cannot freeze machines.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in and out: limits, defaults, and that a transfer counts as use."""
+"""Files in and out: limits, defaults, and the idle time that a transfer restarts."""
 
 from collections.abc import AsyncGenerator, Awaitable
 
@@ -34,7 +34,7 @@ def files(here: World) -> FilesystemService:
     return FilesystemService(here.service)
 
 
-async def test_what_is_written_is_read_back(here: World, files: FilesystemService) -> None:
+async def test_a_written_file_is_read_back(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     target = await files.write(environment.id, "a/b.bin", b"\0\xff", owner=OWNER)
     assert target == f"{HOME}/a/b.bin"
@@ -43,7 +43,7 @@ async def test_what_is_written_is_read_back(here: World, files: FilesystemServic
     assert await files.read(environment.id, "a/b.bin", owner=OWNER) == (target, whole)
 
 
-async def test_a_part_knows_the_size_of_the_whole(here: World, files: FilesystemService) -> None:
+async def test_a_partial_read_reports_the_file_size(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     await files.write(environment.id, "x", b"0123456789", owner=OWNER)
     _, part = await files.read(environment.id, "x", owner=OWNER, offset=3, length=4)
@@ -74,7 +74,7 @@ async def test_the_mode_is_octal(here: World, files: FilesystemService) -> None:
     assert here.host.only.files["/tmp/run"].mode == 0o600
 
 
-async def test_a_list_without_a_path_is_of_the_home_directory(
+async def test_a_list_without_a_path_shows_the_home_directory(
     here: World, files: FilesystemService
 ) -> None:
     environment = await here.created()
@@ -119,7 +119,7 @@ async def test_a_bad_argument_never_reaches_the_guest(
     assert here.host.only.files == {}
 
 
-async def test_what_the_guest_refuses_is_passed_on_and_the_call_ends(
+async def test_a_refusal_of_the_guest_is_passed_on_and_ends_the_call(
     here: World, files: FilesystemService
 ) -> None:
     environment = await here.created()
@@ -140,7 +140,7 @@ async def test_a_transfer_restarts_the_idle_time(here: World, files: FilesystemS
         assert here.get(environment.id).last_used_at == here.clock.now
 
 
-async def test_nobody_reaches_another_owners_files(here: World, files: FilesystemService) -> None:
+async def test_files_of_another_owner_are_not_found(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     for call in (
         lambda: files.write(environment.id, "x", b"", owner="mallory"),
@@ -152,7 +152,7 @@ async def test_nobody_reaches_another_owners_files(here: World, files: Filesyste
     assert here.host.only.files == {}
 
 
-async def test_where_a_path_leads_to_nothing_what_is_near_is_told(
+async def test_a_missing_path_is_reported_with_similar_names(
     here: World, files: FilesystemService
 ) -> None:
     environment = await here.created()
@@ -183,7 +183,7 @@ async def test_where_a_path_leads_to_nothing_what_is_near_is_told(
             assert not missing.value.hint
 
 
-async def test_a_file_in_the_place_of_a_directory_is_told(
+async def test_a_file_used_as_a_directory_is_reported(
     here: World, files: FilesystemService
 ) -> None:
     environment = await here.created()
@@ -193,7 +193,7 @@ async def test_a_file_in_the_place_of_a_directory_is_told(
         await files.read(environment.id, "a/b", owner=OWNER)
 
 
-async def test_a_guest_that_does_not_tell_leaves_the_plain_refusal(
+async def test_a_failed_listing_leaves_the_default_hint(
     here: World, files: FilesystemService
 ) -> None:
     environment = await here.created()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evidence is gathered within bounds, from whom can know it, and only about failures."""
+"""Evidence for a diagnosis: gathered only after failures, within limits, from the right source."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") 
 
 @dataclass
 class Parts:
-    """A guest that answers as told. `since` has the moments that the proxy was asked for."""
+    """A guest with prepared answers. `since` holds the times that the proxy was asked about."""
 
     record: Record = NO_RECORD
     answer: ExecutionResult = field(default_factory=lambda: result(0, stdout=MISSING.encode()))
@@ -69,13 +69,13 @@ class Parts:
         return Diagnostician(environment(), self.why, self.run, self.refused_since, patience)
 
 
-async def test_a_good_run_costs_nothing() -> None:
+async def test_a_successful_run_asks_for_nothing() -> None:
     parts = Parts()
     assert await parts.diagnostician().explain(FAILED, result(0)) is None
     assert (parts.asked, parts.ran, parts.since) == ([], [], [])
 
 
-async def test_the_guest_is_asked_about_that_run() -> None:
+async def test_the_guest_is_asked_about_the_failed_run() -> None:
     parts = Parts(Record(oom_kills=1))
     found = await parts.diagnostician().explain(FAILED, result())
     assert found
@@ -84,7 +84,7 @@ async def test_the_guest_is_asked_about_that_run() -> None:
 
 
 @pytest.mark.parametrize("exit_code", [0, 127])
-async def test_the_guest_is_asked_for_a_command_that_is_said_to_be_lacking(exit_code: int) -> None:
+async def test_the_guest_is_asked_about_a_command_that_was_reported_missing(exit_code: int) -> None:
     said = result(exit_code, b"bash: line 1: pkill: command not found\n")
     parts = Parts(Record(have=frozenset({"apt-get"})))
     found = await parts.diagnostician().explain(FAILED, said)
@@ -95,20 +95,20 @@ async def test_the_guest_is_asked_for_a_command_that_is_said_to_be_lacking(exit_
     assert parts.ran == []
 
 
-async def test_what_was_said_on_stdout_counts_where_stderr_went_there() -> None:
+async def test_a_missing_command_reported_on_stdout_counts() -> None:
     said = result(127, stdout=b"bash: line 1: ps: command not found\n")
     found = await Parts(Record(have=frozenset())).diagnostician().explain(FAILED, said)
     assert found
     assert "ps" in found.cause
 
 
-async def test_a_command_that_is_there_is_not_lacking() -> None:
+async def test_a_command_that_exists_is_not_reported_missing() -> None:
     said = result(0, b"sh: 1: ps: not found\n")
     for record in (Record(have=frozenset({"ps"})), NO_RECORD):
         assert await Parts(record).diagnostician().explain(FAILED, said) is None
 
 
-async def test_who_listens_is_asked_of_root_where_an_address_is_in_use() -> None:
+async def test_listeners_are_looked_up_as_root_when_an_address_is_in_use() -> None:
     parts = Parts(answer=result(0, stdout=b"412 1F40 python3 -m http.server \n9 0016 dropbear\n"))
     said = b"OSError: [Errno 98] Address already in use\n"
     found = await parts.diagnostician().explain(FAILED, result(1, said))
@@ -118,7 +118,7 @@ async def test_who_listens_is_asked_of_root_where_an_address_is_in_use() -> None
     assert (ask.argv[0], ask.user, ask.env) == ("sh", GuestUser.ROOT, {})
 
 
-async def test_refusals_count_from_the_runs_beginning() -> None:
+async def test_refusals_count_from_the_start_of_the_run() -> None:
     parts = Parts(refused=(REFUSED,))
     before = time.monotonic()
     found = await parts.diagnostician().explain(FAILED, result())
@@ -127,7 +127,7 @@ async def test_refusals_count_from_the_runs_beginning() -> None:
     assert before - 2.0 <= parts.since[0] <= time.monotonic() - 2.0
 
 
-async def test_a_module_is_asked_for_where_the_program_ran() -> None:
+async def test_a_module_is_looked_for_where_the_program_ran() -> None:
     parts = Parts()
     found = await parts.diagnostician().explain(FAILED, result(1, SAID))
     assert found
@@ -138,7 +138,7 @@ async def test_a_module_is_asked_for_where_the_program_ran() -> None:
 
 
 @pytest.mark.parametrize("answer", [result(0), result(1), result(0, stdout=b"missing\nmore")])
-async def test_without_the_interpreters_word_no_module_is_missing(answer: ExecutionResult) -> None:
+async def test_a_module_is_missing_only_if_python_confirms_it(answer: ExecutionResult) -> None:
     assert await Parts(answer=answer).diagnostician().explain(FAILED, result(1, SAID)) is None
 
 
@@ -150,7 +150,7 @@ async def test_a_guest_that_does_not_answer_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("error", [GuestLost("It died."), ValueError("a bug")])
-async def test_what_goes_wrong_meanwhile_is_not_the_callers(error: Exception) -> None:
+async def test_an_error_while_gathering_does_not_reach_the_caller(error: Exception) -> None:
     found = await Parts(error=error, refused=(REFUSED,)).diagnostician().explain(FAILED, result())
     assert found
     assert found.code == "network_refused"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environments of this machine when a part fails: each failed create leaves nothing.
+"""The environments of this host when a part fails: a failed create leaves nothing.
 
 Machines are pretended; ports, files and keys are real. Creates that succeed need a real guest and
 are tested in tests/vm and tests/e2e.
@@ -57,12 +57,12 @@ from waggle.service.local.warm_pool import WarmPool
 pytestmark = pytest.mark.anyio
 
 IDENTITY = MachineIdentity(2**22 + 1, 0, "none")
-"""No process has it."""
+"""An identity that no process has."""
 
 
 @dataclass
 class PretendMachine:
-    """A machine whose guest never listens. `stubborn` is how often it survives a `stop`."""
+    """A machine whose guest never listens. `stubborn` is how often `stop` fails first."""
 
     log: list[str]
     stubborn: int = 0
@@ -87,7 +87,7 @@ class PretendMachine:
         raise GuestLost("It cannot be renewed.")
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Its disk is never full."""
+        """Do nothing: its disk is never full."""
 
     async def pause(self) -> None:
         raise GuestLost("It cannot be held.")
@@ -106,7 +106,7 @@ class PretendMachine:
 
 @dataclass
 class PretendHypervisor:
-    """Fails with `errors`, one after the other, then boots. `hold` keeps it booting."""
+    """A hypervisor that raises `errors` in turn, then boots. With `hold` it boots forever."""
 
     errors: list[Exception] = field(default_factory=list[Exception])
     specs: list[MachineSpec] = field(default_factory=list[MachineSpec])
@@ -220,21 +220,21 @@ UNABLE = CannotFreeze("This one cannot freeze machines.", hint="Choose another."
 NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 
-async def test_no_image(rig: Rig) -> None:
+async def test_a_missing_image_fails_the_create(rig: Rig) -> None:
     rig.images.there = False
     with pytest.raises(ImageMissing):
         await rig.create()
     assert (rig.left(), rig.hypervisor.specs) == (NOTHING, [])
 
 
-async def test_a_machine_that_does_not_boot(rig: Rig) -> None:
+async def test_a_machine_that_does_not_boot_fails_the_create(rig: Rig) -> None:
     rig.hypervisor.errors = [BootFailed("It panicked.")]
     with pytest.raises(BootFailed, match="It panicked"):
         await rig.create()
     assert rig.left() == NOTHING
 
 
-async def test_the_guest_is_told_what_the_image_asks_for(rig: Rig) -> None:
+async def test_the_identity_disk_holds_what_the_image_asks_for(rig: Rig) -> None:
     rig.images.variables = {"OWN": "x"}
     with pytest.raises(BootFailed):
         await rig.create()
@@ -242,7 +242,7 @@ async def test_the_guest_is_told_what_the_image_asks_for(rig: Rig) -> None:
         assert wish in rig.hypervisor.identity
 
 
-async def test_an_image_whose_variables_no_machine_can_hold(rig: Rig) -> None:
+async def test_an_image_with_too_many_variables_is_refused(rig: Rig) -> None:
     rig.images.variables = {"OWN": "x" * (64 << 10)}
     with pytest.raises(ImageCorrupt, match="the variables are over 65536 bytes together"):
         await rig.create()
@@ -256,7 +256,7 @@ async def test_a_guest_that_does_not_listen_is_a_failed_boot(rig: Rig) -> None:
     assert rig.left() == NOTHING
 
 
-async def test_another_port_when_the_first_ones_are_taken_in_between(rig: Rig) -> None:
+async def test_a_create_retries_with_another_port_when_one_is_taken(rig: Rig) -> None:
     rig.hypervisor.errors = [PortTaken("taken"), PortTaken("taken")]
     with pytest.raises(BootFailed):
         await rig.create()
@@ -265,14 +265,14 @@ async def test_another_port_when_the_first_ones_are_taken_in_between(rig: Rig) -
     assert rig.left() == NOTHING
 
 
-async def test_ports_that_are_always_taken_in_between(rig: Rig) -> None:
+async def test_a_create_fails_when_every_port_is_taken(rig: Rig) -> None:
     rig.hypervisor.errors = [PortTaken("taken") for _ in range(9)]
     with pytest.raises(NoPorts):
         await rig.create()
     assert rig.left() == NOTHING
 
 
-async def test_a_full_disk_of_the_server(rig: Rig) -> None:
+async def test_a_full_disk_or_other_host_error_fails_the_create(rig: Rig) -> None:
     rig.scratch.error = OSError(28, "No space left on device")
     with pytest.raises(DiskFull, match="no room in the directory of environments"):
         await rig.create()
@@ -284,7 +284,7 @@ async def test_a_full_disk_of_the_server(rig: Rig) -> None:
     assert rig.left() == NOTHING
 
 
-async def test_a_cancelled_create(rig: Rig) -> None:
+async def test_a_cancelled_create_leaves_nothing(rig: Rig) -> None:
     rig.hypervisor.hold = True
     async with anyio.create_task_group() as group:
         group.start_soon(rig.create)
@@ -296,7 +296,7 @@ async def test_a_cancelled_create(rig: Rig) -> None:
     assert rig.left() == NOTHING
 
 
-async def test_why_a_create_would_fail(rig: Rig) -> None:
+async def test_not_ready_says_why_a_create_would_fail(rig: Rig) -> None:
     assert await rig.host.not_ready() is None
     rig.images.there = False
     assert await rig.host.not_ready() == "None of the images is there."
@@ -305,13 +305,13 @@ async def test_why_a_create_would_fail(rig: Rig) -> None:
         assert "10920" in str(await rig.host.not_ready())
 
 
-async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig) -> None:
+async def test_disk_use_reports_the_bytes_of_each_environment_and_the_free_bytes(rig: Rig) -> None:
     here = rig.directory / "environments"
     for name in ("running", "asleep", "socket"):
         (here / name / "frozen").mkdir(parents=True)
     with (here / "running" / "scratch.img").open("wb") as disk:
         disk.write(bytes(MIB))
-        disk.truncate(4096 * MIB)  # a hole takes nothing
+        disk.truncate(4096 * MIB)  # a hole takes no space
     (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
     (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
     below = here / "socket" / "console.run"
@@ -323,7 +323,7 @@ async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig
     assert use.free > MIB
 
 
-async def test_what_an_earlier_server_left(rig: Rig) -> None:
+async def test_leftovers_of_an_earlier_server_are_removed(rig: Rig) -> None:
     known = environment()
     for name in (known.id, "unknown"):
         (rig.directory / "environments" / name).mkdir(parents=True)
@@ -338,13 +338,13 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
 
 
 @needs_root
-async def test_one_whose_removal_is_killed_midway_does_not_come_back(rig: Rig) -> None:
-    """Half of a state would be listed as paused, and could never go on."""
+async def test_an_environment_whose_removal_is_interrupted_does_not_come_back(rig: Rig) -> None:
+    """A partial state would be listed as paused and could never resume."""
     asleep = environment()
     files = rig.directory / "environments" / asleep.id
     frozen_in(files).mkdir(parents=True)
     assert await rig.host.salvage(asleep)
-    with small_disk(frozen_in(files) / "held", 1):  # nothing can delete a mount point
+    with small_disk(frozen_in(files) / "held", 1):  # a mount point cannot be deleted
         await rig.host.discard(asleep)
         assert not await rig.host.salvage(asleep)
     rig.host.sweep()
@@ -353,7 +353,7 @@ async def test_one_whose_removal_is_killed_midway_does_not_come_back(rig: Rig) -
 
 @dataclass
 class PretendPool:
-    """Has one machine, which is handed out once."""
+    """A pool of one machine, which is handed out once."""
 
     machine: WarmMachine | None
     log: list[str]
@@ -367,7 +367,7 @@ class PretendPool:
         self.log.append("room")
 
 
-async def test_a_machine_of_the_pool_that_cannot_be_renewed_is_ended_and_another_made(
+async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     rig: Rig,
 ) -> None:
     rig.hypervisor.errors = [BootFailed("It panicked.")]
@@ -430,14 +430,14 @@ class TestGuest:
             freezing=UNABLE,
         )
 
-    async def test_it_releases_what_it_used_once_the_machine_is_dead(self) -> None:
+    async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
         log: list[str] = []
         guest = self.make(PretendMachine(log), log)
         for _ in range(2):
             await guest.destroy()
         assert log == ["machine", "proxy", "files and port", "machine", "proxy"]
 
-    async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
+    async def test_a_machine_that_does_not_die_keeps_its_port_for_a_retry(self) -> None:
         log: list[str] = []
         guest = self.make(PretendMachine(log, stubborn=2), log)
         for _ in range(2):
@@ -447,7 +447,7 @@ class TestGuest:
         await guest.destroy()
         assert log[-3:] == ["machine", "proxy", "files and port"]
 
-    async def test_destroying_finishes_when_cancelled(self) -> None:
+    async def test_a_cancelled_destroy_still_finishes(self) -> None:
         log: list[str] = []
         guest = self.make(PretendMachine(log), log)
         with anyio.CancelScope() as scope:
@@ -455,7 +455,7 @@ class TestGuest:
             await guest.destroy()
         assert log == ["machine", "proxy", "files and port"]
 
-    async def test_a_guest_whose_ssh_server_floods_misbehaves_until_it_is_destroyed(self) -> None:
+    async def test_a_guest_whose_ssh_server_floods_is_reported_until_it_is_destroyed(self) -> None:
         log: list[str] = []
         async with hostile() as (port, keys):
             connection = SshConnection(port, keys)
@@ -474,7 +474,7 @@ class TestGuest:
             await guest.destroy()
         assert log[0] == "machine"
 
-    async def test_a_call_that_is_broken_by_a_destroy_is_told_of_that(self) -> None:
+    async def test_a_call_interrupted_by_a_destroy_says_so(self) -> None:
         log: list[str] = []
         async with hostile() as (port, keys):
             connection = SshConnection(port, keys)
@@ -492,7 +492,7 @@ class TestGuest:
                 assert raised.value.message == "The environment is being destroyed."
                 assert raised.value.hint == "Its files are gone: create a new environment."
 
-    async def test_one_that_died_by_itself_is_cleared_away_and_its_death_still_told(self) -> None:
+    async def test_a_dead_machine_is_cleared_away_and_its_death_still_reported(self) -> None:
         log: list[str] = []
         machine = PretendMachine(log)
         guest = self.make(machine, log)
@@ -501,7 +501,7 @@ class TestGuest:
         with pytest.raises(GuestLost, match="The machine died: it was unplugged"):
             await guest.connect()
 
-    async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
+    async def test_an_interrupted_call_reports_the_death_of_the_machine(self) -> None:
         log: list[str] = []
         machine = PretendMachine(log)
         guest = self.make(machine, log)

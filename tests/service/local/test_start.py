@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a machine that is to wait is warmed. `tests/vm/test_warm_pool.py` has the machines."""
+"""How often a machine's warm-up runs; `tests/vm/test_warm_pool.py` has real machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("seconds, times", [(0.3, 3), (12.9, 1)])
-async def test_what_takes_long_runs_once(seconds: float, times: int) -> None:
+async def test_a_long_warm_up_runs_once(seconds: float, times: int) -> None:
     runs = 0
 
     async def run() -> ExecutionResult:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool with pretended machines: filled, claimed from, emptied, never larger than allowed."""
+"""The warm pool with pretended machines: filled, claimed from, emptied, and limited in size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def made_of(kind: WarmKind, digest: str = "sha256:1") -> MadeOf:
 
 @dataclass(eq=False)
 class Machine:
-    """`stubborn` is how often it survives being ended."""
+    """A warm machine. `stubborn` is how often destroying it fails first."""
 
     made_of: MadeOf
     stubborn: int = 0
@@ -64,7 +64,7 @@ class Machine:
 
 
 class Time:
-    """A clock that moves when the test says so; sleepers wake when their time has come."""
+    """A clock that the test moves; sleepers wake when they are due."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -89,7 +89,7 @@ class Time:
 
 @dataclass
 class Rig:
-    """A pool and all that it is told. `hold` keeps a machine in the making."""
+    """A pool and its inputs. `hold` delays the machines that are being made."""
 
     wanted: dict[WarmKind, int]
     tasks: anyio.abc.TaskGroup
@@ -130,7 +130,7 @@ class Rig:
         await settle()
 
     async def settled(self) -> None:
-        """What a claim set going has come to its end."""
+        """Wait until the effects of a claim are over."""
         await settle()
         await self.time.pass_(SETTLE)
 
@@ -150,7 +150,7 @@ async def rig(**wanted: int) -> AsyncGenerator[Rig]:
         tasks.cancel_scope.cancel()
 
 
-async def test_it_is_filled_and_serves_whoever_asks_for_the_same() -> None:
+async def test_the_pool_is_filled_and_serves_matching_claims() -> None:
     async with rig(python=2, node=1) as here:
         assert here.pool.counts() == {"python": 2, "node": 1}
         first = here.pool.claim(PYTHON, made_of(PYTHON))
@@ -161,13 +161,13 @@ async def test_it_is_filled_and_serves_whoever_asks_for_the_same() -> None:
         await first.destroy()
 
 
-async def test_without_wishes_it_makes_nothing() -> None:
+async def test_a_pool_without_configured_kinds_makes_nothing() -> None:
     async with rig() as here:
         assert (here.made, here.pool.counts()) == ([], {})
         assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
 
 
-async def test_it_is_refilled_after_use_once_the_first_calls_had_their_time() -> None:
+async def test_the_pool_is_refilled_some_time_after_a_claim() -> None:
     async with rig(python=1) as here:
         assert here.pool.claim(PYTHON, made_of(PYTHON))
         await settle()
@@ -178,7 +178,7 @@ async def test_it_is_refilled_after_use_once_the_first_calls_had_their_time() ->
         assert len(here.made) == 2
 
 
-async def test_what_was_made_of_other_parts_is_replaced() -> None:
+async def test_machines_made_of_outdated_parts_are_replaced() -> None:
     async with rig(python=2) as here:
         here.digest = "sha256:2"
         assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is None
@@ -187,7 +187,7 @@ async def test_what_was_made_of_other_parts_is_replaced() -> None:
         assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is here.made[2]
 
 
-async def test_an_environment_takes_the_place_of_the_newest() -> None:
+async def test_making_room_ends_the_newest_machine() -> None:
     async with rig(python=2) as here:
         here.room = 1
         await here.pool.make_room()
@@ -201,7 +201,7 @@ async def test_an_environment_takes_the_place_of_the_newest() -> None:
         assert here.pool.counts() == {"python": 2}
 
 
-async def test_one_in_the_making_gives_way_first() -> None:
+async def test_making_room_ends_a_machine_being_made_first() -> None:
     async with rig(python=2) as here:
         here.hold = anyio.Event()
         assert here.pool.claim(PYTHON, made_of(PYTHON))
@@ -212,7 +212,7 @@ async def test_one_in_the_making_gives_way_first() -> None:
         assert (here.undone, here.pool.size, here.made[1].destroyed) == (1, 1, False)
 
 
-async def test_it_never_makes_more_than_there_is_room_for() -> None:
+async def test_the_pool_makes_no_more_machines_than_there_is_room_for() -> None:
     async with rig() as nothing:
         here = Rig({PYTHON: 5}, nothing.tasks, room=3)
         await here.start()
@@ -224,7 +224,7 @@ async def test_it_never_makes_more_than_there_is_room_for() -> None:
         await here.pool.aclose()
 
 
-async def test_memory_that_runs_short_empties_it_until_there_is_enough() -> None:
+async def test_low_memory_empties_the_pool_until_there_is_enough() -> None:
     async with rig(python=2) as here:
         here.outlook = Outlook.HOLD
         await here.time.pass_(TICK)
@@ -240,7 +240,7 @@ async def test_memory_that_runs_short_empties_it_until_there_is_enough() -> None
         assert here.pool.counts() == {"python": 2}
 
 
-async def test_memory_that_runs_short_ends_what_is_in_the_making() -> None:
+async def test_low_memory_ends_machines_being_made() -> None:
     async with rig() as nothing:
         here = Rig({PYTHON: 1}, nothing.tasks, hold=anyio.Event())
         await here.start()
@@ -250,7 +250,7 @@ async def test_memory_that_runs_short_ends_what_is_in_the_making() -> None:
         await here.pool.aclose()
 
 
-async def test_one_that_dies_is_replaced_later_each_time_and_told_once(
+async def test_dying_machines_are_replaced_with_growing_delay_and_warned_of_once(
     logged: list[MutableMapping[str, object]],
 ) -> None:
     async with rig(python=1) as here:
@@ -272,7 +272,7 @@ async def test_one_that_dies_is_replaced_later_each_time_and_told_once(
     assert "it was unplugged" in str(told[0]["error"])
 
 
-async def test_who_lived_long_is_replaced_soon() -> None:
+async def test_a_machine_that_lived_long_is_replaced_soon() -> None:
     async with rig(python=1) as here:
         for _ in range(5):
             await here.time.pass_(STEADY)
@@ -285,7 +285,7 @@ async def test_who_lived_long_is_replaced_soon() -> None:
 @pytest.mark.parametrize(
     "error", [ImageMissing("There is no image."), OSError(28, "No space left"), ValueError("bug")]
 )
-async def test_an_image_that_does_not_work_does_not_keep_the_others_waiting(
+async def test_a_failing_image_does_not_delay_the_others(
     error: Exception,
 ) -> None:
     async with rig() as nothing:
@@ -297,7 +297,7 @@ async def test_an_image_that_does_not_work_does_not_keep_the_others_waiting(
         await here.pool.aclose()
 
 
-async def test_the_longest_wait_is_bounded() -> None:
+async def test_the_delay_after_failures_is_limited() -> None:
     async with rig() as nothing:
         here = Rig({PYTHON: 1}, nothing.tasks)
         here.errors = [GuestLost("It went away.") for _ in range(40)]
@@ -311,13 +311,13 @@ async def test_the_longest_wait_is_bounded() -> None:
         await here.pool.aclose()
 
 
-async def test_one_that_died_unnoticed_is_not_handed_out() -> None:
+async def test_a_machine_that_died_unnoticed_is_not_handed_out() -> None:
     async with rig(python=2) as here:
-        here.made[0].dead.set()  # and nobody had the time to see it
+        here.made[0].dead.set()  # before the pool could notice
         assert here.pool.claim(PYTHON, made_of(PYTHON)) is here.made[1]
 
 
-async def test_one_that_is_claimed_as_it_dies_is_its_claimers() -> None:
+async def test_a_machine_that_dies_after_its_claim_belongs_to_the_claimer() -> None:
     async with rig(python=1) as here:
         machine = here.pool.claim(PYTHON, made_of(PYTHON))
         assert machine is not None
@@ -326,7 +326,7 @@ async def test_one_that_is_claimed_as_it_dies_is_its_claimers() -> None:
         assert not machine.destroyed
 
 
-async def test_one_that_does_not_die_counts_until_it_does() -> None:
+async def test_a_machine_that_cannot_be_ended_counts_until_it_is() -> None:
     async with rig(python=1) as here:
         here.made[0].stubborn = 2
         here.room = 0
@@ -341,7 +341,7 @@ async def test_one_that_does_not_die_counts_until_it_does() -> None:
         assert here.pool.counts() == {"python": 1}
 
 
-async def test_stopping_ends_all_of_it_and_may_be_repeated() -> None:
+async def test_closing_ends_all_machines_and_may_be_repeated() -> None:
     async with rig(python=3) as here:
         here.hold = anyio.Event()
         claimed = here.pool.claim(PYTHON, made_of(PYTHON))
@@ -355,7 +355,7 @@ async def test_stopping_ends_all_of_it_and_may_be_repeated() -> None:
         await claimed.destroy()
 
 
-async def test_stopping_before_it_ran() -> None:
+async def test_a_pool_closed_before_it_runs_makes_nothing() -> None:
     async with rig() as nothing:
         here = Rig({PYTHON: 1}, nothing.tasks)
         await here.pool.aclose()
@@ -377,7 +377,7 @@ ACTIONS = st.lists(
 
 
 class Model:
-    """A host: environments, each in a machine that was claimed or that it made itself."""
+    """A host whose environments have a machine that was claimed or booted for them."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -431,7 +431,7 @@ class Model:
         await settle()
 
     def check(self) -> None:
-        """Each machine is an environment's, waits, or is ended; and there are not too many."""
+        """Check that no machine is lost and that there are not too many."""
         rig = self.rig
         left = [each for each in rig.made if not each.destroyed and each not in self.environments]
         assert len(left) <= rig.pool.size
@@ -441,7 +441,7 @@ class Model:
 
 @given(ACTIONS)
 @settings(max_examples=150, deadline=None)
-def test_whatever_happens_nothing_is_lost_and_there_are_never_too_many(
+def test_no_machine_is_lost_and_there_are_never_too_many(
     actions: list[tuple[str, Any]],
 ) -> None:
     async def play() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running code and installing packages: what reaches the guest, what is refused before it does."""
+"""Running code and installing packages: what reaches the guest and what is refused first."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -60,7 +60,7 @@ async def here() -> AsyncGenerator[World]:
 
 
 class Calls:
-    """Calls that wait for the end of what they started, as a client's do."""
+    """Calls that wait for the end of what they started, like those of a client."""
 
     def __init__(self, service: ExecutionService) -> None:
         self.service = service
@@ -100,7 +100,7 @@ async def test_code_becomes_one_command_with_the_presets(here: World, executions
     assert command.user is GuestUser.SANDBOX
 
 
-async def test_everything_a_caller_chooses_arrives(here: World, executions: Calls) -> None:
+async def test_all_options_of_the_caller_reach_the_guest(here: World, executions: Calls) -> None:
     environment = await here.created()
     result = await executions.execute(
         environment.id,
@@ -130,7 +130,7 @@ async def test_everything_a_caller_chooses_arrives(here: World, executions: Call
         ("pip install x", None, "bash", ".sh", b"pip install x"),
     ],
 )
-async def test_the_program_that_was_meant_runs(
+async def test_the_language_is_taken_from_the_code_or_its_name(
     here: World,
     executions: Calls,
     code: str,
@@ -145,7 +145,7 @@ async def test_the_program_that_was_meant_runs(
     assert (command.argv[0], command.extension, command.code) == (argv, extension, sent)
 
 
-async def test_node_compiles_what_is_more_than_types(here: World, executions: Calls) -> None:
+async def test_node_compiles_syntax_beyond_type_annotations(here: World, executions: Calls) -> None:
     environment = await here.created()
     for code in ("const a: number = 1", "enum A { x }"):
         await executions.execute(environment.id, code, owner=OWNER, language="ts")
@@ -154,7 +154,7 @@ async def test_node_compiles_what_is_more_than_types(here: World, executions: Ca
     assert "--experimental-transform-types" in enum.argv
 
 
-async def test_a_directory_at_home_is_the_users_own(here: World, executions: Calls) -> None:
+async def test_a_tilde_is_the_home_of_the_user(here: World, executions: Calls) -> None:
     environment = await here.created()
     here.host.only.user_home = "/home/node"
     ran = await executions.execute(environment.id, "cwd", owner=OWNER, cwd="~/app")
@@ -165,7 +165,7 @@ async def test_a_directory_at_home_is_the_users_own(here: World, executions: Cal
     assert here.host.only.commands[-1].cwd == "/root/"
 
 
-async def test_numbers_in_env_are_text(here: World, executions: Calls) -> None:
+async def test_numbers_in_env_become_text(here: World, executions: Calls) -> None:
     environment = await here.created()
     ran = await executions.execute(environment.id, "env PORT", owner=OWNER, env={"PORT": 8080})
     assert ran.stdout.text() == "8080\n"
@@ -209,7 +209,7 @@ async def test_a_failing_program_and_a_timeout_are_results(here: World, executio
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_what_cannot_run_is_refused_before_the_guest_hears_of_it(
+async def test_invalid_arguments_are_refused_before_the_guest_is_asked(
     here: World,
     executions: Calls,
     arguments: dict[str, object],
@@ -223,7 +223,7 @@ async def test_what_cannot_run_is_refused_before_the_guest_hears_of_it(
     assert here.get(environment.id).active_calls == 0
 
 
-async def test_a_running_execution_keeps_its_environment_and_its_cancellation_reaches_the_guest(
+async def test_an_execution_counts_as_use_and_its_cancellation_reaches_the_guest(
     here: World, executions: Calls
 ) -> None:
     environment = await here.created()
@@ -240,7 +240,7 @@ async def test_a_running_execution_keeps_its_environment_and_its_cancellation_re
     assert (after.active_calls, after.last_used_at) == (0, here.clock.now)
 
 
-async def test_a_guest_that_dies_mid_call_fails_the_call_and_shows_why(
+async def test_a_machine_that_dies_during_a_call_fails_the_call_with_its_cause(
     here: World, executions: Calls
 ) -> None:
     environment = await here.created()
@@ -252,7 +252,7 @@ async def test_a_guest_that_dies_mid_call_fails_the_call_and_shows_why(
         await executions.execute(environment.id, "echo", owner=OWNER)
 
 
-async def test_executions_in_one_environment_run_side_by_side(
+async def test_executions_in_one_environment_run_in_parallel(
     here: World, executions: Calls
 ) -> None:
     environment = await here.created()
@@ -264,7 +264,7 @@ async def test_executions_in_one_environment_run_side_by_side(
     assert (await hanging.result()).exit_code == 0
 
 
-async def test_nobody_runs_code_in_another_owners_environment(
+async def test_code_cannot_run_in_another_owners_environment(
     here: World, executions: Calls
 ) -> None:
     environment = await here.created()
@@ -293,7 +293,7 @@ async def test_nobody_runs_code_in_another_owners_environment(
         (RuntimeName.SHELL, "jq", ("apt-get", "install", "-y", "jq"), GuestUser.ROOT),
     ],
 )
-async def test_packages_go_to_the_environments_own_installer(
+async def test_packages_go_to_the_installer_of_the_runtime(
     here: World,
     executions: Calls,
     runtime: RuntimeName,
@@ -317,7 +317,7 @@ async def test_packages_go_to_the_environments_own_installer(
         ("sudo apt install -y jq", ("apt-get", "install", "-y", "jq"), GuestUser.ROOT),
     ],
 )
-async def test_the_installer_that_was_named_installs(
+async def test_a_command_line_selects_the_installer_it_names(
     here: World, executions: Calls, packages: str, argv: tuple[str, ...], user: GuestUser
 ) -> None:
     environment = await here.created()
@@ -337,9 +337,7 @@ async def test_a_bad_package_list_installs_nothing(
     assert here.get(environment.id).active_calls == 0
 
 
-async def test_nothing_is_installed_where_there_is_no_network(
-    here: World, executions: Calls
-) -> None:
+async def test_nothing_is_installed_without_a_network(here: World, executions: Calls) -> None:
     offline = CreateRequest(RuntimeName.PYTHON, network=NetworkPolicy.NONE)
     environment = await here.created(offline)
     with pytest.raises(InvalidArgument, match="no network") as refused:
@@ -349,7 +347,7 @@ async def test_nothing_is_installed_where_there_is_no_network(
     assert (await executions.execute(environment.id, "echo", owner=OWNER)).exit_code == 0
 
 
-async def test_a_line_goes_to_a_shell_and_a_list_to_none(here: World, executions: Calls) -> None:
+async def test_a_line_runs_in_a_shell_and_a_list_does_not(here: World, executions: Calls) -> None:
     environment = await here.created()
     line = await executions.run_command(environment.id, "echo $HOME && false", user=GuestUser.ROOT)
     assert (line.kind, line.summary) == (JobKind.COMMAND, "echo $HOME && false")
@@ -361,14 +359,14 @@ async def test_a_line_goes_to_a_shell_and_a_list_to_none(here: World, executions
     assert first.code is second.code is None
 
 
-async def test_a_line_of_a_shell_has_no_carriage_returns(here: World, executions: Calls) -> None:
+async def test_a_shell_line_loses_its_carriage_returns(here: World, executions: Calls) -> None:
     environment = await here.created()
     await executions.run_command(environment.id, "cd x\r\nls\r\n")
     assert here.host.only.commands[0].argv[-1] == "cd x\nls\n"
 
 
 @pytest.mark.parametrize("command", ["", "  \n", [], [""], [" ", "x"], ["a\0b"], "a\0b"])
-async def test_a_command_that_says_nothing_runs_nothing(
+async def test_an_empty_command_is_refused(
     here: World, executions: Calls, command: str | list[str]
 ) -> None:
     environment = await here.created()
@@ -377,7 +375,7 @@ async def test_a_command_that_says_nothing_runs_nothing(
     assert here.host.only.commands == []
 
 
-async def test_an_installation_that_is_under_way_is_joined_and_others_wait_for_it(
+async def test_a_running_installation_is_joined_and_others_queue_behind_it(
     here: World, executions: Calls
 ) -> None:
     environment = (await here.created(CreateRequest(RuntimeName.PYTHON))).id
@@ -398,7 +396,7 @@ async def test_an_installation_that_is_under_way_is_joined_and_others_wait_for_i
     other = await install(environment, "attrs", owner=OWNER)
     third = await install(environment, "idna", owner=OWNER)
     assert joined is first
-    await executions.run_command(environment, ["ls"])  # which waits for none of them
+    await executions.run_command(environment, ["ls"])  # does not wait for an installation
     assert begun == [("six",)]
     await other.kill()
     hold.set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs outlive the call that started them, never their environment, and stay within bounds."""
+"""Jobs outlive the call that started them but not their environment, and are limited in number."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -37,7 +37,7 @@ async def start(jobs: JobService, environment: str, code: str) -> Job:
     return await jobs.start(environment, command, WHAT, owner=OWNER)
 
 
-async def test_a_job_goes_on_when_nobody_waits_and_is_found_again(
+async def test_a_job_runs_on_without_a_waiting_call_and_is_found_again(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -58,7 +58,7 @@ async def test_a_job_goes_on_when_nobody_waits_and_is_found_again(
     assert [each.number for each in jobs.list(environment, owner=OWNER)] == [1]
 
 
-async def test_a_job_keeps_its_environment_in_use_until_it_ends(
+async def test_a_job_counts_as_use_of_its_environment_until_it_ends(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -73,7 +73,7 @@ async def test_a_job_keeps_its_environment_in_use_until_it_ends(
     assert await here.service.retire(environment)
 
 
-async def test_killing_ends_it_in_the_guest_and_may_be_repeated(
+async def test_killing_a_job_ends_it_in_the_guest_and_may_be_repeated(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -86,7 +86,7 @@ async def test_killing_ends_it_in_the_guest_and_may_be_repeated(
     assert (view.state, view.stdout.text()) == (JobState.KILLED, "so far\n")
 
 
-async def test_one_that_is_killed_before_it_began_never_runs(here: World, jobs: JobService) -> None:
+async def test_a_job_killed_before_it_began_never_runs(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     job = await start(jobs, environment, "hang")
     await job.kill()
@@ -94,7 +94,7 @@ async def test_one_that_is_killed_before_it_began_never_runs(here: World, jobs: 
     assert not here.host.only.started.is_set()
 
 
-async def test_a_call_that_is_cancelled_kills_what_it_started_but_not_what_it_looks_at(
+async def test_cancelling_a_call_kills_its_own_job_but_not_one_it_only_waits_for(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -110,7 +110,7 @@ async def test_a_call_that_is_cancelled_kills_what_it_started_but_not_what_it_lo
     assert job.view().state is JobState.KILLED
 
 
-async def test_a_machine_that_dies_fails_the_call_and_shows_in_the_job(
+async def test_a_machine_that_dies_fails_the_call_and_marks_the_job_lost(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -124,9 +124,7 @@ async def test_a_machine_that_dies_fails_the_call_and_shows_in_the_job(
     assert "killed by signal 9" in view.error
 
 
-async def test_a_fault_of_ours_is_logged_and_ends_only_that_job(
-    here: World, jobs: JobService
-) -> None:
+async def test_an_internal_error_ends_only_its_job(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     here.host.only.run_error = RuntimeError("a secret of the server")
     job = await start(jobs, environment, "echo")
@@ -158,7 +156,7 @@ async def test_another_owner_sees_no_job(here: World, jobs: JobService) -> None:
         jobs.list(environment, owner="mallory")
 
 
-async def test_the_number_that_runs_at_once_is_bounded(here: World, jobs: JobService) -> None:
+async def test_the_number_of_running_jobs_is_limited(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     running = [await start(jobs, environment, "hang") for _ in range(MAX_RUNNING)]
     with pytest.raises(TooManyJobs):
@@ -169,7 +167,7 @@ async def test_the_number_that_runs_at_once_is_bounded(here: World, jobs: JobSer
 
 
 class Asked(Spool):
-    """A recording that counts who reads it."""
+    """A spool that counts its reads."""
 
     reads = 0
 
@@ -182,7 +180,7 @@ class Asked(Spool):
         return super().read(offset, length)
 
 
-async def test_a_list_tells_sizes_without_reading_any_output(here: World) -> None:
+async def test_a_list_reports_sizes_without_reading_output(here: World) -> None:
     jobs = JobService(
         here.service,
         record=lambda: Asked(Path("/tmp"), keep=1_000_000, view=1_000),
@@ -199,7 +197,7 @@ async def test_a_list_tells_sizes_without_reading_any_output(here: World) -> Non
     assert (brief.state, brief.exit_code, brief.duration) == (view.state, 3, view.duration)
 
 
-async def test_what_ended_longest_ago_is_forgotten_first(here: World, jobs: JobService) -> None:
+async def test_the_oldest_ended_job_is_forgotten_first(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     old = await start(jobs, environment, "hang")
     for _ in range(MAX_REMEMBERED + 5):
@@ -211,7 +209,7 @@ async def test_what_ended_longest_ago_is_forgotten_first(here: World, jobs: JobS
     assert old.is_running
 
 
-async def test_a_server_that_stops_ends_every_job() -> None:
+async def test_a_server_that_stops_kills_every_job() -> None:
     with anyio.fail_after(LONG):
         async with world() as here:
             environment = (await here.created()).id
@@ -223,14 +221,14 @@ async def test_a_server_that_stops_ends_every_job() -> None:
 FOUND = Diagnosis("disk_full", "The disk is full.", "Delete something.")
 
 
-async def test_a_failure_is_told_with_its_cause(here: World, jobs: JobService) -> None:
+async def test_a_failed_job_has_a_diagnosis(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     here.host.only.diagnosis = FOUND
     assert (await (await start(jobs, environment, "exit 3")).attend(LONG)).diagnosis == FOUND
     assert (await (await start(jobs, environment, "echo x")).attend(LONG)).diagnosis is None
 
 
-async def test_a_kill_while_its_cause_is_looked_for_does_not_undo_its_end(
+async def test_a_kill_during_the_diagnosis_keeps_the_exit_code(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -244,7 +242,7 @@ async def test_a_kill_while_its_cause_is_looked_for_does_not_undo_its_end(
     assert (view.state, view.exit_code, view.diagnosis) == (JobState.EXITED, 3, None)
 
 
-async def test_a_lost_job_says_why_and_what_then(here: World, jobs: JobService) -> None:
+async def test_a_lost_job_has_a_cause_and_a_next_step(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     job = await start(jobs, environment, "die")
     await job.wait(LONG)
@@ -254,7 +252,7 @@ async def test_a_lost_job_says_why_and_what_then(here: World, jobs: JobService) 
     assert "new environment" in found.next_step
 
 
-async def test_what_a_job_leaves_running_is_told_listed_and_killed(
+async def test_programs_left_running_are_reported_listed_and_killed(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -280,7 +278,7 @@ async def test_what_a_job_leaves_running_is_told_listed_and_killed(
     assert guest.dying == {other.pid}
 
 
-async def test_a_guest_is_only_asked_where_something_was_left(
+async def test_the_guest_is_asked_only_if_something_was_left_running(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -299,7 +297,7 @@ async def test_a_guest_is_only_asked_where_something_was_left(
     assert here.get(environment).last_used_at == before
 
 
-async def test_what_cannot_be_asked_has_nothing_left(here: World, jobs: JobService) -> None:
+async def test_nothing_is_listed_if_the_guest_cannot_answer(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     await (await start(jobs, environment, "leave server")).wait(LONG)
     here.host.only.file_error = GuestLost("gone")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a Debian tree is made: the command, the mode, the archive, and an end without remains."""
+"""Making a Debian tree: the command, the mode, the archive, and an end without leftovers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from waggle.infra.oci.build.bootstrap import (
 from waggle.infra.oci.build.definition import ImageDefinition
 
 
-def test_the_command_is_reproducible_and_quotes_what_runs_inside() -> None:
+def test_the_command_is_reproducible_and_quotes_inner_commands() -> None:
     definition = ImageDefinition(
         "x",
         "trixie",
@@ -40,7 +40,7 @@ def test_the_command_is_reproducible_and_quotes_what_runs_inside() -> None:
     assert shlex.split(hook.partition("=")[2])[-2:] == ["echo", "$(id) 'q'"]
 
 
-def test_an_image_on_another_goes_on_from_its_tree() -> None:
+def test_an_image_with_a_base_starts_from_the_tree_of_the_base() -> None:
     lower, wheels = Path("/w s/lower.tar"), Path("/w s/requirements")
     definition = ImageDefinition("x", "trixie", "apt", 1, packages=("jq",))
     argv = bootstrap_argv(definition, "file:///mirror", "root", None, lower, wheels)
@@ -55,7 +55,7 @@ def test_an_image_on_another_goes_on_from_its_tree() -> None:
     assert "--skip=update" not in argv
 
 
-def test_apt_has_nothing_to_do_where_only_pip_installs() -> None:
+def test_apt_is_not_run_if_only_pip_installs() -> None:
     definition = ImageDefinition("x", "trixie", "apt", 1)
     argv = bootstrap_argv(definition, "file:///mirror", "root", None, Path("/lower"), Path("/w"))
     assert "--skip=update" in argv
@@ -71,7 +71,7 @@ def test_an_unusable_archive_names_the_setting(mirror: str) -> None:
     assert "pw" not in str(caught.value)
 
 
-def test_the_configured_archive_is_taken_as_it_is() -> None:
+def test_the_configured_archive_is_used_unchanged() -> None:
     assert debian_mirror("file:///srv/debian") == "file:///srv/debian"
 
 
@@ -79,7 +79,7 @@ def test_root_needs_no_user_namespace() -> None:
     assert mmdebstrap_mode(0) == "root"
 
 
-def test_others_need_subordinate_ids(tmp_path: Path) -> None:
+def test_unprivileged_users_need_subordinate_ids(tmp_path: Path) -> None:
     subuid = tmp_path / "subuid"
     subuid.write_text("somebody:100000:65536\n")
     with pytest.raises(SetupIncomplete) as caught:
@@ -108,7 +108,7 @@ def test_a_failure_carries_the_last_lines() -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process exists and is not a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

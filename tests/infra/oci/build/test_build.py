@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building for real with mmdebstrap and pip: same inputs, same digest; nothing of the builder."""
+"""Real builds with mmdebstrap and pip: same inputs, same digest, no trace of the builder."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_same_definition_gives_the_same_digest(tmp_path: Path) -> None:
     subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
 
 
-def test_an_image_is_outdated_when_it_would_be_built_from_something_else() -> None:
+def test_an_image_is_outdated_when_its_inputs_have_changed() -> None:
     def built(**labels: str) -> ResolvedImage:
         config = ImageConfig("amd64", "linux", (), labels=labels)
         return ResolvedImage("tiny", "sha256:0", config, (), Path())
@@ -107,7 +107,7 @@ drop = ["/opt/gone"]
 @pytest.mark.net
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_image_on_another_has_one_layer_more(tmp_path: Path) -> None:
+def test_an_image_with_a_base_has_one_more_layer(tmp_path: Path) -> None:
     tiny = parse_definition("tiny", TINY)
     upper = parse_definition("upper", UPPER, base=lambda _name: tiny)
     store = ImageStore(tmp_path / "store")
@@ -126,7 +126,7 @@ def test_an_image_on_another_has_one_layer_more(tmp_path: Path) -> None:
     seen.clear()
     again = build_image(upper, store, progress=lambda _f, text: seen.append(text))
     assert again.digest == made.digest
-    assert "image tiny is built" not in seen  # it is fresh
+    assert "image tiny is built" not in seen  # the base is fresh
 
     tomorrow = time.time() + 25 * 3600
     build_image(upper, store, progress=lambda _f, text: seen.append(text), now=lambda: tomorrow)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image definitions: those that ship, and the mistakes that an author can make."""
+"""Image definitions: the shipped ones, and the mistakes that an author can make."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_shipped_definitions_are_valid(name: str) -> None:
     assert {"bash", "git", "gcc", "sudo"} <= set(lowest.packages)
 
 
-def test_an_image_has_what_its_base_says_of_itself() -> None:
+def test_an_image_inherits_the_settings_of_its_base() -> None:
     data = load_definition(IMAGES, "data")
     assert data.base is not None
     assert data.base.name == "python"
@@ -48,7 +48,7 @@ def test_a_missing_definition_names_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ["../python", "", "/etc"])
-def test_a_name_is_no_path(name: str) -> None:
+def test_a_path_is_not_accepted_as_a_name(name: str) -> None:
     with pytest.raises(ImageMissing):
         load_definition(IMAGES, name)
 
@@ -88,7 +88,7 @@ def test_a_mistake_is_named(text: str, key: str) -> None:
     assert "images/mine/image.toml" in caught.value.message
 
 
-def test_an_image_is_not_its_own_base(tmp_path: Path) -> None:
+def test_an_image_cannot_be_its_own_base(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "image.toml").write_text('base = "mine"\nepoch = 1\n')
     with pytest.raises(InvalidArgument, match=r"images/mine/image.toml.*base"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The difference of two trees, put on the lower one again, gives the upper one."""
+"""The difference of two trees, applied to the lower one, gives the upper one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TREES: st.SearchStrategy[Tree] = st.recursive(
 
 
 def grown(tree: Tree, data: bytearray) -> Node:
-    """A tree of nodes whose contents are appended to `data`."""
+    """Build a tree of nodes whose contents are appended to `data`."""
     node = Node(stat.S_IFDIR | 0o755)
     for name, value in tree.items():
         if isinstance(value, bytes):
@@ -47,7 +47,7 @@ def entries(root: Node) -> list[Entry]:
 
 
 def shown(root: Node, files: list[bytes]) -> dict[bytes, bytes | None]:
-    """Each path with its content, None for a directory."""
+    """Map every path to its content, or to None for a directory."""
     found: dict[bytes, bytes | None] = {}
     for path, node in walk(root):
         source, start = node.content
@@ -57,7 +57,7 @@ def shown(root: Node, files: list[bytes]) -> dict[bytes, bytes | None]:
 
 
 @given(TREES, TREES)
-def test_it_makes_the_upper_tree_from_the_lower(
+def test_the_difference_makes_the_upper_tree_from_the_lower(
     tmp_path_factory: pytest.TempPathFactory, lower: Tree, upper: Tree
 ) -> None:
     place = tmp_path_factory.mktemp("trees")
@@ -72,7 +72,7 @@ def test_it_makes_the_upper_tree_from_the_lower(
 
 
 @given(TREES)
-def test_what_is_the_same_is_not_in_it(
+def test_equal_trees_have_no_difference(
     tmp_path_factory: pytest.TempPathFactory, tree: Tree
 ) -> None:
     place = tmp_path_factory.mktemp("trees")
@@ -83,7 +83,7 @@ def test_what_is_the_same_is_not_in_it(
     assert not difference(one, [file], two, [file], removals=True).children
 
 
-def test_without_removals_what_is_lacking_stays(tmp_path: Path) -> None:
+def test_without_removals_missing_files_are_kept(tmp_path: Path) -> None:
     data = bytearray()
     lower, upper = grown({"a": b"1"}, data), grown({"b": b"2"}, data)
     file = tmp_path / "data"
@@ -105,7 +105,7 @@ def test_a_changed_mode_alone_is_a_change(tmp_path: Path) -> None:
     assert set(changed.children[b"d"].children) == {b"a"}
 
 
-def test_directories_that_nobody_described_are_as_below() -> None:
+def test_directories_take_their_mode_from_the_lower_tree() -> None:
     lower, upper = grown({"d": {"a": b""}}, bytearray()), grown({"d": {"n": {}}}, bytearray())
     lower.children[b"d"].mode = stat.S_IFDIR | 0o1777
     adopt(lower, upper)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing a tree: the same bytes each time, nothing lost, what is dropped is gone."""
+"""Packing a tree gives the same bytes every time and loses nothing but what is dropped."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def packed(layer: Layer, where: Path) -> tuple[PackedLayer, Path]:
     return done, where / "layer"
 
 
-def test_order_and_later_times_do_not_matter(tmp_path: Path) -> None:
+def test_order_and_times_after_the_epoch_do_not_change_the_layer(tmp_path: Path) -> None:
     later = [*LAYER[:3], file("b/new", b"y", mtime=EPOCH + 9), *LAYER[4:]]
     shuffled = [later[1], later[2], later[4], *later[5:], later[3], later[0]]
     first, _ = packed(LAYER, tmp_path / "1")
@@ -64,7 +64,7 @@ def test_order_and_later_times_do_not_matter(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_what_is_packed_is_read_back_whole(tmp_path: Path) -> None:
+def test_a_packed_tree_is_read_back_in_full(tmp_path: Path) -> None:
     done, blob = packed(LAYER, tmp_path / "1")
     descriptor = Descriptor(f"{MEDIA_LAYER}+gzip", done.digest, done.size)
     again = tmp_path / "again"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer's blob: every compression, and every way in which it can lie about itself."""
+"""A layer's blob: every compression, and every false claim that it can make."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(
 
 
 def ignore(count: int) -> None:
-    """Report to nobody."""
+    """Ignore progress."""
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", ""])
@@ -98,7 +98,7 @@ def test_a_truncated_blob_is_found(tmp_path: Path, compression: str) -> None:
         read(tmp_path, blob)
 
 
-def test_bytes_behind_the_archive_count_for_the_digest(tmp_path: Path) -> None:
+def test_bytes_after_the_archive_count_for_the_digest(tmp_path: Path) -> None:
     blob = compressed(TAR, "") + b"more"
     with pytest.raises(ImageCorrupt, match=r"digest"):
         read(tmp_path, blob, dataclasses.replace(describe(blob), digest=_digest(TAR)))
@@ -109,7 +109,7 @@ def test_a_wrong_diff_id_is_found(tmp_path: Path) -> None:
         read(tmp_path, compressed(TAR, "gzip"), diff_id=_digest(b"other"))
 
 
-def test_what_is_no_layer_is_refused(tmp_path: Path) -> None:
+def test_a_blob_of_another_media_type_is_refused(tmp_path: Path) -> None:
     blob = compressed(TAR, "gzip")
     with pytest.raises(ImageCorrupt, match=r"not a file system layer"):
         read(tmp_path, blob, describe(blob, "application/vnd.in-toto+json"))
@@ -124,7 +124,7 @@ def test_a_decompression_bomb_is_stopped(tmp_path: Path, compression: str) -> No
     assert (tmp_path / "data").stat().st_size < 4 << 20
 
 
-def test_the_sum_of_sizes_is_limited_also_when_files_are_holes(tmp_path: Path) -> None:
+def test_the_sum_of_sizes_is_limited_even_if_files_are_holes(tmp_path: Path) -> None:
     headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 33)}
     layer = [file(f"f{n}", pax_headers=headers) for n in range(5)]
     with pytest.raises(ImageCorrupt, match=r"unpacks to more"):
@@ -146,7 +146,7 @@ def test_the_sum_of_names_links_and_attributes_is_limited(tmp_path: Path) -> Non
         (tmp_path / "data").unlink()
 
 
-def test_components_of_names_are_held_once(tmp_path: Path) -> None:
+def test_equal_components_of_names_are_held_once(tmp_path: Path) -> None:
     blob = compressed(tar_bytes([file("usr/lib/a"), file("usr/lib/b")]), "gzip")
     a, b = read(tmp_path, blob).entries
     assert a.path[1] is b.path[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Merging layers, as scripts and against a model that is a plain dictionary of paths."""
+"""Merging layers: single cases, and a comparison with a plain dictionary of paths as model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from waggle.infra.oci.layers.merge import Node, merge, walk
 
 
 def merged(*layers: Layer, limits: Limits = DEFAULT_LIMITS) -> dict[str, Node]:
-    """The merged tree by path, without its root."""
+    """Merge layers; return the tree by path, without its root."""
     entries = [list(TarReader(io.BytesIO(tar_bytes(layer)), limits)) for layer in layers]
     found = walk(merge(entries, limits))
     return {b"/".join(path).decode(): node for path, node in found if path}
@@ -52,13 +52,13 @@ def test_a_whiteout_does_not_hide_its_own_layer_in_either_order() -> None:
         assert set(merged(base, layer)) == {"d", "d/new"}
 
 
-def test_an_opaque_directory_hides_what_is_below_only() -> None:
+def test_an_opaque_directory_hides_only_lower_layers() -> None:
     base = [directory("d"), file("d/old"), directory("d/sub"), file("d/sub/old"), file("x")]
     layer = [file("d/sub/new"), opaque("d")]
     assert set(merged(base, layer)) == {"d", "d/sub", "d/sub/new", "x"}
 
 
-def test_a_whiteout_of_nothing_is_nothing() -> None:
+def test_a_whiteout_of_a_missing_path_does_nothing() -> None:
     assert set(merged([file("a")], [whiteout("b"), whiteout("no/such"), opaque("b")])) == {"a"}
 
 
@@ -80,8 +80,8 @@ def test_hard_links_share_one_node_across_layers() -> None:
     assert tree["a"] is tree["b"] is tree["c"]
 
 
-def test_a_hard_links_entry_says_nothing_of_the_file() -> None:
-    """Writers leave attributes out there, and a capability must not be lost by a second name."""
+def test_attributes_of_a_hard_links_entry_are_ignored() -> None:
+    """Writers omit attributes there, and a second name must not lose a capability."""
     headers = {"SCHILY.xattr.security.capability": "c"}
     base = [file("ping", b"1", 0o4755, uid=1, mtime=5, pax_headers=headers)]
     tree = merged(base, [hard_link("ping4", "ping", 0o600, uid=2), hard_link("ping", "ping4")])
@@ -91,7 +91,7 @@ def test_a_hard_links_entry_says_nothing_of_the_file() -> None:
     assert ping.xattrs == ((b"security.capability", b"c"),)
 
 
-def test_a_symlink_has_the_only_mode_that_linux_knows() -> None:
+def test_a_symlink_always_has_mode_0777() -> None:
     tree = merged([symlink("a", "x", mode=0o4600)], [hard_link("b", "a", 0o644)])
     assert tree["a"].mode == tree["b"].mode == stat.S_IFLNK | 0o777
 
@@ -135,7 +135,7 @@ def test_a_symlink_that_climbs_ends_at_the_images_root() -> None:
         ([[symlink("a", "n" * 300), file("a/b")]], "too long"),
     ],
 )
-def test_what_cannot_be_is_refused(layers: Sequence[Layer], reason: str) -> None:
+def test_impossible_layers_are_refused(layers: Sequence[Layer], reason: str) -> None:
     with pytest.raises(ImageCorrupt, match=reason):
         merged(*layers)
 
@@ -158,7 +158,7 @@ actions = st.tuples(st.sampled_from(["file", "dir", "whiteout", "opaque"]), plac
 
 
 def _model(layers: Sequence[Sequence[tuple[str, str]]]) -> dict[str, str] | None:
-    """Apply layers to {path: 'dir' | 'file N'}; None when a layer is impossible."""
+    """Apply layers to {path: 'dir' | 'file N'}; return None if a layer is impossible."""
     tree: dict[str, str] = {}
     for number, layer in enumerate(layers):
         fresh: set[str] = set()

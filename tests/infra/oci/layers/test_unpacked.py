@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers are unpacked once, whole or not at all, and shared."""
+"""Layers are unpacked once, completely or not at all, and shared."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def layers(tmp_path: Path) -> UnpackedLayers:
     return UnpackedLayers(tmp_path / "layers")
 
 
-def test_a_layer_is_unpacked_once_and_found_as_it_was(layers: UnpackedLayers) -> None:
+def test_a_layer_is_unpacked_once_and_found_unchanged(layers: UnpackedLayers) -> None:
     assert layers.find(DIFF_ID) is None
     made = layers.ensure(DIFF_ID, unpack)
     assert made.data.read_bytes().startswith(b"a" * 5000)
@@ -57,7 +57,7 @@ def test_a_layer_is_unpacked_once_and_found_as_it_was(layers: UnpackedLayers) ->
     assert layers.find(DIFF_ID) == made
 
 
-def test_what_fails_leaves_nothing_and_the_next_may_succeed(
+def test_a_failed_unpack_leaves_nothing_and_the_next_may_succeed(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     def fails(data: Path, _take: Take) -> int:
@@ -70,7 +70,7 @@ def test_what_fails_leaves_nothing_and_the_next_may_succeed(
     assert layers.ensure(DIFF_ID, unpack).entries
 
 
-def test_two_at_once_unpack_it_once(layers: UnpackedLayers) -> None:
+def test_two_concurrent_calls_unpack_a_layer_once(layers: UnpackedLayers) -> None:
     calls: list[Path] = []
     inside, go_on = threading.Event(), threading.Event()
 
@@ -90,7 +90,7 @@ def test_two_at_once_unpack_it_once(layers: UnpackedLayers) -> None:
     assert len(calls) == 1
 
 
-def test_nobody_waits_for_a_layer_whose_bytes_are_still_to_come(layers: UnpackedLayers) -> None:
+def test_ensure_does_not_wait_for_a_layer_that_is_still_arriving(layers: UnpackedLayers) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(data: Path, take: Take) -> int:
@@ -108,7 +108,7 @@ def test_nobody_waits_for_a_layer_whose_bytes_are_still_to_come(layers: Unpacked
     layers.add(DIFF_ID, never)
 
 
-def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
+def test_leftovers_of_a_killed_process_are_removed_but_no_open_workspace(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     left = tmp_path / "layers" / ".tmp-killed"
@@ -125,15 +125,15 @@ def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
 
 
 @pytest.mark.parametrize("damage", [b"", b"[[]", b"[[]]\n5", b"[]\n", b"null", b"\xff"])
-def test_a_damaged_one_is_unpacked_again(layers: UnpackedLayers, damage: bytes) -> None:
+def test_a_damaged_layer_is_unpacked_again(layers: UnpackedLayers, damage: bytes) -> None:
     made = layers.ensure(DIFF_ID, unpack)
     (made.data.parent / "entries.jsonl").write_bytes(damage)
     assert layers.find(DIFF_ID) is None
     assert layers.ensure(DIFF_ID, unpack) == made
 
 
-def test_layers_that_fail_beside_others_leave_nothing_and_say_why(layers: UnpackedLayers) -> None:
-    """One is removed while another one sweeps."""
+def test_concurrent_failures_leave_nothing_and_raise_their_error(layers: UnpackedLayers) -> None:
+    """One call removes its workspace while another call sweeps."""
 
     def fails(_data: Path, _take: Take) -> int:
         raise ImageCorrupt("cut")
@@ -147,7 +147,7 @@ def test_layers_that_fail_beside_others_leave_nothing_and_say_why(layers: Unpack
     assert not list(layers.directory.glob(".tmp-*"))
 
 
-def test_pruning_takes_the_least_recently_used_first_and_never_what_is_fresh(
+def test_pruning_removes_layers_over_the_limit_but_no_recent_ones(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     used = layers.ensure(DIFF_ID, unpack).data.parent.stat().st_mtime

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One plain registry for all tests here, and a puller whose time is the test's."""
+"""A plain registry that all tests here share, and a puller whose clock the test controls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def proxy(registry: Registry, digest: str) -> AsyncGenerator[FaultProxy]:
 
 @dataclass
 class World:
-    """Time that passes only in pauses, what was reported, and a layout that can be looked at."""
+    """A clock that advances only in pauses, the reports received, and the layout to inspect."""
 
     layout: Layout
     pauses: list[float] = field(default_factory=list[float])
@@ -74,7 +74,7 @@ class World:
         return Puller(self.layout, options, platform=PLATFORM, ambient=ambient)
 
     def is_clean(self) -> bool:
-        """Whether nothing half-made is there: no workspace, no blob, no name."""
+        """Return whether the layout is empty: no workspace, no blob, no name."""
         path = self.layout.path
         blobs = list((path / "blobs" / "sha256").glob("*")) if path.exists() else []
         return not blobs and not list(path.glob(".tmp-*")) and not self.names()

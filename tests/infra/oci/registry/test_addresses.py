@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From where addresses can be reached, and where a registry may send us."""
+"""The reach of addresses, and the addresses to which a registry may redirect."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ KNOWN = {
 @pytest.mark.parametrize(
     "text, reach", [(text, reach) for reach, texts in KNOWN.items() for text in texts.split()]
 )
-def test_addresses_are_known_for_what_they_are(text: str, reach: Reach) -> None:
+def test_the_reach_of_every_kind_of_address_is_known(text: str, reach: Reach) -> None:
     assert reach_of(text) is reach
 
 
 @given(st.ip_addresses())
-def test_public_is_only_what_the_standard_library_calls_global(
+def test_no_public_address_is_private_or_local(
     address: IPv4Address | IPv6Address,
 ) -> None:
     if reach_of(str(address)) is Reach.PUBLIC:
@@ -41,7 +41,7 @@ def test_public_is_only_what_the_standard_library_calls_global(
         assert not address.is_multicast
 
 
-def test_a_registry_sends_us_only_to_circles_that_it_is_in() -> None:
+def test_a_registry_may_redirect_only_to_networks_that_it_is_in() -> None:
     assert reachable_from(Reach.PUBLIC, trusted=False) == {Reach.PUBLIC}
     assert reachable_from(Reach.SPECIAL, trusted=False) == {Reach.PUBLIC}
     assert reachable_from(Reach.PRIVATE, trusted=False) == {Reach.PUBLIC, Reach.PRIVATE}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens: a real registry that wants them, and a service that gives them or not."""
+"""Tokens: a real registry that requires them, and a service that grants or refuses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 async def guarded(
     tls: Tls, directory: Path, service: TokenService
 ) -> AsyncGenerator[tuple[Registry, FaultProxy]]:
-    """A registry that takes only the tokens of `service`, and the server of that service."""
+    """Run a registry that accepts only the tokens of `service`, and the server of that service."""
     async with FaultProxy(tls=tls.context()) as realm:
         realm.break_("/token", service)
         section = service.section(f"https://{realm.name}/token?kept=1")
@@ -42,7 +42,7 @@ async def guarded(
             yield registry, realm
 
 
-async def test_a_password_buys_tokens_for_push_and_pull(
+async def test_a_password_is_exchanged_for_push_and_pull_tokens(
     tls: Tls, world: World, tmp_path: Path
 ) -> None:
     service = TokenService(tls)
@@ -54,7 +54,7 @@ async def test_a_password_buys_tokens_for_push_and_pull(
         assert await world.puller(options).push("mine", reference, quiet) == digest
         assert await world.puller(options).pull(reference, quiet) == digest
         assert set(service.grants) == {"repository:team/app:pull,push", "repository:team/app:pull"}
-        assert len(realm.requests) == 2  # the blobs that go at the same time share one
+        assert len(realm.requests) == 2  # concurrent blobs share a token
         assert all("kept=1" in request.path for request in realm.requests)
         other = parse_reference(f"{registry.name}/other/app:v1")
         with pytest.raises(ImageUnavailable, match="refuses anonymous access"):
@@ -91,7 +91,7 @@ def gives(**fields: object) -> Fault:
     return says(200, body=json.dumps(fields).encode())
 
 
-async def test_a_token_that_ended_is_bought_again(
+async def test_an_expired_token_is_requested_again(
     proxy: FaultProxy, world: World, digest: str
 ) -> None:
     async with FaultProxy() as realm:
@@ -126,7 +126,7 @@ async def test_a_token_service_that_misbehaves_is_reported(
 ) -> None:
     async with FaultProxy() as realm:
         realm.break_("", answer)
-        proxy.break_("", says(401, challenge(realm)))  # refuses also what the service gives
+        proxy.break_("", says(401, challenge(realm)))  # refuses the service's tokens too
         options = RegistryOptions(insecure=frozenset({proxy.name}), attempts=2)
         with pytest.raises(kind) as caught:
             await world.puller(options).pull(parse_reference(f"{proxy.name}/app:v1"), quiet)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WWW-Authenticate as registries write it, as the RFC allows it, and as nobody should."""
+"""WWW-Authenticate headers as registries write them, as the RFC allows them, and malformed."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_challenges_may_come_in_several_headers() -> None:
         '"',
     ],
 )
-def test_what_cannot_be_used_is_no_challenge(header: str) -> None:
+def test_an_unusable_challenge_is_ignored(header: str) -> None:
     assert choose([header]) is None
 
 
 @given(st.lists(st.tuples(TOKEN, st.dictionaries(TOKEN, VALUE, max_size=4)), max_size=4))
-def test_what_is_written_by_the_rules_is_read_back(
+def test_well_formed_challenges_are_parsed(
     challenges: list[tuple[str, dict[str, str]]],
 ) -> None:
     header = ", ".join(
@@ -87,5 +87,5 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['a="\\' * 2700, "a " * 4000, "a=" * 4000, '"' * 8000, "," * 8000])
-def test_hostile_repetition_takes_no_time(text: str) -> None:
+def test_hostile_repetition_is_parsed_quickly(text: str) -> None:
     choose([text[:MAX_HEADER], 'Bearer realm="https://a.example"'])

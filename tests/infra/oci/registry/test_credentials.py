@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""auth.json, config.json and credential helpers."""
+"""Credentials from auth.json, config.json and credential helpers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_secrets_are_in_no_repr() -> None:
     assert repr(known) == "Credentials(username='user')"
 
 
-async def test_what_skopeo_login_writes_is_read(tmp_path: Path) -> None:
+async def test_a_file_that_skopeo_login_writes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "auth.json"
     with run_registry(tmp_path / "registry", basic=True) as registry:
         login = ("login", "--tls-verify=false", "--authfile", str(path), "-u", USER, "-p", PASSWORD)
@@ -161,7 +161,7 @@ async def test_helpers_are_asked_for_the_servers_name(helpers: Path, tmp_path: P
         ("sleep 1000 & echo s3cret; wait", "did not answer"),
     ],
 )
-async def test_a_helper_that_fails_is_named_and_its_output_kept_back(
+async def test_a_failing_helper_is_named_and_its_output_is_not_shown(
     helpers: Path, script: str, words: str
 ) -> None:
     helper(helpers, "bad", script)
@@ -172,7 +172,7 @@ async def test_a_helper_that_fails_is_named_and_its_output_kept_back(
     await leaks.settle()
 
 
-async def test_a_helper_that_is_not_there_or_has_no_proper_name(helpers: Path) -> None:
+async def test_a_missing_or_misnamed_helper_is_refused(helpers: Path) -> None:
     with pytest.raises(ImageUnavailable, match="docker-credential-absent cannot be started"):
         await from_helper("absent", "registry.example")
     for name in ("../x", "/bin/sh", "a;b", "a b", "-x", "", "a\n"):

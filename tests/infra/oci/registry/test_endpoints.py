@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URLs: where a repository is, and where a redirect may lead."""
+"""The URLs of a repository, and the URLs to which a redirect may lead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = RegistryOptions(
 SOURCE = httpx2.URL("https://registry.example/v2/a/blobs/x")
 
 
-def test_mirrors_come_first_each_with_its_own_path_and_scheme() -> None:
+def test_mirrors_come_first_with_their_own_path_and_scheme() -> None:
     found = endpoints(parse_reference("registry.example/team/app:v1"), OPTIONS)
     assert [str(each.url("manifests/v1")) for each in found] == [
         "http://plain.example:5000/v2/kept/team/app/manifests/v1",
@@ -42,7 +42,7 @@ def test_a_registry_may_be_an_address_in_brackets() -> None:
     "mirror",
     ["", "u:p@mirror.example", "a b", "x/../y", "x#y", "x:99999", "x/Y", "https://x", "/x"],
 )
-def test_a_mirror_that_is_no_host_is_refused(mirror: str) -> None:
+def test_a_malformed_mirror_is_refused(mirror: str) -> None:
     options = RegistryOptions(mirrors={"registry.example": (mirror,)})
     with pytest.raises(SettingsInvalid, match="WAGGLE_REGISTRY_MIRRORS"):
         endpoints(parse_reference("registry.example/app:v1"), options)
@@ -77,7 +77,7 @@ def test_redirects_lead_to_encrypted_or_listed_hosts(location: str, target: str)
         "http://[broken",
     ],
 )
-def test_redirects_lead_nowhere_else(location: str) -> None:
+def test_other_redirects_are_refused(location: str) -> None:
     with pytest.raises(ImageUnavailable):
         redirected(SOURCE, location, OPTIONS)
 

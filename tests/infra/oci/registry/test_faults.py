@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registry that breaks, lies or sends us elsewhere: a clear error and nothing half-made."""
+"""A registry that breaks, lies or redirects causes a clear error and leaves nothing half-made."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ LAYER = "GET .*/blobs/"
 
 
 PATIENT = 60.0
-"""Seconds, where nothing stalls. On a busy machine an honest answer may take longer than a short
-timeout; the request that is then made again would get the fault that was meant for the next one."""
+"""The timeout in seconds where nothing stalls. On a busy host a valid answer may take longer than a
+short timeout, and the repeated request would get the fault that was meant for the next one."""
 BRIEF = 2.0
-"""Where something stalls, and honest answers must come in time all the same."""
+"""The timeout in seconds where something stalls but valid answers must still arrive in time."""
 SHORT = 0.3
-"""Where every answer may be given up on."""
+"""The timeout in seconds where any answer may time out."""
 
 
 def options(
@@ -69,7 +69,7 @@ def named(proxy: FaultProxy, rest: str = "app:v1") -> ImageReference:
 
 
 def after_config(fault: Fault) -> Fault:
-    """The first blob is the configuration, which here comes unharmed."""
+    """Apply `fault` to all blobs but the first, which is the configuration."""
     return in_turn([pass_on, fault])
 
 
@@ -123,7 +123,7 @@ STALLING: list[tuple[str, Fault]] = [
 
 
 @pytest.mark.parametrize("at", range(len(LASTING)))
-async def test_what_cannot_succeed_ends_clearly_and_leaves_nothing(
+async def test_a_lasting_fault_ends_in_a_clear_error_and_leaves_nothing(
     proxy: FaultProxy, world: World, at: int
 ) -> None:
     pattern, fault, kind = LASTING[at]
@@ -135,7 +135,7 @@ async def test_what_cannot_succeed_ends_clearly_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("at", range(len(STALLING)))
-async def test_what_stalls_ends_clearly_and_leaves_nothing(
+async def test_a_stall_ends_in_a_clear_error_and_leaves_nothing(
     proxy: FaultProxy, world: World, at: int
 ) -> None:
     proxy.break_(*STALLING[at])
@@ -156,7 +156,7 @@ PASSING: list[tuple[str, Sequence[Fault], float]] = [
 
 
 @pytest.mark.parametrize("at", range(len(PASSING)))
-async def test_what_passes_is_overcome(
+async def test_a_passing_fault_is_overcome(
     proxy: FaultProxy, world: World, digest: str, at: int
 ) -> None:
     pattern, faults, timeout = PASSING[at]
@@ -177,13 +177,13 @@ async def test_a_broken_layer_is_continued_where_it_broke(
     assert ranges == ["bytes=70000-"]
 
 
-async def test_a_registry_without_ranges_is_asked_for_all_again(
+async def test_a_layer_is_fetched_again_from_a_registry_without_ranges(
     proxy: FaultProxy, world: World, digest: str
 ) -> None:
     proxy.break_(LAYER, in_turn([pass_on, truncate(70_000), without_range]))
     assert await world.puller(options(proxy)).pull(named(proxy), world.reports.append) == digest
     done = [report.done_bytes for report in world.reports]
-    assert done != sorted(done)  # what was there was given up, and said so
+    assert done != sorted(done)  # the partial layer was dropped, and this was reported
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_retry_after_is_obeyed(
     assert world.pauses == [17.0]
 
 
-async def test_a_manifest_asked_for_by_digest_must_have_it(
+async def test_a_manifest_pulled_by_digest_must_match_it(
     proxy: FaultProxy, world: World, digest: str
 ) -> None:
     other = json.dumps({"schemaVersion": 2, "layers": NOTHING}).encode()
@@ -253,7 +253,7 @@ async def test_hostile_manifests_are_refused(
     assert world.is_clean()
 
 
-async def test_indexes_that_lead_to_indexes_end(proxy: FaultProxy, world: World) -> None:
+async def test_an_index_that_leads_to_an_index_is_refused(proxy: FaultProxy, world: World) -> None:
     media = "application/vnd.oci.image.index.v1+json"
     entry = {"mediaType": media, "digest": ZEROS, "size": 1}
     body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": [entry]}).encode()
@@ -274,7 +274,7 @@ async def test_cancelling_leaves_nothing(proxy: FaultProxy, world: World) -> Non
     assert world.is_clean()
 
 
-async def test_a_configuration_must_have_its_digest(proxy: FaultProxy, world: World) -> None:
+async def test_a_configuration_must_match_its_digest(proxy: FaultProxy, world: World) -> None:
     proxy.break_(LAYER, in_turn([flip, pass_on]))
     error = await refused(world, proxy, named(proxy))
     assert isinstance(error, ImageCorrupt)
@@ -282,11 +282,11 @@ async def test_a_configuration_must_have_its_digest(proxy: FaultProxy, world: Wo
 
 
 async def test_cancelling_a_tls_handshake_leaves_no_connection(world: World) -> None:
-    async with FaultProxy() as mute:  # waits for plain HTTP while we wait for TLS
+    async with FaultProxy() as mute:  # waits for plain HTTP while the puller waits for TLS
         pull = asyncio.create_task(world.puller(RegistryOptions()).pull(named(mute), quiet))
         await until(lambda: mute.connections == 1)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull
-        gc.collect()  # would warn of a connection that nobody closed, and that is an error
+        gc.collect()  # would warn of an unclosed connection, and warnings are errors
         await until(lambda: mute.open == 0)

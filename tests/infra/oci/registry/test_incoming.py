@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reader follows a transfer, and is never left waiting nor given what was not verified."""
+"""A reader follows a transfer: it never hangs, and sees the end only after verification."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def following(incoming: Incoming, pool: ThreadPoolExecutor) -> Future[bytes]:
     return pool.submit(follow)
 
 
-def test_a_reader_gets_each_part_as_it_comes(
+def test_a_reader_gets_data_as_it_arrives(
     incoming: Incoming, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     with incoming.reader() as reader:
@@ -56,7 +56,7 @@ def test_a_reader_gets_each_part_as_it_comes(
     assert (tmp_path / "blob").read_bytes() == FIRST + SECOND
 
 
-def test_the_end_is_seen_only_after_the_digest_was_found_right(
+def test_the_end_is_seen_only_after_the_digest_matched(
     incoming: Incoming, pool: ThreadPoolExecutor
 ) -> None:
     incoming.write([FIRST])
@@ -79,7 +79,7 @@ def begin_again(incoming: Incoming) -> None:
 
 
 @pytest.mark.parametrize("happens", [give_up, begin_again])
-def test_a_reader_of_what_is_lost_fails(
+def test_a_reader_fails_when_its_data_is_discarded(
     incoming: Incoming, pool: ThreadPoolExecutor, happens: Callable[[Incoming], None]
 ) -> None:
     with incoming.reader() as reader:
@@ -91,7 +91,7 @@ def test_a_reader_of_what_is_lost_fails(
             waits.result(SECONDS)
 
 
-def test_a_reader_that_saw_nothing_yet_reads_what_comes_after_a_restart(
+def test_a_reader_that_has_read_nothing_survives_a_restart(
     incoming: Incoming, pool: ThreadPoolExecutor
 ) -> None:
     with incoming.reader() as reader:
@@ -100,7 +100,7 @@ def test_a_reader_that_saw_nothing_yet_reads_what_comes_after_a_restart(
         assert pool.submit(reader.read).result(SECONDS) == FIRST + SECOND
 
 
-def test_a_reader_goes_on_when_the_writer_is_done_and_the_file_is_gone(
+def test_a_reader_continues_after_the_writer_is_done_and_the_file_is_gone(
     incoming: Incoming, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     with incoming.reader() as reader:

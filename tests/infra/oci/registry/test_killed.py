@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pull whose process is killed leaves nothing that counts, and nothing that stays."""
+"""A pull whose process is killed stores nothing, and its leftovers are collected."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ asyncio.run(puller.pull(parse_reference(f"{registry}/app:v1"), lambda _: None))
 """
 
 
-async def test_a_killed_pull_leaves_nothing_that_counts(
+async def test_a_killed_pull_stores_nothing_and_is_cleaned_up(
     proxy: FaultProxy, world: World, tmp_path: Path
 ) -> None:
-    # Configuration and one layer come in full; the second layer stops half-way.
+    # The configuration and one layer arrive in full; the second layer stops half-way.
     proxy.break_("GET .*/blobs/", in_turn([pass_on, pass_on, stall(70_000)]))
     script = tmp_path / "pull.py"
     script.write_text(PULL)

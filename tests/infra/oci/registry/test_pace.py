@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transfer that crawls is noticed although bytes keep coming."""
+"""A transfer that crawls is detected although bytes keep arriving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from waggle.infra.oci.registry.blobs import Pace
 from waggle.infra.oci.registry.endpoints import Transient
 
 
-def test_crawling_is_noticed_and_steady_slowness_is_not() -> None:
+def test_a_crawling_transfer_is_detected_and_a_slow_one_is_not() -> None:
     time = 0.0
     pace = Pace(30.0, lambda: time)
     for _ in range(10):

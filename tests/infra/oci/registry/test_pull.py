@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pulling from and pushing to a real registry, with skopeo as the other party."""
+"""Pulling from and pushing to a real registry, with skopeo as the other client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def made(path: Path, name: str = "v1") -> str:
 
 
 def given(registry: Registry, tmp_path: Path, repository: str, *more: str) -> str:
-    """Let skopeo push an image; return its digest."""
+    """Push an image with skopeo; return its digest."""
     digest = made(tmp_path / "made")
     target = f"docker://{registry.name}/{repository}:v1"
     skopeo("copy", "--dest-tls-verify=false", *more, f"oci:{tmp_path}/made:v1", target)
@@ -87,7 +87,7 @@ async def test_a_second_pull_fetches_no_layer_again(
         assert world.reports[-1].done_layers == 3
 
 
-async def test_a_pull_by_digest_is_named_by_it(
+async def test_an_image_pulled_by_digest_is_named_by_it(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "by-digest")
@@ -108,7 +108,7 @@ async def test_docker_manifests_are_kept_as_they_are(
     assert (image.digest, len(image.layers)) == (digest, 3)
 
 
-async def test_resolve_says_what_a_pull_would_bring(
+async def test_resolve_gives_the_digest_that_a_pull_would_fetch(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "resolved")
@@ -145,7 +145,7 @@ def entry(registry: Registry, repository: str, digest: str, architecture: str) -
     }
 
 
-async def test_of_an_index_the_variant_for_this_machine_is_taken(
+async def test_the_variant_for_this_host_is_pulled_from_an_index(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "index")
@@ -167,7 +167,7 @@ async def test_of_an_index_the_variant_for_this_machine_is_taken(
         await puller.pull(reference, world.reports.append)
 
 
-async def test_an_image_for_another_machine_is_refused_before_its_layers(
+async def test_an_image_for_another_platform_is_refused_before_its_layers(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     write_layout(tmp_path / "other", LAYERS, name="v1", platform=("linux", "riscv64"))
@@ -184,7 +184,7 @@ async def test_an_image_for_another_machine_is_refused_before_its_layers(
     assert world.is_clean()
 
 
-async def test_what_is_not_there_is_missing(registry: Registry, world: World) -> None:
+async def test_an_absent_image_is_reported_as_missing(registry: Registry, world: World) -> None:
     with pytest.raises(ImageMissing, match="has no image nothing v9"):
         await world.puller(plain(registry)).pull(
             parse_reference(f"{registry.name}/nothing:v9"), world.reports.append
@@ -205,12 +205,12 @@ async def test_an_image_over_the_limit_is_not_fetched(
     assert world.is_clean()
 
 
-async def test_a_name_without_registry_is_no_place_to_pull_from(world: World) -> None:
+async def test_a_name_without_registry_cannot_be_pulled(world: World) -> None:
     with pytest.raises(InvalidArgument, match="names no registry"):
         await world.puller(RegistryOptions()).pull(parse_reference("python:3.12"), quiet)
 
 
-async def test_a_registry_that_nobody_listed_is_not_spoken_to_without_tls(
+async def test_an_unlisted_registry_is_not_used_without_tls(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     given(registry, tmp_path, "unlisted")
@@ -222,7 +222,7 @@ async def test_a_registry_that_nobody_listed_is_not_spoken_to_without_tls(
     assert world.is_clean()
 
 
-async def test_skopeo_reads_what_was_pushed(
+async def test_skopeo_reads_a_pushed_image(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = made(world.layout.path, "mine")
@@ -255,9 +255,7 @@ async def test_a_second_push_sends_no_blob_again(registry: Registry, world: Worl
         assert not proxy.seen("PUT .*/blobs/")
 
 
-async def test_pushing_by_a_digest_that_it_has_not_is_refused(
-    registry: Registry, world: World
-) -> None:
+async def test_pushing_under_a_wrong_digest_is_refused(registry: Registry, world: World) -> None:
     made(world.layout.path, "mine")
     other = parse_reference(f"{registry.name}/x@sha256:{'0' * 64}")
     with pytest.raises(InvalidArgument):
@@ -266,7 +264,7 @@ async def test_pushing_by_a_digest_that_it_has_not_is_refused(
         await world.puller(plain(registry)).push("absent", other, quiet)
 
 
-async def test_tls_with_an_authority_of_ones_own_and_a_password(
+async def test_a_private_certificate_authority_and_a_password_work(
     world: World, tmp_path: Path
 ) -> None:
     tls = make_tls(tmp_path / "tls")
@@ -290,7 +288,7 @@ async def test_tls_with_an_authority_of_ones_own_and_a_password(
     assert world.pauses == []
 
 
-async def test_a_registry_that_is_not_there_is_tried_again_and_then_given_up(world: World) -> None:
+async def test_an_unreachable_registry_is_retried_and_then_reported(world: World) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
         name = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -302,7 +300,7 @@ async def test_a_registry_that_is_not_there_is_tried_again_and_then_given_up(wor
     assert world.is_clean()
 
 
-async def test_mirrors_are_asked_first_and_need_not_work(
+async def test_mirrors_are_tried_first_and_may_fail(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "kept/lib/app")
@@ -332,7 +330,7 @@ async def test_layers_that_a_mirror_lacks_come_from_the_registry(
     assert world.reports[-1].done_bytes == world.reports[-1].total_bytes
 
 
-async def test_blobs_that_vanish_during_the_pull_are_fetched_after_all(
+async def test_blobs_that_vanish_during_the_pull_are_fetched_again(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "vanishing")
@@ -349,7 +347,7 @@ async def test_blobs_that_vanish_during_the_pull_are_fetched_after_all(
     assert world.layout.blob_path(layer).stat().st_size == layer.size
 
 
-async def test_pulls_at_the_same_time_do_not_disturb_each_other(
+async def test_concurrent_pulls_do_not_disturb_each_other(
     registry: Registry, world: World, tmp_path: Path
 ) -> None:
     digest = given(registry, tmp_path, "shared")
@@ -371,7 +369,7 @@ async def test_a_store_that_cannot_be_written_is_reported(
 
 
 @needs_root
-async def test_a_full_disk_is_told_leaves_nothing_and_later_it_is_pulled(
+async def test_a_full_disk_is_reported_and_a_later_pull_succeeds(
     registry: Registry, digest: str, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 4) as disk:

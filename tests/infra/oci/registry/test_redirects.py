@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a registry may send us, and what never goes along."""
+"""Where a registry may redirect, and that credentials never follow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def passwords(path: Path, *names: str) -> tuple[Path, ...]:
     return (path,)
 
 
-async def test_credentials_stay_behind_when_a_redirect_leaves(
+async def test_credentials_do_not_follow_a_redirect_to_another_host(
     proxy: FaultProxy, registry: Registry, world: World, digest: str, tmp_path: Path
 ) -> None:
     async def to_storage(exchange: Exchange) -> None:
@@ -54,7 +54,7 @@ async def test_credentials_stay_behind_when_a_redirect_leaves(
         assert not any("authorization" in r.headers for r in storage.requests)
 
 
-async def test_a_challenge_from_where_a_redirect_led_is_not_answered(
+async def test_a_challenge_from_the_target_of_a_redirect_is_not_answered(
     proxy: FaultProxy, world: World, tmp_path: Path
 ) -> None:
     async with FaultProxy() as thief:
@@ -71,7 +71,7 @@ async def test_a_challenge_from_where_a_redirect_led_is_not_answered(
 
 
 @pytest.mark.parametrize("kind", ["redirect", "realm"])
-async def test_a_public_registry_cannot_send_us_to_this_machine(
+async def test_a_public_registry_cannot_redirect_to_this_host(
     tls: Tls, world: World, tmp_path: Path, kind: str
 ) -> None:
     world.reach = lambda text: Reach.LOOPBACK if text == "127.0.0.2" else Reach.PUBLIC
@@ -95,7 +95,7 @@ async def test_a_public_registry_cannot_send_us_to_this_machine(
     assert world.is_clean()
 
 
-async def test_a_registry_that_nobody_named_is_asked_at_public_addresses_only(
+async def test_an_unnamed_registry_is_used_only_at_public_addresses(
     tls: Tls, registry: Registry, world: World, digest: str
 ) -> None:
     async with FaultProxy(registry.port, tls=tls.context()) as inner:
@@ -109,7 +109,7 @@ async def test_a_registry_that_nobody_named_is_asked_at_public_addresses_only(
         assert await world.puller(named).pull(reference, quiet) == digest
 
 
-async def test_a_registry_on_this_machine_may_send_us_to_it(
+async def test_a_registry_on_this_host_may_redirect_to_this_host(
     tls: Tls, registry: Registry, world: World, digest: str
 ) -> None:
     async with (
@@ -137,7 +137,7 @@ async def test_a_registry_on_this_machine_may_send_us_to_it(
         (401, {"WWW-Authenticate": 'Bearer realm="https://a:b@{other}/"'}, "no web address"),
     ],
 )
-async def test_an_encrypted_registry_cannot_lead_us_to_plain_text(
+async def test_an_encrypted_registry_cannot_redirect_to_plain_text(
     tls: Tls, world: World, tmp_path: Path, status: int, headers: dict[str, str], words: str
 ) -> None:
     async with FaultProxy(tls=tls.context()) as own, FaultProxy() as other:
@@ -152,7 +152,9 @@ async def test_an_encrypted_registry_cannot_lead_us_to_plain_text(
         assert other.connections == 0
 
 
-async def test_an_upload_goes_to_nobody_else(proxy: FaultProxy, world: World, digest: str) -> None:
+async def test_an_upload_goes_only_to_its_registry(
+    proxy: FaultProxy, world: World, digest: str
+) -> None:
     reference = parse_reference(f"{proxy.name}/app:v1")
     options = RegistryOptions(insecure=frozenset({proxy.name}))
     await world.puller(options).pull(reference, quiet)

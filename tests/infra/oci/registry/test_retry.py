@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to wait, and when to stop."""
+"""How long a retry waits, and when retrying stops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_retry_after_is_a_time_to_come(value: str) -> None:
+def test_any_retry_after_is_not_negative(value: str) -> None:
     assert retry_after(value, NOW) >= 0
 
 
@@ -51,7 +51,7 @@ def test_pauses_grow_and_are_bounded(failures: int, wait: float, chance: float) 
 
 
 @pytest.mark.anyio
-async def test_failures_in_a_row_are_counted_and_progress_forgives_them() -> None:
+async def test_consecutive_failures_are_counted_and_progress_resets_the_count() -> None:
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:

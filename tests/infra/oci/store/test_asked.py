@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a registry was asked: noted for every name by itself, and kept."""
+"""The time at which a registry was last asked, recorded for every name and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_name_that_was_never_asked_for_has_no_time(tmp_path: Path) -> None:
     assert Asked(tmp_path / "images").when(NAME) is None
 
 
-def test_the_last_time_counts_for_each_name_and_other_processes_see_it(tmp_path: Path) -> None:
+def test_the_last_time_of_every_name_is_kept_and_seen_by_other_processes(tmp_path: Path) -> None:
     asked = Asked(tmp_path)
     asked.note(NAME, 1_700_000_000.5)
     asked.note("registry.example/app:v2", 5.0)
@@ -37,7 +37,7 @@ def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_the_layout_does_not_notice(tmp_path: Path) -> None:
+def test_recorded_times_do_not_affect_the_layout(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     write_layout(tmp_path, [[file("a", b"a")]], name=NAME)
     Asked(tmp_path).note(NAME, 7.0)
@@ -47,7 +47,7 @@ def test_the_layout_does_not_notice(tmp_path: Path) -> None:
     assert Asked(tmp_path).when(NAME) == 7.0
 
 
-def test_what_cannot_be_read_counts_as_never_asked(tmp_path: Path) -> None:
+def test_an_unreadable_record_counts_as_never_asked(tmp_path: Path) -> None:
     (tmp_path / ".asked").write_text("a file in the directory's place")
     assert Asked(tmp_path).when(NAME) is None
     with pytest.raises(OSError, match="exists"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a word means as a place of an image in files."""
+"""Parsing the source of an image in local files."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from waggle.infra.oci.store.select import Form, LocalSource, is_local, parse_sou
         ("docker-archive:/x.tar:@1", Form.DOCKER_ARCHIVE, "/x.tar", "@1"),
     ],
 )
-def test_as_skopeo_spells_them(text: str, form: Form, path: str, name: str) -> None:
+def test_sources_are_spelled_as_for_skopeo(text: str, form: Form, path: str, name: str) -> None:
     assert parse_source(text) == LocalSource(form, Path(path), name)
     assert is_local(text)
 
 
 @pytest.mark.parametrize("text", ["python", "registry.example/a:b", "docker://x.example/a", ""])
-def test_what_is_no_file(text: str) -> None:
+def test_a_reference_is_not_a_local_source(text: str) -> None:
     assert parse_source(text) is None
     assert not is_local(text)
 
 
 @pytest.mark.parametrize("text", ["oci:", "oci:x", "./x", "oci-archive:~/x", "/a\nb", "/a\0b"])
-def test_what_is_no_absolute_path(text: str) -> None:
+def test_a_source_needs_an_absolute_path(text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"absolute path"):
         parse_source(text)
     assert is_local(text), "so no client may say it"
 
 
 @given(st.text(max_size=20), st.sampled_from(["", *(f"{form}:" for form in Form)]))
-def test_a_source_is_read_back_from_how_it_is_written(text: str, prefix: str) -> None:
+def test_a_source_is_parsed_back_from_its_text(text: str, prefix: str) -> None:
     try:
         found = parse_source(f"{prefix}/{text}")
     except InvalidArgument:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image store: what it finds, refuses, removes, and what other tools make of it."""
+"""The image store: what it finds, refuses and removes, and how other tools read it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_path_names_an_image_in_another_layout(
     assert store.resolve(form.format(tmp_path / "mine")).digest == digest
 
 
-def test_a_path_without_that_image_says_what_is_there(store: ImageStore, tmp_path: Path) -> None:
+def test_a_path_without_the_image_lists_the_images_there(store: ImageStore, tmp_path: Path) -> None:
     write_layout(tmp_path / "mine", [LAYER], name="v1")
     write_layout(tmp_path / "mine", [LAYER, LAYER], name="v2")
     for reference in (f"{tmp_path}/mine", f"{tmp_path}/mine:v3"):
@@ -89,7 +89,7 @@ def test_a_path_without_that_image_says_what_is_there(store: ImageStore, tmp_pat
     "config",
     [{"User": "\ud800"}, {"Env": ["A=\udfff"]}, {"Labels": {"a": "\ud800"}}, {"WorkingDir": "/\0"}],
 )
-def test_a_configuration_with_what_is_no_text_is_refused(
+def test_a_configuration_with_invalid_text_is_refused(
     store: ImageStore, config: dict[str, object]
 ) -> None:
     write_layout(store.layout.path, [LAYER], name="odd", config=config)
@@ -97,13 +97,13 @@ def test_a_configuration_with_what_is_no_text_is_refused(
         store.resolve("odd")
 
 
-def test_an_image_for_another_machine_is_refused(store: ImageStore) -> None:
+def test_an_image_for_another_platform_is_refused(store: ImageStore) -> None:
     write_layout(store.layout.path, [LAYER], name="other", platform=("linux", "riscv64"))
     with pytest.raises(ImageMissing, match=r"linux/riscv64"):
         store.resolve("other")
 
 
-def test_an_index_is_followed_to_this_machines_variant(store: ImageStore) -> None:
+def test_an_index_is_resolved_to_the_variant_for_this_host(store: ImageStore) -> None:
     path = store.layout.path
     wanted = write_layout(path, [LAYER], name="a")
     other = write_layout(path, [LAYER], name="b", platform=("linux", "riscv64"))
@@ -159,7 +159,7 @@ def test_a_damaged_document_names_the_blob_and_the_remedy(
 @pytest.mark.parametrize(
     "index", ["", "[]", "{}", '{"manifests": [1]}', '{"manifests": [{"digest": "sha256:xy"}]}']
 )
-def test_a_damaged_index_is_one_clear_error(store: ImageStore, index: str) -> None:
+def test_a_damaged_index_is_reported_clearly(store: ImageStore, index: str) -> None:
     add(store, "a")
     (store.layout.path / "index.json").write_text(index)
     with pytest.raises(ImageCorrupt, match=r"index\.json"):
@@ -174,7 +174,7 @@ def test_lists_by_name_with_sizes(store: ImageStore) -> None:
     assert all(image.size and not image.problem for image in store.list())
 
 
-def test_removing_keeps_the_blobs_of_others(store: ImageStore) -> None:
+def test_removing_keeps_the_blobs_of_other_images(store: ImageStore) -> None:
     add(store, "a", b"a" * 1000)
     add(store, "b", b"b")
     assert store.remove("a", never) > 0
@@ -187,7 +187,7 @@ def test_removing_keeps_the_blobs_of_others(store: ImageStore) -> None:
         store.remove("a", never)
 
 
-def test_an_image_in_use_stays(store: ImageStore) -> None:
+def test_an_image_in_use_is_not_removed(store: ImageStore) -> None:
     digest = add(store, "a")
     with pytest.raises(InvalidArgument, match=r"in use"):
         store.remove("a", {digest}.__contains__)
@@ -205,7 +205,7 @@ def test_collect_spares_a_workspace_in_use_and_removes_a_dead_one(store: ImageSt
     assert not workspace.exists()
 
 
-def test_last_use_and_what_a_name_keeps(store: ImageStore, tmp_path: Path) -> None:
+def test_last_use_and_the_blobs_of_a_name_are_reported(store: ImageStore, tmp_path: Path) -> None:
     digest = add(store, "a")
     os.utime(blob(store, digest), (100, 100))
     assert ([each.used for each in store.list()], store.last_used(digest)) == ([100.0], 100.0)
@@ -221,7 +221,7 @@ def test_last_use_and_what_a_name_keeps(store: ImageStore, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["mine", "mine:latest", "registry.example/a:v1", "[::1]:5000/a"])
-def test_references_are_names_in_any_spelling(store: ImageStore, name: str) -> None:
+def test_every_spelling_of_a_name_finds_its_image(store: ImageStore, name: str) -> None:
     canonical = {"mine": "mine:latest", "[::1]:5000/a": "[::1]:5000/a:latest"}.get(name, name)
     digest = add(store, canonical)
     assert store.resolve(name).digest == digest
@@ -230,7 +230,7 @@ def test_references_are_names_in_any_spelling(store: ImageStore, name: str) -> N
     assert store.list() == []
 
 
-def test_a_name_as_it_is_comes_first(store: ImageStore) -> None:
+def test_an_exact_name_comes_first(store: ImageStore) -> None:
     built, loaded = add(store, "python", b"1"), add(store, "python:latest", b"2")
     assert store.resolve("python").digest == built
     assert store.resolve("python:latest").digest == loaded
@@ -256,7 +256,7 @@ def test_concurrent_writers_lose_no_name(store: ImageStore) -> None:
     assert {image.name for image in store.list()} == {"first", *(f"n{n}" for n in range(40))}
 
 
-def test_skopeo_and_umoci_take_an_image_from_the_store(store: ImageStore, tmp_path: Path) -> None:
+def test_skopeo_and_umoci_read_an_image_from_the_store(store: ImageStore, tmp_path: Path) -> None:
     digest = add(store, "python")
     with store.layout.locked():
         store.layout.tag("copy", digest, blob(store, digest).stat().st_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images into files: skopeo reads them, the same image gives the same bytes, and all or nothing."""
+"""Saving images to files: skopeo reads them, output is reproducible, and written all or nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def diff_ids(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_skopeo_reads_it_and_so_do_we(store: ImageStore, tmp_path: Path, form: str) -> None:
+def test_skopeo_and_waggle_read_a_saved_image(store: ImageStore, tmp_path: Path, form: str) -> None:
     target = f"{form}:{tmp_path}/out"
     save(store, NAME, target, ignore)
     expected = [f"sha256:{sha(tar_bytes(layer))}" for layer in LAYERS]
@@ -64,7 +64,7 @@ def test_the_same_image_gives_the_same_bytes(store: ImageStore, tmp_path: Path, 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_names_in_what_is_saved(store: ImageStore, tmp_path: Path) -> None:
+def test_a_saved_image_has_the_right_names(store: ImageStore, tmp_path: Path) -> None:
     def tags(name: str, target: str) -> object:
         save(store, name, f"docker-archive:{tmp_path}/d{target}", ignore)
         return json.loads(members_of(tmp_path / "d")["manifest.json"])[0]["RepoTags"]
@@ -126,7 +126,7 @@ def test_stopping_leaves_no_file(store: ImageStore, tmp_path: Path, form: str) -
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_cannot_be_written_to(store: ImageStore, tmp_path: Path) -> None:
+def test_an_invalid_target_is_refused(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_bytes(b"mine")
     for target in (
@@ -144,9 +144,7 @@ def test_what_cannot_be_written_to(store: ImageStore, tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("form", FORMS)
-def test_a_full_disk_is_said_of_the_target_and_leaves_it_as_it_was(
-    tmp_path: Path, form: str
-) -> None:
+def test_a_full_target_disk_is_reported_and_left_unchanged(tmp_path: Path, form: str) -> None:
     write_layout(tmp_path / "images", [[file("big", os.urandom(3 << 20))]], name=NAME)
     store = ImageStore(tmp_path / "images")
     with small_disk(tmp_path / "disk", 8) as disk:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from files: what skopeo and `docker save` write is taken."""
+"""Loading images from files that skopeo and `docker save` write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from waggle.infra.oci.transfer.load import load
 
 
 @pytest.mark.parametrize("form", ["oci:{}:{}", "{}:{}", "oci:{}", "{}"])
-def test_a_layout_directory(store: ImageStore, layout: Path, tmp_path: Path, form: str) -> None:
+def test_a_layout_directory_is_loaded(
+    store: ImageStore, layout: Path, tmp_path: Path, form: str
+) -> None:
     assert load(form.format(layout, NAME), store, None, ignore) == NAME
     image = store.resolve(NAME)
     assert image.digest == ImageStore(layout).resolve(NAME).digest
@@ -45,7 +47,9 @@ def test_a_layout_directory(store: ImageStore, layout: Path, tmp_path: Path, for
 
 
 @pytest.mark.parametrize("compression", ["", "gzip", "zstd"])
-def test_an_oci_archive(store: ImageStore, layout: Path, tmp_path: Path, compression: str) -> None:
+def test_an_oci_archive_is_loaded(
+    store: ImageStore, layout: Path, tmp_path: Path, compression: str
+) -> None:
     extra = [file("manifest.json", b"[]"), symlink("elsewhere", "/etc/passwd"), file("x/y", b"z")]
     path = write_archive(tmp_path / "a", [*layout_members(layout), *extra], compression)
     assert load(f"oci-archive:{path}", store, None, ignore) == NAME
@@ -53,8 +57,10 @@ def test_an_oci_archive(store: ImageStore, layout: Path, tmp_path: Path, compres
     assert len(blobs(store)) == 4
 
 
-def test_names_as_docker_writes_them_into_an_oci_index(store: ImageStore, tmp_path: Path) -> None:
-    """The tag alone beside the full name, so the tag may be there twice."""
+def test_names_that_docker_writes_into_an_oci_index_are_found(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    """Docker writes the tag alone beside the full name, so a tag may occur twice."""
     path = tmp_path / "two"
     write_layout(path, LAYERS, name="latest")
     write_layout(path, LAYERS[:1], name="latest")
@@ -73,7 +79,7 @@ def test_names_as_docker_writes_them_into_an_oci_index(store: ImageStore, tmp_pa
         assert "registry.example/one:latest, registry" in refused(store, source).hint
 
 
-def test_what_skopeo_archives(store: ImageStore, layout: Path, tmp_path: Path) -> None:
+def test_archives_by_skopeo_are_loaded(store: ImageStore, layout: Path, tmp_path: Path) -> None:
     source = f"oci:{layout}:{NAME}"
     copied(source, f"oci-archive:{tmp_path}/o.tar:{NAME}")
     copied(source, f"docker-archive:{tmp_path}/d.tar:{NAME}")
@@ -83,7 +89,7 @@ def test_what_skopeo_archives(store: ImageStore, layout: Path, tmp_path: Path) -
     assert other == "registry.example/d:latest"
     assert store.resolve(other).config.env == ("A=1",)
     assert boots(store, other, tmp_path / "work") == [b"etc", b"own"]
-    # and back again: skopeo takes it from the store, umoci unpacks it
+    # and back again: skopeo copies it from the store, umoci unpacks it
     copied(f"oci:{store.layout.path}:{other}", f"docker-archive:{tmp_path}/back.tar:{NAME}")
     assert load(f"docker-archive:{tmp_path}/back.tar:{NAME}", store, None, ignore) == NAME
     subprocess.run(
@@ -96,7 +102,9 @@ def test_what_skopeo_archives(store: ImageStore, layout: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("outer", ["", "gzip", "zstd"])
 @pytest.mark.parametrize("shape", ["legacy", "symlinks", "hard links", "combined", "gzip"])
-def test_a_docker_archive(store: ImageStore, tmp_path: Path, shape: str, outer: str) -> None:
+def test_a_docker_archive_is_loaded(
+    store: ImageStore, tmp_path: Path, shape: str, outer: str
+) -> None:
     path = write_archive(tmp_path / "d", docker_members(shape), outer)
     assert load(f"docker-archive:{path}", store, None, ignore) == NAME
     image = store.resolve(NAME)
@@ -107,7 +115,7 @@ def test_a_docker_archive(store: ImageStore, tmp_path: Path, shape: str, outer: 
 
 
 @pytest.mark.parametrize("shape", ["legacy", "combined"])
-def test_a_file_is_the_archive_that_it_is(
+def test_the_kind_of_an_archive_is_detected(
     store: ImageStore, layout: Path, tmp_path: Path, shape: str
 ) -> None:
     docker = write_archive(tmp_path / "d", docker_members(shape))
@@ -118,7 +126,7 @@ def test_a_file_is_the_archive_that_it_is(
 
 
 @pytest.mark.parametrize("pick", ["short:1", "short:1.0", "@1", "registry.example/second"])
-def test_one_of_several_images_in_a_docker_archive(
+def test_one_of_several_images_in_a_docker_archive_is_chosen(
     store: ImageStore, tmp_path: Path, pick: str
 ) -> None:
     first, second = config_of(TARS[:1]), config_of(TARS[1:])
@@ -162,7 +170,7 @@ def test_loading_again_changes_nothing_and_another_image_takes_the_name(
     assert [each.name for each in store.list()] == ["a:latest"]
 
 
-def test_a_damaged_blob_of_the_store_is_mended(store: ImageStore, layout: Path) -> None:
+def test_a_damaged_blob_of_the_store_is_repaired(store: ImageStore, layout: Path) -> None:
     load(f"oci:{layout}", store, None, ignore)
     victim = store.layout.blob_path(store.resolve(NAME).layers[0])
     whole = victim.read_bytes()
@@ -171,7 +179,7 @@ def test_a_damaged_blob_of_the_store_is_mended(store: ImageStore, layout: Path) 
     assert victim.read_bytes() == whole
 
 
-def test_only_this_machines_variant_is_taken(store: ImageStore, tmp_path: Path) -> None:
+def test_only_the_variant_for_this_host_is_loaded(store: ImageStore, tmp_path: Path) -> None:
     path = tmp_path / "multi"
     ours = write_layout(path, LAYERS, name="a")
     other = write_layout(path, [[file("riscv", b"r")]], name="b", platform=("linux", "riscv64"))
@@ -217,8 +225,8 @@ def test_progress_grows_and_can_stop_it(store: ImageStore, layout: Path, tmp_pat
         assert ([each.name for each in store.list()], leftovers(store)) == (["a:latest"], [])
 
 
-def test_loads_side_by_side(store: ImageStore, tmp_path: Path) -> None:
-    """Also with what they share, and with others that clean up meanwhile."""
+def test_concurrent_loads_do_not_disturb_each_other(store: ImageStore, tmp_path: Path) -> None:
+    """The loads share blobs, and the store is collected meanwhile."""
     names = [f"n{number}" for number in range(8)]
     for name in names:
         write_layout(tmp_path / name, [LAYERS[0], [file(name, name.encode())]])

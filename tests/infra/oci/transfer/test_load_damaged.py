@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from files: nothing damaged, cut off or blown up is taken."""
+"""Loading images from files: damage, truncation and decompression bombs are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _blob(layout: Path, which: str) -> Path:
 @pytest.mark.parametrize("form", ["oci", "oci-archive"])
 @pytest.mark.parametrize("which", ["manifest", "config", "layer"])
 @pytest.mark.parametrize("damage", ["gone", "truncated", "longer", "changed"])
-def test_a_damaged_blob(
+def test_a_damaged_blob_is_refused(
     store: ImageStore, layout: Path, tmp_path: Path, form: str, which: str, damage: str
 ) -> None:
     blob = _blob(layout, which)
@@ -70,7 +70,9 @@ def test_a_damaged_blob(
     assert blob.name in error.message
 
 
-def test_an_archive_cut_off_anywhere(store: ImageStore, layout: Path, tmp_path: Path) -> None:
+def test_an_archive_cut_off_anywhere_is_refused(
+    store: ImageStore, layout: Path, tmp_path: Path
+) -> None:
     data = tar_bytes(layout_members(layout))
     end = len(data.rstrip(b"\0"))
     for packed, compression in ((data[:end], ""), (compressed(data, "gzip"), "gzip")):
@@ -80,7 +82,7 @@ def test_an_archive_cut_off_anywhere(store: ImageStore, layout: Path, tmp_path: 
             assert isinstance(error, ImageCorrupt), (compression, at)
 
 
-def test_a_huge_claimed_size(store: ImageStore, tmp_path: Path) -> None:
+def test_a_huge_claimed_size_is_refused(store: ImageStore, tmp_path: Path) -> None:
     for size in (1 << 33, 1 << 50):
         info = file("blobs/sha256/" + "0" * 64)[0]
         info.size = size
@@ -88,13 +90,13 @@ def test_a_huge_claimed_size(store: ImageStore, tmp_path: Path) -> None:
         assert isinstance(refused(store, f"oci-archive:{tmp_path}/a"), ImageCorrupt)
 
 
-def test_decompression_bombs(store: ImageStore, tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused(store: ImageStore, tmp_path: Path) -> None:
     bomb = [file("blobs/sha256/" + "0" * 64, bytes(1 << 25))]
     for compression in ("gzip", "zstd"):
         path = write_archive(tmp_path / "a", bomb, compression)
         for form in ("oci-archive", "docker-archive"):
             assert "times its size" in refused(store, f"{form}:{path}").message
-    # one inside a docker archive that is itself not compressed
+    # a bomb inside a docker archive that is not compressed
     tar = tar_bytes([file("zeros", bytes(1 << 25))])
     members = [
         *(file("c.json", config_of([tar])), file("l.tar", compressed(tar, "gzip"))),
@@ -106,7 +108,7 @@ def test_decompression_bombs(store: ImageStore, tmp_path: Path) -> None:
 
 @functools.cache
 def _archives() -> dict[str, bytes]:
-    """One honest archive of each kind, gzip and plain."""
+    """Return one valid archive of every kind, plain and with gzip."""
     with tempfile.TemporaryDirectory() as name:
         write_layout(Path(name), [[file("a", b"x" * 50)]], name="a")
         layout = tar_bytes(layout_members(Path(name)))
@@ -120,9 +122,7 @@ def _archives() -> dict[str, bytes]:
     st.sampled_from(["oci-archive", "docker-archive", "oci-archive gzip", "docker-archive gzip"]),
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), min_size=1, max_size=3),
 )
-def test_flipped_bytes_are_refused_or_do_not_matter(
-    form: str, flips: list[tuple[int, int]]
-) -> None:
+def test_flipped_bytes_are_refused_or_harmless(form: str, flips: list[tuple[int, int]]) -> None:
     data = bytearray(_archives()[form])
     for at, change in flips:
         data[at % len(data)] ^= change
@@ -138,7 +138,7 @@ def test_flipped_bytes_are_refused_or_do_not_matter(
             boots(store, stored, directory / "work")
 
 
-def test_a_file_larger_than_the_limit_is_a_clear_error(store: ImageStore, tmp_path: Path) -> None:
+def test_a_file_larger_than_the_limit_is_reported(store: ImageStore, tmp_path: Path) -> None:
     write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
     code = """
 import resource, sys
@@ -160,7 +160,7 @@ except DiskFull as error:
 
 @needs_root
 @pytest.mark.parametrize("form", ["oci:{}/big", "oci-archive:{}/archive"])
-def test_a_full_disk_is_a_clear_error_and_later_it_is_loaded(tmp_path: Path, form: str) -> None:
+def test_a_full_disk_is_reported_and_a_later_load_succeeds(tmp_path: Path, form: str) -> None:
     write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
     write_archive(tmp_path / "archive", layout_members(tmp_path / "big"))
     with small_disk(tmp_path / "disk", 8) as disk:

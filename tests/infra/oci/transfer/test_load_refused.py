@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from files: what is no image, or a hostile one, is refused and leaves nothing."""
+"""Loading images from files: invalid and hostile images are refused and leave nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from waggle.infra.oci.transfer.load import load
         "relative/dir",
     ],
 )
-def test_what_is_no_file_is_told_how_to_be_brought(store: ImageStore, source: str) -> None:
+def test_a_source_that_is_no_file_gets_a_hint_to_pull_it(store: ImageStore, source: str) -> None:
     error = refused(store, source)
     assert isinstance(error, InvalidArgument)
     assert "waggle image pull" in error.hint
@@ -68,7 +68,9 @@ def test_a_name_with_another_digest_is_refused(store: ImageStore, layout: Path) 
 
 
 @pytest.mark.parametrize("form", ["oci:{}", "oci-archive:{}", "docker-archive:{}"])
-def test_what_is_not_there_or_of_another_kind(store: ImageStore, tmp_path: Path, form: str) -> None:
+def test_a_missing_file_or_one_of_another_kind_is_refused(
+    store: ImageStore, tmp_path: Path, form: str
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "empty").mkdir()
@@ -86,7 +88,7 @@ def loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, loop])
-def test_a_directory_whose_index_cannot_be_read(
+def test_a_directory_whose_index_cannot_be_read_is_refused(
     store: ImageStore, layout: Path, make: Callable[[Path], None]
 ) -> None:
     (layout / "index.json").unlink()
@@ -136,7 +138,7 @@ def test_several_images_need_a_choice(store: ImageStore, tmp_path: Path) -> None
     ],
     ids=lambda member: f"{member[0].name[-20:]}-{member[0].type.decode()}-{len(member[1])}",
 )
-def test_a_hostile_member_of_an_oci_archive(
+def test_a_hostile_member_of_an_oci_archive_is_refused(
     store: ImageStore, layout: Path, tmp_path: Path, member: Member
 ) -> None:
     path = write_archive(tmp_path / "a", [*layout_members(layout), member])
@@ -199,18 +201,22 @@ def test_a_sparse_member_is_refused(store: ImageStore, tmp_path: Path) -> None:
         ],
     ],
 )
-def test_a_bad_docker_archive(store: ImageStore, tmp_path: Path, members: list[Member]) -> None:
+def test_an_invalid_docker_archive_is_refused(
+    store: ImageStore, tmp_path: Path, members: list[Member]
+) -> None:
     path = write_archive(tmp_path / "d", members)
     refused(store, f"docker-archive:{path}")
 
 
-def test_too_many_files(store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_are_refused(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("waggle.infra.oci.transfer.archive.MAX_FILES", 10)
     path = write_archive(tmp_path / "d", [file(f"f{n}", b"") for n in range(11)])
     assert "more than 10 files" in refused(store, f"docker-archive:{path}").message
 
 
-def test_layers_that_are_none(store: ImageStore, tmp_path: Path) -> None:
+def test_layers_of_another_media_type_are_refused(store: ImageStore, tmp_path: Path) -> None:
     path = tmp_path / "chart"
     write_layout(path, LAYERS)
     index = json.loads((path / "index.json").read_text())

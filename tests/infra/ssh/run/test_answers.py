@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a program that a guest has put in the place of `files`: read, or refused cheaply."""
+"""Answers of a program that a guest put in the place of `files`: read, or refused cheaply."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NAMES = SearchQuery("/home", name="*", max_results=MAX_RESULTS)
 MIB = 1 << 20
 END = b"e\0\x003\x002\x001\x000\x000\0"
 ANSWER = 1_200_000
-"""What is taken of an answer."""
+"""The number of bytes accepted of an answer."""
 
 
 def search(answer: bytes) -> Searched:
     return searched(NAMES, answer, timed_out=False)
 
 
-def test_what_was_found_is_read() -> None:
+def test_matches_are_read() -> None:
     found = search(b"f\0a\0f\x005\0m\0b/c\x007\x003\x001\0x\ny\nz\0" + END)
     name, line = found.matches
     assert (name.path, name.kind, name.size) == ("/home/a", Kind.FILE, 5)
@@ -38,7 +38,7 @@ def test_what_was_found_is_read() -> None:
     assert (found.entries, found.files, found.binary) == (3, 2, 1)
 
 
-def test_as_many_as_were_asked_for_are_read() -> None:
+def test_as_many_results_as_requested_are_read() -> None:
     assert len(search(b"f\0a\0f\x005\0" * MAX_RESULTS + END).matches) == MAX_RESULTS
 
 
@@ -59,18 +59,18 @@ def test_as_many_as_were_asked_for_are_read() -> None:
         b"",
     ],
 )
-def test_what_the_program_never_prints_is_refused(answer: bytes) -> None:
+def test_malformed_answers_are_refused(answer: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         search(answer)
 
 
-def test_where_the_time_was_up_the_rest_may_be_missing() -> None:
+def test_after_a_timeout_the_rest_may_be_missing() -> None:
     for cut in range(8):
         found = searched(NAMES, b"f\0a\0f\x005\0"[:cut], timed_out=True)
         assert (found.stopped, found.matches) == ("time", ())
 
 
-def test_failures_are_read_up_to_as_many_as_are_told() -> None:
+def test_failures_are_read_up_to_the_limit() -> None:
     end = b"e\x001\x002\x003\x004\x00999\0"
     done = unpacked(b"x\0a\xff\0no\nroom\0" * MAX_TOLD + end)
     assert (done.files, done.failed, len(done.failures)) == (1, 999, MAX_TOLD)
@@ -81,7 +81,7 @@ def test_failures_are_read_up_to_as_many_as_are_told() -> None:
         unpacked(end[:-1])
 
 
-def test_failures_of_several_runs_do_not_add_up() -> None:
+def test_failures_of_several_runs_stay_bounded() -> None:
     run = Unpacked(failed=100, failures=tuple(Skipped(b"%d" % n, "") for n in range(100)))
     assert ((run + run).failed, (run + run).failures) == (200, run.failures)
 
@@ -134,7 +134,7 @@ SEEDS = [
 
 
 def read_all(answer: bytes) -> None:
-    """As answers to unpack and search, and as a packed tree."""
+    """Read an answer as unpack and search do, and as a packed tree."""
     with contextlib.suppress(ValueError):
         assert len(unpacked(answer).failures) <= MAX_TOLD
     with contextlib.suppress(ValueError):
@@ -146,7 +146,7 @@ def read_all(answer: bytes) -> None:
 
 
 @given(mutated(SEEDS))
-def test_damage_is_read_or_refused(answer: bytes) -> None:
+def test_a_damaged_answer_is_read_or_refused(answer: bytes) -> None:
     read_all(answer)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frame that tells the launcher what to run: no field can be mistaken for another."""
+"""The frame with the launcher's instructions: no field can be mistaken for another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ words = st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_siz
     user=st.sampled_from(GuestUser),
     apart=st.booleans(),
 )
-def test_a_frame_can_be_taken_apart_again(
+def test_a_frame_can_be_parsed_again(
     argv: list[str], cwd: str | None, code: bytes | None, user: GuestUser, apart: bool
 ) -> None:
     data = frame(Command(tuple(argv), 1.0, 1, code=code, cwd=cwd, user=user, apart=apart))

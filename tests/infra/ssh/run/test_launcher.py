@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a failed run: as the launcher writes it, and as a hostile root might."""
+"""The record of a failed run, as the launcher writes it and as a hostile root might."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ have ps apt-get
 """.encode()
 
 
-def test_a_record() -> None:
+def test_a_record_is_parsed() -> None:
     assert parse_record(GOOD, ID) == Record(
         exit_code=127,
         exec_error=2,
@@ -51,7 +51,7 @@ def test_a_record() -> None:
     )
 
 
-def test_a_carriage_return() -> None:
+def test_a_carriage_return_in_the_interpreter_is_reported() -> None:
     record = parse_record(GOOD.replace(b"needs", b"crlf"), ID)
     assert (record.needs, record.needs_carriage_return) == ("/usr/bin/python9", True)
 
@@ -80,7 +80,7 @@ def test_anything_else_is_no_record(data: bytes) -> None:
 
 
 @given(st.binary(), st.integers(0, len(GOOD)))
-def test_damage_never_raises(damage: bytes, at: int) -> None:
+def test_a_damaged_record_never_raises(damage: bytes, at: int) -> None:
     record = parse_record(GOOD[:at] + damage + GOOD[at:], ID)
     assert record.oom_kills < 10**20
     assert len(record.file) <= 512

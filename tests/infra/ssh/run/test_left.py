@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher adds to a run's stderr is taken off it, wherever the pieces are cut."""
+"""The launcher's addition to a run's stderr is removed, however the stream is split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fed(data: bytes, cuts: list[int]) -> tuple[bytes, Left]:
     st.lists(st.sampled_from([b"\0", MARK[:9], MARK[:-1], b"x\n", b"waggle-left", MARK[1:]])),
     st.lists(st.integers(0, 300)),
 )
-def test_what_the_program_printed_stays_and_the_list_is_taken_off(
+def test_the_programs_output_stays_and_the_list_is_removed(
     pieces: list[bytes], cuts: list[int]
 ) -> None:
     printed = b"".join(pieces)
@@ -38,17 +38,17 @@ def test_what_the_program_printed_stays_and_the_list_is_taken_off(
 
 
 @given(st.binary(max_size=400))
-def test_nonsense_is_nothing_and_never_an_error(data: bytes) -> None:
+def test_arbitrary_bytes_never_raise(data: bytes) -> None:
     left = parse_left(data)
     assert left.count >= len(left.programs)
 
 
-def test_a_program_without_a_name_has_ended_meanwhile() -> None:
+def test_a_program_without_a_name_has_already_ended() -> None:
     assert parse_left(f"{RUN} 7 \n".encode() + LIST.replace(b"all 3", b"all 4")) == LEFT
     assert parse_left(f"{RUN} 7 \nall 1\n".encode()) == NOTHING_LEFT
 
 
-def test_what_is_not_as_it_is_written_is_nothing() -> None:
+def test_a_malformed_list_counts_as_empty() -> None:
     assert parse_left(LIST) == LEFT
     for data in (
         b"",
@@ -63,13 +63,13 @@ def test_what_is_not_as_it_is_written_is_nothing() -> None:
         assert parse_left(data) == NOTHING_LEFT
 
 
-def test_words_of_the_guest_are_cleaned_and_cut() -> None:
+def test_the_guests_words_are_cleaned_and_cut() -> None:
     (program,) = parse_left(f"{RUN} 1 a\x1b[31m\u202e\r{'b' * 300}\nall 1\n".encode()).programs
     assert program.command.startswith("a\ufffd[31m\ufffd\ufffdb")
     assert len(program.command) == 200
 
 
-def test_a_list_without_end_is_bounded() -> None:
+def test_an_endless_list_is_bounded() -> None:
     ending = Ending(RUN)
     ending.feed(MARK)
     for _ in range(100):
@@ -78,7 +78,7 @@ def test_a_list_without_end_is_bounded() -> None:
     assert ending.rest() == b""
 
 
-def test_the_programs_of_some_runs_are_left_out() -> None:
+def test_the_programs_of_given_runs_are_excluded() -> None:
     other = Program(7, "x", "f" * 36)
     left = Left((*LEFT.programs, other), 4)
     assert left.without(frozenset({RUN})) == Left((other,), 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that a run leaves in a real guest: they go on, hold nothing, are told of, and killed."""
+"""Programs left by a run in a real guest: they continue, block nothing, are reported and killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 BUSYBOX = "/.waggle/bin/busybox"
 PROMPT = 20.0
-"""Seconds, on a busy machine, in which a call ends whose program ends at once."""
+"""Seconds, on a busy host, within which a call ends whose program ends at once."""
 CHATTY = f"while :; do echo {'o' * 1000}; echo {'e' * 1000} >&2; echo x >>/dev/shm/said; done"
 
 
@@ -43,10 +43,10 @@ async def end_all(guest: LocalGuest, result: ExecutionResult) -> None:
     ],
     ids=["plain", "nohup", "setsid", "twice"],
 )
-async def test_a_program_in_the_background_goes_on_holds_no_call_and_is_told_of(
+async def test_a_background_program_continues_without_blocking_and_is_reported(
     guest: LocalGuest, how: str
 ) -> None:
-    """It prints to what it inherited for ever, and would fill any pipe that nobody reads."""
+    """It prints forever to its inherited streams, and would fill any pipe without a reader."""
     await root(guest, "rm -f /dev/shm/said")
     with anyio.fail_after(PROMPT):
         result = await guest.run(sh("echo first; " + how.format(CHATTY)))
@@ -82,13 +82,15 @@ async def test_a_program_is_killed_with_its_descendants_and_no_other(guest: Loca
     await end_all(guest, result)
 
 
-async def test_what_ends_in_a_moment_is_not_left_and_its_output_is_there(guest: LocalGuest) -> None:
+async def test_a_program_that_ends_soon_is_not_left_and_its_output_is_kept(
+    guest: LocalGuest,
+) -> None:
     result = await guest.run(sh(f"({BUSYBOX} usleep 50000; echo late) & echo early"))
     assert lines(result) == ["early", "late"]
     assert result.left.count == 0
 
 
-async def test_only_some_of_many_are_named_and_all_are_counted(guest: LocalGuest) -> None:
+async def test_some_of_many_programs_are_named_and_all_are_counted(guest: LocalGuest) -> None:
     script = f"for i in $(seq 30); do {BUSYBOX} sleep 1000 & done"
     result = await guest.run(sh(script))
     assert (len(result.left.programs), result.left.count) == (20, 30)
@@ -96,7 +98,7 @@ async def test_only_some_of_many_are_named_and_all_are_counted(guest: LocalGuest
     await end_all(guest, result)
 
 
-async def test_what_a_run_that_goes_on_has_in_the_background_is_not_left(guest: LocalGuest) -> None:
+async def test_background_programs_of_an_active_run_are_not_left(guest: LocalGuest) -> None:
     async with anyio.create_task_group() as tasks:
         script = f"{BUSYBOX} sleep 1004 & while [ ! -e /dev/shm/go ]; do :; done; kill %1"
         tasks.start_soon(guest.run, sh(script))
@@ -108,14 +110,14 @@ async def test_what_a_run_that_goes_on_has_in_the_background_is_not_left(guest: 
     await root(guest, "rm /dev/shm/go")
 
 
-async def test_nothing_but_what_runs_have_left_can_be_killed_so(guest: LocalGuest) -> None:
+async def test_only_programs_that_runs_left_can_be_killed(guest: LocalGuest) -> None:
     assert not await guest.end_program(1)
     assert not await guest.end_program(2)
     assert not await guest.end_program(4_000_000)
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
-async def test_the_names_of_programs_cannot_forge_lines(guest: LocalGuest) -> None:
+async def test_program_names_cannot_forge_lines(guest: LocalGuest) -> None:
     script = f'(exec {BUSYBOX} sh -c "{BUSYBOX} sleep 1005; :" "$1") &'
     result = await guest.run(command(BUSYBOX, "sh", "-c", script, "sh", "a\nall 0\n"))
     assert result.left.count == 1
@@ -123,7 +125,7 @@ async def test_the_names_of_programs_cannot_forge_lines(guest: LocalGuest) -> No
     await end_all(guest, result)
 
 
-async def test_what_was_left_ends_with_its_run_when_that_is_killed(guest: LocalGuest) -> None:
+async def test_background_programs_end_when_their_run_is_killed(guest: LocalGuest) -> None:
     result = await guest.run(sh(f"{BUSYBOX} sleep 1006 & {BUSYBOX} sleep 100", timeout=3.0))
     assert result.timed_out
     assert result.left.count == 0

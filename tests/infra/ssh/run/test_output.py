@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of any stream the first half and the last half are kept, and every byte is counted."""
+"""The output collector keeps a stream's first and last half and counts every byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS = tracemalloc.Filter(True, launcher.__file__)
 
 
 @given(pieces=st.lists(st.binary(max_size=50), max_size=20), limit=st.integers(0, 60))
-def test_it_keeps_what_a_list_of_all_bytes_would_say(pieces: list[bytes], limit: int) -> None:
+def test_it_keeps_the_head_and_tail_of_the_stream(pieces: list[bytes], limit: int) -> None:
     collector = OutputCollector(limit)
     for piece in pieces:
         collector.feed(piece)
@@ -31,7 +31,7 @@ def test_it_keeps_what_a_list_of_all_bytes_would_say(pieces: list[bytes], limit:
         assert abs(len(kept.head) - len(kept.tail)) <= 1
 
 
-def test_it_can_be_asked_in_the_middle() -> None:
+def test_output_can_be_read_in_the_middle() -> None:
     collector = OutputCollector(4)
     collector.feed(b"abc")
     assert collector.output().head + collector.output().tail == b"abc"
@@ -40,7 +40,7 @@ def test_it_can_be_asked_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 2, 100])
-def test_memory_stays_bounded_by_the_limit_whatever_the_pieces_are(piece: int) -> None:
+def test_memory_is_bounded_by_the_limit_for_any_pieces(piece: int) -> None:
     tracemalloc.start()
     try:
         collector = OutputCollector(100_000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell against launchers that do not do what they should."""
+"""The shell against launchers that misbehave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from waggle.infra.ssh.run.shell import Shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 PATIENCE = (0.3, 0.3)
-PATIENT_AT_LAST = (0.3, 10)  # the second try has a handshake before it, long on a busy machine
+PATIENT_AT_LAST = (0.3, 10)  # the second try includes a handshake, slow on a busy host
 MEMORY = 24 << 20
 
 
@@ -45,14 +45,14 @@ async def hang(process: asyncssh.SSHServerProcess[bytes]) -> None:
 
 
 async def read_frame(process: asyncssh.SSHServerProcess[bytes]) -> list[bytes]:
-    """The fields, as the kit's frame.c reads them."""
+    """Return the fields as the kit's frame.c reads them."""
     (size,) = struct.unpack(">I", await process.stdin.readexactly(4))
     body = await process.stdin.readexactly(size)
     assert body.endswith(b"\0")
     return body[:-1].split(b"\0")
 
 
-async def test_the_frame_code_and_stdin_arrive_as_they_were_asked() -> None:
+async def test_the_frame_code_and_stdin_arrive_as_sent() -> None:
     seen: list[object] = []
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -99,7 +99,7 @@ async def test_a_broken_connection_is_a_lost_guest_and_the_run_is_killed_over_a_
         assert len(made.kills()) == 1
 
 
-async def test_a_signal_with_a_strange_name_is_not_repeated() -> None:
+async def test_an_unknown_signal_name_is_not_repeated() -> None:
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         process.exit_with_signal("KILL\x1b[31m\n", False, "x" * 1000)
 
@@ -108,7 +108,7 @@ async def test_a_signal_with_a_strange_name_is_not_repeated() -> None:
     assert (result.exit_code, result.signal) == (None, "unknown")
 
 
-async def test_a_timeout_kills_and_returns_what_was_printed() -> None:
+async def test_a_timeout_kills_and_returns_the_output_so_far() -> None:
     running: list[asyncssh.SSHServerProcess[bytes]] = []
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -119,7 +119,7 @@ async def test_a_timeout_kills_and_returns_what_was_printed() -> None:
     async def kill(process: asyncssh.SSHServerProcess[bytes]) -> None:
         run_id = made.runs()[0].removeprefix("run ")
         running[0].stderr.write(
-            f"\0waggle-left {run_id}\n{run_id} 9 child\nall 1\n".encode()  # told, then killed
+            f"\0waggle-left {run_id}\n{run_id} 9 child\nall 1\n".encode()  # reported, then killed
         )
         running[0].exit_with_signal("KILL")
         process.exit(0)
@@ -130,7 +130,7 @@ async def test_a_timeout_kills_and_returns_what_was_printed() -> None:
         assert (result.stdout.head, result.exit_code, result.signal) == (b"so far", None, None)
         assert result.left == NOTHING_LEFT
         assert len(made.kills()) == 1
-        assert made.connections == 1  # nothing was dropped
+        assert made.connections == 1  # the connection was not dropped
 
 
 async def refuse(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -138,7 +138,7 @@ async def refuse(process: asyncssh.SSHServerProcess[bytes]) -> None:
 
 
 async def ignore(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    process.exit(0)  # says yes, and the run goes on
+    process.exit(0)  # confirms, but the run continues
 
 
 async def babble(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -155,7 +155,7 @@ async def test_a_guest_that_does_not_kill_is_lost_within_the_patience(kill: Proc
             await made_shell.run(command("x", timeout=0.2))
         assert time.monotonic() - started < 0.2 + sum(PATIENCE) + 2
         assert len(made.kills()) == 2
-        assert made.connections == 2  # the second try had a connection of its own
+        assert made.connections == 2  # the second try had its own connection
 
 
 async def test_a_guest_that_claims_to_have_killed_is_not_waited_for() -> None:
@@ -174,7 +174,7 @@ async def test_cancelling_is_bounded_too(kill: Process) -> None:
         assert time.monotonic() - started < 0.2 + sum(PATIENCE) + 2
 
 
-async def test_a_channel_that_is_never_opened_is_a_lost_guest() -> None:
+async def test_a_channel_that_never_opens_is_a_lost_guest() -> None:
     async with peer(session=asyncio.get_running_loop().create_future) as made:
         connection = SshConnection(made.port, made.keys, timeout=5)
         with pytest.raises(GuestLost, match="does not answer to have it killed"):
@@ -212,14 +212,14 @@ async def test_a_dead_connection_is_noticed_and_the_command_sent_over_a_new_one(
         await made_shell.run(command("x"))
         old = await connection.get()
         task = asyncio.create_task(made_shell.run(command("x")))
-        await asyncio.sleep(0)  # it has taken the old connection
+        await asyncio.sleep(0)  # the command now holds the old connection
         old.abort()
         assert (await task).exit_code == 0
         assert made.connections == 2
         await connection.aclose()
 
 
-async def test_no_server_within_the_commands_time_is_a_lost_guest() -> None:
+async def test_a_silent_server_is_a_lost_guest_within_the_commands_time() -> None:
     async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
@@ -230,7 +230,7 @@ async def test_no_server_within_the_commands_time_is_a_lost_guest() -> None:
         await connection.aclose()
 
 
-async def test_while_the_machine_stands_still_a_commands_time_does_too() -> None:
+async def test_a_commands_time_stops_while_the_machine_is_stopped() -> None:
     begun, go_on = anyio.Event(), anyio.Event()
     results: list[ExecutionResult] = []
 
@@ -248,13 +248,13 @@ async def test_while_the_machine_stands_still_a_commands_time_does_too() -> None
         tasks.start_soon(ask)
         await begun.wait()
         made.stand_still(True)
-        await anyio.sleep(1.6)  # what is measured is that nothing happens
+        await anyio.sleep(1.6)  # longer than the timeout: nothing may happen
         assert results == []
         go_on.set()
     assert [(each.exit_code, each.timed_out) for each in results] == [(0, False)]
 
 
-async def test_afterwards_it_has_what_was_left_of_its_time() -> None:
+async def test_a_resumed_command_has_the_rest_of_its_time() -> None:
     errors: list[GuestLost] = []
     async with shell(hang) as (_, made), anyio.create_task_group() as tasks:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `execute` means, on one real machine: streams, ends, words, places, and the end of trees."""
+"""`execute` on a real machine: streams, exits, arguments, directories and process trees."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ KILL_SECONDS = 2.0
 
 
 def script(code: bytes, *, timeout: float = 60.0, extension: str = ".sh") -> Command:
-    """Code for busybox's shell, as `execute` sends it."""
+    """Return code for busybox's shell, as `execute` sends it."""
     return command(BUSYBOX, "sh", FILE, code=code, extension=extension, timeout=timeout)
 
 
 async def surviving(guest: LocalGuest, mark: str) -> int:
-    """How many processes in the whole guest have `mark` in their command line."""
+    """Return the number of processes in the whole guest with `mark` in their command line."""
     pattern = f"[{mark[0]}]{mark[1:]}"
     found = await root(
         guest, f"cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o '{pattern}' | wc -l"
@@ -40,7 +40,7 @@ async def surviving(guest: LocalGuest, mark: str) -> int:
 
 
 async def cgroups(guest: LocalGuest) -> int:
-    """How many runs the guest still knows, the one that counts them included."""
+    """Return the number of runs that the guest still knows, including this one."""
     return int(await root(guest, "ls -d /.waggle/cgroup/run/*-* | wc -l"))
 
 
@@ -61,14 +61,14 @@ async def test_every_byte_survives_in_both_directions(guest: LocalGuest) -> None
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV", "ABRT", "USR1", "PIPE"])
-async def test_a_program_that_a_signal_ends_is_reported_with_it(
+async def test_a_program_ended_by_a_signal_is_reported_with_it(
     guest: LocalGuest, name: str
 ) -> None:
     result = await guest.run(sh(f"kill -{name} $$"))
     assert (result.exit_code, result.signal) == (None, f"SIG{name}")
 
 
-async def test_a_signal_that_ssh_has_no_name_for_becomes_an_exit_code(guest: LocalGuest) -> None:
+async def test_a_signal_without_an_ssh_name_becomes_an_exit_code(guest: LocalGuest) -> None:
     result = await guest.run(sh("kill -BUS $$"))
     assert (result.exit_code, result.signal) == (128 + 7, None)
 
@@ -83,19 +83,19 @@ async def test_it_runs_as_the_sandbox_user_in_its_home_with_its_variables(
     assert lines(await guest.run(given)) == ["x y", "'$", "/tmp"]
 
 
-async def test_root_is_root_with_roots_home(guest: LocalGuest) -> None:
+async def test_root_is_root_with_its_own_home(guest: LocalGuest) -> None:
     result = await guest.run(sh("id -u; echo $HOME $USER", user=GuestUser.ROOT))
     assert lines(result) == ["0", "/root root"]
 
 
-async def test_words_reach_the_program_as_they_are(guest: LocalGuest) -> None:
+async def test_arguments_reach_the_program_unchanged(guest: LocalGuest) -> None:
     words = ["", "a b", "$HOME", "`id`", "'", '"', "\\", "\n", "*", "é", "-n", ";", "--"]
     argv = (BUSYBOX, "sh", "-c", 'for w in "$@"; do printf "<%s>" "$w"; done', "sh", *words)
     result = await guest.run(command(*argv))
     assert result.stdout.head.decode() == "".join(f"<{word}>" for word in words)
 
 
-async def test_a_great_many_words_pass(guest: LocalGuest) -> None:
+async def test_50_000_arguments_pass(guest: LocalGuest) -> None:
     argv = (BUSYBOX, "sh", "-c", "echo $#", "sh", *("x" for _ in range(50_000)))
     assert lines(await guest.run(command(*argv))) == ["50000"]
 
@@ -124,7 +124,7 @@ async def test_code_runs_from_a_fresh_file_in_the_working_directory(guest: Local
     assert lines(await guest.run(sh("ls -A /home/sandbox | grep waggle; true"))) == []
 
 
-async def test_code_may_be_large_and_hold_any_byte(guest: LocalGuest) -> None:
+async def test_code_may_be_large_and_contain_any_byte(guest: LocalGuest) -> None:
     code = b"sha256sum < $0; exit\n" + bytes(range(256)) * 1_999
     code = code.ljust(512_000, b"\xff")
     assert len(code) == 512_000
@@ -138,7 +138,7 @@ async def test_stdin_follows_the_code(guest: LocalGuest) -> None:
     assert lines(await guest.run(sh("cat; echo end"))) == ["end"]
 
 
-async def test_large_stdin_that_nobody_reads_does_not_hold_up_the_end(guest: LocalGuest) -> None:
+async def test_large_stdin_without_a_reader_does_not_delay_the_end(guest: LocalGuest) -> None:
     result = await guest.run(command(BUSYBOX, "true", stdin=bytes(10 << 20)))
     assert result.exit_code == 0
 
@@ -156,7 +156,7 @@ async def test_long_output_is_cut_in_the_middle_with_exact_counts(guest: LocalGu
     assert result.stderr.dropped == 0
 
 
-async def test_eight_runs_at_once_keep_their_output_apart(guest: LocalGuest) -> None:
+async def test_eight_concurrent_runs_keep_their_output_apart(guest: LocalGuest) -> None:
     async def one(number: int) -> list[str]:
         return lines(await guest.run(sh(f"for i in 1 2 3; do echo {number}; done")))
 
@@ -166,21 +166,19 @@ async def test_eight_runs_at_once_keep_their_output_apart(guest: LocalGuest) -> 
 
 async def test_the_connection_is_reused(guest: LocalGuest) -> None:
     async def server() -> str:
-        """The process that serves this connection: the launcher's parent."""
+        """Return the process that serves this connection: the launcher's parent."""
         stat = "cat /proc/$PPID/stat"
         return (await root(guest, f"{stat} | cut -d' ' -f4")).strip()
 
     assert await server() == await server()
 
 
-async def test_what_is_left_in_the_background_does_not_hold_up_the_result(
-    guest: LocalGuest,
-) -> None:
+async def test_a_background_program_does_not_delay_the_result(guest: LocalGuest) -> None:
     (child,) = lines(await guest.run(sh("sleep 31311 & echo $!")))
     assert await surviving(guest, "sleep 31311") == 1
     assert await cgroups(guest) == 2
     await root(guest, f"kill -9 {child}")
-    while await cgroups(guest) > 1:  # its cgroup goes with it
+    while await cgroups(guest) > 1:  # its cgroup ends with it
         pass
 
 
@@ -195,7 +193,7 @@ while :; do sleep 31312; done
 """
 
 
-async def test_a_timeout_kills_the_whole_tree_and_returns_what_was_printed(
+async def test_a_timeout_kills_the_whole_tree_and_returns_the_output_so_far(
     guest: LocalGuest,
 ) -> None:
     result = await guest.run(script(TREE, timeout=5.0))
@@ -220,7 +218,7 @@ async def test_cancelling_kills_the_whole_tree_within_two_seconds(guest: LocalGu
 
 
 async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(guest: LocalGuest) -> None:
-    """The kill may overtake the run in the guest, which must then not begin any more."""
+    """The kill may overtake the run in the guest, which then must not start."""
     for milliseconds in (0, 1, 5, 10, 20, 40, 80, 120, 160, 200, 300, 400):
         with anyio.move_on_after(milliseconds / 1000):
             await guest.run(sh("sleep 31313", timeout=30))

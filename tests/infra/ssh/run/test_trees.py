@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that has put another program in the place of `files`, and an SSH server of its own."""
+"""A guest that replaced `files` with another program, and its SSH server with its own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def guest(run: Process) -> AsyncGenerator[tuple[Peer, Trees]]:
 
 
 def says(*pieces: bytes, times: int = 1) -> Process:
-    """A program that prints these, so many times, and ends well."""
+    """Return a program that prints these pieces `times` times and succeeds."""
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         for _ in range(times):
@@ -64,7 +64,7 @@ def says(*pieces: bytes, times: int = 1) -> Process:
     return run
 
 
-async def test_an_unpacking_that_fails_a_million_times_stalls_nothing() -> None:
+async def test_a_million_unpacking_failures_stall_nothing() -> None:
     async with guest(says(b"x\0a\0b\0" * 5_000, times=130)) as (_, trees), strained() as strain:
         with pytest.raises(GuestLost, match="an answer that is none"):
             await trees.unpack("/home", b"")
@@ -72,7 +72,7 @@ async def test_an_unpacking_that_fails_a_million_times_stalls_nothing() -> None:
     assert strain.grown < 64 * MIB
 
 
-async def test_a_search_that_finds_8_mib_of_lines_stalls_nothing() -> None:
+async def test_a_search_with_8_mib_of_lines_stalls_nothing() -> None:
     run = says(b"m\0a\x001\x001\x000\0", *[b"\n" * 32_000] * 250)
     query = SearchQuery("/home", content="x")
     async with guest(run) as (_, trees), strained() as strain:
@@ -82,7 +82,7 @@ async def test_a_search_that_finds_8_mib_of_lines_stalls_nothing() -> None:
     assert strain.grown < 64 * MIB
 
 
-async def test_names_that_are_no_utf_8_are_read_beside_the_loop() -> None:
+async def test_names_that_are_not_utf_8_are_read_in_a_thread() -> None:
     """A megabyte of them takes a third of a second."""
     record = b"f\0" + b"\xff" * 25_000 + b"\0f\x001\0"
     run = says(*[record] * 44, b"e\0\x000\x000\x000\x000\x000\0")
@@ -91,8 +91,8 @@ async def test_names_that_are_no_utf_8_are_read_beside_the_loop() -> None:
     assert strain.stall < STALL
 
 
-async def test_a_tree_without_end_is_cut_off_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before, it was taken in for two minutes."""
+async def test_an_endless_tree_is_cut_off_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the limit, the server read it for two minutes."""
     monkeypatch.setattr(trees, "MAX_RECORDS_BYTES", 300_000)
     into = Counted()
     async with guest(says(b"s 0 0 0\0a\0" * 3_000, times=1_000_000)) as (made, made_trees):
@@ -104,8 +104,8 @@ async def test_a_tree_without_end_is_cut_off_at_its_bound(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("size", [1, 1_000])
-async def test_a_guest_that_takes_few_bytes_at_once_is_sent_none(size: int) -> None:
-    """Byte by byte, 10 MB would be sent for minutes before anything else had its turn."""
+async def test_a_guest_that_accepts_tiny_packets_is_sent_nothing(size: int) -> None:
+    """Byte by byte, 10 MB would be sent for minutes before other tasks had their turn."""
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         await process.stdin.read()
@@ -132,7 +132,7 @@ def uint32(value: int) -> bytes:
 
 
 def listing(count: int) -> RawSftp:
-    """Answers a listing with one packet of so many names, and then with the end."""
+    """Return a server that answers a listing with one packet of `count` names, and then the end."""
     name = uint32(1) + b"a" + bytes(8)
     return RawSftp(
         [
@@ -156,8 +156,8 @@ async def listed(count: int) -> AsyncGenerator[Files]:
 
 
 @pytest.mark.parametrize("count", [300_000, 20_000, 1_001])
-async def test_names_without_number_in_one_packet_stall_nothing(count: int) -> None:
-    """Of 300,000, objects were made for seconds before anything else had its turn."""
+async def test_huge_counts_of_names_in_one_packet_stall_nothing(count: int) -> None:
+    """300,000 names took seconds to become objects before other tasks had their turn."""
     async with listed(count) as files, strained() as strain, asyncio.timeout(60):
         with pytest.raises(GuestLost):
             await files.list("/d")
@@ -165,6 +165,6 @@ async def test_names_without_number_in_one_packet_stall_nothing(count: int) -> N
     assert strain.grown < 64 * MIB
 
 
-async def test_a_thousand_names_in_one_packet_are_fine() -> None:
+async def test_a_thousand_names_in_one_packet_are_accepted() -> None:
     async with listed(1_000) as files:
         assert len((await files.list("/d")).entries) == 1_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of one real machine: searched, packed and unpacked, whatever the guest put there."""
+"""Trees of a real machine are searched, packed and unpacked, whatever the guest put there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOME = "/home/sandbox"
 
 @pytest.fixture(autouse=True)
 async def clean_home(leaks: object, guest: LocalGuest) -> AsyncGenerator[None]:
-    """Each test begins with an empty home directory, and leaves one."""
+    """Give every test an empty home directory, and empty it afterwards."""
     await root(guest, f"cd {HOME} && rm -rf ..?* .[!.]* *; true")
     yield
     await root(guest, f"cd {HOME} && rm -rf ..?* .[!.]* *; true")
@@ -52,7 +52,7 @@ def names(found: Searched) -> list[str]:
 
 
 class Everything:
-    """A stream that keeps all of it."""
+    """A stream that keeps everything."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -85,7 +85,7 @@ async def test_names_are_found_by_globs(guest: LocalGuest) -> None:
     assert (await guest.search(query(name="deep"))).matches[0].kind is Kind.DIRECTORY
 
 
-async def test_lines_are_found_with_their_places_and_neighbours(guest: LocalGuest) -> None:
+async def test_lines_are_found_with_their_positions_and_context(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/a", b"one\r\ntwo [x]\r\nthree two\n", 0o644)
     found = await guest.search(query(content="two", context_lines=1))
     assert found.matches == (
@@ -102,13 +102,13 @@ async def test_lines_are_found_with_their_places_and_neighbours(guest: LocalGues
     ] == [f"{HOME}/a"]
 
 
-async def test_letters_beyond_ascii_fold_too(guest: LocalGuest) -> None:
+async def test_case_folding_covers_letters_beyond_ascii(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/a", "ÄRGER (1)\n".encode(), 0o644)
     found = await guest.search(query(content="ärger (1)", ignore_case=True))
     assert [match.text for match in found.matches] == ["ÄRGER (1)"]
 
 
-async def test_a_long_line_is_cut_around_the_place(guest: LocalGuest) -> None:
+async def test_a_long_line_is_cut_around_the_match(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/a", b"x" * 5_000 + b"HERE" + "é".encode() * 5_000, 0o644)
     match = (await guest.search(query(content="HERE"))).matches[0]
     assert match.column == 5_001
@@ -118,7 +118,7 @@ async def test_a_long_line_is_cut_around_the_place(guest: LocalGuest) -> None:
     assert "\ufffd" not in match.text
 
 
-async def test_hostile_names_and_odd_files_do_no_harm(guest: LocalGuest) -> None:
+async def test_hostile_names_and_special_files_do_no_harm(guest: LocalGuest) -> None:
     await make(
         guest,
         "ln -s . loop; ln -s / everything; ln -s nowhere dangling; mkfifo pipe; "
@@ -140,9 +140,7 @@ async def test_hostile_names_and_odd_files_do_no_harm(guest: LocalGuest) -> None
     assert len(kinds) == 11
 
 
-async def test_the_whole_machine_is_searched_without_what_its_kernel_makes_up(
-    guest: LocalGuest,
-) -> None:
+async def test_the_whole_machine_is_searched_without_kernel_files(guest: LocalGuest) -> None:
     await make(guest, "echo 'a unique needle' > here")
     found = await guest.search(query(path="/", content="a unique needle"))
     assert [match.path for match in found.matches] == [f"{HOME}/here"]
@@ -166,7 +164,7 @@ async def test_a_search_is_bounded(guest: LocalGuest) -> None:
     assert found.stopped in ("", "time")
 
 
-async def test_what_cannot_be_searched_is_told(guest: LocalGuest) -> None:
+async def test_a_failed_search_is_reported(guest: LocalGuest) -> None:
     with pytest.raises(FileNotFound):
         await guest.search(query(path=f"{HOME}/no", name="*"))
     with pytest.raises(InvalidArgument, match="pattern cannot be used"):
@@ -176,7 +174,7 @@ async def test_what_cannot_be_searched_is_told(guest: LocalGuest) -> None:
         await guest.search(query(path=f"{HOME}/shut", name="*"))
 
 
-async def test_a_tree_is_packed_without_what_is_no_file(guest: LocalGuest) -> None:
+async def test_a_tree_is_packed_without_special_files(guest: LocalGuest) -> None:
     await make(
         guest,
         "mkdir -p d/.git e; echo hi > d/f; chmod 4755 d/f; ln -s f d/good; ln -s /etc/passwd d/out;"
@@ -222,7 +220,7 @@ async def test_an_archive_becomes_files(guest: LocalGuest) -> None:
     assert found[b"d"].mode == 0o700
 
 
-async def test_a_virtual_environment_goes_in_and_comes_back(guest: LocalGuest) -> None:
+async def test_a_virtual_environment_survives_a_round_trip(guest: LocalGuest) -> None:
     entries = [
         TreeEntry(Kind.LINK, b"venv/bin/echo", data=b"/.waggle/bin/busybox"),
         TreeEntry(Kind.LINK, b"venv/lib64", data=b"lib"),
@@ -242,7 +240,7 @@ async def test_a_virtual_environment_goes_in_and_comes_back(guest: LocalGuest) -
     assert back[b"out"] == b"../../elsewhere"
 
 
-async def test_what_fails_keeps_nothing_else_from_being_written(guest: LocalGuest) -> None:
+async def test_a_failed_entry_does_not_stop_the_others(guest: LocalGuest) -> None:
     await make(guest, "mkdir -p taken/x shut; chmod 0 shut")
     entries = [
         TreeEntry(Kind.FILE, b"taken", data=b"1"),
@@ -275,7 +273,7 @@ async def test_500_small_files_take_one_run(guest: LocalGuest) -> None:
     assert in_two_runs < 5 * one_by_one
 
 
-async def test_a_program_that_lies_is_not_believed(guest: LocalGuest) -> None:
+async def test_a_lying_program_is_not_believed(guest: LocalGuest) -> None:
     await root(
         guest,
         "printf '#!/.waggle/bin/busybox sh\\nprintf \"m\\\\0../../x\\\\0-1\\\\0\"\\n' > /run/lie;"

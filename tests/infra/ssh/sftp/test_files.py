@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files against SFTP servers that lie, stall or send without end: bounded, and said clearly."""
+"""Files against SFTP servers that lie, stall or send endlessly: bounded, with clear errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REGULAR = stat.S_IFREG | 0o644
 
 
 class Server(asyncssh.SFTPServer):
-    """One regular file of a few bytes. Tests override what they need to be bad."""
+    """A server of one regular file of a few bytes; tests override it to misbehave."""
 
     content = b"content"
     size: int | None = None
@@ -89,7 +89,7 @@ async def test_a_file_that_claims_to_be_empty_and_never_ends_is_too_large() -> N
 
 
 class Generous(Server):
-    """Sends far more than what was asked for."""
+    """A server that sends far more than requested."""
 
     size = 300_000
 
@@ -97,13 +97,13 @@ class Generous(Server):
         return b"x" * (3 << 20)
 
 
-async def test_more_than_was_asked_for_is_cut_off() -> None:
+async def test_excess_data_is_cut_off() -> None:
     async with files(Generous) as (_, made):
         assert await read(made) == b"x" * 300_000
 
 
 class Stingy(Server):
-    """Claims much and sends one byte at a time, then nothing."""
+    """A server that claims a large size, sends one byte at a time, then nothing."""
 
     size = 1_000
 
@@ -111,7 +111,7 @@ class Stingy(Server):
         return b"x" if offset < 10 else b""
 
 
-async def test_less_than_was_claimed_is_what_there_is() -> None:
+async def test_a_short_file_ends_where_its_data_ends() -> None:
     async with files(Stingy) as (_, made):
         assert await made.read("/f", limit=LIMIT) == FileSlice(b"x" * 10, 10)
         assert await made.read("/f", offset=4, length=3, limit=LIMIT) == FileSlice(b"xxx", 1_000)
@@ -179,7 +179,7 @@ class Strange(Lister):
     )
 
 
-async def test_names_that_no_directory_can_hold_are_left_out() -> None:
+async def test_impossible_names_are_left_out() -> None:
     async with files(Strange) as (_, made):
         listing = await made.list("/d")
     assert [entry.name for entry in listing.entries] == [r"\xff\xfe", "bare"]
@@ -202,7 +202,7 @@ class EndlessNothing(Lister):
 
 
 @pytest.mark.parametrize("server, count", [(EndlessList, MAX_LIST_ENTRIES), (EndlessNothing, 0)])
-async def test_a_listing_without_end_is_cut(server: type[Server], count: int) -> None:
+async def test_an_endless_listing_is_cut(server: type[Server], count: int) -> None:
     async with files(server) as (_, made):
         listing = await made.list("/d")
         assert listing.truncated
@@ -255,7 +255,7 @@ def answering(*answers: bytes, endless: bytes = b"") -> SessionFactory:
         pytest.param(answering(VERSION), id="no answer but a version"),
     ],
 )
-async def test_raw_nonsense_is_bounded(serve: SessionFactory) -> None:
+async def test_raw_malformed_packets_are_bounded(serve: SessionFactory) -> None:
     async with files(raw=serve, deadline=1.5) as (_, made):
         tracemalloc.start()
         started = time.monotonic()
@@ -269,7 +269,7 @@ async def test_raw_nonsense_is_bounded(serve: SessionFactory) -> None:
         assert time.monotonic() - started < 5
 
 
-async def test_a_session_that_broke_is_opened_again_once() -> None:
+async def test_a_broken_session_is_opened_again_once() -> None:
     sessions: list[RawSftp] = []
 
     def serve() -> RawSftp:

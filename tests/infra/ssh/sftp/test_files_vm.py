@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of one real machine: what is written is what is read, and what cannot be is refused."""
+"""Files of a real machine: written data reads back the same, and bad requests are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMIT = MAX_FILE_BYTES
 
 @pytest.fixture(autouse=True)
 async def clean_home(leaks: object, guest: LocalGuest) -> None:
-    """Each test begins with an empty home directory."""
+    """Give every test an empty home directory."""
     await root(guest, f"cd {HOME} && rm -rf ..?* .[!.]* *; true")
 
 
@@ -36,13 +36,13 @@ async def home(guest: LocalGuest) -> list[str]:
 
 
 async def read(guest: LocalGuest, path: str) -> bytes:
-    """The whole file."""
+    """Return the whole file."""
     part = await guest.read_file(path, offset=0, length=LIMIT, limit=LIMIT)
     assert len(part.data) == part.size or path.startswith("/proc")
     return part.data
 
 
-async def test_what_is_written_is_read_byte_for_byte(guest: LocalGuest) -> None:
+async def test_written_data_reads_back_byte_for_byte(guest: LocalGuest) -> None:
     for data in (b"", b"x", bytes(range(256)), b"\r\n\0\xff" * 40_000):
         await guest.write_file(f"{HOME}/f", data, 0o644)
         assert await read(guest, f"{HOME}/f") == data
@@ -57,7 +57,7 @@ async def test_ten_mebibytes_pass_in_both_directions(guest: LocalGuest) -> None:
         await guest.read_file(f"{HOME}/big", offset=0, length=1, limit=LIMIT - 1)
 
 
-async def test_a_part_of_a_file_is_read_with_the_size_of_the_whole(guest: LocalGuest) -> None:
+async def test_part_of_a_file_is_read_with_the_size_of_the_whole(guest: LocalGuest) -> None:
     data = os.urandom(300_000)
     await guest.write_file(f"{HOME}/f", data, 0o644)
     for offset, length in ((0, 10), (131_071, 2), (5, 200_000), (299_999, 100), (300_000, 1)):
@@ -69,14 +69,14 @@ async def test_a_part_of_a_file_is_read_with_the_size_of_the_whole(guest: LocalG
     assert proc.data == b"version"
 
 
-async def test_parents_are_made_and_mode_and_owner_are_as_asked(guest: LocalGuest) -> None:
+async def test_parents_are_made_and_mode_and_owner_are_as_requested(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/a/b c/d", b"1", 0o640)
     await guest.write_file(f"{HOME}/run.sh", b"2", 0o4755)
     shown = lines(await guest.run(sh("stat -c '%a %u %g %n' 'a/b c/d' run.sh a")))
     assert shown == ["640 1000 1000 a/b c/d", "4755 1000 1000 run.sh", "755 1000 1000 a"]
 
 
-async def test_writing_again_keeps_the_mode_unless_one_is_asked_for(guest: LocalGuest) -> None:
+async def test_writing_again_keeps_the_mode_unless_one_is_given(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/f", b"long content", 0o600)
     await guest.write_file(f"{HOME}/f", b"short")
     assert lines(await guest.run(sh("cat f; echo; stat -c %a f; ls -A"))) == ["short", "600", "f"]
@@ -90,14 +90,14 @@ async def test_writing_again_keeps_the_mode_unless_one_is_asked_for(guest: Local
     assert shown == ["new 644", "f 2640", "s 755", "locked 444", "againagainagain"]
 
 
-async def test_other_names_and_attributes_of_a_file_see_what_is_written(guest: LocalGuest) -> None:
+async def test_hard_links_and_attributes_survive_a_write(guest: LocalGuest) -> None:
     await guest.run(sh("echo old > f; ln f other; chmod 640 f"))
     await guest.write_file(f"{HOME}/f", b"new", None)
     shown = lines(await guest.run(sh("cat other f; echo; stat -c '%h %a' f; ls -A | wc -l")))
     assert shown == ["newnew", "2 640", "2"]
 
 
-async def test_whose_a_file_is_stays(guest: LocalGuest) -> None:
+async def test_a_files_owner_stays(guest: LocalGuest) -> None:
     await root(
         guest,
         f"cd {HOME}; echo 1 > open; chmod 666 open; echo 1 > shut; mkdir kept; "
@@ -143,9 +143,7 @@ async def test_links_are_followed_when_writing_and_reading(guest: LocalGuest) ->
     assert lines(await guest.run(sh("readlink link; ls -A real"))) == ["real/f", "f"]
 
 
-async def test_a_dangling_link_is_written_through_and_a_loop_leads_nowhere(
-    guest: LocalGuest,
-) -> None:
+async def test_a_dangling_link_is_written_through_and_a_loop_is_an_error(guest: LocalGuest) -> None:
     await guest.run(sh("ln -s there dangling; ln -s loop loop; ln -s no/where lost"))
     await guest.write_file(f"{HOME}/dangling", b"here", 0o644)
     assert lines(await guest.run(sh("readlink dangling; cat there"))) == ["there", "here"]
@@ -162,16 +160,14 @@ async def test_dot_dot_stays_in_the_guest(guest: LocalGuest) -> None:
     assert {"home", "bin", ".waggle"} <= {entry.name for entry in listing.entries}
 
 
-async def test_what_is_not_there_is_not_found(guest: LocalGuest) -> None:
+async def test_a_missing_path_is_not_found(guest: LocalGuest) -> None:
     with pytest.raises(FileNotFound, match="/home/sandbox/none"):
         await read(guest, f"{HOME}/none")
     with pytest.raises(FileNotFound, match="/home/sandbox/none"):
         await guest.list_files(f"{HOME}/none")
 
 
-async def test_directories_are_refused_as_files_and_files_as_directories(
-    guest: LocalGuest,
-) -> None:
+async def test_directories_and_files_are_not_interchangeable(guest: LocalGuest) -> None:
     await guest.run(sh("mkdir d; echo 1 > f"))
     with pytest.raises(FileRefused, match="is a directory"):
         await guest.write_file(f"{HOME}/d", b"", 0o644)
@@ -186,7 +182,7 @@ async def test_directories_are_refused_as_files_and_files_as_directories(
     assert await home(guest) == ["d", "f"]
 
 
-async def test_what_the_sandbox_user_may_not_do_is_refused(guest: LocalGuest) -> None:
+async def test_forbidden_paths_are_refused_for_the_sandbox_user(guest: LocalGuest) -> None:
     for path in ("/etc/x", "/x/y"):
         with pytest.raises(FileRefused, match="may not do that"):
             await guest.write_file(path, b"", 0o644)
@@ -208,7 +204,7 @@ async def test_devices_and_pipes_are_refused_without_a_hang(guest: LocalGuest, p
             await guest.write_file(path, b"x", 0o644)
 
 
-async def test_files_of_proc_are_read_though_they_claim_to_be_empty(guest: LocalGuest) -> None:
+async def test_proc_files_are_read_although_their_size_is_0(guest: LocalGuest) -> None:
     assert (await read(guest, "/proc/version")).startswith(b"Linux version")
     assert b"MemTotal" in await read(guest, "/proc/meminfo")
     with pytest.raises(TooLarge, match="more than 10"):
@@ -232,7 +228,7 @@ async def test_a_name_that_is_not_utf8_is_shown_escaped(guest: LocalGuest) -> No
     assert entry.name == r"a\xffb"
 
 
-async def test_a_listing_says_what_each_entry_is(guest: LocalGuest) -> None:
+async def test_a_listing_has_the_kind_and_mode_of_every_entry(guest: LocalGuest) -> None:
     await guest.run(
         sh("umask 022; mkdir dir; printf 12345 > file; chmod 604 file; ln -s file link; mkfifo p;"
            "touch -d '2024-05-06 07:08:09' file")
@@ -258,10 +254,8 @@ async def test_a_huge_directory_is_cut(guest: LocalGuest) -> None:
     assert await read(guest, f"{HOME}/many/1") == b""  # the session still works
 
 
-async def test_a_cancelled_write_leaves_the_old_file_or_the_new_and_nothing_else(
-    guest: LocalGuest,
-) -> None:
-    """A step of every length up to a whole write is cut off, so each request is, too."""
+async def test_a_cancelled_write_leaves_the_old_or_the_new_file(guest: LocalGuest) -> None:
+    """The delays cover every length up to a whole write, so every request is cut off once."""
     new = bytes(1 << 20)
     for milliseconds in range(1, 200, 7):
         await guest.write_file(f"{HOME}/f", b"old", 0o644)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading ahead: the same bytes as without it, and never from before the client's last call."""
+"""Reading ahead: the same bytes as without it, and never data older than the client's last call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 10_000
 
 @dataclass
 class Guest:
-    """A guest with one file. `asked` lists the offsets that it was asked for."""
+    """A guest with one file; `asked` lists the requested offsets."""
 
     data: bytes
     asked: list[int] = field(default_factory=list[int])
@@ -48,13 +48,13 @@ async def page(pages: ReadAhead, offset: int, length: int = 10, path: str = "/f"
 
 
 async def settled() -> None:
-    """Let what was begun come to its end."""
+    """Let started reads finish."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 @given(st.binary(max_size=300), st.integers(1, 40), st.lists(st.integers(0, 5), max_size=20))
-async def test_pages_joined_are_the_file_wherever_a_client_cuts_them(
+async def test_joined_pages_are_the_file_however_a_client_cuts_them(
     data: bytes, length: int, cuts: list[int]
 ) -> None:
     guest, joined, cut = Guest(data), b"", iter(cuts)
@@ -66,12 +66,12 @@ async def test_pages_joined_are_the_file_wherever_a_client_cuts_them(
     assert joined == data
 
 
-async def test_the_third_page_is_there_before_it_is_asked_for() -> None:
+async def test_the_third_page_is_read_before_it_is_requested() -> None:
     guest = Guest(bytes(range(100)))
     pages = reader(guest)
     await page(pages, 0)
     await settled()
-    assert guest.asked == [0]  # who reads a beginning may want no more
+    assert guest.asked == [0]  # the reader of a beginning may want no more
     await page(pages, 10)
     await settled()
     assert guest.asked == [0, 10, 20]
@@ -87,7 +87,7 @@ async def test_nothing_is_read_beyond_the_end() -> None:
     assert guest.asked == [0, 10, 20]
 
 
-async def test_what_another_call_may_have_changed_is_read_again() -> None:
+async def test_pages_are_read_again_after_another_call() -> None:
     guest = Guest(b"a" * 100)
     pages = reader(guest)
     await page(pages, 10)
@@ -97,7 +97,7 @@ async def test_what_another_call_may_have_changed_is_read_again() -> None:
     assert await page(pages, 20) == b"b" * 10
 
 
-async def test_what_has_become_old_is_read_again() -> None:
+async def test_old_pages_are_read_again() -> None:
     guest = Guest(b"a" * 100)
     pages = reader(guest)
     await page(pages, 10)
@@ -117,7 +117,7 @@ async def test_another_place_is_read_from_the_guest(offset: int, path: str) -> N
     assert guest.asked[0] == offset
 
 
-async def test_a_failure_ahead_is_told_to_who_asks_for_that_page() -> None:
+async def test_a_failure_ahead_is_raised_to_the_reader_of_that_page() -> None:
     guest = Guest(bytes(100))
     pages = reader(guest)
     await page(pages, 10)
@@ -129,7 +129,7 @@ async def test_a_failure_ahead_is_told_to_who_asks_for_that_page() -> None:
     assert await page(pages, 20) == bytes(10)
 
 
-async def test_a_reader_that_gives_up_disturbs_nobody() -> None:
+async def test_a_cancelled_reader_disturbs_no_other() -> None:
     guest = Guest(bytes(100))
     pages = reader(guest)
     await page(pages, 10)

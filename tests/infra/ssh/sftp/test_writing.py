@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are written over a real SFTP server on a directory of this machine: modes and links stay.
+"""Writes over a real SFTP server on a directory of this host: modes and links stay.
 
-What hard links and other owners need is the guest's part: tests/infra/rootfs/test_replace.py.
+Hard links and other owners are the guest's part: tests/infra/rootfs/test_replace.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from waggle.infra.ssh.sftp.writing import kept
 
 
 class Server(asyncssh.SFTPServer):
-    """As OpenSSH's in one thing: a path has a real one only if its directories are there."""
+    """A server that resolves a path only if its directories exist, as OpenSSH's does."""
 
     def realpath(self, path: bytes) -> bytes:
         real = os.path.realpath(path)
@@ -110,7 +110,7 @@ async def test_a_write_cancelled_at_any_step_leaves_no_other_file(tmp_path: Path
 
 
 @given(st.integers(0, 0o7777))
-def test_what_is_kept_of_a_mode_is_what_a_write_leaves(bits: int) -> None:
+def test_kept_removes_what_a_write_clears_of_a_mode(bits: int) -> None:
     left = kept(bits)
     assert left & 0o1777 == bits & 0o1777
     assert not left & stat.S_ISUID

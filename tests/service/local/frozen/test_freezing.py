@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where machines cannot be frozen, each way of doing it says why, and nothing else breaks."""
+"""A hypervisor that cannot freeze machines: every operation says why, and a sweep does nothing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ WAYS: list[Callable[[Freezing], object]] = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_each_way_says_why_not(way: Callable[[Freezing], object]) -> None:
+async def test_every_operation_says_why_not(way: Callable[[Freezing], object]) -> None:
     unable = CannotFreeze("Nobody can.", hint="Choose another.")
     with pytest.raises(Unsupported) as refused:
         await cast("Awaitable[object]", way(unable))
     assert (refused.value.message, refused.value.hint) == ("Nobody can.", "Choose another.")
 
 
-async def test_there_is_nothing_to_sweep() -> None:
+async def test_a_sweep_does_nothing() -> None:
     unable = CannotFreeze("Nobody can.", hint="")
     unable.sweep()
     assert not unable.can_freeze

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen machines in memory: read once, shared, and closed whoever is cancelled."""
+"""Frozen machines in memory: read once, shared, and closed whichever caller is cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Pretended:
-    """Something frozen; counts how often it was closed."""
+    """A frozen machine that counts how often it was closed."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -32,7 +32,7 @@ class Pretended:
 
 
 class Reader:
-    """Loads what is pretended. `go` lets it return."""
+    """A loader of pretended machines that returns once `go` is set."""
 
     def __init__(self) -> None:
         self.made: list[Pretended] = []
@@ -54,7 +54,7 @@ def places(directory: Path, count: int) -> list[Path]:
 
 
 async def cancelled(task: asyncio.Task[None], reader: Reader) -> None:
-    """Cancel it while it reads."""
+    """Cancel the task while it reads."""
     await asyncio.to_thread(reader.reading.wait, 20)
     task.cancel()
     reader.go.set()
@@ -62,7 +62,7 @@ async def cancelled(task: asyncio.Task[None], reader: Reader) -> None:
         await task
 
 
-async def test_it_is_read_once_and_shared(tmp_path: Path) -> None:
+async def test_a_frozen_machine_is_read_once_and_shared(tmp_path: Path) -> None:
     reader = Reader()
     loaded = Loaded()
     async with (
@@ -76,7 +76,7 @@ async def test_it_is_read_once_and_shared(tmp_path: Path) -> None:
     assert [each.closed for each in reader.made] == [1]
 
 
-async def test_what_was_used_longest_ago_goes_but_never_what_is_in_use(tmp_path: Path) -> None:
+async def test_the_least_recently_used_is_closed_but_never_one_in_use(tmp_path: Path) -> None:
     reader = Reader()
     loaded = Loaded(keep=1)
     first, second, third = places(tmp_path, 3)
@@ -92,7 +92,7 @@ async def test_what_was_used_longest_ago_goes_but_never_what_is_in_use(tmp_path:
     assert [each.closed for each in reader.made] == [1, 1, 1]
 
 
-async def test_one_whose_user_is_cancelled_while_it_is_read_is_kept_and_closed(
+async def test_a_machine_whose_reader_was_cancelled_is_kept_and_closed(
     tmp_path: Path,
 ) -> None:
     reader = Reader()
@@ -110,7 +110,7 @@ async def test_one_whose_user_is_cancelled_while_it_is_read_is_kept_and_closed(
     assert [each.closed for each in reader.made] == [1]
 
 
-async def test_what_a_cancelled_caller_never_got_is_closed_with_its_stack(tmp_path: Path) -> None:
+async def test_a_result_that_a_cancelled_caller_never_got_is_closed(tmp_path: Path) -> None:
     reader = Reader()
     reader.go.clear()
 

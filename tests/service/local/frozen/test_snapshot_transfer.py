@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots that are exported and imported, beside a server that notices."""
+"""Export and import of snapshots, beside a running server that notices them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VMM = {"vmm": "QEMU 10.0", "cpu": "a", "machine": "microvm"}
 
 
 class Qemu:
-    """Only what it would say of itself."""
+    """A hypervisor that only compares fingerprints."""
 
     def __init__(self, vmm: dict[str, str]) -> None:
         self._vmm = vmm
@@ -57,7 +57,7 @@ def machine_parts(here: Path) -> list[Path]:
 
 
 def moments(here: Path, vmm: dict[str, str] = VMM) -> Moments:
-    """Those of a machine whose parts are below `here`."""
+    """Return the `Moments` of machines whose parts are below `here`."""
     disk, kernel, kit = machine_parts(here)
     parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
     return Moments(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
@@ -75,7 +75,7 @@ def unchanged(_facts: dict[str, Any]) -> None:
 
 
 def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Path:
-    """A snapshot of ann's in a data directory, with the facts changed."""
+    """Keep a snapshot of ann's in a data directory, with its facts changed by `change`."""
     installed(here)
     disk, kernel, kit = machine_parts(here)
     resources = Resources(1, 128, 64)
@@ -118,14 +118,14 @@ def imported(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> Snapsho
 
 
 def refusal(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> str:
-    """Why it is refused; nothing is left then."""
+    """Return why the import is refused, and check that it left nothing."""
     with pytest.raises(MomentUnusable) as caught:
         imported(data, here, vmm)
     assert [*(here / "snapshots").iterdir()] == []
     return str(caught.value)
 
 
-def test_it_becomes_another_owners_elsewhere(tmp_path: Path) -> None:
+def test_an_imported_snapshot_belongs_to_its_new_owner(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     snapshot = imported(exported(there), installed(tmp_path / "b"))
     assert (snapshot.id, snapshot.owner, snapshot.name) == (NEW, "bob", "ready")
@@ -138,7 +138,7 @@ def test_it_becomes_another_owners_elsewhere(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "b" / "snapshots").iterdir()] == [NEW]
 
 
-def test_a_running_server_notices_what_comes_and_goes(tmp_path: Path) -> None:
+def test_a_running_server_notices_imported_and_removed_snapshots(tmp_path: Path) -> None:
     data = exported(kept(tmp_path / "a"))
     shelf = LocalSnapshots(tmp_path / "a" / "snapshots", moments(tmp_path / "a"))
     assert [each.id for each in shelf.all()] == [OLD]
@@ -148,7 +148,7 @@ def test_a_running_server_notices_what_comes_and_goes(tmp_path: Path) -> None:
     assert [each.id for each in shelf.all()] == [NEW]
 
 
-def test_what_differs_here_is_a_reason(tmp_path: Path) -> None:
+def test_an_import_is_refused_where_parts_or_versions_differ(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     for number, part in enumerate(("image.erofs", "kernel-1", "kit-1.erofs")):
         here = installed(tmp_path / str(number))
@@ -161,7 +161,7 @@ def test_what_differs_here_is_a_reason(tmp_path: Path) -> None:
     )
 
 
-def test_a_corrupt_one_is_not_exported(tmp_path: Path) -> None:
+def test_a_corrupt_snapshot_is_not_exported(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     (there / "ram").write_bytes(b"other")
     with pytest.raises(MomentUnusable, match="ram is corrupt"):
@@ -169,7 +169,7 @@ def test_a_corrupt_one_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_what_does_not_fit_its_digests_is_not_imported(tmp_path: Path) -> None:
+def test_a_snapshot_that_does_not_match_its_digests_is_not_imported(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     manifest = json.loads((there / MANIFEST).read_bytes())
     manifest["sha256"]["state"] = "0" * 64
@@ -198,7 +198,7 @@ def frozen_files_pack(directory: Path, out: io.BytesIO) -> None:
         ("snapshot", "runtime", "perl", "not one of ours"),
     ],
 )
-def test_manifests_that_cannot_be(
+def test_invalid_manifests_are_refused(
     tmp_path: Path, part: str, name: str, value: object, words: str
 ) -> None:
     def change(facts: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ def test_an_exported_file_is_new_and_private(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_full_disk_refuses_an_export_and_an_import_and_leaves_nothing(tmp_path: Path) -> None:
+def test_on_a_full_disk_export_and_import_fail_and_leave_nothing(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     for name in FILES:
         (there / name).write_bytes(random.Random(name).randbytes(300_000))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose machines go on from which template. `tests/vm/test_templates.py` has the machines."""
+"""Which machines resume from which template; `tests/vm/test_templates.py` has real machines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VMM = {"vmm": "one"}
 
 
 class Vmm:
-    """A hypervisor that only says what it is."""
+    """A hypervisor that only has a fingerprint."""
 
     def fingerprint(self) -> Mapping[str, str]:
         return VMM
@@ -68,22 +68,22 @@ def make(found: Templates, owner: str | None) -> None:
         found.store.place(key, work)
 
 
-async def test_a_template_of_all_is_everybodys(tmp_path: Path) -> None:
+async def test_a_shared_template_is_used_for_every_owner(tmp_path: Path) -> None:
     found = templates(tmp_path, apart=False)
     make(found, None)
     for owner in ("ann", "bob", None):
         assert await found.find(blueprint(owner)) is not None
 
 
-async def test_what_ran_other_code_before_it_was_frozen_is_another_template(tmp_path: Path) -> None:
+async def test_other_warm_up_code_makes_another_template(tmp_path: Path) -> None:
     make(templates(tmp_path), None)
     imports = replace(WARM, code=b"import pandas")
     assert await templates(tmp_path).find(blueprint(None)) is not None
     assert await templates(tmp_path, warm=imports).find(blueprint(None)) is None
 
 
-async def test_with_sharing_within_an_owner_nobody_goes_on_from_anothers(tmp_path: Path) -> None:
-    """Pages that two owners share can be watched from one side for what the other reads."""
+async def test_with_owners_kept_apart_a_template_serves_only_its_owner(tmp_path: Path) -> None:
+    """An owner can observe, through pages that two owners share, which of them the other reads."""
     found = templates(tmp_path, apart=True)
     make(found, None)
     make(found, "ann")

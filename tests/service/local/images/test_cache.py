@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning a real store with real disks: what goes, what stays, and what a race may not break."""
+"""Pruning of a real store with real disks: what it removes and keeps, also in a race."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def nobody(_digest: str) -> bool:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> ImageCache:
-    """Three images, brought at the seconds 100, 200 and 300; the second has a disk."""
+    """A cache of three images, used at 100, 200 and 300 seconds; the second has a disk."""
     store = ImageStore(tmp_path / "images")
     disks: RootDisks[ResolvedImage] = RootDisks(tmp_path / "disks", flatten)
     cache = ImageCache(store, disks, UnpackedLayers(tmp_path / "layers"))
@@ -56,7 +56,7 @@ def names(cache: ImageCache) -> list[str]:
 
 
 def on_disk(cache: ImageCache) -> int:
-    """Bytes of all blobs and disks, as the file system has them."""
+    """Count the bytes of all blobs and disks in the file system."""
     blobs = [*(cache.store.layout.path / "blobs" / "sha256").iterdir()]
     disks = [cache.disks.path(disk.digest) for disk in cache.disks.made()]
     return sum(path.stat().st_size for path in (*blobs, *disks))
@@ -86,14 +86,14 @@ def test_the_survey_counts_every_byte_once(cache: ImageCache) -> None:
     assert names(cache) == ["a", "b", "c"]
 
 
-def test_by_age(cache: ImageCache) -> None:
+def test_images_are_pruned_by_age(cache: ImageCache) -> None:
     assert prune(cache, older_than=200) == ["a"]
     assert prune(cache, older_than=201) == ["b"]
     assert cache.disks.made() == []
     assert names(cache) == ["c"]
 
 
-def test_by_size_the_least_recently_used_goes_first(cache: ImageCache) -> None:
+def test_pruning_by_size_removes_the_least_recently_used_first(cache: ImageCache) -> None:
     cache.store.note_use(cache.store.resolve("a"))
     whole = on_disk(cache)
     assert prune(cache, max_bytes=whole) == []
@@ -101,26 +101,26 @@ def test_by_size_the_least_recently_used_goes_first(cache: ImageCache) -> None:
     assert prune(cache, max_bytes=0) == ["c", "a"]
 
 
-def test_what_is_used_while_pruning_stays(cache: ImageCache) -> None:
+def test_images_used_while_pruning_are_kept(cache: ImageCache) -> None:
     early = dataclasses.replace(cache, now=lambda: 150.0)
     assert prune(early, max_bytes=0) == ["a"]
     assert names(cache) == ["b", "c"], "their last use is after the beginning"
 
 
-def test_a_use_of_the_disk_is_a_use_of_the_image(cache: ImageCache) -> None:
+def test_using_the_disk_counts_as_using_the_image(cache: ImageCache) -> None:
     assert cache.disks.find(digest(cache, "b"))
     assert prune(cache, older_than=1_000_000) == ["a", "c"]
     assert names(cache) == ["b"]
 
 
-def test_what_is_in_use_or_pinned_stays(cache: ImageCache) -> None:
+def test_images_in_use_or_pinned_are_kept(cache: ImageCache) -> None:
     running, named = digest(cache, "a"), digest(cache, "b")
     assert prune(cache, max_bytes=0, in_use={running}.__contains__, pinned=(named,)) == ["c"]
     assert names(cache) == ["a", "b"]
     assert len(cache.disks.made()) == 1
 
 
-def test_what_comes_into_use_after_the_plan_stays(cache: ImageCache) -> None:
+def test_an_image_that_comes_into_use_after_planning_is_kept(cache: ImageCache) -> None:
     asked: list[str] = []
 
     def in_use(each: str) -> bool:
@@ -131,7 +131,7 @@ def test_what_comes_into_use_after_the_plan_stays(cache: ImageCache) -> None:
     assert names(cache) == ["b"]
 
 
-def test_names_of_one_image_go_together(cache: ImageCache) -> None:
+def test_all_names_of_an_image_are_removed_together(cache: ImageCache) -> None:
     layout = cache.store.layout
     with layout.locked():
         entry = layout.names()["a"]
@@ -139,7 +139,7 @@ def test_names_of_one_image_go_together(cache: ImageCache) -> None:
     assert prune(cache, older_than=150) == ["a", "again"]
 
 
-def test_disks_without_an_image_and_leftovers_go(cache: ImageCache, tmp_path: Path) -> None:
+def test_unused_disks_and_leftovers_are_removed(cache: ImageCache, tmp_path: Path) -> None:
     cache.store.remove("b", nobody)
     old = tmp_path / "disks" / f"{'1' * 64}.v0.erofs"
     old.write_bytes(b"of another format")

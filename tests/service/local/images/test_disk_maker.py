@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks are made by a child: the same disk, the same errors, killed at any moment, bounded."""
+"""Disks made in a child process: same disk, same errors, limited memory, killed when cancelled."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def layers(tmp_path: Path) -> UnpackedLayers:
 
 
 def left_behind(cache: Path) -> list[str]:
-    """What is in the cache besides disks and lock files."""
+    """List what is in the cache besides disks and lock files."""
     return [p.name for p in cache.glob("*") if not p.name.endswith((".erofs", ".lock"))]
 
 
 def stalling(tmp_path: Path, before: str = "") -> tuple[str, ...]:
-    """A child that says that it lives, by its process id in a file, and never ends."""
+    """Return a child that writes its process id to a file and never ends."""
     program = f"""
 import os, pathlib, signal, sys
 {before}
@@ -62,7 +62,7 @@ signal.pause()
     return sys.executable, "-c", program
 
 
-async def test_the_disk_is_what_this_process_would_have_made(
+async def test_a_disk_made_in_a_child_equals_one_made_in_this_process(
     tmp_path: Path,
     image: ResolvedImage,
     disks: RootDisks[ResolvedImage],
@@ -82,7 +82,7 @@ async def test_the_disk_is_what_this_process_would_have_made(
 async def test_disks_of_many_images_take_turns(
     tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
-    """Each child may hold 2 GiB, and a client may name another image for each environment."""
+    """Each child may use 2 GiB, and a client may name another image for every environment."""
     places = anyio.CapacityLimiter(1)
     stuck = DiskMaker(disks, layers, argv=stalling(tmp_path), places=places)
     first = asyncio.create_task(stuck.make(image))
@@ -95,7 +95,7 @@ async def test_disks_of_many_images_take_turns(
     assert await second == disks.path(other.digest)
 
 
-async def test_a_corrupt_layer_is_said_with_its_remedy(
+async def test_a_corrupt_layer_is_reported_with_its_remedy(
     tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
     (tmp_path / "images" / "blobs" / "sha256" / image.layers[0].hex).write_bytes(b"no")
@@ -105,7 +105,7 @@ async def test_a_corrupt_layer_is_said_with_its_remedy(
     assert left_behind(disks.directory) == []
 
 
-async def test_an_error_of_the_host_keeps_its_number(
+async def test_an_error_of_the_host_keeps_its_type(
     image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
     layers.directory.symlink_to("/dev/full/none")
@@ -115,7 +115,7 @@ async def test_an_error_of_the_host_keeps_its_number(
 
 
 @needs_root
-async def test_a_full_disk_is_the_servers_and_later_the_disk_is_made(
+async def test_a_full_disk_raises_enospc_and_the_disk_is_made_later(
     tmp_path: Path, layers: UnpackedLayers
 ) -> None:
     write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="img")
@@ -149,7 +149,7 @@ async def test_cancelling_kills_the_child_and_removes_what_it_left(
     assert not left.exists()
 
 
-async def test_a_child_that_dies_is_an_error_with_a_next_step(
+async def test_a_killed_child_is_reported_with_a_next_step(
     image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
     argv = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
@@ -158,7 +158,7 @@ async def test_a_child_that_dies_is_an_error_with_a_next_step(
     assert "log" in caught.value.hint
 
 
-async def test_more_files_than_memory_end_the_child_and_not_the_server(
+async def test_too_many_files_for_the_memory_limit_end_only_the_child(
     tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
     many = [file(f"d{n % 50}/{n}") for n in range(30_000)]
@@ -172,7 +172,7 @@ async def test_more_files_than_memory_end_the_child_and_not_the_server(
 
 
 @pytest.mark.slow
-async def test_links_that_take_for_ever_are_refused_in_seconds(
+async def test_links_that_take_too_long_to_follow_are_refused(
     tmp_path: Path, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
     """Each name walks 40 links of 2,000 components: 80,000 steps for 512 bytes of archive."""

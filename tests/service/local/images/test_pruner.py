@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's own pruning: by the hour, within bounds, and never what somebody runs."""
+"""The server's pruning: hourly, within limits, and never of images in use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = 86_400.0
 
 @dataclass
 class Rig:
-    """A store with images used some days ago, each with its disk, and a pruner whose time stops."""
+    """A store whose images were used some days ago, each with its disk, and a pruner's clock."""
 
     images: ImageService
     here: World
@@ -45,7 +45,7 @@ class Rig:
         )
 
     async def sleep(self, seconds: float) -> None:
-        """Let three hours pass at once and then none any more."""
+        """Let two hours pass at once, then sleep forever."""
         self.slept.append(seconds)
         if len(self.slept) == 3:
             self.awake.set()
@@ -78,12 +78,12 @@ def rig(tmp_path: Path, here: World) -> Rig:
 
 
 async def running(this: Rig, digest: str) -> None:
-    """Make an environment that was booted from that image."""
+    """Create an environment that was booted from that image."""
     environment = await this.here.created()
     environment.booted_from["image"] = digest
 
 
-async def test_old_disks_go_and_images_stay(tmp_path: Path) -> None:
+async def test_old_disks_are_removed_and_images_are_kept(tmp_path: Path) -> None:
     async with world() as here:
         this = rig(tmp_path, here)
         old, new = await this.bring("old", 8), await this.bring("new", 6)
@@ -93,7 +93,7 @@ async def test_old_disks_go_and_images_stay(tmp_path: Path) -> None:
         assert await this.pruner().prune() == []
 
 
-async def test_over_the_bound_the_least_recently_used_image_goes(tmp_path: Path) -> None:
+async def test_over_the_limit_the_least_recently_used_image_is_removed(tmp_path: Path) -> None:
     async with world() as here:
         this = rig(tmp_path, here)
         oldest = await this.bring("oldest", 3)
@@ -104,7 +104,7 @@ async def test_over_the_bound_the_least_recently_used_image_goes(tmp_path: Path)
         assert oldest not in this.disks()
 
 
-async def test_what_the_runtimes_name_and_what_runs_stays_whatever_the_bounds(
+async def test_images_of_runtimes_and_running_environments_are_always_kept(
     tmp_path: Path,
 ) -> None:
     async with world() as here:
@@ -117,7 +117,7 @@ async def test_what_the_runtimes_name_and_what_runs_stays_whatever_the_bounds(
         assert this.disks() == {used, runtime}
 
 
-async def test_unpacked_layers_fill_what_the_bound_leaves(tmp_path: Path) -> None:
+async def test_unpacked_layers_are_kept_as_far_as_the_limit_leaves_room(tmp_path: Path) -> None:
     async with world() as here:
         this = rig(tmp_path, here)
         layer = tmp_path / "layers" / ("0" * 64 + ".v2")
@@ -132,7 +132,7 @@ async def test_unpacked_layers_fill_what_the_bound_leaves(tmp_path: Path) -> Non
         assert not layer.exists()
 
 
-async def test_it_prunes_at_once_and_every_hour_and_goes_on_after_a_failure(
+async def test_it_prunes_at_once_and_hourly_and_continues_after_a_failure(
     tmp_path: Path, logged: list[MutableMapping[str, object]]
 ) -> None:
     async with world() as here:
@@ -152,7 +152,7 @@ async def test_it_prunes_at_once_and_every_hour_and_goes_on_after_a_failure(
         assert old not in this.disks(), "what could be done was done"
 
 
-async def test_what_went_is_logged_and_nothing_is_when_nothing_did(
+async def test_only_a_prune_that_removed_something_is_logged(
     tmp_path: Path, logged: list[MutableMapping[str, object]]
 ) -> None:
     async with world() as here:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who pulls when more want to than there are places."""
+"""The order of pulls when more are wanted than there are places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Pull:
-    """One that goes on until it is to end, for owners that come and go."""
+    """A pull that runs until it is finished, on behalf of owners that change."""
 
     def __init__(self, places: PullPlaces, name: str, owners: str) -> None:
         self.name = name
@@ -43,14 +43,14 @@ class Pull:
         await anyio.wait_all_tasks_blocked()
 
     async def wanted_by(self, owners: str) -> None:
-        """Others wait for it now."""
+        """Let these owners wait for it from now on."""
         self._owners = [*owners]
         self._places.look()
         await anyio.wait_all_tasks_blocked()
 
 
 class Bench:
-    """Pulls by name: a letter for their owner and a number."""
+    """Pulls by name: a letter for the owner and a number."""
 
     def __init__(self, most: int, *, several: bool = True) -> None:
         self.places = PullPlaces(most, lambda: several)
@@ -76,7 +76,7 @@ async def bench(most: int, *, several: bool = True) -> AsyncGenerator[Bench]:
     for pull in made.pulls.values():
         pull.task.cancel()
     await asyncio.gather(*(each.task for each in made.pulls.values()), return_exceptions=True)
-    with anyio.fail_after(1):  # all places are back
+    with anyio.fail_after(1):  # all places are free again
         async with contextlib.AsyncExitStack() as stack:
             for number in range(most):
                 owner = str(number)
@@ -84,7 +84,7 @@ async def bench(most: int, *, several: bool = True) -> AsyncGenerator[Bench]:
                 await stack.enter_async_context(place)
 
 
-async def test_one_owner_alone_has_all_places_and_the_others_follow_in_order() -> None:
+async def test_a_sole_owner_has_all_places_and_later_pulls_follow_in_order() -> None:
     async with bench(2, several=False) as on:
         await on.ask("a1", "a2", "a3", "a4")
         assert on.under_way == {"a1", "a2"}
@@ -96,7 +96,7 @@ async def test_one_owner_alone_has_all_places_and_the_others_follow_in_order() -
         assert on["a1"].told == []
 
 
-async def test_one_of_several_has_half_and_takes_no_turn_from_another() -> None:
+async def test_one_of_several_owners_has_half_and_does_not_delay_the_others() -> None:
     async with bench(4) as on:
         await on.ask(*(f"a{number}" for number in range(10)))
         assert on.under_way == {"a0", "a1"}
@@ -112,7 +112,7 @@ async def test_one_of_several_has_half_and_takes_no_turn_from_another() -> None:
         assert on.under_way == {"a1", "b2", "c1", "a2"}
 
 
-async def test_what_several_wait_for_is_one_and_begins_on_the_account_of_who_has_room() -> None:
+async def test_a_shared_pull_is_charged_to_an_owner_who_has_room() -> None:
     async with bench(4) as on:
         await on.ask("a1", "a2", "a3", "a4")
         await on["a4"].wanted_by("ab")
@@ -126,7 +126,7 @@ async def test_what_several_wait_for_is_one_and_begins_on_the_account_of_who_has
         assert on.under_way == {"a4", "b1", "a3", "b2"}, "b has gone, and it is on a's account"
 
 
-async def test_who_gives_up_while_waiting_is_out_of_the_way() -> None:
+async def test_a_cancelled_pull_gives_up_its_place_in_the_queue() -> None:
     async with bench(1) as on:
         await on.ask("a1", "b1", "c1")
         on["b1"].task.cancel()
@@ -137,7 +137,7 @@ async def test_who_gives_up_while_waiting_is_out_of_the_way() -> None:
         assert on.under_way == {"c1"}
 
 
-async def test_one_for_nobody_goes_on_until_its_place_is_wanted() -> None:
+async def test_an_unowned_pull_runs_until_its_place_is_wanted() -> None:
     async with bench(2) as on:
         await on.ask("a1", "b1")
         await on["a1"].wanted_by("")
@@ -152,7 +152,7 @@ async def test_one_for_nobody_goes_on_until_its_place_is_wanted() -> None:
         assert on.under_way == {"b1", "d1"}, "not for an owner who has his half"
 
 
-async def test_one_for_nobody_that_waits_takes_no_place() -> None:
+async def test_an_unowned_waiting_pull_takes_no_place() -> None:
     async with bench(1) as on:
         await on.ask("a1", "b1", "c1")
         await on["b1"].wanted_by("")

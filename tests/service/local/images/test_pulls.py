@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a registry is asked, against a real one, with a clock of the test's."""
+"""When a registry is contacted, tested against a real one with the test's clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
 
 
 def push(registry: Registry, tmp_path: Path, name: str, content: bytes) -> str:
-    """Make an image of two layers, the lower always the same; its digest."""
+    """Push an image of two layers, the lower always the same, and return its digest."""
     path = tmp_path / f"made-{content.decode()}"
     digest = write_layout(path, [BASE, [file("etc/own", content)]], name="v1")
     target = f"docker://{registry.name}/{name}"
@@ -77,7 +77,7 @@ def world(registry: Registry, tmp_path: Path) -> World:
     return World(registry, tmp_path)
 
 
-async def test_an_image_that_is_missing_is_pulled_and_gets_a_disk(world: World) -> None:
+async def test_a_missing_image_is_pulled_and_gets_a_disk(world: World) -> None:
     digest = push(world.registry, world.tmp, "a:v1", b"one")
     image = await world.service().boot_image(f"{world.registry.name}/a:v1", no_progress)
     assert image.digest == digest
@@ -85,7 +85,7 @@ async def test_an_image_that_is_missing_is_pulled_and_gets_a_disk(world: World) 
     assert world.service().store.resolve(f"{world.registry.name}/a:v1").digest == digest
 
 
-async def test_an_image_that_is_here_is_not_asked_for_again(world: World) -> None:
+async def test_an_image_that_is_present_is_not_pulled_again(world: World) -> None:
     name = f"{world.registry.name}/b:v1"
     push(world.registry, world.tmp, "b:v1", b"one")
     first = await world.service().boot_image(name, no_progress)
@@ -95,7 +95,7 @@ async def test_an_image_that_is_here_is_not_asked_for_again(world: World) -> Non
     assert second.digest != first.digest
 
 
-async def test_a_tag_is_asked_for_again_when_it_is_old(world: World) -> None:
+async def test_an_old_tag_is_checked_again(world: World) -> None:
     name = f"{world.registry.name}/c:v1"
     service = world.service(timedelta(hours=1))
     push(world.registry, world.tmp, "c:v1", b"one")
@@ -107,7 +107,7 @@ async def test_a_tag_is_asked_for_again_when_it_is_old(world: World) -> None:
     assert (await service.boot_image(name, no_progress)).digest == changed
 
 
-async def test_an_old_image_serves_on_while_its_registry_does_not(
+async def test_an_old_image_is_used_while_its_registry_is_down(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with run_registry(tmp_path_factory.mktemp("gone")) as registry:
@@ -122,7 +122,7 @@ async def test_an_old_image_serves_on_while_its_registry_does_not(
         await world.service(PullRule.ALWAYS).boot_image(name, no_progress)
 
 
-async def test_never_means_that_nobody_is_asked(world: World) -> None:
+async def test_with_the_rule_never_no_registry_is_contacted(world: World) -> None:
     push(world.registry, world.tmp, "e:v1", b"one")
     service = world.service(PullRule.NEVER)
     with pytest.raises(ImageMissing):
@@ -130,7 +130,7 @@ async def test_never_means_that_nobody_is_asked(world: World) -> None:
     assert not service.pulls.may_bring(f"{world.registry.name}/e:v1")
 
 
-async def test_a_short_name_is_asked_for_at_the_default_registry_only(world: World) -> None:
+async def test_a_short_name_is_pulled_from_the_default_registry_only(world: World) -> None:
     push(world.registry, world.tmp, "team/f:v1", b"one")
     with pytest.raises(ImageMissing):
         await world.service().boot_image("f:v1", no_progress)
@@ -139,7 +139,7 @@ async def test_a_short_name_is_asked_for_at_the_default_registry_only(world: Wor
     assert image.reference == f"{world.registry.name}/team/f:v1"
 
 
-async def test_many_creates_pull_once(world: World) -> None:
+async def test_concurrent_creates_pull_once(world: World) -> None:
     push(world.registry, world.tmp, "g:v1", b"one")
     async with FaultProxy(world.registry.port) as proxy:
         service = World(world.registry, world.tmp, name=proxy.name).service()
@@ -149,7 +149,7 @@ async def test_many_creates_pull_once(world: World) -> None:
         assert len(proxy.seen("GET .*/blobs/")) == 3  # two layers and the configuration
 
 
-async def test_layers_that_images_share_are_unpacked_once(world: World) -> None:
+async def test_layers_shared_by_images_are_unpacked_once(world: World) -> None:
     service = world.service()
     for name, content in (("h", b"one"), ("i", b"two")):
         push(world.registry, world.tmp, f"{name}:v1", content)
@@ -157,7 +157,7 @@ async def test_layers_that_images_share_are_unpacked_once(world: World) -> None:
     assert len([*(world.tmp / "layers").glob("*.v2")]) == 3
 
 
-async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: World) -> None:
+async def test_a_damaged_blob_is_reported_and_fetched_again_by_the_next_pull(world: World) -> None:
     service = world.service()
     names = [f"{world.registry.name}/{each}:v1" for each in ("j", "k")]
     for name, content in zip(names, (b"one", b"two"), strict=True):
@@ -165,7 +165,7 @@ async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: W
         await service.pulls.pull(parse_reference(name), lambda _: None)
     shutil.rmtree(world.tmp / "layers")
     shared = service.store.layout.blob_path(service.store.resolve(names[0]).layers[0])
-    shared.write_bytes(shared.read_bytes()[:-8] + bytes(8))  # of the right size
+    shared.write_bytes(shared.read_bytes()[:-8] + bytes(8))  # the size is right
     with pytest.raises(ImageCorrupt, match=r"damaged|does not have that digest") as caught:
         await service.boot_image(names[0], no_progress)
     assert names[0] in caught.value.message
@@ -184,11 +184,11 @@ async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: W
         (Transfer(20, 10, 1, 2, "x"), 1.0, "x: 0 of 0 MB, 1 of 2 layers"),
     ],
 )
-def test_how_far_it_is_in_words(transfer: Transfer, share: float, text: str) -> None:
+def test_progress_is_described_in_words(transfer: Transfer, share: float, text: str) -> None:
     assert describe(transfer) == (share, text)
 
 
-async def test_a_pull_that_is_given_up_goes_on_and_is_taken_from_nobody(world: World) -> None:
+async def test_an_abandoned_pull_continues_and_other_callers_keep_it(world: World) -> None:
     push(world.registry, world.tmp, "k:v1", b"one")
     async with FaultProxy(world.registry.port) as proxy:
         hold = asyncio.Event()
@@ -222,7 +222,7 @@ async def test_a_pull_that_is_given_up_goes_on_and_is_taken_from_nobody(world: W
         assert len(proxy.seen("GET .*/blobs/")) == asked + 2  # the lower layer was here already
 
 
-async def test_who_finds_no_place_is_told_and_has_that_of_a_pull_that_was_given_up(
+async def test_a_waiting_pull_is_reported_and_gets_the_place_of_an_abandoned_one(
     world: World,
 ) -> None:
     for name, content in (("m", b"one"), ("n", b"two")):
@@ -252,7 +252,7 @@ async def test_who_finds_no_place_is_told_and_has_that_of_a_pull_that_was_given_
         assert (await service.boot_image(first, no_progress, "a")).disk.exists()
 
 
-async def test_clients_reach_no_private_registry_that_only_a_star_allows(world: World) -> None:
+async def test_clients_reach_no_private_registry_that_only_a_wildcard_allows(world: World) -> None:
     name = f"{world.registry.name}/star:v1"
     push(world.registry, world.tmp, "star:v1", b"one")
     service = world.service()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers are unpacked while they come, and nothing of them counts before they are whole."""
+"""Layers are unpacked while they are transferred, and are not used before they are verified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layers(tmp_path: Path) -> UnpackedLayers:
 
 
 def bytes_made(tmp_path: Path) -> int:
-    """What is unpacked of layers that are not whole."""
+    """Count the unpacked bytes of incomplete layers."""
     return sum(path.stat().st_size for path in tmp_path.glob("layers/.tmp-*/layer/data"))
 
 
@@ -43,7 +43,7 @@ def is_clean(tmp_path: Path) -> bool:
     return not names and not [name for name in threads if name.startswith("waggle-")]
 
 
-async def test_a_layer_is_unpacked_while_it_comes(layers: UnpackedLayers, tmp_path: Path) -> None:
+async def test_a_layer_is_unpacked_while_it_arrives(layers: UnpackedLayers, tmp_path: Path) -> None:
     incoming = Incoming(tmp_path / "blob")
     async with Unpacking(layers) as unpacking:
         unpacking.start(LAYER, DIGEST, incoming)
@@ -51,7 +51,7 @@ async def test_a_layer_is_unpacked_while_it_comes(layers: UnpackedLayers, tmp_pa
         await until(lambda: bytes_made(tmp_path) > 1_000_000)
         incoming.write([TAR[HALF:]])
         await until(lambda: bytes_made(tmp_path) > 5_000_000)
-        assert layers.find(DIGEST) is None  # nobody said yet that the digest is right
+        assert layers.find(DIGEST) is None  # the digest is not verified yet
         assert incoming.verify(DIGEST)
         incoming.close()
     found = layers.find(DIGEST)
@@ -59,7 +59,7 @@ async def test_a_layer_is_unpacked_while_it_comes(layers: UnpackedLayers, tmp_pa
     assert found.data.stat().st_size >= 6_000_000
 
 
-async def test_what_is_given_up_ends_soon_and_leaves_nothing(
+async def test_an_abandoned_unpacking_ends_soon_and_leaves_nothing(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     with contextlib.suppress(KeyError):
@@ -72,7 +72,7 @@ async def test_what_is_given_up_ends_soon_and_leaves_nothing(
     await until(lambda: is_clean(tmp_path))
 
 
-async def test_a_layer_that_takes_much_memory_is_left_to_the_process_that_makes_the_disk(
+async def test_a_layer_that_needs_much_memory_is_left_to_the_disk_maker(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     large = zstandard.ZstdCompressor(
@@ -89,7 +89,7 @@ async def test_a_layer_that_takes_much_memory_is_left_to_the_process_that_makes_
     await until(lambda: is_clean(tmp_path))
 
 
-async def test_a_transfer_that_begins_again_leaves_the_layer_to_later(
+async def test_a_restarted_transfer_leaves_the_layer_to_be_unpacked_later(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     async with Unpacking(layers) as unpacking:
@@ -103,7 +103,7 @@ async def test_a_transfer_that_begins_again_leaves_the_layer_to_later(
     await until(lambda: is_clean(tmp_path))
 
 
-async def test_a_layer_that_is_not_its_diff_id_never_counts(
+async def test_a_layer_that_does_not_match_its_diff_id_is_not_kept(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     other = f"sha256:{hashlib.sha256(b'other').hexdigest()}"
@@ -116,7 +116,7 @@ async def test_a_layer_that_is_not_its_diff_id_never_counts(
     await until(lambda: is_clean(tmp_path))
 
 
-async def test_many_that_wait_for_bytes_leave_the_threads_of_the_loop_alone(
+async def test_waiting_unpackings_do_not_use_up_the_threads_of_the_loop(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
