@@ -47,11 +47,11 @@ def pytest_job(name: str, arguments: str, seconds: float) -> Job:
 
 JOBS = (
     pytest_job("in-turn", "tests/contract -k 'krun and twenty'", 700),
-    pytest_job("contract", "tests/contract -k 'krun and not four_boot and not twenty'", 700),
+    pytest_job("contract", "tests/contract -k 'krun and not four_machines and not twenty'", 700),
     pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 600),
     pytest_job("network", "tests/vm/test_network.py", 400),
-    pytest_job("four-at-once", "tests/contract -k 'krun and four_boot'", 400),
-    pytest_job("cgroups", "tests/infra/cgroups", 400),
+    pytest_job("four-at-once", "tests/contract -k 'krun and four_machines'", 400),
+    pytest_job("cgroups", "tests/infra/shared -k cgroup", 400),
 )
 
 

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab.jobs import JOBS, Job, pytest_job, shares
@@ -37,3 +42,15 @@ def test_a_pytest_job_writes_its_report_to_the_report_directory() -> None:
     job = pytest_job("some", "tests/x", 5)
     assert "--junit-xml=/lab/report/some.xml" in job.command
     assert job.report == "some.xml"
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_job_names_tests_that_exist(job: Job) -> None:
+    words = shlex.split(job.command)
+    place = Path(__file__).parents[2] / next(word for word in words if word.startswith("tests/"))
+    files = [place] if place.is_file() else sorted(place.rglob("test_*.py"))
+    text = "\n".join(f"{file}\n{file.read_text('utf-8')}" for file in files)
+    chosen = words[words.index("-k") + 1] if "-k" in words else ""
+    names = set(re.findall(r"\w+", chosen)) - {"and", "not", "or"}
+    assert files
+    assert [name for name in names if name not in text] == []
