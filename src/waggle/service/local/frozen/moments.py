@@ -11,8 +11,9 @@ scratch disk is cloned while the machine is paused. The identity disk is an empt
 size, so no key reaches a copy by disk. After `taken` the machine continues, even after a failure.
 Keeping: memory and devices are written, and the manifest with digests of all files last. `keep`
 links the files into a private directory and renames that to its target; `hibernate` links the
-scratch disk instead of cloning it, renames, and only then stops the machine: before the rename a
-failure lets the machine continue. Facts in the manifest name kernel, kit, root disk and the VMM.
+scratch disk instead of cloning it, renames, and only then stops the machine. If the machine cannot
+be stopped, the directory is removed, because the machine could still write to that disk. Facts in
+the manifest name kernel, kit, root disk and the VMM.
 Verifying: `recalled` and `check` read all files and compare digests, unless inode, size and time
 are those that this process sealed or verified before. They refuse a state that is locked to
 another QEMU or processor, or whose kernel, kit or root disk is gone.
@@ -49,7 +50,7 @@ from waggle.domain.machine import (
     MachineSpec,
 )
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.shared.files import clone
+from waggle.infra.shared.files import clone, remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import GuestParts, MadeOf, StartedMachine
@@ -150,7 +151,7 @@ class Moments:
     async def hibernate(self, started: StartedMachine) -> None:
         """Stop a machine and keep it frozen among its files. If that fails, it continues.
 
-        Raises BootFailed, GuestLost, DiskFull or SnapshotFailed. Not to be cancelled.
+        Raises BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
         """
         with self._writing():
             await self._hibernate(started)
@@ -174,9 +175,14 @@ class Moments:
             raise
         finally:
             await asyncio.to_thread(stack.close)
-        await machine.stop()
+        try:
+            await machine.stop()
+        except BaseException:  # it may run on, and its disk is a part of the state
+            await asyncio.to_thread(remove_directory, frozen_in(blueprint.files))
+            raise
         for disk in (blueprint.disks.scratch, blueprint.disks.identity):
-            disk.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next start of the machine removes it
+                disk.unlink()
 
     def _seal(self, directory: Path, facts: Mapping[str, object]) -> None:
         frozen_files.seal(directory, facts)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pause to disk that fails at its end; `tests/vm/test_moments.py` has real machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from waggle.domain.environment import Resources
+from waggle.domain.errors import TimedOut
+from waggle.domain.image import BootImage
+from waggle.domain.machine import RAM, STATE
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.store import frozen_files
+from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, StartedMachine
+from waggle.service.local.frozen.moments import Moments, frozen_in
+
+pytestmark = pytest.mark.anyio
+
+
+class Frozen:
+    """A state of two small files."""
+
+    def save(self, directory: Path) -> None:
+        for name in (RAM, STATE):
+            (directory / name).write_bytes(b"x")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Machine:
+    """A machine that records what it is told. With `stubborn` it cannot be stopped."""
+
+    stubborn: bool = False
+    told: list[str] = field(default_factory=list[str])
+    is_alive: bool = True
+
+    async def unpause(self) -> None:
+        self.told.append("unpause")
+
+    async def stop(self) -> None:
+        self.told.append("stop")
+        if self.stubborn:
+            raise TimedOut("It does not die.")
+        self.is_alive = False
+
+
+class Vmm:
+    """A hypervisor that freezes any machine."""
+
+    async def freeze(self, machine: Machine, spec: object) -> Frozen:
+        machine.told.append("freeze")
+        return Frozen()
+
+    def fingerprint(self, frozen: Frozen) -> Mapping[str, str]:
+        return {"vmm": "one"}
+
+
+def started(tmp_path: Path, machine: Machine) -> StartedMachine:
+    files = tmp_path / "environment"
+    files.mkdir()
+    image = BootImage("image", "sha256:1", Path("/image"), {})
+    made_of = MadeOf(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), Resources(1, 128, 64))
+    blueprint = Blueprint("id", made_of, {}, files)
+    for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+        disk.write_bytes(b"disk")
+    spec = cast("Any", blueprint)  # only its disks are used
+    return StartedMachine(blueprint, cast("Any", machine), cast("Any", None), spec)
+
+
+def moments(tmp_path: Path) -> Moments:
+    return Moments(cast("Any", Vmm()), tmp_path / "moments", tmp_path, cast("GuestParts", None))
+
+
+async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
+    machine = Machine()
+    hers = started(tmp_path, machine)
+    await moments(tmp_path).hibernate(hers)
+    assert machine.told == ["freeze", "stop"]
+    assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
+    assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
+
+
+async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path: Path) -> None:
+    """It could run on and write to the disk that is a part of that state."""
+    machine = Machine(stubborn=True)
+    hers = started(tmp_path, machine)
+    with pytest.raises(TimedOut):
+        await moments(tmp_path).hibernate(hers)
+    disks = hers.blueprint.disks
+    assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
+    assert disks.scratch.stat().st_nlink == 1
