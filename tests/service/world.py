@@ -153,6 +153,8 @@ class Guest(FakeGuest):
     async def hibernate(self) -> None:
         with anyio.CancelScope(shield=True):
             await self.gates.enter("hibernate", self.environment.id)
+        if self.pause_error is not None:
+            raise self.pause_error
         await FakeGuest.hibernate(self)
         self.freed += 1
         self.asleep.add(self.environment.id)

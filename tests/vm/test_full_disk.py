@@ -134,6 +134,7 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
     disk.fill(leave=20 * MIB)
     with pytest.raises(DiskFull, match="no room"):
         await guest.hibernate()
+    await guest.unpause()
     assert not frozen_in(lab.environments / asked.id).exists()
     assert not list((lab.environments / asked.id).glob(".tmp-*"))
     assert lines(await guest.run(sh("echo works"))) == ["works"]

@@ -278,6 +278,7 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     with pytest.raises(BootFailed, match="not here any more") as refused:
         await guest.hibernate()
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
+    await guest.unpause()
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
     another_qemu.with_name("away").rename(kept)
@@ -315,6 +316,7 @@ async def test_a_pause_to_a_full_disk_leaves_the_machine_running(freezing: Lab) 
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
         with pytest.raises(DiskFull, match="no room in"):
             await guest.hibernate()
+        await guest.unpause()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
         assert not frozen_in(disk / asked.id).exists()
         assert not list((disk / asked.id).glob(".tmp-*"))

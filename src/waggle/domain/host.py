@@ -224,8 +224,8 @@ class Guest(Protocol):
     async def hibernate(self) -> None:
         """Pause it to disk for `EnvironmentHost.wake`, and end its machine.
 
-        When that fails, it continues. Finishes when cancelled. Raises Unsupported, BootFailed,
-        GuestLost, DiskFull or SnapshotFailed.
+        When that fails, it may stay paused until `unpause`. Finishes when cancelled. Raises
+        Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
         """
         ...
 

@@ -52,6 +52,12 @@ async def test_pausing_to_disk_frees_the_slot_and_resuming_needs_one() -> None:
         await use(here, first)
 
 
+async def test_a_pause_to_disk_stops_the_machine_once() -> None:
+    async with world() as here:
+        await paused(here, await here.created())
+        assert here.host.only.obeyed == ["hibernate"]
+
+
 async def test_pausing_in_memory_keeps_the_slot() -> None:
     async with world(capacity=1) as here:
         await paused(here, await here.created(), to_disk=False)
@@ -93,7 +99,7 @@ async def test_a_failed_pause_leaves_the_environment_running(error: Exception) -
         here.gates.errors["hibernate"] = error
         with pytest.raises(type(error)):
             await paused(here, environment)
-        assert here.host.only.obeyed[-1] == "unpause"
+        assert here.host.only.obeyed == ["unpause"]
         here.gates.errors.clear()
         await use(here, environment)
 

@@ -177,16 +177,17 @@ class LiveEnvironment(Life):
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
-                if self.environment.state is State.RUNNING:
+                if is_running := self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
                     self._doors = self.exposed
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
-                    await self._or_go_on(self._the_guest().pause)
                 self.environment.require(State.PAUSED)
                 if asleep_for is not None and not self.environment.is_asleep:
                     await self._or_go_on(self._the_guest().hibernate)
                     self._guest = None
                     self.environment = self.environment.asleep(self._clock() + asleep_for)
+                elif is_running:
+                    await self._or_go_on(self._the_guest().pause)
                 if notice is not None:
                     self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)

@@ -93,6 +93,7 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     hers = started(tmp_path, machine)
     with pytest.raises(TimedOut):
         await moments(tmp_path).hibernate(hers)
+    assert machine.told == ["freeze", "stop"], "its owner has it continue"
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
     assert disks.scratch.stat().st_nlink == 1

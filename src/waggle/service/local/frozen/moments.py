@@ -8,7 +8,8 @@ owners and names.
 
 Freezing: the hypervisor pauses the machine and copies memory and devices to files in memory; the
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
-size, so no key reaches a copy by disk. After `taken` the machine continues, even after a failure.
+size, so no key reaches a copy by disk. After `taken` the machine continues, even after a failure;
+after a `hibernate` that failed, `LiveEnvironment` has it continue.
 Keeping: memory and devices are written, and the manifest with digests of all files last. `keep`
 links the files into a private directory and renames that to its target; `hibernate` links the
 scratch disk instead of cloning it, renames, and only then stops the machine. If the machine cannot
@@ -149,9 +150,10 @@ class Moments:
         return frozen
 
     async def hibernate(self, started: StartedMachine) -> None:
-        """Stop a machine and keep it frozen among its files. If that fails, it continues.
+        """Stop a machine and keep it frozen among its files.
 
-        Raises BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
+        If that fails, it may stay paused: the caller continues it. Raises BootFailed, GuestLost,
+        DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
         """
         with self._writing():
             await self._hibernate(started)
@@ -169,10 +171,6 @@ class Moments:
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
-        except BaseException:
-            if machine.is_alive:
-                await machine.unpause()
-            raise
         finally:
             await asyncio.to_thread(stack.close)
         try:
