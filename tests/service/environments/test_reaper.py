@@ -6,10 +6,12 @@ from datetime import timedelta
 
 import anyio
 import pytest
+from tests.service.sleeping import SLEEPY
 from tests.service.world import IDLE, OWNER, START, Broken, World, settle, world
 
 from waggle.domain.environment import State
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.pausing import RESTS
 from waggle.service.environments.reaper import Reaper, expired
 from waggle.service.environments.service import CreateRequest
 
@@ -151,6 +153,48 @@ async def test_an_environment_that_cannot_be_removed_does_not_stop_the_others() 
         here.clock.advance(minutes=1)
         assert await reaper(here).sweep() == [other.id]
         here.host.guests[stuck.id].destroy_error = None
+
+
+async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> None:
+    async with world(pausing=SLEEPY, capacity=4) as here:
+        hanging, other = await here.created(SHORT), await here.created(SHORT)
+        here.clock.advance(minutes=1)
+        here.gates.closed = {"hibernate"}
+        ticks = Ticks()
+        loop = here.start(reaper(here, ticks).run())
+        await settle()
+        ticks.tick()
+        await settle()
+        assert [each.environment for each in here.gates.parked] == [hanging.id, other.id]
+        here.gates.parked[1].go.set()
+        await settle()
+        assert here.get(other.id).is_asleep
+        third = await here.created(SHORT)
+        here.clock.advance(minutes=1)
+        ticks.tick()
+        await settle()
+        assert [each.environment for each in here.gates.parked] == [hanging.id]
+        assert here.get(third.id).notice is not None, "the next sweep has looked at it"
+        here.gates.open_all()
+        await settle()
+        assert here.get(hanging.id).is_asleep
+        loop.cancel()
+        await loop.wait()
+
+
+async def test_few_environments_are_paused_to_disk_at_once() -> None:
+    async with world(pausing=replace(SLEEPY, max_asleep=9), capacity=RESTS + 2) as here:
+        idle = [await here.created(SHORT) for _ in range(RESTS + 2)]
+        here.clock.advance(minutes=1)
+        here.gates.closed = {"hibernate"}
+        sweeping = here.start(reaper(here).sweep())
+        await settle()
+        assert len(here.gates.parked) == RESTS
+        async with here.service.using(idle[-1].id, owner=OWNER):
+            pass  # it waits for its turn, and is not idle any more
+        here.gates.open_all()
+        assert {*await sweeping.result()} == {each.id for each in idle[:-1]}
+        assert here.get(idle[-1].id).state is State.RUNNING
 
 
 async def test_a_clock_that_steps_back_removes_nothing_early() -> None:

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Generator
 from datetime import timedelta
 
+import anyio
 import structlog
 
 from waggle.domain.access import Quota
@@ -27,6 +28,8 @@ from waggle.service.environments.registry import DiskShares, Registry
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
 """After a state could not be written: every try stops the machine and writes for a while."""
+RESTS = 3
+"""How many idle ones are paused to disk at once: each may write gigabytes."""
 
 
 class Pauses:
@@ -47,6 +50,7 @@ class Pauses:
         self._disk = disk
         self._falling: list[LiveEnvironment] = []
         """Those that are being paused to disk: they count towards the quota already."""
+        self._resting = anyio.CapacityLimiter(RESTS)
         self._quota = Quota(
             "environments paused to disk",
             pausing.max_asleep,
@@ -113,9 +117,16 @@ class Pauses:
     async def rest(self, live: LiveEnvironment) -> bool:
         """Pause an idle one to disk, or else in memory; return whether it is on the disk now.
 
-        Does not raise. A later call tries again, after TRY_AGAIN if the state was not written.
+        Does not raise. A later call tries again, after TRY_AGAIN if the state was not written. At
+        most RESTS at once; the others wait.
         """
+        async with self._resting:
+            return await self._rest(live)
+
+    async def _rest(self, live: LiveEnvironment) -> bool:
         now = self._clock()
+        if not (live.environment.is_expired(now) and self.may_rest(live.environment)):
+            return False  # it was used or destroyed while it waited
         if live.sleep_again_at is not None and now < live.sleep_again_at:
             return False
         try:

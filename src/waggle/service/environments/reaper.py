@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from functools import partial
 
+import anyio
 import structlog
 
 from waggle.domain.environment import Environment
@@ -39,25 +41,41 @@ class Reaper:
         self._clock = clock
         self._sleep = sleep
         self._expire = expire
+        self._under_way: set[str] = set()
 
     async def run(self) -> None:
-        """Sweep until cancelled. One environment that cannot be removed never stops the others."""
-        while True:
-            await self._sleep(self._interval)
-            await self.sweep()
+        """Sweep until cancelled. No environment stops the others, nor the sweeps that follow."""
+        async with anyio.create_task_group() as sweeps:
+            while True:
+                await self._sleep(self._interval)
+                sweeps.start_soon(self.sweep)
 
     async def sweep(self) -> list[str]:
-        """Retire what has expired; return the ids of what was destroyed or paused to disk."""
+        """Retire what has expired, all at once; return the ids of what is destroyed or on the disk.
+
+        What an earlier sweep is still doing is left to that one.
+        """
         removed: list[str] = []
-        for environment_id in expired(self._environments.all(), self._clock()):
-            try:
-                if await self._environments.retire(environment_id):
-                    removed.append(environment_id)
-            except Exception:
-                log.exception("reap_failed", environment=environment_id)
-        if self._expire is not None:
-            try:
-                await self._expire()
-            except Exception:
-                log.exception("expire_failed")
+
+        async def retire(environment_id: str) -> None:
+            if await self._environments.retire(environment_id):
+                removed.append(environment_id)
+
+        async with anyio.create_task_group() as group:
+            for environment_id in expired(self._environments.all(), self._clock()):
+                group.start_soon(self._once, environment_id, partial(retire, environment_id))
+            if self._expire is not None:
+                group.start_soon(self._once, "snapshots", self._expire)
         return removed
+
+    async def _once(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do the work, unless it is under way already; log its failure."""
+        if what in self._under_way:
+            return
+        self._under_way.add(what)
+        try:
+            await work()
+        except Exception:
+            log.exception("reap_failed", of=what)
+        finally:
+            self._under_way.discard(what)
