@@ -10,7 +10,7 @@ from tests.service.world import OWNER, World
 
 from waggle.domain.environment import Environment, State
 from waggle.service.environments.creating import Pausing
-from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.pausing import Reaper
 
 KEEP = timedelta(hours=24)
 SLEEPY = Pausing(when_idle=True, keep=KEEP, max_asleep=2)

@@ -15,8 +15,8 @@ from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunnin
 from waggle.domain.network import ExposedPort
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.job import JobKind
+from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.provision import PortService
-from waggle.service.environments.reaper import Reaper
 from waggle.service.programs.job import What
 
 pytestmark = pytest.mark.anyio

@@ -29,7 +29,7 @@ from waggle.domain.errors import (
     QuotaExceeded,
 )
 from waggle.service.environments.creating import Pausing
-from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.pausing import Reaper
 
 pytestmark = pytest.mark.slow
 

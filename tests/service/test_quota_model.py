@@ -23,7 +23,7 @@ from tests.service.world import IDLE, PYTHON, Job, World, build, settle
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import QuotaExceeded
 from waggle.service.environments.creating import Pausing
-from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.pausing import Reaper
 
 T = TypeVar("T")
 OWNERS: tuple[str, ...] = ("ann", "bob", "eve")

@@ -55,8 +55,8 @@ from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
+from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.provision import PortService
-from waggle.service.environments.reaper import Reaper
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files.files import FilesystemService

@@ -21,7 +21,7 @@ from waggle.domain.programs.execution import HOME, Command
 from waggle.domain.programs.job import JobKind
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import CopyRequest, Pausing
-from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.registry import DiskShares, Registry
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files.trees import TreeService

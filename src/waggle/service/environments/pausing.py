@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When environments are paused, paused to disk and resumed, and whether they may be.
+"""When environments are paused, resumed and reaped, and whether they may be.
 
-Used by `EnvironmentService`, which has checked the owner; `LiveEnvironment` does the work. An idle
-environment is never destroyed because it cannot be paused to disk: it is paused in memory, and
-later sweeps of the reaper try again.
+`Pauses` is used by `EnvironmentService`, which has checked the owner; `LiveEnvironment` does the
+work. An idle environment is never destroyed because it cannot be paused to disk: it is paused in
+memory, and later sweeps try again. The composition root runs the `Reaper`, a loop that has the
+service retire environments which were idle for too long.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -24,6 +27,9 @@ from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import DiskShares, Registry
+
+if TYPE_CHECKING:
+    from waggle.service.environments.service import EnvironmentService
 
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
@@ -154,3 +160,67 @@ class Pauses:
         else:
             if known is None:  # numbers in the text may change with every look
                 log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
+
+
+def expired(environments: Iterable[Environment], now: datetime) -> list[str]:
+    """Return the ids to retire at `now`, longest expired first. Pure."""
+    due = [environment for environment in environments if environment.is_expired(now)]
+    return [environment.id for environment in sorted(due, key=lambda e: e.expires_at())]
+
+
+class Reaper:
+    """Sweeps every `interval` seconds until cancelled. `sleep` and `clock` are injected."""
+
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        *,
+        interval: float,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]],
+        expire: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`expire` removes other things that are kept for a limited time: snapshots."""
+        self._environments = environments
+        self._interval = interval
+        self._clock = clock
+        self._sleep = sleep
+        self._expire = expire
+        self._under_way: set[str] = set()
+
+    async def run(self) -> None:
+        """Sweep until cancelled. No environment stops the others, nor the sweeps that follow."""
+        async with anyio.create_task_group() as sweeps:
+            while True:
+                await self._sleep(self._interval)
+                sweeps.start_soon(self.sweep)
+
+    async def sweep(self) -> list[str]:
+        """Retire what has expired, all at once; return the ids of what is destroyed or on the disk.
+
+        What an earlier sweep is still doing is left to that one.
+        """
+        removed: list[str] = []
+
+        async def retire(environment_id: str) -> None:
+            if await self._environments.retire(environment_id):
+                removed.append(environment_id)
+
+        async with anyio.create_task_group() as group:
+            for environment_id in expired(self._environments.all(), self._clock()):
+                group.start_soon(self._once, environment_id, partial(retire, environment_id))
+            if self._expire is not None:
+                group.start_soon(self._once, "snapshots", self._expire)
+        return removed
+
+    async def _once(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do the work, unless it is under way already; log its failure."""
+        if what in self._under_way:
+            return
+        self._under_way.add(what)
+        try:
+            await work()
+        except Exception:
+            log.exception("reap_failed", of=what)
+        finally:
+            self._under_way.discard(what)

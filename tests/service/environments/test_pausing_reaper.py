@@ -11,8 +11,7 @@ from tests.service.world import IDLE, OWNER, START, Broken, World, settle, world
 
 from waggle.domain.environment import State
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.service.environments.pausing import RESTS
-from waggle.service.environments.reaper import Reaper, expired
+from waggle.service.environments.pausing import RESTS, Reaper, expired
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
