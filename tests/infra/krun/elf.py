@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from waggle.infra.krun.declarations import SINCE
+from waggle.infra.krun.probe import SINCE
 
 X86_64, AARCH64 = 62, 183
 _PAGE = 0x1000

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A child process that confines itself as a runner does, and reports what it still has and sees.
 
-`test_confine` starts it with a plan as JSON in argv. All imports must come before the end of the
-view of the host's files.
+`test_runner_confined` starts it with a plan as JSON in argv. All imports must come before the end
+of the view of the host's files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
-from waggle.infra.krun.configuration import Configuration
-from waggle.infra.krun.confine import confine
-from waggle.infra.shared.confinement._abi import ffi
+from waggle.infra.krun.runner import Configuration, confine
+from waggle.infra.shared._abi import ffi
 
 _LIBC = ffi.dlopen(None)
 _NEW_NS, _RECURSIVE_PRIVATE = 0x20000, 16384 | 1 << 18

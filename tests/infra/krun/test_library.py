@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.infra.krun.elf import krun_library, refuses, returns
 
-from waggle.infra.krun.declarations import GONE_IN_2, OPTIONAL, SINCE
 from waggle.infra.krun.library import KrunError, Libkrun
+from waggle.infra.krun.probe import GONE_IN_2, OPTIONAL, SINCE
 
 Call = Callable[[Libkrun], object]
 CALLS: dict[str, Call] = {

@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.infra.krun.elf import AARCH64, krun_functions, krun_library, shared_object
 
-from waggle.infra.krun.declarations import GONE_IN_2, OPTIONAL, SINCE
 from waggle.infra.krun.library import Libkrun
-from waggle.infra.krun.probe import KrunFacts, _judged, _path_of, missing, read_krun_facts
+from waggle.infra.krun.probe import (
+    GONE_IN_2,
+    OPTIONAL,
+    SINCE,
+    KrunFacts,
+    _judged,
+    _path_of,
+    missing,
+    read_krun_facts,
+)
 
 REQUIRED = frozenset(SINCE) - OPTIONAL
 CONSOLE = frozenset({"krun_add_virtio_console_multiport", "krun_add_console_port_inout"})

@@ -14,10 +14,9 @@ import pytest
 from tests.infra.krun.elf import exits, krun_library, returns
 from tests.infra.krun.parts import UID, needs_root
 
-from waggle.infra.krun.configuration import Configuration, encode
 from waggle.infra.krun.library import Libkrun
 from waggle.infra.krun.machine import RUNNER
-from waggle.infra.krun.runner import FAILED, SAYS, configure
+from waggle.infra.krun.runner import FAILED, SAYS, Configuration, configure, encode
 from waggle.infra.shared.confined import leash, python_argv
 
 WITH_KVM = (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A typed wrapper of libkrun: a call succeeds or raises `KrunError` with the call's name.
 
-Used by `runner` and `probe`. Imports next to nothing, because the runner pays for it at every
-boot. `declarations` describes the functions and the versions that have them.
+Used by `runner` and `probe`, which knows the versions that have each function. Imports next to
+nothing, because the runner pays for it at every boot.
 """
 
 from __future__ import annotations
@@ -17,6 +17,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from waggle.infra.krun._abi import Pointer
+
+# libkrun returns 0 or a non-negative id on success, -errno on failure, and reads every string
+# before it returns. A context id of 0 is valid. Only `initramfs` is passed as NULL, which libkrun
+# checks for. `krun_start_enter` returns only when the machine could not be built; otherwise the
+# process ends with the guest.
+LIBKRUN = """
+int32_t krun_init_log(int target_fd, uint32_t level, uint32_t style, uint32_t options);
+int32_t krun_create_ctx(void);
+int32_t krun_set_vm_config(uint32_t ctx, uint8_t cpus, uint32_t mib);
+int32_t krun_set_kernel(uint32_t ctx, const char *kernel, uint32_t format,
+                        const char *initramfs, const char *command_line);
+int32_t krun_add_disk2(uint32_t ctx, const char *id, const char *path, uint32_t format,
+                       bool read_only);
+int32_t krun_add_disk3(uint32_t ctx, const char *id, const char *path, uint32_t format,
+                       bool read_only, bool direct_io, uint32_t sync_mode);
+int32_t krun_disable_implicit_init(uint32_t ctx);
+int32_t krun_disable_implicit_vsock(uint32_t ctx);
+int32_t krun_add_vsock(uint32_t ctx, uint32_t tsi_features);
+int32_t krun_add_vsock_port2(uint32_t ctx, uint32_t port, const char *path, bool listen);
+int32_t krun_set_console_output(uint32_t ctx, const char *path);
+int32_t krun_add_virtio_console_multiport(uint32_t ctx);
+int32_t krun_add_console_port_inout(uint32_t ctx, uint32_t console, const char *name,
+                                    int input_fd, int output_fd);
+int32_t krun_get_max_vcpus(void);
+int32_t krun_start_enter(uint32_t ctx);
+"""
+"""The functions in `_abi.py`; after a change run `python -m tests.support.abi`."""
 
 _RAW, _ELF = 0, 1
 _NO_SYNC = 0

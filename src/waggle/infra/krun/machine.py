@@ -31,8 +31,7 @@ from waggle.infra.guest.link import (
     explain,
     until_booted,
 )
-from waggle.infra.krun.configuration import Configuration, encode
-from waggle.infra.krun.runner import SAYS
+from waggle.infra.krun.runner import SAYS, Configuration, encode
 from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
 from waggle.tasks import finish

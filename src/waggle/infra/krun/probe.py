@@ -2,7 +2,7 @@
 """A probe for whether libkrun can be used here, and if not, why and how to fix it.
 
 Used by the choice of a hypervisor and by the preflight checks. Loads the library and looks up its
-functions; starts nothing.
+functions, of which it knows the versions; starts nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from waggle.infra.krun.declarations import GONE_IN_2, OPTIONAL, SINCE
 from waggle.infra.krun.library import KrunError, Libkrun
 from waggle.shipped import document
 
+# 1.17 is the first version with everything that is required. `krun_add_disk3` and
+# `krun_disable_implicit_init` are used where they exist: without a virtio-fs root there is no
+# implicit init anyway. 2.x has no implicit devices, and lacks the calls that turn them off.
+SINCE: Final = {
+    "krun_create_ctx": "1.0",
+    "krun_set_vm_config": "1.0",
+    "krun_set_console_output": "1.0",
+    "krun_start_enter": "1.0",
+    "krun_add_disk2": "1.10",
+    "krun_init_log": "1.13",
+    "krun_set_kernel": "1.17",
+    "krun_add_vsock_port2": "1.17",
+    "krun_get_max_vcpus": "1.17",
+    "krun_add_virtio_console_multiport": "1.17",
+    "krun_add_console_port_inout": "1.17",
+    "krun_disable_implicit_vsock": "1.17",
+    "krun_add_vsock": "1.17",
+    "krun_add_disk3": "1.17",
+    "krun_disable_implicit_init": "1.19",
+}
+"""A version that has the function: the first one, where the release notes name it."""
+
+OPTIONAL: Final = frozenset({"krun_add_disk3", "krun_disable_implicit_init"})
+GONE_IN_2: Final = frozenset({"krun_set_console_output", "krun_disable_implicit_vsock"})
 OLDEST: Final = "1.17"
 _NAMES: Final = {
     "linux": ("libkrun.so.1",),

@@ -8,11 +8,11 @@ Numbers are x86-64's, from the kernel's syscall_64.tbl.
 
 from __future__ import annotations
 
-from waggle.infra.shared.confinement import seccomp
+from waggle.infra.shared import seccomp
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
-    from waggle.infra.shared.confinement.seccomp import Instruction
+    from waggle.infra.shared.seccomp import Instruction
 
 DENIED = {
     "processes": (57, 58),  # fork, vfork; clone has its own rule

@@ -17,9 +17,9 @@ import os
 import sys
 
 from waggle.infra.qemu.calls import qemu_filter
-from waggle.infra.shared.confinement import namespaces, seccomp
-from waggle.infra.shared.confinement._abi import ffi
-from waggle.infra.shared.confinement.namespaces import SmallRoot
+from waggle.infra.shared import namespaces, seccomp
+from waggle.infra.shared._abi import ffi
+from waggle.infra.shared.namespaces import SmallRoot
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 
 Used by the hypervisors. A VMM has its own session, no new privileges, no core dumps and few
 descriptors, and is killed with the server; the process itself gives up the rest
-(`infra.shared.confinement`). It is watched and signalled through a pidfd, so a reused pid is never
+(`namespaces`, `seccomp`). It is watched and signalled through a pidfd, so a reused pid is never
 hit (see pidfd_open(2)). `refusal` reports whether this host allows user namespaces, for mmdebstrap
 and the preflight checks. Knows nothing of what the child does.
 """

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.krun.confine import ALLOWED, runner_filter
+from waggle.infra.krun.runner import ALLOWED, runner_filter
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="NOT TESTED: the list is for x86-64"
 )
 INSTALL = """
 import ctypes, os, signal, socket, sys, threading
-from waggle.infra.shared.confinement import seccomp
-from waggle.infra.shared.confinement._abi import ffi
-from waggle.infra.krun.confine import runner_filter
+from waggle.infra.shared import seccomp
+from waggle.infra.shared._abi import ffi
+from waggle.infra.krun.runner import runner_filter
 libc = ctypes.CDLL(None, use_errno=True)
 assert seccomp.install(ffi.dlopen(None), runner_filter(os.getpid()))
 """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.krun.configuration import Configuration, decode, encode
+from waggle.infra.krun.runner import Configuration, decode, encode
 
 KINDS: dict[str, str] = Configuration.__annotations__
 TEXTS = st.binary(max_size=60).map(lambda data: os.fsdecode(data.replace(b"\0", b"")))

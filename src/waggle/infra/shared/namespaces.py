@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespaces, a small read-only root and another user, for a process that leaves the host's view.
 
-Called by `krun.confine` and `qemu.starter`, which know the files that their machine needs. Raises
-OSError with the call that the kernel refused.
+Called by `krun.runner` and `qemu.starter`, which know the files that their machine needs, and never
+by the server itself. Raises OSError with the call that the kernel refused. This and `seccomp` are
+part of every boot: only `_cffi_backend` and built-in or cheap modules may be imported.
 """
 
 from __future__ import annotations
 
 import os
 
-from waggle.infra.shared.confinement._abi import ffi
+from waggle.infra.shared._abi import ffi
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from waggle.infra.shared.confinement._abi import LibC
+    from waggle.infra.shared._abi import LibC
+
+LIBC = """
+int unshare(int flags);
+int mount(const char *source, const char *target, const char *type, unsigned long flags,
+          const char *options);
+int umount2(const char *target, int flags);
+int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+int capset(void *header, const void *data);
+long syscall(long number, ...);
+"""
+"""The functions of the C library in `_abi.py`; after a change run `python -m tests.support.abi`."""
 
 _NEW_NS, _NEW_UTS, _NEW_IPC = 0x20000, 0x4000000, 0x8000000
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000

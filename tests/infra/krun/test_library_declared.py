@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The declarations of libkrun: unique, with a version each, and equal to the runner's import."""
+"""The declarations: libkrun's have a version each, and all are equal to what processes import."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from waggle.infra.krun import declarations
-from waggle.infra.krun.declarations import GONE_IN_2, LIBKRUN, OPTIONAL, SINCE
-from waggle.infra.shared.confinement.declarations import generate
+from tests.support.abi import GENERATED, generate
+
+from waggle.infra.krun.library import LIBKRUN
+from waggle.infra.krun.probe import GONE_IN_2, OPTIONAL, SINCE
+from waggle.infra.shared.namespaces import LIBC
 
 
-def test_the_runners_import_matches_these_declarations() -> None:
-    imported = Path(declarations.__file__).with_name("_abi.py").read_text("utf-8")
-    made = generate(LIBKRUN, declarations.__name__)
-    assert imported == made, "run: python -m waggle.infra.krun.declarations"
+def test_the_generated_imports_match_the_declarations() -> None:
+    for path, declared in GENERATED.items():
+        assert path.read_text("utf-8") == generate(declared), "run: python -m tests.support.abi"
+
+
+def test_no_libkrun_function_is_declared_for_every_vmm() -> None:
+    assert "krun" not in LIBC
 
 
 def test_every_declared_function_has_exactly_one_version() -> None:

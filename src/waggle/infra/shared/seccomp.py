@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters of system calls: rules become a program for the kernel, see seccomp(2).
 
-Used by `krun.confine`, `qemu.calls` and `qemu.starter`, which have the rules. A rule checks the
+Used by `krun.runner`, `qemu.calls` and `qemu.starter`, which have the rules. A rule checks the
 number and optionally the lower half of one argument: enough for families, flags and process ids,
 of which the kernel uses no more. Refused calls fail with EPERM. Pure except for `install`. x86-64
 only.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 
-from waggle.infra.shared.confinement._abi import ffi
+from waggle.infra.shared._abi import ffi
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from waggle.infra.shared.confinement._abi import LibC
+    from waggle.infra.shared._abi import LibC
 
     Instruction = tuple[int, int, int, int]
     """Code, jump if true, jump if false, operand."""
