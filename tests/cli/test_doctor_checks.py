@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from waggle.infra.host import checks_files, checks_machine
+from waggle.infra.host import doctor, preflight
 from waggle.infra.host.doctor import CHECKS, examine
 from waggle.infra.host.hypervisors import HypervisorSetting, KvmFacts, Library
-from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run, run_checks
+from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def test_a_check_that_raises_fails_and_hides_no_other(subject: Subject) ->
     async def broken(_subject: Subject) -> CheckResult:
         raise ZeroDivisionError
 
-    results = await run_checks(subject, {"broken": broken, "kernel": checks_files.kernel})
+    results = await examine(subject, {"broken": broken, "kernel": preflight.kernel})
     assert [result.status for result in results] == [Status.FAIL, Status.OK]
     assert not can_run(results)
     assert can_run(results[1:])
@@ -73,7 +73,7 @@ async def test_a_check_that_raises_fails_and_hides_no_other(subject: Subject) ->
 
 class TestQemu:
     async def test_a_missing_qemu_fails(self, subject: Subject) -> None:
-        result = await checks_machine.qemu(replace(subject, qemu_binary="no-such-qemu"))
+        result = await doctor.qemu(replace(subject, qemu_binary="no-such-qemu"))
         assert result.status is Status.FAIL
         assert "waggle setup" in result.mend
 
@@ -92,24 +92,24 @@ class TestQemu:
     ) -> None:
         text = f'if [ "$1" = -version ]; then echo "{version}"; else echo "{machines}"; fi'
         binary = script(subject.data_dir / "qemu", text)
-        result = await checks_machine.qemu(replace(subject, qemu_binary=binary))
+        result = await doctor.qemu(replace(subject, qemu_binary=binary))
         assert result.status is status
         assert word in result.detail
 
 
 class TestAcceleration:
     async def test_usable_kvm_is_ok(self, subject: Subject) -> None:
-        assert (await checks_machine.acceleration(subject)).status is Status.OK
+        assert (await doctor.acceleration(subject)).status is Status.OK
 
     async def test_emulation_is_a_warning_unless_it_is_set(self, subject: Subject) -> None:
         emulated = replace(subject, kvm=lambda: KvmFacts("", cpu_virtualises=False))
-        assert (await checks_machine.acceleration(emulated)).status is Status.WARN
+        assert (await doctor.acceleration(emulated)).status is Status.WARN
         demanded = replace(emulated, accel="tcg")
-        assert (await checks_machine.acceleration(demanded)).status is Status.OK
+        assert (await doctor.acceleration(demanded)).status is Status.OK
 
     async def test_kvm_that_is_set_and_missing_fails(self, subject: Subject) -> None:
         demanded = replace(subject, accel="kvm", kvm=lambda: KvmFacts("denied", True))
-        result = await checks_machine.acceleration(demanded)
+        result = await doctor.acceleration(demanded)
         assert result.status is Status.FAIL
         assert "group kvm" in result.mend
 
@@ -120,7 +120,7 @@ OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17
 
 class TestLibkrun:
     async def test_a_usable_libkrun_is_ok(self, subject: Subject) -> None:
-        result = await checks_machine.libkrun(replace(subject, libkrun=lambda: THERE))
+        result = await doctor.libkrun(replace(subject, libkrun=lambda: THERE))
         assert (result.status, result.detail) == (Status.OK, "usable")
 
     @pytest.mark.parametrize("setting", ["auto", "qemu"])
@@ -128,34 +128,34 @@ class TestLibkrun:
         self, subject: Subject, setting: HypervisorSetting
     ) -> None:
         without = replace(subject, libkrun=lambda: OLD, hypervisor=setting)
-        result = await checks_machine.libkrun(without)
+        result = await doctor.libkrun(without)
         assert (result.status, result.detail) == (Status.OK, f"not used: {OLD.problem}")
 
     async def test_a_libkrun_that_is_set_and_not_usable_fails(self, subject: Subject) -> None:
         without = replace(subject, libkrun=lambda: OLD, hypervisor="krun")
-        result = await checks_machine.libkrun(without)
+        result = await doctor.libkrun(without)
         assert (result.status, result.detail, result.mend) == (Status.FAIL, *OLD)
 
 
 class TestHypervisor:
     async def test_krun_is_preferred_and_needs_no_qemu(self, subject: Subject) -> None:
         both = replace(subject, libkrun=lambda: THERE, qemu_binary="no-such-qemu")
-        result = await checks_machine.hypervisor(both)
+        result = await doctor.hypervisor(both)
         assert result.status is Status.OK
         assert result.detail.startswith("krun: ")
-        qemu = await checks_machine.qemu(both)
+        qemu = await doctor.qemu(both)
         assert (qemu.status, qemu.detail) == (
             Status.OK,
             "not needed with krun (not installed)",
         )
 
     async def test_qemu_is_used_with_the_reason_against_krun(self, subject: Subject) -> None:
-        old = await checks_machine.hypervisor(replace(subject, libkrun=lambda: OLD))
+        old = await doctor.hypervisor(replace(subject, libkrun=lambda: OLD))
         assert old.detail == f"qemu: krun cannot be used: {OLD.problem}"
         emulated = replace(
             subject, libkrun=lambda: THERE, kvm=lambda: KvmFacts("", cpu_virtualises=False)
         )
-        result = await checks_machine.hypervisor(emulated)
+        result = await doctor.hypervisor(emulated)
         assert result.detail.startswith("qemu: krun needs KVM. /dev/kvm opens, but")
 
     @pytest.mark.parametrize("libkrun,word", [(OLD, "too old"), (THERE, "needs KVM")])
@@ -169,11 +169,11 @@ class TestHypervisor:
             kvm=lambda: KvmFacts("denied", cpu_virtualises=True),
             qemu_binary="no-such-qemu",
         )
-        result = await checks_machine.hypervisor(demanded)
+        result = await doctor.hypervisor(demanded)
         assert result.status is Status.FAIL
         assert word in result.detail
         assert result.mend
-        assert (await checks_machine.qemu(demanded)).status is Status.OK
+        assert (await doctor.qemu(demanded)).status is Status.OK
 
     async def test_qemu_is_needed_if_kvm_is_set_and_missing(self, subject: Subject) -> None:
         demanded = replace(
@@ -182,13 +182,13 @@ class TestHypervisor:
             kvm=lambda: KvmFacts("denied", cpu_virtualises=True),
             qemu_binary="no-such-qemu",
         )
-        assert (await checks_machine.hypervisor(demanded)).status is Status.FAIL
-        assert (await checks_machine.qemu(demanded)).status is Status.FAIL
+        assert (await doctor.hypervisor(demanded)).status is Status.FAIL
+        assert (await doctor.qemu(demanded)).status is Status.FAIL
 
 
 class TestFreezing:
     async def test_with_qemu_machines_can_be_frozen(self, subject: Subject) -> None:
-        result = await checks_machine.freezing(replace(subject, hypervisor="qemu"))
+        result = await doctor.freezing(replace(subject, hypervisor="qemu"))
         assert (result.name, result.status) == ("snapshots", Status.OK)
         assert "machines can be frozen" in result.detail
 
@@ -200,14 +200,14 @@ class TestFreezing:
         self, subject: Subject, setting: HypervisorSetting, way: str
     ) -> None:
         krun = replace(subject, hypervisor=setting, libkrun=lambda: THERE)
-        result = await checks_machine.freezing(krun)
+        result = await doctor.freezing(krun)
         assert result.status is Status.OK
         assert "libkrun cannot freeze" in result.detail
         assert way in result.detail
 
     async def test_a_missing_older_qemu_is_named(self, subject: Subject) -> None:
         older = replace(subject, hypervisor="qemu", qemu_older=("sh", "/opt/old/qemu"))
-        result = await checks_machine.freezing(older)
+        result = await doctor.freezing(older)
         assert result.status is Status.WARN
         assert result.detail.endswith("not here: /opt/old/qemu")
         assert result.mend
@@ -215,38 +215,33 @@ class TestFreezing:
 
 class TestMemory:
     async def test_too_little_memory_for_one_machine_fails(self, subject: Subject) -> None:
-        result = await checks_machine.memory(replace(subject, memory_mib=10**9))
+        result = await doctor.memory(replace(subject, memory_mib=10**9))
         assert result.status is Status.FAIL
 
     async def test_too_little_memory_for_all_machines_is_a_warning(self, subject: Subject) -> None:
-        result = await checks_machine.memory(replace(subject, max_environments=10**9))
+        result = await doctor.memory(replace(subject, max_environments=10**9))
         assert result.status is Status.WARN
         assert "fit now" in result.mend
-
-    async def test_available_memory_is_parsed(self) -> None:
-        text = "MemTotal:  100 kB\nMemAvailable:    2048 kB\n"
-        assert checks_machine.parse_available_mib(text) == 2
-        assert checks_machine.parse_available_mib("") == 0
 
 
 class TestPorts:
     async def test_a_full_port_range_fails(self, subject: Subject, taken_port: int) -> None:
         full = replace(subject, port_base=taken_port, port_max=taken_port + 1)
-        result = await checks_machine.guest_ports(full)
+        result = await doctor.guest_ports(full)
         assert result.status is Status.FAIL
         assert "WAGGLE_SSH_PORT_BASE" in result.mend
 
     async def test_a_taken_listen_address(self, subject: Subject, taken_port: int) -> None:
         taken = replace(subject, listen_port=taken_port)
-        assert (await checks_machine.listen_address(taken)).status is Status.FAIL
+        assert (await doctor.listen_address(taken)).status is Status.FAIL
         running = replace(taken, server_is_running=True)
-        assert (await checks_machine.listen_address(running)).status is Status.OK
+        assert (await doctor.listen_address(running)).status is Status.OK
 
     async def test_a_free_listen_address_stays_free(self, subject: Subject) -> None:
-        assert (await checks_machine.listen_address(subject)).status is Status.OK
+        assert (await doctor.listen_address(subject)).status is Status.OK
 
     async def test_many_environments_need_many_files(self, subject: Subject) -> None:
-        result = await checks_machine.open_files(replace(subject, max_environments=10**9))
+        result = await doctor.open_files(replace(subject, max_environments=10**9))
         assert result.status is Status.WARN
         assert "ulimit -Hn" in result.mend
 
@@ -255,43 +250,43 @@ class TestFiles:
     async def test_an_absent_or_empty_kernel_or_a_directory_fails(self, subject: Subject) -> None:
         (subject.data_dir / "empty").touch()
         for name in ("absent", "empty", "."):
-            result = await checks_files.kernel(replace(subject, kernel=subject.data_dir / name))
+            result = await preflight.kernel(replace(subject, kernel=subject.data_dir / name))
             assert result.status is Status.FAIL
             assert "waggle setup" in result.mend
 
     async def test_some_missing_images_warn_and_all_missing_fail(self, subject: Subject) -> None:
         some = replace(subject, images=lambda: {"python": True, "node": False})
-        result = await checks_files.images(some)
+        result = await preflight.images(some)
         assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build node")
         nothing = replace(subject, images=lambda: {"python": False, "node": False})
-        assert (await checks_files.images(nothing)).status is Status.FAIL
+        assert (await preflight.images(nothing)).status is Status.FAIL
 
     async def test_an_outdated_image_is_reported_with_the_command(self, subject: Subject) -> None:
         old = replace(subject, outdated=lambda: ["python"])
-        result = await checks_files.images(old)
+        result = await preflight.images(old)
         assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build python")
         assert "python" in result.detail
         both = replace(old, images=lambda: {"python": True, "node": False})
-        result = await checks_files.images(both)
+        result = await preflight.images(both)
         assert result.status is Status.WARN
         assert result.mend == "Run: waggle image build node; waggle image build python"
 
     async def test_a_data_directory_is_probed_without_being_made(self, subject: Subject) -> None:
         later = subject.data_dir / "a" / "b"
-        result = await checks_files.data_directory(replace(subject, data_dir=later))
+        result = await preflight.data_directory(replace(subject, data_dir=later))
         assert result.status in {Status.OK, Status.WARN}
         assert not later.parent.exists()
 
     async def test_a_data_directory_that_is_not_writable_fails(self, subject: Subject) -> None:
-        result = await checks_files.data_directory(replace(subject, data_dir=Path("/proc/waggle")))
+        result = await preflight.data_directory(replace(subject, data_dir=Path("/proc/waggle")))
         assert result.status is Status.FAIL
 
     async def test_unusable_ca_bundles_fail(self, subject: Subject, tmp_path: Path) -> None:
-        assert (await checks_files.ca_bundle(subject)).status is Status.OK
+        assert (await doctor.ca_bundle(subject)).status is Status.OK
         (tmp_path / "bad.pem").write_text("not a certificate")
         for name in ("absent.pem", "bad.pem", "."):
             broken = replace(subject, ca_bundle=tmp_path / name)
-            result = await checks_files.ca_bundle(broken)
+            result = await doctor.ca_bundle(broken)
             assert result.status is Status.FAIL, name
             assert "WAGGLE_CA_BUNDLE" in result.mend
 
@@ -300,7 +295,7 @@ class TestFiles:
     ) -> None:
         bundle = tmp_path / "ca.pem"
         bundle.write_bytes(certificate_authority())
-        result = await checks_files.ca_bundle(replace(subject, ca_bundle=bundle))
+        result = await doctor.ca_bundle(replace(subject, ca_bundle=bundle))
         assert result.status is Status.OK
         assert "1 certificates" in result.detail
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.support.waggle_process import running
 
-from waggle.infra.host.checks_files import reachable
+from waggle.infra.host.process import reachable
 
 
 def test_a_server_may_open_as_many_files_as_its_system_allows(tmp_path: Path) -> None:

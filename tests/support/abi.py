@@ -17,8 +17,8 @@ from waggle.infra.shared import namespaces
 from waggle.infra.shared.namespaces import LIBC
 
 GENERATED = {
-    Path(module.__file__).with_name("_abi.py"): declared
-    for module, declared in ((namespaces, LIBC), (library, LIBKRUN))
+    Path(namespaces.__file__).with_name("_abi.py"): LIBC,
+    Path(library.__file__).with_name("_abi.py"): LIBKRUN,
 }
 
 

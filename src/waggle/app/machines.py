@@ -26,12 +26,13 @@ from waggle.config.places import Places
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
-from waggle.infra.host.checks_machine import outlook, read_memory
 from waggle.infra.host.hypervisors import (
     Library,
     choose_acceleration,
     choose_hypervisor,
+    outlook,
     read_kvm_facts,
+    read_memory,
 )
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.krun.machine import KrunHypervisor

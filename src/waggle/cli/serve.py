@@ -6,7 +6,7 @@ from __future__ import annotations
 from waggle.app import http, signals, stdio
 from waggle.app.logs import configure_logging
 from waggle.config import Settings, name_user
-from waggle.infra.host.checks_files import raise_limit
+from waggle.infra.host.process import raise_limit
 from waggle.stdio.lines import Wire
 
 

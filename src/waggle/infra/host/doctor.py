@@ -1,39 +1,266 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of preflight checks, in the order in which `waggle doctor` shows them."""
+"""The preflight checks of this host (Python, CPU, QEMU, memory, ports), and the list of all.
+
+`waggle doctor` shows them in the order of CHECKS; other checks are in `preflight`. They close
+everything that they open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+import re
+import resource
+import socket
+import ssl
+import sys
+from collections.abc import Iterable, Mapping
 
-from waggle.infra.host import checks_files, checks_machine
-from waggle.infra.host.preflight import Check, CheckResult, Subject, run_checks
+from waggle.domain.errors import WaggleError
+from waggle.infra.host import preflight
+from waggle.infra.host.hypervisors import (
+    HypervisorChoice,
+    choose_acceleration,
+    choose_hypervisor,
+    read_memory,
+)
+from waggle.infra.host.preflight import (
+    SETUP,
+    Check,
+    CheckResult,
+    Subject,
+    fail,
+    ok,
+    warn,
+)
+from waggle.infra.host.process import limits, reachable, run
+from waggle.infra.host.requirements import find_program
+
+MIN_PYTHON = (3, 11)
+MIN_QEMU = (7, 0)
+_PROBED_PORTS = 64
+_FILES_PER_ENVIRONMENT = 32
+_FILES_BASE = 1_280
+
+
+async def python(_subject: Subject) -> CheckResult:
+    """Check that Python is recent enough."""
+    version = platform.python_version()
+    if sys.version_info[:2] >= MIN_PYTHON:
+        return ok("python", version)
+    return fail("python", version, "Use Python 3.11 or later.")
+
+
+async def architecture(_subject: Subject) -> CheckResult:
+    """Check that the host is x86-64 Linux, as the guest kernel, kit and images need."""
+    found = f"{platform.system()} {platform.machine()}"
+    if found in {"Linux x86_64", "Linux amd64"}:
+        return ok("architecture", found)
+    return fail("architecture", found, "Run the server on x86-64 Linux, in a VM if need be.")
+
+
+async def qemu(subject: Subject) -> CheckResult:
+    """Check that QEMU exists, is recent enough and has the microvm machine."""
+    program = find_program(subject.qemu_binary)
+    if not _needs_qemu(subject):
+        return ok("qemu", f"not needed with krun ({program or 'not installed'})")
+    if program is None:
+        return fail("qemu", f"{subject.qemu_binary} was not found", SETUP)
+    answer = await run([str(program), "-version"], timeout=20)
+    version = parse_qemu_version(answer.stdout.decode("ascii", "replace"))
+    if version is None:
+        return fail("qemu", f"{program} does not tell its version", answer.last_words() or SETUP)
+    shown = ".".join(map(str, version))
+    if version < MIN_QEMU:
+        return fail("qemu", f"{shown} is too old", "Install QEMU 7.0 or later.")
+    machines = await run([str(program), "-M", "help"], timeout=20)
+    if not re.search(rb"^microvm\b", machines.stdout, re.MULTILINE):
+        return fail("qemu", f"{shown} has no microvm machine", "Install QEMU for x86-64.")
+    return ok("qemu", f"{shown} ({program})")
+
+
+def parse_qemu_version(text: str) -> tuple[int, ...] | None:
+    """Read the version from the output of `qemu-system-x86_64 -version`."""
+    match = re.match(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part) for part in match.groups(default="0")) if match else None
+
+
+async def acceleration(subject: Subject) -> CheckResult:
+    """Check that KVM is usable; without it machines are emulated, which is slower."""
+    try:
+        accel, reason = choose_acceleration(subject.accel, subject.kvm())
+    except WaggleError as error:
+        return fail("acceleration", error.message, error.hint)
+    if accel == "kvm" or subject.accel == "tcg":
+        return ok("acceleration", f"{accel}: {reason}")
+    mend = "Machines are emulated: they work, but code in them runs several times slower."
+    return warn("acceleration", f"{accel}: {reason}", mend)
+
+
+async def hypervisor(subject: Subject) -> CheckResult:
+    """Report which hypervisor runs the machines, and why not the other."""
+    try:
+        choice = _choice(subject)
+    except WaggleError as error:
+        return fail("hypervisor", error.message, error.hint)
+    return ok("hypervisor", f"{choice.name}: {choice.reason}")
+
+
+async def freezing(subject: Subject) -> CheckResult:
+    """Check that machines can be frozen: templates, pauses to disk, snapshots and forks."""
+    try:
+        name = _choice(subject).name
+    except WaggleError as error:
+        return warn("snapshots", "not known before there is a hypervisor", error.hint)
+    if name == "qemu":
+        if gone := [each for each in subject.qemu_older if find_program(each) is None]:
+            detail = f"WAGGLE_QEMU_OLDER names what is not here: {', '.join(gone)}"
+            return warn("snapshots", detail, "What it froze cannot go on: bring it back.")
+        return ok("snapshots", "machines can be frozen: templates, snapshots, forks, pauses")
+    detail = "none: libkrun cannot freeze machines, so each boots and none is copied"
+    if subject.hypervisor == "krun":
+        return ok("snapshots", f"{detail}; WAGGLE_HYPERVISOR=qemu is the way to them")
+    return ok("snapshots", f"{detail}; WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu is the way")
+
+
+async def libkrun(subject: Subject) -> CheckResult:
+    """Check that libkrun exists and is recent enough; without it QEMU runs the machines."""
+    problem, mend = subject.libkrun()
+    if not problem:
+        return ok("libkrun", "usable")
+    if subject.hypervisor == "krun":
+        return fail("libkrun", problem, mend)
+    return ok("libkrun", f"not used: {problem}")
+
+
+def _choice(subject: Subject) -> HypervisorChoice:
+    acceleration = choose_acceleration(subject.accel, subject.kvm())
+    return choose_hypervisor(subject.hypervisor, acceleration, subject.libkrun(), subject.prefer)
+
+
+def _needs_qemu(subject: Subject) -> bool:
+    try:
+        return _choice(subject).name == "qemu"
+    except WaggleError:
+        return subject.hypervisor != "krun"
+
+
+async def memory(subject: Subject) -> CheckResult:
+    """Check that there is memory for one machine, and warn if not for all that may exist."""
+    free = read_memory().available >> 20
+    detail = f"{free} MiB available, {subject.memory_mib} MiB per environment"
+    if free < subject.memory_mib:
+        return fail("memory", detail, "Free memory, or lower WAGGLE_DEFAULT_MEMORY_MB.")
+    fitting = free // subject.memory_mib
+    if fitting < subject.max_environments:
+        mend = f"Lower WAGGLE_MAX_ENVIRONMENTS={subject.max_environments}: {fitting} fit now."
+        return warn("memory", detail, mend)
+    return ok("memory", detail)
+
+
+async def open_files(subject: Subject) -> CheckResult:
+    """Check that the server may open enough files for its connections and all environments."""
+    soft, hard = limits()
+    limit = reachable(soft, hard)
+    needed = _FILES_BASE + _FILES_PER_ENVIRONMENT * subject.max_environments
+    raised = f" (a server raises its limit of {soft} to that)" if limit != soft else ""
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return ok("open files", f"{limit} allowed{raised}")
+    mend = f"Raise the hard limit: ulimit -Hn {needed}, or LimitNOFILE={needed} of its unit."
+    return warn("open files", f"{limit} allowed{raised}, {needed} may be used", mend)
+
+
+async def guest_ports(subject: Subject) -> CheckResult:
+    """Check that a port for a machine is free."""
+    ports = range(subject.port_base, subject.port_max)
+    step = max(1, len(ports) // _PROBED_PORTS)
+    span = f"{subject.port_base}-{subject.port_max - 1}"
+    free = first_free(ports[::step]) or first_free(ports)
+    if free is None:
+        mend = "Set WAGGLE_SSH_PORT_BASE and WAGGLE_SSH_PORT_MAX to a range that is not in use."
+        return fail("guest ports", f"none of {span} is free", mend)
+    return ok("guest ports", f"{span}, {free} is free")
+
+
+def first_free(ports: Iterable[int]) -> int | None:
+    """Return the first port on 127.0.0.1 that can be bound."""
+    return next((port for port in ports if bind_error("127.0.0.1", port) is None), None)
+
+
+def bind_error(host: str, port: int) -> str | None:
+    """Return why the server cannot listen on a TCP port; None when it can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return error.strerror or "cannot be used"
+    return None
+
+
+async def listen_address(subject: Subject) -> CheckResult:
+    """Check that the server's address is free or held by the running server."""
+    where = f"{subject.listen_host} port {subject.listen_port}"
+    if subject.server_is_running:
+        return ok("listen address", f"{where}, held by the running server")
+    problem = bind_error(subject.listen_host, subject.listen_port)
+    if problem is None:
+        return ok("listen address", f"{where} is free")
+    mend = "Stop what uses it, or set WAGGLE_LISTEN_ADDR."
+    return fail("listen address", f"{where}: {problem}", mend)
+
+
+async def ca_bundle(subject: Subject) -> CheckResult:
+    """Check that the additional certificate authorities, if configured, are readable PEM."""
+    if subject.ca_bundle is None:
+        return ok("CA bundle", "none configured")
+    mend = "Set WAGGLE_CA_BUNDLE to a readable PEM file with certificates."
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=subject.ca_bundle)
+    except OSError as error:  # ssl.SSLError is one
+        return fail("CA bundle", f"{subject.ca_bundle}: {error.strerror or error}", mend)
+    count = len(context.get_ca_certs())
+    if not count:
+        return fail("CA bundle", f"{subject.ca_bundle} holds no CA certificate", mend)
+    return ok("CA bundle", f"{subject.ca_bundle}, {count} certificates")
+
 
 CHECKS: Mapping[str, Check] = {
-    "python": checks_machine.python,
-    "architecture": checks_machine.architecture,
-    "programs": checks_files.programs,
-    "qemu": checks_machine.qemu,
-    "acceleration": checks_machine.acceleration,
-    "libkrun": checks_machine.libkrun,
-    "hypervisor": checks_machine.hypervisor,
-    "snapshots": checks_machine.freezing,
-    "machine users": checks_files.users,
-    "machine namespaces": checks_files.namespaces,
-    "system calls": checks_files.calls,
-    "control groups": checks_files.groups,
-    "kernel": checks_files.kernel,
-    "guest kit": checks_files.kit,
-    "images": checks_files.images,
-    "build programs": checks_files.build_programs,
-    "data directory": checks_files.data_directory,
-    "memory": checks_machine.memory,
-    "open files": checks_machine.open_files,
-    "guest ports": checks_machine.guest_ports,
-    "listen address": checks_machine.listen_address,
-    "CA bundle": checks_files.ca_bundle,
+    "python": python,
+    "architecture": architecture,
+    "programs": preflight.programs,
+    "qemu": qemu,
+    "acceleration": acceleration,
+    "libkrun": libkrun,
+    "hypervisor": hypervisor,
+    "snapshots": freezing,
+    "machine users": preflight.users,
+    "machine namespaces": preflight.namespaces,
+    "system calls": preflight.calls,
+    "control groups": preflight.groups,
+    "kernel": preflight.kernel,
+    "guest kit": preflight.kit,
+    "images": preflight.images,
+    "build programs": preflight.build_programs,
+    "data directory": preflight.data_directory,
+    "memory": memory,
+    "open files": open_files,
+    "guest ports": guest_ports,
+    "listen address": listen_address,
+    "CA bundle": ca_bundle,
 }
 
 
 async def examine(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> list[CheckResult]:
-    """Run all checks on this host."""
-    return await run_checks(subject, checks)
+    """Run the checks in order. An exception in a check becomes a failed result."""
+    results: list[CheckResult] = []
+    for name, check in checks.items():
+        try:
+            results.append(await check(subject))
+        except Exception as error:
+            results.append(fail(name, f"the check itself failed: {error}", "Report this."))
+    return results

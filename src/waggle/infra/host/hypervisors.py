@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of a hypervisor and of hardware virtualisation (KVM) or emulation (TCG), with reasons.
+"""What this host has for machines: a hypervisor, KVM or emulation (TCG), and memory; with reasons.
 
-Called by the composition root at the start and by the preflight checks, which pass in the facts
-about libkrun. Pure except for `read_kvm_facts`. Knows nothing of how a hypervisor works or of
-QEMU's options.
+Called by the composition root and by the preflight checks, which pass in the facts about libkrun.
+`outlook` decides for the warm pool whether there is memory for more warm machines: that of the
+whole host, as the kernel's OOM killer sees it, not of a control group. Pure except for
+`read_kvm_facts` and `read_memory`. Knows nothing of how a hypervisor works or of QEMU's options.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
 
@@ -161,3 +164,64 @@ def _require(acceleration: Choice, library: Library) -> None:
         f"WAGGLE_HYPERVISOR=krun, but krun needs KVM. {acceleration.reason}",
         hint="Use a machine with hardware virtualisation, or WAGGLE_HYPERVISOR=qemu.",
     )
+
+
+DRAIN_BELOW: Final = 0.10
+KEEP_FREE: Final = 0.15
+"""Shares of memory that must be available: DRAIN_BELOW always, KEEP_FREE with one more machine."""
+STALLED: Final = 5.0
+"""Percent of the last ten seconds in which programs waited for memory."""
+_MEMINFO = Path("/proc/meminfo")
+_PRESSURE = Path("/proc/pressure/memory")
+
+
+class Outlook(Enum):
+    """The decision for the warm pool: add machines, keep the number, or end some."""
+
+    FILL = auto()
+    HOLD = auto()
+    DRAIN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, and the percentages of the last ten seconds in which some or all programs waited."""
+
+    total: int
+    available: int
+    some: float = 0.0
+    full: float = 0.0
+
+
+def parse_memory(meminfo: str, pressure: str = "") -> Memory:
+    """Read /proc/meminfo and /proc/pressure/memory; the latter may be empty.
+
+    Raises ValueError for any other text.
+    """
+    sizes = {name: int(size) << 10 for name, size in re.findall(r"(?m)^(\w+): +(\d+) kB$", meminfo)}
+    shares = {
+        name: float(share)
+        for name, share in re.findall(r"(?m)^(some|full) avg10=(\d+\.\d+) ", pressure)
+    }
+    try:
+        return Memory(sizes["MemTotal"], sizes["MemAvailable"], **shares)
+    except KeyError as error:
+        raise ValueError(f"There is no {error.args[0]}.") from None
+
+
+def read_memory() -> Memory:
+    """Read the host's memory now, without pressure where the kernel has none. Raises OSError."""
+    try:
+        pressure = _PRESSURE.read_text("utf-8")
+    except OSError:  # also EOPNOTSUPP, where it is turned off
+        pressure = ""
+    return parse_memory(_MEMINFO.read_text("utf-8"), pressure)
+
+
+def outlook(memory: Memory, need: int) -> Outlook:
+    """Decide, given that one more machine takes up to `need` bytes. Pure."""
+    if memory.available < DRAIN_BELOW * memory.total or memory.full >= STALLED:
+        return Outlook.DRAIN
+    if memory.available - need < KEEP_FREE * memory.total or memory.some >= STALLED:
+        return Outlook.HOLD
+    return Outlook.FILL

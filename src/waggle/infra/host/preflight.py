@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types and the runner of preflight checks: conditions for creating environments on this host.
+"""The types of preflight checks, and the checks of programs, files and a VMM's confinement.
 
 Behind `waggle doctor` and `/readyz`. A check examines one thing and reports its state and the
-remedy. The checks are in `checks_machine` and `checks_files`; `doctor` lists them.
+remedy; `doctor` lists all checks. They only read, but for a probe file in the data directory.
+Machines run without the confinement that `users`, `namespaces`
+and `groups` check: a missing one is a layer less against a VMM that was taken over, reported with
+the next step.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import shutil
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,10 +27,16 @@ from waggle.infra.host.hypervisors import (
     Preference,
     read_kvm_facts,
 )
-from waggle.infra.shared.cgroup_plan import Facts
+from waggle.infra.host.process import run
+from waggle.infra.host.requirements import building, missing
+from waggle.infra.shared.cgroup_plan import Facts, Nowhere, place
 from waggle.infra.shared.cgroups import disk_of, read_facts
+from waggle.infra.shared.confined import NEXT_STEP, refusal
 
-GIB = 1024**3
+SETUP = "Run 'waggle setup'."
+_GIB = 1024**3
+_LEAST_FREE = 1 * _GIB
+_GOOD_FREE = 5 * _GIB
 
 
 class Status(StrEnum):
@@ -96,17 +108,6 @@ def fail(name: str, detail: str, mend: str) -> CheckResult:
     return CheckResult(name, Status.FAIL, detail, mend)
 
 
-async def run_checks(subject: Subject, checks: Mapping[str, Check]) -> list[CheckResult]:
-    """Run the checks in order. An exception in a check becomes a failed result."""
-    results: list[CheckResult] = []
-    for name, check in checks.items():
-        try:
-            results.append(await check(subject))
-        except Exception as error:
-            results.append(fail(name, f"the check itself failed: {error}", "Report this."))
-    return results
-
-
 def existing(path: Path) -> Path:
     """Return the path, or the nearest parent directory that exists."""
     return next(each for each in (path, *path.parents) if each.exists())
@@ -115,3 +116,144 @@ def existing(path: Path) -> Path:
 def can_run(results: list[CheckResult]) -> bool:
     """Return whether the main job can run, which decides the exit code of `waggle doctor`."""
     return all(result.status is not Status.FAIL for result in results)
+
+
+async def programs(_subject: Subject) -> CheckResult:
+    """Check the programs that environments need, except QEMU, which has its own check."""
+    absent = [package for package in missing({"serve"}) if package.name != "QEMU"]
+    if not absent:
+        return ok("programs", "all found")
+    detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)
+    return fail("programs", detail, SETUP)
+
+
+async def build_programs(_subject: Subject) -> CheckResult:
+    """Check the programs that building images needs; environments run without them."""
+    absent = missing(building(is_root=os.geteuid() == 0))
+    if not absent and (refused := refusal(os.geteuid())):
+        return warn("build programs", f"no user namespaces: {refused}", NEXT_STEP)
+    if not absent:
+        return ok("build programs", "all found")
+    detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)
+    return warn("build programs", detail, "Run 'waggle setup' to be able to build images.")
+
+
+async def kernel(subject: Subject) -> CheckResult:
+    """Check that the guest kernel exists."""
+    return _file("kernel", subject.kernel)
+
+
+async def kit(subject: Subject) -> CheckResult:
+    """Check that the guest kit exists."""
+    return _file("guest kit", subject.kit)
+
+
+def _file(name: str, path: Path) -> CheckResult:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return fail(name, f"{path}: {error.strerror}", SETUP)
+    if not path.is_file() or not size:
+        return fail(name, f"{path} is not a file with content", f"Remove it. {SETUP}")
+    return ok(name, f"{path} ({size / 1e6:.0f} MB)")
+
+
+async def images(subject: Subject) -> CheckResult:
+    """Check that the runtimes' images exist and match their current definitions and archives."""
+    found = subject.images()
+    absent = sorted(name for name, there in found.items() if not there)
+    old = subject.outdated()
+    if not absent and not old:
+        return ok("images", ", ".join(sorted(found)) or "none configured")
+    commands = [f"waggle image build {name}" for name in (*absent, *old)]
+    mend = f"Run: {'; '.join(commands)}"
+    parts: list[str] = []
+    if absent:
+        parts.append(f"missing: {', '.join(absent)}")
+    if old:
+        parts.append(f"built from an earlier definition or another archive: {', '.join(old)}")
+    made = fail if absent and len(absent) == len(found) else warn
+    return made("images", "; ".join(parts), mend)
+
+
+async def data_directory(subject: Subject) -> CheckResult:
+    """Check that the data directory is writable and has space."""
+    found = existing(subject.data_dir)
+    name, mend = "data directory", "Give this user the directory, or set WAGGLE_DATA_DIR."
+    try:
+        with tempfile.TemporaryFile(dir=found) as probe:
+            probe.write(b"waggle")
+            probe.flush()
+    except OSError as error:
+        return fail(name, f"{found} cannot be written: {error.strerror}", mend)
+    free = shutil.disk_usage(found).free
+    detail = f"{subject.data_dir}, {free / _GIB:.1f} GiB free"
+    if free < _LEAST_FREE:
+        return fail(name, detail, "Free some space, or set WAGGLE_DATA_DIR to a larger disk.")
+    if free < _GOOD_FREE:
+        return warn(name, detail, "Images and environments may fill it; have 5 GiB or more.")
+    return ok(name, detail)
+
+
+_SPACES = ("--mount", "--net", "--ipc", "--uts")
+_TRY = ("sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /tmp")
+_ACTIONS = Path("/proc/sys/kernel/seccomp/actions_avail")
+
+
+async def users(subject: Subject) -> CheckResult:
+    """Check that every VMM process has a separate user."""
+    if subject.is_root:
+        return ok("machine users", "each machine's process has a user of its own")
+    return warn(
+        "machine users",
+        "all machines run as this user, whose files and processes an escape would be closest to",
+        "Run the server as root, or as a user that owns nothing else.",
+    )
+
+
+async def namespaces(subject: Subject) -> CheckResult:
+    """Check that the kernel gives a VMM process a separate file system view and network."""
+    spaces = _SPACES if subject.is_root else (*_SPACES, "--user", "--map-root-user")
+    answer = await run(["unshare", *spaces, *_TRY], timeout=20)
+    if answer.ok:
+        return ok("machine namespaces", "own files, network, queues and names for each machine")
+    mend = "Start the container with the capability SYS_ADMIN and without an AppArmor profile."
+    if not subject.is_root:
+        mend = (
+            "Run the server as root, or allow user namespaces: sysctl -w "
+            "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0."
+        )
+    detail = f"machines keep the host's view of files and network: {answer.last_words(1)}"
+    return warn("machine namespaces", detail, mend)
+
+
+async def calls(_subject: Subject) -> CheckResult:
+    """Check that the kernel can filter a VMM's system calls."""
+    if not _ACTIONS.exists():
+        mend = "Use a kernel with CONFIG_SECCOMP_FILTER."
+        return warn("system calls", "this kernel has no filters, so QEMU does not start", mend)
+    if platform.machine() != "x86_64":
+        return warn("system calls", "the filters are for x86-64 alone", "Use an x86-64 host.")
+    return ok("system calls", "filtered for each machine")
+
+
+async def groups(subject: Subject) -> CheckResult:
+    """Check that machines get limits on memory, processors, threads and disk rate."""
+    found = place(subject.groups())
+    if isinstance(found, Nowhere):
+        return warn("control groups", f"none for machines: {found.problem}", found.mend)
+    below = f"each machine has limits below {found.base}"
+    if found.unlimited:
+        return warn(
+            "control groups",
+            f"{below}, but none of {' and '.join(found.unlimited)}",
+            "Run the server as a systemd service with Delegate=yes, on a kernel with these "
+            "controllers in cgroup v2.",
+        )
+    if subject.disk(existing(subject.data_dir)) is None:
+        return warn(
+            "control groups",
+            f"{below}, but none of the disk's rate: {subject.data_dir} is on no disk of its own",
+            "Set WAGGLE_DATA_DIR to one on ext4 or XFS: btrfs, ZFS and tmpfs have no limits.",
+        )
+    return ok("control groups", below)

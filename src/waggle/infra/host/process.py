@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes with a deadline and bounded output, and the open files of listening processes.
+"""Child processes with a deadline and bounded output, and what processes may and do hold open.
 
 `run` and `run_attached` serve set-up and the preflight checks. Commands are argv lists; no shell is
 started. `held_by_listeners` reads from /proc the open files of a server of which only the address
-is known: `waggle shell` finds its data directory, `waggle doctor` whether it runs. Knows nothing of
-programs or servers.
+is known: `waggle shell` finds its data directory, `waggle doctor` whether it runs. `raise_limit`
+is for a server's own open files. Knows nothing of programs or servers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,3 +189,37 @@ def _opened(directory: Path) -> Iterator[str]:
         for link in directory.iterdir():
             with contextlib.suppress(OSError):
                 yield str(link.readlink())
+
+
+MOST = 1 << 20
+"""A higher limit has no use, and programs that close all possible descriptors would take long."""
+
+
+def reachable(soft: int, hard: int) -> int:
+    """Return the limit that a process with these limits can raise its own to. Pure."""
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    return soft if soft == resource.RLIM_INFINITY else max(soft, most)
+
+
+def limits() -> tuple[int, int]:
+    """Return the soft and the hard limit of open files of this process."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_limit(
+    change: Callable[[int, tuple[int, int]], None] = resource.setrlimit,
+) -> int:
+    """Raise this process's limit of open files as far as possible and return it; never raises.
+
+    Called when a server starts: a shell's usual 1,024 are fewer than a server's connections. Its
+    children get other limits (`waggle.infra.shared.confined`).
+    """
+    soft, hard = limits()
+    wanted = reachable(soft, hard)
+    if wanted == soft:
+        return soft
+    try:
+        change(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # a kernel or container that allows less than it reports
+        return soft
+    return wanted

@@ -19,7 +19,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.errors import WaggleError
-from waggle.infra.host.checks_machine import Outlook
+from waggle.infra.host.hypervisors import Outlook
 from waggle.service.local.blueprint import MadeOf
 from waggle.service.local.warm_machine import Endings, Trouble, Warm, WarmKind, next_kind
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.host import checks_files
+from waggle.infra.host import preflight
 from waggle.infra.host.preflight import CheckResult, Status, Subject
 from waggle.infra.shared.cgroup_plan import Facts
 
@@ -33,18 +33,18 @@ def check_line(result: CheckResult) -> None:
 
 
 async def test_without_root_missing_users_are_reported() -> None:
-    result = await checks_files.users(subject(is_root=False))
+    result = await preflight.users(subject(is_root=False))
     assert result.status is Status.WARN
     assert "Run the server as root" in result.mend
     check_line(result)
-    assert (await checks_files.users(subject())).status is Status.OK
+    assert (await preflight.users(subject())).status is Status.OK
 
 
 @pytest.mark.parametrize("is_root", [True, False])
 async def test_namespaces_are_tried_as_the_server_would(is_root: bool) -> None:
     if is_root and os.geteuid() != 0:
         pytest.skip("NOT TESTED: this is not root")
-    result = await checks_files.namespaces(subject(is_root=is_root))
+    result = await preflight.namespaces(subject(is_root=is_root))
     user = [] if is_root else ["--user", "--map-root-user"]
     spaces = ["unshare", "--mount", "--net", "--ipc", "--uts", *user, "true"]
     allowed = subprocess.run(spaces, check=False, capture_output=True).returncode == 0
@@ -56,7 +56,7 @@ async def test_namespaces_are_tried_as_the_server_would(is_root: bool) -> None:
 
 
 async def test_a_kernel_that_filters_is_reported() -> None:
-    result = await checks_files.calls(subject())
+    result = await preflight.calls(subject())
     check_line(result)
 
 
@@ -69,7 +69,7 @@ async def test_a_kernel_that_filters_is_reported() -> None:
     ],
 )
 async def test_missing_groups_are_reported_with_the_next_step(facts: Facts, says: str) -> None:
-    result = await checks_files.groups(subject(groups=facts))
+    result = await preflight.groups(subject(groups=facts))
     assert result.status is Status.WARN
     assert says in result.detail
     check_line(result)
@@ -77,7 +77,7 @@ async def test_missing_groups_are_reported_with_the_next_step(facts: Facts, says
 
 async def test_groups_that_can_be_made_are_named() -> None:
     facts = Facts("/c", "/own", ALL, ALL, is_alone=True, may_use_own=True)
-    result = await checks_files.groups(subject(groups=facts))
+    result = await preflight.groups(subject(groups=facts))
     assert (result.status, result.detail) == (Status.OK, "each machine has limits below /c/own")
 
 
@@ -85,7 +85,7 @@ async def test_missing_controllers_are_named() -> None:
     """A user's services get memory, pids and cpu from systemd, but not io."""
     had = ALL - {"io"}
     facts = Facts("/c", "/own", ALL, had, is_alone=True, may_use_own=True)
-    result = await checks_files.groups(subject(groups=facts))
+    result = await preflight.groups(subject(groups=facts))
     assert result.status is Status.WARN
     assert result.detail == "each machine has limits below /c/own, but none of io"
     assert "Delegate=yes" in result.mend
@@ -94,7 +94,7 @@ async def test_missing_controllers_are_named() -> None:
 
 async def test_a_disk_whose_rate_cannot_be_limited_is_named() -> None:
     facts = Facts("/c", "/own", ALL, ALL, is_alone=True, may_use_own=True)
-    result = await checks_files.groups(subject(groups=facts, disk=None))
+    result = await preflight.groups(subject(groups=facts, disk=None))
     assert result.status is Status.WARN
     assert result.detail.endswith("none of the disk's rate: /nonexistent is on no disk of its own")
     assert "ext4 or XFS" in result.mend

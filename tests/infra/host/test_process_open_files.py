@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from waggle.infra.host.checks_files import MOST, limits, raise_limit, reachable
+from waggle.infra.host.process import MOST, limits, raise_limit, reachable
 
 NONE = resource.RLIM_INFINITY
 
@@ -31,7 +31,7 @@ def test_the_reachable_limit_is_bounded(soft: int, hard: int, expected: int) -> 
 
 def test_the_limit_is_really_raised() -> None:
     program = (
-        "import resource; from waggle.infra.host.checks_files import limits, raise_limit;"
+        "import resource; from waggle.infra.host.process import limits, raise_limit;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200));"
         "print(raise_limit(), *limits())"
     )
