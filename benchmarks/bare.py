@@ -25,10 +25,9 @@ from waggle.config.places import Places
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.qemu.argv import command_line
 from waggle.infra.qemu.frozen import tsc_khz
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh.connection import new_keys
 from waggle.service.local.bring_up import guest_variables

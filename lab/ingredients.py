@@ -14,8 +14,7 @@ from pathlib import Path
 
 from waggle.config import load
 from waggle.config.places import Places
-from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh.connection import new_keys
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.store import Store, key_of
-from waggle.infra.host.kernel import LIBRARY, PACKAGE, PACKAGE_SUITE
+from waggle.infra.rootfs.kit import LIBRARY, PACKAGE, PACKAGE_SUITE
 from waggle.infra.shared import debian
 
 KIND = "libkrunfw"

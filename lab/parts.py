@@ -18,8 +18,7 @@ from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared import debian
 
 KIND = "parts"

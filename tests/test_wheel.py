@@ -23,7 +23,7 @@ from tests.support.waggle_process import environ
 from tests.test_repository import name_of, normal, tracked
 
 from waggle import __version__
-from waggle.infra.rootfs.kit.build import kit_key
+from waggle.infra.rootfs.kit import kit_key
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -166,7 +166,7 @@ class TestWithoutACheckout:
         assert (ended.stdout, ended.stderr) == (f"waggle {__version__}\n", "")
 
     def test_the_kit_is_the_same(self, site: Path, tmp_path: Path) -> None:
-        code = "from waggle.infra.rootfs.kit.build import *; print(GUEST_SOURCES, kit_key())"
+        code = "from waggle.infra.rootfs.kit import *; print(GUEST_SOURCES, kit_key())"
         ended = self.run(site, tmp_path, "-c", code)
         where, key = ended.stdout.split()
         assert Path(where).is_relative_to(site)

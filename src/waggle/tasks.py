@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that must finish although their caller is cancelled, and groups that raise one error.
+"""Tasks that must finish although their caller is cancelled, groups that raise one error, stages.
 
 Used by every layer that does asynchronous work, mainly for clean-up. anyio's shield holds off
 anyio's cancel scopes but not `asyncio.Task.cancel` (which `asyncio.timeout` uses); this holds off
-both.
+both. `stage` logs for operators how long a part of a create takes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.abc
+import structlog
 
+log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -73,3 +76,13 @@ def errors_in(error: BaseException) -> list[BaseException]:
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)
     return [inner for member in group.exceptions for inner in errors_in(member)]
+
+
+@contextmanager
+def stage(name: str) -> Generator[None]:
+    """Log the duration of a block in milliseconds, at debug level, however it ends."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        log.debug("stage", stage=name, ms=round((time.perf_counter() - began) * 1000, 1))

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"

@@ -31,12 +31,11 @@ from waggle.domain.machine import Hypervisor
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.bring_up import LocalMachines

@@ -41,9 +41,8 @@ from waggle.cli.setup import surroundings
 from waggle.config import PREFIX, Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import WaggleError
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared.files import FileLock
 
 START_SECONDS = 120.0  # in the lab an import takes ten times as long

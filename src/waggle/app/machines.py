@@ -34,12 +34,11 @@ from waggle.infra.host.hypervisors import (
     read_kvm_facts,
     read_memory,
 )
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.cgroup_plan import Nowhere, place
 from waggle.infra.shared.cgroups import Groups, disk_of, read_facts

@@ -19,10 +19,9 @@ from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.host.process import held_by_listeners
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared.files import FileLock
 
 _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[red]fail[/]"}

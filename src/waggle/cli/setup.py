@@ -24,10 +24,9 @@ from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.host.install import Plan, carry_out, detect_privilege, make_plan, this_manager
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.requirements import SERVE, TEST, Use, building, missing
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared import debian
 
 

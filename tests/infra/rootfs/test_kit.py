@@ -19,7 +19,7 @@ from waggle.domain.machine import READY_LINE
 from waggle.domain.programs.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.programs.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
 from waggle.infra.guest.link import AGENT_PORT
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES, GuestKit, kit_key
+from waggle.infra.rootfs.kit import GUEST_SOURCES, GuestKit, kit_key
 from waggle.infra.shared import debian
 
 MEASURE = 1 << 10

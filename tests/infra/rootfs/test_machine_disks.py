@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.infra.guest.forwarder import MAX_NAME
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES
 from waggle.infra.rootfs.machine_disks import (
     MAX_ENVIRONMENT,
     MAX_PATH,

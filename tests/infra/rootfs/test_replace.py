@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.support.programs import program
 
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="its system calls")
 Replace = Callable[[Path, Path], int]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support.programs import NODE
 
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 SOURCES = {".py": "runner.python", ".js": "runner.node"}
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.programs import program
 
-from waggle.infra.rootfs.kit.build import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh

@@ -40,8 +40,7 @@ from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.wires import Inherited, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.shared.timing import stage
-from waggle.tasks import end
+from waggle.tasks import end, stage
 
 if TYPE_CHECKING:
     from waggle.infra.qemu.starter import Plan

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves
-from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.bounds import BrakedWriter
+from waggle.tasks import stage
 
 KEY_TYPE = "ssh-ed25519"
 

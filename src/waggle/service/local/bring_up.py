@@ -34,12 +34,12 @@ from waggle.infra.rootfs.machine_disks import (
     pack,
 )
 from waggle.infra.shared.files import atomic_write
-from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import PROXY_PORT, EnvironmentKeys
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch, StartedMachine
 from waggle.service.local.frozen.freezing import Freezing
 from waggle.service.local.frozen.moments import Moment
 from waggle.service.local.frozen.templates import NoTemplates, Templates
+from waggle.tasks import stage
 
 log = structlog.get_logger(__name__)
 

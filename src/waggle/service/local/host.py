@@ -53,7 +53,6 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
-from waggle.infra.shared.timing import stage
 from waggle.service.local.blueprint import GuestParts, MadeOf
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.freezing import Freezing
@@ -62,6 +61,7 @@ from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
+from waggle.tasks import stage
 
 __all__ = ["LocalHost", "NewProxy", "is_root"]
 

@@ -21,7 +21,6 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED
 from waggle.infra.shared.confined import come_forward, may_come_forward
-from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
@@ -30,7 +29,7 @@ from waggle.service.local.frozen.freezing import Freezing
 from waggle.service.local.frozen.moments import Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
-from waggle.tasks import end
+from waggle.tasks import end, stage
 
 NewProxy = Callable[[Environment], Proxy]
 _NOBODY = "warm"

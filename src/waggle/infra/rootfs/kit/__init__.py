@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest kernel: the one inside libkrunfw, wrapped as an ELF that both hypervisors boot.
+"""What every machine has besides its image: the guest kit and the guest kernel, and their making.
 
-`krunfw_get_kernel` returns the raw image with its load address and its 64-bit entry. The ELF has
-one PT_LOAD of that image, the 64-bit entry as `e_entry` (libkrun jumps there), and one PT_NOTE
-that repeats the kernel's Xen PVH note (QEMU enters there; type 18 of `Xen`, see the kernel's
-include/xen/interface/elfnote.h). Called by `waggle setup`; runs only the library's two functions
-for its version and its kernel.
+Made by `waggle setup`; the composition root finds the files. The kit is a small read-only EROFS
+with init, SSH, SFTP and the guest agent, named by a digest of its sources and package list. The
+kernel is the one inside libkrunfw, wrapped as an ELF that both hypervisors boot: one PT_LOAD of the
+raw image, the 64-bit entry as `e_entry` (libkrun jumps there), and one PT_NOTE that repeats its Xen
+PVH note (QEMU enters there; type 18 of `Xen`, see the kernel's include/xen/interface/elfnote.h).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shlex
 import struct
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -22,15 +24,98 @@ from cffi import FFI
 
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.shared import debian
+from waggle.infra.shared.debian import OnLine
 from waggle.infra.shared.files import FileLock, atomic_write
-from waggle.infra.shared.work import workspace
+from waggle.infra.shared.work import place, workspace
+
+_BUILD_SECONDS = 900
+
+
+class _Part(ABC):
+    """A file that is made once. Safe to use from several processes."""
+
+    path: Path
+    _absent: str
+
+    def require(self) -> Path:
+        """Return the file. Raises SetupIncomplete when it was not made yet."""
+        if not self.path.exists():
+            raise SetupIncomplete(self._absent)
+        return self.path
+
+    async def ensure(self, mirror: str | None, on_line: OnLine = lambda _line: None) -> Path:
+        """Make the file unless it exists; leave the system's packages untouched. Idempotent.
+
+        A cancelled build leaves nothing. Raises SetupIncomplete when a tool is missing or fails.
+        """
+        if self.path.exists():
+            return self.path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        async with FileLock(self.path.with_suffix(".lock"), timeout=_BUILD_SECONDS):
+            if not self.path.exists():
+                await self._make(mirror, on_line)
+        return self.path
+
+    @abstractmethod
+    async def _make(self, mirror: str | None, on_line: OnLine) -> None: ...
+
+
+GUEST_SOURCES = Path(__file__).parent / "guest"
+KIT_PACKAGES = (
+    "busybox-static",
+    "dropbear-bin",
+    "musl-tools",
+    "openssh-sftp-server",
+    "qemu-guest-agent",
+)
+
+
+def kit_key(sources: Path = GUEST_SOURCES) -> str:
+    """Return a short digest of the kit's sources and packages. Pure except for reading them."""
+    digest = hashlib.sha256(" ".join((debian.SUITE, *KIT_PACKAGES)).encode())
+    for file in sorted(sources.iterdir()):
+        if file.is_file():
+            digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+class GuestKit(_Part):
+    """The kit of this version of waggle, in `directory`."""
+
+    _absent = "The guest kit is not built."
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"kit-{kit_key()}.erofs"
+
+    async def _make(self, mirror: str | None, on_line: OnLine) -> None:
+        uri = await asyncio.to_thread(debian.mirror, mirror)
+        with workspace(self.path.parent) as work:
+            tree, image = work / "tree", work / "kit.erofs"
+            tree.mkdir()
+            hooks = [f"--extract-hook={hook}" for hook in _hooks(GUEST_SOURCES, tree)]
+            argv = debian.tree_argv(uri, packages=KIT_PACKAGES, hooks=hooks)
+            await debian.run(argv, on_line)
+            await debian.run(["mkfs.erofs", "--quiet", "-T0", "--all-root", str(image), str(tree)])
+            image.chmod(0o444)
+            await asyncio.to_thread(place, image, self.path)
+
+
+def _hooks(sources: Path, output: Path) -> list[str]:
+    """Return shell lines for mmdebstrap; `$1` is the tree. Only waggle's paths are inserted."""
+    links = 'for d in bin sbin lib lib64; do [ -e "$1/$d" ] || ln -s usr/$d "$1/$d"; done'
+    return [
+        f'{links}; mkdir -p "$1/waggle-guest"',
+        f"sync-in {shlex.quote(str(sources))} /waggle-guest",
+        'chroot "$1" /usr/bin/busybox sh /waggle-guest/assemble.sh',
+        f"sync-out /kit {shlex.quote(str(output))}",
+    ]
+
 
 LIBRARY = "libkrunfw.so.5"
 PACKAGE = "libkrunfw5"
 PACKAGE_SUITE = "sid"
 MAJOR = 5
 _NOTE = b"\x12\0\0\0Xen\0"
-_BUILD_SECONDS = 900
 _PAGE = 0x1000
 _EM_X86_64 = 62
 
@@ -115,37 +200,20 @@ def _edition(library: Path | None) -> str:
     return f".{facts.st_size:x}-{facts.st_mtime_ns:x}"
 
 
-class GuestKernel:
-    """The kernel file in `directory`. Safe to use from several processes."""
+class GuestKernel(_Part):
+    """The kernel file in `directory`, from the configured library or its package."""
+
+    _absent = "The guest kernel is not there."
 
     def __init__(self, directory: Path, library: Path | None = None) -> None:
         self.path = directory / f"kernel-{LIBRARY.removeprefix('lib')}{_edition(library)}.elf"
         self._library = library
 
-    def require(self) -> Path:
-        """Return the kernel's file. Raises SetupIncomplete when it does not exist yet."""
-        if not self.path.exists():
-            raise SetupIncomplete("The guest kernel is not there.")
-        return self.path
-
-    async def ensure(
-        self, mirror: str | None, on_line: Callable[[str], None] = lambda _line: None
-    ) -> Path:
-        """Make the kernel file unless it exists, from the configured library or the package.
-
-        Idempotent; leaves the system's packages untouched. Raises SetupIncomplete.
-        """
-        if self.path.exists():
-            return self.path
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        async with FileLock(self.path.with_suffix(".lock"), timeout=_BUILD_SECONDS):
-            if self._library is not None:
-                atomic_write(self.path, elf(extract(self._library)), 0o444)
-            elif not self.path.exists():
-                await self._from_package(await asyncio.to_thread(debian.mirror, mirror), on_line)
-        return self.path
-
-    async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:
+    async def _make(self, mirror: str | None, on_line: OnLine) -> None:
+        if self._library is not None:
+            atomic_write(self.path, elf(extract(self._library)), 0o444)
+            return
+        uri = await asyncio.to_thread(debian.mirror, mirror)
         with workspace(self.path.parent) as work:
             out = work / LIBRARY
             # Without root, only mmdebstrap itself can write into a directory of the server.
@@ -154,6 +222,6 @@ class GuestKernel:
                 f'--extract-hook={find} -exec cp {{}} "$1/kernel" ";"',
                 f"--extract-hook=download /kernel {shlex.quote(str(out))}",
             )
-            argv = debian.tree_argv(mirror, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=hooks)
+            argv = debian.tree_argv(uri, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=hooks)
             await debian.run(argv, on_line)
             atomic_write(self.path, elf(extract(out)), 0o444)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.host import kernel
-from waggle.infra.host.kernel import GuestKernel, RawKernel, elf, extract, pvh_note
+from waggle.infra.rootfs import kit
+from waggle.infra.rootfs.kit import GuestKernel, RawKernel, elf, extract, pvh_note
 
 LOAD, ENTRY, PVH_ENTRY = 0x1000000, 0x1000123, 0x1000000
 NOTE = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", PVH_ENTRY)
@@ -93,7 +93,7 @@ async def test_it_is_made_once_from_a_library_and_is_never_partial(
         extracted.append(library)
         return RawKernel(IMAGE, LOAD, ENTRY)
 
-    monkeypatch.setattr(kernel, "extract", fake)
+    monkeypatch.setattr(kit, "extract", fake)
     library = tmp_path / "libkrunfw.so"
     made = [GuestKernel(tmp_path / "guest", library) for _ in range(3)]
     paths = await asyncio.gather(*(each.ensure(None) for each in made))
