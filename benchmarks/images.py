@@ -166,7 +166,7 @@ async def _peak(registry: Registry, work: Path) -> int:
 
 async def _pull_and_tell(name: str, directory: Path) -> None:
     """Run the other process of `_peak`: print the bytes of its largest growth."""
-    importlib.import_module("waggle.infra.oci.registry.pull")  # so that it counts as idle
+    importlib.import_module("waggle.infra.oci.registry")  # so that it counts as idle
     registry = Registry(int(name.rpartition(":")[2]), 0)
     idle = resident_bytes(os.getpid())
     await images(registry, directory).boot_image(f"{name}/{HUGE}", no_progress)

@@ -25,9 +25,9 @@ from waggle.cli.client import connected
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.host import no_progress
-from waggle.infra.oci.build.build import build_image
+from waggle.infra.oci.build import build_image
 from waggle.infra.oci.build.definition import load_definition
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 
 BEFORE = Path(__file__).parent / "before"
 NAMES = ("python", "node", "shell")

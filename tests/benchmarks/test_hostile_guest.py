@@ -18,8 +18,8 @@ from tests.support.programs import program
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.programs.execution import Command
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
-from waggle.infra.ssh.run.shell import Shell
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.run import Shell
+from waggle.infra.ssh.sftp import Files
 from waggle.tasks import end
 
 pytestmark = pytest.mark.anyio

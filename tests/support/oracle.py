@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from tests.support.trees import Description, check_directory_links, described, mounted
 
-from waggle.infra.oci.layers.flatten import flatten
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.layers import flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 
 Tree = dict[str, Description]

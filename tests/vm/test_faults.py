@@ -15,7 +15,7 @@ from tests.support.vm import Lab, lines, root, sh
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs.execution import GuestUser
-from waggle.infra.ssh.run.shell import KILL_PATIENCE
+from waggle.infra.ssh.run import KILL_PATIENCE
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

@@ -21,7 +21,7 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook
-from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.run import Shell
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
 from waggle.service.local.warm_machine import WarmKind, WarmMachine

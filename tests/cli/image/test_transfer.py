@@ -21,7 +21,7 @@ from tests.support.waggle_process import environ
 
 from waggle.cli.image import transfer
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.service.local.images.images import ImageService
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]

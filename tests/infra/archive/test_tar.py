@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support.images import device, directory, file, hard_link, symlink, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.archive import DEFAULT_LIMITS, Limits
 from waggle.infra.archive.tar import Entry, TarReader
 
 

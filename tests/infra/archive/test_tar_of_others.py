@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.images import file, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry, TarReader
 
 CONTENT = b"no multiple of a block"

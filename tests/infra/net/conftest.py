@@ -14,10 +14,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from waggle.infra.net.dial import Resolver
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.policy import Address, AddressPolicy, Verdict
-from waggle.infra.net.resolve import Resolver
 
 OPEN, CLOSED = "127.0.0.1", "127.0.0.2"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

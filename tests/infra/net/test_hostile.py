@@ -10,11 +10,10 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waggle.infra.net import guest_request
+from waggle.infra.net import PeerGone, Stream, guest_request
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.forward import Exchange, HttpPeer
 from waggle.infra.net.policy import Address, AddressPolicy
-from waggle.infra.net.streams import PeerGone, Stream
 
 METHODS = [b"GET", b"HEAD", b"POST", b"CONNECT", b"OPTIONS", b"TRACE", b"get", b"", b"G\x00T"]
 TARGETS = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.streams import PeerGone, Stream, relay
+from waggle.infra.net import PeerGone, Stream, relay
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import Advance, Turns

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.images import ARCHITECTURE, Member, compressed, file, tar_bytes
 
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 
 
 def ignore(_fraction: float, _text: str) -> None:

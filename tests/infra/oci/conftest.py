@@ -15,7 +15,7 @@ from tests.support.images import (
     write_layout,
 )
 
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from tests.support.images import (
 )
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument, WaggleError
-from waggle.infra.archive.limits import Limits
-from waggle.infra.oci.layers.flatten import flatten
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.archive import Limits
+from waggle.infra.oci.layers import flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]

@@ -38,7 +38,7 @@ from tests.support.images import (
 )
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import read_entries, read_layer
 from waggle.infra.oci.layers.merge import merge

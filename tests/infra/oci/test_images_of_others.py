@@ -22,6 +22,7 @@ from tests.support.images import ARCHITECTURE, Layer, compressed, directory, fil
 from waggle.domain.errors import ImageCorrupt, ImageMissing, WaggleError
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.manifests import choose
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import (
     Descriptor,
     architecture,
@@ -30,7 +31,6 @@ from waggle.infra.oci.store.image import (
     parse_descriptor,
     platform,
 )
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 OCI = "application/vnd.oci.image"

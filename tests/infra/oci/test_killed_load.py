@@ -20,13 +20,13 @@ from tests.support.images import (
     write_layout,
 )
 
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 CHILD = """
 from pathlib import Path
 from waggle.infra.oci.transfer.load import load
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 
 where, source, store = sys.argv[1:]
 

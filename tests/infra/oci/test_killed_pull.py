@@ -13,7 +13,7 @@ from tests.infra.oci.killed import child, stopped
 from tests.support.images import file, write_layout
 from tests.support.registry import run_registry, skopeo
 
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 CHILD = """
@@ -21,8 +21,8 @@ import asyncio
 from pathlib import Path
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.infra.oci.registry.pull import Puller
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.registry import Puller
+from waggle.infra.oci.store import ImageStore
 
 where, reference, directory = sys.argv[1:]
 store = ImageStore(Path(directory))

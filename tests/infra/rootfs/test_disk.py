@@ -18,9 +18,9 @@ import pytest
 from tests.support.images import directory, file, write_layout
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
-from waggle.infra.oci.layers.flatten import FlatImage, flatten
+from waggle.infra.oci.layers import FlatImage, flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 from waggle.infra.rootfs.erofs import Advance
 
@@ -129,8 +129,8 @@ async def test_leftovers_of_a_killed_writer_are_ignored_and_removed(
 ) -> None:
     program = """
         import asyncio, pathlib, sys, threading
-        from waggle.infra.oci.layers.flatten import flatten
-        from waggle.infra.oci.store.store import ImageStore
+        from waggle.infra.oci.layers import flatten
+        from waggle.infra.oci.store import ImageStore
         from waggle.infra.rootfs.disk import RootDisks
 
         def stall(image, workspace, progress):

@@ -17,7 +17,7 @@ import pytest
 from tests.support.oracle import made, named_directories, read, same, umoci
 from tests.support.waggle_process import installation
 
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 
 pytestmark = [
     pytest.mark.slow,

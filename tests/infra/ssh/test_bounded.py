@@ -14,8 +14,8 @@ from tests.support.waiting import until
 from waggle.domain.programs.execution import Command
 from waggle.infra.ssh.bounded import PACKETS
 from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.launcher import CommandSession
-from waggle.infra.ssh.run.shell import Shell
 from waggle.infra.ssh.typed import open_exec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]

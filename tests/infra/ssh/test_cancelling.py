@@ -15,8 +15,8 @@ from tests.support.vm import command
 from tests.support.waiting import until
 
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.run.shell import Shell
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.run import Shell
+from waggle.infra.ssh.sftp import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 STEPS = 80

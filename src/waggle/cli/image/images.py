@@ -23,7 +23,7 @@ from waggle.config.parsers import parse_duration
 from waggle.config.places import Places
 from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.domain.image import CachedImage, PrunePlan
-from waggle.infra.oci.build.build import build_image, is_outdated
+from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.build.definition import ImageDefinition, load_definition
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.store.environments import SqliteStore

@@ -18,8 +18,8 @@ from waggle.cli.image.images import make_disk
 from waggle.cli.progress import filling, say
 from waggle.config import load as load_settings
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.registry import Puller
 from waggle.infra.oci.registry.options import Transfer
-from waggle.infra.oci.registry.pull import Puller
 from waggle.infra.oci.store.select import Form
 from waggle.infra.oci.transfer import export
 from waggle.infra.oci.transfer import load as loading

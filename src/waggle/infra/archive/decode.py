@@ -20,8 +20,8 @@ from functools import partial
 from typing import BinaryIO, Final, Protocol
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.archive import Limits
 from waggle.infra.archive.decoders import CHUNK, DAMAGE, Gzip, Source, Streams, Zstd, new_xz
-from waggle.infra.archive.limits import Limits
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
 """The algorithms and how many hexadecimal digits their digests have."""

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive import tar_fields
-from waggle.infra.archive.limits import Limits, clean_path
+from waggle.infra.archive import Limits, clean_path, tar_fields
 from waggle.infra.archive.tar_fields import (
     Records,
     decimal_ns,

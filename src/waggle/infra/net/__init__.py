@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One byte stream in both directions over any transport, and `relay` between two of them.
+"""Byte streams in both directions over any transport, how they are opened, and `relay` between two.
 
 `Stream` wraps a reader and a writer of asyncio, or of asyncssh in bytes mode (the reverse forward
-out of a guest). It gives `egress`, `forward` and `exposure` one error, one way to end well
-(`finish`) and one to end at once (`abort`). `relay`, used for a granted CONNECT and for exposed
-ports, copies bytes unseen and holds one piece of at most 64 KiB per direction: it does not read a
-side while the other cannot take more. Imports neither HTTP nor SSH.
+out of a guest). It gives this package's modules one error, one way to end well (`finish`) and one
+to end at once (`abort`). `relay`, used for a granted CONNECT and for exposed ports, copies bytes
+unseen and holds one piece of at most 64 KiB per direction: it does not read a side while the other
+cannot take more. `connect_first` opens a TCP connection for `dial`. Imports neither HTTP nor SSH.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Protocol, Self, cast
 
@@ -209,3 +211,80 @@ async def _pump(source: Stream, sink: Stream, idle: IdleLimit, first: bytes = b"
         idle.touch()
         data = await source.read()
     sink.write_eof()
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect_first(
+    addresses: Sequence[IPv4Address | IPv6Address], port: int, stagger: float
+) -> Connection | None:
+    """Connect to the first address that answers; None if none does. Not bounded in time.
+
+    Each address has `stagger` seconds before the next one is tried beside it.
+    """
+    chosen = await _Race(addresses, port, stagger).run()
+    return None if chosen is None else await _wrap(chosen)
+
+
+class _Race:
+    """Attempts at the addresses, started one after another; the first to connect wins.
+
+    An address has `stagger` seconds before the next one is tried beside it.
+    """
+
+    def __init__(
+        self, addresses: Sequence[IPv4Address | IPv6Address], port: int, stagger: float
+    ) -> None:
+        self._addresses = addresses
+        self._port = port
+        self._stagger = stagger
+        self._settled = asyncio.Event()
+        self._attempts: list[asyncio.Task[None]] = []
+        self._winner: socket.socket | None = None
+
+    async def run(self) -> socket.socket | None:
+        """Return the connected socket, or None if every attempt failed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for address in self._addresses:
+                    if self._winner is not None:
+                        break
+                    self._settled.clear()
+                    self._attempts.append(group.create_task(self._attempt(address)))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._stagger):
+                            await self._settled.wait()
+        except BaseException:
+            if self._winner is not None:
+                self._winner.close()
+            raise
+        return self._winner
+
+    async def _attempt(self, address: IPv4Address | IPv6Address) -> None:
+        family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+        with contextlib.ExitStack() as undo:
+            try:
+                connecting = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                connecting.setblocking(False)
+                place = (str(address), self._port)
+                await asyncio.get_running_loop().sock_connect(connecting, place)
+            except OSError:
+                self._settled.set()
+                return
+            if self._winner is None:
+                self._winner = connecting
+                undo.pop_all()
+                for other in self._attempts:
+                    if other is not asyncio.current_task():
+                        other.cancel()
+            self._settled.set()
+
+
+async def _wrap(connected: socket.socket) -> Connection:
+    try:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await asyncio.open_connection(sock=connected, limit=CHUNK)
+    except BaseException:
+        connected.close()
+        raise

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dialer of servers that a guest asks for: resolve, judge every address, connect.
+"""From a name that a guest asks for to a connection: resolve, judge every address, connect.
 
-Called by `egress` for each request. The policy is enforced here: a socket connects to exactly the
-address object that was judged, and the name is not looked up again, so a name server that changes
-its answer (DNS rebinding) gains nothing.
+`egress` calls its environment's `Dialer`. A socket connects to exactly the address object that was
+judged, and the name is not looked up again: a name server that changes its answer (DNS rebinding)
+gains nothing. Names mean the same as on the host, since the C library's getaddrinfo resolves them
+(docs/decisions/0025-resolver.md). A lookup cannot be stopped, so names that are never answered hold
+threads: each environment has its own, and of the shared ones at most as many as it leaves free.
 """
 
 from __future__ import annotations
@@ -11,21 +13,218 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
-from waggle.infra.net import guest_request
+from waggle.infra.net import Connection, Stream, connect_first, guest_request
 from waggle.infra.net.guest_request import DialTimes, Home, Target
 from waggle.infra.net.policy import ALLOWED, Address, AddressPolicy, Verdict, permits_port
-from waggle.infra.net.resolve import MAX_ADDRESSES, Resolver
-from waggle.infra.net.streams import CHUNK, Stream
 
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Found = Sequence[Address] | OSError
+"""The result of a lookup; an error is a value here, since no waiter may be left to raise it to."""
+SHARED = 48
+RESOLVER_OPTIONS = "timeout:2 attempts:2"
+"""For the C library (RES_OPTIONS): its defaults, 5 s and twice, outlast every waiter."""
+
+
+def may_start(held: int, shared_taken: int, shared: int) -> bool:
+    """Whether an environment that holds `held` threads may have another one. Pure."""
+    return held == 0 or held - 1 < shared - shared_taken
+
+
+def limit_resolver(environ: MutableMapping[str, str]) -> None:
+    """Make the C library give up before its waiters do, unless the operator set RES_OPTIONS."""
+    environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
+
+
+class Lookup:
+    """One lookup, and the number of callers that wait for its result."""
+
+    def __init__(self, asker: Hashable, name: str) -> None:
+        self.asker = asker
+        self.name = name
+        self.found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self._waiting = 0
+
+    async def answer(self, leave: Callable[[Lookup], None]) -> Found:
+        """Wait for the result. Calls `leave` when nobody waits any more. May be cancelled."""
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.found)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.found.done():
+                leave(self)
+
+
+class Lookups:
+    """Lookups in daemon threads, at most `shared` and one per environment. Lives on one event loop.
+
+    `lookup` blocks and raises OSError. Nothing waits for the threads at the end of the server.
+    """
+
+    def __init__(self, lookup: Callable[[str], Sequence[Address]], *, shared: int = SHARED) -> None:
+        self._lookup = lookup
+        self._shared = shared
+        self._held: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, deque[Lookup]] = {}
+        """The lookups that may not start yet, by environment; the next in turn comes first."""
+
+    @property
+    def running(self) -> int:
+        """The number of threads at work."""
+        return self._held.total()
+
+    def start(self, asker: Hashable, name: str) -> Lookup:
+        """Look up `name`, now or when `asker` has its turn."""
+        lookup = Lookup(asker, name)
+        self._waiting.setdefault(asker, deque()).append(lookup)
+        self._go_on()
+        return lookup
+
+    def leave(self, lookup: Lookup) -> None:
+        """Drop a lookup that nobody waits for, unless it runs: its result is still of use."""
+        queue = self._waiting.get(lookup.asker, deque())
+        with contextlib.suppress(ValueError):
+            queue.remove(lookup)
+            lookup.found.cancel()
+        if not queue:
+            self._waiting.pop(lookup.asker, None)
+
+    def _go_on(self) -> None:
+        """Start every lookup that may start now, in turn."""
+        passed_over = 0
+        while passed_over < len(self._waiting):
+            asker = next(iter(self._waiting))
+            queue = self._waiting.pop(asker)
+            if may_start(self._held[asker], self.running - len(self._held), self._shared):
+                self._run(queue.popleft())
+                passed_over = 0
+            else:
+                passed_over += 1
+            if queue:
+                self._waiting[asker] = queue
+
+    def _run(self, lookup: Lookup) -> None:
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            try:
+                found: Found = self._lookup(lookup.name)
+            except OSError as error:
+                found = error
+            except Exception as error:  # any error must give the thread back
+                found = OSError(f"the resolver failed: {type(error).__name__}")
+            with contextlib.suppress(RuntimeError):  # the loop is closed by now
+                loop.call_soon_threadsafe(self._ended, lookup, found)
+
+        self._held[lookup.asker] += 1
+        try:
+            threading.Thread(target=work, name="waggle-dns", daemon=True).start()
+        except RuntimeError as error:
+            loop.call_soon(self._ended, lookup, OSError(str(error)))
+
+    def _ended(self, lookup: Lookup, found: Found) -> None:
+        self._held[lookup.asker] -= 1
+        if not self._held[lookup.asker]:
+            del self._held[lookup.asker]
+        if not lookup.found.done():
+            lookup.found.set_result(found)
+        self._go_on()
+
+
+Resolver = Callable[[str], Awaitable[Sequence[Address]]]
+"""Maps an ASCII name to its addresses, best first. Raises OSError if none. Cancellable."""
+
+# Lifetimes of addresses (getaddrinfo gives no TTL, and each connection judges them anew), of the
+# result that a name has none, and of every other failure.
+KEPT_SECONDS, NO_NAME_SECONDS, NO_ANSWER_SECONDS = 10.0, 5.0, 1.0
+MAX_KEPT = 256
+MAX_ADDRESSES = 8
+"""Addresses kept per name: its name server can send thousands, at 100 bytes an address."""
+_NO_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+
+
+class _Kept(NamedTuple):
+    until: float
+    addresses: Sequence[Address]
+    failure: tuple[int, str] | None = None
+    """Number and text, not the exception, which grows every time it is raised."""
+
+
+class SystemResolver:
+    """The resolver of one environment, which learns nothing of the names that others look up.
+
+    Callers share a running lookup of the same name, even when the first callers have left, and its
+    result is kept for a while: a name that is never answered holds one thread.
+    """
+
+    def __init__(self, lookups: Lookups, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._lookups = lookups
+        self._now = now
+        self._asked: dict[str, Lookup] = {}
+        self._kept: dict[str, _Kept] = {}
+
+    async def __call__(self, name: str) -> Sequence[Address]:
+        """Return at most MAX_ADDRESSES of `name`. Raises OSError if none; has no deadline."""
+        kept = self._kept.get(name)
+        if kept is None or kept.until <= self._now():
+            kept = self._judge(await self._ask(name).answer(self._lookups.leave))
+        if kept.failure is not None:
+            raise OSError(*kept.failure)
+        return kept.addresses
+
+    def _ask(self, name: str) -> Lookup:
+        lookup = self._asked.get(name)
+        if lookup is None or lookup.found.cancelled():
+            lookup = self._asked[name] = self._lookups.start(self, name)
+            lookup.found.add_done_callback(lambda _: self._answered(lookup))
+        return lookup
+
+    def _answered(self, lookup: Lookup) -> None:
+        name = lookup.name
+        if self._asked.get(name) is lookup:
+            del self._asked[name]
+        if lookup.found.cancelled():
+            return
+        self._kept.pop(name, None)
+        self._kept[name] = self._judge(lookup.found.result())
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def _judge(self, found: Found) -> _Kept:
+        if not isinstance(found, OSError):
+            return _Kept(self._now() + KEPT_SECONDS, found)
+        seconds = NO_NAME_SECONDS if found.errno in _NO_NAME else NO_ANSWER_SECONDS
+        return _Kept(self._now() + seconds, (), (found.errno or 0, found.strerror or str(found)))
+
+
+def system_lookup(name: str) -> list[Address]:
+    """Return getaddrinfo's addresses, at most MAX_ADDRESSES. Blocks; raises OSError."""
+    # Bytes, because Python applies its own, older rules for international names to text.
+    rows = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
+    found: dict[Address, None] = {}
+    for family, _, _, _, place in rows:
+        text = str(place[0])
+        if family == socket.AF_INET:
+            found[IPv4Address(text)] = None
+        elif family == socket.AF_INET6:
+            zone = place[3] if len(place) == 4 and "%" not in text else 0
+            found[IPv6Address(f"{text}%{zone}" if zone else text)] = None
+        if len(found) == MAX_ADDRESSES:
+            break
+    return list(found)
+
+
 OnDecision = Callable[[str, int, Verdict], None]
 
 
 class Dialer:
-    """The opener of connections that the policy permits."""
+    """The opener of connections that the policy permits; it is enforced here."""
 
     def __init__(
         self,
@@ -49,8 +248,7 @@ class Dialer:
 
         A loopback address that the operator's list permits means the host's. Raises Refusal.
         """
-        addresses = self.home.addresses(target) if self.home else ()
-        if self.home is None or not addresses:
+        if self.home is None or not (addresses := self.home.addresses(target)):
             return None
         if target.address is not None and self._policy.permits(target.address).allowed:
             return None
@@ -64,22 +262,20 @@ class Dialer:
         permitted = await self._permitted(target)
         try:
             async with asyncio.timeout(self._times.connect):
-                chosen = await _Race(permitted, target.port, self._times.stagger).run()
-                if chosen is None:
-                    raise guest_request.unreachable(target.host, target.port)
-                return await _wrap(chosen)
+                found = await connect_first(permitted, target.port, self._times.stagger)
         except TimeoutError:
             raise guest_request.too_slow(target.host, "connecting") from None
+        if found is None:
+            raise guest_request.unreachable(target.host, target.port)
+        return found
 
     async def _permitted(self, target: Target) -> Sequence[Address]:
         verdict = permits_port(target.port, self._ports)
+        permitted: list[Address] = []
         if verdict.allowed:
-            addresses = await self._resolve(target)
-            verdicts = [self._policy.permits(address) for address in addresses]
-            permitted = [a for a, v in zip(addresses, verdicts, strict=True) if v.allowed]
-            verdict = ALLOWED if permitted else verdicts[0]
-        else:
-            permitted = []
+            verdicts = {each: self._policy.permits(each) for each in await self._resolve(target)}
+            permitted = [address for address, judged in verdicts.items() if judged.allowed]
+            verdict = ALLOWED if permitted else next(iter(verdicts.values()))
         self._on_decision(guest_request.printable(target.host), target.port, verdict)
         if not verdict.allowed:
             raise guest_request.denied(target.host, verdict)
@@ -100,64 +296,3 @@ class Dialer:
         if not found:
             raise guest_request.unresolvable(target.host)
         return found[:MAX_ADDRESSES]
-
-
-class _Race:
-    """Attempts at the addresses, started one after another; the first to connect wins.
-
-    An address has `stagger` seconds before the next one is tried beside it.
-    """
-
-    def __init__(self, addresses: Sequence[Address], port: int, stagger: float) -> None:
-        self._addresses = addresses
-        self._port = port
-        self._stagger = stagger
-        self._settled = asyncio.Event()
-        self._attempts: list[asyncio.Task[None]] = []
-        self._winner: socket.socket | None = None
-
-    async def run(self) -> socket.socket | None:
-        """Return the connected socket, or None if every attempt failed."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for address in self._addresses:
-                    if self._winner is not None:
-                        break
-                    self._settled.clear()
-                    self._attempts.append(group.create_task(self._attempt(address)))
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._stagger):
-                            await self._settled.wait()
-        except BaseException:
-            if self._winner is not None:
-                self._winner.close()
-            raise
-        return self._winner
-
-    async def _attempt(self, address: Address) -> None:
-        family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-        with contextlib.ExitStack() as undo:
-            try:
-                connecting = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                connecting.setblocking(False)
-                place = (str(address), self._port)
-                await asyncio.get_running_loop().sock_connect(connecting, place)
-            except OSError:
-                self._settled.set()
-                return
-            if self._winner is None:
-                self._winner = connecting
-                undo.pop_all()
-                for other in self._attempts:
-                    if other is not asyncio.current_task():
-                        other.cancel()
-            self._settled.set()
-
-
-async def _wrap(connected: socket.socket) -> Connection:
-    try:
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await asyncio.open_connection(sock=connected, limit=CHUNK)
-    except BaseException:
-        connected.close()
-        raise

@@ -20,8 +20,15 @@ from collections.abc import Callable
 import h11
 
 from waggle.domain.diagnosis.evidence import Refused
-from waggle.infra.net import guest_request
-from waggle.infra.net.dial import Dialer, OnDecision
+from waggle.infra.net import (
+    PeerGone,
+    Stream,
+    StreamReaderLike,
+    StreamWriterLike,
+    guest_request,
+    relay,
+)
+from waggle.infra.net.dial import Dialer, OnDecision, Resolver
 from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
 from waggle.infra.net.guest_request import (
     BadTarget,
@@ -35,8 +42,6 @@ from waggle.infra.net.guest_request import (
     parse_http_url,
 )
 from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
-from waggle.infra.net.resolve import Resolver
-from waggle.infra.net.streams import PeerGone, Stream, StreamReaderLike, StreamWriterLike, relay
 
 BURST = 100
 PER_SECOND = 20

@@ -19,8 +19,8 @@ from typing import Final
 
 from waggle.domain.errors import GuestLost, TooManyPorts
 from waggle.domain.network import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.infra.net import PeerGone, Stream, StreamReaderLike, StreamWriterLike, relay
 from waggle.infra.net.ports import LOOPBACK
-from waggle.infra.net.streams import PeerGone, Stream, StreamReaderLike, StreamWriterLike, relay
 from waggle.tasks import end
 
 Streams = tuple[StreamReaderLike, StreamWriterLike]

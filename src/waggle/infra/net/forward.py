@@ -14,9 +14,8 @@ from typing import cast
 
 import h11
 
-from waggle.infra.net import guest_request
+from waggle.infra.net import IdleLimit, PeerGone, Stream, guest_request
 from waggle.infra.net.guest_request import Target
-from waggle.infra.net.streams import IdleLimit, PeerGone, Stream
 from waggle.tasks import errors_in
 
 HEAD_CHUNK = 16 * 1024

@@ -19,9 +19,9 @@ from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
+from waggle.infra.net import Stream
 from waggle.infra.net.exposure import Openings, Streams
 from waggle.infra.net.policy import Address, Verdict
-from waggle.infra.net.streams import Stream
 
 MAX_NAME = 253
 MAX_PORT = 65535

@@ -29,9 +29,9 @@ from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh.connection import GuestPorts, SshConnection
-from waggle.infra.ssh.run.shell import LeftPrograms, Shell
+from waggle.infra.ssh.run import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.oci.build.build import build_image, is_outdated
+from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.build.definition import Archive, ImageDefinition, parse_definition
 from waggle.infra.oci.build.pack import FINGERPRINT, fingerprint
 from waggle.infra.oci.build.packages import download
-from waggle.infra.oci.layers.flatten import flatten
+from waggle.infra.oci.layers import flatten
 from waggle.infra.oci.layers.merge import Node
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ImageConfig, ResolvedImage
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 
 TINY = """

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build.bootstrap import adopt, difference
 from waggle.infra.oci.layers.merge import Node, merge, walk

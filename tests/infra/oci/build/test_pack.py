@@ -19,7 +19,7 @@ from tests.support.images import (
     tar_bytes,
 )
 
-from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build.pack import PackedLayer, drop, pack
 from waggle.infra.oci.layers.layers import read_entries, read_layer

@@ -15,7 +15,7 @@ import zstandard
 from tests.support.images import compressed, file, symlink, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.archive import DEFAULT_LIMITS, Limits
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import ALIGN, LayerData, read_layer
 from waggle.infra.oci.store.image import MEDIA_LAYER, Descriptor

@@ -23,7 +23,7 @@ from tests.support.images import (
 )
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.archive import DEFAULT_LIMITS, Limits
 from waggle.infra.archive.tar import TarReader
 from waggle.infra.oci.layers.merge import Node, merge, walk
 

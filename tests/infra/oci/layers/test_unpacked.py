@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.support.images import directory, file, hard_link, symlink, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry
+from waggle.infra.oci.layers import UnpackedLayers, _entry, _row
 from waggle.infra.oci.layers.layers import Take, read_layer
-from waggle.infra.oci.layers.unpacked import UnpackedLayers, _entry, _row
 from waggle.infra.oci.store.image import MEDIA_LAYER, Descriptor
 
 LAYER = [

@@ -13,8 +13,8 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
 from tests.support.registry import Registry, run_registry, skopeo
 
+from waggle.infra.oci.registry import Puller
 from waggle.infra.oci.registry.options import Ambient, Reach, RegistryOptions, Transfer, reach_of
-from waggle.infra.oci.registry.pull import Puller
 from waggle.infra.oci.store.layout import Layout
 
 PLATFORM = f"linux/{ARCHITECTURE}"

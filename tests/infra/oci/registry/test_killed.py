@@ -20,7 +20,7 @@ from pathlib import Path
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.infra.oci.registry.pull import Puller
+from waggle.infra.oci.registry import Puller
 registry, store, platform = sys.argv[1:]
 options = RegistryOptions(insecure=frozenset({registry}), parallel=1)
 puller = Puller(Layout(Path(store)), options, platform=platform)

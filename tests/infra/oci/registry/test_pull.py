@@ -28,9 +28,9 @@ from waggle.domain.errors import (
 )
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import MEDIA_INDEX, MEDIA_MANIFEST
 from waggle.infra.oci.store.layout import Layout
-from waggle.infra.oci.store.store import ImageStore
 
 pytestmark = pytest.mark.anyio
 

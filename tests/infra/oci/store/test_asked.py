@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.images import file, write_layout
 
-from waggle.infra.oci.store.store import Asked, ImageStore
+from waggle.infra.oci.store import Asked, ImageStore
 
 NAME = "registry.example/app:v1"
 

@@ -13,9 +13,9 @@ import pytest
 from tests.support.images import ARCHITECTURE, directory, file, write_layout
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
 from waggle.infra.oci.store.layout import Layout
-from waggle.infra.oci.store.store import ImageStore
 
 LAYER = [directory("etc"), file("etc/hello", b"hello")]
 

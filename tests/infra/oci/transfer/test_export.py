@@ -14,7 +14,7 @@ from tests.support.images import directory, file, tar_bytes, write_layout
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.export import save
 from waggle.infra.oci.transfer.load import load
 

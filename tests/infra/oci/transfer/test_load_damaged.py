@@ -36,7 +36,7 @@ from tests.support.in_memory import IN_MEMORY
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 
@@ -145,7 +145,7 @@ import resource, sys
 from pathlib import Path
 from waggle.domain.errors import DiskFull
 from waggle.infra.oci.transfer.load import load
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     load(sys.argv[1], ImageStore(Path(sys.argv[2])), "x", lambda fraction, text: None)

@@ -30,7 +30,7 @@ from tests.support.images import (
 )
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 
 

@@ -20,7 +20,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs.execution import NOTHING_LEFT, ExecutionResult, GuestUser
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.run import Shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 PATIENCE = (0.3, 0.3)

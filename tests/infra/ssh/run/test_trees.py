@@ -16,10 +16,9 @@ from waggle.domain.errors import GuestLost
 from waggle.domain.files.search import SearchQuery
 from waggle.domain.programs.execution import Command, Output
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.run import trees
-from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.run import Shell, trees
 from waggle.infra.ssh.run.trees import Trees
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.sftp import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 MIB = 1 << 20

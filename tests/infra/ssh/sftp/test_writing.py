@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import FileRefused
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.writing import kept
 
 

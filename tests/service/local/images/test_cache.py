@@ -12,10 +12,9 @@ import anyio
 import pytest
 from tests.support.images import directory, file, write_layout
 
-from waggle.infra.oci.layers.flatten import flatten
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers, flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 from waggle.infra.shared.files import FileLock
 from waggle.service.local.images.cache import ImageCache

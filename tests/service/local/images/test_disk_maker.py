@@ -18,10 +18,9 @@ from tests.support.small_disk import needs_root, small_disk
 from tests.support.waiting import until
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.layers.flatten import flatten
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers, flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 from waggle.service.local.images.disk_maker import DiskMaker
 from waggle.tasks import end

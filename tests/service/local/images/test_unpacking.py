@@ -14,7 +14,7 @@ import zstandard
 from tests.support.images import file, tar_bytes
 from tests.support.waiting import until
 
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers
 from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import MEDIA_LAYER, Descriptor
 from waggle.service.local.images.disk_maker import Unpacking

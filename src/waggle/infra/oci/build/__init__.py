@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.infra.archive.limits import DEFAULT_LIMITS, clean_path
+from waggle.infra.archive import DEFAULT_LIMITS, clean_path
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build import packages
 from waggle.infra.oci.build.bootstrap import (
@@ -30,11 +30,11 @@ from waggle.infra.oci.build.bootstrap import (
 from waggle.infra.oci.build.definition import ImageDefinition
 from waggle.infra.oci.build.pack import FINGERPRINT, drop, fingerprint, pack, publish, write_tar
 from waggle.infra.oci.build.packages import add_file, download, download_all, unpack
-from waggle.infra.oci.layers.flatten import FlatImage, flatten
+from waggle.infra.oci.layers import FlatImage, flatten
 from waggle.infra.oci.layers.layers import read_entries
 from waggle.infra.oci.layers.merge import Node, merge
+from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.store import ImageStore, check_name
 
 Advance = Callable[[float, str], None]
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import BinaryIO, Protocol
 
-from waggle.infra.archive.limits import Path
+from waggle.infra.archive import Path
 from waggle.infra.oci.build.definition import ImageDefinition
 from waggle.infra.oci.layers.merge import Node, walk
 from waggle.infra.oci.store.image import MEDIA_CONFIG, MEDIA_LAYER, MEDIA_MANIFEST, ResolvedImage

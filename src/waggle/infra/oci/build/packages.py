@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.archive.limits import DEFAULT_LIMITS, clean_path
+from waggle.infra.archive import DEFAULT_LIMITS, clean_path
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build.definition import Archive
 from waggle.infra.oci.layers.layers import ALIGN

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.limits import Limits, Path, clean_path, shown
+from waggle.infra.archive import Limits, Path, clean_path, shown
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import check_metadata, weight
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches one blob into a file, which a reader in another thread may follow meanwhile.
 
-Called by `pull` for every layer. The blob is hashed while it streams, its size is bounded, a broken
+Called by `Puller` for every layer. The blob is hashed while it streams, its size is bounded, a broken
 transfer resumes, and one that crawls fails. The caller places or removes the file; only after `run`
 has returned do its size and digest match the descriptor. The file is the buffer between transfer
 and reader, so neither waits for the other's pace and memory stays small. A reader sees the end only

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Authenticated requests to one registry's API, retried when that may help.
 
-Called by `manifests`, `blobs`, `push` and `pull`. Combines `exchange` (redirects, failures),
+Called by `manifests`, `blobs`, `push` and `Puller`. Combines `exchange` (redirects, failures),
 `challenge` and `retrying`; knows no document formats and no files. Answers only challenges that the
 registry itself sent over its own connection (TLS, unless the operator listed it as insecure), with
 a password or a token. Credentials go to that registry or to the token service that it names, and to

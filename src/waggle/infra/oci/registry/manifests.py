@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds an image in a registry: its manifest for this machine's platform and its configuration.
 
-Called by `pull`. Reads OCI and Docker (schema 2) documents; `waggle.infra.oci.store.image` parses
+Called by `Puller`. Reads OCI and Docker (schema 2) documents; `waggle.infra.oci.store.image` parses
 them. Every document is checked against the digest that names it.
 """
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import cast
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.infra.archive import Limits, listed
 from waggle.infra.archive.decode import CountedFile, compression_of
-from waggle.infra.archive.limits import Limits, listed
 from waggle.infra.oci.layers.layers import LayerStream
 from waggle.infra.oci.store.image import (
     MAX_DOCUMENT,

@@ -24,9 +24,10 @@ from typing import BinaryIO
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.reference import canonical_name, parse_reference
-from waggle.infra.archive.limits import DEFAULT_LIMITS
-from waggle.infra.oci.layers.flatten import Advance
+from waggle.infra.archive import DEFAULT_LIMITS
+from waggle.infra.oci.layers import Advance
 from waggle.infra.oci.layers.layers import LayerStream
+from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.store.image import (
     MEDIA_CONFIG,
     MEDIA_INDEX,
@@ -38,7 +39,6 @@ from waggle.infra.oci.store.image import (
 )
 from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
 from waggle.infra.oci.store.select import Form, LocalSource, Selected, parse_source, select
-from waggle.infra.oci.store.store import ImageStore, check_name
 from waggle.infra.oci.transfer.archive import PIECE, Meter, copy, pieces
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.shared.files import sync_directory

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import ImageReference, parse_reference
-from waggle.infra.archive.limits import DEFAULT_LIMITS, Limits
-from waggle.infra.oci.layers.flatten import Advance
+from waggle.infra.archive import DEFAULT_LIMITS, Limits
+from waggle.infra.oci.layers import Advance
 from waggle.infra.oci.layers.layers import is_layer
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import Descriptor, paired
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.store.select import (
@@ -29,7 +30,6 @@ from waggle.infra.oci.store.select import (
     parse_source,
     select,
 )
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.oci.transfer import archive, docker_archive
 from waggle.infra.oci.transfer.archive import BlobDirectory, Meter, copy
 from waggle.infra.shared.disk_room import storage_errors

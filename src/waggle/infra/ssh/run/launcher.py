@@ -3,7 +3,7 @@
 
 `frame` encodes a command (frame.c); `parse_record` reads the record of a failed run (why.c), and
 `parse_left` and `Ending` the list of programs left running (left.c). Pure, apart from
-`CommandSession`, which `shell` gives to asyncssh. Root in the guest can write all of these answers,
+`CommandSession`, which `Shell` gives to asyncssh. Root in the guest can write all of these answers,
 so they are parsed strictly and bounded: a record that why.c would not write counts as absent.
 Programs can imitate left.c's mark in stderr, which misleads only their owner.
 """

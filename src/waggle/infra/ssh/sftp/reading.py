@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The read side of SFTP: open, list, show and read ahead files of a guest, and explain refusals.
 
-Used by `files`, `writing` and the local guest, which puts `ReadAhead` in front of `files`. Only
+Used by `Files`, `writing` and the local guest, which puts `ReadAhead` in front of `Files`. Only
 regular files are opened, because opening a pipe would hang the guest's SFTP server. Round trips are
 slow in an emulated guest, so all that can be avoided are. The next page of a file is read from the
 guest while the client processes the last one. It serves only a call that continues where the last

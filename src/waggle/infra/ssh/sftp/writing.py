@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The write side of SFTP: write a file of a guest safely, and transfer a file's bytes.
 
-Used by `files`. The new content is written beside the target, then renamed over it. The kit's
+Used by `Files`. The new content is written beside the target, then renamed over it. The kit's
 `replace.c` turns the rename into a write in place where a new file would differ: other owners,
 other names (hard links), attributes. So an interrupted call leaves the old file or the new one.
 Several requests are under way at once, in bounded memory. The server may be hostile: a block counts

@@ -31,8 +31,8 @@ from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.rootfs.machine_disks import pack
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
-from waggle.infra.ssh.run.shell import Shell
-from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.run import Shell
+from waggle.infra.ssh.sftp import Files
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
 from waggle.service.local.frozen.manifest import Loaded, closing_with

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from waggle.domain.errors import ImageMissing, InvalidArgument, TimedOut
 from waggle.domain.image import CachedImage, PrunePlan, plan_prune
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 
 

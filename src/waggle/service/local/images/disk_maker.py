@@ -25,10 +25,9 @@ from typing import BinaryIO, Final, Self, cast
 import anyio
 
 from waggle.domain.errors import ImageCorrupt, ImageUnavailable, TimedOut, WaggleError
-from waggle.infra.archive.limits import DEFAULT_LIMITS
-from waggle.infra.oci.layers.flatten import flatten
+from waggle.infra.archive import DEFAULT_LIMITS
+from waggle.infra.oci.layers import UnpackedLayers, flatten
 from waggle.infra.oci.layers.layers import Take, read_layer
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
 from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import Descriptor, ResolvedImage
 from waggle.infra.rootfs.disk import RootDisks, ignore_progress

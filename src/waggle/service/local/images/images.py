@@ -24,11 +24,10 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing, WaggleError
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage, image_directory, image_shell, image_user, image_variables
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.oci.layers.flatten import flatten
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers, flatten
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import ResolvedImage
 from waggle.infra.oci.store.select import is_local
-from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks, ignore_progress
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.service.local.images.cache import ImageCache

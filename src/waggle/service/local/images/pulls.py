@@ -25,9 +25,9 @@ from waggle.domain.access import SeveralOwners, one_owner, share_of
 from waggle.domain.errors import ImageUnavailable, InvalidArgument, WaggleError
 from waggle.domain.image import PullRule, needs_pull
 from waggle.domain.reference import ImageReference, parse_reference
-from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.layers import UnpackedLayers
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
-from waggle.infra.oci.store.store import Asked, ImageStore
+from waggle.infra.oci.store import Asked, ImageStore
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import FileLock
 from waggle.service.local.images.disk_maker import Unpacking
@@ -113,7 +113,7 @@ class Pulls:
         self, reference: ImageReference, progress: Report, options: RegistryOptions
     ) -> str:
         self._room.require()
-        from waggle.infra.oci.registry.pull import Puller  # noqa: PLC0415 (0.2 s that few need)
+        from waggle.infra.oci.registry import Puller  # noqa: PLC0415 (0.2 s that few need)
 
         async with Unpacking(self._layers) as unpacking:
             puller = Puller(
