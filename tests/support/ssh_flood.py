@@ -25,10 +25,10 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.programs.execution import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import Address, AddressPolicy
+from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.launcher import CommandSession
-from waggle.infra.ssh.typed import open_exec
 
 MB = 1e6
 TICK = 0.005

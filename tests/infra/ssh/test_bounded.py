@@ -12,11 +12,11 @@ from tests.support.hostile_ssh import hostile
 from tests.support.waiting import until
 
 from waggle.domain.programs.execution import Command
+from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import PACKETS
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.launcher import CommandSession
-from waggle.infra.ssh.typed import open_exec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 SIZE = 3_000_000

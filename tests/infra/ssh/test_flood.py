@@ -7,16 +7,11 @@ change. Figures from before the bounds are in docs/decisions/0023-bounds-for-ssh
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator
 
-import asyncssh
 import pytest
 from tests.support.hostile_ssh import ATTACKS, DEAF, Where, hostile
 from tests.support.ssh_flood import attacked
-
-from waggle.infra.ssh import bounded
-from waggle.infra.ssh.bounded import BoundedConnection
 
 DROPPED = (
     "forwarded-opens", "unknown-opens", "global-requests", "unknown-packets", "debug", "ignore",
@@ -53,19 +48,3 @@ async def test_a_flood_blocks_no_other_connection(kind: str, servers: tuple[Wher
 
 def test_every_attack_is_tried() -> None:
     assert {*DROPPED, *THROTTLED} == {*ATTACKS, *DEAF}
-
-
-def test_asyncssh_still_has_the_private_names() -> None:
-    """A new asyncssh may rename them; then the bounds have no effect, and this test fails."""
-    source = inspect.getsource(asyncssh.connection)
-    base = asyncssh.connection.SSHConnection
-    for name in bounded.PRIVATE:
-        assert f"self.{name}" in source, name
-    assert "while self._inpbuf and self._recv_handler():" in inspect.getsource(base._recv_data)
-    assert "self._recv_data()" in inspect.getsource(base.data_received)
-    assert "self._recv_handler = lambda: False" in inspect.getsource(base._recv_packet)
-    assert "handler.process_packet(pkttype, seq, packet)" in inspect.getsource(base._recv_packet)
-    for name in ("add_channel", "remove_channel", "process_packet", "pause_writing"):
-        assert inspect.signature(getattr(base, name)).parameters.keys() == (
-            inspect.signature(getattr(BoundedConnection, name)).parameters.keys()
-        ), name

@@ -21,6 +21,7 @@ from tests.infra.ssh.peer import Peer, peer
 from tests.support.changed import LONGEST, SEED, changed
 
 from waggle.domain.network import parse_listeners
+from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import (
@@ -32,7 +33,6 @@ from waggle.infra.ssh.run.launcher import (
     parse_record,
 )
 from waggle.infra.ssh.sftp.reading import entry, is_usable_name
-from waggle.infra.ssh.typed import open_exec
 
 INPUTS = 100_000
 RUN = "0b7d9f4e-6a53-4b61-8a5e-7f8f5d5c2b11"

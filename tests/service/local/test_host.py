@@ -41,9 +41,9 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.run.launcher import CommandSession
-from waggle.infra.ssh.typed import open_exec
 from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.freezing import CannotFreeze

@@ -4,8 +4,8 @@
 Made by `connection`. asyncssh decodes everything it has read (256 KiB) in one turn of the loop,
 keeps channels that the peer never closes, and queues without limit while a key exchange runs.
 Here all connections share the loop's time for decoding (`bounds.Turns`), reading pauses meanwhile,
-and `bounds.Conduct` judges every packet that is not channel data. This is the only module that uses
-asyncssh's private names: PRIVATE lists them, and a test compares them with the library.
+and `bounds.Conduct` judges every packet that is not channel data. `asyncssh_internals` has the
+private names that this takes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from functools import partial
 from typing import Any, Final, cast
 
 import asyncssh
-from asyncssh.packet import SSHPacket, SSHPacketLogger
 
+from waggle.infra.ssh.asyncssh_internals import (
+    HookedConnection,
+    SSHChannel,
+    SSHPacket,
+    SSHPacketLogger,
+    Step,
+    constants,
+)
 from waggle.infra.ssh.bounds import Conduct, Inbox, Misconduct, turns_of
 
 PACKETS: Final = 64
@@ -35,19 +42,13 @@ UNREAD: Final = 1 << 20
 """Bytes of answers that the peer has not read, above which its input is not decoded."""
 OPEN_STEPS: Final = 16
 """Decoding steps that an opened channel counts as: its task runs in the next turn."""
-MSG_IGNORE: Final = 2
-PRIVATE: Final = (
-    "_recv_handler", "_send_kexinit", "_send_deferred_packets", "_deferred_packets",
-    "_kex_complete", "_transport",
-)  # fmt: skip
-_Step = Callable[[], bool]
 
 
 def _stop() -> bool:
     return False
 
 
-class BoundedConnection(asyncssh.SSHClientConnection):
+class BoundedConnection(HookedConnection):
     """A connection to a hostile server, dropped when the server misbehaves.
 
     `clear` is set while the connection can take more output; see `bounds.BrakedWriter`.
@@ -68,7 +69,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         self._is_reading = True
         self._is_resting = False
         self._end_of_input: Callable[[], None] | None = None
-        self._step: _Step = _stop
+        self._step: Step = _stop
         self._steps = 0
         self._deadline = 0.0
         self._is_cut = False
@@ -83,19 +84,18 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         self._under = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
-    # Input. asyncssh reads `_recv_handler` before each decoding step; a packet takes two steps.
-    # A handler that returns False stops it, and an empty `data_received` makes it continue.
+    # Input. A step that returns False stops asyncssh, an empty `data_received` makes it continue.
 
-    @property
-    def _recv_handler(self) -> _Step:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def next_step(self) -> Step:
+        """Return asyncssh's own step, or one that stops it. Called by asyncssh before each."""
         if self._steps <= 0 or time.perf_counter() >= self._deadline:
             self._is_cut = True
             return _stop
         self._steps -= 1
         return self._step
 
-    @_recv_handler.setter
-    def _recv_handler(self, step: _Step) -> None:
+    def set_step(self, step: Step) -> None:
+        """Called by asyncssh when it wants another kind of step next."""
         was_busy, self._step = self._is_busy, step
         if was_busy and not self._is_busy:
             self._turns.want(self)
@@ -118,7 +118,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
     def connection_lost(self, exc: Exception | None = None) -> None:
         """Called by the loop, also after decoding, and by asyncssh when it gives up itself."""
-        if self._under is not None and self._under.is_closing() and self._transport is not None:
+        if self._under is not None and self._under.is_closing() and self._is_attached:
             self._once_decoded(partial(super().connection_lost, exc))
         else:
             super().connection_lost(exc)
@@ -132,13 +132,18 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         return None
 
     @property
+    def _is_attached(self) -> bool:
+        """Whether asyncssh still has the transport: it lets go when it gives up."""
+        return self.get_extra_info("socket") is not None
+
+    @property
     def _has_more(self) -> bool:
         return self._input.size > 0 or self._is_cut
 
     def work(self, deadline: float) -> bool:
         """Decode for one turn; see `bounds.Worker`."""
         under = self._under
-        if under is None or self._transport is None:
+        if under is None or not self._is_attached:
             self._input.clear()
             self._is_cut = False
             return False
@@ -146,7 +151,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
             return self._rest()
         decoded = self._decode(deadline)
         try:
-            self._conduct.held(len(self._deferred_packets))
+            self._conduct.held(self.held_packets)
         except Misconduct as misconduct:
             self._end(misconduct)
             return False
@@ -167,7 +172,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         while True:
             self._is_cut = False
             super().data_received(piece)
-            if self._is_cut or self._is_busy or self._transport is None:
+            if self._is_cut or self._is_busy or not self._is_attached:
                 break
             if not self._input.size or decoded >= BYTES:
                 break
@@ -199,7 +204,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
     # Conduct.
 
-    def add_channel(self, chan: asyncssh.channel.SSHChannel[Any]) -> int:
+    def add_channel(self, chan: SSHChannel[Any]) -> int:
         """Count a channel. Called by asyncssh for each one that either side opens."""
         number = super().add_channel(chan)  # pyright: ignore[reportUnknownArgumentType]
         self._channel_count += 1
@@ -241,32 +246,25 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
         That one protects CBC ciphers, which are not offered, and doubles work and system calls.
         """
-        if pkttype != MSG_IGNORE:
+        if pkttype != constants.MSG_IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
         self._is_full = True
-        self._tell()
+        self.sending_changed()
 
     def resume_writing(self) -> None:
         """Called by the transport when its buffer can take more."""
         self._is_full = False
-        self._tell()
+        self.sending_changed()
 
-    def _send_kexinit(self) -> None:
-        super()._send_kexinit()
-        self._tell()
-
-    def _send_deferred_packets(self) -> None:
-        super()._send_deferred_packets()
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._kex_complete and not self._is_full:
-            self.clear.set()
-        else:
+    def sending_changed(self) -> None:
+        """Tell writers whether to wait. Also called when a key exchange begins or has ended."""
+        if self.is_exchanging_keys or self._is_full:
             self.clear.clear()
+        else:
+            self.clear.set()
 
 
 async def connect(

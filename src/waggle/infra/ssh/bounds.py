@@ -20,9 +20,8 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 import asyncssh
-from asyncssh import constants
 
-from waggle.infra.ssh.typed import require_packets
+from waggle.infra.ssh.asyncssh_internals import constants, require_packets
 
 MAX_CHANNELS: Final = 1_200
 """Channels, opened by either side, that both sides have not closed yet."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches one blob into a file, which a reader in another thread may follow meanwhile.
 
-Called by `Puller` for every layer. The blob is hashed while it streams, its size is bounded, a broken
+`Puller` fetches every layer so. The blob is hashed while it streams, its size is bounded, a broken
 transfer resumes, and one that crawls fails. The caller places or removes the file; only after `run`
 has returned do its size and digest match the descriptor. The file is the buffer between transfer
 and reader, so neither waits for the other's pace and memory stays small. A reader sees the end only
@@ -22,7 +22,7 @@ from threading import Condition
 import httpx2
 
 from waggle.domain.errors import ImageCorrupt, ImageUnavailable
-from waggle.infra.archive.decode import new_hash
+from waggle.infra.archive import new_hash
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, Transient, retrying
 from waggle.infra.oci.registry.exchange import BROKEN, Ask

@@ -20,6 +20,7 @@ import structlog
 from waggle.domain.diagnosis.evidence import Record
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs.execution import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
+from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import (
     MAX_LEFT,
@@ -32,7 +33,6 @@ from waggle.infra.ssh.run.launcher import (
     parse_left,
     parse_record,
 )
-from waggle.infra.ssh.typed import Channel, open_exec
 from waggle.tasks import end, finish
 
 _ANSWER_WINDOW: Final = 256 << 10

@@ -28,7 +28,7 @@ from waggle.domain.programs.execution import (
     Program,
     Streams,
 )
-from waggle.infra.ssh.typed import STDERR
+from waggle.infra.ssh.asyncssh_internals import STDERR
 
 MAX_RECORD = 8_192
 """Bytes of a record; why.c never prints more."""

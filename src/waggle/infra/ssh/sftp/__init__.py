@@ -16,14 +16,13 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import asyncssh
-from asyncssh.packet import PacketDecodeError
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.files.filesystem import FileSlice, FileVersion, Listing
+from waggle.infra.ssh.asyncssh_internals import Channel, PacketDecodeError, open_sftp
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.sftp.reading import Opener, list_directory, refusal, too_large
 from waggle.infra.ssh.sftp.writing import read_range, read_to_end, version_of, write
-from waggle.infra.ssh.typed import Channel, open_sftp
 
 OPEN_SECONDS: Final = 30.0
 

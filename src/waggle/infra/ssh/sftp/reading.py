@@ -23,7 +23,7 @@ import asyncssh
 
 from waggle.domain.errors import FileNotFound, FileRefused, TooLarge
 from waggle.domain.files.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
-from waggle.infra.ssh.typed import SftpFile, open_file, scan
+from waggle.infra.ssh.asyncssh_internals import SftpFile, open_file, scan
 
 MAX_SHOWN: Final = 200
 _LAST_SECOND: Final = 253_402_300_799

@@ -23,8 +23,8 @@ import asyncssh
 
 from waggle.domain.errors import FileRefused
 from waggle.domain.files.filesystem import DEFAULT_MODE, FileVersion
+from waggle.infra.ssh.asyncssh_internals import SftpFile, open_file
 from waggle.infra.ssh.sftp.reading import DISK_FULL, close, not_regular, shown
-from waggle.infra.ssh.typed import SftpFile, open_file
 from waggle.tasks import end, finish
 
 BLOCK: Final = 128 * 1024

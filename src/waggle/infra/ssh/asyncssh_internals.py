@@ -1,19 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed access to asyncssh's channels and SFTP. The other modules of this package call them here.
+"""What this package needs of asyncssh beyond its documented interface, and types for the rest.
 
-`SftpReader` bounds the SFTP answers that asyncssh reads: asyncssh makes objects of everything that
-a packet of up to 4 MiB lists, 350,000 names for instance, and reads packet after packet while bytes
-are there, before anything else runs on the loop. It knows no requests.
+No other module uses a name or a signature that asyncssh does not document. INTERNALS lists the
+private ones, and a test compares all of them with the installed version. `HookedConnection` gives
+`bounded` hooks where asyncssh has none. `SftpReader` bounds the SFTP answers that asyncssh reads:
+it makes objects of everything that a packet of up to 4 MiB lists, 350,000 names for instance, and
+reads packet after packet while bytes are there, before anything else runs on the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import asyncssh
+from asyncssh import constants
+from asyncssh.channel import SSHChannel
+from asyncssh.packet import PacketDecodeError, SSHPacket, SSHPacketLogger
 from asyncssh.sftp import start_sftp_client
+
+__all__ = ["PacketDecodeError", "SSHChannel", "SSHPacket", "SSHPacketLogger", "constants"]
+
+INTERNALS: Final = (
+    (asyncssh.SSHClientConnection, "_recv_handler"),
+    (asyncssh.SSHClientConnection, "_send_kexinit"),
+    (asyncssh.SSHClientConnection, "_send_deferred_packets"),
+    (asyncssh.SSHClientConnection, "_deferred_packets"),
+    (asyncssh.SSHClientConnection, "_kex_complete"),
+    (SSHChannel, "_send_pktsize"),
+)
+Step = Callable[[], bool]
+"""One step of decoding; a packet takes two. Returning False ends it until more data is there."""
+
+
+class HookedConnection(asyncssh.SSHClientConnection):
+    """asyncssh's client connection, which calls the methods that raise NotImplementedError."""
+
+    def next_step(self) -> Step:
+        """Return the next step of decoding."""
+        raise NotImplementedError
+
+    def set_step(self, step: Step) -> None:
+        """Take the step that asyncssh wants next."""
+        raise NotImplementedError
+
+    def sending_changed(self) -> None:
+        """Called when a key exchange begins or has ended."""
+        raise NotImplementedError
+
+    @property
+    def held_packets(self) -> int:
+        """The number of packets to send that wait for a key exchange."""
+        return len(self._deferred_packets)
+
+    @property
+    def is_exchanging_keys(self) -> bool:
+        """Whether no data may be sent until the peer has done its part of a key exchange."""
+        return not self._kex_complete
+
+    @property
+    def _recv_handler(self) -> Step:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.next_step()
+
+    @_recv_handler.setter
+    def _recv_handler(self, step: Step) -> None:
+        self.set_step(step)
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self.sending_changed()
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self.sending_changed()
+
 
 MAX_PACKET: Final = 512 << 10
 """Bytes, except for file data, which makes no objects; OpenSSH's server sends 256 KiB."""
@@ -76,7 +137,7 @@ def _check(packet: bytes) -> None:
 SFTP_VERSION: Final = 3
 _LEAST_PACKET: Final = 1_024
 """Bytes of data that a guest must accept in one packet; dropbear accepts 32 KiB."""
-STDERR: Final = asyncssh.constants.EXTENDED_DATA_STDERR
+STDERR: Final = constants.EXTENDED_DATA_STDERR
 
 
 class Channel(Protocol):
@@ -105,7 +166,7 @@ def require_packets(channel: object) -> None:
     asyncssh sends all that the window allows at once, in packets as small as the guest says: 10 MB
     byte by byte takes minutes, and with packets of 0 bytes it never ends.
     """
-    size = getattr(channel, "_send_pktsize", _LEAST_PACKET)
+    size = cast("Any", channel)._send_pktsize  # noqa: SLF001 (asyncssh says it nowhere else)
     if size < _LEAST_PACKET:
         cast("Channel", channel).abort()
         raise TinyPackets(f"the guest takes {size} bytes in one packet")
