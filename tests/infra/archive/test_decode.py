@@ -15,8 +15,7 @@ import zstandard
 from tests.support.archives import packed_zeros
 from tests.support.strain import strained
 
-from waggle.infra.archive.decode import CountedFile, decoder
-from waggle.infra.archive.decoders import DAMAGE
+from waggle.infra.archive.decode import DAMAGE, CountedFile, decoder
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

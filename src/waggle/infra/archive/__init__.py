@@ -1,16 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on what an image may demand of the host, and the meaning of names inside archives.
+"""Limits on what an image or an archive may demand of the host, and its names: paths and digests.
 
 Exceeding a limit raises `ImageCorrupt` immediately. Pure; used for entries, hard links and image
-definitions.
+definitions. A digest is `ALGORITHM:HEX`, in one of the two algorithms that OCI registers for
+images. The image store names its manifests by sha256, whatever an index calls them; configurations
+and layers keep the digests that their manifest states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 from waggle.domain.errors import ImageCorrupt
+
+ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
+"""The algorithms and how many hexadecimal digits their digests have."""
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+class Hash(Protocol):
+    """A running digest of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Hash more bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far."""
+        ...
+
+
+_NEW: Final[dict[str, Callable[[], Hash]]] = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
+
+
+def new_hash(digest: str) -> Hash:
+    """Return a new hash for a digest or an algorithm's name; sha256 for an empty text."""
+    return _NEW[digest.partition(":")[0] or "sha256"]()
+
+
+def algorithm_of(hex_: str) -> str:
+    """Return the algorithm of a digest's hexadecimal digits, which their number determines."""
+    return "sha512" if len(hex_) == ALGORITHMS["sha512"] else "sha256"
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """Return the digest of `data`."""
+    running = new_hash(algorithm)
+    running.update(data)
+    return f"{algorithm}:{running.hexdigest()}"
+
+
+def has_digest(data: bytes, digest: str) -> bool:
+    """Return whether `data` has this digest."""
+    return digest_of(data, digest.partition(":")[0]) == digest
 
 
 @dataclass(frozen=True, slots=True)

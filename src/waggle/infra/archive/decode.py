@@ -1,68 +1,169 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompression and digests of untrusted data: streams that refuse damage and bombs.
+"""Decompression of untrusted data: streams that refuse damage and bombs.
 
 `layers` uses it for image layers, `transfer.archive` for whole archives, `formats` for archives of
 clients. The first bytes decide whether something is gzip, zstd, xz, bzip2 or plain; the callers set
-the limits. A digest is `ALGORITHM:HEX`, in one of the two algorithms that OCI registers for images.
-The image store names its manifests by sha256, whatever an index calls them; configurations and
-layers keep the digests that their manifest states.
+the limits. Damaged data and data that needs too much memory raise one of `DAMAGE`. A decoder works
+piece by piece and holds its window and the output of one read: at most about 8 MiB, however few
+bytes are stored.
 """
 
 from __future__ import annotations
 
 import bz2
-import hashlib
 import io
-import re
+import lzma
+import zlib
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Protocol
+
+import zstandard
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive import Limits
-from waggle.infra.archive.decoders import CHUNK, DAMAGE, Gzip, Source, Streams, Zstd, new_xz
+from waggle.infra.archive import Limits, new_hash
 
-ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
-"""The algorithms and how many hexadecimal digits their digests have."""
-DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+CHUNK = 256 << 10
+_ZSTD_PIECE = 256
+_XZ_OWN = 1 << 20
 
 
-class Hash(Protocol):
-    """A running digest of `hashlib`."""
+class BadStream(Exception):
+    """The xz or bzip2 data is damaged or needs too much memory."""
 
-    def update(self, data: bytes, /) -> None:
-        """Hash more bytes."""
+
+DAMAGE = (zlib.error, zstandard.ZstdError, BadStream, EOFError, MemoryError)
+
+
+class Source(Protocol):
+    """A source of decompressed bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes; empty at the end."""
         ...
 
-    def hexdigest(self) -> str:
-        """Return the digest of all bytes so far."""
-        ...
+
+class Zstd:
+    """One or more zstd frames; an unfinished last one is reported, skippable frames count as empty.
+
+    Input is fed in small pieces, because one byte of it may become up to 32 KiB.
+    """
+
+    def __init__(self, stored: Source, window: int) -> None:
+        """Treat a frame with a window over `window` bytes as damaged."""
+        self._stored = stored
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=window)
+        self._frame = self._decompressor.decompressobj()
+        self._output = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes; empty at the end."""
+        while not self._output:
+            self._output = memoryview(b"")  # frees the old bytes before new ones are made
+            data = self._frame.unused_data if self._frame.eof else b""
+            data = data or self._stored.read(_ZSTD_PIECE)
+            if not data and self._frame.eof:
+                return b""
+            if not data:
+                raise EOFError
+            if self._frame.eof:
+                self._frame = self._decompressor.decompressobj()
+            self._output = memoryview(self._frame.decompress(data))
+        data, self._output = self._output[:size], self._output[size:]
+        return bytes(data)
 
 
-_NEW: Final[dict[str, Callable[[], Hash]]] = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
+class Gzip:
+    """One or more gzip members; output is limited to what the caller asks for."""
+
+    def __init__(self, stored: Source) -> None:
+        self._stored = stored
+        self._member = zlib.decompressobj(wbits=31)
+        self._input = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes; empty at the end."""
+        while True:
+            if self._member.eof and not self._next_member():
+                return b""
+            if not self._input:
+                self._input = self._stored.read(CHUNK)
+                if not self._input:
+                    raise EOFError
+            data = self._member.decompress(self._input, size)
+            self._input = self._member.unconsumed_tail
+            if data:
+                return data
+
+    def _next_member(self) -> bool:
+        """Start the next member, if there is one; zero bytes after the last one are padding."""
+        rest = self._member.unused_data
+        while not rest.strip(b"\0"):
+            rest = self._stored.read(CHUNK)
+            if not rest:
+                return False
+        self._input = rest.lstrip(b"\0")
+        self._member = zlib.decompressobj(wbits=31)
+        return True
 
 
-def new_hash(digest: str) -> Hash:
-    """Return a new hash for a digest or an algorithm's name; sha256 for an empty text."""
-    return _NEW[digest.partition(":")[0] or "sha256"]()
+class _Decompressor(Protocol):
+    """The common interface of the standard library's xz and bzip2 decompressors."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
 
-def algorithm_of(hex_: str) -> str:
-    """Return the algorithm of a digest's hexadecimal digits, which their number determines."""
-    return "sha512" if len(hex_) == ALGORITHMS["sha512"] else "sha256"
+def new_xz(window: int) -> _Decompressor:
+    """Return an xz decoder that uses at most 1 MiB besides a dictionary of `window` bytes."""
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window + _XZ_OWN)
 
 
-def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """Return the digest of `data`."""
-    running = new_hash(algorithm)
-    running.update(data)
-    return f"{algorithm}:{running.hexdigest()}"
+class Streams:
+    """One or more xz or bzip2 streams; zero bytes between and after them are padding."""
 
+    def __init__(self, stored: Source, new: Callable[[], _Decompressor]) -> None:
+        self._stored = stored
+        self._new = new
+        self._stream = new()
 
-def has_digest(data: bytes, digest: str) -> bool:
-    """Return whether `data` has this digest."""
-    return digest_of(data, digest.partition(":")[0]) == digest
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes; empty at the end."""
+        while True:
+            data = b""
+            if self._stream.eof:
+                data = self._behind()
+                if not data:
+                    return b""
+                self._stream = self._new()
+            elif self._stream.needs_input:
+                data = self._stored.read(CHUNK)
+                if not data:
+                    raise EOFError
+            try:
+                unpacked = self._stream.decompress(data, size)
+            except (OSError, lzma.LZMAError) as error:
+                raise BadStream from error
+            if unpacked:
+                return unpacked
+
+    def _behind(self) -> bytes:
+        rest = self._stream.unused_data.lstrip(b"\0")
+        while not rest:
+            more = self._stored.read(CHUNK)
+            if not more:
+                return b""
+            rest = more.lstrip(b"\0")
+        return rest
 
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -27,8 +27,7 @@ from waggle.domain.files.tree import (
     shown_name,
 )
 from waggle.infra.archive import Limits
-from waggle.infra.archive.decode import CountedFile, decoder
-from waggle.infra.archive.decoders import DAMAGE
+from waggle.infra.archive.decode import DAMAGE, CountedFile, decoder
 from waggle.infra.archive.tar import Entry, TarReader
 
 _LIMITS = Limits(

@@ -22,8 +22,7 @@ from threading import Event, Lock
 from typing import cast
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive import DEFAULT_LIMITS, Limits
-from waggle.infra.archive.decode import DIGEST
+from waggle.infra.archive import DEFAULT_LIMITS, DIGEST, Limits
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import LayerData, Take, read_layer
 from waggle.infra.oci.layers.merge import Node, merge

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive import Limits
-from waggle.infra.archive.decode import BoundedStream, CountedFile, HashedFile, new_hash
-from waggle.infra.archive.decoders import CHUNK
+from waggle.infra.archive import Limits, new_hash
+from waggle.infra.archive.decode import CHUNK, BoundedStream, CountedFile, HashedFile
 from waggle.infra.archive.tar import Entry, TarReader
 from waggle.infra.oci.store.image import Descriptor
 

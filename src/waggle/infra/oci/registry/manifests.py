@@ -14,7 +14,7 @@ import httpx2
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import ImageReference
-from waggle.infra.archive.decode import DIGEST, digest_of, has_digest
+from waggle.infra.archive import DIGEST, digest_of, has_digest
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.store.image import (

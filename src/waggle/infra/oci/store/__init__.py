@@ -20,7 +20,7 @@ from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import canonical_name
-from waggle.infra.archive.decode import algorithm_of
+from waggle.infra.archive import algorithm_of
 from waggle.infra.oci.store.image import Descriptor, ResolvedImage
 from waggle.infra.oci.store.layout import Layout, reachable
 from waggle.infra.oci.store.select import (

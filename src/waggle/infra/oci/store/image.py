@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.decode import DIGEST
+from waggle.infra.archive import DIGEST
 
 _ARCHITECTURES: Final = {
     "x86_64": "amd64",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive.decode import digest_of, has_digest
+from waggle.infra.archive import digest_of, has_digest
 from waggle.infra.oci.store.image import (
     MAX_DOCUMENT,
     MEDIA_INDEX,

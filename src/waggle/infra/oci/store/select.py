@@ -17,8 +17,7 @@ from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import canonical_name
-from waggle.infra.archive import listed
-from waggle.infra.archive.decode import digest_of
+from waggle.infra.archive import digest_of, listed
 from waggle.infra.oci.store.image import (
     CONFIG_TYPES,
     INDEX_TYPES,

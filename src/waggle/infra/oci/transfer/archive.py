@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive import Limits, clean_path, shown
+from waggle.infra.archive import ALGORITHMS, Limits, clean_path, digest_of, new_hash, shown
 from waggle.infra.archive import Path as Name
-from waggle.infra.archive.decode import ALGORITHMS, BoundedStream, CountedFile, digest_of, new_hash
+from waggle.infra.archive.decode import BoundedStream, CountedFile
 from waggle.infra.archive.tar import Entry, TarReader
 from waggle.infra.oci.layers import Advance
 from waggle.infra.oci.store.image import (
