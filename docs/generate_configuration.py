@@ -7,14 +7,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from waggle.config import accepted, fields, variable
-from waggle.config.sections import SECTIONS, Section
+from waggle.config import SECTIONS, accepted, fields, variable
+from waggle.config.parsers import Section
 
 TARGET = Path(__file__).with_name("configuration.md")
 
 HEAD = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
-<!-- Written by docs/generate_configuration.py from src/waggle/config/sections.py; do not edit. -->
+<!-- Written by docs/generate_configuration.py from src/waggle/config; do not edit. -->
 
 # Configuration
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from waggle.config import (
+    SECTIONS,
     Settings,
     accepted,
     default_data_dir,
@@ -34,7 +35,6 @@ from waggle.config.parsers import (
     parse_ports,
     split_words,
 )
-from waggle.config.sections import SECTIONS
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName

@@ -2,8 +2,9 @@
 """The settings: every `WAGGLE_*` variable, checked at the start, never changed afterwards.
 
 The only module that reads the process environment. Called by `waggle.cli` and `waggle.app`, which
-pass plain values down. The variables are listed in `waggle.config.sections`. A variable that is
-unknown or unusable prevents the start; there is no silent fallback.
+pass plain values down. A variable that is unknown or unusable prevents the start; there is no
+silent fallback. In a section, the docstring is the heading in docs/configuration.md, a field is a
+variable (`default_cpus` is `WAGGLE_DEFAULT_CPUS`), and a default is what an operator would write.
 """
 
 from __future__ import annotations
@@ -19,22 +20,17 @@ from typing import Literal, Self, get_args, get_origin
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from waggle.config.access import (
+from waggle.config.environments import EnvironmentSection, MachineSection, NetworkSection
+from waggle.config.images import ImageSection, RuntimeSection
+from waggle.config.parsers import Accepts, Section, format_duration
+from waggle.config.places import StorageSection
+from waggle.config.server import (
     AccessSection,
+    ExecutionSection,
     ObservationSection,
+    ServerSection,
     access_conflicts,
     observation_conflicts,
-)
-from waggle.config.parsers import Accepts, format_duration
-from waggle.config.sections import (
-    EnvironmentSection,
-    ExecutionSection,
-    ImageSection,
-    MachineSection,
-    NetworkSection,
-    RuntimeSection,
-    ServerSection,
-    StorageSection,
 )
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network import NetworkPolicy
@@ -42,6 +38,19 @@ from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.shipped import document
 
+SECTIONS: tuple[type[Section], ...] = (
+    ServerSection,
+    AccessSection,
+    ObservationSection,
+    EnvironmentSection,
+    ExecutionSection,
+    RuntimeSection,
+    ImageSection,
+    NetworkSection,
+    MachineSection,
+    StorageSection,
+)
+"""In the order of docs/configuration.md."""
 PREFIX = "WAGGLE_"
 _SHOWN = 80
 _HINT = f"Every variable is described in {document('configuration.md')}."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the text of one `WAGGLE_*` variable, and the types built from them.
+"""Fields of the settings: parsers of a variable's text, types made of them, and the sections' base.
 
 Used by the sections in `waggle.config`. Pure: no environment, no files. A parser raises ValueError;
 its text is not shown, since the type's `Accepts` describes the accepted values.
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.runtime import FILE, PACKAGES, RuntimeName, parse_template
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset, toolsets_of
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -25,9 +25,7 @@ _DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 )
-_IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9\[][A-Za-z0-9._/:@+\[\]-]{0,510}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
-_MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +204,6 @@ def all_matching(pattern: re.Pattern[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _template_with(placeholder: str) -> AfterValidator:
-    def check(value: str) -> str:
-        parse_template(value, placeholder)
-        return value
-
-    return AfterValidator(check)
-
-
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
@@ -246,14 +236,6 @@ Origins = Annotated[
     all_matching(_ORIGIN),
     Accepts("origins such as https://agents.example, separated by commas"),
 ]
-ImageName = Annotated[
-    str,
-    matching(_IMAGE),
-    Accepts(
-        "an image that `waggle image ls` shows, a reference such as registry.example/app:tag, "
-        "or an OCI layout as /path:tag"
-    ),
-]
 Program = Annotated[
     str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")
 ]
@@ -261,15 +243,6 @@ Programs = Annotated[
     tuple[str, ...],
     all_matching(re.compile(r"[!-+\--~]{1,255}")),
     Accepts("programs on PATH, or their absolute paths, separated by commas"),
-]
-Mirror = Annotated[
-    str, matching(_MIRROR, empty=True), Accepts("a URL (http, https, file or copy), or nothing")
-]
-ExecCommand = Annotated[
-    str, _template_with(FILE), Accepts(f"a command with {FILE} once, as a word of its own")
-]
-InstallCommand = Annotated[
-    str, _template_with(PACKAGES), Accepts(f"a command with {PACKAGES} once, as a word of its own")
 ]
 WarmPoolSizes = Annotated[
     tuple[tuple[RuntimeName, int], ...],
@@ -286,3 +259,17 @@ OptionalToolsets = Annotated[
     BeforeValidator(parse_optional_toolsets),
     Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas, or nothing"),
 ]
+
+
+Whole = Annotated[int, BeforeValidator(parse_whole)]
+
+
+def setting(default: str, description: str, *, ge: int | None = None, le: int | None = None) -> Any:
+    """Describe one variable. `default` is parsed like an operator's text."""
+    return Field(default, description=description, validate_default=True, ge=ge, le=le)
+
+
+class Section(BaseModel):
+    """Base of the sections: values never change after the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)

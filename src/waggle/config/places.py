@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paths of an installation, derived from two settings. Pure.
+"""Where things are kept: the settings, and the paths of an installation that follow. Pure.
 
 `data` belongs to one server at a time; `cache` holds files that can be rebuilt and is shared.
 """
@@ -9,7 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.config import Settings
+from waggle.config.parsers import (
+    AbsolutePath,
+    Duration,
+    Section,
+    Whole,
+    setting,
+)
+
+
+class StorageSection(Section):
+    """Where things are kept."""
+
+    data_dir: AbsolutePath = setting(
+        "", "State and running machines. One server at a time may use it."
+    )
+    image_cache_dir: AbsolutePath = setting(
+        "",
+        "Images, their disks, the guest kernel and kit: all of it can be made again, and servers "
+        "may share it.",
+    )
+    image_cache_max_age: Duration = setting(
+        "168h", "An image's root disk unused so long is removed from the cache."
+    )
+    disk_reserve_mb: Whole = setting(
+        "512",
+        "MiB of the disks of both directories that are kept free: with less, environments are "
+        "neither created nor copied, snapshots and pauses to disk are refused, images not pulled, "
+        "and machines that met a full disk stand still until there is as much again.",
+        ge=0,
+        le=1_000_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +50,7 @@ class Places:
     cache: Path
 
     @classmethod
-    def of(cls, settings: Settings) -> Places:
+    def of(cls, settings: StorageSection) -> Places:
         """Return the paths that the settings name."""
         return cls(settings.data_dir, settings.image_cache_dir)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `WAGGLE_*` variables of access, quotas, metrics and the audit log.
+"""The settings of the server: where it listens, who may call, what it records, limits of runs.
 
-Joined with the other sections by `waggle.config`; `waggle.config.sections` lists them.
+Joined with the other sections by `waggle.config`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,23 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
-from waggle.config.base import Section, Whole, setting
-from waggle.config.parsers import Accepts, OptionalPath, matching, parse_optional_path
+from waggle.config.parsers import (
+    Accepts,
+    Duration,
+    Hosts,
+    Listen,
+    OptionalPath,
+    OptionalToolsets,
+    Origins,
+    Section,
+    Toolsets,
+    Whole,
+    lower,
+    matching,
+    parse_optional_path,
+    setting,
+)
+from waggle.domain.programs.execution import MAX_OUTPUT
 
 
 def parse_url(value: str) -> str:
@@ -79,6 +94,60 @@ LogTarget = Annotated[
     Accepts("an absolute path, - for stderr, or nothing"),
 ]
 Token = Annotated[SecretStr, Accepts("a token, or nothing")]
+
+
+class ServerSection(Section):
+    """Server."""
+
+    listen_addr: Listen = setting("127.0.0.1:8080", "Where the HTTP server listens.")
+    allow_remote: bool = setting(
+        "false",
+        "Allow a listen address that other machines can reach although nobody has to "
+        "authenticate; put a proxy that checks who calls in front. Not needed with authentication.",
+    )
+    allowed_hosts: Hosts = setting(
+        "", "Host headers that are answered, beside loopback names and the listen address."
+    )
+    allowed_origins: Origins = setting(
+        "",
+        "Origins of web pages that may call. Browsers let no page on loopback read an answer, "
+        "where guests have pages, too, unless its origin is named here.",
+    )
+    toolsets: Toolsets = setting(
+        "core",
+        "Which tools clients are shown that do not choose: the ten of `core`, all with `full`, or "
+        "the named sets. Anything but `core` is also all that they can have, unless "
+        "WAGGLE_TOOLSETS_ALLOWED says otherwise.",
+    )
+    toolsets_allowed: OptionalToolsets = setting(
+        "",
+        "Which tools and resources clients can have at all, those included that they choose with "
+        "`/mcp?toolsets=`. Nothing: all, if WAGGLE_TOOLSETS is `core`, else what that names.",
+    )
+    parameter_headers: bool = setting(
+        "false",
+        "Have clients of MCP 2026-07-28 repeat `environment_id` in the header "
+        "`Mcp-Param-Environment-Id`, for proxies that route by it. The APIs of some models refuse "
+        "the word for it in the schemas of tools.",
+    )
+    max_sessions: Whole = setting(
+        "1000",
+        "MCP sessions kept at once; where tokens of several owners are accepted, one of them may "
+        "have half.",
+        ge=1,
+        le=100_000,
+    )
+    session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")
+    shutdown_timeout: Duration = setting(
+        "30s",
+        "How long a stopping server waits for running calls; machines have ten seconds or more.",
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
+        setting("info", "The least severe level that is logged.")
+    )
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = setting(
+        "auto", "How log lines look; `auto` is `console` on a terminal, else `json`."
+    )
 
 
 class AccessSection(Section):
@@ -178,3 +247,31 @@ def access_conflicts(settings: AccessSection) -> Iterator[str]:
         for name in ("audience", "jwks_url", "scope", "owner_claim"):
             if getattr(settings, f"oauth_{name}"):
                 yield f"WAGGLE_OAUTH_{name.upper()} has no effect without WAGGLE_OAUTH_ISSUER."
+
+
+class ExecutionSection(Section):
+    """Running code."""
+
+    default_exec_timeout: Duration = setting(
+        "30s",
+        "How long `execute` and `run_command` wait for a program unless the caller says; then it "
+        "goes on as a job.",
+    )
+    max_exec_timeout: Duration = setting(
+        "1h", "A program is killed after so long, or earlier if the caller says."
+    )
+    install_timeout: Duration = setting("5m", "Time limit of `install_packages`.")
+    output_limit: Whole = setting(
+        "24000",
+        "Characters of standard output and standard error together in one result, unless a call "
+        "gives `max_output`; longer output is cut in the middle, and `read_job` has the rest.",
+        ge=1000,
+        le=MAX_OUTPUT,
+    )
+    output_keep_mb: Whole = setting(
+        "8",
+        "MiB kept of each output stream of a program, for `read_job`; of a longer one the "
+        "beginning and the end.",
+        ge=1,
+        le=1024,
+    )
