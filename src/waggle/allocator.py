@@ -5,9 +5,9 @@
 Python's own keeps an arena of 1 MiB while one object in it lives, so memory taken by many sessions
 stays taken (docs/benchmarks.md, `sessions`). Large buffers are mapped one by one: otherwise glibc
 raises both of its thresholds to the largest buffer ever freed, and keeps twice that for each thread
-that parses large messages. `waggle.app.http` uses the rest around serving: by default the collector
-scans young objects several times a call, and all modules and schemas every so often; and it does
-not run at all when idle sessions end, because only the making of objects starts it.
+that parses large messages. `waggle.app.serving` uses the rest: by default the collector scans young
+objects several times a call, and all modules and schemas every so often; and it does not run at all
+when idle sessions end, because only the making of objects starts it.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from tests.support.leaks import Leaks
 from tests.support.server import NO_TLS
 from tests.support.vm import environment
 
-from waggle.app.http import serve
+from waggle.app.process import Signals
 from waggle.app.root import open_app
-from waggle.app.signals import Signals
+from waggle.app.serving import serve_http
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.environment import State
@@ -135,7 +135,7 @@ async def test_serve_runs_until_a_signal(
 ) -> None:
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
-            url = await group.start(serve, settings)
+            url = await group.start(serve_http, settings)
             async with httpx2.AsyncClient(verify=NO_TLS) as http:
                 assert (await http.get(f"{url}/healthz")).status_code == 200
             os.kill(os.getpid(), number)

@@ -11,8 +11,8 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from tests.conformance import fixtures, questions
 from tests.conformance.beside import Beside
 
-from waggle.app import http
-from waggle.app.logs import configure_logging
+from waggle.app.process import configure_logging
+from waggle.app.serving import serve_http
 from waggle.config import load
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
@@ -38,4 +38,4 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", MCPDeprecationWarning)  # the suite tests deprecated parts, too
     settings = load()
     configure_logging(settings.log_level, settings.log_format)
-    anyio.run(partial(http.serve, settings, build))
+    anyio.run(partial(serve_http, settings, build))

@@ -58,7 +58,7 @@ async def test_standard_output_carries_messages_only(desktop: Desktop) -> None:
         "    print('printed', flush=True); os.write(1, b'written')\n"
         "    subprocess.run(['echo', 'child'])\n"
         "    return build(services)\n"
-        "import waggle.app.stdio as a; a.build_mcp = noisy\n"
+        "import waggle.app.serving as a; a.build_mcp = noisy\n"
         "sys.argv = ['waggle', 'serve', '--stdio']; main.main()"
     )
     ended = subprocess.run(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access rules, rate limit, metrics, audit log and egress log, built from `Settings`.
 
-Used by `waggle.app.root` and `waggle.app.http`. Knows no use case: services report events through
-an `Observer`.
+Used by `waggle.app.root` and `waggle.app.serving`. Knows no use case: services report events
+through an `Observer`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: it builds every part of a server from `Settings`.
 
-Used by `waggle.app.http` and `waggle.app.stdio`. Owns the data directory's lock, the state database
-and one task group, and orders their shutdown. Knows no use case.
+Used by `waggle.app.serving`. Owns the data directory's lock, the state database and one task group,
+and orders their shutdown. Knows no use case.
 """
 
 from __future__ import annotations

@@ -16,17 +16,13 @@ def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
     """
     from waggle.config import load, variable
 
+    wire = None
     if stdio:
         if listen is not None:
             raise InvalidArgument("--stdio and --listen exclude each other.", hint="Leave out one.")
         from waggle.stdio.lines import claim
 
         wire = claim()  # before anything can print
-        settings = load()
-        from waggle.cli.serve import serve_stdio
-
-        serve_stdio(settings, wire)
-        return
     try:
         settings = load(listen=listen)  # reports a bad value before the many imports of a server
     except SettingsInvalid as error:
@@ -35,6 +31,6 @@ def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
             raise
         message = error.message.replace(name, "--listen")
         raise InvalidArgument(message, hint=error.hint) from error
-    from waggle.cli.serve import serve as begin
+    from waggle.app.serving import serve as begin
 
-    begin(settings)
+    begin(settings, wire)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server of one stdio client: messages as lines, of all versions of MCP, until the end.
 
-Used by `waggle.app.stdio`. The SDK's own stdio transport holds a line of any length and as many
+Used by `waggle.app.serving`. The SDK's own stdio transport holds a line of any length and as many
 requests as the client sends; this one bounds both, and answers lines that are no messages with an
 error. Knows no tools.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
 
-Built by `waggle.app.http` with the low-level MCP server of `waggle.mcp` and a function that reports
-readiness; served by `waggle.web.server`. Knows no services, tools or settings.
+Built by `waggle.app.serving` with the low-level MCP server of `waggle.mcp` and a function that
+reports readiness; served by `waggle.web.server`. Knows no services, tools or settings.
 """
 
 from __future__ import annotations

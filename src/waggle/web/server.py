@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web server: it serves the application on a socket until `stop`, then lets calls finish.
 
-Used by `waggle.app.http`, which owns signals. Runs uvicorn with the protocol of
+Used by `waggle.app.serving`, which owns signals. Runs uvicorn with the protocol of
 `waggle.web.protocol`, and calls `McpEndpoint.drain`.
 """
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.app.logs import configure_logging
 from waggle.app.machines import hypervisor, machinery
+from waggle.app.process import configure_logging
 from waggle.cli.image.images import iso
 from waggle.cli.progress import say, working
 from waggle.config import load

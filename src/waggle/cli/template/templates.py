@@ -19,8 +19,8 @@ import anyio
 from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.app.logs import configure_logging
 from waggle.app.machines import Machinery, hypervisor, machinery, templates
+from waggle.app.process import configure_logging
 from waggle.app.values import image_service, limits
 from waggle.cli.image.images import iso
 from waggle.cli.progress import filling, say, working

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.app.logs import configure_logging
+from waggle.app.process import configure_logging
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_other_failure_is_logged(written: io.StringIO) -> None:
 
 LOGS_WHAT_IT_READS = """
 import sys, structlog
-from waggle.app.logs import configure_logging
+from waggle.app.process import configure_logging
 configure_logging("info", "json")
 for line in sys.stdin:
     structlog.get_logger().info(line.strip(), filler="x" * 3000)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server for one stdio client: the parts of `waggle.app.root` and private state, no socket.
+"""The two ways to serve: the parts of `waggle.app.root` with a socket, or with one stdio client.
 
-Used by `waggle.cli.serve`. Desktop clients start several stdio servers at once, beside one that
+Run by `waggle.cli.main`. Desktop clients start several stdio servers at once, beside one that
 listens, so every stdio server gets its own state directory below a shared `root`, and holds a lock
-in it. `root/.lock` guards making and sweeping these directories. `waggle.app.http` sweeps what dead
-servers left. Everything that the server made ends with it.
+in it. `root/.lock` guards making and sweeping these directories; a server that listens sweeps what
+dead servers left. Everything that a server made ends with it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,109 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import structlog
 
+from waggle.allocator import give_back, set_for_serving
+from waggle.app import process
+from waggle.app.observing import access_rules, public_names
+from waggle.app.process import Signals, on_hangup
 from waggle.app.root import App, open_app
-from waggle.app.signals import Signals
-from waggle.config import Settings
+from waggle.config import Settings, name_user
 from waggle.config.places import Places
 from waggle.domain.errors import SettingsInvalid
+from waggle.infra.host.checks_files import raise_limit
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.files import FileLock
 from waggle.infra.store.environments import SqliteStore
-from waggle.mcp.server import build_mcp
+from waggle.mcp.context import Services
+from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS
 from waggle.stdio.lines import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
+from waggle.web.access import AccessRules
+from waggle.web.app import Served, build_app
+from waggle.web.connections import ConnectionLimits
+from waggle.web.endpoint import SessionLimits
+from waggle.web.hosts import host_policy
+from waggle.web.server import ServerLimits, WebServer, bind
+
+log = structlog.get_logger(__name__)
+
+
+async def serve_http(
+    settings: Settings,
+    build: Callable[[Services], WaggleServer] = build_mcp,
+    *,
+    task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
+
+    Reports its base URL through `task_status` once it accepts connections. When it returns, every
+    environment is destroyed. Raises the errors of `open_app` and `bind`, also inside groups of one.
+    """
+    access = access_rules(settings)
+    signals = Signals()
+    async with anyio.create_task_group() as group:
+        await group.start(signals.receive)
+        with contextlib.closing(
+            bind(settings.listen_addr.host, settings.listen_addr.port)
+        ) as listener:
+            async with open_app(settings, access.several) as app:
+                stdio = Places.of(settings).stdio
+                await sweep(stdio)
+                group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
+                await _serve_http(app, build(app.services), access, listener, signals, task_status)
+        group.cancel_scope.cancel()
+
+
+async def _serve_http(
+    app: App,
+    mcp: WaggleServer,
+    access: AccessRules,
+    listener: socket.socket,
+    signals: Signals,
+    task_status: anyio.abc.TaskStatus[str],
+) -> None:
+    settings = app.settings
+    names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
+    web = build_app(
+        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS),
+        not_ready=app.environments.not_ready,
+        hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
+        sessions=SessionLimits(
+            idle_seconds=settings.session_idle_timeout.total_seconds(),
+            maximum=settings.max_sessions,
+            several_owners=access.several,
+        ),
+        access=access,
+        scrape=app.watch.scrape,
+        origins=settings.allowed_origins,
+    )
+    limits = ServerLimits(
+        grace=settings.shutdown_timeout.total_seconds(),
+        connections=ConnectionLimits(owner=250) if settings.authenticates else ConnectionLimits(),
+    )
+    server = WebServer(web, listener, limits)
+    async with anyio.create_task_group() as group:
+        group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
+        if app.watch.reopen is not None:
+            await group.start(on_hangup, app.watch.reopen)
+        kept = partial(give_back, large=lambda: web.endpoint.large)
+        group.start_soon(kept, lambda: web.endpoint.sessions + server.connections, anyio.sleep)
+        log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
+        if why := await app.environments.not_ready():
+            log.warning("not_ready", why=why)
+        with set_for_serving():
+            await server.run(task_status=task_status)
+        group.cancel_scope.cancel()
+
 
 ALIVE = "alive.lock"
 WAIT_SECONDS = 60.0
@@ -121,9 +206,6 @@ async def _kill_machines(state: Path) -> None:
         await store.aclose()
 
 
-log = structlog.get_logger(__name__)
-
-
 async def serve_stdio(settings: Settings, wire: Wire) -> None:
     """Serve until the client closes its side or is gone, or until SIGINT or SIGTERM.
 
@@ -137,11 +219,11 @@ async def serve_stdio(settings: Settings, wire: Wire) -> None:
             private_state(Places.of(settings).stdio) as directory,
             open_app(settings.model_copy(update={"data_dir": directory})) as app,
         ):
-            await _serve(app, wire, signals)
+            await _serve_stdio(app, wire, signals)
         group.cancel_scope.cancel()
 
 
-async def _serve(app: App, wire: Wire, signals: Signals) -> None:
+async def _serve_stdio(app: App, wire: Wire, signals: Signals) -> None:
     mcp = build_mcp(app.services)
     grace = app.settings.shutdown_timeout.total_seconds()
     limits = StdioLimits(grace=grace, carriers=CARRIERS)
@@ -157,3 +239,17 @@ async def _serve(app: App, wire: Wire, signals: Signals) -> None:
         )
         await server.run()
         group.cancel_scope.cancel()
+
+
+def serve(settings: Settings, wire: Wire | None = None) -> None:
+    """Prepare this process and serve: the client at `wire` if there is one, else over HTTP.
+
+    Raises WaggleError, also inside groups.
+    """
+    process.configure_logging(settings.log_level, settings.log_format, waiting=wire is None)
+    name_user()
+    raise_limit()
+    if wire is None:
+        process.run(serve_http, settings)
+    else:
+        process.run(serve_stdio, settings, wire)

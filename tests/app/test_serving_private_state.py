@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from waggle.app.stdio import ALIVE, private_state, sweep
+from waggle.app.serving import ALIVE, private_state, sweep
 from waggle.domain.environment import Environment, Resources, State
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName

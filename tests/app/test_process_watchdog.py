@@ -9,12 +9,12 @@ import textwrap
 
 import pytest
 
-from waggle.app.signals import EXIT_CODE
+from waggle.app.process import EXIT_CODE
 
 PROGRAM = """
 import asyncio, threading, time
 import anyio
-from waggle.app.signals import run
+from waggle.app.process import run
 
 def no_memory(*_args):
     raise MemoryError
