@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.network import MAX_PORT
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset, toolsets_of
 
@@ -90,7 +91,7 @@ def parse_listen_address(value: object) -> object:
     if not isinstance(value, str):
         return value
     host, colon, port = value.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > MAX_PORT:
         raise ValueError("no port")
     if host.startswith("[") and host.endswith("]"):
         address = ip_address(host[1:-1])
@@ -127,7 +128,7 @@ def parse_ports(value: object) -> object:
     if not words or not all(re.fullmatch(r"[0-9]{1,5}", word) for word in words):
         raise ValueError("not a list of ports")
     ports = tuple(int(word) for word in words)
-    if not all(1 <= port <= 65535 for port in ports):
+    if not all(1 <= port <= MAX_PORT for port in ports):
         raise ValueError("not a port")
     return ports
 

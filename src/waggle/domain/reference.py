@@ -14,12 +14,11 @@ import re
 from dataclasses import dataclass
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.network import MAX_PORT
 
 MAX_NAME = 255
 """Characters of registry and repository together."""
-MAX_TAG = 128
 _MAX_TEXT = 512
-_MAX_PORT = 65535
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -112,7 +111,7 @@ def _registry(text: str, whole: str) -> str:
     host, colon, port = text, "", ""
     if not text.endswith("]") and ":" in text:
         host, colon, port = text.rpartition(":")
-    if colon and not (_PORT.fullmatch(port) and int(port) <= _MAX_PORT):
+    if colon and not (_PORT.fullmatch(port) and int(port) <= MAX_PORT):
         raise _refused(whole, "A registry's port is a number from 1 to 65535.")
     if host.startswith("[") and host.endswith("]") and "%" not in host:
         try:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.programs import NODE as NODE_ITSELF
 
-from waggle.domain.diagnosis.evidence import MISSING, Module, question, suspected
+from waggle.domain.diagnosis import MISSING, Module, question, suspected
 from waggle.domain.programs.runtime import RuntimeName
 
 PYTHON, NODE = RuntimeName.PYTHON, RuntimeName.NODE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.domain.diagnosis.evidence import Refused
+from waggle.domain.diagnosis import Refused
 from waggle.infra.net.egress import REMEMBERED
 from waggle.infra.net.guest_request import EgressLimits
 

@@ -20,7 +20,7 @@ from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt3
 from tests.infra.ssh.peer import Peer, peer
 from tests.support.changed import LONGEST, SEED, changed
 
-from waggle.domain.network import parse_listeners
+from waggle.domain.diagnosis import parse_listeners
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.connection import SshConnection

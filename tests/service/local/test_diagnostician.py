@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.support.vm import environment
 
-from waggle.domain.diagnosis.evidence import MISSING, NO_RECORD, Record, Refused
+from waggle.domain.diagnosis import MISSING, NO_RECORD, Record, Refused
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser, Output
 from waggle.service.local.diagnostician import Diagnostician

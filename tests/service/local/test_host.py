@@ -21,7 +21,7 @@ from tests.support.hostile_ssh import hostile
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 
-from waggle.domain.diagnosis.evidence import Refused
+from waggle.domain.diagnosis import Refused
 from waggle.domain.environment import Environment, MachineIdentity, Resources
 from waggle.domain.errors import (
     BootFailed,

@@ -12,14 +12,14 @@ import errno
 import re
 from typing import Final
 
-from waggle.domain.diagnosis.commands import (
+from waggle.domain.diagnosis import Diagnosis, Evidence, shown
+from waggle.domain.diagnosis.packages import (
     ALPINE,
     DISTRIBUTION_OF,
     NPM_PACKAGE_OF,
     PACKAGE_OF,
     WITHOUT,
 )
-from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, Space, mib, shown
+from waggle.domain.diagnosis import Diagnosis, Evidence, Space, mib, shown
 from waggle.domain.programs import execution
 
 _FULL_BYTES = 64 << 10

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, Refused, shown
+from waggle.domain.diagnosis import Diagnosis, Evidence, Refused, shown
 from waggle.domain.diagnosis.lacking import (
     as_root,
     has,
@@ -22,7 +22,7 @@ from waggle.domain.diagnosis.lacking import (
     python_package,
     system_package,
 )
-from waggle.domain.diagnosis.libraries import (
+from waggle.domain.diagnosis.packages import (
     PACKAGE_OF_HEADER,
     PACKAGE_OF_LIBRARY,
     SYSTEM_PACKAGE_OF,

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from waggle.domain.diagnosis import reach
-from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
+from waggle.domain.diagnosis import Diagnosis, Evidence, reach, shown
 from waggle.domain.diagnosis.lacking import as_root, has, last_words, python_package
-from waggle.domain.diagnosis.libraries import distribution_of
+from waggle.domain.diagnosis.packages import distribution_of
 from waggle.domain.diagnosis.programs import more_disk, more_memory
 from waggle.domain.programs.execution import GuestUser
 

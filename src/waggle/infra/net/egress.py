@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import h11
 
-from waggle.domain.diagnosis.evidence import Refused
+from waggle.domain.diagnosis import Refused
 from waggle.infra.net import (
     PeerGone,
     Stream,

@@ -19,12 +19,12 @@ from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
+from waggle.domain.network import MAX_PORT
 from waggle.infra.net import Stream
 from waggle.infra.net.exposure import Openings, Streams
 from waggle.infra.net.policy import Address, Verdict
 
 MAX_NAME = 253
-MAX_PORT = 65535
 HTTP_PORT = 80
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?")

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from waggle.domain.errors import NoPorts
+from waggle.domain.network import MAX_PORT
 
 
 class PortLock(Protocol):
@@ -121,7 +122,6 @@ def machine_lock() -> LockPort:
 
 
 LOOPBACK = "127.0.0.1"
-MAX_PORT = 65535
 
 
 class PortLease:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from waggle.domain.diagnosis.evidence import Refused
+from waggle.domain.diagnosis import Refused
 from waggle.domain.environment import Resources
 from waggle.domain.errors import NoPorts, PortTaken
 from waggle.domain.image import BootImage

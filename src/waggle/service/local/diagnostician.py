@@ -19,23 +19,27 @@ from typing import Final
 
 import structlog
 
-from waggle.domain.diagnosis import Diagnosis, diagnose, machine_died
-from waggle.domain.diagnosis.evidence import (
+from waggle.domain.diagnosis import (
+    ASK_LISTENERS,
     MAX_TAIL,
     MISSING,
     NO_RECORD,
+    Diagnosis,
     Evidence,
+    Listener,
     Module,
     Record,
     Refused,
+    address_is_taken,
+    parse_listeners,
     question,
     suspected,
 )
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
+from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, TimedOut, WaggleError
 from waggle.domain.machine import Machine
-from waggle.domain.network import QUESTION, Listener, is_asked_for, parse_listeners
 from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
 
 log = structlog.get_logger(__name__)
@@ -75,7 +79,7 @@ class Diagnostician:
                 record = await self.why(result.run_id, asked)
                 if suspect := suspected(said, result.exit_code):
                     missing = await self._confirmed(suspect, command)
-                if is_asked_for(said):
+                if address_is_taken(said):
                     listeners = await self._listening()
         except (TimeoutError, WaggleError) as error:
             log.info("diagnosis_incomplete", environment=self.environment.id, why=repr(error))
@@ -117,7 +121,7 @@ class Diagnostician:
     async def _listening(self) -> tuple[Listener, ...]:
         """Return the listening programs by port; empty if the image has no tool for it."""
         ask = Command(
-            QUESTION,
+            ASK_LISTENERS,
             timeout=self.patience,
             output_limit=_LISTENERS_LIMIT,
             cwd="/",

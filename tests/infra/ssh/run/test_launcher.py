@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.diagnosis.evidence import NO_RECORD, Record, Space
+from waggle.domain.diagnosis import NO_RECORD, Record, Space
 from waggle.infra.ssh.run.launcher import MAX_RECORD, parse_record
 
 ID = "0b7c1f6e-0000-4000-8000-0123456789ab"

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import asyncssh
 
-from waggle.domain.diagnosis.evidence import NO_RECORD, Record, Space
+from waggle.domain.diagnosis import NO_RECORD, Record, Space
 from waggle.domain.programs.execution import (
     MAX_COMMAND,
     NOTHING_LEFT,

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.network import MAX_LISTENERS, QUESTION, Listener, parse_listeners
+from waggle.domain.diagnosis import ASK_LISTENERS, MAX_LISTENERS, Listener, parse_listeners
 
 
 def test_the_question_finds_ipv4_and_ipv6_listeners() -> None:
@@ -19,7 +19,9 @@ def test_the_question_finds_ipv4_and_ipv6_listeners() -> None:
         socket.create_server(("127.0.0.1", 0)) as four,
         socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
     ):
-        ended = subprocess.run(QUESTION, capture_output=True, text=True, check=True, timeout=60)
+        ended = subprocess.run(
+            ASK_LISTENERS, capture_output=True, text=True, check=True, timeout=60
+        )
         ports = {each.getsockname()[1] for each in (four, six)}
     words = Path("/proc/self/cmdline").read_text().replace("\0", " ").strip()
     lines = [line.split(" ", 2) for line in ended.stdout.splitlines()]

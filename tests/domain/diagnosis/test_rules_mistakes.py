@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.domain.test_diagnosis_said import failed, told
+from tests.domain.diagnosis.test_said import failed, told
 
-from waggle.domain.diagnosis import diagnose
+from waggle.domain.diagnosis.rules import diagnose
 from waggle.domain.programs.runtime import RuntimeName
 
 TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 1, in <module>\n'

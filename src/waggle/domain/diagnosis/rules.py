@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about mistakes that models make in the code, judged by the interpreter's messages. Pure.
+"""Find out why a run failed and what to do next, from evidence. Pure.
 
-The message alone is enough for most mistakes. These rules cover those whose remedy lies outside of
-the code: another language, another machine, an earlier call, a copied text.
+Called by `waggle.service.local.diagnostician`. RULES is the table; the first rule that yields a
+diagnosis wins. Facts of the machine come first, messages of well-known programs (`said`) after
+them. The rules about mistakes in the code are here: only those whose remedy lies outside of the
+code (another language, another machine, an earlier call); for others the message is enough.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
-from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
+from waggle.domain.diagnosis import Diagnosis, Evidence, lacking, programs, reach, said, shown
 from waggle.domain.diagnosis.lacking import last_words
 
 _PYTHON_IN_SHELL: Final = re.compile(
@@ -160,3 +163,52 @@ _SAID: Final = tuple(
         ),
     )
 )
+
+
+RULES: Final[tuple[Callable[[Evidence], Diagnosis | None], ...]] = (
+    programs.out_of_memory,
+    code_of_python,
+    lacking.command_not_found,
+    programs.cannot_execute,
+    programs.line_ends,
+    programs.cannot_enter,
+    programs.killed,
+    programs.too_many_processes,
+    programs.disk_full,
+    programs.memory_files_full,
+    reach.missing_module,
+    reach.missing_part,
+    reach.build_failed,
+    reach.network_refused,
+    said.what_was_said,
+    in_the_code,
+    reach.network_bypassed,
+    programs.code_of_shell,
+)
+
+
+def diagnose(evidence: Evidence) -> Diagnosis | None:
+    """Return the diagnosis, or None. For exit code 0, only a missing command is one."""
+    if evidence.exit_code == 0:
+        return lacking.command_not_found(evidence)
+    return next((found for rule in RULES if (found := rule(evidence))), None)
+
+
+def machine_died(cause: str) -> Diagnosis:
+    """Return the diagnosis of a machine that died; `cause` is the result of `Machine.wait`."""
+    if "Kernel panic" in cause:
+        step = "Something in it made its kernel give up: run less at once, or not as root."
+    elif cause.endswith("was killed by SIGKILL"):
+        step = (
+            "Somebody on the server killed it, often the kernel for lack of memory: the operator "
+            "finds that in the server's kernel log (dmesg)."
+        )
+    elif cause == "the guest shut down":
+        step = "Something in it shut the machine down: leave out reboot, shutdown and the like."
+    else:
+        step = "The operator finds more in the server's log."
+    return Diagnosis(
+        "guest_lost",
+        f"The machine died: {cause}.",
+        f"Its files are gone: create a new environment. {step}",
+    )

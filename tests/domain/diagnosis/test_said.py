@@ -8,13 +8,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.domain.test_diagnosis import FAILED
+from tests.domain.diagnosis.test_rules import FAILED
 
-from waggle.domain.diagnosis import Diagnosis, diagnose
-from waggle.domain.diagnosis.commands import PACKAGE_OF, WITHOUT
-from waggle.domain.diagnosis.evidence import Evidence, Module
+from waggle.domain.diagnosis import Diagnosis, Evidence, Listener, Module
 from waggle.domain.diagnosis.lacking import missing_command
-from waggle.domain.network import Listener, NetworkPolicy
+from waggle.domain.diagnosis.packages import PACKAGE_OF, WITHOUT
+from waggle.domain.diagnosis.rules import diagnose
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.diagnosis import Diagnosis, diagnose, machine_died
-from waggle.domain.diagnosis.commands import PACKAGE_OF
-from waggle.domain.diagnosis.evidence import Evidence, Module, Record, Refused, Space
+from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Record, Refused, Space
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
+from waggle.domain.diagnosis.packages import PACKAGE_OF
+from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
