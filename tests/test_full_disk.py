@@ -34,7 +34,7 @@ from waggle.app.root import open_app
 from waggle.config.places import Places
 from waggle.domain.environment import State
 from waggle.domain.errors import DiskFull, SettingsInvalid
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteStore
 from waggle.service.local.frozen.moments import frozen_in

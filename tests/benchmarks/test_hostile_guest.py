@@ -16,7 +16,7 @@ from benchmarks.attacks.hostile import SERVER, compiled
 from tests.support.programs import program
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files

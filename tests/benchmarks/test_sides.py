@@ -13,7 +13,7 @@ from benchmarks.listing import FEW, remember
 from benchmarks import bare, guest
 from waggle.config import Settings, load
 from waggle.domain.environment import Resources, State
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
 from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.ssh.run.launcher import frame

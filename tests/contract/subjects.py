@@ -22,7 +22,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts

@@ -12,7 +12,7 @@ from tests.support.server import ERAS, MODERN
 from tests.support.waggle_client import call, connected, execute
 from tests.support.waggle_process import Waggle
 
-from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.files import MAX_FILE_BYTES
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

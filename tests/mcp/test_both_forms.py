@@ -21,9 +21,9 @@ from tests.support.server import MODERN, NOW, Rig, client, serving, text_of
 from tests.support.server import default_tools as tools
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.files.filesystem import FileEntry, Listing
+from waggle.domain.files import FileEntry, Listing
 from waggle.domain.files.search import Kind, Match, Searched
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 
 pytestmark = pytest.mark.anyio
 NAMES = {tool.name for tool in tools()}

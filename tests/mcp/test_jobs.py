@@ -12,7 +12,7 @@ from mcp import Client
 from tests.support.server import ERAS, Setup, client, created, data_of, error_of, serving, text_of
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.programs.execution import Command, ExecutionResult, Streams
+from waggle.domain.programs import Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio
 

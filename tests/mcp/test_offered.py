@@ -20,7 +20,7 @@ from tests.support.server import Setup, data_of, make_services, text_of
 
 from waggle.domain.access import LOCAL
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, TOOLS, Toolset
 from waggle.mcp.server import build_mcp

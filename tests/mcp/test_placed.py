@@ -13,7 +13,7 @@ from tests.support.server import MODERN, Rig, Setup, client, data_of, error_of, 
 from waggle.domain.access import LOCAL
 from waggle.domain.environment import Resources, State
 from waggle.domain.errors import BootFailed, FileRefused
-from waggle.domain.programs.execution import HOME, Command, ExecutionResult, Streams
+from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from tests.support.server import (
     serving,
 )
 
-from waggle.domain.programs.execution import Command, ExecutionResult, Streams
+from waggle.domain.programs import Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio
 

@@ -35,7 +35,7 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Owner
-from waggle.domain.programs.execution import ExecutionResult
+from waggle.domain.programs import ExecutionResult
 from waggle.domain.programs.job import StreamName
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.resources.listing import EXECUTIONS_LISTED

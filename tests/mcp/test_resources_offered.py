@@ -22,7 +22,7 @@ from tests.support.fakes import FakeFile, FakeGuest
 from tests.support.server import ERAS, LEGACY, MODERN, Rig, Setup, client, data_of, serving
 
 from waggle.domain.access import LOCAL
-from waggle.domain.programs.execution import HOME, Command, ExecutionResult, Streams
+from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 from waggle.domain.programs.job import StreamName
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset

@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import HOME, Command, ExecutionResult, Streams
+from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 from waggle.mcp.observed import REPEATED_META_KEY
 
 pytestmark = pytest.mark.anyio

@@ -20,8 +20,8 @@ from tests.support.server import (
     text_of,
 )
 
-from waggle.domain.files.filesystem import FileEntry, Listing
-from waggle.domain.programs.execution import ExecutionResult, Output, Streams
+from waggle.domain.files import FileEntry, Listing
+from waggle.domain.programs import ExecutionResult, Output, Streams
 from waggle.mcp.context import Ctx
 from waggle.mcp.tools import environments, execution, files
 from waggle.mcp.tools import run as packages

@@ -11,7 +11,7 @@ from tests.service.world import IDLE, PYTHON, World, world
 
 from waggle.domain.environment import State
 from waggle.domain.errors import MaxEnvironments, QuotaExceeded, TooManyJobs
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.job import JobKind
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.creating import CreateRequest, Pausing

@@ -31,7 +31,7 @@ from waggle.domain.errors import (
     InvalidArgument,
     TooLarge,
 )
-from waggle.domain.files.filesystem import (
+from waggle.domain.files import (
     DEFAULT_MODE,
     MAX_LIST_ENTRIES,
     FileEntry,
@@ -42,7 +42,7 @@ from waggle.domain.files.filesystem import (
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
 from waggle.domain.network import ExposedPort, Usage
-from waggle.domain.programs.execution import (
+from waggle.domain.programs import (
     HOME,
     NOTHING_LEFT,
     Command,
@@ -53,7 +53,7 @@ from waggle.domain.programs.execution import (
     Stream,
     Streams,
 )
-from waggle.domain.programs.execution import Program as KitProgram
+from waggle.domain.programs import Program as KitProgram
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
 USED = Usage(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)

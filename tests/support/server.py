@@ -29,7 +29,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Clock, Observer
-from waggle.domain.programs.execution import MAX_OUTPUT
+from waggle.domain.programs import MAX_OUTPUT
 from waggle.domain.programs.runtime import Runtime, RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.shared.spool import Spool

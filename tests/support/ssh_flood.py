@@ -22,7 +22,7 @@ import structlog
 from tests.support.hostile_ssh import KINDS, Where, hostile
 
 from waggle.domain.errors import WaggleError
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.ssh.asyncssh_internals import open_exec

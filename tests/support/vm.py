@@ -29,7 +29,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Hypervisor
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import Address, AddressPolicy

@@ -17,7 +17,7 @@ from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import Command, GuestUser
+from waggle.domain.programs import Command, GuestUser
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 from tests.support.vm import Lab, lines, root, sh
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.infra.ssh.run import KILL_PATIENCE
 from waggle.service.local.guest import LocalGuest
 

@@ -20,7 +20,7 @@ from tests.support.vm import Lab, environment, lines, sh
 
 from waggle.domain.errors import DiskFull
 from waggle.domain.host import no_progress
-from waggle.domain.programs.execution import ExecutionResult, GuestUser
+from waggle.domain.programs import ExecutionResult, GuestUser
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.qemu.machine import QemuMachine
 from waggle.infra.shared.disk_room import DiskRoom

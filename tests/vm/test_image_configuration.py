@@ -26,7 +26,7 @@ from tests.support.vm import CACHE, Lab, lines, root, sh
 
 from waggle.cli.shell import ssh_argv
 from waggle.domain.host import no_progress
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.images.images import ImageService
 

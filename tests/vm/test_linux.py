@@ -14,7 +14,7 @@ from tests.support.vm import CACHE, Lab, command, lines, root, sh
 
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import FILE, PYTHON_RUNNER, SHELL
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.images.images import ImageService

@@ -24,7 +24,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.service.local.guest import LocalGuest

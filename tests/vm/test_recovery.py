@@ -10,7 +10,7 @@ from tests.support.vm import Lab, command, lines, root, sh
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, WaggleError
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.infra.ssh.connection import SshConnection, new_keys
 from waggle.service.local.guest import LocalGuest
 

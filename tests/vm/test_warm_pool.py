@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from waggle.domain.environment import Environment, Resources
 from waggle.domain.host import no_progress
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook
 from waggle.infra.ssh.run import Shell

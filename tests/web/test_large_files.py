@@ -9,7 +9,7 @@ import random
 import pytest
 from tests.support.server import ERAS, MODERN, client, created, data_of, serving
 
-from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.files import MAX_FILE_BYTES
 
 pytestmark = pytest.mark.anyio
 

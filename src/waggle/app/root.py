@@ -47,7 +47,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.observer import Clock, Observer
-from waggle.domain.programs.execution import MAX_OUTPUT
+from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.net.dial import Lookups, SystemResolver, limit_resolver, system_lookup
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy

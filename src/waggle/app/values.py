@@ -17,7 +17,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.image import AllowedImages
 from waggle.domain.observer import Clock
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
 VISITED_AT_MOST = timedelta(hours=12)

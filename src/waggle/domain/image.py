@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
-from waggle.domain.files.filesystem import MAX_PATH_BYTES
+from waggle.domain.files import MAX_PATH_BYTES
 from waggle.domain.host import Progress
 from waggle.domain.reference import ImageReference, matches, parse_reference
 

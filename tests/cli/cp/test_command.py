@@ -24,7 +24,7 @@ from waggle.cli.refusals import CallRefused
 from waggle.domain.errors import NotFound
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_FILE, TreeEntry, encode
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 
 pytestmark = pytest.mark.anyio
 

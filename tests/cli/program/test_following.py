@@ -21,7 +21,7 @@ from waggle.cli.program.following import Ended, ended, run
 from waggle.cli.refusals import CallRefused
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import RateLimited
-from waggle.domain.programs.execution import Command, ExecutionResult, Streams
+from waggle.domain.programs import Command, ExecutionResult, Streams
 from waggle.service.sharing import RateLimiter
 
 pytestmark = pytest.mark.anyio

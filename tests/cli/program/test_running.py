@@ -16,8 +16,8 @@ from tests.support.waggle_process import command_line, environ
 
 from waggle.cli.program.running import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.files.filesystem import MAX_FILE_BYTES
-from waggle.domain.programs.execution import HOME
+from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
 

@@ -15,7 +15,7 @@ from waggle.domain.diagnosis.lacking import missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF, WITHOUT
 from waggle.domain.diagnosis.rules import diagnose
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 DEBIAN = frozenset({"apt-get", "bash", "python3", "pip3", "pip", "sudo"})

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.files.filesystem import MAX_PATH_BYTES, at_home, parse_mode, parse_path
-from waggle.domain.programs.execution import HOME
+from waggle.domain.files import MAX_PATH_BYTES, at_home, parse_mode, parse_path
+from waggle.domain.programs import HOME
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.files.filesystem import MAX_PARENTS, FileEntry, Listing, parents, told
+from waggle.domain.files import MAX_PARENTS, FileEntry, Listing, parents, told
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument, TooLarge, WaggleError
-from waggle.domain.programs.execution import (
+from waggle.domain.programs import (
     MAX_CODE_BYTES,
     MAX_HEADER_BYTES,
     MAX_STDIN_BYTES,

@@ -16,7 +16,7 @@ from waggle.app.values import EXTENSIONS
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import READY_LINE
-from waggle.domain.programs.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
+from waggle.domain.programs import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.programs.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
 from waggle.infra.guest.link import AGENT_PORT
 from waggle.infra.rootfs.kit import GUEST_SOURCES, GuestKit, kit_key

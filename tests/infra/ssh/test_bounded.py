@@ -11,7 +11,7 @@ from tests.infra.ssh.peer import peer
 from tests.support.hostile_ssh import hostile
 from tests.support.waiting import until
 
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import PACKETS
 from waggle.infra.ssh.connection import SshConnection

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.programs.execution import MAX_OUTPUT, Output
+from waggle.domain.programs import MAX_OUTPUT, Output
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
 from waggle.mcp.results.environments import fit, share, shrink, success, wire_size

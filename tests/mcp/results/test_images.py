@@ -14,7 +14,7 @@ from tests.support.fakes import FakeFile
 from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
 
-from waggle.domain.programs.execution import HOME, ExecutionResult
+from waggle.domain.programs import HOME, ExecutionResult
 from waggle.mcp.results.images import MAX_IMAGE_BYTES, MAX_IMAGES, image_type, names_image
 from waggle.mcp.uris import file_uri
 

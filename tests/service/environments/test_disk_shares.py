@@ -17,7 +17,7 @@ from tests.support.fakes import FakeFile, MemoryShelf
 from waggle.domain.access import share_of
 from waggle.domain.environment import Environment
 from waggle.domain.errors import QuotaExceeded
-from waggle.domain.programs.execution import HOME, Command
+from waggle.domain.programs import HOME, Command
 from waggle.domain.programs.job import JobKind
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import CopyRequest, Pausing

@@ -15,9 +15,9 @@ from waggle.domain.errors import (
     TooLarge,
     WaggleError,
 )
-from waggle.domain.files.filesystem import MAX_FILE_BYTES, FileSlice
+from waggle.domain.files import MAX_FILE_BYTES, FileSlice
 from waggle.domain.files.search import SearchQuery
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.service.files.files import FilesystemService
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from tests.support.vm import environment
 
 from waggle.domain.diagnosis import MISSING, NO_RECORD, Record, Refused
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser, Output
+from waggle.domain.programs import Command, ExecutionResult, GuestUser, Output
 from waggle.service.local.diagnostician import Diagnostician
 
 pytestmark = pytest.mark.anyio

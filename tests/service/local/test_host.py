@@ -38,7 +38,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import MachineSpec
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.asyncssh_internals import open_exec

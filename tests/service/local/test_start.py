@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.domain.programs.execution import ExecutionResult, Output
+from waggle.domain.programs import ExecutionResult, Output
 from waggle.service.local.start import repeated
 
 pytestmark = pytest.mark.anyio

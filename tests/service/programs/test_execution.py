@@ -19,7 +19,7 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import (
+from waggle.domain.programs import (
     HOME,
     MAX_CODE_BYTES,
     MAX_STDIN_BYTES,

@@ -11,7 +11,7 @@ from tests.service.world import LONG, OWNER, World, settle, world
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
-from waggle.domain.programs.execution import Command, Left, Output, Program
+from waggle.domain.programs import Command, Left, Output, Program
 from waggle.domain.programs.job import JobKind, JobState, StreamName
 from waggle.infra.shared.spool import Spool
 from waggle.service.programs.job import Job, What

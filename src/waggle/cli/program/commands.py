@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from waggle.cli.options import Place, Repeated
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 File = Annotated[Place, Parameter(allow_leading_hyphen=True)]

@@ -22,7 +22,7 @@ from waggle.cli.program.following import Ended
 from waggle.cli.progress import interruptible, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.programs.execution import MAX_STDIN_BYTES
+from waggle.domain.programs import MAX_STDIN_BYTES
 
 _PIECE = 1 << 20
 _MOST_SENT = 30 << 20

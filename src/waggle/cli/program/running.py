@@ -26,8 +26,8 @@ from waggle.cli.progress import answered, interruptible, say, waiting
 from waggle.cli.refusals import CallRefused
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.files.filesystem import MAX_FILE_BYTES
-from waggle.domain.programs.execution import HOME
+from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
 STDIN = "-"

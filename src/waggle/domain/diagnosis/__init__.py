@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 MAX_TAIL = 16_384

@@ -21,7 +21,7 @@ from waggle.domain.diagnosis.packages import (
     WITHOUT,
 )
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 _NO_NETWORK = (

@@ -7,7 +7,6 @@ import errno
 import os
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, Space, mib, shown
-from waggle.domain.programs import execution
 
 _FULL_BYTES = 64 << 10
 """A file system with less than this free is full: larger blocks are rarely left over."""
@@ -189,17 +188,43 @@ def _words(number: int) -> str:
     return os.strerror(number) if number < _MAX_ERRNO else f"error {number}"
 
 
+_FAULT = "Look for the fault in native code: the last lines printed, a debugger, fewer extensions."
+_ASKED = "Find out what ended it (kill, timeout, a supervisor); otherwise run it again."
+
+_SIGNALS: dict[int, tuple[str, str, str]] = {
+    1: ("SIGHUP", "its terminal or session ended", _ASKED),
+    2: ("SIGINT", "it was interrupted", _ASKED),
+    3: ("SIGQUIT", "it was told to quit", _ASKED),
+    4: ("SIGILL", "an instruction that this processor does not have", _FAULT),
+    5: ("SIGTRAP", "it ran into a breakpoint or an assertion", _FAULT),
+    6: ("SIGABRT", "it aborted itself, as a failed assertion does", _FAULT),
+    7: ("SIGBUS", "memory that is not there, as of a file that was cut", _FAULT),
+    8: ("SIGFPE", "impossible arithmetic, as a division by zero", _FAULT),
+    9: ("SIGKILL", "something in the environment killed it", _ASKED),
+    10: ("SIGUSR1", "a signal that it did not handle", _ASKED),
+    11: ("SIGSEGV", "it used memory that is not its own", _FAULT),
+    12: ("SIGUSR2", "a signal that it did not handle", _ASKED),
+    13: ("SIGPIPE", "it wrote where nobody reads any more", "Read all of its output."),
+    14: ("SIGALRM", "its own alarm went off", "Give it more time or handle the alarm."),
+    15: ("SIGTERM", "it was asked to end", _ASKED),
+    24: ("SIGXCPU", "it used more processor time than its limit", "Raise ulimit -t."),
+    25: ("SIGXFSZ", "it wrote a larger file than its limit", "Raise ulimit -f."),
+    31: ("SIGSYS", "a system call that a filter forbids", _FAULT),
+}
+"""Name, cause and next step by number: Linux's on x86-64."""
+_MEANINGS = {name: (cause, step) for name, cause, step in _SIGNALS.values()}
+_UNHANDLED = ("a signal that it did not handle", _ASKED)
+
+
 def killed(evidence: Evidence) -> Diagnosis | None:
     """Diagnose a program that a signal ended, as the kernel reported to the launcher."""
     number, name = evidence.record.signal, evidence.signal
     if name is None and number is not None and evidence.exit_code is not None:
-        name = execution.name_of(number)
+        name = _SIGNALS.get(number, (None,))[0]
     if name is None or (name == "SIGBUS" and is_full(evidence)):
         return None
-    told = execution.told(name)
-    return Diagnosis(
-        "killed_by_signal", f"Signal {shown(name)} ended it: {told.cause}.", told.next_step
-    )
+    cause, next_step = _MEANINGS.get(name, _UNHANDLED)
+    return Diagnosis("killed_by_signal", f"Signal {shown(name)} ended it: {cause}.", next_step)
 
 
 def code_of_shell(evidence: Evidence) -> Diagnosis | None:
@@ -219,13 +244,13 @@ def code_of_shell(evidence: Evidence) -> Diagnosis | None:
             "also have chosen it.",
             "Check on stderr which one, its mode (chmod +x) and its first line.",
         )
-    name = execution.name_of(code - 128) if code is not None and 128 < code < 160 else None
-    if name is None:
+    known = _SIGNALS.get(code - 128) if code is not None else None
+    if known is None:
         return None
-    told = execution.told(name)
+    name, cause, next_step = known
     return Diagnosis(
         "killed_by_signal",
-        f"Exit code {code} is how a shell says that {name} ended a command ({told.cause}); it is "
+        f"Exit code {code} is how a shell says that {name} ended a command ({cause}); it is "
         "no proof, a program may also have chosen it.",
-        told.next_step,
+        next_step,
     )

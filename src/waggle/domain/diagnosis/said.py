@@ -15,7 +15,7 @@ from waggle.domain.diagnosis import Diagnosis, Evidence, reach, shown
 from waggle.domain.diagnosis.lacking import as_root, has, last_words, python_package
 from waggle.domain.diagnosis.packages import distribution_of
 from waggle.domain.diagnosis.programs import more_disk, more_memory
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 
 _Rule = Diagnosis | Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
 

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import encoded
 
 MAX_FILE_BYTES = 10 * 1024 * 1024

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of a program in a guest: the command, its result, and how its output is cut. Pure.
 
-Also the programs that runs have left running, as the guest reports them, and the meaning of the
-signals that end programs; their numbers are Linux's on x86-64.
+Also the programs that runs have left running, as the guest reports them.
 """
 
 from __future__ import annotations
@@ -241,49 +240,3 @@ def parse_seconds(value: float | None, default: float, maximum: float) -> float:
             hint="Leave it out for the default; split work that takes longer.",
         )
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """The meaning of a signal and what to do about it."""
-
-    cause: str
-    next_step: str
-
-
-_FAULT = "Look for the fault in native code: the last lines printed, a debugger, fewer extensions."
-_ASKED = "Find out what ended it (kill, timeout, a supervisor); otherwise run it again."
-
-_SIGNALS: dict[int, tuple[str, Told]] = {
-    1: ("SIGHUP", Told("its terminal or session ended", _ASKED)),
-    2: ("SIGINT", Told("it was interrupted", _ASKED)),
-    3: ("SIGQUIT", Told("it was told to quit", _ASKED)),
-    4: ("SIGILL", Told("an instruction that this processor does not have", _FAULT)),
-    5: ("SIGTRAP", Told("it ran into a breakpoint or an assertion", _FAULT)),
-    6: ("SIGABRT", Told("it aborted itself, as a failed assertion does", _FAULT)),
-    7: ("SIGBUS", Told("memory that is not there, as of a file that was cut", _FAULT)),
-    8: ("SIGFPE", Told("impossible arithmetic, as a division by zero", _FAULT)),
-    9: ("SIGKILL", Told("something in the environment killed it", _ASKED)),
-    10: ("SIGUSR1", Told("a signal that it did not handle", _ASKED)),
-    11: ("SIGSEGV", Told("it used memory that is not its own", _FAULT)),
-    12: ("SIGUSR2", Told("a signal that it did not handle", _ASKED)),
-    13: ("SIGPIPE", Told("it wrote where nobody reads any more", "Read all of its output.")),
-    14: ("SIGALRM", Told("its own alarm went off", "Give it more time or handle the alarm.")),
-    15: ("SIGTERM", Told("it was asked to end", _ASKED)),
-    24: ("SIGXCPU", Told("it used more processor time than its limit", "Raise ulimit -t.")),
-    25: ("SIGXFSZ", Told("it wrote a larger file than its limit", "Raise ulimit -f.")),
-    31: ("SIGSYS", Told("a system call that a filter forbids", _FAULT)),
-}
-_BY_NAME = dict(_SIGNALS.values())
-_UNKNOWN = Told("a signal that it did not handle", _ASKED)
-
-
-def name_of(number: int) -> str | None:
-    """Return the name of a signal that ends programs, or None."""
-    known = _SIGNALS.get(number)
-    return known[0] if known else None
-
-
-def told(name: str) -> Told:
-    """Return the meaning of a signal by its name; for an unknown one, a general meaning."""
-    return _BY_NAME.get(name, _UNKNOWN)

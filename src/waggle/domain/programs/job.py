@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.execution import NOTHING_LEFT, Left, Output
+from waggle.domain.programs import NOTHING_LEFT, Left, Output
 
 MAX_WAIT_SECONDS = 300.0
 """The longest wait of one call; clients give up on silent calls sooner or later."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A spool: one output stream, kept while and after it is written, in memory or an unnamed file.
 
-Implements `domain.programs.execution.Stream`; made by the composition root for
+Implements `domain.programs.Stream`; made by the composition root for
 `service.programs.jobs` and shared by all modules under `waggle.infra`. The file has no name, so it
 disappears when the process ends, however it ends.
 """
@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from waggle.domain.programs.execution import Output
+from waggle.domain.programs import Output
 from waggle.infra.shared.disk_room import is_full
 
 IN_MEMORY = 64 * 1024

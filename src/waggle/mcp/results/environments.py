@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import HOME, Output
+from waggle.domain.programs import HOME, Output
 from waggle.mcp.schema.outputs import in_words
 
 

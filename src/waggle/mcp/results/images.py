@@ -24,7 +24,7 @@ from mcp_types import Annotations, ContentBlock, ImageContent, ResourceLink
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
-from waggle.domain.files.filesystem import FileEntry
+from waggle.domain.files import FileEntry
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.toolset import Offer
 from waggle.mcp.errors import clean

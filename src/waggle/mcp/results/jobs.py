@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from waggle.domain.programs.execution import MAX_COMMAND
+from waggle.domain.programs import MAX_COMMAND
 from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.domain.toolset import Offer
 from waggle.mcp.errors import clean

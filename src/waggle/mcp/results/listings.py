@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
 
-from waggle.domain.files.filesystem import FileEntry, Listing
+from waggle.domain.files import FileEntry, Listing
 from waggle.domain.files.search import Kind, Match, Searched
 from waggle.domain.toolset import Offer
 from waggle.mcp.refusals import offers

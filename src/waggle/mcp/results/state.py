@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
 from waggle.domain.network import ExposedPort
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.mcp.results.environments import (
     NETWORK,
     NOTE,

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.schema.outputs import STRINGS, listed_as, unlisted

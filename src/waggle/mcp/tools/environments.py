@@ -13,7 +13,7 @@ from pydantic import Field
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import Progress
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot

@@ -8,7 +8,7 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.programs.execution import parse_output
+from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import parse_wait
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Services, current_owner

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.files.filesystem import MAX_FILE_BYTES
-from waggle.domain.programs.execution import HOME
+from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import introduced

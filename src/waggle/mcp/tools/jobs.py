@@ -10,7 +10,7 @@ from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.execution import parse_output
+from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.results.environments import success

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.files.filesystem import check_content, parse_path
+from waggle.domain.files import check_content, parse_path
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import parse_seconds
+from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
 from waggle.mcp.context import Ctx, Services, current_owner

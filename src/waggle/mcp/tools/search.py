@@ -8,7 +8,7 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.files.filesystem import parse_path
+from waggle.domain.files import parse_path
 from waggle.domain.files.search import (
     ALWAYS_SKIPPED,
     DEFAULT_RESULTS,
@@ -18,7 +18,7 @@ from waggle.domain.files.search import (
     SearchQuery,
     check_excludes,
 )
-from waggle.domain.programs.execution import HOME
+from waggle.domain.programs import HOME
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.results.environments import readable, success
 from waggle.mcp.results.files import EditedFile, SearchResult

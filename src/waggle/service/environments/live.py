@@ -44,7 +44,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.network import ExposedPort, Usage
-from waggle.domain.programs.execution import NOTHING_LEFT, Left
+from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Life, cause_of, save_if_possible
 
 log = structlog.get_logger(__name__)

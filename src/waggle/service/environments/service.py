@@ -19,7 +19,7 @@ from waggle.domain.environment import Environment, Resources, State, is_id, pars
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
-from waggle.domain.programs.execution import Left
+from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import (
     Arrivals,

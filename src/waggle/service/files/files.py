@@ -16,8 +16,7 @@ import anyio
 import anyio.to_thread
 
 from waggle.domain.errors import FileNotFound, FileRefused, TooLarge, WaggleError
-from waggle.domain.files.edit import Edited, replace_exactly
-from waggle.domain.files.filesystem import (
+from waggle.domain.files import (
     EMPTY_PLACES,
     MAX_FILE_BYTES,
     FileSlice,
@@ -29,9 +28,10 @@ from waggle.domain.files.filesystem import (
     parse_path,
     told,
 )
+from waggle.domain.files.edit import Edited, replace_exactly
 from waggle.domain.files.search import Searched, SearchQuery, glob_below
 from waggle.domain.host import Guest
-from waggle.domain.programs.execution import HOME, GuestUser
+from waggle.domain.programs import HOME, GuestUser
 from waggle.service.environments.service import EnvironmentService
 
 SECONDS: Final = 5.0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from waggle.domain.errors import ArchiveNotFound, DiskFull, GuestLost, InvalidArgument, TooLarge
-from waggle.domain.files.filesystem import parse_path
+from waggle.domain.files import parse_path
 from waggle.domain.files.search import check_excludes
 from waggle.domain.files.tree import (
     MAX_ARCHIVE_BYTES,
@@ -27,7 +27,7 @@ from waggle.domain.files.tree import (
     encode,
 )
 from waggle.domain.host import Guest
-from waggle.domain.programs.execution import HOME, MAX_STDIN_BYTES
+from waggle.domain.programs import HOME, MAX_STDIN_BYTES
 from waggle.infra.archive.trees import Check, read_archive, write_archive
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files.files import located, nearby

@@ -40,7 +40,7 @@ from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, TimedOut, WaggleError
 from waggle.domain.machine import Machine
-from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.programs import Command, ExecutionResult, GuestUser
 
 log = structlog.get_logger(__name__)
 

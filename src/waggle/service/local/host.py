@@ -48,7 +48,7 @@ from waggle.domain.errors import (
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
 from waggle.domain.network import DiskUse
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.files.filesystem import parse_path
+from waggle.domain.files import parse_path
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.programs.execution import HOME, Command, GuestUser, parse_code, parse_seconds
+from waggle.domain.programs import HOME, Command, GuestUser, parse_code, parse_seconds
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages
 from waggle.domain.programs.program import read_program, unix_lines

@@ -21,7 +21,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
-from waggle.domain.programs.execution import (
+from waggle.domain.programs import (
     NOTHING_LEFT,
     Command,
     ExecutionResult,

@@ -23,7 +23,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound, TooManyJobs
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
-from waggle.domain.programs.execution import Command, Left
+from waggle.domain.programs import Command, Left
 from waggle.domain.programs.job import JobBrief, StreamName
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files.files import located

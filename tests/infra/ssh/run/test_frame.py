@@ -8,7 +8,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.programs.execution import Command, GuestUser
+from waggle.domain.programs import Command, GuestUser
 from waggle.infra.ssh.run.launcher import frame
 
 words = st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_size=20)

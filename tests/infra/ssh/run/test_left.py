@@ -8,7 +8,7 @@ import itertools
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from waggle.domain.programs.execution import NOTHING_LEFT, Left, Program
+from waggle.domain.programs import NOTHING_LEFT, Left, Program
 from waggle.infra.ssh.run.launcher import MAX_LEFT, Ending, parse_left
 
 RUN = "00000000-1111-2222-3333-444444444444"

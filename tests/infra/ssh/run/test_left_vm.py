@@ -7,7 +7,7 @@ import anyio
 import pytest
 from tests.support.vm import command, lines, root, sh
 
-from waggle.domain.programs.execution import ExecutionResult
+from waggle.domain.programs import ExecutionResult
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

@@ -18,7 +18,7 @@ from tests.support.vm import command
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import NOTHING_LEFT, ExecutionResult, GuestUser
+from waggle.domain.programs import NOTHING_LEFT, ExecutionResult, GuestUser
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run import Shell
 

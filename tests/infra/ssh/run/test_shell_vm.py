@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.support.vm import command, lines, root, sh
 
-from waggle.domain.programs.execution import Command, GuestUser
+from waggle.domain.programs import Command, GuestUser
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

@@ -16,7 +16,7 @@ from tests.support.vm import lines, root, sh
 from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, InvalidArgument
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery
 from waggle.domain.files.tree import Skipped, TreeEntry, decode, encode
-from waggle.domain.programs.execution import Output
+from waggle.domain.programs import Output
 from waggle.infra.archive.trees import read_archive, write_archive
 from waggle.service.files.trees import batches
 from waggle.service.local.guest import LocalGuest

@@ -18,7 +18,7 @@ import pytest
 from tests.infra.ssh.peer import Peer, RawSftp, SessionFactory, peer
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge
-from waggle.domain.files.filesystem import MAX_LIST_ENTRIES, FileSlice
+from waggle.domain.files import MAX_LIST_ENTRIES, FileSlice
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.sftp import Files
 

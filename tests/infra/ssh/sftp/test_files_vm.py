@@ -12,7 +12,7 @@ import pytest
 from tests.support.vm import Lab, command, lines, root, sh
 
 from waggle.domain.errors import FileNotFound, FileRefused, TooLarge
-from waggle.domain.files.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
+from waggle.domain.files import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

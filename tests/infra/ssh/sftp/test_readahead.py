@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import FileRefused
-from waggle.domain.files.filesystem import FileSlice
+from waggle.domain.files import FileSlice
 from waggle.infra.ssh.sftp.reading import FRESH_SECONDS, ReadAhead
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ import pytest
 from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
 from waggle.domain.machine import FreezingHypervisor
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey
 from waggle.infra.rootfs.machine_disks import ScratchDisks

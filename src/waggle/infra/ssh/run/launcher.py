@@ -18,7 +18,7 @@ from dataclasses import replace
 import asyncssh
 
 from waggle.domain.diagnosis import NO_RECORD, Record, Space
-from waggle.domain.programs.execution import (
+from waggle.domain.programs import (
     MAX_COMMAND,
     NOTHING_LEFT,
     Command,

@@ -39,7 +39,7 @@ from waggle.domain.files.tree import (
     Skipped,
     Unpacked,
 )
-from waggle.domain.programs.execution import Command, ExecutionResult, Output, Stream, Streams
+from waggle.domain.programs import Command, ExecutionResult, Output, Stream, Streams
 from waggle.infra.ssh.run.launcher import OutputCollector
 from waggle.infra.ssh.sftp.reading import shown
 from waggle.tasks import end

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 import asyncssh
 
 from waggle.domain.errors import FileNotFound, FileRefused, TooLarge
-from waggle.domain.files.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
+from waggle.domain.files import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
 from waggle.infra.ssh.asyncssh_internals import SftpFile, open_file, scan
 
 MAX_SHOWN: Final = 200

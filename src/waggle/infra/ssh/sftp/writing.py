@@ -22,7 +22,7 @@ from typing import Final
 import asyncssh
 
 from waggle.domain.errors import FileRefused
-from waggle.domain.files.filesystem import DEFAULT_MODE, FileVersion
+from waggle.domain.files import DEFAULT_MODE, FileVersion
 from waggle.infra.ssh.asyncssh_internals import SftpFile, open_file
 from waggle.infra.ssh.sftp.reading import DISK_FULL, close, not_regular, shown
 from waggle.tasks import end, finish

@@ -25,7 +25,7 @@ import structlog
 from waggle.domain.environment import Resources
 from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
 from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor
-from waggle.domain.programs.execution import Command
+from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.rootfs.machine_disks import pack
