@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from tests.support.server import Setup, client, created, raw, request, serving
 
 from waggle.web import app as app_module
+from waggle.web.access import host_policy
 from waggle.web.app import Served, build_app
-from waggle.web.hosts import host_policy
 
 pytestmark = pytest.mark.anyio
 

@@ -25,6 +25,16 @@ from waggle.jsonrpc import INTERNAL_ERROR
 log = structlog.get_logger(__name__)
 
 
+def fields(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by name in lower case; of a repeated header, the first."""
+    return dict(reversed(list(scope["headers"])))
+
+
+def text(value: bytes | None) -> str | None:
+    """Return a header's value as text, decoded as servers and Starlette decode it."""
+    return None if value is None else value.decode("latin-1")
+
+
 def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return an error outside of MCP."""
     return JSONResponse({"error": message}, status_code=status, headers=headers)

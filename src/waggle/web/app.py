@@ -25,11 +25,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.access import METRICS
 from waggle.domain.toolset import Offer
-from waggle.web.access import OPEN, AccessCheck, AccessRules, metadata_routes
+from waggle.web.access import OPEN, AccessCheck, AccessRules, HostCheck, HostPolicy, metadata_routes
 from waggle.web.answers import Load, answered, problem
 from waggle.web.bodies import Bodies, BodyLimits, MessageReader
 from waggle.web.endpoint import McpEndpoint, SessionLimits
-from waggle.web.hosts import HostCheck, HostPolicy
 from waggle.web.sessions import ToolsetChoice
 
 log = structlog.get_logger(__name__)

@@ -28,9 +28,8 @@ from waggle.domain.access import SeveralOwners, one_owner
 from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.large import TooLarge
 from waggle.web.access import owner_of
-from waggle.web.answers import as_json, fit_for_sdk, forms, is_json, rpc_error
+from waggle.web.answers import as_json, fields, fit_for_sdk, forms, is_json, rpc_error, text
 from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, MessageReader, replay
-from waggle.web.hosts import fields, text
 from waggle.web.sessions import SessionShares, telling_lost
 
 log = structlog.get_logger(__name__)

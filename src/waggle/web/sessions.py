@@ -28,8 +28,7 @@ from waggle.domain.errors import InvalidArgument, QuotaExceeded
 from waggle.domain.toolset import CHOSEN, Offer
 from waggle.jsonrpc import INVALID_REQUEST, SERVER_BUSY
 from waggle.web.access import owner_of
-from waggle.web.answers import rpc_error
-from waggle.web.hosts import fields, text
+from waggle.web.answers import fields, rpc_error, text
 
 
 class SessionShares:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.server import INITIALIZE, Setup, raw, request, serving
 
-from waggle.web.hosts import HostPolicy, host_policy
+from waggle.web.access import HostPolicy, host_policy
 
 LOCAL = host_policy("127.0.0.1", ["waggle.example:443"])
 ANYWHERE = host_policy("0.0.0.0", ["waggle.example"])  # noqa: S104 - only a policy
