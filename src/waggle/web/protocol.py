@@ -12,15 +12,22 @@ awaited, does not arrive in time (slow-loris). Bodies that the application await
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
 from typing import cast
 
+import anyio
+import uvicorn
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from waggle.web.answers import problem
-from waggle.web.connections import Connections, Joined
+from waggle.web.connections import Connections
 
+WAITING = 512
+"""Connections that the kernel queues until they are accepted."""
 HEAD_SECONDS = 10.0
 CONNECTION = "waggle.connection"
 """The key of a request's scope that holds its connection."""
@@ -172,3 +179,62 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
 def guarded(connections: Connections[GuardedProtocol]) -> type[GuardedProtocol]:
     """Return the protocol class of a server with these connections."""
     return type("GuardedProtocol", (GuardedProtocol,), {"among": connections})
+
+
+class Joined:
+    """The part of a transport that one answer uses; it joins the first two writes.
+
+    The first write waits for the second, at most until the end of the loop's turn: one system call,
+    one packet. uvicorn writes head and body separately, and with TCP_NODELAY (`waggle.web.server`)
+    a client would be woken twice for an answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._first = True
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at once; the first time, at the latest at the end of the loop's turn."""
+        if self._first:
+            self._first = False
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(self._held + data if self._held else data)
+            self._held = b""
+
+    def close(self) -> None:
+        """Send the held data, then close."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or about to be."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end event streams at once."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = anyio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals to the application."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on `sockets`, and report that the server is up."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING)  # the loop has reduced it to the number accepted at once
+        self.up.set()

@@ -7,11 +7,9 @@ Used by `waggle.app.serving`, which owns signals. Runs uvicorn with the protocol
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import time
-from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import anyio
@@ -21,10 +19,8 @@ import uvicorn
 from waggle.domain.errors import SettingsInvalid
 from waggle.web.app import WebApp
 from waggle.web.connections import ConnectionLimits, Connections
-from waggle.web.protocol import GuardedProtocol, guarded
+from waggle.web.protocol import WAITING, GuardedProtocol, HttpServer, guarded
 
-WAITING = 512
-"""Connections that the kernel queues until they are accepted."""
 AT_ONCE = 16
 """Connections accepted before the loop serves others, so that a flood does not block it."""
 
@@ -72,24 +68,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end event streams at once."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = anyio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(WAITING)  # the loop has reduced it to the number accepted at once
-        self.up.set()
-
-
 class WebServer:
     """One web server. Owns the listening socket from the start of `run` on."""
 
@@ -100,7 +78,7 @@ class WebServer:
         self._stopping = anyio.Event()
         self._connections = Connections[GuardedProtocol](self._limits.connections, time.monotonic)
         web.load.watch(self._connections)
-        self._uvicorn = _Uvicorn(
+        self._uvicorn = HttpServer(
             uvicorn.Config(
                 web.asgi,
                 http=guarded(self._connections),
