@@ -47,8 +47,8 @@ from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
 from waggle.service.sharing import RateLimiter
+from waggle.web import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.access import OPEN, AccessRules, host_policy
-from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.server import ServerLimits, WebServer, bind

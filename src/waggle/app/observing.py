@@ -31,8 +31,8 @@ from waggle.infra.net.policy import Verdict
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
 from waggle.service.sharing import RateLimiter
+from waggle.web import Scrape
 from waggle.web.access import OPEN, AccessRules, OAuthResource
-from waggle.web.app import Scrape
 
 log = structlog.get_logger(__name__)
 

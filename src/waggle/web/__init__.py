@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
 
-Built by `waggle.app.serving` with the low-level MCP server of `waggle.mcp` and a function that
-reports readiness; served by `waggle.web.server`. Knows no services, tools or settings.
+Built by `waggle.app.http` with the low-level MCP server of `waggle.mcp` and a function that reports
+readiness; served by `waggle.web.server`. Knows no services, tools or settings.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import anyio
 import structlog
@@ -24,12 +27,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.access import METRICS
-from waggle.domain.toolset import Offer
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.toolset import CHOSEN, Offer
+from waggle.jsonrpc import INVALID_REQUEST
 from waggle.web.access import OPEN, AccessCheck, AccessRules, HostCheck, HostPolicy, metadata_routes
-from waggle.web.answers import Load, answered, problem
+from waggle.web.answers import Load, answered, problem, rpc_error
 from waggle.web.bodies import Bodies, BodyLimits, MessageReader
 from waggle.web.endpoint import McpEndpoint, SessionLimits
-from waggle.web.sessions import ToolsetChoice
 
 log = structlog.get_logger(__name__)
 
@@ -149,6 +153,40 @@ class _Front:
             await answered(self._mcp, scope, receive, send)
         else:
             await self._others(scope, receive, send)
+
+
+PARAMETER = "toolsets"
+MOST_REMEMBERED = 100
+
+
+class ToolsetChoice:
+    """ASGI middleware for /mcp that reads the toolsets parameter.
+
+    `offer` is the operator's, for clients that do not choose. The parameter may be repeated, with
+    names separated by commas or spaces.
+    """
+
+    def __init__(self, app: ASGIApp, offer: Offer) -> None:
+        self._app = app
+        self._offer = offer
+        self._read = lru_cache(MOST_REMEMBERED)(self._choice)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with the client's choice; answer 400 if it is invalid or refused."""
+        if scope["query_string"]:
+            try:
+                chosen = self._read(scope["query_string"])
+            except InvalidArgument as error:
+                told = f"{error.message} {error.hint}".strip()
+                await rpc_error(400, INVALID_REQUEST, told)(scope, receive, send)
+                return
+            scope[CHOSEN] = chosen
+        await self._app(scope, receive, send)
+
+    def _choice(self, query: bytes) -> Offer | None:
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(PARAMETER)
+        words = re.split(r"[,\s]+", ",".join(given or ()))
+        return None if given is None else self._offer.choose(words)
 
 
 def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -> Route:

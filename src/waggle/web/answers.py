@@ -5,7 +5,7 @@ Problems outside of MCP and JSON-RPC errors are JSON. MCP requires clients to na
 event streams in `Accept`, and the SDK refuses clients that do not; clients in use name one of the
 two or none, so `forms` reads which one to use and `as_json` turns an event stream of one event
 into JSON. `Load` is the reason that `/readyz` gives when shared room is used up.
-Used by `waggle.web.endpoint`, `waggle.web.app` and `waggle.web.server`. Knows no tools.
+Used by `waggle.web.endpoint`, `waggle.web` and `waggle.web.server`. Knows no tools.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A request of a 2025 session is served by the stateful manager. A request without
 is not `initialize` (a person with curl) is served by the stateless one. Requests of 2026-07-28
 name their version, and either manager hands them to the SDK's modern entry. Calls are answered as
 an event stream, so that a client that hangs up cancels its call; requests without a session that
-are answered at once get plain JSON. Called by `waggle.web.app`; knows no tools.
+are answered at once get plain JSON. Called by `waggle.web`; knows no tools.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from waggle.large import TooLarge
 from waggle.web.access import owner_of
 from waggle.web.answers import as_json, fields, fit_for_sdk, forms, is_json, rpc_error, text
 from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, MessageReader, replay
-from waggle.web.sessions import SessionShares, telling_lost
+from waggle.web.sdk import SessionShares, telling_lost
 
 log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"

@@ -17,7 +17,7 @@ import anyio.abc
 import uvicorn
 
 from waggle.domain.errors import SettingsInvalid
-from waggle.web.app import WebApp
+from waggle.web import WebApp
 from waggle.web.connections import ConnectionLimits, Connections
 from waggle.web.protocol import WAITING, GuardedProtocol, HttpServer, guarded
 

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MCP sessions: an owner's share of them, the answer for a lost one, and the choice of toolsets.
+"""MCP sessions: an owner's share of them, and the answer for a lost one.
 
 `SessionShares` and `telling_lost` wrap the SDK's session manager for `waggle.web.endpoint`. The
 manager counts only all sessions together. After a restart of the server, or a night's pause,
 clients continue with their old session. By the specification, 404 makes them open a new one; Claude
 Code does so only for the error code of the TypeScript SDK, which the Python SDK lacks.
-`ToolsetChoice` (`/mcp?toolsets=core,ports`) stands in front of the endpoint in `waggle.web.app`,
-and leaves the offer in the request's scope for `waggle.mcp`. Knows no tools.
+Knows no tools.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
-from urllib.parse import parse_qs
 
 from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -24,9 +20,8 @@ from mcp_types import RequestId
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waggle.domain.access import Quota, SeveralOwners, share_of
-from waggle.domain.errors import InvalidArgument, QuotaExceeded
-from waggle.domain.toolset import CHOSEN, Offer
-from waggle.jsonrpc import INVALID_REQUEST, SERVER_BUSY
+from waggle.domain.errors import QuotaExceeded
+from waggle.jsonrpc import SERVER_BUSY
 from waggle.web.access import owner_of
 from waggle.web.answers import fields, rpc_error, text
 
@@ -118,37 +113,3 @@ def telling_lost(app: ASGIApp, number: RequestId | None = None) -> ASGIApp:
         await app(scope, receive, sent)
 
     return answer
-
-
-PARAMETER = "toolsets"
-MOST_REMEMBERED = 100
-
-
-class ToolsetChoice:
-    """ASGI middleware for /mcp that reads the toolsets parameter.
-
-    `offer` is the operator's, for clients that do not choose. The parameter may be repeated, with
-    names separated by commas or spaces.
-    """
-
-    def __init__(self, app: ASGIApp, offer: Offer) -> None:
-        self._app = app
-        self._offer = offer
-        self._read = lru_cache(MOST_REMEMBERED)(self._choice)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with the client's choice; answer 400 if it is invalid or refused."""
-        if scope["query_string"]:
-            try:
-                chosen = self._read(scope["query_string"])
-            except InvalidArgument as error:
-                told = f"{error.message} {error.hint}".strip()
-                await rpc_error(400, INVALID_REQUEST, told)(scope, receive, send)
-                return
-            scope[CHOSEN] = chosen
-        await self._app(scope, receive, send)
-
-    def _choice(self, query: bytes) -> Offer | None:
-        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(PARAMETER)
-        words = re.split(r"[,\s]+", ",".join(given or ()))
-        return None if given is None else self._offer.choose(words)

@@ -9,9 +9,9 @@ from mcp.server.lowlevel import Server
 from structlog.testing import capture_logs
 from tests.support.server import Setup, client, created, raw, request, serving
 
-from waggle.web import app as app_module
+import waggle.web as web_module
+from waggle.web import Served, build_app
 from waggle.web.access import host_policy
-from waggle.web.app import Served, build_app
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ async def test_a_failing_or_hung_check_is_unready(monkeypatch: pytest.MonkeyPatc
         await anyio.sleep_forever()
         return None
 
-    monkeypatch.setattr(app_module, "READINESS_SECONDS", 0.01)
+    monkeypatch.setattr(web_module, "READINESS_SECONDS", 0.01)
     for check, words in ((fails, "check failed"), (hangs, "took more than")):
         web = build_app(Served(Server("x")), not_ready=check, hosts=host_policy("127.0.0.1"))
         transport = httpx2.ASGITransport(web.asgi)
