@@ -30,7 +30,7 @@ from waggle.app.root import App, open_app
 from waggle.config import Settings, name_user
 from waggle.config.places import Places
 from waggle.domain.errors import SettingsInvalid
-from waggle.infra.host.checks_files import raise_limit
+from waggle.infra.host.process import raise_limit
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.files import FileLock
 from waggle.infra.store.environments import SqliteStore
@@ -39,11 +39,10 @@ from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS
 from waggle.stdio.lines import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
-from waggle.web.access import AccessRules
-from waggle.web.app import Served, build_app
+from waggle.web import Served, build_app
+from waggle.web.access import AccessRules, host_policy
 from waggle.web.connections import ConnectionLimits
 from waggle.web.endpoint import SessionLimits
-from waggle.web.hosts import host_policy
 from waggle.web.server import ServerLimits, WebServer, bind
 
 log = structlog.get_logger(__name__)

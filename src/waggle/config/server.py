@@ -31,7 +31,7 @@ from waggle.config.parsers import (
     parse_optional_path,
     setting,
 )
-from waggle.domain.programs.execution import MAX_OUTPUT
+from waggle.domain.programs import MAX_OUTPUT
 
 
 def parse_url(value: str) -> str:

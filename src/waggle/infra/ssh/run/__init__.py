@@ -17,9 +17,9 @@ from typing import Final
 import asyncssh
 import structlog
 
-from waggle.domain.diagnosis.evidence import Record
+from waggle.domain.diagnosis import Record
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
+from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
 from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import (

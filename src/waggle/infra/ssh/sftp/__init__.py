@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import asyncssh
 
 from waggle.domain.errors import GuestLost, WaggleError
-from waggle.domain.files.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.infra.ssh.asyncssh_internals import Channel, PacketDecodeError, open_sftp
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.sftp.reading import Opener, list_directory, refusal, too_large
