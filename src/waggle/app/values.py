@@ -6,6 +6,7 @@ Used by `waggle.app.root`, and by commands, which avoid the root's imports: thos
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -210,16 +211,22 @@ def _named_registries(settings: Settings) -> frozenset[str]:
     return frozenset(map(named_registry, (*images, default))) | settings.registry_mirrors.keys()
 
 
+@functools.cache
+def _room(name: str, path: Path, reserve_mib: int) -> DiskRoom:
+    """Return the one room of a directory: all parts of a server share it."""
+    return DiskRoom(name, path, reserve_mib << 20)
+
+
 def data_room(settings: Settings) -> DiskRoom:
     """Return the room of the data directory."""
-    reserve = settings.disk_reserve_mb << 20
-    return DiskRoom("the data directory (WAGGLE_DATA_DIR)", Places.of(settings).data, reserve)
+    name = "the data directory (WAGGLE_DATA_DIR)"
+    return _room(name, Places.of(settings).data, settings.disk_reserve_mb)
 
 
 def cache_room(settings: Settings) -> DiskRoom:
     """Return the room of the image cache, which may be on another disk."""
-    reserve = settings.disk_reserve_mb << 20
-    return DiskRoom("the image cache (WAGGLE_IMAGE_CACHE_DIR)", Places.of(settings).cache, reserve)
+    name = "the image cache (WAGGLE_IMAGE_CACHE_DIR)"
+    return _room(name, Places.of(settings).cache, settings.disk_reserve_mb)
 
 
 def rooms(settings: Settings) -> tuple[DiskRoom, ...]:

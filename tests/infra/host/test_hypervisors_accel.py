@@ -14,7 +14,6 @@ from waggle.infra.host.hypervisors import (
     KvmFacts,
     choose_acceleration,
     has_virtualisation_flag,
-    may_be_shared,
     read_kvm_facts,
 )
 
@@ -59,26 +58,6 @@ def test_required_kvm_that_only_root_may_use_explains_how_to_share_it() -> None:
 @pytest.mark.parametrize("facts", [USABLE, FAKE, PRIVATE, ABSENT])
 def test_required_emulation_needs_nothing_of_kvm(facts: KvmFacts) -> None:
     assert choose_acceleration("tcg", facts).accel == "tcg"
-
-
-@pytest.mark.parametrize(
-    "mode,expected",
-    [
-        (0o600, False),
-        (0o660, True),
-        (0o666, True),
-        (0o606, True),
-        (0o640, False),
-        (0o644, False),
-        (0o620, False),
-        (0o642, False),
-        (0o000, False),
-        (0o020660, True),
-        (0o020600, False),
-    ],
-)
-def test_sharing_needs_read_and_write_for_the_same_class(mode: int, expected: bool) -> None:
-    assert may_be_shared(mode) is expected
 
 
 def test_a_device_open_to_its_owner_alone_counts_only_for_root(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
+from waggle.infra.shared.confined import KVM, may_be_shared
 
 Accel = Literal["kvm", "tcg"]
 AccelSetting = Literal["auto", "kvm", "tcg"]
@@ -46,9 +47,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def read_kvm_facts(
-    device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")
-) -> KvmFacts:
+def read_kvm_facts(device: Path = KVM, cpuinfo: Path = Path("/proc/cpuinfo")) -> KvmFacts:
     """Read the device and the CPU flags. Never raises: anything unreadable counts as unusable."""
     error, only_root = "", False
     try:
@@ -62,11 +61,6 @@ def read_kvm_facts(
     except OSError:
         text = ""
     return KvmFacts(error, has_virtualisation_flag(text), only_root)
-
-
-def may_be_shared(mode: int) -> bool:
-    """Return whether the group, or everybody, may read and write a file of this mode."""
-    return any(mode & bits == bits for bits in (0o060, 0o006))
 
 
 def has_virtualisation_flag(cpuinfo: str) -> bool:

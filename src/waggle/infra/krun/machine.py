@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import stat
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from waggle.domain.environment import MachineIdentity, Resources
 from waggle.domain.errors import DiskFull, GuestLost
@@ -33,7 +31,7 @@ from waggle.infra.guest.link import (
 )
 from waggle.infra.krun.runner import SAYS, Configuration, encode
 from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
-from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
+from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 from waggle.tasks import finish
 
 _ASK_SECONDS = 1.0
@@ -172,7 +170,6 @@ COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
 """libkrun appends only its devices."""
 MAX_DESCRIPTORS = 4096
 RUNNER = "waggle.infra.krun.runner"
-_KVM = Path("/dev/kvm")
 
 
 class KrunHypervisor:
@@ -244,15 +241,6 @@ class KrunHypervisor:
             directory=str(wires.path),
             directory_fd=wires.directory,
             uid=-1 if spec.uid is None else spec.uid,
-            kvm_gid=_kvm_group(),
+            kvm_gid=kvm_group(),
             parent=os.getpid(),
         )
-
-
-def _kvm_group() -> int:
-    """Return the group that may use /dev/kvm, or -1 when no group may."""
-    with contextlib.suppress(OSError):
-        device = _KVM.stat()
-        if stat.S_IMODE(device.st_mode) & 0o060:
-            return device.st_gid
-    return -1

@@ -14,7 +14,6 @@ import marshal
 import os
 import shutil
 import socket
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,7 +37,7 @@ from waggle.infra.qemu.frozen import (
 )
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.wires import Inherited, open_wires
-from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
+from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.tasks import end, stage
 
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 _NOT_GIVEN_BACK = "ram_block_discard_range"
 """Copies share a memory file, in which QEMU cannot punch the hole that a guest offers."""
 _PORT_TAKEN = "host forwarding rule"
-_KVM = Path("/dev/kvm")
 STARTER = "waggle.infra.qemu.starter"
 _PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
 _BROKEN_SECONDS = 5.0
@@ -254,22 +252,14 @@ class QemuHypervisor:
         program = shutil.which(argv[0])
         if program is None:
             raise SetupIncomplete(f"There is no QEMU: {argv[0]} cannot be found.")
+        uses_kvm = self._accelerator == "kvm"
+        group = kvm_group() if uses_kvm else -1
         return {
             "argv": [os.path.realpath(program), *argv[1:]],
             "directory": str(spec.console_log.parent.absolute()),
             "door": -1 if inherited.door is None else inherited.door,
             "uid": -1 if spec.uid is None else spec.uid,
-            "groups": self._groups(),
+            "groups": [group] if group >= 0 else [],
             "parent": os.getpid(),
-            "kvm": self._accelerator == "kvm",
+            "kvm": uses_kvm,
         }
-
-    def _groups(self) -> list[int]:
-        """Return the group that may use /dev/kvm, for a QEMU that is not root."""
-        if self._accelerator != "kvm":
-            return []
-        with contextlib.suppress(OSError):
-            device = _KVM.stat()
-            if stat.S_IMODE(device.st_mode) & 0o060:
-                return [device.st_gid]
-        return []

@@ -4,8 +4,8 @@
 Used by the hypervisors. A VMM has its own session, no new privileges, no core dumps and few
 descriptors, and is killed with the server; the process itself gives up the rest
 (`namespaces`, `seccomp`). It is watched and signalled through a pidfd, so a reused pid is never
-hit (see pidfd_open(2)). `refusal` reports whether this host allows user namespaces, for mmdebstrap
-and the preflight checks. Knows nothing of what the child does.
+hit (see pidfd_open(2)). `kvm_group` and `refusal` report what this host allows to others than root:
+/dev/kvm, and user namespaces for mmdebstrap. Knows nothing of what the child does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ _CAP_SYS_NICE: Final = 23
 Enclose = Callable[[int], Callable[[], None]]
 """Limits the resources of the process with a number; returns a function to call when it is dead."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+KVM: Final = Path("/dev/kvm")
+_GROUP_USES = stat.S_IRGRP | stat.S_IWGRP
+_ALL_USE = stat.S_IROTH | stat.S_IWOTH
 
 
 def leash(
@@ -61,13 +65,27 @@ def _tool(name: str) -> str:
 def identify(pid: int) -> MachineIdentity | None:
     """Return the identity of a running process; None when there is none (or only a zombie)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat[stat.rindex(")") + 2 :].split()
+    fields = text[text.rindex(")") + 2 :].split()
     if fields[0] in "ZX":
         return None
     return MachineIdentity(pid, int(fields[19]), _BOOT_ID.read_text().strip())
+
+
+def kvm_group(device: Path = KVM) -> int:
+    """Return the group with which a VMM that is not root may use /dev/kvm; -1 without one."""
+    with contextlib.suppress(OSError):
+        found = device.stat()
+        if found.st_mode & _GROUP_USES == _GROUP_USES:
+            return found.st_gid
+    return -1
+
+
+def may_be_shared(mode: int) -> bool:
+    """Return whether users other than root, with the group or without, may use /dev/kvm."""
+    return any(mode & bits == bits for bits in (_GROUP_USES, _ALL_USE))
 
 
 def may_come_forward() -> bool:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host settings that keep an ordinary user from building without root."""
+"""What this host allows to others than root: user namespaces for building, and /dev/kvm."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from waggle.infra.shared.confined import refusal
+from waggle.infra.shared.confined import kvm_group, may_be_shared, refusal
 
 USER = 1000
 APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
@@ -51,3 +52,32 @@ def test_ubuntus_apparmor_needs_a_profile(tmp_path: Path) -> None:
 def test_root_needs_no_user_namespace(tmp_path: Path) -> None:
     set_to(tmp_path, "user/max_user_namespaces", "0")
     assert refusal(0, tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "mode,expected",
+    [
+        (0o600, False),
+        (0o660, True),
+        (0o666, True),
+        (0o606, True),
+        (0o640, False),
+        (0o644, False),
+        (0o620, False),
+        (0o642, False),
+        (0o000, False),
+        (0o020660, True),
+        (0o020600, False),
+    ],
+)
+def test_sharing_needs_read_and_write_for_the_same_class(mode: int, expected: bool) -> None:
+    assert may_be_shared(mode) is expected
+
+
+def test_only_a_group_that_may_read_and_write_is_of_use(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    assert kvm_group(device) == -1
+    device.touch()
+    for mode, expected in ((0o660, os.getgid()), (0o640, -1), (0o606, -1), (0o600, -1)):
+        device.chmod(mode)
+        assert kvm_group(device) == expected
