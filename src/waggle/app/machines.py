@@ -40,9 +40,8 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
-from waggle.infra.shared.cgroup_plan import Nowhere, place
-from waggle.infra.shared.cgroups import Groups, disk_of, read_facts
-from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
+from waggle.infra.shared.disk_room import DiskRoom, disk_of
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.frozen.freezing import CannotFreeze

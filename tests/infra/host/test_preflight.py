@@ -11,7 +11,7 @@ import pytest
 
 from waggle.infra.host import preflight
 from waggle.infra.host.preflight import CheckResult, Status, Subject
-from waggle.infra.shared.cgroup_plan import Facts
+from waggle.infra.shared.cgroups import Facts
 
 pytestmark = pytest.mark.anyio
 ALL = frozenset({"memory", "pids", "cpu", "io"})

@@ -23,9 +23,18 @@ from tests.support.ordinary import USER
 
 import waggle
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.shared.cgroup_plan import WANTED, Limits, Nowhere, Place, place
-from waggle.infra.shared.cgroups import Groups, disk_of, limit, read_facts
+from waggle.infra.shared.cgroups import (
+    WANTED,
+    Groups,
+    Limits,
+    Nowhere,
+    Place,
+    limit,
+    place,
+    read_facts,
+)
 from waggle.infra.shared.confined import ConfinedProcess, identify
+from waggle.infra.shared.disk_room import disk_of
 
 SLEEP = ["/bin/sleep", "1000"]
 
@@ -236,7 +245,7 @@ import json, subprocess
 from pathlib import Path
 from waggle.infra.shared.cgroups import read_facts
 from waggle.infra.shared.cgroups import Groups
-from waggle.infra.shared.cgroup_plan import own_of, place
+from waggle.infra.shared.cgroups import own_of, place
 
 def own(pid):
     return own_of(Path(f"/proc/{pid}/cgroup").read_text())

@@ -29,9 +29,9 @@ from waggle.infra.host.hypervisors import (
 )
 from waggle.infra.host.process import run
 from waggle.infra.host.requirements import building, missing
-from waggle.infra.shared.cgroup_plan import Facts, Nowhere, place
-from waggle.infra.shared.cgroups import disk_of, read_facts
+from waggle.infra.shared.cgroups import Facts, Nowhere, place, read_facts
 from waggle.infra.shared.confined import NEXT_STEP, refusal
+from waggle.infra.shared.disk_room import disk_of
 
 SETUP = "Run 'waggle setup'."
 _GIB = 1024**3

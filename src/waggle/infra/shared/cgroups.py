@@ -1,45 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control groups of this server's machines, and the state of cgroup v2 on this host.
+"""The control groups of this server's machines: their place, their limits, their making and end.
 
-Built by the composition root and used by the hypervisors. One group, named after the server's
-process, holds all groups of a server, so the next server recognises those of a dead one.
-`cgroup_plan` decides where the groups are, from the facts that `read_facts` and `disk_of` read.
+Built by the composition root and used by the hypervisors; the preflight checks read `Facts` and
+`place`. One group, named after the server's process, holds all groups of a server, so the next
+server recognises those of a dead one. `place`, `limit_files`, `mount_of` and `own_of` are pure.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.shared.cgroup_plan import (
-    REQUIRED,
-    WANTED,
-    Facts,
-    Limits,
-    Place,
-    limit_files,
-    mount_of,
-    own_of,
-)
 from waggle.infra.shared.confined import identify
 
+REQUIRED: Final = frozenset({"memory", "pids"})
+WANTED: Final = ("memory", "pids", "cpu", "io")
+MIB: Final = 1 << 20
+_OVERHEAD_MIB: Final = 512
+"""QEMU's memory besides the guest's, including at most 256 MiB of translated code."""
+_THREADS: Final = 256
+"""A QEMU has up to 64 for its disks, one for every processor, and a few more."""
+_PERIOD: Final = 100_000
+_OPERATIONS: Final = 64
+"""Disk reads or writes a second for every MiB a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The state of cgroup v2 on this host. `own` is the server's group, below the `mount` point."""
+
+    mount: str = ""
+    own: str = "/"
+    controllers: frozenset[str] = frozenset()
+    own_controllers: frozenset[str] = frozenset()
+    is_alone: bool = False
+    """Whether the server's group holds only the server and its children."""
+    may_use_own: bool = False
+    may_use_top: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The group for the machines' groups; `server_moves`: the server moves to one beside them."""
+
+    base: str
+    server_moves: bool
+    unlimited: tuple[str, ...] = ()
+    """Wanted controllers that are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """Why machines have no groups, and the remedy."""
+
+    problem: str
+    mend: str
+
+
+def place(facts: Facts) -> Place | Nowhere:
+    """Choose the server's group if it was delegated, else the top one for a server that is root."""
+    if not facts.mount:
+        return Nowhere(
+            "no cgroup v2 hierarchy is mounted",
+            "Mount one: mount -t cgroup2 none /sys/fs/cgroup.",
+        )
+    if missing := sorted(REQUIRED - facts.controllers):
+        return Nowhere(
+            f"the cgroup v2 hierarchy at {facts.mount} has no {' and no '.join(missing)}",
+            "Boot the host with cgroup_no_v1=all or systemd.unified_cgroup_hierarchy=1.",
+        )
+    delegated = facts.may_use_own and facts.is_alone and facts.own_controllers >= REQUIRED
+    if delegated and facts.own != "/":
+        return Place(f"{facts.mount}{facts.own}", True, _lacking(facts.own_controllers))
+    if facts.may_use_top:
+        return Place(facts.mount, False, _lacking(facts.controllers))
+    return Nowhere(
+        f"this user may not make control groups in {facts.mount}{facts.own}",
+        "Run the server as root, or as a systemd service with Delegate=yes.",
+    )
+
+
+def _lacking(controllers: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in WANTED if name not in controllers)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one machine. `io_mib` is MiB a second in each direction, 0 for no limit."""
+
+    memory_mib: int
+    cpus: int
+    io_mib: int = 0
+
+
+def limit_files(limits: Limits, device: str | None) -> Mapping[str, str]:
+    """Return the contents of the files of a machine's group; `device` is the disk's MAJOR:MINOR.
+
+    A machine gets one processor more than its guest, for the work of the VMM itself.
+    """
+    memory = (limits.memory_mib + _OVERHEAD_MIB) * MIB
+    files = {
+        "memory.max": str(memory),
+        "memory.oom.group": "1",
+        "pids.max": str(_THREADS + limits.cpus),
+        "cpu.max": f"{(limits.cpus + 1) * _PERIOD} {_PERIOD}",
+    }
+    if device is not None and limits.io_mib:
+        rate, operations = limits.io_mib * MIB, limits.io_mib * _OPERATIONS
+        each = f"rbps={rate} wbps={rate} riops={operations} wiops={operations}"
+        files["io.max"] = f"{device} {each}"
+    return files
+
+
+def mount_of(mountinfo: str) -> str:
+    """Return the mount point of the first cgroup v2 hierarchy in /proc/self/mountinfo, or ""."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if after.split()[:1] == ["cgroup2"] and len(fields) > 4:
+            return fields[4].encode().decode("unicode_escape").encode("latin-1").decode()
+    return ""
+
+
+def own_of(cgroups: str) -> str:
+    """Return the path of a process in the v2 hierarchy, from /proc/self/cgroup."""
+    found = (line[3:] for line in cgroups.splitlines() if line.startswith("0::"))
+    return next(found, "") or "/"
+
+
+_PROC = Path("/proc")
 _PREFIX: Final = "waggle-"
 _SERVER: Final = "waggle-server"
 
 
+@dataclass(frozen=True, slots=True)
 class Groups:
     """The groups of one server. Use `open`, `enclose` for every machine, and `close` at the end."""
 
-    def __init__(self, base: Path, home: Path, device: str | None, io_mib: int) -> None:
-        """`home` exists and gives its children the controllers."""
-        self._base = base
-        self._home = home
-        self._device = device
-        self._io_mib = io_mib
+    home: Path
+    """The group of all machines, which gives its children the controllers."""
+    device: str | None
+    io_mib: int
 
     @classmethod
     def open(cls, place: Place, *, device: str | None = None, io_mib: int = 0) -> Groups:
@@ -60,7 +166,7 @@ class Groups:
         except OSError:
             home.rmdir()
             raise
-        return cls(base, home, device, io_mib)
+        return cls(home, device, io_mib)
 
     def enclose(self, pid: int, *, memory_mib: int, cpus: int) -> Callable[[], None]:
         """Put a process that just started into its own group.
@@ -68,11 +174,11 @@ class Groups:
         Returns a function that removes the group, to be called once the process is dead. Raises
         SetupIncomplete when the process cannot be limited.
         """
-        group = self._home / f"machine-{pid}"
-        limits = Limits(memory_mib, cpus, self._io_mib)
+        group = self.home / f"machine-{pid}"
+        limits = Limits(memory_mib, cpus, self.io_mib)
         try:
             group.mkdir()
-            limit(group, limits, self._device)
+            limit(group, limits, self.device)
             (group / "cgroup.procs").write_text(str(pid))
         except OSError as error:
             _remove(group)
@@ -84,7 +190,7 @@ class Groups:
 
     def close(self) -> None:
         """Remove the group of all machines, which must be dead. Idempotent."""
-        _empty(self._home)
+        _empty(self.home)
 
 
 def limit(group: Path, limits: Limits, device: str | None) -> None:
@@ -145,11 +251,7 @@ def _remove(group: Path) -> None:
         group.rmdir()
 
 
-_SYSTEM = Path("/proc")
-_BLOCK = Path("/sys/dev/block")
-
-
-def read_facts(proc: Path = _SYSTEM) -> Facts:
+def read_facts(proc: Path = _PROC) -> Facts:
     """Read the facts for this process. Unreadable files count as missing."""
     mount = mount_of(_text(proc / "self/mountinfo"))
     if not mount:
@@ -159,28 +261,12 @@ def read_facts(proc: Path = _SYSTEM) -> Facts:
     return Facts(
         mount=mount,
         own=own,
-        controllers=_controllers(top),
-        own_controllers=_controllers(group),
+        controllers=frozenset(_text(top / "cgroup.controllers").split()),
+        own_controllers=frozenset(_text(group / "cgroup.controllers").split()),
         is_alone=_is_alone(group, proc),
         may_use_own=_writable(group),
         may_use_top=_writable(top),
     )
-
-
-def disk_of(path: Path) -> str | None:
-    """Return MAJOR:MINOR of the whole disk that holds a file; None without a block device."""
-    number = path.stat().st_dev
-    name = f"{os.major(number)}:{os.minor(number)}"
-    device = _BLOCK / name
-    if not device.exists():
-        return None
-    if (device / "partition").exists():
-        return _text(device.resolve().parent / "dev").strip() or None
-    return name
-
-
-def _controllers(group: Path) -> frozenset[str]:
-    return frozenset(_text(group / "cgroup.controllers").split())
 
 
 def _writable(group: Path) -> bool:

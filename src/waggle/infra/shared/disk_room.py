@@ -3,7 +3,8 @@
 
 The composition root builds a `DiskRoom` for the data directory and one for the image cache; code
 that is about to use much of a disk checks it first. The errors name no path, so clients may see
-them. `process_usage` and `allocated_bytes` measure VMMs and their disks as the kernel counts them.
+them. `process_usage` and `allocated_bytes` measure VMMs and their disks as the kernel counts them;
+`disk_of` returns the disk whose rate a control group can limit.
 Shared by all modules under `waggle.infra`. Knows nothing of environments and images.
 """
 
@@ -154,6 +155,7 @@ class DiskRoom:
             return None
 
 
+_DEVICES = Path("/sys/dev/block")
 _BLOCK = 512
 """Bytes in a unit of `st_blocks`, whatever the file system's block size; see stat(2)."""
 
@@ -198,6 +200,19 @@ def allocated_bytes(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_blocks * _BLOCK
     except FileNotFoundError:
         return 0
+
+
+def disk_of(path: Path) -> str | None:
+    """Return MAJOR:MINOR of the whole disk that holds a file; None without a block device."""
+    number = path.stat().st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    device = _DEVICES / name
+    if not (device / "partition").exists():
+        return name if device.exists() else None
+    try:
+        return (device.resolve().parent / "dev").read_text("utf-8", "replace").strip() or None
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.shared.cgroup_plan import (
+from waggle.infra.shared.cgroups import (
     MIB,
     REQUIRED,
     Facts,
