@@ -19,7 +19,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from waggle.domain.errors import TimedOut
 
@@ -28,31 +28,42 @@ _POLL_LONGEST = 0.2
 _OWNER_BYTES = 64
 
 
-def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that readers see the old file or the whole new one.
+@contextlib.contextmanager
+def appearing(path: Path, mode: int | None = None) -> Generator[BinaryIO]:
+    """Give a new file that gets the name `path` on success, and is removed otherwise.
 
-    The permission bits are exactly `mode`, whatever the umask. A crash leaves at most a hidden
-    `.<name>.<random>.tmp` beside it; an exception leaves nothing. The directory must exist.
-    A symlink at `path` is replaced, not followed. Idempotent. Raises OSError.
+    The permission bits are exactly `mode`, or, without one, those that the umask leaves. A crash
+    leaves at most a hidden `.<name>.<random>.tmp` beside it. The directory must exist. A symlink at
+    `path` is replaced, not followed. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
+        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb") as file:
+            yield file
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Make a rename inside `path` survive a power cut. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` to `path` so that readers see the old file or the whole new one.
+
+    Idempotent; see `appearing`.
+    """
+    with appearing(path, mode) as file:
+        file.write(data)
+
+
+def sync(path: Path, flags: int = os.O_DIRECTORY) -> None:
+    """Flush a directory (its renames then survive a power cut), or with other flags a file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -229,7 +240,7 @@ def copy_data(source: int, target: int) -> None:
         while start < end:
             data = os.pread(source, min(end - start, _CHUNK), start)
             for at, size in _written(data):
-                _write(target, memoryview(data)[at : at + size], start + at)
+                write_at(target, memoryview(data)[at : at + size], start + at)
             start += len(data)
 
 
@@ -249,7 +260,9 @@ def _written(data: bytes) -> Generator[tuple[int, int]]:
         yield begin, len(data) - begin
 
 
-def _write(target: int, data: memoryview, at: int) -> None:
-    while data:
-        size = os.pwrite(target, data, at)
-        data, at = data[size:], at + size
+def write_at(target: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all data: a nearly full disk takes only a part at first. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        size = os.pwrite(target, left, offset)
+        left, offset = left[size:], offset + size

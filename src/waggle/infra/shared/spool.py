@@ -15,6 +15,7 @@ from pathlib import Path
 
 from waggle.domain.programs import Output
 from waggle.infra.shared.disk_room import is_full
+from waggle.infra.shared.files import write_at
 
 IN_MEMORY = 64 * 1024
 """Bytes of a stream that are kept without a file."""
@@ -72,7 +73,7 @@ class Spool:
             if self._file is None and self._kept + len(data) <= IN_MEMORY:
                 self._memory += data
             else:
-                _write(self._opened().fileno(), data, self._kept)
+                write_at(self._opened().fileno(), data, self._kept)
         except OSError as error:
             self.disk_full = is_full(error)
             self._keep = self._kept
@@ -85,7 +86,7 @@ class Spool:
         if self._file is None:
             file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
             try:
-                _write(file.fileno(), self._memory, 0)
+                write_at(file.fileno(), self._memory, 0)
             except BaseException:
                 file.close()
                 raise
@@ -135,11 +136,3 @@ class Spool:
         if self._file is not None:
             self._file.close()
         self._kept = self._keep = 0
-
-
-def _write(descriptor: int, data: bytes | bytearray, offset: int) -> None:
-    """Write all data: a nearly full disk takes only a part at first. Raises OSError."""
-    left = memoryview(data)
-    while left:
-        size = os.pwrite(descriptor, left, offset)
-        left, offset = left[size:], offset + size

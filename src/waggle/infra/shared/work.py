@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from waggle.infra.shared.files import GONE, FileLock, remove_directory, sync_directory
+from waggle.infra.shared.files import GONE, FileLock, remove_directory, sync
 
 PREFIX = ".tmp-"
 _NEW = f"{PREFIX}new-"
@@ -60,13 +60,9 @@ def place(made: Path, target: Path) -> None:
     must be on the same file system. Blocks. Raises OSError.
     """
     for path in made.iterdir() if made.is_dir() else (made,):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path, os.O_NOFOLLOW)
     made.rename(target)
-    sync_directory(target.parent)
+    sync(target.parent)
 
 
 def sweep(parent: Path) -> None:

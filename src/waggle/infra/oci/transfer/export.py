@@ -10,16 +10,12 @@ registry.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
-import secrets
 import shutil
 import tarfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import InvalidArgument
@@ -41,7 +37,7 @@ from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
 from waggle.infra.oci.store.select import Form, LocalSource, Selected, parse_source, select
 from waggle.infra.oci.transfer.archive import PIECE, Meter, copy, pieces
 from waggle.infra.shared.disk_room import storage_errors
-from waggle.infra.shared.files import sync_directory
+from waggle.infra.shared.files import appearing
 
 
 def as_oci(layout: Layout, image: Selected) -> bytes:
@@ -105,27 +101,6 @@ class TarWriter:
         self._out.write(bytes(-self._out.tell() % _RECORD))
 
 
-@contextlib.contextmanager
-def appearing(path: Path) -> Generator[BinaryIO]:
-    """Give a new file that is renamed to `path` on success and removed otherwise.
-
-    Raises InvalidArgument when `path` exists and is not a file, and OSError.
-    """
-    if path.exists() and not path.is_file():
-        raise InvalidArgument(f"{path} exists and is not a file.")
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
 def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     """Write the image `name` to `target`: `oci:`, `oci-archive:` or `docker-archive:` and a path.
 
@@ -161,6 +136,8 @@ def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
         _into_layout(job)
     else:
         tags = _docker_tags(job.name) if place.form is Form.DOCKER_ARCHIVE else []
+        if place.path.exists() and not place.path.is_file():
+            raise InvalidArgument(f"{place.path} exists and is not a file.")
         with appearing(place.path) as out:
             writer = TarWriter(out)
             if place.form is Form.OCI_ARCHIVE:
