@@ -201,16 +201,13 @@ class KrunHypervisor:
             console = Console(spec.console_log)
             undo.callback(console.close)
             wires, inherited = open_wires(spec, undo, theirs)
+            *channels, messages = inherited
             told = encode(self._configuration(spec, wires, inherited))
             process = ConfinedProcess.start(
                 python_argv(RUNNER),
-                descriptors=(
-                    *(inherited.kernel, inherited.kit, inherited.image, inherited.scratch),
-                    *(inherited.identity, inherited.console, inherited.agent, inherited.renewal),
-                    wires.directory,
-                ),
+                descriptors=(*channels, wires.directory),
                 stdin=filled_pipe(told, theirs),
-                stderr=inherited.messages,
+                stderr=messages,
                 max_descriptors=MAX_DESCRIPTORS,
                 background=spec.background,
                 enclose=self._enclose and partial(self._enclose, spec.resources),
@@ -221,21 +218,15 @@ class KrunHypervisor:
     def _configuration(
         self, spec: MachineSpec, wires: Wires, inherited: Inherited
     ) -> Configuration:
+        files = {f"{name}_fd": number for name, number in inherited._asdict().items()}
+        del files["messages_fd"]
         return Configuration(
             library=self._library,
-            kernel_fd=inherited.kernel,
             command_line=COMMAND_LINE,
             cpus=spec.resources.cpus,
             memory_mib=spec.resources.memory_mib,
-            kit_fd=inherited.kit,
-            image_fd=inherited.image,
-            scratch_fd=inherited.scratch,
-            identity_fd=inherited.identity,
-            console_fd=inherited.console,
             agent_port=AGENT_PORT,
-            agent_fd=inherited.agent,
             renewal_port=RENEWAL_PORT,
-            renewal_fd=inherited.renewal,
             ssh_port=GUEST_SSH_PORT,
             socket=SOCKET,
             directory=str(wires.path),
@@ -243,4 +234,5 @@ class KrunHypervisor:
             uid=-1 if spec.uid is None else spec.uid,
             kvm_gid=kvm_group(),
             parent=os.getpid(),
+            **files,
         )

@@ -19,7 +19,7 @@ import struct
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import MachineSpec
@@ -53,9 +53,11 @@ class Wires:
         remove_directory(path)
 
 
-@dataclass(frozen=True, slots=True)
-class Inherited:
-    """The runner's ends; the server does not need them once the runner runs."""
+class Inherited(NamedTuple):
+    """The runner's ends; the server does not need them once the runner runs.
+
+    All but the last are fields of `Configuration`.
+    """
 
     kernel: int
     kit: int

@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Generic, Protocol, TypeVar
@@ -30,21 +31,16 @@ class _Stopped(Exception):
     """The caller was cancelled; ends the worker thread."""
 
 
-def stoppable(progress: Advance, stop: Event) -> Advance:
-    """Return a progress function that ends its thread once `stop` is set."""
+async def _in_thread(work: Callable[[Advance], Path], progress: Advance) -> Path:
+    """Run `work` in a thread; on cancellation its next step ends it, and it has cleaned up."""
+    stop = Event()
 
     def advance(fraction: float, text: str) -> None:
         if stop.is_set():
             raise _Stopped
         progress(fraction, text)
 
-    return advance
-
-
-async def in_thread(work: Callable[[Event], Path]) -> Path:
-    """Run `work` in a thread; on cancellation ask it to stop and wait until it has cleaned up."""
-    stop = Event()
-    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    task = asyncio.ensure_future(asyncio.to_thread(work, advance))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -141,7 +137,7 @@ class RootDisks(Generic[ImageT]):
         async with self._lock(image.digest):
             if found := self.find(image.digest):
                 return found
-            return await in_thread(lambda stop: self._make(image, stoppable(progress, stop)))
+            return await _in_thread(partial(self._make, image), progress)
 
     def _lock(self, digest: str, timeout: float = _LOCK_SECONDS) -> FileLock:
         name = self.path(digest).name
@@ -177,12 +173,18 @@ class RootDisks(Generic[ImageT]):
             path.unlink(missing_ok=True)
         return existed
 
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        """Yield the finished files, also those of older formats, with their images' digests."""
+        for path in sorted(self.directory.glob("*.erofs")):
+            digest = f"sha256:{path.name.split('.', 1)[0]}"
+            if _DIGEST.fullmatch(digest):
+                yield path, digest
+
     def made(self) -> list[Disk]:
         """Return the finished disks; none when the directory cannot be read."""
         disks: list[Disk] = []
-        for path in sorted(self.directory.glob("*.erofs")):
-            digest = f"sha256:{path.name.split('.', 1)[0]}"
-            if _DIGEST.fullmatch(digest) and self.path(digest) == path:
+        for path, digest in self._files():
+            if self.path(digest) == path:
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     disks.append(Disk(digest, status.st_size, status.st_mtime))
@@ -196,10 +198,7 @@ class RootDisks(Generic[ImageT]):
         """
         sweep(self.directory)
         removed: list[str] = []
-        for path in sorted(self.directory.glob("*.erofs")):
-            digest = f"sha256:{path.name.split('.', 1)[0]}"
-            if not _DIGEST.fullmatch(digest):
-                continue
+        for path, digest in self._files():
             current = self.path(digest) == path
             if current and (in_use(digest) or path.stat().st_mtime >= older_than):
                 continue
