@@ -14,7 +14,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,6 @@ _CHUNK = 16 * 1024
 class Finished:
     """The end of a process. `code` is negative for a signal; the outputs are tails in bytes."""
 
-    argv: tuple[str, ...]
     code: int
     stdout: bytes
     stderr: bytes
@@ -47,38 +46,27 @@ class Finished:
         return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in kept)
 
 
-async def run(
-    argv: Sequence[str],
-    *,
-    timeout: float,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: bytes = b"",
-    keep: int = KEPT_OUTPUT,
-) -> Finished:
-    """Run a program to its end and keep the last `keep` bytes of each output.
+async def run(argv: Sequence[str], *, timeout: float) -> Finished:
+    """Run a program to its end and keep the last KEPT_OUTPUT bytes of each output.
 
     The program has its own session; on cancellation, and after `timeout` seconds, its whole
-    process group is killed and reaped before this returns. Without `env` it inherits the
-    environment. Raises SetupIncomplete when the program cannot be started, TimedOut.
+    process group is killed and reaped before this returns. Raises SetupIncomplete when the program
+    cannot be started, TimedOut.
     """
-    process = await _spawn(argv, env, cwd)
+    process = await _spawn(argv)
     try:
         async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-            out = group.create_task(_tail(process.stdout, keep))
-            err = group.create_task(_tail(process.stderr, keep))
-            group.create_task(_feed(process.stdin, stdin))
+            out = group.create_task(_tail(process.stdout))
+            err = group.create_task(_tail(process.stderr))
             group.create_task(process.wait())
     except TimeoutError:
         raise TimedOut(f"{argv[0]} did not end within {timeout:g} s.") from None
     finally:
         await _end_group(process)
-    return Finished(tuple(argv), process.returncode or 0, out.result(), err.result())
+    return Finished(process.returncode or 0, out.result(), err.result())
 
 
-async def _spawn(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None
-) -> asyncio.subprocess.Process:
+async def _spawn(argv: Sequence[str]) -> asyncio.subprocess.Process:
     """Start the program in its own session; when cancelled, leave nothing of it.
 
     A cancelled start of asyncio kills only the leader and then waits for every process that holds
@@ -87,11 +75,9 @@ async def _spawn(
     start = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=env,
-            cwd=cwd,
             start_new_session=True,
         )
     )
@@ -125,21 +111,12 @@ async def run_attached(argv: Sequence[str]) -> int:
                 await process.wait()
 
 
-async def _tail(stream: asyncio.StreamReader | None, keep: int) -> bytes:
+async def _tail(stream: asyncio.StreamReader | None) -> bytes:
     kept = bytearray()
     while stream is not None and (chunk := await stream.read(_CHUNK)):
         kept += chunk
-        del kept[: max(0, len(kept) - keep)]
+        del kept[:-KEPT_OUTPUT]
     return bytes(kept)
-
-
-async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
-    if stream is None:
-        return
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(data)
-        await stream.drain()
-    stream.close()
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:

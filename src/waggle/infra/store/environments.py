@@ -19,7 +19,7 @@ from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, Key
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.store.database import BUSY_SECONDS, Database, corrupt
+from waggle.infra.store.database import Database, corrupt
 
 Value = str | int | None
 
@@ -107,8 +107,6 @@ def _storable(text: str) -> str:
     """Return `text` without lone surrogates, which SQLite does not store."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
-
-__all__ = ["BUSY_SECONDS", "KEEP_DESTROYED", "SqliteStore"]
 
 KEEP_DESTROYED = 1_000
 
