@@ -29,7 +29,7 @@ from waggle.mcp.tools import all_tools
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionService

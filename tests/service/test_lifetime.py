@@ -17,7 +17,7 @@ from waggle.domain.programs import Command
 from waggle.domain.programs.job import JobKind
 from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.provision import PortService
-from waggle.service.programs.job import What
+from waggle.service.programs import What
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from waggle.domain.programs.job import JobKind
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.creating import CreateRequest, Pausing
 from waggle.service.environments.pausing import Reaper
-from waggle.service.programs.job import What
+from waggle.service.programs import What
 from waggle.service.programs.jobs import MAX_RUNNING
 
 pytestmark = pytest.mark.anyio

@@ -41,7 +41,7 @@ from waggle.service.environments.creating import Pausing
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService

@@ -59,7 +59,7 @@ from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.local.bring_up import LocalMachines

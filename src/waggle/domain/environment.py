@@ -206,17 +206,13 @@ class Environment:
 
     def call_started(self, now: datetime) -> Environment:
         """Count a call that began: it is in use until the matching `call_ended`."""
-        return replace(
-            self, active_calls=self.active_calls + 1, last_used_at=max(now, self.last_used_at)
-        )
+        return replace(self.used(now), active_calls=self.active_calls + 1)
 
     def call_ended(self, now: datetime) -> Environment:
         """Count the end of a call; idle time counts from here. Raises InvalidTransition."""
         if self.active_calls < 1:
             raise InvalidTransition(f"Environment {self.id} has no call in progress.")
-        return replace(
-            self, active_calls=self.active_calls - 1, last_used_at=max(now, self.last_used_at)
-        )
+        return replace(self.used(now), active_calls=self.active_calls - 1)
 
     def used(self, now: datetime) -> Environment:
         """Record a use: idle time counts from here."""
@@ -256,15 +252,13 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def parse_id(text: str, name: str = "environment_id", *, maker: str = "create_environment") -> str:
-    """Return a well-formed id in lower case; tool `maker` returns what is called `name`.
-
-    Raises InvalidArgument.
-    """
+def parse_id(text: str) -> str:
+    """Return a well-formed id in lower case. Raises InvalidArgument."""
     normal = text.strip().lower()
-    if not _ID.fullmatch(normal):
+    if not is_id(normal):
         raise InvalidArgument(
-            f"{text[:60]!r} is not an id.", hint=f"{name} is a UUID; {maker} returned it."
+            f"{text[:60]!r} is not an id.",
+            hint="environment_id is a UUID; create_environment returned it.",
         )
     return normal
 

@@ -117,7 +117,7 @@ class Hypervisor(Protocol):
 
     @property
     def name(self) -> str:
-        """`qemu`, `krun`, or the name of a fake."""
+        """The name that the operator knows it by."""
         ...
 
     async def boot(self, spec: MachineSpec) -> Machine:
@@ -159,7 +159,7 @@ class FreezingHypervisor(Hypervisor, Protocol):
     def lock(self, fingerprint: Mapping[str, str]) -> str | None:
         """Return which property keeps a machine of this fingerprint from resuming, or None.
 
-        Such as "version of QEMU". Raises SetupIncomplete without a VMM.
+        Raises SetupIncomplete without a VMM.
         """
         ...
 

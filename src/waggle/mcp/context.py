@@ -26,7 +26,7 @@ from waggle.large import ARGUMENTS
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
@@ -35,7 +35,7 @@ from waggle.service.sharing import RateLimiter
 
 if TYPE_CHECKING:
     from waggle.mcp.results.images import Album
-    from waggle.service.programs.job import Job
+    from waggle.service.programs import Job
 
 Ctx = Context[Any, Any]
 Request = ServerRequestContext[dict[str, Any], Any]

@@ -140,7 +140,8 @@ class Unclaimed:
         """
         piece = self._claim(owner, wanted) or UnderWay(work)
         try:
-            return await piece.follow(progress, ended=_ended)
+            ended = NotFound("The server ended this call.", hint="Call again.")
+            return await piece.follow(progress, ended=ended)
         except BaseException:
             if not piece.task.done() or not _failed(piece.task):
                 self._leave(owner, wanted, piece, undo)
@@ -203,10 +204,6 @@ class Unclaimed:
         ending = asyncio.ensure_future(_undone(left))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
-
-
-def _ended() -> WaggleError:
-    return NotFound("The server ended this call.", hint="Call again.")
 
 
 def _failed(task: asyncio.Future[Any]) -> bool:

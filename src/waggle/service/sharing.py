@@ -53,10 +53,10 @@ class UnderWay(Generic[_T]):
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, progress: Progress, *, ended: Callable[[], WaggleError]) -> _T:
+    async def follow(self, progress: Progress, *, ended: WaggleError) -> _T:
         """Wait for it and pass on its progress. Cancelling ends the wait only.
 
-        Raises what it raises, or what `ended` returns if it was cancelled.
+        Raises what it raises, or `ended` if it was cancelled.
         """
         heard = max(0, self._told - 1)  # a later follower begins with the newest
         while True:
@@ -73,7 +73,7 @@ class UnderWay(Generic[_T]):
                 finally:
                     changed.cancel()
         if self.task.cancelled():
-            raise ended()
+            raise ended
         return self.task.result()
 
 
@@ -110,7 +110,8 @@ class Sharing(Generic[_T]):
         shared.waiting.append(owner)
         self._changed()
         try:
-            return await shared.follow(progress, ended=_given_up)
+            ended = ImageUnavailable("The server gave this up.", hint="Call again.")
+            return await shared.follow(progress, ended=ended)
         finally:
             shared.waiting.remove(owner)
             if not shared.waiting and not shared.task.done():
@@ -121,7 +122,8 @@ class Sharing(Generic[_T]):
         loop = asyncio.get_running_loop()
         shared.timer = loop.call_later(self._linger, shared.task.cancel)
         alone = [each for each in self._under_way.values() if each.timer is not None]
-        for each in sorted(alone, key=_until)[:-MAX_FOR_NOBODY]:
+        alone.sort(key=lambda each: each.timer.when() if each.timer else 0.0)
+        for each in alone[:-MAX_FOR_NOBODY]:
             each.task.cancel()
 
     def _ended(self, key: str, task: asyncio.Future[_T]) -> None:
@@ -129,24 +131,13 @@ class Sharing(Generic[_T]):
         if shared.timer is not None:
             shared.timer.cancel()
         if not task.cancelled() and (error := task.exception()) and not shared.waiting:
-            log.info("given_up_work_failed", what=key, error=_words(error))
+            words = error.message if isinstance(error, WaggleError) else type(error).__name__
+            log.info("given_up_work_failed", what=key, error=words)
 
     async def aclose(self) -> None:
         """End all work. Idempotent."""
         with contextlib.suppress(asyncio.CancelledError):
             await end(*(shared.task for shared in self._under_way.values()))
-
-
-def _given_up() -> WaggleError:
-    return ImageUnavailable("The server gave this up.", hint="Call again.")
-
-
-def _until(shared: UnderWay[_T]) -> float:
-    return shared.timer.when() if shared.timer is not None else 0.0
-
-
-def _words(error: BaseException) -> str:
-    return error.message if isinstance(error, WaggleError) else type(error).__name__
 
 
 class GivenUp(Exception):

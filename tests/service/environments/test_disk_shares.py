@@ -25,7 +25,7 @@ from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.registry import DiskShares, Registry
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files.trees import TreeService
-from waggle.service.programs.job import What
+from waggle.service.programs import What
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from waggle.domain.errors import (
 from waggle.domain.files import MAX_FILE_BYTES, FileSlice
 from waggle.domain.files.search import SearchQuery
 from waggle.domain.programs import HOME
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
 from waggle.domain.programs import Command, Left, Output, Program
 from waggle.domain.programs.job import JobKind, JobState, StreamName
 from waggle.infra.shared.spool import Spool
-from waggle.service.programs.job import Job, What
+from waggle.service.programs import Job, What
 from waggle.service.programs.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
 
 pytestmark = pytest.mark.anyio

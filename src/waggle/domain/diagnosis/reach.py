@@ -10,7 +10,6 @@ none of the extensions of iptables, which Docker's server requires unless its se
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, Refused, shown
@@ -202,23 +201,15 @@ def missing_part(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("library_not_found", f"The {kind} {shown(name)} is not in this image.", step)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sdist:
-    """A package without wheels: how its build fails, what it needs, and the alternative to it."""
-
-    fails: re.Pattern[str]
-    needs: str
-    instead: str
-
-
 _SDISTS: Final = (
-    _Sdist(re.compile(r"pg_config executable not found"), "libpq-dev", "psycopg2-binary"),
-    _Sdist(
+    (re.compile(r"pg_config executable not found"), "libpq-dev", "psycopg2-binary"),
+    (
         re.compile(r"Can not find valid pkg-config name|mysql_config: not found"),
         "default-libmysqlclient-dev pkg-config",
         "pymysql",
     ),
 )
+"""Packages without wheels: how the build fails, what it needs, and the alternative to it."""
 _BUILD: Final = re.compile(
     r"Failed building wheel for|Failed to build|subprocess-exited-with-error"
     r"|gyp ERR! (?:build|conf)"
@@ -228,13 +219,13 @@ _BUILD: Final = re.compile(
 def build_failed(evidence: Evidence) -> Diagnosis | None:
     """Diagnose an installer that had to build a package and could not."""
     text = last_words(evidence)
-    for each in _SDISTS:
-        if each.fails.search(text):
+    for fails, needs, instead in _SDISTS:
+        if fails.search(text):
             return Diagnosis(
                 "build_failed",
-                f"There is no wheel of it, and its build needs {each.needs}.",
-                f"{each.instead} serves in its place. {python_package(evidence, each.instead)} "
-                f"Or give the build what it needs: {_needed(evidence, each.needs)}.",
+                f"There is no wheel of it, and its build needs {needs}.",
+                f"{instead} serves in its place. {python_package(evidence, instead)} "
+                f"Or give the build what it needs: {_needed(evidence, needs)}.",
             )
     if not _BUILD.search(text):
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files inside a guest: entries, paths, modes, and advice where a path leads to nothing. Pure.
 
-Used by `waggle.service.files.files`, which asks the guest. A path belongs to the guest: every path
+Used by `waggle.service.files`, which asks the guest. A path belongs to the guest: every path
 in there is allowed, and nothing of the host can be named. The guest chooses the names of entries.
 """
 

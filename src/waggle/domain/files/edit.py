@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact replacement in a text file, and advice when the old text does not match. Pure.
 
-Called by `waggle.service.files.files`. Time and memory are bounded by the size of a file.
+Called by `waggle.service.files`. Time and memory are bounded by the size of a file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Edited:
 
     data: bytes
     replacements: int
-    first_line: int
     diff: str
 
 
@@ -55,8 +54,8 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
     places = _places(text, old, 6)
     if not places:
         raise InvalidArgument("old_text is not in the file.", hint=_help(text, old))
+    count = text.count(old)
     if len(places) > 1 and not replace_all:
-        count = text.count(old)
         lines = ", ".join(str(_line(text, place)) for place in places[:5])
         raise InvalidArgument(
             f"old_text is in the file {max(count, len(places))} times (lines {lines}"
@@ -64,9 +63,8 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
             hint="Take more of the text around the place, so that it fits only there, or set "
             "replace_all.",
         )
-    count = text.count(old)
     changed = text.replace(old, new)
-    return Edited(encoded(changed, "new_text"), count, _line(text, places[0]), _diff(text, changed))
+    return Edited(encoded(changed, "new_text"), count, _diff(text, changed))
 
 
 def _text(data: bytes) -> str:

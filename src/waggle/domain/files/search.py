@@ -14,8 +14,6 @@ from waggle.domain.programs.runtime import NUL_HINT, encoded
 MAX_RESULTS = 1_000
 DEFAULT_RESULTS = 100
 MAX_CONTEXT = 10
-MAX_SEARCHED_FILE = 10 * 1024 * 1024
-"""Bytes; larger files are not searched, as in the kit's search.c."""
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 100
 SEARCH_SECONDS = 20

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of a program in a guest: the command, its result, and how its output is cut. Pure.
 
-Also the programs that runs have left running, as the guest reports them.
+Also the programs that runs have left running, as the guest reports them, and the recording of
+output and archives, which `waggle.infra.shared.spool` implements.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.programs.runtime import NUL_HINT, encoded
+from waggle.domain.programs.runtime import NUL_HINT, check_variable_names, encoded
 
 MAX_COMMAND = 200
 """Characters of a program's command."""
@@ -100,11 +101,7 @@ class Command:
             raise InvalidArgument("A command needs a program.", hint="Name one, such as ls.")
         if any("\0" in word for word in words):
             raise InvalidArgument("A command's words cannot contain NUL.", hint=NUL_HINT)
-        if any("=" in name or not name for name in self.env):
-            raise InvalidArgument(
-                "The name of an environment variable is empty or contains '='.",
-                hint='Give env as names with values, such as {"LANG": "C.UTF-8"}.',
-            )
+        check_variable_names(self.env)
         size = sum(len(encoded(word, "A word or variable")) + 1 for word in words)
         if size > MAX_HEADER_BYTES:
             raise TooLarge(
@@ -168,6 +165,45 @@ class Stream(Protocol):
     def output(self) -> Output:
         """Return what is kept so far, cut to what a result may hold."""
         ...
+
+
+class Recording(Stream, Protocol):
+    """A stream that can be read again while it is written."""
+
+    @property
+    def total(self) -> int:
+        """The number of bytes that were written."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """The number of bytes kept of its beginning."""
+        ...
+
+    @property
+    def tail(self) -> int:
+        """The offset at which the kept end begins; nothing is kept between `kept` and that."""
+        ...
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether bytes were not kept because the server's disk is full."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return at most `length` bytes; fewer at the end. Raises ValueError if not kept."""
+        ...
+
+    def last_line(self) -> str:
+        """Return the last line that is not empty. The guest wrote it: do not trust it."""
+        ...
+
+    def close(self) -> None:
+        """Free the kept bytes. Idempotent."""
+        ...
+
+
+NewRecording = Callable[[], Recording]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -253,12 +253,17 @@ def parse_own_variables(given: Given) -> dict[str, str]:
     return variables
 
 
-def _checked(variables: dict[str, str]) -> dict[str, str]:
-    if any(not name or "=" in name for name in variables):
+def check_variable_names(names: Iterable[str]) -> None:
+    """Raise InvalidArgument for a name that no environment variable can have."""
+    if any(not name or "=" in name for name in names):
         raise InvalidArgument(
             "The name of an environment variable is empty or contains '='.",
             hint='Give env as names with values, such as {"LANG": "C.UTF-8"}.',
         )
+
+
+def _checked(variables: dict[str, str]) -> dict[str, str]:
+    check_variable_names(variables)
     if any("\0" in name + value for name, value in variables.items()):
         raise InvalidArgument("A variable cannot contain NUL.", hint=NUL_HINT)
     return variables

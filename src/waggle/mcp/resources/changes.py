@@ -24,7 +24,7 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.programs.job import StreamName
 from waggle.mcp.uris import EnvironmentAddress, StreamAddress
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.programs.job import Job
+from waggle.service.programs import Job
 from waggle.service.programs.jobs import JobService
 
 SECONDS = 1.0

@@ -42,7 +42,7 @@ from waggle.mcp.uris import (
     output_uri,
 )
 from waggle.service.files.trees import MAX_KEPT
-from waggle.service.programs.job import Job
+from waggle.service.programs import Job
 from waggle.service.programs.jobs import MAX_REMEMBERED
 
 ENVIRONMENTS_LISTED = 20

@@ -34,7 +34,7 @@ from waggle.mcp.uris import (
     StreamAddress,
     output_uri,
 )
-from waggle.service.programs.job import Job
+from waggle.service.programs import Job
 
 PAGE_META_KEY = "waggle/page"
 ARCHIVE_TYPE = "application/gzip"

@@ -33,7 +33,7 @@ from waggle.mcp.results.environments import COPY_BUDGET, readable, wire_size
 from waggle.mcp.results.jobs import CommandOutput, ShownImage
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES, Page, mime_type
 from waggle.mcp.uris import FileAddress, file_uri
-from waggle.service.files.files import FilesystemService
+from waggle.service.files import FilesystemService
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
 """The largest size of one image; larger ones are treated as ordinary files."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs import Recording
 from waggle.mcp.results.environments import COPY_BUDGET, fit
-from waggle.service.programs.job import Recording
 
 Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000

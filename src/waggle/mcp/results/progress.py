@@ -21,8 +21,8 @@ from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.results.environments import success
 from waggle.mcp.results.images import Picture, hang
 from waggle.mcp.results.jobs import command_output, command_text
+from waggle.service.programs import Job
 from waggle.service.programs.execution import ExecutionLimits
-from waggle.service.programs.job import Job
 
 _MAX_LINE = 120
 

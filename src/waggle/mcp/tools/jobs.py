@@ -28,7 +28,7 @@ from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_pa
 from waggle.mcp.results.progress import result_of, watch
 from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
 from waggle.mcp.schema.tool import OfferedTool, make_tool
-from waggle.service.programs.job import Job
+from waggle.service.programs import Job
 
 _ReadJobId = Annotated[
     int | None, Field(description="Default: list the jobs and left-over programs.")

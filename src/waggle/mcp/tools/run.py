@@ -55,8 +55,8 @@ from waggle.mcp.schema.parameters import (
 from waggle.mcp.schema.tool import OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
+from waggle.service.programs import Job
 from waggle.service.programs.execution import Surroundings
-from waggle.service.programs.job import Job
 
 
 class PackageTools:

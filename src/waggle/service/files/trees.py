@@ -27,11 +27,10 @@ from waggle.domain.files.tree import (
     encode,
 )
 from waggle.domain.host import Guest
-from waggle.domain.programs import HOME, MAX_STDIN_BYTES
+from waggle.domain.programs import HOME, MAX_STDIN_BYTES, NewRecording, Recording
 from waggle.infra.archive.trees import Check, read_archive, write_archive
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.files.files import located, nearby
-from waggle.service.programs.job import NewRecording, Recording
+from waggle.service.files import located, nearby
 from waggle.service.sharing import Turns, in_thread
 
 MAX_KEPT = 2

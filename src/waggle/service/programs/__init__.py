@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One job: a program from its start until its output is forgotten, and the recording of its output.
+"""One job: a program from its start until its output is forgotten.
 
-`JobService` makes jobs and owns their tasks; any holder of a `Job` may wait, read and kill. A
-`Recording` keeps output, and for `files.trees` archives; `waggle.infra.shared.spool` implements it.
+`JobService` makes jobs and owns their tasks; any holder of a `Job` may wait, read and kill.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 import anyio
 import structlog
@@ -25,50 +23,14 @@ from waggle.domain.programs import (
     NOTHING_LEFT,
     Command,
     ExecutionResult,
+    NewRecording,
     Output,
-    Stream,
+    Recording,
     Streams,
 )
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
 
-
-class Recording(Stream, Protocol):
-    """A stream that can be read again while it is written."""
-
-    @property
-    def total(self) -> int:
-        """The number of bytes that were written."""
-        ...
-
-    @property
-    def kept(self) -> int:
-        """The number of bytes kept of its beginning."""
-        ...
-
-    @property
-    def tail(self) -> int:
-        """The offset at which the kept end begins; nothing is kept between `kept` and that."""
-        ...
-
-    @property
-    def disk_full(self) -> bool:
-        """Whether bytes were not kept because the server's disk is full."""
-        ...
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return at most `length` bytes; fewer at the end. Raises ValueError if not kept."""
-        ...
-
-    def last_line(self) -> str:
-        """Return the last line that is not empty. The guest wrote it: do not trust it."""
-        ...
-
-    def close(self) -> None:
-        """Free the kept bytes. Idempotent."""
-        ...
-
-
-NewRecording = Callable[[], Recording]
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +48,6 @@ class Watched:
     def output(self) -> Output:
         """Return the recording's output."""
         return self.recording.output()
-
-
-log = structlog.get_logger(__name__)
 
 
 Grown = Callable[["Job", StreamName], None]
@@ -238,8 +197,8 @@ class Job:
             state=self._state,
             started_at=self._started_at,
             duration=self._duration(),
-            stdout=self._output(StreamName.STDOUT),
-            stderr=self._output(StreamName.STDERR),
+            stdout=self.streams[StreamName.STDOUT].output(),
+            stderr=self.streams[StreamName.STDERR].output(),
             exit_code=result.exit_code if result else None,
             signal=result.signal if result else None,
             error=_words(self.failure),
@@ -267,9 +226,6 @@ class Job:
         if self._result is not None:
             return self._result.duration
         return ((self._ended_at or self._clock()) - self._started_at).total_seconds()
-
-    def _output(self, name: StreamName) -> Output:
-        return self.streams[name].output()
 
     def close(self) -> None:
         """Free its output. Idempotent."""

@@ -8,7 +8,7 @@ nothing of SSH.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import parse_path
@@ -26,7 +26,7 @@ from waggle.domain.programs.runtime import (
     parse_variables,
 )
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.programs.job import Job, What
+from waggle.service.programs import Job, What
 from waggle.service.programs.jobs import JobService
 
 _SHELL = (SHELL, "-c")
@@ -165,7 +165,7 @@ class ExecutionService:
             )
         text = command if isinstance(command, str) else " ".join(command)
         what = What(JobKind.COMMAND, summarise(text))
-        ready = self._command(argv, how, user=user)
+        ready = self._command(argv, how, user)
         return await self._jobs.start(environment_id, ready, what, owner=owner)
 
     async def install(
@@ -214,35 +214,21 @@ class ExecutionService:
     ) -> Command:
         parse_code(code)  # first: it bounds what is read below
         program = read_program(code, language, own)
-        chosen = program.language
+        data, chosen = parse_code(program.code), program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
         extension = chosen.extension if chosen else None
         argv, apart = runtime.code_argv(compiled=chosen is not None and chosen.compiled)
-        return self._command(
-            argv,
-            how,
-            code=parse_code(program.code),
+        return replace(
+            self._command(argv, how, user),
+            code=data,
             extension=extension or runtime.file_extension,
             apart=apart,
-            user=user,
         )
 
-    def _command(
-        self,
-        argv: tuple[str, ...],
-        how: Surroundings,
-        *,
-        code: bytes | None = None,
-        extension: str = "",
-        apart: bool = False,
-        user: GuestUser = GuestUser.SANDBOX,
-    ) -> Command:
+    def _command(self, argv: tuple[str, ...], how: Surroundings, user: GuestUser) -> Command:
         longest = self._limits.max_timeout
         return Command(
             argv=argv,
-            code=code,
-            extension=extension,
-            apart=apart,
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
             output_limit=self._limits.output,
             cwd=None if how.cwd is None else parse_path(how.cwd),

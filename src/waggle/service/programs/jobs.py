@@ -23,11 +23,11 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound, TooManyJobs
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
-from waggle.domain.programs import Command, Left
+from waggle.domain.programs import Command, Left, NewRecording
 from waggle.domain.programs.job import JobBrief, StreamName
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.files.files import located
-from waggle.service.programs.job import Job, NewRecording, What
+from waggle.service.files import located
+from waggle.service.programs import Job, What
 
 LOOK_SECONDS = 5.0
 """How long `Leftovers.look` waits for the guest."""
