@@ -27,7 +27,7 @@ from benchmarks.table import Result
 from waggle.app.root import App, open_app
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest

@@ -28,9 +28,8 @@ from lab import ingredients, peer
 from waggle.app.values import image_references, image_service
 from waggle.cli.client import connected
 from waggle.config import Settings, load
-from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
-from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec
+from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts

@@ -18,8 +18,8 @@ from benchmarks.server import serving
 from benchmarks.table import Result
 from waggle.cli.client import call, connected
 from waggle.domain.access import LOCAL
-from waggle.domain.environment import Environment, Resources, State
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.environment import Environment, State
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.environments import SqliteStore
 

@@ -21,7 +21,7 @@ from waggle.domain.files.tree import (
     MAX_TREE_ENTRIES,
     MAX_TREE_FILE,
 )
-from waggle.domain.network import MAX_EXPOSED_PORTS
+from waggle.domain.machine import MAX_EXPOSED_PORTS
 from waggle.domain.programs import HOME, MAX_CODE_BYTES
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import MAX_PACKAGES

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from waggle.app.serving import ALIVE, private_state, sweep
-from waggle.domain.environment import Environment, Resources, State
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.environment import Environment, State
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import identify
 from waggle.infra.store.environments import SqliteStore

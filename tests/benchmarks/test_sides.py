@@ -12,7 +12,8 @@ from benchmarks.listing import FEW, remember
 
 from benchmarks import bare, guest
 from waggle.config import Settings, load
-from waggle.domain.environment import Resources, State
+from waggle.domain.environment import State
+from waggle.domain.machine import Resources
 from waggle.domain.programs import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
 from waggle.infra.qemu.frozen import tsc_khz

@@ -36,7 +36,7 @@ from waggle.config.parsers import (
     split_words,
 )
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset
 

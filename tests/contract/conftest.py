@@ -17,8 +17,8 @@ from tests.contract.subjects import (
 )
 from tests.support.vm import Parts, busybox_image, guest_parts, leaks
 
-from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
+from waggle.domain.machine import Resources
 
 __all__ = ["busybox_image", "guest_parts", "leaks", "real", "running", "subject"]
 REAL = [pytest.param(name, marks=pytest.mark.vm) for name in real_hypervisors()]

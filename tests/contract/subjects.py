@@ -18,10 +18,9 @@ from tests.support.images import busybox_layer, directory, file, write_layout
 from tests.support.vm import BOOT_SECONDS, CACHE, Parts, sh
 
 from waggle.config import load
-from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
+from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec, Resources
 from waggle.domain.programs import GuestUser
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor

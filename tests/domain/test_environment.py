@@ -14,15 +14,13 @@ from waggle.domain.environment import (
     TRANSITIONS,
     VISITED_AT_MOST,
     Environment,
-    MachineIdentity,
-    Resources,
     State,
     parse_id,
     parse_name,
     parse_timeout,
 )
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,8 +11,9 @@ from tests.support.fakes import FakeGuest, FakeHost
 from tests.support.server import MODERN, Rig, Setup, client, data_of, error_of, serving, text_of
 
 from waggle.domain.access import LOCAL
-from waggle.domain.environment import Resources, State
+from waggle.domain.environment import State
 from waggle.domain.errors import BootFailed, FileRefused
+from waggle.domain.machine import Resources
 from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio

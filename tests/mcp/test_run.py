@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 from waggle.mcp.observed import REPEATED_META_KEY
 

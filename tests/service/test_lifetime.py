@@ -12,7 +12,7 @@ from tests.support.guest import USED
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunning
-from waggle.domain.network import ExposedPort
+from waggle.domain.machine import ExposedPort
 from waggle.domain.programs import Command
 from waggle.domain.programs.job import JobKind
 from waggle.service.environments.pausing import Reaper

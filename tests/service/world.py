@@ -20,10 +20,10 @@ import anyio.abc
 import anyio.lowlevel
 from tests.support.fakes import FakeGuest
 
-from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.host import Moment, Progress
-from waggle.domain.network import DiskUse, NetworkPolicy
+from waggle.domain.machine import DiskUse, MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import Pausing

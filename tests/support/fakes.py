@@ -16,10 +16,10 @@ import anyio.lowlevel
 from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
 
 from waggle.domain.access import KeyedCall, KnownCall
-from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, MomentUnusable
 from waggle.domain.host import Moment, Progress
-from waggle.domain.network import DiskUse
+from waggle.domain.machine import DiskUse, MachineIdentity
 from waggle.domain.snapshot import Snapshot
 
 __all__ = [

@@ -21,7 +21,7 @@ import anyio
 import anyio.lowlevel
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     DiskFull,
     FileNotFound,
@@ -41,7 +41,7 @@ from waggle.domain.files import (
 )
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
-from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.machine import ExposedPort, MachineIdentity, Usage
 from waggle.domain.programs import (
     HOME,
     NOTHING_LEFT,

@@ -15,9 +15,8 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping
 
-from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken
-from waggle.domain.machine import READY_LINE, MachineSpec
+from waggle.domain.machine import READY_LINE, MachineIdentity, MachineSpec
 from waggle.infra.guest.agent import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish

@@ -25,9 +25,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
-from waggle.domain.environment import Resources
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.domain.programs.runtime import Runtime, RuntimeName

@@ -23,12 +23,11 @@ from tests.support.leaks import Leaks
 from waggle.app.machines import hypervisor
 from waggle.config import load
 from waggle.config.places import Places
-from waggle.domain.environment import Environment, Resources
+from waggle.domain.environment import Environment
 from waggle.domain.errors import ImageMissing
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Hypervisor
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import Hypervisor, NetworkPolicy, Resources
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.egress import EgressProxy

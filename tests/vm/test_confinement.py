@@ -13,7 +13,7 @@ import pytest
 from tests.support.vm import Lab
 from tests.support.waiting import until
 
-from waggle.domain.environment import MachineIdentity
+from waggle.domain.machine import MachineIdentity
 from waggle.infra.shared.confined import MAX_DESCRIPTORS, identify
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import is_root

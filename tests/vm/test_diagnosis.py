@@ -16,7 +16,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import Command, GuestUser
 from waggle.service.local.guest import LocalGuest
 

@@ -17,7 +17,7 @@ from tests.support.vm import Lab, environment, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import Moment, no_progress
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy

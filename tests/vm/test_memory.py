@@ -9,8 +9,8 @@ import pytest
 from benchmarks.process import resident_bytes
 from tests.support.vm import Lab, environment, root
 
-from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
+from waggle.domain.machine import Resources
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
 

@@ -23,7 +23,7 @@ from waggle.config import load
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy

@@ -14,7 +14,7 @@ from tests.support.leaks import Leaks
 from tests.support.vm import Lab, root, sh
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.network import ExposedPort
+from waggle.domain.machine import ExposedPort
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.usefixtures("leaks")]

@@ -15,9 +15,9 @@ import pytest
 from tests.support.vm import BUSYBOX, Lab, command, environment, lines, root, sh
 from tests.support.waiting import until
 
-from waggle.domain.environment import Environment, Resources
+from waggle.domain.environment import Environment
 from waggle.domain.host import no_progress
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook

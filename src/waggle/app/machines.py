@@ -23,9 +23,8 @@ import structlog
 from waggle.app.values import cache_room, certificates, data_room, limits, warm_kinds, warm_up
 from waggle.config import Settings
 from waggle.config.places import Places
-from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete
-from waggle.domain.machine import Hypervisor
+from waggle.domain.machine import Hypervisor, Resources
 from waggle.infra.host.hypervisors import (
     Library,
     choose_acceleration,

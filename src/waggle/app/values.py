@@ -14,9 +14,9 @@ from pathlib import Path
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.image import AllowedImages
+from waggle.domain.machine import Resources
 from waggle.domain.observer import Clock
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template

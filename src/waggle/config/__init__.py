@@ -33,7 +33,7 @@ from waggle.config.server import (
     observation_conflicts,
 )
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.shipped import document

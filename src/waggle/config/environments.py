@@ -24,7 +24,7 @@ from waggle.config.parsers import (
     setting,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
 

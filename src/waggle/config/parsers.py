@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.network import MAX_PORT
+from waggle.domain.machine import MAX_PORT
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset, toolsets_of
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -53,28 +53,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.RESUMING, State.DESTROYING})
 """States that always count towards the capacity; others count while a machine still exists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """The resources of a machine: virtual CPUs, memory in MiB, writable disk in MiB."""
-
-    cpus: int
-    memory_mib: int
-    disk_mib: int
-
-
-@dataclass(frozen=True, slots=True)
-class MachineIdentity:
-    """A process that can be recognised after a restart: the pid alone may have been reused.
-
-    `started` is the kernel's start time of the process in clock ticks since boot, `boot_id` the
-    boot in which that clock counts.
-    """
-
-    pid: int
-    started: int
-    boot_id: str
 
 
 @dataclass(frozen=True, slots=True)

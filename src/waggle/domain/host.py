@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.network import DiskUse, ExposedPort, Usage
+from waggle.domain.machine import DiskUse, ExposedPort, MachineIdentity, Usage
 from waggle.domain.programs import (
     Command,
     ExecutionResult,

@@ -1,26 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocols of a hypervisor: a specification goes in, a running machine comes out.
+"""A machine: its resources, network policy, exposed ports, and the protocols of its hypervisor.
 
-Implemented by `waggle.infra.qemu` (and `waggle.infra.krun`); used by the local environment host.
-Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a console.
+`waggle.infra.qemu` and `waggle.infra.krun` implement the protocols for the local environment host:
+a specification goes in, a running machine comes out. Knows nothing of images, SSH or MCP: disks are
+files, the guest is a port and a console.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from waggle.domain.environment import MachineIdentity, Resources
-from waggle.domain.errors import DiskFull
+from waggle.domain.errors import DiskFull, InvalidArgument
 
+MAX_EXPOSED_PORTS = 8
+MAX_PORT = 65_535
 GUEST_SSH_PORT = 22
 READY_LINE = b"waggle: ready"
 """The kit's init prints this on the console once the guest accepts SSH connections."""
 RAM, STATE, SCRATCH, IDENTITY = "ram", "state", "scratch.img", "identity.img"
 """The files of a frozen machine: memory, devices, and its own two disks."""
 CONSOLE = "console.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of a machine: virtual CPUs, memory in MiB, writable disk in MiB."""
+
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineIdentity:
+    """A process that can be recognised after a restart: the pid alone may have been reused.
+
+    `started` is the kernel's start time of the process in clock ticks since boot, `boot_id` the
+    boot in which that clock counts.
+    """
+
+    pid: int
+    started: int
+    boot_id: str
+
+
+class NetworkPolicy(StrEnum):
+    """The part of the network that a guest may reach.
+
+    `NONE`: nothing at all. `PUBLIC`: the internet through the host-side proxy, never the host,
+    loopback, private, link-local or metadata addresses.
+    """
+
+    NONE = "none"
+    PUBLIC = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
+
+    `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
+    memory now, `disk_bytes` what the scratch disk takes on the host's disk.
+    """
+
+    cpu_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes of the disk that holds the environments: free, and used by environment id."""
+
+    free: int
+    of_environments: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedPort:
+    """A TCP port of the guest's 127.0.0.1 that is reachable on the server's 127.0.0.1."""
+
+    port: int
+    local_port: int
+
+    @property
+    def url(self) -> str:
+        """The URL of an HTTP server behind it."""
+        return f"http://127.0.0.1:{self.local_port}/"
+
+
+def parse_guest_port(port: int) -> int:
+    """Return a port that programs can listen on. Raises InvalidArgument outside 1 to 65535."""
+    if not 1 <= port <= MAX_PORT:
+        raise InvalidArgument(
+            f"port must be 1 to {MAX_PORT}.", hint="Use the port that the program listens on."
+        )
+    return port
 
 
 @dataclass(frozen=True, slots=True)

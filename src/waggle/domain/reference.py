@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.network import MAX_PORT
+from waggle.domain.machine import MAX_PORT
 
 MAX_NAME = 255
 """Characters of registry and repository together."""

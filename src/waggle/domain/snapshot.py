@@ -17,9 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from waggle.domain.environment import Environment, Resources
+from waggle.domain.environment import Environment
 from waggle.domain.host import Moment
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 
 

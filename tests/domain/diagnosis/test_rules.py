@@ -14,7 +14,7 @@ from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Record, Refused
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF
 from waggle.domain.diagnosis.rules import diagnose, machine_died
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

@@ -14,7 +14,7 @@ from waggle.domain.diagnosis import Diagnosis, Evidence, Listener, Module
 from waggle.domain.diagnosis.lacking import missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF, WITHOUT
 from waggle.domain.diagnosis.rules import diagnose
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.domain.environment import Resources
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import GuestDisks, MachineSpec, Resources
 from waggle.infra.guest.forwarder import claim
 
 UID = 1_900_000_779

@@ -13,7 +13,7 @@ from tests.support.leaks import Leaks
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, TooManyPorts
-from waggle.domain.network import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.domain.machine import MAX_EXPOSED_PORTS, ExposedPort
 from waggle.infra.net.exposure import MAX_CONNECTIONS, ExposureLimits, Exposures, Streams
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.environment import Resources
+from waggle.domain.machine import Resources
 from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, Memory, command_line, kind, qemu_argv
 
 FDS = Descriptors(

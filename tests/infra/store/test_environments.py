@@ -18,9 +18,9 @@ import anyio.to_thread
 import pytest
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store import database, environments
 from waggle.infra.store.database import StateCorrupt, StateUnavailable, translate

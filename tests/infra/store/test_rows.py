@@ -11,8 +11,8 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.environment import Environment, MachineIdentity, Resources, State
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.environment import Environment, State
+from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import migrate
 from waggle.infra.store.environments import _SAVE, Value, from_row, to_row

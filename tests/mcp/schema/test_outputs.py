@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 from tests.support.server import default_tools
 
-from waggle.domain.environment import Environment, Resources, State
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.environment import Environment, State
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.results.environments import EnvironmentSummary, fields_of, summary
 from waggle.mcp.schema.outputs import in_words, quick

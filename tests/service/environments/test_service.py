@@ -8,9 +8,9 @@ import anyio
 import pytest
 from tests.service.world import IDLE, OWNER, RESOURCES, START, Broken, settle, world
 
-from waggle.domain.environment import Environment, MachineIdentity, State
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, NotFound
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import MachineIdentity, NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
 

@@ -24,7 +24,7 @@ from waggle.domain.errors import (
     SnapshotFailed,
     Unsupported,
 )
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.service.environments.creating import CopyRequest
 from waggle.service.environments.snapshots import MAX_FORKS, SnapshotLimits, SnapshotService
 

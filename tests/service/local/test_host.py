@@ -22,7 +22,7 @@ from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 
 from waggle.domain.diagnosis import Refused
-from waggle.domain.environment import Environment, MachineIdentity, Resources
+from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
     DiskFull,
@@ -36,8 +36,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import MachineSpec
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import MachineIdentity, MachineSpec, NetworkPolicy, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.service.world import settle
 
-from waggle.domain.environment import Resources
 from waggle.domain.errors import GuestLost, ImageMissing, TimedOut
 from waggle.domain.image import BootImage
+from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook
 from waggle.service.local.blueprint import MadeOf

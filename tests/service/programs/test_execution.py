@@ -18,7 +18,7 @@ from waggle.domain.errors import (
     TooLarge,
     WaggleError,
 )
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import (
     HOME,
     MAX_CODE_BYTES,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from cyclopts import App, Group
 
 from waggle.cli.options import Json, Repeated
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
 env = App(name="env", help="The environments of the running server.")

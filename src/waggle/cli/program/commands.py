@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from waggle.cli.options import Place, Repeated
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

@@ -20,7 +20,7 @@ from waggle.domain.diagnosis.packages import (
     PACKAGE_OF,
     WITHOUT,
 )
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

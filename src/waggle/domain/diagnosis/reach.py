@@ -27,7 +27,7 @@ from waggle.domain.diagnosis.packages import (
     SYSTEM_PACKAGE_OF,
     distribution_of,
 )
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
 _PROXY: Final = "127.0.0.1:3128"

@@ -16,9 +16,8 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from waggle.domain.environment import MachineIdentity, Resources
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec
+from waggle.domain.machine import GUEST_SSH_PORT, MachineIdentity, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import (

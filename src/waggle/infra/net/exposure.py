@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from waggle.domain.errors import GuestLost, TooManyPorts
-from waggle.domain.network import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.domain.machine import MAX_EXPOSED_PORTS, ExposedPort
 from waggle.infra.net import PeerGone, Stream, StreamReaderLike, StreamWriterLike, relay
 from waggle.infra.net.ports import LOOPBACK
 from waggle.tasks import end

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
-from waggle.domain.network import MAX_PORT
+from waggle.domain.machine import MAX_PORT
 from waggle.infra.net import Stream
 from waggle.infra.net.exposure import Openings, Streams
 from waggle.infra.net.policy import Address, Verdict

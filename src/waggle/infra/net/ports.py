@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from waggle.domain.errors import NoPorts
-from waggle.domain.network import MAX_PORT
+from waggle.domain.machine import MAX_PORT
 
 
 class PortLock(Protocol):

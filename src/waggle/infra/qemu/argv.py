@@ -16,8 +16,7 @@ import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from waggle.domain.environment import Resources
-from waggle.domain.machine import GUEST_SSH_PORT
+from waggle.domain.machine import GUEST_SSH_PORT, Resources
 from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.qemu.starter import SOCKETS
 

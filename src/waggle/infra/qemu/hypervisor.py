@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle.domain.environment import Resources
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
-from waggle.domain.machine import Frozen, Machine, MachineSpec
+from waggle.domain.machine import Frozen, Machine, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import structlog
 from qemu.qmp import EventListener, QMPError
 
-from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
+from waggle.domain.machine import MachineIdentity
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import GuestLink, explain

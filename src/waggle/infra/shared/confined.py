@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, SetupIncomplete, TimedOut
+from waggle.domain.machine import MachineIdentity
 from waggle.shipped import document
 
 MAX_DESCRIPTORS: Final = 512

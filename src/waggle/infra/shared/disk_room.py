@@ -21,8 +21,8 @@ from typing import Final
 import anyio
 import structlog
 
-from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import DiskFull, ImageUnavailable
+from waggle.domain.machine import MachineIdentity
 from waggle.infra.shared.confined import identify
 
 log = structlog.get_logger(__name__)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import cast
 
 from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
-from waggle.domain.environment import Environment, MachineIdentity, Resources, State
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.environment import Environment, State
+from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import Database, corrupt
 

@@ -21,7 +21,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Output
 from waggle.mcp.schema.outputs import in_words
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
-from waggle.domain.network import ExposedPort
+from waggle.domain.machine import ExposedPort
 from waggle.domain.programs import HOME
 from waggle.mcp.results.environments import (
     NETWORK,

@@ -19,7 +19,7 @@ from pydantic import Field
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import check_content, parse_path
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded

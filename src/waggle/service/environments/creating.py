@@ -18,11 +18,11 @@ import anyio
 import anyio.abc
 
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.environment import Environment, Resources, State, parse_name, parse_timeout
+from waggle.domain.environment import Environment, State, parse_name, parse_timeout
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, Moment, Progress, no_progress
 from waggle.domain.image import AllowedImages
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot

@@ -43,7 +43,7 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.host import Guest, Moment, Progress
-from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.machine import ExposedPort, Usage
 from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Life, cause_of, save_if_possible
 

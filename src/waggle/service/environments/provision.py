@@ -19,7 +19,7 @@ import structlog
 from waggle.domain.environment import Environment
 from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded, WaggleError
 from waggle.domain.host import Progress, no_progress
-from waggle.domain.network import ExposedPort, parse_guest_port
+from waggle.domain.machine import ExposedPort, parse_guest_port
 from waggle.domain.programs.job import parse_wait
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.service import EnvironmentService

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
-from waggle.domain.environment import Environment, Resources, State
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import MaxEnvironments, WaggleError
 from waggle.domain.host import EnvironmentHost
-from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.machine import ExposedPort, Resources, Usage
 from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.live import LiveEnvironment
 

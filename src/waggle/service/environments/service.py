@@ -15,9 +15,10 @@ import anyio
 import anyio.abc
 
 from waggle.domain.access import find_id, parse_reference_text
-from waggle.domain.environment import Environment, Resources, State, is_id, parse_timeout
+from waggle.domain.environment import Environment, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.machine import Resources
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
@@ -283,9 +284,8 @@ class EnvironmentService:
     async def aclose(self) -> None:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
-        Those that are paused to disk stay there for the next server. Creates in progress are
-        cancelled and undone. An environment that cannot be destroyed is logged and stays on record
-        for the next start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
+        Those paused to disk stay for the next server. Creates in progress are undone. What cannot
+        be destroyed is logged and stays on record. No caller's deadline cuts it short.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:

@@ -16,10 +16,17 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.diagnosis import Refused
-from waggle.domain.environment import Resources
 from waggle.domain.errors import NoPorts, PortTaken
 from waggle.domain.image import BootImage
-from waggle.domain.machine import CONSOLE, IDENTITY, SCRATCH, GuestDisks, Machine, MachineSpec
+from waggle.domain.machine import (
+    CONSOLE,
+    IDENTITY,
+    SCRATCH,
+    GuestDisks,
+    Machine,
+    MachineSpec,
+    Resources,
+)
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease

@@ -22,8 +22,7 @@ import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost, ImageCorrupt
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Hypervisor, Machine, MachineSpec
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import Hypervisor, Machine, MachineSpec, NetworkPolicy
 from waggle.domain.programs import HOME
 from waggle.infra.rootfs.machine_disks import (
     DRAWN_BYTES,

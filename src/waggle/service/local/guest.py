@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import Moment
-from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.machine import ExposedPort, MachineIdentity, Usage
 from waggle.domain.programs import (
     HOME,
     Command,

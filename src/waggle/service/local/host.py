@@ -47,7 +47,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
-from waggle.domain.network import DiskUse
+from waggle.domain.machine import DiskUse
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import kill_identified

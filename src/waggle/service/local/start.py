@@ -17,7 +17,7 @@ from pathlib import Path
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import Progress
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED
 from waggle.infra.shared.confined import come_forward, may_come_forward

@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.domain.environment import Resources
+from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection
 from waggle.service.local.blueprint import MadeOf, StartedMachine

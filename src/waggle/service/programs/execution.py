@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import parse_path
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, GuestUser, parse_code, parse_seconds
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages

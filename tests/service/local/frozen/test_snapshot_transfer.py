@@ -14,10 +14,9 @@ from typing import Any, cast
 import pytest
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.environment import Resources
 from waggle.domain.errors import MomentUnusable
 from waggle.domain.image import BootImage
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files

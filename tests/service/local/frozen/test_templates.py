@@ -10,9 +10,8 @@ from typing import cast
 
 import pytest
 
-from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
-from waggle.domain.machine import FreezingHypervisor
+from waggle.domain.machine import FreezingHypervisor, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Frozen
+from waggle.domain.machine import Frozen, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.local.blueprint import MadeOf
 from waggle.tasks import finish

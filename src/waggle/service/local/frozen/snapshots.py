@@ -23,10 +23,8 @@ from typing import BinaryIO, cast
 import structlog
 
 from waggle.domain import host
-from waggle.domain.environment import Resources
 from waggle.domain.errors import MomentUnusable
-from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory

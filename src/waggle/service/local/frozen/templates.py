@@ -22,9 +22,8 @@ from pathlib import Path
 import anyio.abc
 import structlog
 
-from waggle.domain.environment import Resources
 from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
-from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor
+from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
