@@ -3,10 +3,9 @@
 
 `waggle.web` and `waggle.stdio` call `read` before the SDK gets a message: the SDK takes a request
 with an odd id for a notification and never answers it, and refuses other mistakes in its parser's
-words. Both feed `Structure` every part of a body, or every line: a parser makes objects as fast as
-a client sends brackets, and 31 MiB of `[],` become 1 GiB and, with the garbage collector, block the
-server for half a minute. `Structure` scans 64 KiB at once, in C. Invalid JSON is counted at least
-up to where a parser would stop. Knows no methods except `tools/call`.
+words. Before that they feed `Structure`: a parser makes objects as fast as a client sends brackets,
+and 31 MiB of `[],` become 1 GiB and block the server for half a minute. Invalid JSON is counted at
+least up to where a parser would stop. Knows no methods except `tools/call`.
 """
 
 from __future__ import annotations

@@ -62,13 +62,9 @@ class Lines:
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             self._add(data[start:end])
-            yield self._take()
+            yield self.end()
             start = end + 1
         self._add(data[start:])
-
-    def end(self) -> bytes | TooLong:
-        """Return the rest after the last line end; empty when there is none."""
-        return self._take()
 
     def _add(self, piece: bytes) -> None:
         if not self._dropped and len(self._line) + len(piece) <= self._longest:
@@ -82,7 +78,8 @@ class Lines:
         self._dropped += len(piece)
         self._tail = (self._tail + piece[-ENDS:])[-ENDS:]
 
-    def _take(self) -> bytes | TooLong:
+    def end(self) -> bytes | TooLong:
+        """Return the rest after the last line end; empty when there is none."""
         line, dropped, tail = bytes(self._line), self._dropped, self._tail
         self._line, self._dropped, self._tail = bytearray(), 0, b""
         return TooLong(dropped, line, tail) if dropped else line

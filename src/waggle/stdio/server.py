@@ -9,7 +9,7 @@ error. Knows no tools.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -78,7 +78,6 @@ class StoppableCalls(Protocol):
 
     def stop(self) -> None:
         """Refuse new calls."""
-        ...
 
     def cut(self) -> int:
         """End the calls in progress, and return their number."""
@@ -86,7 +85,6 @@ class StoppableCalls(Protocol):
 
     async def finished(self) -> None:
         """Wait until no call is in progress."""
-        ...
 
 
 class StdioServer:
@@ -99,15 +97,17 @@ class StdioServer:
         self._calls = calls
         self._wire = wire
         self._limits = limits
+        self._sizes = Sizes(limits.ordinary, limits.carriers)
         self._requests: dict[RequestId, int] = {}
         self._settled = anyio.Event()
-        self._stopping = anyio.Event()
+        self._ending = anyio.Event()
         self._gone = anyio.Event()
+        """The client is gone; then `_ending` is set too."""
         self._writing = anyio.Lock()
 
     def stop(self) -> None:
         """Begin to stop: refuse new calls, give those in progress their grace. Idempotent."""
-        self._stopping.set()
+        self._ending.set()
 
     async def run(self) -> None:
         """Serve until the client is gone or `stop` is complete.
@@ -132,9 +132,7 @@ class StdioServer:
 
     async def _until_end(self, inbox: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         """Wait for a reason to end, let calls finish, then close the SDK's input."""
-        async with anyio.create_task_group() as group:
-            for reason in (self._stopping, self._gone):
-                group.start_soon(_wake, reason, group.cancel_scope.cancel)
+        await self._ending.wait()
         if not self._gone.is_set():
             await self._drain()
         await inbox.aclose()
@@ -157,7 +155,7 @@ class StdioServer:
             self._settled = anyio.Event()
             await self._settled.wait()
 
-    def _settle(self, number: RequestId) -> None:
+    async def _settle(self, number: RequestId) -> None:
         self._requests.pop(number, None)
         if not self._requests:
             self._settled.set()
@@ -176,7 +174,7 @@ class StdioServer:
         log.info("input_ended", requests=len(self._requests))
         with anyio.move_on_after(EOF_GRACE):
             await self._all_answered()
-        self._gone.set()
+        self._leave()
 
     async def _take(
         self, line: bytes | TooLong, inbox: MemoryObjectSendStream[SessionMessage | Exception]
@@ -207,25 +205,18 @@ class StdioServer:
             await self._refuse(message.id, SERVER_BUSY, said)
             return
         self._requests[message.id] = len(line)
-        metadata = ServerMessageMetadata(
-            on_request_unanswered=partial(self._unanswered, message.id)
-        )
+        metadata = ServerMessageMetadata(on_request_unanswered=partial(self._settle, message.id))
         await inbox.send(SessionMessage(message, metadata))
 
     async def _message(self, line: bytes) -> JSONRPCMessage | NoMessage:
-        sizes = Sizes(self._limits.ordinary, self._limits.carriers)
         if len(line) <= LARGE:
-            return _message(line, sizes)
+            return _message(line, self._sizes)
         with COLLECTOR.stopped():
-            return await anyio.to_thread.run_sync(_message, line, sizes)
-
-    async def _unanswered(self, number: RequestId) -> None:
-        self._settle(number)
+            return await anyio.to_thread.run_sync(_message, line, self._sizes)
 
     async def _refuse(self, number: RequestId | None, code: int, said: str) -> None:
         log.info("message_refused", code=code, why=said)
-        error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": said}}
-        await self._put(json.dumps(error).encode())
+        await self._put(_error(number, code, said))
 
     async def _send(self, outbox: MemoryObjectReceiveStream[SessionMessage]) -> None:
         async with outbox:
@@ -233,7 +224,7 @@ class StdioServer:
                 message = envelope.message
                 await self._put(_encoded(message))
                 if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-                    self._settle(message.id)
+                    await self._settle(message.id)
 
     async def _put(self, message: bytes) -> None:
         """Write a line; drop it if the client is gone."""
@@ -244,12 +235,11 @@ class StdioServer:
                 await self._wire.write(message + b"\n")
         except OSError as error:
             log.info("client_gone", why=error.strerror)
-            self._gone.set()
+            self._leave()
 
-
-async def _wake(reason: anyio.Event, then: Callable[[], None]) -> None:
-    await reason.wait()
-    then()
+    def _leave(self) -> None:
+        self._gone.set()
+        self._ending.set()
 
 
 def _encoded(message: JSONRPCMessage) -> bytes:
@@ -257,9 +247,13 @@ def _encoded(message: JSONRPCMessage) -> bytes:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
     except ValueError:  # a result holds text that is not Unicode
         log.exception("answer_not_encodable")
-        number = getattr(message, "id", None)
-        error = {"code": INTERNAL_ERROR, "message": "The answer cannot be written as JSON."}
-        return json.dumps({"jsonrpc": "2.0", "id": number, "error": error}).encode()
+        told = "The answer cannot be written as JSON."
+        return _error(getattr(message, "id", None), INTERNAL_ERROR, told)
+
+
+def _error(number: RequestId | None, code: int, said: str) -> bytes:
+    error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": said}}
+    return json.dumps(error).encode()
 
 
 def _message(line: bytes, sizes: Sizes) -> JSONRPCMessage | NoMessage:
