@@ -49,7 +49,7 @@ from waggle.service.sharing import RateLimiter
 from waggle.web import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.access import OPEN, AccessRules, host_policy
 from waggle.web.bodies import BodyLimits
-from waggle.web.endpoint import SessionLimits
+from waggle.web.sdk import SessionLimits
 from waggle.web.server import ServerLimits, WebServer, bind
 
 LEGACY = "legacy"

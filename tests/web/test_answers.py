@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OneAnswer and crash answers: one answer per request, a later one is dropped, a crash gets one."""
+"""Headers are read once; one answer per request, later ones are dropped, a crash gets one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from waggle.web.answers import OneAnswer, answered
+from waggle.web.answers import Fields, answered, fields
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_headers_are_read_once_and_stay_as_the_client_sent_them() -> None:
+    scope: Scope = {"headers": [(b"accept", b"a"), (b"host", b"\xe9")]}
+    read = fields(scope)
+    scope["headers"] = [(b"accept", b"for the SDK")]
+    assert fields(scope) is read
+    assert (read[b"accept"], read.text(b"host"), read.text(b"origin")) == (b"a", "\xe9", None)
+
+
+async def test_of_a_repeated_header_the_first_counts_and_its_name_is_told() -> None:
+    read = Fields([(b"host", b"a"), (b"x", b""), (b"host", b"b")])
+    assert (read, read.repeated) == ({b"host": b"a", b"x": b""}, {b"host"})
+    assert not Fields([(b"host", b"a")]).repeated
 
 
 async def test_a_second_answer_is_dropped() -> None:
@@ -21,7 +35,6 @@ async def test_a_second_answer_is_dropped() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    guarded = OneAnswer(send)
     first: list[Message] = [
         {"type": "http.response.start", "status": 200, "headers": []},
         {"type": "http.response.body", "body": b"a", "more_body": True},
@@ -31,8 +44,15 @@ async def test_a_second_answer_is_dropped() -> None:
         {"type": "http.response.start", "status": 500, "headers": []},
         {"type": "http.response.body", "body": b"c"},
     ]
-    for message in (*first, *late):
-        await guarded(message)
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in (*first, *late):
+            await send(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    await answered(app, {"type": "http"}, receive, send)
     assert sent == first
 
 

@@ -28,7 +28,7 @@ from tests.support.server import (
 )
 from tests.support.wire import TRACES
 
-from waggle.web.endpoint import SessionLimits
+from waggle.web.sdk import SessionLimits
 
 pytestmark = pytest.mark.anyio
 

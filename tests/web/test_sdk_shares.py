@@ -28,7 +28,7 @@ from waggle.domain.access import Identity, Owner, TokenRefused
 from waggle.service.environments.creating import Pausing
 from waggle.service.programs.jobs import MAX_RUNNING
 from waggle.web.access import AccessRules
-from waggle.web.endpoint import SessionLimits
+from waggle.web.sdk import SessionLimits
 
 pytestmark = pytest.mark.anyio
 HANGS = {"code": "hang", "background": True}

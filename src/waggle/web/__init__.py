@@ -2,7 +2,9 @@
 """The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
 
 Built by `waggle.app.http` with the low-level MCP server of `waggle.mcp` and a function that reports
-readiness; served by `waggle.web.server`. Knows no services, tools or settings.
+readiness; served by `waggle.web.server`. A client may choose toolsets in its URL
+(`/mcp?toolsets=core,ports`): the choice goes to `waggle.mcp` in the request's scope. Knows no
+services, tools or settings.
 """
 
 from __future__ import annotations
@@ -26,18 +28,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waggle.domain.access import METRICS
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.toolset import CHOSEN, Offer
 from waggle.jsonrpc import INVALID_REQUEST
-from waggle.web.access import OPEN, AccessCheck, AccessRules, HostCheck, HostPolicy, metadata_routes
-from waggle.web.answers import Load, answered, problem, rpc_error
-from waggle.web.bodies import Bodies, BodyLimits, MessageReader
-from waggle.web.endpoint import McpEndpoint, SessionLimits
+from waggle.web.access import (
+    OPEN,
+    AccessCheck,
+    AccessRules,
+    HostPolicy,
+    host_check,
+    metadata_routes,
+)
+from waggle.web.answers import answered, problem, rpc_error
+from waggle.web.bodies import Bodies, BodyLimits
+from waggle.web.endpoint import McpEndpoint
+from waggle.web.sdk import SessionLimits
 
 log = structlog.get_logger(__name__)
 
 READINESS_SECONDS = 5.0
+DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
+DEFAULT_BODIES = BodyLimits()
+_MCP_PATHS = ("/mcp", "/mcp/")
+_CHOICES_REMEMBERED = 100
 
 NotReady = Callable[[], Awaitable[str | None]]
 """Returns why a create would fail right now, or None."""
@@ -45,18 +58,14 @@ Scrape = Callable[[int], tuple[bytes, str]]
 """Takes the number of sessions; returns the body of /metrics and its content type."""
 
 
-_MCP_PATHS = ("/mcp", "/mcp/")
-DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
-DEFAULT_BODIES = BodyLimits()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WebApp:
-    """The application, its endpoint, which the server drains, and its shared load."""
+    """The application, and its endpoint, which the server drains."""
 
     asgi: ASGIApp
     endpoint: McpEndpoint
-    load: Load
+    crowded: Callable[[], bool] = lambda: False
+    """Whether requests are refused because others are served; `waggle.web.server` sets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,107 +95,93 @@ def build_app(
 ) -> WebApp:
     """Build the application. It runs the MCP sessions within its lifespan.
 
-    Browsers let only pages of `origins` call and read the answers.
+    Browsers let only pages of `origins` call and read the answers: not pages of all names in
+    `hosts`, since ports of guests are forwarded to loopback, so pages there may be a guest's.
     """
-    reading = Bodies(bodies)
-    reader = MessageReader(served.carriers, bodies)
-    endpoint = McpEndpoint(served.server, sessions, reading, reader, served.cut_calls)
-    load = Load(reading)
+    reading = Bodies(bodies, served.carriers)
+    endpoint = McpEndpoint(served.server, sessions, reading, served.cut_calls)
+    mcp = AccessCheck(_choosing(endpoint, served.offer), access)
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette's layers cost more than all of waggle's together, so /mcp goes past them.
+        if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
+            await answered(mcp, scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    pages = CORSMiddleware(
+        front,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("Mcp-Session-Id", "WWW-Authenticate", "Retry-After"),
+    )
+    web = WebApp(host_check(pages if origins else front, hosts), endpoint)
+    others = _others(web, reading, not_ready, scrape, access)
+    return web
+
+
+def _others(
+    web: WebApp, bodies: Bodies, not_ready: NotReady, scrape: Scrape | None, access: AccessRules
+) -> Starlette:
+    """Return the application of every path but /mcp. Its lifespan is the endpoint's."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        stopping = "The server is shutting down." if endpoint.draining else None
-        reason = stopping or load.reason or await _ask(not_ready)
+        if web.endpoint.draining:
+            reason = "The server is shutting down."
+        elif web.crowded():
+            reason = "As many requests are served as can be; further ones are refused."
+        elif bodies.refusing:
+            reason = "Large requests use up the memory for them; further ones are refused."
+        else:
+            reason = await _ask(not_ready)
         if reason is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
-        async with endpoint.running():
+        async with web.endpoint.running():
             yield
 
-    others = Starlette(
+    return Starlette(
         routes=[
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
-            *([_metrics_route(scrape, endpoint, access)] if scrape else []),
+            *([_metrics_route(scrape, web.endpoint, access)] if scrape else []),
             *metadata_routes(access),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _crash},
         lifespan=lifespan,
     )
-    mcp = AccessCheck(ToolsetChoice(endpoint, served.offer), access)
-    front = _Front(mcp, others)
-    return WebApp(
-        HostCheck(_for_pages(front, origins) if origins else front, hosts), endpoint, load
-    )
 
 
-def _for_pages(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Add CORS to `app`, so that browsers give its answers to pages of `origins`.
-
-    Not to all pages that `hosts` allows: ports of guests are forwarded to loopback, so pages there
-    may be a guest's.
-    """
-    return CORSMiddleware(
-        app,
-        allow_origins=origins,
-        allow_methods=("GET", "POST", "DELETE"),
-        allow_headers=("*",),
-        expose_headers=("Mcp-Session-Id", "WWW-Authenticate", "Retry-After"),
-    )
-
-
-class _Front:
-    """The router of /mcp past Starlette, whose layers cost more than all of waggle's together."""
-
-    def __init__(self, mcp: ASGIApp, others: ASGIApp) -> None:
-        self._mcp = mcp
-        self._others = others
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Route a request by its path."""
-        if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
-            await answered(self._mcp, scope, receive, send)
-        else:
-            await self._others(scope, receive, send)
-
-
-PARAMETER = "toolsets"
-MOST_REMEMBERED = 100
-
-
-class ToolsetChoice:
-    """ASGI middleware for /mcp that reads the toolsets parameter.
+def _choosing(app: ASGIApp, offer: Offer) -> ASGIApp:
+    """Read the parameter `toolsets` for `app`; answer 400 if it is invalid or refused.
 
     `offer` is the operator's, for clients that do not choose. The parameter may be repeated, with
     names separated by commas or spaces.
     """
 
-    def __init__(self, app: ASGIApp, offer: Offer) -> None:
-        self._app = app
-        self._offer = offer
-        self._read = lru_cache(MOST_REMEMBERED)(self._choice)
+    @lru_cache(_CHOICES_REMEMBERED)
+    def read(query: bytes) -> Offer | None:
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("toolsets")
+        return None if given is None else offer.choose(re.split(r"[,\s]+", ",".join(given)))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with the client's choice; answer 400 if it is invalid or refused."""
+    async def choosing(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["query_string"]:
             try:
-                chosen = self._read(scope["query_string"])
+                scope[CHOSEN] = read(scope["query_string"])
             except InvalidArgument as error:
                 told = f"{error.message} {error.hint}".strip()
                 await rpc_error(400, INVALID_REQUEST, told)(scope, receive, send)
                 return
-            scope[CHOSEN] = chosen
-        await self._app(scope, receive, send)
+        await app(scope, receive, send)
 
-    def _choice(self, query: bytes) -> Offer | None:
-        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(PARAMETER)
-        words = re.split(r"[,\s]+", ",".join(given or ()))
-        return None if given is None else self._offer.choose(words)
+    return choosing
 
 
 def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -> Route:
@@ -197,8 +192,7 @@ def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -
         text, media = scrape(endpoint.sessions)
         await Response(text, headers={"Content-Type": media})(scope, receive, send)
 
-    only = METRICS if access.verifier else None
-    return Route("/metrics", AccessCheck(metrics, access, only=only))
+    return Route("/metrics", AccessCheck(metrics, access, for_scraper=True))
 
 
 async def _ask(not_ready: NotReady) -> str | None:

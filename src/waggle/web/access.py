@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guards of the server: the names it is called by, and the tokens of its clients.
 
-`HostCheck` wraps the whole application. A page can make a browser call any address, and by DNS
+`host_check` wraps the whole application. A page can make a browser call any address, and by DNS
 rebinding under a name that the page chose; but it cannot choose the Host header freely, nor omit
 Origin on a POST. `AccessCheck` wraps /mcp and /metrics and leaves the verified client in the
 request's `user`, in the SDK's form: the SDK then gives a session only to its owner, and
@@ -37,7 +37,7 @@ from waggle.domain.access import (
     Verifier,
     one_owner,
 )
-from waggle.web.answers import fields, problem, text
+from waggle.web.answers import fields, problem
 from waggle.web.protocol import CONNECTION, GuardedProtocol
 
 log = structlog.get_logger(__name__)
@@ -86,15 +86,15 @@ class AccessRules:
 
     def challenge(self, error: str = "", scope: str = "") -> str:
         """Return the value of the WWW-Authenticate header."""
-        fields = {"realm": "waggle"}
+        told = {"realm": "waggle"}
         if error:
-            fields["error"] = error
+            told["error"] = error
         if self.resource is not None:
-            fields["resource_metadata"] = self.resource.metadata_url
+            told["resource_metadata"] = self.resource.metadata_url
             scope = scope or self.resource.scope
         if scope:
-            fields["scope"] = scope
-        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in fields.items())
+            told["scope"] = scope
+        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in told.items())
 
 
 OPEN = AccessRules()
@@ -103,14 +103,14 @@ OPEN = AccessRules()
 class AccessCheck:
     """ASGI middleware that authenticates requests, and refuses others before reading a body.
 
-    With `only=METRICS`, only a scraper gets in: the owner METRICS, by a token of the tokens file.
+    With `for_scraper`, only a scraper gets in: the owner METRICS, by a token of the tokens file.
     Otherwise everybody except that scraper does.
     """
 
-    def __init__(self, app: ASGIApp, rules: AccessRules, *, only: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, *, for_scraper: bool = False) -> None:
         self._app = app
         self._rules = rules
-        self._only = only
+        self._for_scraper = for_scraper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on."""
@@ -131,22 +131,22 @@ class AccessCheck:
         rules = self._rules
         if rules.verifier is None:
             return Identity(LOCAL, "local")
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not given:
+        headers = fields(scope)
+        given = headers.text(b"authorization")
+        if given is None:
             return self._unauthorized("Authentication is needed: send Authorization: Bearer TOKEN.")
-        match = _BEARER.fullmatch(given[0].decode("latin-1")) if len(given) == 1 else None
+        match = None if b"authorization" in headers.repeated else _BEARER.fullmatch(given)
         try:
             if match is None:
                 raise TokenRefused("no bearer token")
             identity = await rules.verifier.verify(match[1])
         except TokenRefused as refusal:
-            log.info("auth_refused", why=refusal.reason, client=client_address(scope))
+            client = scope.get("client")  # a proxy's, if there is one
+            log.info("auth_refused", why=refusal.reason, client=str(client[0]) if client else None)
             return self._refused(refusal)
-        return identity if self._may_enter(identity) else self._forbidden()
-
-    def _may_enter(self, identity: Identity) -> bool:
-        scraper = identity == Identity(METRICS, "token")
-        return scraper if self._only == METRICS else not scraper
+        if (identity == Identity(METRICS, "token")) is self._for_scraper:
+            return identity
+        return problem(403, "This token is for something else.")
 
     def _refused(self, refusal: TokenRefused) -> Response:
         if isinstance(refusal, CannotVerify):
@@ -165,23 +165,11 @@ class AccessCheck:
     def _unauthorized(self, message: str, error: str = "") -> Response:
         return problem(401, message, {"WWW-Authenticate": self._rules.challenge(error)})
 
-    def _forbidden(self) -> Response:
-        return problem(403, "This token is for something else.")
-
 
 @lru_cache(maxsize=100)
 def _user(identity: Identity) -> AuthenticatedUser:
     """Return an authenticated client in the SDK's form. It never changes, so requests share it."""
-    token = AccessToken.model_construct(
-        token="",
-        client_id=identity.owner,
-        scopes=[],
-        expires_at=None,
-        resource=None,
-        subject=None,
-        claims=None,
-    )
-    return AuthenticatedUser(token)
+    return AuthenticatedUser(AccessToken(token="", client_id=identity.owner, scopes=[]))
 
 
 def metadata_routes(rules: AccessRules) -> list[Route]:
@@ -201,12 +189,6 @@ def owner_of(scope: Scope) -> str:
     """Return the owner of an authenticated request."""
     user: object = scope.get("user")
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
-
-
-def client_address(scope: Scope) -> str | None:
-    """Return the address at the other end of the connection; a proxy's, if there is one."""
-    client = scope.get("client")
-    return str(client[0]) if client else None
 
 
 MOST_REMEMBERED = 100
@@ -270,29 +252,20 @@ def _is_address(text: str) -> bool:
     return True
 
 
-class HostCheck:
-    """ASGI middleware that applies a HostPolicy."""
+def host_check(app: ASGIApp, policy: HostPolicy) -> ASGIApp:
+    """Refuse requests that `policy` refuses, before anything else looks at them."""
+    served: set[str | None] = set()  # up to MOST_REMEMBERED Hosts; the policy never changes
 
-    def __init__(self, app: ASGIApp, policy: HostPolicy) -> None:
-        self._app = app
-        self._policy = policy
-        self._served: set[str] = set()
-        """Up to MOST_REMEMBERED Hosts that the policy allows. The policy never changes."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or pass it on."""
+    async def check(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = fields(scope)
-            refusal = self._refusal(text(headers.get(b"host")), text(headers.get(b"origin")))
-            if refusal is not None:
-                await problem(*refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+            host, origin = headers.text(b"host"), headers.text(b"origin")
+            if origin is not None or host not in served:
+                if refusal := policy.refusal(host, origin):
+                    await problem(*refusal)(scope, receive, send)
+                    return
+                if len(served) < MOST_REMEMBERED:
+                    served.add(host)
+        await app(scope, receive, send)
 
-    def _refusal(self, host: str | None, origin: str | None) -> tuple[int, str] | None:
-        if origin is None and host in self._served:
-            return None
-        refusal = self._policy.refusal(host, origin)
-        if refusal is None and host is not None and len(self._served) < MOST_REMEMBERED:
-            self._served.add(host)
-        return refusal
+    return check

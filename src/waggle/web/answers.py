@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web layer's own answers, and the form in which a client gets an answer.
+"""HTTP for the other modules of `waggle.web`: a request's headers, and answers in JSON.
 
-Problems outside of MCP and JSON-RPC errors are JSON. MCP requires clients to name both JSON and
-event streams in `Accept`, and the SDK refuses clients that do not; clients in use name one of the
-two or none, so `forms` reads which one to use and `as_json` turns an event stream of one event
-into JSON. `Load` is the reason that `/readyz` gives when shared room is used up.
-Used by `waggle.web.endpoint`, `waggle.web` and `waggle.web.server`. Knows no tools.
+`fields` reads the headers of a request once. MCP requires clients to name both JSON and event
+streams in `Accept`, and the SDK refuses clients that do not; clients in use name one of the two or
+none, so `forms` reads which one to use and `as_json` turns an event stream of one event into JSON.
+Knows no tools.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import structlog
 from mcp_types import RequestId
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,15 +23,33 @@ from waggle.jsonrpc import INTERNAL_ERROR
 
 log = structlog.get_logger(__name__)
 
-
-def fields(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers by name in lower case; of a repeated header, the first."""
-    return dict(reversed(list(scope["headers"])))
+FIELDS = "waggle.fields"
+"""The key of a request's scope that holds its headers, once they were read."""
 
 
-def text(value: bytes | None) -> str | None:
-    """Return a header's value as text, decoded as servers and Starlette decode it."""
-    return None if value is None else value.decode("latin-1")
+class Fields(dict[bytes, bytes]):
+    """Headers by name in lower case; of a repeated header, the first. `repeated` names those."""
+
+    repeated: frozenset[bytes] = frozenset()
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__(reversed(headers))
+        if len(self) < len(headers):
+            counts = Counter(name for name, _ in headers)
+            self.repeated = frozenset(name for name, count in counts.items() if count > 1)
+
+    def text(self, name: bytes) -> str | None:
+        """Return a value as text, decoded as servers and Starlette decode it."""
+        value = self.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+def fields(scope: Scope) -> Fields:
+    """Return the headers as the client sent them, whatever was replaced for the SDK since."""
+    known: Fields | None = scope.get(FIELDS)
+    if known is None:
+        known = scope[FIELDS] = Fields(scope["headers"])
+    return known
 
 
 def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -58,48 +75,37 @@ def rpc_error(
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-class OneAnswer:
-    """A `send` that drops everything after a complete response.
+async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one JSON-RPC request with one answer: an internal error if `app` crashes before it.
 
     The SDK answers once more when a session ends during a call whose stream was already closed;
-    uvicorn would report that as a crash of the application.
+    uvicorn would report that as a crash, so it is dropped. A crash in the middle of the answer is
+    raised: then only closing the connection shows it.
     """
+    begun = complete = False
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.begun = False
-        self._complete = False
-
-    async def __call__(self, message: Message) -> None:
-        """Send a part of the first response; drop later ones."""
-        if self._complete:
+    async def once(message: Message) -> None:
+        nonlocal begun, complete
+        if complete:
             log.debug("late_answer_dropped", type=message["type"])
             return
-        self.begun = True
-        self._complete = message["type"] == "http.response.body" and not message.get("more_body")
-        await self._send(message)
+        begun = True
+        complete = message["type"] == "http.response.body" and not message.get("more_body")
+        await send(message)
 
-
-async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one JSON-RPC request, and answer with an internal error if `app` crashes.
-
-    A crash in the middle of the response is raised: then only closing the connection shows it.
-    """
-    answer = OneAnswer(send)
     try:
-        await app(scope, receive, answer)
+        await app(scope, receive, once)
     except Exception:
         error_id = secrets.token_hex(6)
         log.exception("request_crashed", error_id=error_id)
-        if answer.begun:
+        if begun:
             raise
         told = f"Internal error {error_id}. This is a fault of the server; its log has the details"
-        await rpc_error(500, INTERNAL_ERROR, f"{told} under this id.")(scope, receive, answer)
+        await rpc_error(500, INTERNAL_ERROR, f"{told} under this id.")(scope, receive, once)
 
 
-_JSON = b"application/json"
-_EVENTS = b"text/event-stream"
-_AS_THE_SDK_WANTS = {b"accept": _JSON + b", " + _EVENTS, b"content-type": _JSON}
+JSON = b"application/json"
+EVENTS = b"text/event-stream"
 
 
 class Forms(NamedTuple):
@@ -116,26 +122,9 @@ def forms(accept: bytes | None) -> Forms:
     kinds = {each.partition(b";")[0].strip().lower() for each in accept.split(b",")}
     anything = b"*/*" in kinds
     return Forms(
-        json=anything or not kinds.isdisjoint((_JSON, b"application/*")),
-        events=anything or not kinds.isdisjoint((_EVENTS, b"text/*")),
+        json=anything or not kinds.isdisjoint((JSON, b"application/*")),
+        events=anything or not kinds.isdisjoint((EVENTS, b"text/*")),
     )
-
-
-def is_json(content_type: bytes | None) -> bool:
-    """Whether a Content-Type is JSON, in upper or lower case."""
-    return (content_type or b"").partition(b";")[0].strip().lower() == _JSON
-
-
-def fit_for_sdk(headers: Mapping[bytes, bytes], taken: Forms, scope: Scope) -> None:
-    """Replace Accept and Content-Type in `scope` where the SDK would refuse the request."""
-    if all(taken) and headers[b"content-type"].startswith(_JSON):
-        return
-    others = [each for each in scope["headers"] if each[0] not in _AS_THE_SDK_WANTS]
-    scope["headers"] = [*others, *_AS_THE_SDK_WANTS.items()]
-
-
-EVENT_STREAM = "text/event-stream"
-_KEPT_HEADERS = ("mcp-session-id", "cache-control")
 
 
 async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,28 +137,28 @@ async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
 
     async def collect(message: Message) -> None:
         nonlocal start
-        if message["type"] == "http.response.start":
-            content_type = Headers(raw=message["headers"]).get("content-type", "")
-            if content_type.startswith(EVENT_STREAM):
-                start = message
-                return
-        if start is None:
+        if message["type"] == "http.response.start" and _is_stream(message):
+            start = message
+        elif start is None:
             await send(message)
-            return
-        stream.extend(message.get("body", b""))
-        if not message.get("more_body", False):
-            await _answer(start, last_data(bytes(stream)), send)
+        else:
+            stream.extend(message.get("body", b""))
+            if not message.get("more_body", False):
+                await _answer(start, last_data(bytes(stream)), send)
 
     await app(scope, receive, collect)
 
 
+def _is_stream(start: Message) -> bool:
+    return Fields(start["headers"]).get(b"content-type", b"").startswith(EVENTS)
+
+
 async def _answer(start: Message, data: bytes, send: Send) -> None:
-    given = Headers(raw=start["headers"])
-    kept = [(name, given[name]) for name in _KEPT_HEADERS if name in given]
+    given = Fields(start["headers"])
     headers = [
-        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in kept),
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(data)).encode("ascii")),
+        *((name, given[name]) for name in (b"mcp-session-id", b"cache-control") if name in given),
+        (b"content-type", JSON),
+        (b"content-length", b"%d" % len(data)),
     ]
     await send({**start, "headers": headers})
     await send({"type": "http.response.body", "body": data, "more_body": False})
@@ -183,34 +172,3 @@ def last_data(stream: bytes) -> bytes:
         if lines:
             return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
     return b""
-
-
-class _Refusing(Protocol):
-    @property
-    def refusing(self) -> bool: ...
-
-
-class _Full(Protocol):
-    @property
-    def full(self) -> bool: ...
-
-
-class Load:
-    """The shared limits of the server: memory for bodies, and connections."""
-
-    def __init__(self, bodies: _Refusing) -> None:
-        self._bodies = bodies
-        self._connections: _Full | None = None
-
-    def watch(self, connections: _Full) -> None:
-        """Include these connections."""
-        self._connections = connections
-
-    @property
-    def reason(self) -> str | None:
-        """Why requests are refused because of other requests, or None if they are not."""
-        if self._connections is not None and self._connections.full:
-            return "As many requests are served as can be; further ones are refused."
-        if self._bodies.refusing:
-            return "Large requests use up the memory for them; further ones are refused."
-        return None

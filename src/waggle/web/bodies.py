@@ -3,10 +3,9 @@
 
 Called by `waggle.web.endpoint`. A body is read whole before it is parsed. Small bodies are bounded
 only by the number of connections. A larger one first reserves its bytes from its owner's share,
-and waits while that is used up, so an owner who fills the share delays no other owner.
-`MessageReader` parses small bodies at once and large ones in a thread, one at a time. It leaves the
-arguments of a large call in the request's scope for `waggle.mcp`. Of tools, it knows only which
-ones carry files.
+and waits while that is used up, so an owner who fills the share delays no other owner. Large ones
+are parsed in a thread, one at a time, and the arguments of a large call are left in the request's
+scope for `waggle.mcp`. Knows of tools only which ones carry files.
 """
 
 from __future__ import annotations
@@ -80,8 +79,12 @@ class Bodies:
 
     REMEMBERED_SECONDS = 10.0
 
-    def __init__(self, limits: BodyLimits) -> None:
+    def __init__(self, limits: BodyLimits, carriers: Collection[str] = ()) -> None:
+        """Create the limits. `carriers` are the tools whose calls may be large."""
         self._limits = limits
+        self._sizes = Sizes(limits.ordinary, carriers)
+        self._turn = anyio.Lock()
+        self._thread = anyio.CapacityLimiter(1)
         self._shares = Counter[str]()
         self._changed = anyio.Event()
         self._refused_at: float | None = None
@@ -126,6 +129,27 @@ class Bodies:
         finally:
             if taken:
                 self._give_back(owner, taken)
+
+    async def parse(self, body: Body, scope: Scope) -> tuple[jsonrpc.Message | NoMessage, bytes]:
+        """Return the message, and its text for the SDK. A large `body` is empty afterwards.
+
+        The text of a large body that is no message is empty.
+        """
+        if len(body.data) <= LARGE:
+            text = bytes(body.data)
+            return read(text, "body"), text
+        async with self._turn:
+            with COLLECTOR.stopped():
+                work = partial(
+                    read_large, body.data, body.structure.long, "body", self._sizes, _pause
+                )
+                found = await anyio.to_thread.run_sync(work, limiter=self._thread)
+        body.data.clear()
+        if isinstance(found, NoMessage):
+            return found, b""
+        if found.arguments is not None:
+            scope[ARGUMENTS] = found.arguments
+        return found.message, found.text
 
     async def _fill(self, body: Body, receive: Receive, most: int) -> bool:
         """Read more of the body. Return whether more than `most` came and it is not complete."""
@@ -192,52 +216,14 @@ class Bodies:
 
 def replay(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the body in one message, and then calls the real one."""
-    first: Message | None = {"type": "http.request", "body": body, "more_body": False}
+    first = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def replayed() -> Message:
-        nonlocal first
-        if first is not None:
-            message, first = first, None
-            return message
-        return await receive()
+        return next(first, None) or await receive()
 
     return replayed
 
 
-_PAUSE_SECONDS = 0.001
-
-
-class MessageReader:
-    """The parser of one server's messages. `carriers` are the tools whose calls may be large."""
-
-    def __init__(self, carriers: Collection[str], limits: BodyLimits) -> None:
-        self._sizes = Sizes(limits.ordinary, carriers)
-        self._turn = anyio.Lock()
-        self._thread = anyio.CapacityLimiter(1)
-
-    async def read(self, body: Body, scope: Scope) -> tuple[jsonrpc.Message | NoMessage, bytes]:
-        """Return the message, and its text for the SDK. A large `body` is empty afterwards.
-
-        The text of a large body that is no message is empty.
-        """
-        size = len(body.data)
-        if size <= LARGE:
-            text = bytes(body.data)
-            return read(text, "body"), text
-        async with self._turn:
-            with COLLECTOR.stopped():
-                work = partial(
-                    read_large, body.data, body.structure.long, "body", self._sizes, _pause
-                )
-                found = await anyio.to_thread.run_sync(work, limiter=self._thread)
-        body.data.clear()
-        if isinstance(found, NoMessage):
-            return found, b""
-        if found.arguments is not None:
-            scope[ARGUMENTS] = found.arguments
-        return found.message, found.text
-
-
 def _pause() -> None:
     """Release Python's global lock long enough for the event loop's thread to get it."""
-    time.sleep(_PAUSE_SECONDS)
+    time.sleep(0.001)

@@ -86,7 +86,8 @@ class Connections(Generic[Line]):
         if before != after:
             self._unknown -= before[0] == "address"
             self._group[line] = after
-            self._move(before, after)
+            self._less(before)
+            self._busy[after] += 1
         return self._busy[after] <= self._limits.owner
 
     def ends(self, line: Line) -> None:
@@ -114,10 +115,6 @@ class Connections(Generic[Line]):
         if was and not idle:
             del self._idle[group]
         return was
-
-    def _move(self, before: _Group, after: _Group) -> None:
-        self._less(before)
-        self._busy[after] += 1
 
     def _less(self, group: _Group) -> None:
         self._busy[group] -= 1

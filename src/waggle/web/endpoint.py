@@ -10,27 +10,25 @@ are answered at once get plain JSON. Called by `waggle.web`; knows no tools.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.abc
 import structlog
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, RequestId
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waggle.domain.access import SeveralOwners, one_owner
 from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.large import TooLarge
 from waggle.web.access import owner_of
-from waggle.web.answers import as_json, fields, fit_for_sdk, forms, is_json, rpc_error, text
-from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, MessageReader, replay
-from waggle.web.sdk import SessionShares, telling_lost
+from waggle.web.answers import JSON, Fields, as_json, fields, forms, rpc_error
+from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
+from waggle.web.sdk import SessionLimits, Sessions, fit_for_sdk, without_session
 
 log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"
@@ -48,18 +46,6 @@ FLUSH_SECONDS = 1.0
 """Time for the answers of calls that were cut to reach their clients."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """The life of an unused 2025 session, in seconds, and the maximum number of sessions.
-
-    Where several owners may call, one owner may have half of the maximum.
-    """
-
-    idle_seconds: float
-    maximum: int
-    several_owners: SeveralOwners = one_owner
-
-
 class McpEndpoint:
     """An ASGI application for one path. Serves within `running`, until `drain`."""
 
@@ -68,26 +54,15 @@ class McpEndpoint:
         server: Server[Any],
         sessions: SessionLimits,
         bodies: Bodies,
-        reader: MessageReader,
         cut_calls: Callable[[], object] = lambda: None,
     ) -> None:
         """Create the endpoint. `cut_calls` ends the tool calls in progress with an answer."""
-        most = bodies.largest
-        self._stateful = StreamableHTTPSessionManager(
-            server,
-            session_idle_timeout=sessions.idle_seconds,
-            max_sessions=sessions.maximum,
-            max_request_body_size=most,
-        )
-        self._stateless = StreamableHTTPSessionManager(
-            server, stateless=True, max_request_body_size=most
-        )
-        self._shares = SessionShares(self._stateful, sessions.maximum, sessions.several_owners)
+        self._sessions = Sessions(server, sessions, bodies.largest)
         self._cut_calls = cut_calls
         self._bodies = bodies
-        self._reader = reader
         self._requests: set[anyio.CancelScope] = set()
         self._streams: set[anyio.CancelScope] = set()
+        """Streams of changes, which have no end; the others are calls and other requests."""
         self._idle = anyio.Event()
         self._draining = False
         self._closing = anyio.Event()
@@ -99,11 +74,6 @@ class McpEndpoint:
         return self._draining
 
     @property
-    def in_flight(self) -> int:
-        """POST requests being served now, except streams of changes, which have no end."""
-        return len(self._requests)
-
-    @property
     def large(self) -> int:
         """The number of bodies so far that were not small."""
         return self._bodies.larger
@@ -111,8 +81,7 @@ class McpEndpoint:
     @property
     def sessions(self) -> int:
         """The number of open 2025 sessions."""
-        # The SDK has no public count.
-        return len(self._stateful._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return len(self._sessions)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -128,7 +97,7 @@ class McpEndpoint:
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         try:
-            async with self._stateful.run(), self._stateless.run():
+            async with self._sessions.running():
                 task_status.started()
                 await self._closing.wait()
         finally:
@@ -143,13 +112,13 @@ class McpEndpoint:
         if self._closing.is_set():
             return 0
         self._draining = True
-        log.info("draining", calls=self.in_flight, grace_seconds=grace)
+        log.info("draining", calls=len(self._requests), grace_seconds=grace)
         with anyio.move_on_after(grace):
             if self._requests:
                 await self._all_answered()
                 await anyio.sleep(FOLLOW_UP_SECONDS)
             await self._all_answered()
-        cut = self.in_flight
+        cut = len(self._requests)
         self._cut_calls()
         with anyio.move_on_after(FLUSH_SECONDS):
             await self._all_answered()
@@ -173,52 +142,40 @@ class McpEndpoint:
         elif scope["method"] == "POST":
             await self._post(headers, scope, receive, send)
         elif scope["method"] in ("GET", "DELETE") and b"mcp-session-id" in headers:
-            await telling_lost(self._stateful.handle_request)(scope, receive, send)
+            await self._sessions.within()(scope, receive, send)
         else:
-            answer = rpc_error(
-                405,
-                INVALID_REQUEST,
-                "Send JSON-RPC requests by POST; GET and DELETE need an Mcp-Session-Id.",
-                {"Allow": "POST, GET, DELETE"},
-            )
-            await answer(scope, receive, send)
+            said = "Send JSON-RPC requests by POST; GET and DELETE need an Mcp-Session-Id."
+            allowed = {"Allow": "POST, GET, DELETE"}
+            await rpc_error(405, INVALID_REQUEST, said, allowed)(scope, receive, send)
 
-    async def _post(
-        self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _post(self, headers: Fields, scope: Scope, receive: Receive, send: Send) -> None:
         listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses a body that differs
         taken = forms(headers.get(b"accept"))
-        if not is_json(headers.get(b"content-type")):
-            answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
-            await answer(scope, receive, send)
+        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
+            said = "Send Content-Type: application/json."
+            await rpc_error(415, INVALID_REQUEST, said)(scope, receive, send)
             return
         if not (taken.events or (taken.json and not listens)):
-            answer = rpc_error(
-                406, INVALID_REQUEST, "Answers are event streams or JSON: accept both."
-            )
-            await answer(scope, receive, send)
+            said = "Answers are event streams or JSON: accept both."
+            await rpc_error(406, INVALID_REQUEST, said)(scope, receive, send)
             return
-        fit_for_sdk(headers, taken, scope)
-        declared = headers.get(b"content-length", b"").decode("latin-1")
+        fit_for_sdk(scope, taken)
+        declared = headers.text(b"content-length") or ""
         request = anyio.CancelScope()
         among = self._streams if listens else self._requests
         among.add(request)
         try:
             with request:
                 async with self._bodies.read(declared, receive, owner_of(scope)) as body:
-                    message, said = await self._reader.read(body, scope)
+                    message, said = await self._bodies.parse(body, scope)
                     app, short = self._route(headers, message, scope, has_text=bool(said))
-                    received = replay(said, receive)
-                    plain = taken.json and (short or not taken.events)
-                    await (
-                        as_json(app, scope, received, send) if plain else app(scope, received, send)
-                    )
+                    if taken.json and (short or not taken.events):
+                        app = partial(as_json, app)
+                    await app(scope, replay(said, receive), send)
         except BodyRefusedError as error:
             await anyio.sleep(error.penalty)
-            closing = {"Connection": "close"}
-            await rpc_error(error.status, INVALID_REQUEST, error.message, closing)(
-                scope, receive, send
-            )
+            told = rpc_error(error.status, INVALID_REQUEST, error.message, {"Connection": "close"})
+            await told(scope, receive, send)
         except ClientGoneError:
             pass
         finally:
@@ -227,39 +184,34 @@ class McpEndpoint:
                 self._idle.set()
 
     def _route(
-        self,
-        headers: Mapping[bytes, bytes],
-        message: Message | NoMessage,
-        scope: Scope,
-        *,
-        has_text: bool,
+        self, headers: Fields, message: Message | NoMessage, scope: Scope, *, has_text: bool
     ) -> tuple[ASGIApp, bool]:
         """Return the application for a POST, and whether its event stream is best sent as JSON."""
-        version = text(headers.get(b"mcp-protocol-version"))
+        version = headers.text(b"mcp-protocol-version")
         modern = version in MODERN_PROTOCOL_VERSIONS
         if isinstance(message, NoMessage):
             if modern and has_text and message.code not in _OURS and not self._draining:
-                return self._stateless.handle_request, False  # it answers as the version requires
+                return self._sessions.without, False  # it answers as the version requires
             status = 413 if isinstance(message, TooLarge) else 400
             return rpc_error(status, message.code, message.why, number=message.id), False
         if modern and not self._draining:
-            return self._stateless.handle_request, False
+            return self._sessions.without, False
         if self._draining and _is_new_work(message):
             return _shutting_down(message.id), False
         if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:
             return self._unknown_version(version, message), False
         opens = message.method == "initialize"
         if b"mcp-session-id" in headers and not modern:
-            if not opens or self._shares.holds(scope):
-                return telling_lost(self._stateful.handle_request, message.id), False
-            scope["headers"] = [each for each in scope["headers"] if each[0] != b"mcp-session-id"]
+            if not opens or self._sessions.holds(scope):
+                return self._sessions.within(message.id), False
+            without_session(scope)
         if opens and not modern:
-            return self._shares.opening(message.id), True
-        return self._stateless.handle_request, not modern and message.method != "tools/call"
+            return self._sessions.opening(message.id), True
+        return self._sessions.without, not modern and message.method != "tools/call"
 
     def _unknown_version(self, version: str, message: Message) -> ASGIApp:
         if message.is_self_contained:
-            return self._stateless.handle_request  # it names the supported versions of this kind
+            return self._sessions.without  # it names the supported versions of this kind
         known = ", ".join(KNOWN_PROTOCOL_VERSIONS)
         return rpc_error(
             400,

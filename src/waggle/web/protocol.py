@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 for uvicorn: httptools, made as strict as h11, with limits that uvicorn lacks.
+"""HTTP/1.1 by uvicorn and httptools, as strict as h11, with limits that uvicorn lacks.
 
-httptools parses in C, which saves a fifth of a short call. uvicorn's use of it is laxer than its
-h11: the head of a request has no limit, trailers of a body are added to the headers of the request
-being answered, values keep trailing spaces, and Host may be repeated. uvicorn times only the pause
-between requests; this also closes a connection on which a request's head, or a body that is not
-awaited, does not arrive in time (slow-loris). Bodies that the application awaits are timed by
-`waggle.web.bodies`. Used by `waggle.web.server`.
+The only file that knows uvicorn; used by `waggle.web.server`. httptools parses in C, which saves a
+fifth of a short call, but uvicorn's use of it is laxer than its h11: the head of a request has no
+limit, trailers join the headers of the request being answered, values keep trailing spaces, and
+Host may be repeated. A connection is also closed if a head, or a body that is not awaited, does not
+arrive in time (slow-loris). `waggle.web.bodies` times the bodies that the application awaits.
 """
 
 from __future__ import annotations
@@ -23,21 +22,20 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from waggle.web.answers import problem
+from waggle.web.answers import fields, problem
 from waggle.web.connections import Connections
 
 WAITING = 512
 """Connections that the kernel queues until they are accepted."""
+AT_ONCE = 16
+"""Connections accepted before the loop serves others, so that a flood does not block it."""
 HEAD_SECONDS = 10.0
 CONNECTION = "waggle.connection"
 """The key of a request's scope that holds its connection."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. The limit of a head is uvicorn's `h11_max_incomplete_event_size`.
-
-    Subclass it to set `among`, the connections it belongs to (`guarded`), or `head_seconds`.
-    """
+    """One connection. `HttpServer` subclasses it to set `among`, the connections it belongs to."""
 
     head_seconds = HEAD_SECONDS
     among: Connections[GuardedProtocol]
@@ -55,12 +53,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Register the connection and begin to wait for the first request."""
         super().connection_made(transport)
         for line in self.among.opened(self, self.client[0] if self.client else ""):
-            line.shut()
+            line.transport.abort()  # it is idle, and makes room
         self._watch()
-
-    def shut(self) -> None:
-        """Close this idle connection to make room for another one."""
-        self.transport.abort()
 
     def let_in(self, owner: str) -> bool:
         """Note the owner of the current request. Return whether it is within the limit."""
@@ -69,7 +63,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse `data`, and keep the deadline if it does not complete a request's head."""
         self._moved = False
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         try:
             self._feed(data)
         except HttpParserError:
@@ -123,7 +119,7 @@ class GuardedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self._limit:
             raise ValueError("the head is too large")
-        if [name for name, _ in self.headers].count(b"host") > 1:
+        if b"host" in fields(cast("Scope", self.scope)).repeated:
             raise ValueError("more than one Host")
         if self.parser.should_upgrade():
             return
@@ -176,17 +172,12 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
     await problem(503, said, {"Retry-After": "5", "Connection": "close"})(scope, receive, send)
 
 
-def guarded(connections: Connections[GuardedProtocol]) -> type[GuardedProtocol]:
-    """Return the protocol class of a server with these connections."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"among": connections})
-
-
 class Joined:
     """The part of a transport that one answer uses; it joins the first two writes.
 
     The first write waits for the second, at most until the end of the loop's turn: one system call,
-    one packet. uvicorn writes head and body separately, and with TCP_NODELAY (`waggle.web.server`)
-    a client would be woken twice for an answer.
+    one packet. uvicorn writes head and body separately, and with TCP_NODELAY a client would be
+    woken twice for an answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -223,7 +214,28 @@ class Joined:
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which would end event streams at once."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        connections: Connections[GuardedProtocol],
+        *,
+        keep_alive: int,
+        head_bytes: int,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=type("GuardedProtocol", (GuardedProtocol,), {"among": connections}),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=AT_ONCE,
+            proxy_headers=False,
+            timeout_keep_alive=keep_alive,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=head_bytes,  # used by GuardedProtocol
+        )
         super().__init__(config)
         self.up = anyio.Event()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web server: it serves the application on a socket until `stop`, then lets calls finish.
 
-Used by `waggle.app.serving`, which owns signals. Runs uvicorn with the protocol of
-`waggle.web.protocol`, and calls `McpEndpoint.drain`.
+Used by `waggle.app.serving`, which owns signals. Runs the HTTP server of `waggle.web.protocol`, and
+calls `McpEndpoint.drain`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
-import uvicorn
 
 from waggle.domain.errors import SettingsInvalid
 from waggle.web import WebApp
 from waggle.web.connections import ConnectionLimits, Connections
-from waggle.web.protocol import WAITING, GuardedProtocol, HttpServer, guarded
-
-AT_ONCE = 16
-"""Connections accepted before the loop serves others, so that a flood does not block it."""
+from waggle.web.protocol import WAITING, GuardedProtocol, HttpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +73,12 @@ class WebServer:
         self._limits = limits or ServerLimits()
         self._stopping = anyio.Event()
         self._connections = Connections[GuardedProtocol](self._limits.connections, time.monotonic)
-        web.load.watch(self._connections)
-        self._uvicorn = HttpServer(
-            uvicorn.Config(
-                web.asgi,
-                http=guarded(self._connections),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=AT_ONCE,
-                proxy_headers=False,
-                timeout_keep_alive=self._limits.keep_alive,
-                timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=self._limits.head_bytes,  # used by GuardedProtocol
-            )
+        web.crowded = lambda: self._connections.full
+        self._http = HttpServer(
+            web.asgi,
+            self._connections,
+            keep_alive=self._limits.keep_alive,
+            head_bytes=self._limits.head_bytes,
         )
 
     @property
@@ -121,21 +107,21 @@ class WebServer:
         async with anyio.create_task_group() as group:
             group.start_soon(self._serve)
             try:
-                await self._uvicorn.up.wait()
+                await self._http.up.wait()
                 task_status.started(url)
                 await self._stopping.wait()
                 await self._web.endpoint.drain(self._limits.grace)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._uvicorn.up.wait()
-                    if self._uvicorn.started:
+                    await self._http.up.wait()
+                    if self._http.started:
                         await self._web.endpoint.drain(0)
-                    self._uvicorn.should_exit = True
+                    self._http.should_exit = True
 
     async def _serve(self) -> None:
         with anyio.CancelScope(shield=True):
             try:
-                await self._uvicorn.serve([self._listener])
+                await self._http.serve([self._listener])
             finally:
-                self._uvicorn.up.set()
+                self._http.up.set()
                 self._listener.close()
