@@ -17,7 +17,7 @@ from waggle.mcp.context import Services
 from waggle.mcp.observed import Calls
 from waggle.mcp.server import build_mcp
 from waggle.mcp.tools import CARRIERS
-from waggle.stdio.lines import Lines, Wire
+from waggle.stdio import Lines, Wire
 from waggle.stdio.server import StdioLimits, StdioServer
 
 LIMITS = StdioLimits(carriers=CARRIERS)

@@ -14,7 +14,7 @@ from tests.support.server import Setup, make_services
 
 from waggle.mcp.server import build_mcp
 from waggle.mcp.tools import CARRIERS
-from waggle.stdio.lines import Wire
+from waggle.stdio import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
 
 STDIO_PROGRAM = [sys.executable, "-m", "tests.support.stdio_program"]

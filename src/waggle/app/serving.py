@@ -37,7 +37,7 @@ from waggle.infra.store.environments import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS
-from waggle.stdio.lines import Wire
+from waggle.stdio import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
 from waggle.web import Served, build_app
 from waggle.web.access import AccessRules, host_policy

@@ -20,7 +20,7 @@ def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
     if stdio:
         if listen is not None:
             raise InvalidArgument("--stdio and --listen exclude each other.", hint="Leave out one.")
-        from waggle.stdio.lines import claim
+        from waggle.stdio import claim
 
         wire = claim()  # before anything can print
     try:

@@ -37,7 +37,7 @@ from waggle.jsonrpc import (
     unusable,
 )
 from waggle.large import LARGE, Sizes
-from waggle.stdio.lines import ENDS, Lines, TooLong, Wire
+from waggle.stdio import ENDS, Lines, TooLong, Wire
 
 log = structlog.get_logger(__name__)
 

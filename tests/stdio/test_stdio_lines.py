@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.stdio.lines import ENDS, Lines, TooLong
+from waggle.stdio import ENDS, Lines, TooLong
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), max_size=20))
