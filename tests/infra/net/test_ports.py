@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,9 +14,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from waggle.domain.errors import NoPorts
 from waggle.infra.net.ports import (
-    AbstractSocketLock,
-    FileLock,
-    LockPort,
     PortAllocator,
     PortLease,
     PortLock,
@@ -25,12 +21,6 @@ from waggle.infra.net.ports import (
 )
 
 BASE = 23100
-
-
-@pytest.fixture(params=["socket", "file"])
-def lock(request: pytest.FixtureRequest, tmp_path: Path) -> LockPort:
-    """Both kinds of host-wide lock work on Linux, so both are tested there."""
-    return AbstractSocketLock.take if request.param == "socket" else FileLock.take_in(tmp_path)
 
 
 @contextlib.contextmanager
@@ -42,8 +32,8 @@ def listener(port: int, host: str = "127.0.0.1") -> Generator[None]:
         yield
 
 
-def test_ports_come_in_order_and_a_released_one_comes_last(lock: LockPort) -> None:
-    ports = PortAllocator(BASE, BASE + 3, lock=lock)
+def test_ports_come_in_order_and_a_released_one_comes_last() -> None:
+    ports = PortAllocator(BASE, BASE + 3)
     first = ports.lease()
     assert first.port == BASE
     first.release()
@@ -51,8 +41,8 @@ def test_ports_come_in_order_and_a_released_one_comes_last(lock: LockPort) -> No
         assert [second.port, third.port, fourth.port] == [BASE + 1, BASE + 2, BASE]
 
 
-def test_the_range_excludes_its_end_and_can_be_exhausted(lock: LockPort) -> None:
-    ports = PortAllocator(BASE, BASE + 2, lock=lock)
+def test_the_range_excludes_its_end_and_can_be_exhausted() -> None:
+    ports = PortAllocator(BASE, BASE + 2)
     with ports.lease(), ports.lease() as last:
         with pytest.raises(NoPorts, match=f"2 ports from {BASE} to {BASE + 1}"):
             ports.lease()
@@ -61,8 +51,8 @@ def test_the_range_excludes_its_end_and_can_be_exhausted(lock: LockPort) -> None
             assert again.port == BASE + 1
 
 
-def test_release_is_idempotent_and_returns_only_its_own_port(lock: LockPort) -> None:
-    ports = PortAllocator(BASE, BASE + 1, lock=lock)
+def test_release_is_idempotent_and_returns_only_its_own_port() -> None:
+    ports = PortAllocator(BASE, BASE + 1)
     first = ports.lease()
     first.release()
     second = ports.lease()
@@ -97,21 +87,21 @@ def test_a_port_with_connections_in_time_wait_is_free() -> None:
     assert nothing_listens(BASE)
 
 
-def test_two_allocators_with_the_same_range_share_it(lock: LockPort) -> None:
-    one, other = PortAllocator(BASE, BASE + 2, lock=lock), PortAllocator(BASE, BASE + 2, lock=lock)
+def test_two_allocators_with_the_same_range_share_it() -> None:
+    one, other = PortAllocator(BASE, BASE + 2), PortAllocator(BASE, BASE + 2)
     with one.lease() as mine, other.lease() as theirs:
         assert {mine.port, theirs.port} == {BASE, BASE + 1}
         with pytest.raises(NoPorts):
             one.lease()
 
 
-def test_a_failing_probe_releases_the_lock(lock: LockPort) -> None:
+def test_a_failing_probe_releases_the_lock() -> None:
     def broken(port: int) -> bool:
         raise OSError(24, "too many open files")
 
     with pytest.raises(OSError, match="too many open files"):
-        PortAllocator(BASE, BASE + 1, lock=lock, is_free=broken).lease()
-    with PortAllocator(BASE, BASE + 1, lock=lock).lease() as lease:
+        PortAllocator(BASE, BASE + 1, is_free=broken).lease()
+    with PortAllocator(BASE, BASE + 1).lease() as lease:
         assert lease.port == BASE
 
 
@@ -128,11 +118,8 @@ def test_the_highest_port_can_be_in_the_range() -> None:
 
 OTHER_SERVER = f"""
 import sys
-from pathlib import Path
-from waggle.infra.net.ports import AbstractSocketLock, FileLock
 from waggle.infra.net.ports import PortAllocator
-lock = FileLock.take_in(Path(sys.argv[1])) if len(sys.argv) > 1 else AbstractSocketLock.take
-ports = PortAllocator({BASE}, {BASE + 4}, lock=lock)
+ports = PortAllocator({BASE}, {BASE + 4})
 leases = [ports.lease(), ports.lease()]
 print(*(lease.port for lease in leases), flush=True)
 sys.stdin.read()
@@ -140,9 +127,9 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def other_server(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", set[int]]]:
+def other_server() -> Generator[tuple["subprocess.Popen[str]", set[int]]]:
     """Run a second process that leases two ports and keeps them until it dies."""
-    command = [sys.executable, "-c", OTHER_SERVER, *arguments]
+    command = [sys.executable, "-c", OTHER_SERVER]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -153,14 +140,9 @@ def other_server(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", se
             process.kill()
 
 
-@pytest.mark.parametrize("kind", ["socket", "file"])
-def test_two_servers_share_the_range_and_a_killed_one_leaves_its_ports(
-    kind: str, tmp_path: Path
-) -> None:
-    arguments = [str(tmp_path)] if kind == "file" else []
-    lock: LockPort = FileLock.take_in(tmp_path) if kind == "file" else AbstractSocketLock.take
-    ports = PortAllocator(BASE, BASE + 4, lock=lock)
-    with other_server(*arguments) as (process, theirs), contextlib.ExitStack() as leases:
+def test_two_servers_share_the_range_and_a_killed_one_leaves_its_ports() -> None:
+    ports = PortAllocator(BASE, BASE + 4)
+    with other_server() as (process, theirs), contextlib.ExitStack() as leases:
         mine = {leases.enter_context(ports.lease()).port for _ in range(2)}
         assert len(theirs) == 2
         assert not mine & theirs
@@ -169,44 +151,6 @@ def test_two_servers_share_the_range_and_a_killed_one_leaves_its_ports(
         process.kill()
         process.wait()
         assert {leases.enter_context(ports.lease()).port for _ in range(2)} == theirs
-
-
-def test_file_locks_leave_no_file_and_follow_no_link(tmp_path: Path) -> None:
-    take = FileLock.take_in(tmp_path)
-    held = take(BASE)
-    assert held is not None
-    assert take(BASE) is None
-    held.release()
-    assert list(tmp_path.iterdir()) == []
-
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    (tmp_path / f"waggle-port-{BASE}.lock").symlink_to(victim)
-    assert take(BASE) is None
-    assert victim.read_text() == "precious"
-
-
-def test_a_lock_file_removed_between_open_and_lock_is_created_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import fcntl
-
-    path = tmp_path / "lock"
-    real = fcntl.flock
-    tries: list[int] = []
-
-    def flock(descriptor: int, operation: int) -> None:
-        if not tries:
-            path.unlink()
-        tries.append(descriptor)
-        real(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    held = FileLock.take(path)
-    assert held is not None
-    assert len(tries) == 2
-    assert path.exists()
-    held.release()
 
 
 class PortRules(RuleBasedStateMachine):
@@ -228,7 +172,7 @@ class PortRules(RuleBasedStateMachine):
         locked = self.locked
 
         class Held:
-            def release(self) -> None:
+            def close(self) -> None:
                 locked.remove(port)
 
         if port in locked:
@@ -273,7 +217,7 @@ class PortRules(RuleBasedStateMachine):
 
 
 class _Nothing:
-    def release(self) -> None:
+    def close(self) -> None:
         pass
 
 

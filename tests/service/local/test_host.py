@@ -396,7 +396,7 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
 
 
 class PretendLock:
-    def release(self) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leases of local TCP ports, with a lock per port among all waggle servers of this host.
 
-Used for the ports of machines; knows nothing of the later listener. A port is leased only if
-this allocator has not leased it, no other waggle server here holds its lock, and nothing listens on
-it on 127.0.0.1. That last check is a snapshot: a stranger may take the port before the machine
-binds it; the machine then fails to start, and the caller releases the lease and creates again.
-Two servers with different data directories share only the host, so the lock is an abstract Unix
-socket on Linux (same network namespace as the ports, no file), else an advisory lock on a file in a
-shared directory; the kernel drops it when its process dies. A hostile local user could hold these
-names, which costs ports, never correctness.
+Used for the ports of machines; knows nothing of the later listener. A port is leased only if this
+allocator has not leased it, no other waggle server here holds its lock, and nothing listens on it.
+That last check is a snapshot: if a stranger takes the port before the machine binds it, the machine
+fails to start, and the caller releases the lease and creates again. Two servers with different data
+directories share only the host, so the lock is an abstract Unix socket, which needs no file. A
+hostile local user could hold these names, which costs ports, never correctness.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import os
 import socket
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -31,9 +24,9 @@ from waggle.domain.machine import MAX_PORT
 
 
 class PortLock(Protocol):
-    """A lock that is held until `release` or until the process ends in any way."""
+    """A lock that is held until `close` or until the process ends in any way."""
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Release the lock. Called once."""
         ...
 
@@ -42,83 +35,17 @@ LockPort = Callable[[int], PortLock | None]
 """Takes the lock of a port, or returns None if another process on this host holds it."""
 
 
-class AbstractSocketLock:
-    """The lock on Linux: the process that binds the abstract name `waggle-port-N` owns port N."""
-
-    def __init__(self, holder: socket.socket) -> None:
-        self._holder = holder
-
-    @classmethod
-    def take(cls, port: int) -> AbstractSocketLock | None:
-        """Take the lock of `port`; None if it is held. Raises OSError if sockets run out."""
-        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            holder.bind(f"\0waggle-port-{port}")
-        except OSError as error:
-            holder.close()
-            if error.errno == errno.EADDRINUSE:
-                return None
-            raise
-        return cls(holder)
-
-    def release(self) -> None:
-        """Close the socket; the kernel forgets the name at once."""
-        self._holder.close()
-
-
-class FileLock:
-    """The lock elsewhere: an exclusive `flock` on a file, which is removed on release."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-
-    @classmethod
-    def take_in(cls, directory: Path) -> LockPort:
-        """Return a `LockPort` that keeps its files in `directory`."""
-
-        def take(port: int) -> FileLock | None:
-            return cls.take(directory / f"waggle-port-{port}.lock")
-
-        return take
-
-    @classmethod
-    def take(cls, path: Path) -> FileLock | None:
-        """Take the lock on `path`; None if it is held or the file cannot be opened."""
-        while True:
-            # Read-only is enough for flock, and works on a file that another user made.
-            flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            try:
-                descriptor = os.open(path, flags, 0o644)
-            except (PermissionError, FileExistsError, IsADirectoryError):
-                return None
-            except OSError as error:
-                if error.errno == errno.ELOOP:  # a symbolic link planted in a shared directory
-                    return None
-                raise
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            # The previous holder may have removed the file between open and flock.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False)):
-                    return cls(path, descriptor)
-            os.close(descriptor)
-
-    def release(self) -> None:
-        """Remove the file while the lock is still held, then release it."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        os.close(self._descriptor)
-
-
-def machine_lock() -> LockPort:
-    """Return the kind of lock that fits this operating system."""
-    if sys.platform == "linux":
-        return AbstractSocketLock.take
-    return FileLock.take_in(Path(tempfile.gettempdir()))
+def lock_port(port: int) -> PortLock | None:
+    """Bind the abstract name of the port; None if it is bound. Raises OSError without sockets."""
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        holder.bind(f"\0waggle-port-{port}")
+    except OSError as error:
+        holder.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return holder
 
 
 LOOPBACK = "127.0.0.1"
@@ -139,7 +66,7 @@ class PortLease:
         """Give the port back. Idempotent; never blocks."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            lock.release()
+            lock.close()
             self._forget(self.port)
 
     def __enter__(self) -> Self:
@@ -153,9 +80,6 @@ class PortLease:
     ) -> None:
         self.release()
 
-    def __repr__(self) -> str:
-        return f"PortLease({self.port}, {'released' if self._lock is None else 'held'})"
-
 
 class PortAllocator:
     """The allocator of ports from `base` up to, but not including, `maximum`.
@@ -168,7 +92,7 @@ class PortAllocator:
         base: int,
         maximum: int,
         *,
-        lock: LockPort | None = None,
+        lock: LockPort = lock_port,
         is_free: Callable[[int], bool] | None = None,
     ) -> None:
         """Keep the range. Raises ValueError if it is empty or not within 1..65535."""
@@ -176,7 +100,7 @@ class PortAllocator:
             raise ValueError(f"no port range: {base} up to {maximum}, which is excluded")
         self._base = base
         self._size = maximum - base
-        self._take_lock = machine_lock() if lock is None else lock
+        self._take_lock = lock
         self._is_free = nothing_listens if is_free is None else is_free
         self._guard = threading.Lock()
         self._leased: set[int] = set()
@@ -205,7 +129,7 @@ class PortAllocator:
         if lock is None:
             return None
         with contextlib.ExitStack() as undo:
-            undo.callback(lock.release)
+            undo.callback(lock.close)
             if not self._is_free(port):
                 return None
             undo.pop_all()
@@ -222,10 +146,8 @@ class PortAllocator:
 def nothing_listens(port: int) -> bool:
     """Whether a server could listen on 127.0.0.1:`port` now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if sys.platform == "linux":
-            # Ignore connections in TIME_WAIT, as QEMU does. Elsewhere this option would also
-            # ignore a listener on the wildcard address.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Ignore connections in TIME_WAIT, as QEMU does.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
             probe.listen(1)
