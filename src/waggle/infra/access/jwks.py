@@ -2,8 +2,8 @@
 """The issuer's public keys: fetched when first needed, kept, and rarely fetched again.
 
 Used by `jwt`. A known key is returned at once, also while others wait for a fetch. However many
-tokens name unknown keys, the server fetches at most once per RETRY_SECONDS, one fetch at a time.
-While the issuer cannot be reached, the present keys stay valid for KEEP_SECONDS. A fetch uses
+tokens name unknown keys, the server fetches at most once per `Pace.retry`, one fetch at a time.
+While the issuer cannot be reached, the present keys stay valid for `Pace.keep`. A fetch uses
 HTTPS, or plain HTTP on loopback: no redirects, no compression, no proxies or credentials from
 environment variables, at most MAX_BYTES, and the caller's deadline. `parse_keys` and `find_key` are
 pure.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -168,22 +168,15 @@ def _algorithms(key: PublicKey) -> frozenset[str]:
 
 log = structlog.get_logger(__name__)
 
-FETCH_SECONDS = 5.0
-RETRY_SECONDS = 10.0
-REFRESH_SECONDS = 600.0
-KEEP_SECONDS = 86_400.0
-
-FetchJson = Callable[[str], Awaitable[dict[str, Any]]]
-
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Times in seconds: for a fetch, between fetches, until a new fetch, until keys are too old."""
 
-    fetch: float = FETCH_SECONDS
-    retry: float = RETRY_SECONDS
-    refresh: float = REFRESH_SECONDS
-    keep: float = KEEP_SECONDS
+    fetch: float = 5.0
+    retry: float = 10.0
+    refresh: float = 600.0
+    keep: float = 86_400.0
 
 
 class Jwks:
@@ -196,14 +189,14 @@ class Jwks:
         *,
         tls: ssl.SSLContext,
         monotonic: Callable[[], float],
-        pace: Pace | None = None,
+        pace: Pace = Pace(),
     ) -> None:
         """Without `jwks_url`, take it from the metadata (RFC 8414, else OpenID discovery)."""
         self._issuer = issuer
         self._url = jwks_url
         self._tls = tls
         self._monotonic = monotonic
-        self._pace = pace or Pace()
+        self._pace = pace
         self._keys: tuple[Key, ...] = ()
         self._loaded = self._tried = -float("inf")
         self._fetching = anyio.Lock()

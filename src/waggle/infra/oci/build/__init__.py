@@ -31,12 +31,10 @@ from waggle.infra.oci.build.definition import ImageDefinition
 from waggle.infra.oci.build.pack import FINGERPRINT, drop, fingerprint, pack, publish, write_tar
 from waggle.infra.oci.build.packages import add_file, download, download_all, unpack
 from waggle.infra.oci.layers import FlatImage, flatten
-from waggle.infra.oci.layers.layers import read_entries
+from waggle.infra.oci.layers.layers import Advance, read_entries
 from waggle.infra.oci.layers.merge import Node, merge
 from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.store.image import ResolvedImage
-
-Advance = Callable[[float, str], None]
 
 MACHINE_STATE = (
     "/dev/*",
@@ -80,7 +78,7 @@ def build_image(
     definition: ImageDefinition,
     store: ImageStore,
     mirror: str = "",
-    progress: Advance | None = None,
+    progress: Advance = lambda _fraction, _text: None,
     now: Callable[[], float] = time.time,
 ) -> ResolvedImage:
     """Build `definition` and name the result in `store`.
@@ -92,18 +90,17 @@ def build_image(
     replaces the name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
     """
     check_name(definition.name)
-    report = progress or _silent
     argv_mirror = debian_mirror(mirror)
-    below = _base(definition, store, argv_mirror, report, now)
+    below = _base(definition, store, argv_mirror, progress, now)
     with store.layout.workspace() as workspace:
-        work = _Work(definition, argv_mirror, workspace, report)
+        work = _Work(definition, argv_mirror, workspace, progress)
         layer, files = work.layer(below)
         blob = workspace / "layer.tar.gz"
         packed = pack(
-            layer, files, blob, definition.epoch, lambda f: report(0.8 + f * 0.19, "packing")
+            layer, files, blob, definition.epoch, lambda f: progress(0.8 + f * 0.19, "packing")
         )
         publish(definition, argv_mirror, below, packed, blob, store.layout)
-    report(1.0, f"image {definition.name} is built")
+    progress(1.0, f"image {definition.name} is built")
     return store.resolve(definition.name)
 
 
@@ -114,10 +111,6 @@ def is_outdated(definition: ImageDefinition, image: ResolvedImage, mirror: str =
     """
     made_from = image.config.labels.get(FINGERPRINT)
     return made_from not in (None, fingerprint(definition, debian_mirror(mirror)))
-
-
-def _silent(fraction: float, text: str) -> None:
-    """Discard the progress."""
 
 
 def _base(

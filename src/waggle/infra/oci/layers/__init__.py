@@ -18,13 +18,12 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
 from typing import cast
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.archive import DEFAULT_LIMITS, DIGEST, Limits
 from waggle.infra.archive.tar import Entry
-from waggle.infra.oci.layers.layers import LayerData, Take, read_layer
+from waggle.infra.oci.layers.layers import Advance, LayerData, Meter, Stopped, Take, read_layer
 from waggle.infra.oci.layers.merge import Node, merge
 from waggle.infra.oci.store.image import Descriptor, ResolvedImage, paired
 from waggle.infra.oci.store.layout import Layout
@@ -188,9 +187,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("latin-1")
 
 
-Advance = Callable[[float, str], None]
-"""Gets the fraction done (0 to 1) and a description; may raise to stop the work."""
-
 _WORKERS = 2
 
 
@@ -226,29 +222,6 @@ def flatten(
         raise ImageCorrupt(message, hint=error.hint or image.remedy) from error
 
 
-class _Meter:
-    """Joins the bytes read by several threads into one progress; stops them all when one fails."""
-
-    def __init__(self, image: ResolvedImage, progress: Advance) -> None:
-        self._total = max(image.size, 1)
-        self._text = f"unpacking {image.reference}"
-        self._progress = progress
-        self._done = 0
-        self._lock = Lock()
-        self.stop = Event()
-
-    def advance(self, count: int) -> None:
-        with self._lock:
-            if self.stop.is_set():
-                raise _Stopped
-            self._done += count
-            self._progress(min(self._done / self._total, 1.0), self._text)
-
-
-class _Stopped(Exception):
-    """Ends a thread after another one failed; never raised to callers."""
-
-
 def _flatten(
     image: ResolvedImage,
     workspace: Path,
@@ -257,12 +230,13 @@ def _flatten(
     kept: UnpackedLayers | None,
 ) -> FlatImage:
     pairs = paired(image.layers, image.config.diff_ids)
-    layout, meter = Layout(image.layout), _Meter(image, progress)
+    layout = Layout(image.layout)
+    meter = Meter(image.size, f"unpacking {image.reference}", progress, megabytes=False)
 
     def read(number: int, layer: Descriptor, diff_id: str) -> LayerData:
         def unpack(data: Path, take: Take) -> int:
             with layout.open_blob(layer, image.remedy) as blob:
-                return read_layer(blob, layer, diff_id, data, take, limits, advance=meter.advance)
+                return read_layer(blob, layer, diff_id, data, take, limits, advance=meter.count)
 
         if kept is not None:
             return kept.ensure(diff_id, unpack)
@@ -272,7 +246,7 @@ def _flatten(
     with ThreadPoolExecutor(_WORKERS, "waggle-layer") as pool:
         futures = [pool.submit(read, n, *pair) for n, pair in enumerate(pairs)]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        failed = [e for f in done if (e := f.exception()) and not isinstance(e, _Stopped)]
+        failed = [e for f in done if (e := f.exception()) and not isinstance(e, Stopped)]
         if failed:
             meter.stop.set()
             for future in waiting:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
@@ -139,6 +140,39 @@ class LayerStream(BoundedStream):
         """End the stream and its thread; the blob stays open. Idempotent."""
         self._unpacked.close()
         super().close()
+
+
+Advance = Callable[[float, str], None]
+"""Gets the fraction done (0 to 1) and a description; may raise to stop the work."""
+
+
+class Meter:
+    """Turns bytes counted in any thread into a fraction, at most `share`, and a text."""
+
+    def __init__(
+        self, total: int, text: str, advance: Advance, share: float = 1.0, *, megabytes: bool = True
+    ) -> None:
+        """`megabytes` adds the numbers to the text."""
+        self._total, self._text = max(total, 1), text
+        self._advance, self._share, self._megabytes = advance, share, megabytes
+        self._done = 0
+        self._lock = Lock()
+        self.stop = Event()
+        """Set to end all threads that count."""
+
+    def count(self, size: int) -> None:
+        """Add bytes and report the progress. Raises Stopped after `stop`."""
+        with self._lock:
+            if self.stop.is_set():
+                raise Stopped
+            self._done += size
+            numbers = f": {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
+            text = self._text + (numbers if self._megabytes else "")
+            self._advance(min(self._done / self._total, 1.0) * self._share, text)
+
+
+class Stopped(Exception):
+    """Ends a thread after another one failed; never raised to callers."""
 
 
 Take = Callable[[Entry], None]

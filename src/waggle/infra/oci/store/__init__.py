@@ -45,40 +45,12 @@ class Holding:
     """Seconds since the epoch."""
 
 
-def holdings(layout: Layout, platform: str) -> list[Holding]:
-    """Return what every name keeps, damaged images too. Raises ImageCorrupt for the index."""
-    held: list[Holding] = []
-    for name, entry in sorted(layout.names().items() if layout.exists else ()):
-        hexes = reachable(entry, layout.read_document)
-        found = {each: _status(layout, each) for each in hexes}
-        sizes = {
-            f"{algorithm_of(each)}:{each}": status.st_size
-            for each, status in found.items()
-            if status
-        }
-        digest = manifest_digest(layout, entry, platform)
-        held.append(Holding(name, digest, sizes, last_used(layout, digest)))
-    return held
-
-
 def manifest_digest(layout: Layout, entry: Descriptor, platform: str) -> str:
     """Return the digest of the platform's manifest, or the entry's own when that is damaged."""
     try:
         return for_platform(layout, entry, platform).digest
     except ImageCorrupt:
         return entry.digest
-
-
-def last_used(layout: Layout, digest: str) -> float:
-    """Return seconds since the epoch; 0 when the manifest is gone."""
-    status = _status(layout, digest.partition(":")[2])
-    return status.st_mtime if status else 0.0
-
-
-def note_use(layout: Layout, digest: str) -> None:
-    """Note a use now. Never fails: another user may own the store."""
-    with contextlib.suppress(OSError):
-        os.utime(_path(layout, digest.partition(":")[2]))
 
 
 def _path(layout: Layout, hex_: str) -> Path:
@@ -189,7 +161,7 @@ class ImageStore:
         listed: list[StoredImage] = []
         for name, descriptor in sorted(self.layout.names().items()):
             digest = manifest_digest(self.layout, descriptor, self.platform)
-            used = last_used(self.layout, digest)
+            used = self.last_used(digest)
             try:
                 image = self._load(name, self.layout, descriptor, "")
             except (ImageCorrupt, ImageMissing) as error:
@@ -202,16 +174,32 @@ class ImageStore:
 
     def holdings(self) -> list[Holding]:
         """Return what every name keeps, damaged images too. Raises ImageCorrupt for the index."""
-        return holdings(self.layout, self.platform)
+        held: list[Holding] = []
+        for name, entry in sorted(self.layout.names().items() if self.layout.exists else ()):
+            hexes = reachable(entry, self.layout.read_document)
+            found = {each: _status(self.layout, each) for each in hexes}
+            sizes = {
+                f"{algorithm_of(each)}:{each}": status.st_size
+                for each, status in found.items()
+                if status
+            }
+            digest = manifest_digest(self.layout, entry, self.platform)
+            held.append(Holding(name, digest, sizes, self.last_used(digest)))
+        return held
 
     def last_used(self, digest: str) -> float:
         """Return when the image with that manifest was last used, in epoch seconds, or 0."""
-        return last_used(self.layout, digest)
+        status = _status(self.layout, digest.partition(":")[2])
+        return status.st_mtime if status else 0.0
 
     def note_use(self, image: ResolvedImage) -> None:
-        """Note that an environment is made from an image of this store; never fails."""
+        """Note that an environment is made from an image of this store.
+
+        Never fails: another user may own the store.
+        """
         if image.layout == self.layout.path:
-            note_use(self.layout, image.digest)
+            with contextlib.suppress(OSError):
+                os.utime(_path(self.layout, image.digest.partition(":")[2]))
 
     def remove(self, name: str, in_use: Callable[[str], bool]) -> int:
         """Remove a name and the blobs only it used; return the bytes freed.

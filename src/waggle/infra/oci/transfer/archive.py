@@ -24,7 +24,6 @@ from waggle.infra.archive import ALGORITHMS, Limits, clean_path, digest_of, new_
 from waggle.infra.archive import Path as Name
 from waggle.infra.archive.decode import BoundedStream, CountedFile
 from waggle.infra.archive.tar import Entry, TarReader
-from waggle.infra.oci.layers import Advance
 from waggle.infra.oci.store.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -100,9 +99,10 @@ def unpack(
     directory: Path,
     limits: Limits,
     advance: Callable[[int], None],
-    wanted: Callable[[Name], bool] = lambda _: True,
+    *,
+    only_layout: bool = False,
 ) -> Contents:
-    """Read a whole archive; keep the regular files whose names are `wanted` in `directory`.
+    """Read a whole archive; keep its regular files, perhaps only an OCI layout's, in `directory`.
 
     `advance` gets the stored bytes as they are read and may raise to stop. `directory` is the
     caller's to remove. Devices, pipes and directories are skipped. Raises ImageCorrupt.
@@ -113,7 +113,7 @@ def unpack(
     number = 0
     for entry in reader:
         name = entry.path
-        if not wanted(name) or stat.S_ISDIR(entry.mode):
+        if stat.S_ISDIR(entry.mode) or (only_layout and not is_layout_name(name)):
             continue
         number += 1
         if number > MAX_FILES:
@@ -237,21 +237,6 @@ class BlobDirectory(Layout):
 PIECE = 1 << 20
 Count = Callable[[int], None]
 """Gets the size of every piece; may raise to stop."""
-
-
-class Meter:
-    """Turns counted bytes into a fraction, at most `share`, and a text."""
-
-    def __init__(self, total: int, text: str, advance: Advance, share: float) -> None:
-        self._total, self._text = max(total, 1), text
-        self._advance, self._share = advance, share
-        self._done = 0
-
-    def count(self, size: int) -> None:
-        """Add bytes and report the progress."""
-        self._done += size
-        text = f"{self._text}: {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
-        self._advance(min(self._done / self._total, 1.0) * self._share, text)
 
 
 def pieces(layout: Layout, blob: Descriptor, count: Count) -> Iterator[bytes]:

@@ -21,8 +21,7 @@ from typing import BinaryIO
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.reference import canonical_name, parse_reference
 from waggle.infra.archive import DEFAULT_LIMITS
-from waggle.infra.oci.layers import Advance
-from waggle.infra.oci.layers.layers import LayerStream
+from waggle.infra.oci.layers.layers import Advance, LayerStream, Meter
 from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.store.image import (
     MEDIA_CONFIG,
@@ -35,7 +34,7 @@ from waggle.infra.oci.store.image import (
 )
 from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
 from waggle.infra.oci.store.select import Form, LocalSource, Selected, parse_source, select
-from waggle.infra.oci.transfer.archive import PIECE, Meter, copy, pieces
+from waggle.infra.oci.transfer.archive import PIECE, copy, pieces
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.shared.files import appearing
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.archive import DEFAULT_LIMITS, Limits
-from waggle.infra.oci.layers import Advance
-from waggle.infra.oci.layers.layers import is_layer
+from waggle.infra.oci.layers.layers import Advance, Meter, is_layer
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.store.image import Descriptor, paired
 from waggle.infra.oci.store.layout import Layout
@@ -31,7 +30,7 @@ from waggle.infra.oci.store.select import (
     select,
 )
 from waggle.infra.oci.transfer import archive, docker_archive
-from waggle.infra.oci.transfer.archive import BlobDirectory, Meter, copy
+from waggle.infra.oci.transfer.archive import BlobDirectory, copy
 from waggle.infra.shared.disk_room import storage_errors
 
 
@@ -97,10 +96,10 @@ def _open(
         return _in_layout(BlobDirectory(source.path), source.name, platform, own=False)
     with archive.opened(source.path) as file:
         meter = Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
-        wanted = archive.is_layout_name if source.form is Form.OCI_ARCHIVE else _everything
         unpacked = workspace / "files"
         unpacked.mkdir()
-        contents = archive.unpack(file, unpacked, limits, meter.count, wanted)
+        only_layout = source.form is Form.OCI_ARCHIVE
+        contents = archive.unpack(file, unpacked, limits, meter.count, only_layout=only_layout)
     directory = workspace / "layout"
     is_docker = (b"manifest.json",) in contents.files  # `docker save` often writes both
     if source.form is Form.OCI_ARCHIVE or (source.form is Form.LAYOUT and not is_docker):
@@ -110,10 +109,6 @@ def _open(
         contents, directory, source.name, limits, lambda _: advance(0.9, "verifying layers")
     )
     return _Found(layout, by_tag(layout, "", "It", platform), name, own=True)
-
-
-def _everything(_name: object) -> bool:
-    return True
 
 
 def _in_layout(layout: Layout, tag: str, platform: str, *, own: bool) -> _Found:
