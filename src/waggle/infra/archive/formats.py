@@ -241,12 +241,13 @@ def _name(info: zipfile.ZipInfo) -> bytes:
     given = _extra(info.extra, _UNICODE_PATH)
     if len(given) > 5 and given[0] == 1 and given[1:5] == struct.pack("<L", zlib.crc32(raw)):
         return given[5:]
-    if info.create_system in (_UNIX, _DARWIN) or _is_utf_8(raw):
+    if info.create_system in (_UNIX, _DARWIN) or is_utf_8(raw):
         return raw
     return said.encode()
 
 
-def _is_utf_8(raw: bytes) -> bool:
+def is_utf_8(raw: bytes) -> bool:
+    """Whether the bytes are valid UTF-8."""
     try:
         raw.decode()
     except UnicodeDecodeError:

@@ -219,7 +219,7 @@ class TarReader:
             return 0
         self._store(stored)
         if kind == b"S":
-            found = tar_fields.old_gnu(header, number, self._exactly)
+            found = tar_fields.old_gnu(header, self._exactly)
         elif b"GNU.sparse.major" in records:
             found = tar_fields.pax_body(records, self._take)
         else:

@@ -150,21 +150,19 @@ _BLOCK = 512
 _MAX_SEGMENTS = 100_000
 
 
-def old_gnu(
-    header: bytes, number: Callable[[bytes], int], exactly: Callable[[int], bytes]
-) -> Found:
+def old_gnu(header: bytes, exactly: Callable[[int], bytes]) -> Found:
     """Read the map of a type `S` header and of the extension blocks that follow it."""
-    segments = list(_pairs(header[386:482], number))
+    segments = list(_pairs(header[386:482]))
     more = header[482]
     while more:
         block = exactly(_BLOCK)
-        segments.extend(_pairs(block[:504], number))
+        segments.extend(_pairs(block[:504]))
         more = block[504]
         _bound(len(segments))
     return number(header[483:495]), segments
 
 
-def _pairs(area: bytes, number: Callable[[bytes], int]) -> Iterator[tuple[int, int]]:
+def _pairs(area: bytes) -> Iterator[tuple[int, int]]:
     for at in range(0, len(area) - 23, 24):
         if area[at] == 0:
             return

@@ -30,6 +30,7 @@ from waggle.infra.archive.formats import (
     MAGIC,
     SUPPORTED,
     Known,
+    is_utf_8,
     refused,
     tar_entries,
     too_much,
@@ -69,10 +70,11 @@ def _extended(name: bytes, link: bytes) -> bytes:
     given = {key: value for key, value in keys.items() if not _fits(value)}
     if not given:
         return b""
-    if not all(map(_is_utf_8, given.values())):
+    if not all(map(is_utf_8, given.values())):
         given = {b"hdrcharset": b"BINARY", **given}
     body = b"".join(_record(key, value) for key, value in given.items())
-    return _block(b"././@PaxHeader", 0o644, len(body), 0, b"x", b"") + _filled(body)
+    head = _block(b"././@PaxHeader", 0o644, len(body), 0, b"x", b"")
+    return head + body + bytes(-len(body) % _BLOCK)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -103,18 +105,6 @@ def _block(name: bytes, mode: int, size: int, modified: int, kind: bytes, link: 
 
 def _fits(value: bytes) -> bool:
     return len(value) <= _FIELD and value.isascii()
-
-
-def _is_utf_8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _filled(body: bytes) -> bytes:
-    return body + bytes(-len(body) % _BLOCK)
 
 
 Check = Callable[[], None]

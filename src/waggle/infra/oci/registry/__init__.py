@@ -30,7 +30,7 @@ from waggle.infra.oci.registry.endpoints import Endpoint, endpoints
 from waggle.infra.oci.registry.manifests import RemoteImage, find_image, find_manifest
 from waggle.infra.oci.registry.options import Ambient, Meter, RegistryOptions, Report, at_once
 from waggle.infra.oci.registry.push import push
-from waggle.infra.oci.store.image import Descriptor
+from waggle.infra.oci.store.image import Descriptor, distinct
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.tasks import finish
@@ -124,11 +124,6 @@ async def first_of(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awa
         with contextlib.suppress(ImageMissing, ImageCorrupt, ImageUnavailable):
             return await work(server)
     return await work(servers[-1])
-
-
-def distinct(blobs: tuple[Descriptor, ...]) -> list[Descriptor]:
-    """Return the blobs without duplicates: a manifest may name one twice."""
-    return list({blob.digest: blob for blob in blobs}.values())
 
 
 @contextlib.asynccontextmanager

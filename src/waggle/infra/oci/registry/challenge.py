@@ -8,20 +8,20 @@ what cannot be parsed is left out, never guessed. Tokens are opaque and appear i
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 from urllib.parse import urlencode
 
 import httpx2
 
-from waggle.domain.errors import ImageUnavailable
+from waggle.domain.errors import ImageCorrupt, ImageUnavailable
 from waggle.infra.oci.registry.credentials import Credentials
 from waggle.infra.oci.registry.endpoints import Endpoint, shown
 from waggle.infra.oci.registry.exchange import Ask
 from waggle.infra.oci.registry.options import Reach
+from waggle.infra.oci.store.image import Json, load_json
 
 MAX_HEADER = 8192
 _MAX_SCOPE = 1024
@@ -173,21 +173,15 @@ def token_request(
 
 def parse_token(endpoint: Endpoint, body: bytes) -> tuple[str, float]:
     """Return a token and its lifetime in seconds. Raises ImageUnavailable."""
-    fields = _fields(body)
+    fields: Json = {}
+    with contextlib.suppress(ImageCorrupt):
+        fields = load_json(body, "The token")
     token = fields.get("token") or fields.get("access_token")
     if not isinstance(token, str) or len(token) > _MAX_TOKEN:
         raise ImageUnavailable(f"The token service of {endpoint.registry} gives no token.")
     life = fields.get("expires_in")
     seconds = float(life) if isinstance(life, int) else _SHORTEST_LIFE
     return checked(token), min(max(seconds, _SHORTEST_LIFE), _LONGEST_LIFE) - _MARGIN
-
-
-def _fields(body: bytes) -> Mapping[str, object]:
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
 
 
 def checked(token: str) -> str:

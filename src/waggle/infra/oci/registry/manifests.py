@@ -26,7 +26,6 @@ from waggle.infra.oci.store.image import (
     MEDIA_INDEX,
     MEDIA_MANIFEST,
     Descriptor,
-    Json,
     candidates,
     is_for,
     load_json,
@@ -145,13 +144,9 @@ def media_type(data: bytes, response: httpx2.Response) -> str:
         )
     if media not in MANIFEST_TYPES | INDEX_TYPES:
         raise ImageCorrupt(f"The registry sends {media[:80]!a} instead of an image manifest.")
-    if _ambiguous(document, media):
+    if ("layers" if media in INDEX_TYPES else "manifests") in document:
         raise ImageCorrupt("The manifest can be read as an index and as an image.")
     return media
-
-
-def _ambiguous(document: Json, media: str) -> bool:
-    return ("layers" in document) if media in INDEX_TYPES else ("manifests" in document)
 
 
 async def _config(client: Client, endpoint: Endpoint, config: Descriptor) -> bytes:

@@ -19,7 +19,7 @@ from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, origin, own_endpoint, retrying, shown
 from waggle.infra.oci.registry.exchange import Ask
 from waggle.infra.oci.registry.options import Meter, Report, at_once
-from waggle.infra.oci.store.image import Descriptor
+from waggle.infra.oci.store.image import Descriptor, distinct
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.store.select import Selected, select
 from waggle.tasks import finish
@@ -46,7 +46,7 @@ async def push(
             f"'{name}' has the digest {manifest.digest}, not {reference.digest}.",
             hint="Push it by a tag.",
         )
-    blobs = list({blob.digest: blob for blob in (image.config, *image.layers)}.values())
+    blobs = distinct((image.config, *image.layers))
     meter = Meter(blobs, progress, f"Pushing {reference}")
     upload = _Upload(client, layout, endpoint, mount_from)
     await at_once([upload.job(blob, meter) for blob in blobs], client.options.parallel)
@@ -91,7 +91,8 @@ class _Upload:
         location = await self._begin(blob)
         if location is None:
             return
-        query = location.query + (b"&" if location.query else b"") + b"digest=" + _quoted(blob)
+        quoted = blob.digest.replace(":", "%3A").encode()
+        query = location.query + (b"&" if location.query else b"") + b"digest=" + quoted
         headers = {
             "content-type": "application/octet-stream",
             "content-length": str(blob.size),
@@ -155,7 +156,3 @@ def upload_url(source: httpx2.URL, location: str) -> httpx2.URL:
     if not location or origin(target) != origin(source) or target.userinfo:
         raise ImageUnavailable(f"{shown(source)} wants the upload to go elsewhere.")
     return target
-
-
-def _quoted(blob: Descriptor) -> bytes:
-    return blob.digest.replace(":", "%3A").encode()

@@ -111,6 +111,11 @@ class Descriptor:
         return self.digest.partition(":")[0]
 
 
+def distinct(blobs: Iterable[Descriptor]) -> list[Descriptor]:
+    """Return the blobs without duplicates: a manifest may name one twice."""
+    return list({blob.digest: blob for blob in blobs}.values())
+
+
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
     """The part of the image configuration that decides how its programs run."""

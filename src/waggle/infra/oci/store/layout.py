@@ -22,6 +22,7 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.infra.archive import digest_of, has_digest
 from waggle.infra.oci.store.image import (
     MAX_DOCUMENT,
+    MEDIA_CONFIG,
     MEDIA_INDEX,
     MEDIA_MANIFEST,
     REF_NAME,
@@ -77,6 +78,22 @@ _LOCK_SECONDS = 120.0
 def canonical(document: object) -> bytes:
     """Serialise JSON the same way every time: sorted keys, no spaces."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def manifest_of(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
+    """Write an OCI manifest; the configuration gets OCI's media type."""
+
+    def described(media_type: str, blob: Descriptor) -> dict[str, object]:
+        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+    return canonical(
+        {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "config": described(MEDIA_CONFIG, config),
+            "layers": [described(layer.media_type, layer) for layer in layers],
+        }
+    )
 
 
 class Layout:

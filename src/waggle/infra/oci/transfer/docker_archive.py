@@ -25,13 +25,12 @@ from waggle.infra.oci.store.image import (
     MAX_LAYERS,
     MEDIA_CONFIG,
     MEDIA_LAYER,
-    MEDIA_MANIFEST,
     Descriptor,
     is_unicode,
     paired,
     parse_config,
 )
-from waggle.infra.oci.store.layout import Layout, canonical
+from waggle.infra.oci.store.layout import Layout, manifest_of
 from waggle.infra.oci.store.select import same_image
 from waggle.infra.oci.transfer.archive import Contents, Unpacked
 
@@ -81,17 +80,9 @@ def as_layout(
         if unpacked.path.exists():
             layout.put_file(unpacked.path, f"sha256:{unpacked.hex}")
     digest, size = layout.put_bytes(data)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MEDIA_MANIFEST,
-        "config": {"mediaType": MEDIA_CONFIG, "digest": digest, "size": size},
-        "layers": [
-            {"mediaType": each.media_type, "digest": each.digest, "size": each.size}
-            for each in layers
-        ],
-    }
+    manifest = manifest_of(Descriptor(MEDIA_CONFIG, digest, size), layers)
     tag = name if name and not _INDEX.fullmatch(name) else next(iter(chosen.tags), "")
-    layout.tag(tag or "image", *layout.put_bytes(canonical(manifest)))
+    layout.tag(tag or "image", *layout.put_bytes(manifest))
     return layout, tag
 
 

@@ -15,7 +15,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from waggle.domain.errors import InvalidArgument
@@ -24,15 +24,15 @@ from waggle.infra.archive import DEFAULT_LIMITS
 from waggle.infra.oci.layers.layers import Advance, LayerStream, Meter
 from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.store.image import (
-    MEDIA_CONFIG,
     MEDIA_INDEX,
     MEDIA_LAYER,
     MEDIA_MANIFEST,
     REF_NAME,
     Descriptor,
+    distinct,
     paired,
 )
-from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
+from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical, manifest_of
 from waggle.infra.oci.store.select import Form, LocalSource, Selected, parse_source, select
 from waggle.infra.oci.transfer.archive import PIECE, copy, pieces
 from waggle.infra.shared.disk_room import storage_errors
@@ -43,18 +43,8 @@ def as_oci(layout: Layout, image: Selected) -> bytes:
     """Return the image's manifest, rewritten if it is not OCI's. Raises ImageCorrupt."""
     if image.manifest.media_type == MEDIA_MANIFEST:
         return layout.read_document(image.manifest)
-    return canonical(
-        {
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "config": _described(MEDIA_CONFIG, image.config),
-            "layers": [_described(_layer_type(layer.media_type), layer) for layer in image.layers],
-        }
-    )
-
-
-def _described(media_type: str, blob: Descriptor) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+    layers = (replace(each, media_type=_layer_type(each.media_type)) for each in image.layers)
+    return manifest_of(image.config, layers)
 
 
 def _layer_type(media_type: str) -> str:
@@ -160,7 +150,6 @@ class _Job:
 def _oci(job: _Job, writer: TarWriter) -> None:
     image = job.image
     manifest = as_oci(job.layout, image)
-    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
     digest = hashlib.sha256(manifest).hexdigest()
     entry: dict[str, object] = {
         "mediaType": MEDIA_MANIFEST,
@@ -172,7 +161,7 @@ def _oci(job: _Job, writer: TarWriter) -> None:
     writer.add("oci-layout", [LAYOUT_MARKER])
     writer.add("index.json", [canonical(index)])
     writer.add(f"blobs/sha256/{digest}", [manifest])
-    for blob in blobs:
+    for blob in distinct((image.config, *image.layers)):
         writer.add(f"blobs/{blob.algorithm}/{blob.hex}", pieces(job.layout, blob, job.meter.count))
 
 
@@ -212,7 +201,7 @@ def _into_layout(job: _Job) -> None:
         raise InvalidArgument(f"{target.path} exists and is not an OCI image layout.")
     image = job.image
     manifest = as_oci(job.layout, image)
-    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
+    blobs = distinct((image.config, *image.layers))
     try:
         target.path.mkdir(exist_ok=True)
         with target.workspace() as workspace:

@@ -21,7 +21,7 @@ from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.infra.ssh.asyncssh_internals import Channel, PacketDecodeError, open_sftp
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.sftp.reading import Opener, list_directory, refusal, too_large
+from waggle.infra.ssh.sftp.reading import Opener, list_directory, look, refusal, too_large
 from waggle.infra.ssh.sftp.writing import read_range, read_to_end, version_of, write
 
 OPEN_SECONDS: Final = 30.0
@@ -54,7 +54,7 @@ class SftpSessions:
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(_look)
+            self._opening.add_done_callback(look)
         opening = self._opening
         try:
             session = await asyncio.shield(opening)
@@ -97,12 +97,6 @@ def _is_harmless(error: BaseException) -> bool:
     if isinstance(error, WaggleError):
         return True
     return is_answer(error) and not isinstance(error, asyncssh.SFTPBadMessage)
-
-
-def _look(task: asyncio.Task[_Session]) -> None:
-    """Retrieve a failure, so that the loop does not report it when every caller is gone."""
-    if not task.cancelled():
-        task.exception()
 
 
 DEADLINE: Final = 60.0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import asyncssh
 
@@ -94,12 +94,8 @@ class Opener:
         """Close a file that was only read; one that cannot be closed ends with its session."""
         task = asyncio.create_task(close(file))
         self._closing.add(task)
-        task.add_done_callback(self._closed)
-
-    def _closed(self, task: asyncio.Task[None]) -> None:
-        self._closing.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved, so that the loop does not report it
+        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(look)
 
 
 async def close(file: SftpFile) -> None:
@@ -224,7 +220,7 @@ class ReadAhead:
 
     def _begin(self, path: str, start: int, tail: bytes, coming: asyncio.Task[FileSlice]) -> None:
         ahead = self._ahead = _Ahead(path, start, tail, coming, self._clock())
-        coming.add_done_callback(_look)
+        coming.add_done_callback(look)
         asyncio.get_running_loop().call_later(FRESH_SECONDS, self._expire, ahead)
 
     def _expire(self, ahead: _Ahead) -> None:
@@ -243,8 +239,8 @@ class ReadAhead:
         return FileSlice(data[:length], more.size)
 
 
-def _look(task: asyncio.Task[FileSlice]) -> None:
-    """Retrieve a failure silently; the call that asks for this page reads it again."""
+def look(task: asyncio.Task[Any]) -> None:
+    """Retrieve a failure, so that the loop does not report it when every caller is gone."""
     if not task.cancelled():
         task.exception()
 
