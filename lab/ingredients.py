@@ -16,7 +16,7 @@ from waggle.config import load
 from waggle.config.places import Places
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
-from waggle.infra.ssh.connection import new_keys
+from waggle.infra.ssh import new_keys
 
 
 async def prepare(directory: Path, image: Path) -> list[str]:

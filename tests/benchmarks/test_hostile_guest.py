@@ -17,7 +17,7 @@ from tests.support.programs import program
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.programs import Command
-from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 from waggle.tasks import end

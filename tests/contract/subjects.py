@@ -28,7 +28,7 @@ from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
-from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.host import is_root
 from waggle.service.local.images.images import ImageService

@@ -21,7 +21,7 @@ import asyncssh
 from asyncssh.packet import Boolean, Byte, String, UInt32
 from tests.infra.ssh.peer import private_host_key
 
-from waggle.infra.ssh.connection import EnvironmentKeys, new_keys
+from waggle.infra.ssh import EnvironmentKeys, new_keys
 
 BATCH = 250
 AHEAD = 1 << 20

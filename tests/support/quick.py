@@ -21,7 +21,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.files import FileLock
-from waggle.infra.ssh.connection import new_keys
+from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.bring_up import identity_of

@@ -25,8 +25,8 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import Address, AddressPolicy
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
-from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.launcher import CommandSession
 

@@ -11,7 +11,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.programs import GuestUser
-from waggle.infra.ssh.connection import SshConnection, new_keys
+from waggle.infra.ssh import SshConnection, new_keys
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

@@ -29,7 +29,7 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument, Wa
 from waggle.infra.archive import Limits
 from waggle.infra.oci.layers import flatten
 from waggle.infra.oci.store import ImageStore
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]
 

@@ -31,7 +31,7 @@ from waggle.infra.oci.store.image import (
     parse_descriptor,
     platform,
 )
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker.distribution.manifest"

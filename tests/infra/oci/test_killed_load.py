@@ -21,11 +21,11 @@ from tests.support.images import (
 )
 
 from waggle.infra.oci.store import ImageStore
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 CHILD = """
 from pathlib import Path
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 from waggle.infra.oci.store import ImageStore
 
 where, source, store = sys.argv[1:]

@@ -14,7 +14,7 @@ from tests.support.images import file, write_layout
 from tests.support.registry import run_registry, skopeo
 
 from waggle.infra.oci.store import ImageStore
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 CHILD = """
 import asyncio

@@ -17,7 +17,7 @@ import asyncssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from waggle.infra.ssh.connection import EnvironmentKeys, new_keys
+from waggle.infra.ssh import EnvironmentKeys, new_keys
 
 Process = Callable[["asyncssh.SSHServerProcess[bytes]"], Awaitable[None]]
 SftpFactory = Callable[["asyncssh.SSHServerChannel[bytes]"], asyncssh.SFTPServer]

@@ -12,9 +12,9 @@ from tests.support.hostile_ssh import hostile
 from tests.support.waiting import until
 
 from waggle.domain.programs import Command
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import PACKETS
-from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.launcher import CommandSession
 

@@ -14,7 +14,7 @@ from tests.infra.ssh.sftp.test_files import Server, Stalling
 from tests.support.vm import command
 from tests.support.waiting import until
 
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 

@@ -16,8 +16,8 @@ import pytest
 from tests.infra.ssh.peer import peer, private_host_key, raw_peer
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.ssh import ATTEMPTS, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.bounds import BrakedWriter
-from waggle.infra.ssh.connection import ATTEMPTS, EnvironmentKeys, SshConnection, new_keys
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 MEMORY = 16 << 20

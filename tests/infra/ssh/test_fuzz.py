@@ -21,9 +21,9 @@ from tests.infra.ssh.peer import Peer, peer
 from tests.support.changed import LONGEST, SEED, changed
 
 from waggle.domain.diagnosis import parse_listeners
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import BoundedConnection, connect
-from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import (
     MAX_LEFT,
     MAX_RECORD,

@@ -10,7 +10,7 @@ import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, peer
 
-from waggle.infra.ssh.connection import GuestPorts, SshConnection
+from waggle.infra.ssh import GuestPorts, SshConnection
 
 pytestmark = pytest.mark.anyio
 

@@ -40,8 +40,8 @@ from waggle.domain.machine import MachineIdentity, MachineSpec, NetworkPolicy, R
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.ssh import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.asyncssh_internals import open_exec
-from waggle.infra.ssh.connection import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
 from waggle.service.local.bring_up import LocalMachines

@@ -22,7 +22,7 @@ from waggle.infra.oci.registry import Puller
 from waggle.infra.oci.registry.options import Transfer
 from waggle.infra.oci.store.select import Form
 from waggle.infra.oci.transfer import export
-from waggle.infra.oci.transfer import load as loading
+from waggle.infra.oci.transfer import load as load_file
 from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import describe
 
@@ -57,7 +57,7 @@ def load(source: str, name: str | None, *, as_json: bool) -> None:
     if Path(source.partition(":")[0]).is_file():
         source = f"{Path.cwd() / source}"
     with filling(f"Loading {source}") as show:
-        stored = loading.load(_absolute(source), images.store, name, show)
+        stored = load_file(_absolute(source), images.store, name, show)
     _finish(images, stored, as_json=as_json)
 
 

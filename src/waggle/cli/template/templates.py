@@ -29,7 +29,7 @@ from waggle.config.places import Places
 from waggle.domain.access import LOCAL
 from waggle.domain.errors import InvalidArgument, NotFound, SettingsInvalid, Unsupported
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.ssh.connection import new_keys
+from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.local.blueprint import Blueprint, MadeOf

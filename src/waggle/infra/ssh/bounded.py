@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """asyncssh's client connection, with limits on the load that a hostile server can cause.
 
-Made by `connection`. asyncssh decodes everything it has read (256 KiB) in one turn of the loop,
+Made by `SshConnection`. asyncssh decodes everything it has read (256 KiB) in one turn of the loop,
 keeps channels that the peer never closes, and queues without limit while a key exchange runs.
 Here all connections share the loop's time for decoding (`bounds.Turns`), reading pauses meanwhile,
 and `bounds.Conduct` judges every packet that is not channel data. `asyncssh_internals` has the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of one SSH connection to a hostile server. Used by `bounded` and `connection`.
+"""The limits of one SSH connection to a hostile server. Used by `bounded` and the package.
 
 `Conduct` judges packets that are not channel data. The kit's dropbear sends few of them, so the
 limits are wide for an honest guest and small for this server's memory; programs in a guest can have

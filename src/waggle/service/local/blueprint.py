@@ -30,7 +30,7 @@ from waggle.domain.machine import (
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
-from waggle.infra.ssh.connection import ServeTunnel
+from waggle.infra.ssh import ServeTunnel
 
 
 class Scratch(Protocol):

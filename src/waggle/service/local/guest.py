@@ -28,7 +28,7 @@ from waggle.domain.programs import (
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
-from waggle.infra.ssh.connection import GuestPorts, SshConnection
+from waggle.infra.ssh import GuestPorts, SshConnection
 from waggle.infra.ssh.run import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp import Files

@@ -21,7 +21,7 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED
 from waggle.infra.shared.confined import come_forward, may_come_forward
-from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
 from waggle.service.local.bring_up import NO_VARIABLES, LocalMachines, identity_of, save_access

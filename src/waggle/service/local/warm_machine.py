@@ -22,7 +22,7 @@ import structlog
 
 from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection
+from waggle.infra.ssh import EnvironmentKeys, SshConnection
 from waggle.service.local.blueprint import MadeOf, StartedMachine
 from waggle.tasks import finish
 

@@ -15,8 +15,8 @@ from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.transfer import load
 from waggle.infra.oci.transfer.export import save
-from waggle.infra.oci.transfer.load import load
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]
 NAME = "registry.example/team/mine:v1"

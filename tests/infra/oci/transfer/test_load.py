@@ -31,7 +31,7 @@ from tests.support.images import (
 )
 
 from waggle.infra.oci.store import ImageStore
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 
 @pytest.mark.parametrize("form", ["oci:{}:{}", "{}:{}", "oci:{}", "{}"])

@@ -37,7 +37,7 @@ from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.infra.oci.store import ImageStore
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 
 
 def _blob(layout: Path, which: str) -> Path:
@@ -144,7 +144,7 @@ def test_a_file_larger_than_the_limit_is_reported(store: ImageStore, tmp_path: P
 import resource, sys
 from pathlib import Path
 from waggle.domain.errors import DiskFull
-from waggle.infra.oci.transfer.load import load
+from waggle.infra.oci.transfer import load
 from waggle.infra.oci.store import ImageStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:

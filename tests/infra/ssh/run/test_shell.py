@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, ExecutionResult, GuestUser
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run import Shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]

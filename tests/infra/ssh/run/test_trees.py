@@ -15,7 +15,7 @@ from tests.support.strain import STALL, strained
 from waggle.domain.errors import GuestLost
 from waggle.domain.files.search import SearchQuery
 from waggle.domain.programs import Command, Output
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run import Shell, trees
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp import Files

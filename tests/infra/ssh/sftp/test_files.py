@@ -19,7 +19,7 @@ from tests.infra.ssh.peer import Peer, RawSftp, SessionFactory, peer
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge
 from waggle.domain.files import MAX_LIST_ENTRIES, FileSlice
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.sftp import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]

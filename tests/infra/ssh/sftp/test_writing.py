@@ -21,7 +21,7 @@ from tests.infra.ssh.peer import peer
 from tests.support.waiting import until
 
 from waggle.domain.errors import FileRefused
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.writing import kept
 

@@ -20,8 +20,8 @@ import structlog
 from waggle.domain.diagnosis import Record
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
-from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import (
     MAX_LEFT,
     MAX_PROGRAMS,

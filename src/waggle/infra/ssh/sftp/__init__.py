@@ -19,8 +19,8 @@ import asyncssh
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.files import FileSlice, FileVersion, Listing
+from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import Channel, PacketDecodeError, open_sftp
-from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.sftp.reading import Opener, list_directory, look, refusal, too_large
 from waggle.infra.ssh.sftp.writing import read_range, read_to_end, version_of, write
 

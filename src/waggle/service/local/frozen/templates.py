@@ -29,7 +29,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.rootfs.machine_disks import pack
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.store.frozen_files import TemplateStore
