@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest's request to the proxy: its target, the proxy's own refusals, and the proxy's limits.
 
-Used by `egress`, `forward` and `dial`; the composition root sets the limits. Parsing is syntax only
-and resolves nothing: a strange spelling of an address (`0x7f.1`, `2130706433`) passes as a name on
-purpose, since the resolver's result is judged as an address later. `Home` connects a guest's
-requests for itself in the guest, never on the host's loopback: no NO_PROXY grammar keeps them from
-the proxy in all programs. Node.js knows no ranges and no `[::1]`, httpx breaks on `[::1]`, urllib
-needs it. Refusals are read by people and agents in the guest, so they name the setting to change,
-and never an address that a name resolved to. Must not know SSH.
+Parsing is syntax only and resolves nothing: a strange spelling of an address (`0x7f.1`) passes as a
+name on purpose, since the resolver's result is judged as an address later. `Home` connects a
+guest's requests for itself in the guest, never on the host's loopback: no NO_PROXY grammar keeps
+them from the proxy in all programs (Node.js knows no ranges, httpx breaks on `[::1]`, urllib needs
+it). Refusals are read by people and agents in the guest, so they name the setting to change, and
+never an address that a name resolved to. Must not know SSH.
 """
 
 from __future__ import annotations

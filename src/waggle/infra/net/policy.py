@@ -87,14 +87,9 @@ def kind_of(address: Address) -> Kind | None:
 
 def lies_in(kind: Kind, block: Network) -> bool:
     """Whether all of `block` lies inside one range of that kind."""
-    if isinstance(block, IPv4Network):
-        return any(
-            name is kind and isinstance(row, IPv4Network) and block.subnet_of(row)
-            for name, row in _V4
-        )
-    return any(
-        name is kind and isinstance(row, IPv6Network) and block.subnet_of(row) for name, row in _V6
-    )
+    table = _V4 if isinstance(block, IPv4Network) else _V6
+    rows = [row for name, row in table if name is kind]
+    return any(block[0] in row and block[-1] in row for row in rows)
 
 
 # Prefix -> the right shift in bits that puts the IPv4 address into the low 32 bits.

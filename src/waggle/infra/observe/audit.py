@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit log: one JSON line for each tool call and each request for resources or prompts.
 
-Built by the composition root; appends to a file or to stderr. The file is created for the server's
-user alone (0600), an existing one is closed to others, and links are not followed. It is opened
-again after it was moved or removed (logrotate) and on `reopen` (SIGHUP). A full disk loses lines
-and is reported in the server's log, but breaks no call. JSON escapes all but printable ASCII, so no
-client text can end a line.
-
-Every permitted call has a line. An owner can make thousands of refused calls a second, so these
-have one line per second for each owner and outcome, and `more_in_last_second` counts the others.
-`Thinning` does this; the composition root also uses it for connections that guests are refused.
+Appends to a file or to stderr. The file is the server's user's alone (0600), and links are not
+followed. It is opened again after it was moved or removed (logrotate) and on `reopen` (SIGHUP). A
+full disk loses lines and is reported in the server's log, but breaks no call. JSON escapes all but
+printable ASCII, so no client text can end a line. Every permitted call has a line. An owner can
+make thousands of refused ones a second, so `Thinning`, which the composition root also uses, leaves
+one a second for each owner and outcome, and `more_in_last_second` counts the others.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 _CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 
 
-class Metrics(Observer):
-    """The observer that counts events and answers a scrape."""
+class Metrics(Observer, Collector):
+    """The observer that counts events and answers a scrape, and the collector of its gauges."""
 
     def __init__(
         self,
@@ -44,8 +44,11 @@ class Metrics(Observer):
         self._registry = CollectorRegistry()
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         """Counters by label values, which are few; the library looks them up under a lock."""
-        self._gauges = _Gauges(states, capacity, warm)
-        self._registry.register(self._gauges)
+        self._states = states
+        self._capacity = capacity
+        self._warm = warm
+        self._sessions = 0
+        self._registry.register(self)
         ProcessCollector(registry=self._registry)
         counter, registry = Counter, self._registry
         self._calls = counter(
@@ -89,7 +92,7 @@ class Metrics(Observer):
 
     def scrape(self, sessions: int) -> tuple[bytes, str]:
         """Return the page and its content type, given the number of sessions."""
-        self._gauges.sessions = sessions
+        self._sessions = sessions
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def call_ended(self, call: Call) -> None:
@@ -127,22 +130,8 @@ class Metrics(Observer):
         """Count the denied connection by its reason."""
         self._denied.labels(why).inc()
 
-
-class _Gauges(Collector):
-    """The values that are read at a scrape."""
-
-    def __init__(
-        self,
-        states: Callable[[], Iterable[State]],
-        capacity: int,
-        warm: Callable[[], Mapping[str, int]],
-    ) -> None:
-        self._states = states
-        self._capacity = capacity
-        self._warm = warm
-        self.sessions = 0
-
     def collect(self) -> Iterator[Metric]:
+        """Yield the values that are read at a scrape."""
         count = Count(self._states())
         environments = GaugeMetricFamily(
             "waggle_environments", "Environments by state.", labels=("state",)
@@ -160,4 +149,4 @@ class _Gauges(Collector):
         for runtime, number in self._warm().items():
             warm.add_metric((runtime,), number)
         yield warm
-        yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self.sessions)
+        yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self._sessions)

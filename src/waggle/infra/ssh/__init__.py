@@ -16,7 +16,7 @@ import contextlib
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final
 
 import asyncssh
 import structlog
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves
+from waggle.infra.ssh.asyncssh_internals import open_tcp
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.bounds import BrakedWriter
 from waggle.tasks import stage
@@ -255,14 +256,6 @@ WINDOW: Final = 128 << 10
 Streams = tuple["asyncssh.SSHReader[bytes]", BrakedWriter]
 
 
-class _Connection(Protocol):
-    """The part of asyncssh's connection that is used here, with its types completed."""
-
-    async def open_connection(
-        self, remote_host: str, remote_port: int, *, encoding: None, window: int
-    ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]: ...
-
-
 class GuestPorts:
     """The opener of channels to ports of one guest."""
 
@@ -275,15 +268,15 @@ class GuestPorts:
         Raises GuestLost, asyncssh.Error or OSError. Not bounded in time: a guest may never answer,
         and asyncssh cannot withdraw the request.
         """
-        typed = cast("_Connection", await self._pool.get())
+        connection = await self._pool.get()
         *first, last = addresses
         for address in first:
             with contextlib.suppress(asyncssh.ChannelOpenError):
-                return await self._open(typed, address, port)
-        return await self._open(typed, last, port)
+                return await self._open(connection, address, port)
+        return await self._open(connection, last, port)
 
-    async def _open(self, connection: _Connection, address: str, port: int) -> Streams:
-        reader, writer = await connection.open_connection(
-            address, port, encoding=None, window=WINDOW
-        )
+    async def _open(
+        self, connection: asyncssh.SSHClientConnection, address: str, port: int
+    ) -> Streams:
+        reader, writer = await open_tcp(connection, address, port, WINDOW)
         return reader, BrakedWriter(writer, self._pool.clear)

@@ -202,6 +202,10 @@ class _Connection(Protocol):
         window: int,
     ) -> tuple[Channel, object]: ...
 
+    async def open_connection(
+        self, remote_host: str, remote_port: int, *, encoding: None, window: int
+    ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]: ...
+
     async def open_session(
         self, *, subsystem: str, encoding: None
     ) -> tuple[asyncssh.SSHWriter[bytes], asyncssh.SSHReader[bytes], object]: ...
@@ -226,6 +230,14 @@ async def open_exec(
     channel, _ = await typed.create_session(lambda: session, command, encoding=None, window=window)
     require_packets(channel)
     return channel
+
+
+async def open_tcp(
+    connection: asyncssh.SSHClientConnection, address: str, port: int, window: int
+) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+    """Connect to a port beyond the server. Raises asyncssh.Error or OSError."""
+    typed = cast("_Connection", connection)
+    return await typed.open_connection(address, port, encoding=None, window=window)
 
 
 async def open_sftp(

@@ -28,7 +28,7 @@ from waggle.infra.oci.registry.blobs import Fetch, Incoming
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, endpoints
 from waggle.infra.oci.registry.manifests import RemoteImage, find_image, find_manifest
-from waggle.infra.oci.registry.options import Ambient, Meter, RegistryOptions, Report, at_once
+from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Report, Tally, at_once
 from waggle.infra.oci.registry.push import push
 from waggle.infra.oci.store.image import Descriptor, distinct
 from waggle.infra.oci.store.layout import Layout
@@ -53,7 +53,7 @@ class Bringing:
     name: str
     on_layer: OnLayer | None = None
 
-    async def run(self, meter: Meter) -> None:
+    async def run(self, tally: Tally) -> None:
         """Run the pull; see `Puller.pull`. Also raises OSError."""
         async with _workspace(self.layout) as directory:
             fetched: dict[str, Path] = {}
@@ -62,8 +62,8 @@ class Bringing:
                 lacking = {blob.digest for blob in missing}
                 for blob in distinct(self.image.layers):
                     if blob.digest not in lacking:
-                        meter.complete(blob)
-                jobs = [self._fetcher(blob, directory, meter) for blob in missing]
+                        tally.complete(blob)
+                jobs = [self._fetcher(blob, directory, tally) for blob in missing]
                 await at_once(jobs, self.client.options.parallel)
                 fetched |= {blob.digest: directory / blob.hex for blob in missing}
                 if await finish(asyncio.to_thread(self._publish, fetched)):
@@ -81,7 +81,7 @@ class Bringing:
             return False
 
     def _fetcher(
-        self, blob: Descriptor, directory: Path, meter: Meter
+        self, blob: Descriptor, directory: Path, tally: Tally
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
             # Not in a thread: a cancellation would leave it open.
@@ -89,16 +89,16 @@ class Bringing:
 
             async def from_one(server: Endpoint) -> None:
                 try:
-                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(incoming)
+                    await Fetch(self.client, server, blob, tally.advance_of(blob)).run(incoming)
                 except BaseException:
-                    meter.reset(blob)
+                    tally.reset(blob)
                     raise
 
             with contextlib.closing(incoming):
                 if self.on_layer is not None:
                     self.on_layer(blob, self.image.diff_ids[blob.digest], incoming)
                 await first_of(self.servers, from_one)
-            meter.complete(blob)
+            tally.complete(blob)
 
         return fetch
 
@@ -185,7 +185,7 @@ class Puller:
             order = (image.endpoint, *(s for s in servers if s != image.endpoint))
             work = Bringing(self._layout, client, order, image, str(reference), self._on_layer)
             with storage_errors(_STORE):
-                await work.run(Meter(wanted, progress, f"Pulling {reference}"))
+                await work.run(Tally(wanted, progress, f"Pulling {reference}"))
         return image.manifest.digest
 
     async def resolve(self, reference: ImageReference) -> Descriptor:

@@ -34,8 +34,8 @@ HELPER_SECONDS = 20.0
 
 async def from_helper(
     name: str, server: str, timeout: float = HELPER_SECONDS
-) -> tuple[str, str] | None:
-    """Return (user name, secret) of `server` from a helper; None when it has none.
+) -> Credentials | None:
+    """Return the credentials for `server` from a helper; None when it has none.
 
     `timeout` is in seconds. The helper's process group is killed and reaped before this returns.
     Raises SettingsInvalid for a malformed name, ImageUnavailable when the helper fails.
@@ -55,7 +55,7 @@ async def from_helper(
     return answer
 
 
-def _parse(output: bytes) -> tuple[str, str] | None:
+def _parse(output: bytes) -> Credentials | None:
     try:
         value: object = json.loads(output)
     except (ValueError, RecursionError):
@@ -64,7 +64,9 @@ def _parse(output: bytes) -> tuple[str, str] | None:
         return None
     fields = cast("dict[str, object]", value)
     user, secret = fields.get("Username"), fields.get("Secret")
-    return (user, secret) if isinstance(user, str) and isinstance(secret, str) else None
+    if not isinstance(user, str) or not isinstance(secret, str):
+        return None
+    return Credentials(identity_token=secret) if user == "<token>" else Credentials(user, secret)
 
 
 async def _run(program: str, stdin: bytes, timeout: float) -> tuple[int, bytes]:
@@ -212,14 +214,14 @@ async def _in_file(document: Json, name: str, path: Path) -> Credentials | None:
         helper = helpers.get(key)
         found = None
         if isinstance(helper, str) and helper:
-            found = _from_pair(await from_helper(helper, key))
+            found = await from_helper(helper, key)
         if found is None and key in entries:
             found = _from_entry(entries[key], path)
         if found is not None:
             return found
     store = document.get("credsStore")
     if isinstance(store, str) and store:
-        return _from_pair(await from_helper(store, scopes_of(name)[-1]))
+        return await from_helper(store, scopes_of(name)[-1])
     return None
 
 
@@ -264,15 +266,6 @@ def _from_entry(entry: Json, path: Path) -> Credentials | None:
     if not (user or token or ready):
         return None
     return Credentials(user, password, token, ready)
-
-
-def _from_pair(pair: tuple[str, str] | None) -> Credentials | None:
-    if pair is None:
-        return None
-    user, secret = pair
-    if user == "<token>":
-        return Credentials(identity_token=secret)
-    return Credentials(user, secret)
 
 
 def _object(value: object) -> Json:

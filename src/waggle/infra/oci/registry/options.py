@@ -2,7 +2,7 @@
 """The registry client's options, environment, progress and address rules, as plain values.
 
 Made from settings by the service. Time, chance and sleep are injected, so that tests can replace
-them. `Meter` counts transferred bytes and `at_once` runs transfers in parallel, for pulls and
+them. `Tally` counts transferred bytes and `at_once` runs transfers in parallel, for pulls and
 `push`. The address rules apply to connections that a registry caused, not the operator: a redirect
 or a token service must not turn waggle into a way to services of this host or its network. Knows no
 settings and no protocol. `waggle.infra.net` has its own, finer tables for guests.
@@ -155,7 +155,7 @@ class Ambient:
     """Returns the range that an IP address belongs to."""
 
 
-class Meter:
+class Tally:
     """The progress of several blobs; reports every change."""
 
     def __init__(self, blobs: Sequence[Descriptor], report: Report, text: str) -> None:

@@ -18,7 +18,7 @@ from waggle.domain.reference import ImageReference
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, origin, own_endpoint, retrying, shown
 from waggle.infra.oci.registry.exchange import Ask
-from waggle.infra.oci.registry.options import Meter, Report, at_once
+from waggle.infra.oci.registry.options import Report, Tally, at_once
 from waggle.infra.oci.store.image import Descriptor, distinct
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.store.select import Selected, select
@@ -47,9 +47,9 @@ async def push(
             hint="Push it by a tag.",
         )
     blobs = distinct((image.config, *image.layers))
-    meter = Meter(blobs, progress, f"Pushing {reference}")
+    tally = Tally(blobs, progress, f"Pushing {reference}")
     upload = _Upload(client, layout, endpoint, mount_from)
-    await at_once([upload.job(blob, meter) for blob in blobs], client.options.parallel)
+    await at_once([upload.job(blob, tally) for blob in blobs], client.options.parallel)
     data = await asyncio.to_thread(layout.read_document, manifest)
     await upload.manifest(reference, manifest, data)
     return manifest.digest
@@ -69,15 +69,15 @@ class _Upload:
     endpoint: Endpoint
     mount_from: str
 
-    def job(self, blob: Descriptor, meter: Meter) -> Callable[[], Awaitable[None]]:
+    def job(self, blob: Descriptor, tally: Tally) -> Callable[[], Awaitable[None]]:
         async def once() -> None:
-            meter.reset(blob)
+            tally.reset(blob)
             if not await self._has(blob):
-                await self._send(blob, meter)
+                await self._send(blob, tally)
 
         async def run() -> None:
             await retrying(once, self.client.options, self.client.ambient)
-            meter.complete(blob)
+            tally.complete(blob)
 
         return run
 
@@ -87,7 +87,7 @@ class _Upload:
         async with self.client.open(self.endpoint, ask, {200, 404}, what) as response:
             return response.status_code == 200
 
-    async def _send(self, blob: Descriptor, meter: Meter) -> None:
+    async def _send(self, blob: Descriptor, tally: Tally) -> None:
         location = await self._begin(blob)
         if location is None:
             return
@@ -101,8 +101,8 @@ class _Upload:
         try:
 
             def body() -> AsyncIterator[bytes]:
-                meter.reset(blob)
-                return _read(file, meter.advance_of(blob))
+                tally.reset(blob)
+                return _read(file, tally.advance_of(blob))
 
             ask = Ask("PUT", location.copy_with(query=query), headers, body)
             what = f"permission to write to {self.endpoint.name}"

@@ -35,18 +35,9 @@ MAX_RECORD = 8_192
 _MAX_PATH = 512
 _MAX_DIGITS = 20
 _COUNTS = {
-    "exit": 1,
-    "signal": 1,
-    "exec": 1,
-    "directory": 1,
-    "oom": 1,
+    **dict.fromkeys(("exit", "signal", "exec", "directory", "oom", "unrouted", "unheard"), 1),
+    **dict.fromkeys(("forks", "disk", "inodes", "shm"), 2),
     "memory": 3,
-    "forks": 2,
-    "disk": 2,
-    "inodes": 2,
-    "shm": 2,
-    "unrouted": 1,
-    "unheard": 1,
 }
 MAX_PROGRAMS = 64
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
