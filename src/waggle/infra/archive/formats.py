@@ -170,7 +170,8 @@ def zip_entries(data: bytes) -> Iterator[TreeEntry]:
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: bytes) -> TreeEntry:
     mode = info.external_attr >> 16
     modified = _modified(info)
-    if name.endswith(b"/") or stat.S_ISDIR(mode) or _is_dos_directory(info):
+    is_dos_directory = info.external_attr & _DOS_DIRECTORY and info.file_size == 0
+    if name.endswith(b"/") or stat.S_ISDIR(mode) or is_dos_directory:
         return TreeEntry(Kind.DIRECTORY, name, stat.S_IMODE(mode) or 0o755, modified)
     if info.flag_bits & _ENCRYPTED:
         raise refused(name, "it is encrypted")
@@ -222,10 +223,6 @@ def _check_directory(data: bytes) -> None:
         count += 1
         if count > MAX_TREE_ENTRIES or names > MAX_TREE_NAMES or extra > _MAX_EXTRA:
             raise too_much()
-
-
-def _is_dos_directory(info: zipfile.ZipInfo) -> bool:
-    return bool(info.external_attr & _DOS_DIRECTORY) and info.file_size == 0
 
 
 def _name(info: zipfile.ZipInfo) -> bytes:

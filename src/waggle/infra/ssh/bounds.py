@@ -151,12 +151,9 @@ _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictiona
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
     """Return the one `Turns` of a loop."""
     if loop not in _of_loops:
-        _of_loops[loop] = Turns(_soon)
+        # Not the loop's own method, which would keep it alive.
+        _of_loops[loop] = Turns(lambda call: asyncio.get_running_loop().call_soon(call))
     return _of_loops[loop]
-
-
-def _soon(call: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_soon(call)
 
 
 _LOOK_AGAIN: Final = 1.0

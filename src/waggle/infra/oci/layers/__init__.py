@@ -117,7 +117,8 @@ class UnpackedLayers:
         Layers used within the last hour stay, and so do those that another process is making.
         """
         kept = [
-            (path.stat().st_mtime, path, _size(path)) for path in self.directory.glob("[!.]*.v*")
+            (path.stat().st_mtime, path, sum(file.stat().st_size for file in path.iterdir()))
+            for path in self.directory.glob("[!.]*.v*")
         ]
         total, freed = sum(size for _, _, size in kept), 0
         for used, path, size in sorted(kept):
@@ -131,10 +132,6 @@ class UnpackedLayers:
         if not DIGEST.fullmatch(diff_id):
             raise ValueError(f"{diff_id!r} is not a digest")
         return self.directory / f"{diff_id.partition(':')[2]}.v{_FORMAT}"
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir())
 
 
 def _make(work: Path, unpack: Unpack) -> Path:

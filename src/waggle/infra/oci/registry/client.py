@@ -83,7 +83,10 @@ class Authenticator:
             allowed = self._exchange.allowed_from(endpoint.url(""), response)
             kept = await self._answer(endpoint, scope, challenge, allowed)
             if kept.header == used:
-                raise _refused(endpoint)
+                raise ImageUnavailable(
+                    f"{endpoint.registry} refuses the credentials for {endpoint.repository}.",
+                    hint=_LOGIN,
+                )
             self._kept[key] = kept
             return kept.header
 
@@ -142,12 +145,6 @@ class Authenticator:
         return _Kept(f"Bearer {token}", self._exchange.ambient.now() + life)
 
 
-def _refused(endpoint: Endpoint) -> ImageUnavailable:
-    return ImageUnavailable(
-        f"{endpoint.registry} refuses the credentials for {endpoint.repository}.", hint=_LOGIN
-    )
-
-
 _CHALLENGES = 2
 """Answers to a 401 within one request: with a kept token that expired, and with a new one."""
 
@@ -187,7 +184,8 @@ class Client:
             step = replace(ask, headers=headers, allowed=allowed)
             async with self._exchange.open(step) as response:
                 status = response.status_code
-                if status == 401 and own and not _from_elsewhere(response, ask):
+                # The challenge of a redirect's target is not for our credentials.
+                if status == 401 and own and origin(response.request.url) == origin(ask.url):
                     if challenges == _CHALLENGES:
                         raise refusal(endpoint, what, status)
                     header = await self._authenticator.answer(endpoint, scope, response, header)
@@ -208,11 +206,6 @@ class Client:
                 return response, await read_body(response, limit, endpoint.registry)
 
         return await retrying(once, self.options, self.ambient)
-
-
-def _from_elsewhere(response: httpx2.Response, ask: Ask) -> bool:
-    """Return whether a redirect's target answered: its challenge is not for our credentials."""
-    return origin(response.request.url) != origin(ask.url)
 
 
 def refusal(endpoint: Endpoint, what: str, status: int) -> ImageMissing | ImageUnavailable:

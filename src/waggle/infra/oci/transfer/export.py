@@ -124,7 +124,7 @@ def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
         check_name(job.name)
         _into_layout(job)
     else:
-        tags = _docker_tags(job.name) if place.form is Form.DOCKER_ARCHIVE else []
+        reference = parse_reference(job.name) if place.form is Form.DOCKER_ARCHIVE else None
         if place.path.exists() and not place.path.is_file():
             raise InvalidArgument(f"{place.path} exists and is not a file.")
         with appearing(place.path) as out:
@@ -133,7 +133,7 @@ def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
                 check_name(job.name)
                 _oci(job, writer)
             else:
-                _docker(job, writer, tags)
+                _docker(job, writer, [str(reference)] if reference and not reference.digest else [])
             writer.finish()
     advance(1.0, f"{known} is in {place}")
 
@@ -163,11 +163,6 @@ def _oci(job: _Job, writer: TarWriter) -> None:
     writer.add(f"blobs/sha256/{digest}", [manifest])
     for blob in distinct((image.config, *image.layers)):
         writer.add(f"blobs/{blob.algorithm}/{blob.hex}", pieces(job.layout, blob, job.meter.count))
-
-
-def _docker_tags(name: str) -> list[str]:
-    reference = parse_reference(name)
-    return [] if reference.digest else [str(reference)]
 
 
 def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
