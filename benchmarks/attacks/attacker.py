@@ -22,8 +22,7 @@ from typing import Protocol
 from mcp import Client
 from tests.support.attacks import Target
 
-from waggle.cli.client import call, connected
-from waggle.cli.refusals import CallRefused
+from waggle.cli.client import CallRefused, call, connected
 from waggle.domain.errors import WaggleError
 
 NICE = 19

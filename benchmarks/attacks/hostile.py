@@ -13,8 +13,7 @@ from pathlib import Path
 from mcp import Client
 from tests.support.hostile_archives import TINY, deep_records
 
-from waggle.cli.client import call
-from waggle.cli.refusals import CallRefused
+from waggle.cli.client import CallRefused, call
 from waggle.infra.host.requirements import find_program
 
 GUEST = Path(__file__).parent / "guest"

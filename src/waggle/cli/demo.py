@@ -23,7 +23,7 @@ from mcp import Client
 from mcp_types import TextContent
 
 from waggle.cli.client import connected
-from waggle.cli.image.images import build
+from waggle.cli.image import build
 from waggle.cli.progress import interruptible, say, working
 from waggle.cli.setup import surroundings
 from waggle.config import Settings, load, process_environment

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from waggle.app.machines import library
 from waggle.app.values import image_service
-from waggle.cli.image.images import outdated
+from waggle.cli.image import outdated
 from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
 from waggle.config.places import Places

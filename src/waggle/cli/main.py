@@ -14,26 +14,23 @@ from pathlib import Path
 from cyclopts import App
 
 from waggle import __version__
-from waggle.cli.env.commands import env
-from waggle.cli.image.commands import image
+from waggle.cli.environment_commands import env, exec_, run
 from waggle.cli.options import (
     MACHINE,
     SERVER,
     Fix,
     Json,
+    Listen,
     Place,
     Recursive,
+    Stdio,
     Write,
     Yes,
     of_program,
     of_serve,
 )
-from waggle.cli.program.commands import exec_, run
-from waggle.cli.server_commands import serve
-from waggle.cli.snapshot.commands import snapshot
-from waggle.cli.template.commands import template
-from waggle.cli.token.commands import token
-from waggle.domain.errors import InvalidArgument, WaggleError
+from waggle.cli.storage_commands import image, snapshot, template, token
+from waggle.domain.errors import InvalidArgument, SettingsInvalid, WaggleError
 from waggle.shipped import document
 from waggle.tasks import errors_in
 
@@ -50,9 +47,38 @@ app.command(env)
 app.command(snapshot)
 app.command(template)
 app.command(token)
-app.command(serve, group=SERVER, error_formatter=of_serve)
 app.command(exec_, name="exec", group=SERVER, error_formatter=of_program)
 app.command(run, group=SERVER, error_formatter=of_program)
+
+
+@app.command(group=SERVER, error_formatter=of_serve)
+def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
+    """Run the server in the foreground until Ctrl-C or SIGTERM.
+
+    Everything but the address is set with WAGGLE_* variables.
+
+    Example: `WAGGLE_MAX_ENVIRONMENTS=5 waggle serve --listen 127.0.0.1:9000`
+    """
+    from waggle.config import load, variable
+
+    wire = None
+    if stdio:
+        if listen is not None:
+            raise InvalidArgument("--stdio and --listen exclude each other.", hint="Leave out one.")
+        from waggle.stdio import claim
+
+        wire = claim()  # before anything can print
+    try:
+        settings = load(listen=listen)  # reports a bad value before the many imports of a server
+    except SettingsInvalid as error:
+        name = variable("listen_addr")
+        if listen is None or name not in error.message:
+            raise
+        message = error.message.replace(name, "--listen")
+        raise InvalidArgument(message, hint=error.hint) from error
+    from waggle.app.serving import serve as begin
+
+    begin(settings, wire)
 
 
 @app.command(name="mcp-config", group=SERVER)
@@ -75,12 +101,13 @@ def mcp_config(
     file
         The file to merge into, instead of the client's own.
     """
-    from waggle.cli.mcp_config import command as commands
+    from waggle.cli.mcp_config import list_clients
+    from waggle.cli.mcp_config import mcp_config as begin
 
     if client is None:
-        commands.clients()
+        list_clients()
         return
-    commands.mcp_config(client, http=http, token_env=token_env, write=write, file=file)
+    begin(client, http=http, token_env=token_env, write=write, file=file)
 
 
 @app.command(group=MACHINE)
@@ -139,7 +166,7 @@ def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
     places
         Files or directories, then the file or directory to copy to.
     """
-    from waggle.cli.cp.command import cp as begin
+    from waggle.cli.cp import cp as begin
 
     return begin([str(place) for place in places], recursive=recursive, as_json=json)
 
@@ -155,7 +182,7 @@ def port(environment: str, port: int) -> None:
     port
         The TCP port that a program in it listens on.
     """
-    from waggle.cli.env.environments import expose
+    from waggle.cli.env import expose
 
     expose(environment, port)
 

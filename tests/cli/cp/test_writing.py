@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.cli.cp.places import CopyFailed
+from waggle.cli.cp.sources import CopyFailed
 from waggle.cli.cp.writing import write_file, write_tree
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry

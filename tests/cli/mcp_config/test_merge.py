@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.cli.mcp_config.jsonc import CannotMerge, put, read
-from waggle.cli.mcp_config.merge import Format, fragment, merged
+from waggle.cli.mcp_config.merge import CannotMerge, Format, merged, put_json, read_json
 
 ENTRY: dict[str, Any] = {"command": "/bin/waggle", "args": ["serve", "--stdio"]}
 JSON = {
@@ -40,8 +39,8 @@ def without_marks(text: str) -> set[str]:
 @pytest.mark.parametrize("text", JSON.values(), ids=JSON)
 def test_json_gains_the_entry_and_loses_nothing(text: str) -> None:
     changed = merged("json", text, "mcpServers", "waggle", ENTRY)
-    data = read(changed)[0]
-    before: dict[str, Any] = read(text)[0] if text else {}
+    data = read_json(changed)[0]
+    before: dict[str, Any] = read_json(text)[0] if text else {}
     assert data.pop("mcpServers") == {**before.pop("mcpServers", {}), "waggle": ENTRY}
     assert data == before
     assert without_marks(text) <= without_marks(changed)
@@ -50,7 +49,7 @@ def test_json_gains_the_entry_and_loses_nothing(text: str) -> None:
 
 
 def test_json_is_indented_like_the_rest() -> None:
-    changed = put(JSON["other servers"], "mcpServers", "waggle", {"command": "y"})
+    changed = put_json(JSON["other servers"], "mcpServers", "waggle", {"command": "y"})
     assert changed == (
         '{\n\t"mcpServers": {\n\t\t"waggle": {\n\t\t\t"command": "y"\n\t\t},\n'
         '\t\t"a": {"command": "x"}\n\t},\n\t"z": [1, 2.50]\n}\n'
@@ -96,9 +95,9 @@ def test_any_json_keeps_its_other_values(data: dict[str, object], indent: int | 
     data.pop("m", None)
     text = json.dumps({**data, "m": {"other": data}}, indent=indent)
     wanted = {**data, "m": {"other": data, "waggle": ENTRY}}
-    assert json.loads(put(text, "m", "waggle", ENTRY)) == wanted
+    assert json.loads(put_json(text, "m", "waggle", ENTRY)) == wanted
     alone = {**data, "m": {"waggle": ENTRY}}
-    assert json.loads(put(json.dumps(data), "m", "waggle", ENTRY)) == alone
+    assert json.loads(put_json(json.dumps(data), "m", "waggle", ENTRY)) == alone
 
 
 TOML = {
@@ -197,5 +196,5 @@ def test_yaml_of_other_styles_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("form", ["json", "toml", "yaml"])
 def test_a_fragment_is_a_complete_file(form: Format) -> None:
-    text = fragment(form, "section", "waggle", ENTRY)
+    text = merged(form, "", "section", "waggle", ENTRY)
     assert merged(form, text, "section", "waggle", ENTRY) == text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle cp`: it carries out the plan of `places` with upload_files and download_files."""
+"""`waggle cp`: it carries out the plan of `sources` with upload_files and download_files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from typing import Any
 import anyio
 from mcp import Client
 
-from waggle.cli.client import call, connected_by, find
-from waggle.cli.cp.places import (
+from waggle.cli.client import CallRefused, call, connected_by, find
+from waggle.cli.cp.sources import (
     CopyFailed,
     Download,
     Remote,
+    Source,
     Upload,
     downloaded_to,
+    look,
+    pack,
+    pieces,
     plan,
     uploaded_to,
 )
-from waggle.cli.cp.reading import Source, look, pack, pieces
 from waggle.cli.cp.writing import Written, write_file, write_tree
 from waggle.cli.progress import filling, say
-from waggle.cli.refusals import CallRefused
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files.search import Kind

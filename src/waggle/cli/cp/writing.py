@@ -5,7 +5,6 @@ So nothing is written outside of the destination. `waggle.infra.archive.trees` h
 the names. A link out of the tree is not made: a user who opens it later would open a file of this
 host that the guest chose. No link below the destination is followed, so a tree cannot be written
 through a link that an earlier one left. A file appears under its name whole or not at all.
-Used by `command`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.cli.cp.places import CopyFailed
+from waggle.cli.cp.sources import CopyFailed
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import Skipped, TreeEntry, check_link
 

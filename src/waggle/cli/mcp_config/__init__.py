@@ -12,8 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from waggle.cli.mcp_config.clients import CLIENTS, Base, Client, Local, Remote, client_named
-from waggle.cli.mcp_config.jsonc import CannotMerge
-from waggle.cli.mcp_config.merge import fragment, merged
+from waggle.cli.mcp_config.merge import CannotMerge, merged
 from waggle.cli.progress import say
 from waggle.config import PREFIX, is_secret, load, process_environment
 from waggle.domain.errors import InvalidArgument, WaggleError
@@ -29,7 +28,7 @@ class NotWritten(WaggleError):
     code = "not_written"
 
 
-def clients() -> None:
+def list_clients() -> None:
     """List the clients and where they keep their servers."""
     base = directories(process_environment(), sys.platform)
     for client in CLIENTS:
@@ -48,7 +47,7 @@ def mcp_config(
     client = client_named(name)
     environ = process_environment()
     entry = _entry(client, environ, http, token_env)
-    text = fragment(client.form, client.section, NAME, entry)
+    text = merged(client.form, "", client.section, NAME, entry)
     own = client.file(directories(environ, sys.platform)) if client.file else None
     path = file or own
     if not write:

@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import image_service, limits
-from waggle.cli.image.images import iso
+from waggle.cli.image import iso
 from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
 from waggle.config.places import Places

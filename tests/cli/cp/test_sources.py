@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.cli.cp.places import CopyFailed
-from waggle.cli.cp.reading import Found, Source, look, pack, pieces
+from waggle.cli.cp.sources import CopyFailed, Found, Source, look, pack, pieces
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_FILE, TreeEntry
 from waggle.infra.archive.trees import read_archive

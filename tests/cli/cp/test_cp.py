@@ -18,9 +18,9 @@ from tests.support.server import LEGACY, Rig, client, created, serving
 from tests.support.waggle_client import connected, create
 from tests.support.waggle_process import Waggle, beside, command_line, running, small
 
-from waggle.cli.cp.command import Copied, copy
-from waggle.cli.cp.places import CopyFailed, plan
-from waggle.cli.refusals import CallRefused
+from waggle.cli.client import CallRefused
+from waggle.cli.cp import Copied, copy
+from waggle.cli.cp.sources import CopyFailed, plan
 from waggle.domain.errors import NotFound
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_FILE, TreeEntry, encode

@@ -19,11 +19,10 @@ import anyio
 from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
-from waggle.cli.client import call, call_telling, connected_by
-from waggle.cli.program.executing import attached, read_input, standard_input, tell
-from waggle.cli.program.following import Ended
+from waggle.cli.client import CallRefused, call, call_telling, connected_by
+from waggle.cli.exec import attached, read_input, standard_input, tell
+from waggle.cli.program import Ended
 from waggle.cli.progress import answered, interruptible, say, waiting
-from waggle.cli.refusals import CallRefused
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files import MAX_FILE_BYTES

@@ -2,7 +2,7 @@
 """A program run in an environment through the server's tools, as if it ran here.
 
 Copies its output byte for byte while it runs, page by page, from the server's resources of the job.
-Used by `executing` and `running`. Knows nothing of the command line and of the program.
+Used by `exec` and `run`. Knows nothing of the command line and of the program.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import anyio.to_thread
 from mcp import Client, MCPError
 from mcp_types import BlobResourceContents, TextResourceContents
 
-from waggle.cli.client import call
+from waggle.cli.client import CallRefused, advice, call, refused_request
 from waggle.cli.progress import answered
-from waggle.cli.refusals import CallRefused, advice, refused_request
 from waggle.tasks import together
 
 _WAIT_SECONDS = 30.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from waggle.app.values import image_reference, image_service, registry_options
-from waggle.cli.image.images import make_disk
+from waggle.cli.image import make_disk
 from waggle.cli.progress import filling, say
 from waggle.config import load as load_settings
 from waggle.domain.errors import ImageCorrupt

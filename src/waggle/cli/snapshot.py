@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from waggle.app.machines import hypervisor, machinery
 from waggle.app.process import configure_logging
-from waggle.cli.image.images import iso
+from waggle.cli.image import iso
 from waggle.cli.progress import say, working
 from waggle.config import load
 from waggle.config.places import Places

@@ -16,9 +16,9 @@ import pytest
 from tests.cli.mcp_config.test_merge import JSON
 
 from waggle.cli.main import main
+from waggle.cli.mcp_config import directories, local_server
 from waggle.cli.mcp_config.clients import CLIENTS, Base
-from waggle.cli.mcp_config.command import directories, local_server
-from waggle.cli.mcp_config.jsonc import read
+from waggle.cli.mcp_config.merge import read_json
 
 DOCS = Path(__file__).parents[3] / "docs" / "clients.md"
 NAMES = [client.name for client in CLIENTS]
@@ -106,7 +106,7 @@ def test_an_existing_file_is_merged_and_keeps_its_mode(run: Run, tmp_path: Path,
     path.write_text(JSON[kind], newline="")
     path.chmod(0o640)
     assert run(tmp_path, "claude-desktop", "--write").returncode == 0
-    data = read(path.read_text())[0]
+    data = read_json(path.read_text())[0]
     assert data["mcpServers"]["waggle"]["args"][-2:] == ["serve", "--stdio"]
     assert path.stat().st_mode & 0o777 == 0o640
     status = path.stat()

@@ -16,9 +16,9 @@ from typing import IO, Any
 import anyio
 from mcp import Client
 
+from waggle.cli import program
 from waggle.cli.client import connected_by, find
-from waggle.cli.program import following
-from waggle.cli.program.following import Ended
+from waggle.cli.program import Ended
 from waggle.cli.progress import interruptible, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
@@ -76,7 +76,7 @@ async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended
 
 async def attached(client: Client, arguments: dict[str, Any]) -> Ended:
     """Run a program with the output streams of this process."""
-    return await following.run(client, arguments, sys.stdout.buffer, sys.stderr.buffer)
+    return await program.run(client, arguments, sys.stdout.buffer, sys.stderr.buffer)
 
 
 def tell(ended: Ended, command: Sequence[str] = ()) -> int:

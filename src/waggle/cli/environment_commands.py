@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of `waggle env`, which `main` includes. No logic, as in `main`."""
+"""The command lines of `waggle env|exec|run`, which use the running server. No logic, as in `main`.
+
+`main` includes them. Every command imports its own code.
+"""
 
 from __future__ import annotations
 
-from cyclopts import App, Group
+from typing import Annotated
 
-from waggle.cli.options import Json, Repeated
+from cyclopts import App, Group, Parameter
+
+from waggle.cli.options import Json, Place, Repeated
 from waggle.domain.machine import NetworkPolicy
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 env = App(name="env", help="The environments of the running server.")
@@ -61,7 +67,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     package
         A package to install first; once for each.
     """
-    from waggle.cli.env.environments import new as run
+    from waggle.cli.env import new as run
 
     given = {
         "runtime": runtime or (None if snapshot else RuntimeName.PYTHON),
@@ -82,7 +88,7 @@ def env_new(  # noqa: PLR0913 - one for each option
 @env.command(name="ls", group=LOOK)
 def env_ls(*, json: Json = False) -> None:
     """List the environments of the running server."""
-    from waggle.cli.env.environments import ls as run
+    from waggle.cli.env import ls as run
 
     run(as_json=json)
 
@@ -93,7 +99,7 @@ def env_rm(*environments: str) -> None:
 
     One that cannot be destroyed does not keep the others; the exit code is 1 then.
     """
-    from waggle.cli.env.environments import rm as run
+    from waggle.cli.env import rm as run
 
     run(environments)
 
@@ -109,7 +115,7 @@ def env_pause(environment: str, *, to_disk: bool = False) -> None:
     to_disk
         Keep its state on the disk and free its memory.
     """
-    from waggle.cli.env.environments import pause as run
+    from waggle.cli.env import pause as run
 
     run(environment, to_disk=to_disk)
 
@@ -123,7 +129,7 @@ def env_resume(environment: str) -> None:
     environment
         Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.env.environments import resume as run
+    from waggle.cli.env import resume as run
 
     run(environment)
 
@@ -139,7 +145,7 @@ def env_snapshot(environment: str, *, name: str | None = None, json: Json = Fals
     name
         What to call the snapshot.
     """
-    from waggle.cli.env.environments import snapshot as run
+    from waggle.cli.env import snapshot as run
 
     run(environment, name, as_json=json)
 
@@ -155,7 +161,7 @@ def env_fork(environment: str, *, count: int = 1, json: Json = False) -> None:
     count
         How many.
     """
-    from waggle.cli.env.environments import fork as run
+    from waggle.cli.env import fork as run
 
     run(environment, count, as_json=json)
 
@@ -171,6 +177,105 @@ def env_rollback(environment: str, snapshot: str) -> None:
     snapshot
         Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.env.environments import rollback as run
+    from waggle.cli.env import rollback as run
 
     run(environment, snapshot)
+
+
+File = Annotated[Place, Parameter(allow_leading_hyphen=True)]
+Input = Annotated[bool, Parameter(name=("--stdin", "-i"), negative="")]
+Keep = Annotated[bool, Parameter(negative="")]
+
+
+def exec_(
+    environment: str,
+    /,
+    *command: str,
+    user: GuestUser = GuestUser.SANDBOX,
+    cwd: str | None = None,
+    env: Repeated = (),
+    timeout_seconds: float | None = None,
+    stdin: Input = False,
+) -> int:
+    """Run a program in an environment, as if it ran here: waggle exec ENVIRONMENT -- PROGRAM ...
+
+    Its output comes while it runs, and its exit code is this command's; 124 is a timeout, and 128
+    and more a signal. It gets this command's standard input if that is a file, and with -i also if
+    it is a pipe. Ctrl-C kills it. What stands after -- is the program's, also its options;
+    no shell is involved.
+
+    Examples: `waggle exec box -- python3 -c 'print(6 * 7)'`,
+    `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`,
+    `cat data.csv | waggle exec -i box -- wc -l`
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    command
+        The program and its arguments.
+    user
+        sandbox or root.
+    cwd
+        The directory to run in; a relative path begins at the home directory.
+    env
+        A variable to set, as NAME=VALUE; may be given several times.
+    timeout_seconds
+        Kill it after so many seconds.
+    stdin
+        Pass standard input on also if it is a pipe, which is read to its end.
+    """
+    from waggle.cli.exec import How, execute
+
+    return execute(environment, command, How(user.value, cwd, env, timeout_seconds, stdin))
+
+
+def run(
+    file: File,
+    /,
+    *words: str,
+    runtime: RuntimeName | None = None,
+    packages: Repeated = (),
+    network: NetworkPolicy | None = None,
+    image: str | None = None,
+    keep: Keep = False,
+    stdin: Input = False,
+) -> int:
+    """Run a program of this machine in a new environment, which is destroyed afterwards.
+
+    The one file is copied there. As with exec, output comes while it runs, and the exit code is the
+    program's. Options of the program stand after --.
+
+    Examples: `waggle run hello.py`, `waggle run plot.py --packages numpy -- --size 3`,
+    `echo 'print(6 * 7)' | waggle run -`
+
+    Parameters
+    ----------
+    file
+        A .py, .js, .mjs, .cjs, .sh or .bash file, or - for standard input.
+    words
+        What the program gets as its arguments.
+    runtime
+        What runs it, where the file's name does not say; python for standard input.
+    packages
+        What to install first: 'numpy pandas', or one and the option again.
+    network
+        What it may reach; the server has a default.
+    image
+        An image instead of the runtime's own.
+    keep
+        Keep the environment, and tell its id on stderr.
+    stdin
+        Pass standard input on also if it is a pipe, which is read to its end.
+    """
+    from waggle.cli.run import Wanted
+    from waggle.cli.run import run as begin
+
+    wanted = Wanted(
+        " ".join(packages).split(),
+        network and network.value,
+        image,
+        keep=keep,
+        stdin=stdin,
+    )
+    return begin(str(file), words, runtime, wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.cli.cp.places import Download, Remote, Upload, downloaded_to, place, plan, uploaded_to
+from waggle.cli.cp.sources import Download, Remote, Upload, downloaded_to, place, plan, uploaded_to
 from waggle.domain.errors import InvalidArgument
 
 

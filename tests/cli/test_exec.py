@@ -15,9 +15,9 @@ import pytest
 from tests.support.server import client, created, serving
 from tests.support.waggle_process import command_line
 
-from waggle.cli.program import executing
-from waggle.cli.program.executing import How, parse_variables, read_input, standard_input, tell
-from waggle.cli.program.following import Ended
+from waggle.cli import exec as executing
+from waggle.cli.exec import How, parse_variables, read_input, standard_input, tell
+from waggle.cli.program import Ended
 from waggle.domain.errors import InvalidArgument, TooLarge
 
 

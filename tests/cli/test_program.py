@@ -17,8 +17,8 @@ from tests.support.fakes import FakeGuest
 from tests.support.server import Setup, client, created, serving
 from tests.support.waiting import until
 
-from waggle.cli.program.following import Ended, ended, run
-from waggle.cli.refusals import CallRefused
+from waggle.cli.client import CallRefused
+from waggle.cli.program import Ended, ended, run
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import RateLimited
 from waggle.domain.programs import Command, ExecutionResult, Streams

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines of `waggle image|snapshot|template|token`, which need no server. No logic.
+
+`main` includes them. Every command imports its own code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Group, Parameter
+
+from waggle.cli.options import Json
+
+image = App(name="image", help="The images that environments boot from.")
+STORE, BRING = Group("The local store", sort_key=1), Group("Bring and take away", sort_key=2)
+
+
+@image.command(name="build", group=BRING)
+def image_build(*names: str, missing: bool = False) -> None:
+    """Build images from their definitions in images/.
+
+    Parameters
+    ----------
+    names
+        Which ones; those of all runtimes when none is named.
+    missing
+        Build only what is not there yet, or was built from an older definition.
+    """
+    from waggle.cli.image import build as run
+
+    run(names, only_missing=missing)
+
+
+@image.command(name="pull", group=BRING)
+def image_pull(reference: str, *, json: Json = False) -> None:
+    """Bring an image from a registry into the store and make its disk.
+
+    Parameters
+    ----------
+    reference
+        What to bring, such as registry.example/team/app:tag or registry.example/app@sha256:...
+    """
+    from waggle.cli.image_transfer import pull as run
+
+    run(reference, as_json=json)
+
+
+@image.command(name="push", group=BRING)
+def image_push(name: str, reference: str | None = None, *, json: Json = False) -> None:
+    """Send an image of the store to a registry.
+
+    Parameters
+    ----------
+    name
+        Its name in the store.
+    reference
+        Where it goes; its own name when not given.
+    """
+    from waggle.cli.image_transfer import push as run
+
+    run(name, reference, as_json=json)
+
+
+@image.command(name="load", group=BRING)
+def image_load(source: str, *, name: str | None = None, json: Json = False) -> None:
+    """Bring an image from a file or a directory into the store and make its disk.
+
+    Parameters
+    ----------
+    source
+        A file that `docker save` or `podman save` wrote, an OCI archive or layout; or exactly:
+        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIRECTORY.
+    name
+        What to call it; the name that the source gives it when not given.
+    """
+    from waggle.cli.image_transfer import load as run
+
+    run(source, name, as_json=json)
+
+
+@image.command(name="save", group=BRING)
+def image_save(name: str, target: str) -> None:
+    """Write an image of the store to a file or a directory.
+
+    Parameters
+    ----------
+    name
+        Its name in the store.
+    target
+        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME].
+    """
+    from waggle.cli.image_transfer import save as run
+
+    run(name, target)
+
+
+@image.command(name="ls", group=STORE)
+def image_ls(*, json: Json = False) -> None:
+    """List the images of the local store."""
+    from waggle.cli.image import ls as run
+
+    run(as_json=json)
+
+
+@image.command(name="inspect", group=STORE)
+def image_inspect(name: str) -> None:
+    """Print what is known of one image, as JSON."""
+    from waggle.cli.image import inspect as run
+
+    run(name)
+
+
+@image.command(name="rm", group=STORE)
+def image_rm(*names: str) -> None:
+    """Remove images and their disks. One that a running environment uses is refused."""
+    from waggle.cli.image import rm as run
+
+    run(names)
+
+
+@image.command(name="prune", group=STORE)
+def image_prune(
+    *,
+    max_size: str | None = None,
+    older_than: str | None = None,
+    dry_run: bool = False,
+    json: Json = False,
+) -> None:
+    """Remove images and disks, least recently used first, and what killed commands left.
+
+    What a running environment uses and what a WAGGLE_IMAGE_* setting names always stays. Without
+    options the bound is WAGGLE_IMAGE_CACHE_MAX_MB.
+
+    Parameters
+    ----------
+    max_size
+        Remove until images and disks take no more than this: 500MB, 20GB, 8GiB.
+    older_than
+        Remove what was not used for so long: 90m, 168h.
+    dry_run
+        Only tell what would go.
+    """
+    from waggle.cli.image import prune as run
+
+    run(max_size=max_size, older_than=older_than, dry_run=dry_run, as_json=json)
+
+
+snapshot = App(name="snapshot", help="The snapshots in the server's data directory.")
+
+
+@snapshot.command(name="ls")
+def snapshot_ls(*, json: Json = False) -> None:
+    """List everybody's snapshots: owner, size, and until when each is kept."""
+    from waggle.cli.snapshot import ls as run
+
+    run(as_json=json)
+
+
+@snapshot.command(name="rm")
+def snapshot_rm(*ids: str) -> None:
+    """Remove snapshots by id; environments that came of them go on."""
+    from waggle.cli.snapshot import rm as run
+
+    run(ids)
+
+
+@snapshot.command(name="export")
+def snapshot_export(snapshot: str, file: Path) -> None:
+    """Write a snapshot to one file, which holds all that was in its memory, secrets included.
+
+    Parameters
+    ----------
+    snapshot
+        Its id, as 'waggle snapshot ls' shows it.
+    file
+        The file to make; it must not exist.
+    """
+    from waggle.cli.snapshot import export as run
+
+    run(snapshot, file)
+
+
+@snapshot.command(name="import")
+def snapshot_import(file: Path, *, owner: str | None = None, json: Json = False) -> None:
+    """Bring a snapshot from a file that 'waggle snapshot export' wrote, and print its new id.
+
+    Import only what you made or trust: QEMU reads its devices' state from it.
+
+    Parameters
+    ----------
+    file
+        What was exported.
+    owner
+        Whose it becomes; without one, that of those who need not say who they are.
+    """
+    from waggle.cli.snapshot import bring as run
+
+    run(file, owner, as_json=json)
+
+
+template = App(name="template", help="The frozen machines that environments go on from.")
+
+
+@template.command(name="ls")
+def template_ls(*, json: Json = False) -> None:
+    """List the templates: what each is of, its size, and when it was used last."""
+    from waggle.cli.template import ls as run
+
+    run(as_json=json)
+
+
+@template.command(name="rm")
+def template_rm(*ids: str) -> None:
+    """Remove templates by id; machines that came of them go on."""
+    from waggle.cli.template import rm as run
+
+    run(ids)
+
+
+@template.command(name="prune")
+def template_prune(*, older_than: str = "7d") -> None:
+    """Remove templates that were not used for so long, and what was left half made.
+
+    Parameters
+    ----------
+    older_than
+        Days, such as 7d; 0d removes all.
+    """
+    from waggle.cli.template import prune as run
+
+    run(older_than)
+
+
+@template.command(name="build")
+def template_build(*runtimes: str) -> None:
+    """Make the templates of the configured runtimes now, and print their ids.
+
+    It needs no server; one that runs goes on from them at once.
+
+    Parameters
+    ----------
+    runtimes
+        Which ones; all of them when none is named.
+    """
+    from waggle.cli.template import build as run
+
+    run(runtimes)
+
+
+token = App(name="token", help="The bearer tokens in WAGGLE_AUTH_TOKENS_FILE.")
+_Owner = Annotated[
+    str, Parameter(help="Whose environments the token opens; a name of your choice.")
+]
+_Expires = Annotated[
+    str | None, Parameter(help="When the token ends, in days from now, such as 90d.")
+]
+
+
+@token.command(name="new")
+def token_new(owner: _Owner, *, expires: _Expires = None) -> None:
+    """Make a token and print it once; the file keeps only its hash.
+
+    The owner `metrics` is special: its tokens open /metrics and nothing else.
+    """
+    from waggle.cli.token import new as run
+
+    run(owner, expires)
+
+
+@token.command(name="ls")
+def token_ls(*, json: Json = False) -> None:
+    """List the tokens: ids, owners and when they end."""
+    from waggle.cli.token import ls as run
+
+    run(as_json=json)
+
+
+@token.command(name="rm")
+def token_rm(*ids: str) -> None:
+    """Remove tokens by id; a running server refuses them within about a second."""
+    from waggle.cli.token import rm as run
+
+    run(ids)
