@@ -12,13 +12,14 @@ from structlog.testing import capture_logs
 from tests.support.issuer import issuing
 
 from waggle.app.observing import access_rules, egress_log, public_names, rates, watching
+from waggle.app.values import certificates
 from waggle.config import Settings, load
 from waggle.domain.access import Identity, Owner
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
 from waggle.infra.net.policy import Verdict
-from waggle.web.access import OPEN, OAuthResource
+from waggle.web.access import OPEN, AccessRules, OAuthResource
 
 pytestmark = pytest.mark.anyio
 
@@ -26,12 +27,16 @@ TOKEN = "wgl_" + "a" * 43
 CALL = Call(Owner("ann"), "execute", "ok", 0.1)
 
 
+def rules_of(given: Settings) -> AccessRules:
+    return access_rules(given, certificates(given))
+
+
 def settings(**values: str) -> Settings:
     return load({f"WAGGLE_{name}": value for name, value in values.items()}, is_root=True)
 
 
 async def test_without_settings_every_client_may_call() -> None:
-    assert access_rules(settings()) == OPEN
+    assert rules_of(settings()) == OPEN
     assert rates(settings()) is None
     assert public_names(settings()) == ()
 
@@ -40,13 +45,13 @@ async def test_there_are_several_owners_as_soon_as_the_token_file_names_two(tmp_
     file = tmp_path / "tokens"
     file.touch(0o600)
     file.write_text(f"ann sha256:{digest(TOKEN)}\nmetrics sha256:{digest(TOKEN[::-1])}\n")
-    alone = access_rules(settings(AUTH_TOKENS_FILE=str(file)))
+    alone = rules_of(settings(AUTH_TOKENS_FILE=str(file)))
     assert not alone.several()
     with file.open("a") as more:
         more.write(f"bob sha256:{digest(TOKEN + 'b')}\n")
-    assert access_rules(settings(AUTH_TOKENS_FILE=str(file))).several()
+    assert rules_of(settings(AUTH_TOKENS_FILE=str(file))).several()
     oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
-    assert access_rules(settings(**oauth)).several()
+    assert rules_of(settings(**oauth)).several()
     assert not OPEN.several()
 
 
@@ -61,7 +66,7 @@ async def test_static_and_oauth_tokens_are_both_accepted(tmp_path: Path) -> None
             OAUTH_AUDIENCE="api://waggle",
             PUBLIC_URL="https://waggle.test/mcp",
         )
-        rules = access_rules(given)
+        rules = rules_of(given)
         assert rules.verifier is not None
         assert (await rules.verifier.verify(TOKEN)).owner == "ann"
         issued = await rules.verifier.verify(issuer.token(aud="api://waggle"))
@@ -74,9 +79,9 @@ async def test_unusable_files_and_certificates_refuse_the_start(tmp_path: Path) 
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nnope\n")
     oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
     with pytest.raises(SettingsInvalid, match="WAGGLE_CA_BUNDLE"):
-        access_rules(settings(CA_BUNDLE=str(tmp_path / "ca.pem"), **oauth))
+        rules_of(settings(CA_BUNDLE=str(tmp_path / "ca.pem"), **oauth))
     with pytest.raises(SettingsInvalid, match="tokens"):
-        access_rules(settings(AUTH_TOKENS_FILE=str(tmp_path / "tokens")))
+        rules_of(settings(AUTH_TOKENS_FILE=str(tmp_path / "tokens")))
     with (
         pytest.raises(SettingsInvalid, match="WAGGLE_AUDIT_LOG"),
         watching(settings(AUDIT_LOG=str(tmp_path / "no/such")), list),

@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.app.values import cache_room, certificates, data_room, limits, warm_kinds, warm_up
+from waggle.app.values import cache_room, data_room, limits, warm_kinds, warm_up
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
@@ -66,17 +66,19 @@ class Machinery:
     room: DiskRoom
 
 
-def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machinery:
+def machinery(
+    settings: Settings, machines: Hypervisor, authorities: bytes, stack: Stack
+) -> Machinery:
     """Build the parts for the hypervisor `machines`. Changes nothing on the disk.
 
-    Raises SettingsInvalid.
+    `authorities` is what `certificates` returns.
     """
     places = Places.of(settings)
     parts = GuestParts(
         kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
         kit=GuestKit(places.guest).require,
         scratch=ScratchDisks(places.disks),
-        certificates=certificates(settings),
+        certificates=authorities,
     )
     launcher = Launcher(
         PortAllocator(settings.ssh_port_base, settings.ssh_port_max),

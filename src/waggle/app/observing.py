@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from waggle.app.values import certificates
 from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
@@ -46,8 +45,11 @@ class Watch:
     reopen: Callable[[], None] | None = None
 
 
-def access_rules(settings: Settings) -> AccessRules:
-    """Return who may call. Raises SettingsInvalid if the tokens file or CA bundle is unusable."""
+def access_rules(settings: Settings, authorities: bytes) -> AccessRules:
+    """Return who may call. `authorities` is what `certificates` returns.
+
+    Raises SettingsInvalid if the tokens file or these are unusable.
+    """
     if not settings.authenticates:
         return OPEN
     tokens = (
@@ -64,7 +66,7 @@ def access_rules(settings: Settings) -> AccessRules:
     keys = Jwks(
         settings.oauth_issuer,
         settings.oauth_jwks_url or None,
-        tls=_tls(settings),
+        tls=_tls(settings, authorities),
         monotonic=time.monotonic,
     )
     rules = JwtRules(
@@ -151,11 +153,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext:
+def _tls(settings: Settings, authorities: bytes) -> ssl.SSLContext:
     context = ssl.create_default_context()
     try:
-        if more := certificates(settings):
-            context.load_verify_locations(cadata=more.decode("ascii", "replace"))
+        if authorities:
+            context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
     except ssl.SSLError as error:
         raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} is malformed.") from error
     return context

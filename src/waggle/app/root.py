@@ -31,6 +31,7 @@ from waggle.app.machines import (
 )
 from waggle.app.observing import Watch, egress_log, rates, watching
 from waggle.app.values import (
+    certificates,
     execution_limits,
     image_service,
     limits,
@@ -94,12 +95,15 @@ def new_id() -> str:
 
 @contextlib.asynccontextmanager
 async def open_app(
-    settings: Settings, several_owners: SeveralOwners = one_owner
+    settings: Settings,
+    several_owners: SeveralOwners = one_owner,
+    authorities: bytes | None = None,
 ) -> AsyncGenerator[App]:
     """Build everything, recover from an earlier server, and at the end destroy everything.
 
-    Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
-    SetupIncomplete for settings whose faults only show in use.
+    `authorities` is what `certificates` returns; None reads it. Raises DataDirBusy when another
+    server owns the data directory, and SettingsInvalid or SetupIncomplete for settings whose faults
+    only show in use.
     """
     places = Places.of(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -117,8 +121,9 @@ async def open_app(
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
-        images = image_service(settings, several_owners)
-        made = machinery(settings, chosen.hypervisor, stack)
+        authorities = certificates(settings) if authorities is None else authorities
+        images = image_service(settings, several_owners, authorities)
+        made = machinery(settings, chosen.hypervisor, authorities, stack)
         host = _local_host(
             *(settings, made, stack, watch.observer, tasks),
             images=images,

@@ -27,6 +27,7 @@ from waggle.app import process
 from waggle.app.observing import access_rules, public_names
 from waggle.app.process import Signals, on_hangup
 from waggle.app.root import App, open_app
+from waggle.app.values import certificates
 from waggle.config import Settings, name_user
 from waggle.config.places import Places
 from waggle.domain.errors import SettingsInvalid
@@ -59,14 +60,15 @@ async def serve_http(
     Reports its base URL through `task_status` once it accepts connections. When it returns, every
     environment is destroyed. Raises the errors of `open_app` and `bind`, also inside groups of one.
     """
-    access = access_rules(settings)
+    authorities = certificates(settings)
+    access = access_rules(settings, authorities)
     signals = Signals()
     async with anyio.create_task_group() as group:
         await group.start(signals.receive)
         with contextlib.closing(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
-            async with open_app(settings, access.several) as app:
+            async with open_app(settings, access.several, authorities) as app:
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())

@@ -192,14 +192,14 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
     )
 
 
-def registry_options(settings: Settings) -> RegistryOptions:
-    """Return how to reach registries. Raises SettingsInvalid when the CA bundle is unusable."""
+def registry_options(settings: Settings, authorities: bytes) -> RegistryOptions:
+    """Return how to reach registries. `authorities` is what `certificates` returns."""
     given = settings.registry_auth_file
     return RegistryOptions(
         insecure=settings.insecure_registries,
         named=_named_registries(settings),
         mirrors=settings.registry_mirrors,
-        ca_pem=certificates(settings),
+        ca_pem=authorities,
         auth_files=(given,) if given else tuple(Path.home() / name for name in AUTH_FILES),
     )
 
@@ -239,19 +239,26 @@ def image_reference(settings: Settings, text: str) -> ImageReference:
     return parse_reference(text, settings.default_registry)
 
 
-def image_service(settings: Settings, several_owners: SeveralOwners = one_owner) -> ImageService:
+def image_service(
+    settings: Settings,
+    several_owners: SeveralOwners = one_owner,
+    authorities: bytes | None = None,
+) -> ImageService:
     """Return the service of images and disks.
 
-    Raises SettingsInvalid when the CA bundle is unusable.
+    `authorities` is what `certificates` returns; None reads it. Raises SettingsInvalid then.
     """
     places = Places.of(settings)
+    authorities = certificates(settings) if authorities is None else authorities
     return ImageService(
         store=places.images,
         disks=places.disks,
         layers=places.layers,
         runtimes=image_references(settings),
         pulling=PullPolicy(
-            registry_options(settings), settings.image_pull, settings.default_registry
+            registry_options(settings, authorities),
+            settings.image_pull,
+            settings.default_registry,
         ),
         places=PullPlaces(settings.max_pulls, several_owners),
         room=cache_room(settings),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from waggle.app.values import image_reference, image_service, registry_options
+from waggle.app.values import certificates, image_reference, image_service, registry_options
 from waggle.cli.image import make_disk
 from waggle.cli.progress import filling, say
 from waggle.config import load as load_settings
@@ -41,11 +41,12 @@ def pull(text: str, *, as_json: bool) -> None:
 def push(name: str, text: str | None, *, as_json: bool) -> None:
     """Send an image of the store to a registry."""
     settings = load_settings()
-    images = image_service(settings)
+    authorities = certificates(settings)
+    images = image_service(settings, authorities=authorities)
     known, _ = images.store.find(name)
     reference = image_reference(settings, text or known)
     store = images.store
-    puller = Puller(store.layout, registry_options(settings), platform=store.platform)
+    puller = Puller(store.layout, registry_options(settings, authorities), platform=store.platform)
     with filling(f"Pushing {reference}") as show:
         digest = anyio.run(puller.push, known, reference, _shown(show))
     _tell(str(reference), digest, None, as_json=as_json)

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from waggle.app.machines import hypervisor, machinery
 from waggle.app.process import configure_logging
+from waggle.app.values import certificates
 from waggle.cli.image import iso
 from waggle.cli.progress import say, working
 from waggle.config import load
@@ -110,7 +111,9 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
     settings = load()
     whose = LOCAL if owner is None else parse_owner(owner)
     with contextlib.ExitStack() as stack:
-        freezing = machinery(settings, hypervisor(settings).hypervisor, stack).freezing
+        freezing = machinery(
+            settings, hypervisor(settings).hypervisor, certificates(settings), stack
+        ).freezing
         shelf = Places.of(settings).snapshots
         stack.enter_context(_storage_errors(file, shelf))
         source = stack.enter_context(file.open("rb"))

@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
-from waggle.app.values import image_service, limits
+from waggle.app.values import certificates, image_service, limits
 from waggle.cli.image import iso
 from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
@@ -128,7 +128,7 @@ def build(names: Sequence[str]) -> None:
     configure_logging(settings.log_level, settings.log_format)  # to stderr
     chosen = hypervisor(settings)
     with contextlib.ExitStack() as stack:
-        made = machinery(settings, chosen.hypervisor, stack)
+        made = machinery(settings, chosen.hypervisor, certificates(settings), stack)
         anyio.run(_build, settings, made, wanted, stack)
 
 
@@ -173,7 +173,9 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
         async def report(share: float, text: str) -> None:
             show(share, text)
 
-        image = await image_service(settings).boot_image(environment.image, report)
+        image = await image_service(settings, authorities=made.parts.certificates).boot_image(
+            environment.image, report
+        )
     parts = made.parts
     made_of = MadeOf(runtime, image, parts.kernel(), parts.kit(), environment.resources)
     identity = identity_of(
