@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 
@@ -14,6 +13,7 @@ from rich.markup import escape
 from waggle.app.machines import library
 from waggle.app.values import image_service
 from waggle.cli.image import outdated
+from waggle.cli.progress import print_json
 from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
 from waggle.config.places import Places
@@ -35,7 +35,7 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
     looked_at = subject(load())
     results = anyio.run(examine, looked_at)
     if as_json:
-        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+        print_json([asdict(result) for result in results])
     else:
         _print(results)
     if fix:

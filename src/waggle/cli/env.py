@@ -14,11 +14,10 @@ from typing import Any, cast
 
 import anyio
 from mcp import Client
-from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.cli.client import call, call_telling, connected_by, find
-from waggle.cli.progress import interruptible, say, working
+from waggle.cli.progress import interruptible, print_json, print_table, say, working
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
 
@@ -49,14 +48,12 @@ def ls(*, as_json: bool) -> None:
     """Print the environments as a table, or as a JSON list."""
     rows = anyio.run(_list)
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     table = Table(*(Column(name, no_wrap=True) for name in _COLUMNS), box=None)
     for row in rows:
         table.add_row(*(str(row[column]) for column in _COLUMNS))
-    console = Console()
-    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
-    console.print(table if rows else _NONE)
+    print_table(table, _NONE, _TABLE_WIDTH)
 
 
 async def _list() -> list[dict[str, Any]]:
@@ -139,7 +136,7 @@ def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     identity, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
         told = {**taken, "environment_id": identity}
-        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        print_json(told)
         return
     sys.stdout.write(f"{taken['snapshot_id']}\n")
     say(f"{taken['name']} is kept until {taken['expires_at']}.")
@@ -150,7 +147,7 @@ def fork(environment: str, count: int, *, as_json: bool) -> None:
     _, made = anyio.run(_call, "fork_environment", environment, {"count": count})
     rows = cast("list[dict[str, Any]]", made["environments"])
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     for row in rows:
         sys.stdout.write(f"{row['environment_id']}\n")

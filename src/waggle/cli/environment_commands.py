@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
-from waggle.cli.options import Json, Place, Repeated
+from waggle.cli.options import Environment, Json, Place, Repeated
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
@@ -105,13 +105,11 @@ def env_rm(*environments: str) -> None:
 
 
 @env.command(name="pause", group=MOMENTS)
-def env_pause(environment: str, *, to_disk: bool = False) -> None:
+def env_pause(environment: Environment, *, to_disk: bool = False) -> None:
     """Have an environment stand still until it is used again.
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     to_disk
         Keep its state on the disk and free its memory.
     """
@@ -121,27 +119,19 @@ def env_pause(environment: str, *, to_disk: bool = False) -> None:
 
 
 @env.command(name="resume", group=MOMENTS)
-def env_resume(environment: str) -> None:
-    """Have a paused environment go on.
-
-    Parameters
-    ----------
-    environment
-        Its id, the beginning of its id, or its name.
-    """
+def env_resume(environment: Environment) -> None:
+    """Have a paused environment go on."""
     from waggle.cli.env import resume as run
 
     run(environment)
 
 
 @env.command(name="snapshot", group=MOMENTS)
-def env_snapshot(environment: str, *, name: str | None = None, json: Json = False) -> None:
+def env_snapshot(environment: Environment, *, name: str | None = None, json: Json = False) -> None:
     """Keep what an environment is now, memory and disk, and print the snapshot's id.
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     name
         What to call the snapshot.
     """
@@ -151,13 +141,11 @@ def env_snapshot(environment: str, *, name: str | None = None, json: Json = Fals
 
 
 @env.command(name="fork", group=MOMENTS)
-def env_fork(environment: str, *, count: int = 1, json: Json = False) -> None:
+def env_fork(environment: Environment, *, count: int = 1, json: Json = False) -> None:
     """Make copies of an environment as it is now, and print their ids.
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     count
         How many.
     """
@@ -167,13 +155,11 @@ def env_fork(environment: str, *, count: int = 1, json: Json = False) -> None:
 
 
 @env.command(name="rollback", group=MOMENTS)
-def env_rollback(environment: str, snapshot: str) -> None:
+def env_rollback(environment: Environment, snapshot: str) -> None:
     """Take an environment back to a snapshot of itself; what came since is lost.
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     snapshot
         Its id, the beginning of its id, or its name.
     """
@@ -188,7 +174,7 @@ Keep = Annotated[bool, Parameter(negative="")]
 
 
 def exec_(
-    environment: str,
+    environment: Environment,
     /,
     *command: str,
     user: GuestUser = GuestUser.SANDBOX,
@@ -210,8 +196,6 @@ def exec_(
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     command
         The program and its arguments.
     user

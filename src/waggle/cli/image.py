@@ -13,11 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
-from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.app.values import image_service
-from waggle.cli.progress import filling, say, working
+from waggle.cli.progress import filling, print_json, print_table, say, working
 from waggle.config import Settings, load
 from waggle.config.parsers import parse_duration
 from waggle.config.places import Places
@@ -113,16 +112,14 @@ def ls(*, as_json: bool) -> None:
         used = iso(max(image.used, disk.used if disk else 0.0))
         rows.append({**asdict(image), "used": used, "disk_bytes": disk.size if disk else 0})
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     table = Table(Column("name", no_wrap=True), *_COLUMNS, box=None)
     for row in rows:
         size = f"{row['size'] / 1e6:.1f} MB" if not row["problem"] else row["problem"]
         disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
         table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # a truncated name is useless
-    console.print(table if rows else _NOTHING)
+    print_table(table, _NOTHING, _TABLE_WIDTH)
 
 
 def iso(used: float) -> str:
@@ -206,7 +203,7 @@ def _tell(plan: PrunePlan, *, dry_run: bool, as_json: bool) -> None:
             "freed_bytes": plan.freed_bytes,
             "kept_bytes": plan.kept_bytes,
         }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        print_json(document)
         return
     would, are = ("Would remove", "would be") if dry_run else ("Removed", "are")
     for image in plan.remove:

@@ -18,6 +18,7 @@ from waggle.cli.environment_commands import env, exec_, run
 from waggle.cli.options import (
     MACHINE,
     SERVER,
+    Environment,
     Fix,
     Json,
     Listen,
@@ -141,14 +142,8 @@ def demo() -> None:
 
 
 @app.command(group=SERVER)
-def shell(environment: str) -> int:
-    """Open a shell in an environment, as the user that its programs run as.
-
-    Parameters
-    ----------
-    environment
-        Its id, the beginning of its id, or its name.
-    """
+def shell(environment: Environment) -> int:
+    """Open a shell in an environment, as the user that its programs run as."""
     from waggle.cli.shell import shell as begin
 
     return begin(environment)
@@ -172,13 +167,11 @@ def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
 
 
 @app.command(group=SERVER)
-def port(environment: str, port: int) -> None:
+def port(environment: Environment, port: int) -> None:
     """Expose a port of an environment on this machine's 127.0.0.1, and print its URL.
 
     Parameters
     ----------
-    environment
-        Its id, the beginning of its id, or its name.
     port
         The TCP port that a program in it listens on.
     """

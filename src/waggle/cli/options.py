@@ -26,6 +26,7 @@ def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
 
 Place = Annotated[Path, Parameter(converter=_as_typed)]
 """A path that shells complete, here or in an environment; as typed, since a final slash counts."""
+Environment = Annotated[str, Parameter(help="Its id, the beginning of its id, or its name.")]
 Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 """An option that may be given several times."""
 Recursive = Annotated[

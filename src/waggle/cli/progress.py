@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The progress of long work on stderr, and the end of a command's work at a signal.
+"""What commands print: results on stdout, progress on stderr; and the end of work at a signal.
 
 Progress is a spinner or a bar on a terminal, plain lines elsewhere. `interruptible` and `answered`
 cancel work with its clean-up, for the commands that use the server.
@@ -7,6 +7,7 @@ cancel work with its clean-up, for the commands that use the server.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ import anyio
 import anyio.lowlevel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 
 from waggle.tasks import together
 
@@ -31,6 +33,21 @@ console = Console(stderr=True, highlight=False, emoji=False)
 def say(text: str) -> None:
     """Print one line on stderr."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def print_json(result: object) -> None:
+    """Print a result on stdout, for scripts."""
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+
+
+def print_table(table: Table, nothing: str, width: int = 0) -> None:
+    """Print a table on stdout, or `nothing` if it is empty.
+
+    It may take `width` characters, also on a narrower terminal: a truncated id is useless.
+    """
+    out = Console(markup=False, emoji=False, highlight=False)
+    out.width = max(out.width, width)
+    out.print(table if table.row_count else nothing)
 
 
 @contextmanager

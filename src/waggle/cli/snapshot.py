@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import uuid
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.app.machines import hypervisor, machinery
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates
 from waggle.cli.image import iso
-from waggle.cli.progress import say, working
+from waggle.cli.progress import print_json, print_table, say, working
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL, parse_owner
@@ -49,7 +47,7 @@ def ls(*, as_json: bool) -> None:
         for each in read_snapshots(_directory())
     ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     names = ("id", "name", "owner", "runtime", "size", "created (UTC)", "expires (UTC)")
     table = Table(*(Column(name, no_wrap=True) for name in names), box=None)
@@ -60,9 +58,7 @@ def ls(*, as_json: bool) -> None:
             str(row["created"])[:16],
             str(row["expires"])[:16],
         )
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
-    console.print(table if rows else _NOTHING)
+    print_table(table, _NOTHING, _TABLE_WIDTH)
 
 
 def _directory() -> Path:
@@ -128,7 +124,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
         )
     if as_json:
         told = {"id": kept.id, "name": kept.name, "owner": kept.owner, "bytes": kept.size}
-        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        print_json(told)
         return
     sys.stdout.write(f"{kept.id}\n")
     say(f"{kept.name} is {kept.owner}'s until {kept.expires_at:%Y-%m-%d %H:%M} UTC.")

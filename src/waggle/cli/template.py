@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 import uuid
@@ -16,14 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates, image_service, limits
 from waggle.cli.image import iso
-from waggle.cli.progress import filling, say, working
+from waggle.cli.progress import filling, print_json, print_table, say, working
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL
@@ -56,7 +54,7 @@ def ls(*, as_json: bool) -> None:
         for each in _store().all()
     ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     names = ("id", "image", "cpus", "memory", "size", "used")
     table = Table(*(Column(name, no_wrap=True) for name in names), box=None)
@@ -70,9 +68,7 @@ def ls(*, as_json: bool) -> None:
             f"{each.size / 1e6:.1f} MB",
             iso(each.used_at.timestamp())[:16],
         )
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
-    console.print(table if rows else _NOTHING)
+    print_table(table, _NOTHING, _TABLE_WIDTH)
 
 
 def rm(ids: Sequence[str]) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import sys
@@ -12,10 +11,9 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.cli.progress import say
+from waggle.cli.progress import print_json, print_table, say
 from waggle.config import load
 from waggle.domain.access import parse_owner
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
@@ -60,12 +58,12 @@ def ls(*, as_json: bool) -> None:
         for entry in entries
     ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     table = Table(*(Column(name, no_wrap=True) for name in ("id", "owner", "expires")), box=None)
     for row in rows:
         table.add_row(row["id"], row["owner"], row["expires"] or "never")
-    Console().print(table if rows else "No tokens.", markup=False)
+    print_table(table, "No tokens.")
 
 
 def rm(ids: Sequence[str]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
-import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -31,7 +29,7 @@ from waggle.cli.cp.sources import (
     uploaded_to,
 )
 from waggle.cli.cp.writing import Written, write_file, write_tree
-from waggle.cli.progress import filling, say
+from waggle.cli.progress import filling, print_json, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files.search import Kind
@@ -73,7 +71,7 @@ def cp(words: Sequence[str], *, recursive: bool, as_json: bool) -> int:
     """
     copied = anyio.run(partial(_connect_and_copy, plan(words), recursive=recursive))
     if as_json:
-        sys.stdout.write(json.dumps([each.as_json() for each in copied], indent=2) + "\n")
+        print_json([each.as_json() for each in copied])
     for each in copied:
         for path, reason in each.left_out:
             say(f"Left out {path} of {each.source}: {reason}.")
