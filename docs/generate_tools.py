@@ -17,8 +17,8 @@ from waggle.app.values import execution_limits
 from waggle.config import load
 from waggle.domain.toolset import TOOLS, Toolset
 from waggle.mcp.context import Services
+from waggle.mcp.offered import NOT_FOUND_BEFORE_2026
 from waggle.mcp.prompts import PROMPTS
-from waggle.mcp.refusals import NOT_FOUND_BEFORE_2026
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS

@@ -14,7 +14,9 @@ from waggle.cli import main
 from waggle.cli.client import COMMANDS, advice, message, refused
 from waggle.domain.errors import WaggleError
 from waggle.domain.toolset import Offer
-from waggle.mcp.errors import Failure, failure_result, unknown_tool
+from waggle.mcp.errors import Failure, unknown_tool
+from waggle.mcp.offered import told as told_to
+from waggle.mcp.results import Reply, failed
 
 NAMES = [tool.name for tool in default_tools()]
 A_TOOL = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
@@ -76,20 +78,20 @@ def test_parameters_become_options() -> None:
 
 def test_a_refusal_keeps_its_parts() -> None:
     failure = Failure("busy", "It is busy.", "Use list_environments.", retry_after=3)
-    told = refused("execute", failure_result(failure, Offer(), before="some output"))
+    told = refused("execute", told_to(Reply(None, ["some output"], failure=failure), Offer()))
     assert (told.message, told.hint) == ("It is busy.", "Use 'waggle env ls'.")
     assert (told.reason, told.wait, told.result) == ("busy", 3, {})
 
 
 def test_a_tool_that_is_not_offered_names_the_setting() -> None:
-    told = refused("wait_job", failure_result(unknown_tool("wait_job", ["execute"]), Offer()))
+    told = refused("wait_job", told_to(failed(unknown_tool("wait_job", ["execute"])), Offer()))
     assert "WAGGLE_TOOLSETS" in told.hint
     assert not A_TOOL.search(str(told))
 
 
 def test_a_list_of_parameters_is_not_shown() -> None:
     failure = Failure("invalid_argument", "There is no parameter 'x'.", "execute takes: code.")
-    assert refused("execute", failure_result(failure, Offer())).hint == ""
+    assert refused("execute", told_to(failed(failure), Offer())).hint == ""
 
 
 def test_an_error_without_a_code_keeps_its_text() -> None:

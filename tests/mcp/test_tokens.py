@@ -8,16 +8,15 @@ counted separately in tokens of o200k_base, without and with its output schema.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support.server import unused_services
+from tests.support.server import default_tools
 from tests.support.tokens import compact, tokens
 
 from waggle.domain.toolset import Offer, Toolset
 from waggle.mcp.schema.tool import OfferedTool
-from waggle.mcp.tools import all_tools
+from waggle.mcp.surfaces import offered_tools
 
 CORE = Offer(frozenset({Toolset.CORE}))
 FULL = Offer()
@@ -29,7 +28,7 @@ GEMINI = {
 
 
 def tools(offer: Offer) -> list[OfferedTool]:
-    return all_tools(replace(unused_services(), offer=offer))
+    return offered_tools(default_tools(), offer)
 
 
 def cost(offered: Sequence[OfferedTool], *, output: bool) -> int:

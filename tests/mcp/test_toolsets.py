@@ -4,23 +4,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from mcp import Client
-from tests.support.server import Setup, default_tools, error_of, mcp_server, unused_services
+from tests.support.server import Setup, default_tools, error_of, mcp_server
 
 from waggle.domain.toolset import ALL_TOOLS, TOOLS, Offer, Toolset
-from waggle.mcp.surfaces import instructions
-from waggle.mcp.tools import all_tools
+from waggle.mcp.surfaces import instructions, offered_tools
 
 TOPICS = [each for each in Toolset if each is not Toolset.CORE]
 ALL = [tool.name for tool in default_tools()]
 
 
 def offered(*toolsets: Toolset) -> list[str]:
-    services = replace(unused_services(), offer=Offer(frozenset(toolsets)))
-    return [tool.name for tool in all_tools(services)]
+    return [tool.name for tool in offered_tools(default_tools(), Offer(frozenset(toolsets)))]
 
 
 @pytest.mark.anyio

@@ -21,7 +21,7 @@ from starlette.requests import Request as HttpRequest
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
-from waggle.domain.toolset import CHOSEN, Offer
+from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
@@ -88,12 +88,6 @@ def current_owner(ctx: Ctx) -> Owner:
     if not isinstance(user, AuthenticatedUser):
         raise RuntimeError("a request reached the tools without authentication")
     return Owner(user.access_token.client_id)
-
-
-def chosen_offer(request: object) -> Offer | None:
-    """Return the offer that the client of this HTTP request chose; None if it did not choose."""
-    offer = request.scope.get(CHOSEN) if isinstance(request, HttpRequest) else None
-    return offer if isinstance(offer, Offer) else None
 
 
 def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:

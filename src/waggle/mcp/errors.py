@@ -18,13 +18,11 @@ from typing import Any, Final, cast
 import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, Result, TextContent
-from pydantic import BaseModel, ValidationError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, Result
+from pydantic import ValidationError
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.domain.observer import OK
-from waggle.domain.toolset import Offer
-from waggle.mcp.results.environments import fields_of
 from waggle.mcp.tool_names import meant
 from waggle.tasks import errors_in
 
@@ -85,9 +83,9 @@ class Failure:
         """The message and the hint, for a model to read."""
         return f"{self.message} {self.hint}".strip()
 
-    def heeding(self, offer: Offer) -> Failure:
-        """Return the failure without advice to use a tool that the client cannot call."""
-        return replace(self, hint=offer.advice(self.hint))
+    def advised(self, advise: Callable[[str], str]) -> Failure:
+        """Return the failure with what `advise` leaves of the hint."""
+        return replace(self, hint=advise(self.hint))
 
     def data(self) -> dict[str, str]:
         """Return the failure as structured content, which some clients show to a model."""
@@ -127,23 +125,15 @@ def refusal(error: MCPError) -> str:
     return str(ours.get(ERROR_META_KEY, {}).get("code", "refused"))
 
 
-def failure_result(
-    failure: Failure, offer: Offer, *, before: str = "", structured: BaseModel | None = None
-) -> CallToolResult:
-    """Return an error result; `before` is output so far as text, `structured` the same as data.
+def invalid(message: str, hint: str = "") -> MCPError:
+    """Return the refusal of an invalid parameter other than a URI."""
+    failure = describe("resources", InvalidArgument(message, hint=hint))
+    return MCPError(code=INVALID_PARAMS, message=failure.text, data=failure.meta())
 
-    The data includes the failure, for clients that show a model nothing else. Without data there is
-    no structured content, because some clients check that against the output schema.
-    """
-    told = failure.heeding(offer)
-    given = {} if structured is None else fields_of(structured)
-    text = "\n".join(filter(None, (before, given.get("note"), told.text)))
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)],
-        structured_content=None if structured is None else {**given, "error": told.data()},
-        is_error=True,
-        _meta=told.meta(),
-    )
+
+def unanswered(failure: Failure) -> MCPError:
+    """Return the refusal of a valid request, for a reason such as the server's stop."""
+    return MCPError(code=INTERNAL_ERROR, message=failure.text, data=failure.meta())
 
 
 def describe(

@@ -28,17 +28,15 @@ from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.observer import CANCELLED, OK, Call, Observer
-from waggle.domain.toolset import Offer
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, outcome, refusal
-from waggle.mcp.refusals import refusing
+from waggle.mcp.offered import refusing
+from waggle.mcp.results import NEW_META_KEY, Reply
 from waggle.mcp.schema.outputs import unlisted
 from waggle.service.environments.provision import Place
 from waggle.service.idempotency import Repeats
 
 _PROGRAMS = ("code", "command")
-NEW_META_KEY = "waggle/new_environment"
-"""The key in a result's `_meta` of the id of the environment that the call created."""
 
 
 def ended_call(
@@ -68,17 +66,20 @@ class About:
 
 
 @asynccontextmanager
-async def counted(services: Services, ctx: Ctx, about: About) -> AsyncGenerator[None]:
+async def counted(
+    services: Services, ctx: Ctx, about: About, advise: Callable[[str], str]
+) -> AsyncGenerator[None]:
     """Count the block, which answers a request, as a tool call: in the rate, metrics and audit.
 
-    Raises MCPError if the owner sends too many requests.
+    Raises MCPError for its errors, with what `advise` leaves of their hints, and if the owner
+    sends too many requests.
     """
+    version = ctx.request_context.protocol_version
     with _telling(services.observer, ctx, about):
-        if services.rates is not None:
-            version = ctx.request_context.protocol_version
-            async with refusing(about.method, about.uri, version, services.offer):
+        async with refusing(about.method, about.uri, version, advise):
+            if services.rates is not None:
                 services.rates.take(current_owner(ctx))
-        yield
+            yield
 
 
 @contextmanager
@@ -92,9 +93,6 @@ def _telling(observer: Observer, ctx: Ctx, about: About) -> Generator[None]:
         ended = OK
     except MCPError as error:
         ended = refusal(error)
-        raise
-    except Exception:
-        ended = "internal"
         raise
     finally:
         took = time.perf_counter() - began
@@ -235,7 +233,7 @@ async def once(
     call: ToolCall,
     *,
     owner: str,
-    offer: Offer,
+    advise: Callable[[str], str],
 ) -> ToolResult:
     """Call the tool, or return the result of an earlier call with the same key, marked as such.
 
@@ -256,7 +254,7 @@ async def once(
     if kept is None:
         return fresh[0]
     result = CallToolResult.model_validate_json(kept)
-    told = offer.advice(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
+    told = advise(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
     return result.model_copy(
         update={
             "content": [*result.content, TextContent(type="text", text=told)],
@@ -279,16 +277,6 @@ def fingerprint(name: str, arguments: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def introduced(result: CallToolResult, place: Place) -> CallToolResult:
-    """Return the result of a call, beginning with the environment's id if the call created it."""
-    if not place.is_new:
-        return result
-    told = f"environment_id: {place.id} (new, {place.environment.runtime}; give it to go on there)"
-    given = result.structured_content
-    return result.model_copy(
-        update={
-            "content": [TextContent(type="text", text=told), *result.content],
-            "meta": {**(result.meta or {}), NEW_META_KEY: place.id},
-            "structured_content": given if given is None else {"environment_id": place.id, **given},
-        }
-    )
+def introduced(reply: Reply, place: Place) -> Reply:
+    """Return the reply of a call, beginning with the environment's id if the call created it."""
+    return reply.introduced(place.id, place.environment.runtime) if place.is_new else reply

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from mcp.server.caching import CacheableMethod, CacheHint
@@ -32,7 +31,7 @@ from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, release
 from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
-from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.errors import Failure, describe, unknown_tool
 from waggle.mcp.observed import (
     CUT,
     PARAMETER,
@@ -44,10 +43,11 @@ from waggle.mcp.observed import (
     ended_call,
     once,
 )
+from waggle.mcp.offered import told
 from waggle.mcp.prompts import rendered
-from waggle.mcp.refusals import refusing
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
+from waggle.mcp.results import failed
 from waggle.mcp.schema.tool import OfferedTool, parameters, takes
 from waggle.mcp.surfaces import Surface, Surfaces
 
@@ -122,10 +122,8 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     async def _get_prompt(self, ctx: Request, params: GetPromptRequestParams) -> GetPromptResult:
         context = Context(request_context=ctx, mcp_server=self, input_params=params)
         surface = self._surfaces.of(ctx.request)
-        async with (
-            counted(self._services, context, About(ctx.method)),
-            refusing(ctx.method, "", ctx.protocol_version, surface.offer),
-        ):
+        about, advise = About(ctx.method), surface.offer.advice
+        async with counted(self._services, context, about, advise):
             return await rendered(surface.prompts, params.name, params.arguments or {}, context)
 
     async def call_tool(
@@ -146,13 +144,13 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
         result: ToolResult | None = None
-        began, told = time.perf_counter(), self._with_id(arguments, context)
+        began, given = time.perf_counter(), self._with_id(arguments, context)
         try:
             result = await self._admit(surface, tool, name, arguments, context)
             return result  # the `finally` needs the variable
         finally:
             known, took = tool.name if tool else NO_TOOL, time.perf_counter() - began
-            call = ended_call(context, known, told, result, took)
+            call = ended_call(context, known, given, result, took)
             self._services.observer.call_ended(call)
 
     def _with_id(self, arguments: dict[str, Any], context: Ctx) -> dict[str, Any]:
@@ -176,19 +174,19 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     ) -> ToolResult:
         """Answer a call; with an error if the server stops before or meanwhile."""
         if self.calls.stopping:
-            return failure_result(REFUSED, surface.offer)
+            return _refusal(REFUSED, surface)
         with self.calls.one():
             if tool is None:
                 return self._unknown(surface, name, context)
             return await self._answer(surface, tool, arguments, context)
-        return failure_result(CUT, surface.offer)
+        return _refusal(CUT, surface)
 
     def _unknown(self, surface: Surface, name: str, context: Ctx | None) -> ToolResult:
         try:
             self._count(context)
         except WaggleError as error:
-            return failure_result(describe(NO_TOOL, error), surface.offer)
-        return failure_result(unknown_tool(name, surface.tools), surface.offer)
+            return _refusal(describe(NO_TOOL, error), surface)
+        return _refusal(unknown_tool(name, surface.tools), surface)
 
     def _count(self, context: Ctx | None) -> None:
         """Count a call. Raises RateLimited if the owner calls too often."""
@@ -199,9 +197,13 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         self, surface: Surface, tool: OfferedTool, arguments: dict[str, Any], context: Ctx | None
     ) -> ToolResult:
         called = context or Context(mcp_server=self)
+        offer = self._surfaces.offer_with(surface, tool.name)
+
+        async def call() -> ToolResult:
+            return told(await tool.run(arguments, called), offer)
+
         try:
             self._count(context)
-            call = partial(tool.run, arguments, called, convert_result=True)
             if context is None or not takes(tool, PARAMETER):
                 return await call()
             return await once(
@@ -210,15 +212,19 @@ class WaggleServer(MCPServer[dict[str, Any]]):
                 arguments,
                 call,
                 owner=current_owner(context),
-                offer=surface.offer,
+                advise=surface.offer.advice,
             )
         except (ToolError, WaggleError) as error:
             failure = describe(tool.name, error, parameters=parameters(tool))
             release(error)
-            return failure_result(failure, surface.offer)
+            return _refusal(failure, surface)
         except asyncio.CancelledError as error:  # the client hung up
             release(error)
             raise
+
+
+def _refusal(failure: Failure, surface: Surface) -> ToolResult:
+    return told(failed(failure), surface.offer)
 
 
 def build_mcp(services: Services) -> WaggleServer:

@@ -9,9 +9,10 @@ Clients cut them after 2,048 characters.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 from mcp.server.mcpserver.prompts import Prompt
 from mcp_types import ListPromptsResult, ListToolsResult
@@ -20,7 +21,8 @@ from mcp_types import PromptArgument as ListedArgument
 from mcp_types import Tool as ListedTool
 
 from waggle.domain.toolset import Offer, naming, without
-from waggle.mcp.context import Services, chosen_offer
+from waggle.mcp.context import Services
+from waggle.mcp.offered import chosen_offer
 from waggle.mcp.prompts import prompts_for
 from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.tools import all_tools
@@ -113,7 +115,8 @@ class Surfaces:
     """The surfaces of one server."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
+        self._sleeps = services.environments.sleep_when_idle
+        self._tools = all_tools(services)
         self._made = lru_cache(maxsize=MOST_KEPT)(self._make)
         self.default = self._make(services.offer)
         self.whole = self._make(services.offer.whole)
@@ -132,20 +135,49 @@ class Surfaces:
         found = surface.tools.get(name)
         return found if found or surface.offer.chosen else self.whole.tools.get(name)
 
+    def offer_with(self, surface: Surface, tool: str) -> Offer:
+        """Return what a client that called this tool is offered: more than it is shown, maybe."""
+        return surface.offer if tool in surface.tools else self.whole.offer
+
     def _make(self, offer: Offer) -> Surface:
-        tools = all_tools(replace(self._services, offer=offer))
-        names = [tool.name for tool in tools]
+        names, tools = offer.tools, offered_tools(self._tools, offer)
         prompts = prompts_for(names)
         return Surface(
             offer=offer,
             tools={tool.name: tool for tool in tools},
             prompts={prompt.name: prompt for prompt in prompts},
-            instructions=instructions(
-                names, sleep_when_idle=self._services.environments.sleep_when_idle
-            ),
+            instructions=instructions(names, sleep_when_idle=self._sleeps),
             tool_list=ListToolsResult(tools=[_listed(tool) for tool in tools]),
             prompt_list=ListPromptsResult(prompts=[_listed_prompt(each) for each in prompts]),
         )
+
+
+def offered_tools(tools: Sequence[OfferedTool], offer: Offer) -> list[OfferedTool]:
+    """Return the tools of the offer, with descriptions that name no tool outside it."""
+    return [
+        tool.model_copy(
+            update={
+                "description": offer.advice(tool.description),
+                "parameters": _heeding(tool.parameters, offer),
+            }
+        )
+        for tool in tools
+        if offer.has(tool.name)
+    ]
+
+
+def _heeding(schema: Any, offer: Offer) -> Any:
+    if isinstance(schema, list):
+        return [_heeding(each, offer) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    kept: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", schema).items():
+        if name != "description" or not isinstance(value, str):
+            kept[name] = _heeding(value, offer)
+        elif told := offer.advice(value):
+            kept[name] = told
+    return kept
 
 
 def _listed(tool: OfferedTool) -> ListedTool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The URIs of resources: building, parsing and templates. Pure; no other module does this.
 
-Called by `waggle.mcp.resources`, `refusals` and `results`. File names are percent-encoded in a URI
+Called by `waggle.mcp.resources`, `offered` and `results`. File names are percent-encoded in a URI
 and decoded without change.
 """
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from waggle.domain.programs import MAX_OUTPUT, Output
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
-from waggle.mcp.results.environments import fit, share, shrink, success, wire_size
+from waggle.mcp.offered import told
+from waggle.mcp.results import fit, share, shrink, success, wire_size
 from waggle.mcp.results.jobs import command_output, command_text
 
 EVENT_LIMIT = 1024 * 1024
@@ -85,8 +86,8 @@ def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
     for out in WORST.values():
         for err in (b"", *WORST.values()):
             stdout = Output(head=out * 100_000, tail=out * 100_000, total=1 << 30)
-            output = command_output(ended(stdout, whole(err * 200_000)), Offer(), MAX_OUTPUT)
-            made = success(output, command_text(output))
+            output, hints = command_output(ended(stdout, whole(err * 200_000)), MAX_OUTPUT)
+            made = told(success(output, command_text, hints=hints), Offer())
             wire = json.dumps(made.model_dump(mode="json", by_alias=True))
             assert len(wire) < EVENT_LIMIT - 2_000
             assert output.stdout_bytes_cut > (1 << 29)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
-from waggle.mcp.results.environments import COPY_BUDGET, wire_size
+from waggle.mcp.results import COPY_BUDGET, wire_size
 from waggle.mcp.results.pages import (
     TEXT_PAGE,
     Encoding,

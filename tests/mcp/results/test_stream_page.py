@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
 from waggle.infra.shared.spool import Spool
-from waggle.mcp.results.environments import COPY_BUDGET, wire_size
+from waggle.mcp.results import COPY_BUDGET, wire_size
 from waggle.mcp.results.pages import MAX_BYTES, MAX_MATCHES, read_page
 
 

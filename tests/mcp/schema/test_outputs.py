@@ -17,7 +17,8 @@ from tests.support.server import default_tools
 from waggle.domain.environment import Environment, State
 from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.mcp.results.environments import EnvironmentSummary, fields_of, summary
+from waggle.mcp.results import fields_of
+from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.schema.outputs import in_words, quick
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -16,11 +16,13 @@ from mcp.server.mcpserver import Context
 from mcp_types import (
     CompleteRequestParams,
     CompleteResult,
+    Completion,
     ListResourcesResult,
     ListResourceTemplatesResult,
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
+    ResourceTemplateReference,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
     UnsubscribeRequestParams,
@@ -29,14 +31,15 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.domain.toolset import Offer
-from waggle.mcp.context import Request, Services, chosen_offer, current_owner
+from waggle.mcp.context import Request, Services, current_owner
+from waggle.mcp.errors import unanswered
 from waggle.mcp.observed import CUT, REFUSED, About, Calls, counted
-from waggle.mcp.refusals import failed, refusing
+from waggle.mcp.offered import chosen_offer, offered_address, offers, offers_template
 from waggle.mcp.resources.changes import Changes
-from waggle.mcp.resources.listing import complete, list_page, templates
-from waggle.mcp.resources.read import read_resource
+from waggle.mcp.resources.listing import TEMPLATES, complete, list_page
+from waggle.mcp.resources.read import EXECUTIONS_SHOWN, read_resource
 from waggle.mcp.resources.subscriptions import TASKS, Subscriptions
-from waggle.mcp.uris import environment_in
+from waggle.mcp.uris import StreamAddress, environment_in, parse_uri
 
 P = TypeVar("P", bound=BaseModel)
 Handle = Callable[[Request, P], Awaitable[HandlerResult]]
@@ -57,10 +60,11 @@ class Resources:
     """The handlers for one server."""
 
     def __init__(self, services: Services, changes: Changes, calls: Calls) -> None:
-        self._shown = services.offer
-        self._services = services = replace(services, offer=services.offer.whole)
+        self._shown, self._whole = services.offer, services.offer.whole
+        self._services = services
         self._calls = calls
-        self._subscriptions = Subscriptions(services, changes, _owner)
+        known = partial(offered_address, self._whole)
+        self._subscriptions = Subscriptions(services, changes, _owner, known)
 
     def add_to(self, server: Server[dict[str, Any]]) -> None:
         """Add the handlers of resources, completion of their templates, and subscriptions."""
@@ -88,7 +92,8 @@ class Resources:
         async def counting(ctx: Request, params: P) -> HandlerResult:
             uri = str(getattr(params, "uri", ""))
             about = About(method, uri[:_SHOWN_URI], environment_in(uri))
-            async with counted(self._services, Context(request_context=ctx), about):
+            advise = self._told(ctx).advice
+            async with counted(self._services, Context(request_context=ctx), about, advise):
                 return await handle(ctx, params)
 
         return counting
@@ -98,30 +103,40 @@ class Resources:
 
         async def bounded(ctx: Request, params: P) -> HandlerResult:
             if self._calls.stopping:
-                raise failed(REFUSED)
+                raise unanswered(REFUSED)
             with self._calls.one():
                 return await handle(ctx, params)
-            raise failed(CUT)
+            raise unanswered(CUT)
 
         return bounded
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
-        async with refusing("resources/list", "", ctx.protocol_version, self._told(ctx)):
-            result = list_page(self._services, params.cursor, owner=owner)
+        page = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
-        return result
+        listed = [each for each in page.resources if self._has(each.uri)]
+        return page.model_copy(update={"resources": listed})
+
+    def _has(self, uri: str) -> bool:
+        address = parse_uri(uri)
+        return address is not None and offers(self._whole, type(address))
 
     async def _templates(
         self, ctx: Request, _params: PaginatedRequestParams
     ) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=templates(self._told(ctx)))
+        offer = self._told(ctx)
+        return ListResourceTemplatesResult(
+            resource_templates=[e for e in TEMPLATES if offers_template(offer, e.uri_template)]
+        )
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
-        async with refusing(
-            "resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version, self._told(ctx)
-        ):
-            contents = await read_resource(self._services, params.uri, owner=_owner(ctx))
+        contents = await read_resource(
+            self._services,
+            params.uri,
+            offered_address(self._whole, params.uri),
+            owner=_owner(ctx),
+            executions=EXECUTIONS_SHOWN if offers(self._whole, StreamAddress) else 0,
+        )
         return ReadResourceResult(contents=[contents])
 
     def _told(self, ctx: Request) -> Offer:
@@ -129,6 +144,9 @@ class Resources:
         return chosen_offer(ctx.request) or self._shown
 
     async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
+        template = params.ref.uri if isinstance(params.ref, ResourceTemplateReference) else None
+        if template is not None and not offers_template(self._whole, template):
+            return CompleteResult(completion=Completion(values=[], total=0, has_more=False))
         return complete(self._services, params, owner=_owner(ctx))
 
 

@@ -27,17 +27,14 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import WaggleError
 from waggle.domain.programs.job import StreamName
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.toolset import Offer
 from waggle.mcp.context import Services
+from waggle.mcp.errors import invalid
 from waggle.mcp.prompts import PROMPTS
-from waggle.mcp.refusals import invalid, offers, offers_template
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,
-    EnvironmentAddress,
-    StreamAddress,
     environment_uri,
     output_uri,
 )
@@ -89,16 +86,8 @@ TEMPLATES = [
 ]
 
 
-def templates(offer: Offer) -> list[ResourceTemplate]:
-    """Return the templates of the offered kinds."""
-    return [each for each in TEMPLATES if offers_template(offer, each.uri_template)]
-
-
 def list_page(services: Services, cursor: str | None, *, owner: Owner) -> ListResourcesResult:
-    """Return one page of the owner's resources, of the offered kinds.
-
-    Raises MCPError for an invalid cursor.
-    """
+    """Return one page of the owner's resources. Raises MCPError for an invalid cursor."""
     everything = sorted(services.environments.list(owner=owner), key=_place)
     after = _decode(cursor)
     rest = [each for each in everything if _place(each) > after]
@@ -117,11 +106,8 @@ def _resources(services: Services, environment: Environment, owner: Owner) -> li
         description=f"{environment.runtime}, {environment.state}",
         mime_type="application/json",
     )
-    found = [about] if offers(services.offer, EnvironmentAddress) else []
-    if offers(services.offer, StreamAddress):
-        jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
-        found += [each for job in jobs for each in _streams(environment, job)]
-    return found
+    jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
+    return [about, *(each for job in jobs for each in _streams(environment, job))]
 
 
 def _streams(environment: Environment, job: Job) -> list[Resource]:
@@ -165,12 +151,15 @@ MAX_VALUES = 100
 
 
 def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:
-    """Return the values that begin with the typed text; none for unknown arguments."""
+    """Return the values that begin with the typed text; none for unknown arguments.
+
+    A template in it is one of TEMPLATES.
+    """
     reference, name = params.ref, params.argument.name
     values: list[str] = []
     if isinstance(reference, PromptReference):
         values = [*RuntimeName] if reference.name in PROMPTS and name == "runtime" else []
-    elif offers_template(services.offer, reference.uri):
+    else:
         chosen = (params.context.arguments if params.context else None) or {}
         values = _values(services, name, chosen.get("id", ""), owner)
     found = [value for value in values if value.startswith(params.argument.value)]

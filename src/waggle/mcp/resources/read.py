@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.mcp.context import Services
-from waggle.mcp.refusals import offered_address, offers
 from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.results.images import page_type
 from waggle.mcp.results.pages import (
@@ -28,6 +27,7 @@ from waggle.mcp.results.pages import (
     window,
 )
 from waggle.mcp.uris import (
+    Address,
     ArchiveAddress,
     EnvironmentAddress,
     FileAddress,
@@ -67,28 +67,29 @@ class EnvironmentContent(EnvironmentSummary):
     executions: list[ExecutionItem]
 
 
-async def read_resource(services: Services, uri: str, *, owner: Owner) -> Contents:
-    """Return the resource that `uri` names. Raises NotFound if it is unknown or not offered.
+async def read_resource(
+    services: Services, uri: str, address: Address, *, owner: Owner, executions: int
+) -> Contents:
+    """Return the resource at `address`, which `uri` names. Raises the errors of the services.
 
-    Raises InvalidArgument for its query, and the errors of the services.
+    An environment has at most so many `executions`.
     """
-    match offered_address(services.offer, uri):
-        case EnvironmentAddress() as address:
-            return _environment(services, uri, address, owner)
-        case StreamAddress() as address:
+    match address:
+        case EnvironmentAddress():
+            return _environment(services, uri, address, owner, executions)
+        case StreamAddress():
             return _stream(services, uri, address, owner)
-        case FileAddress() as address:
+        case FileAddress():
             return await _file(services, uri, address, owner)
-        case ArchiveAddress() as address:
+        case ArchiveAddress():
             return _archive(services, uri, address, owner)
 
 
 def _environment(
-    services: Services, uri: str, address: EnvironmentAddress, owner: Owner
+    services: Services, uri: str, address: EnvironmentAddress, owner: Owner, executions: int
 ) -> TextResourceContents:
     environment = services.environments.get(address.environment_id, owner=owner)
-    shown = EXECUTIONS_SHOWN if offers(services.offer, StreamAddress) else 0
-    jobs = services.jobs.newest(environment.id, shown, owner=owner)
+    jobs = services.jobs.newest(environment.id, executions, owner=owner)
     content = EnvironmentContent(
         **summary(environment), executions=[_execution(job) for job in jobs]
     )

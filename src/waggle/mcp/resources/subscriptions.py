@@ -26,9 +26,9 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.mcp.context import Request, Services
-from waggle.mcp.refusals import invalid, offered_address, refusing
+from waggle.mcp.errors import invalid
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
-from waggle.mcp.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
+from waggle.mcp.uris import Address, EnvironmentAddress, Range, StreamAddress, parse_uri
 
 MAX_SUBSCRIPTIONS = 100
 """The most resources that one session or one stream may watch."""
@@ -41,37 +41,48 @@ OwnerOf = Callable[[Request], Owner]
 
 
 class Subscriptions:
-    """The handlers of subscriptions. `owner_of` returns the owner who sends a request."""
+    """The handlers of subscriptions. `owner_of` returns the owner who sends a request.
 
-    def __init__(self, services: Services, changes: Changes, owner_of: OwnerOf) -> None:
+    `address_of` returns the address that a URI names; it raises NotFound or InvalidArgument.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        changes: Changes,
+        owner_of: OwnerOf,
+        address_of: Callable[[str], Address],
+    ) -> None:
         self._services = services
-        self._offer = services.offer
         self._changes = changes
         self._owner_of = owner_of
+        self._address_of = address_of
         self._streams: dict[Owner, int] = {}
 
     async def subscribe(self, ctx: Request, params: SubscribeRequestParams) -> EmptyResult:
         """Subscribe to a resource until the session ends. Idempotent."""
         owner = self._owner_of(ctx)
-        async with refusing("resources/subscribe", params.uri, ctx.protocol_version, self._offer):
-            key = self._key(params.uri, owner)
-            watcher = self._of_session(ctx, owner)
-            if watcher is None:
-                raise InvalidArgument(
-                    "Only a session can subscribe.", hint="Initialize one, or read it again."
-                )
-            if key not in watcher and len(watcher) >= MAX_SUBSCRIPTIONS:
-                raise InvalidArgument(
-                    f"This session has {MAX_SUBSCRIPTIONS} subscriptions.",
-                    hint="Unsubscribe from what has ended.",
-                )
-            watcher.add(key, params.uri)
+        key = self._known_key(params.uri, owner)
+        watcher = self._of_session(ctx, owner)
+        if watcher is None:
+            raise InvalidArgument(
+                "Only a session can subscribe.", hint="Initialize one, or read it again."
+            )
+        if key not in watcher and len(watcher) >= MAX_SUBSCRIPTIONS:
+            raise InvalidArgument(
+                f"This session has {MAX_SUBSCRIPTIONS} subscriptions.",
+                hint="Unsubscribe from what has ended.",
+            )
+        watcher.add(key, params.uri)
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Request, params: UnsubscribeRequestParams) -> EmptyResult:
         """End a subscription. Idempotent, also for resources that are gone."""
         watcher = self._of_session(ctx, self._owner_of(ctx))
-        key = _key_of(params.uri)
+        try:
+            key = _key(parse_uri(params.uri))
+        except InvalidArgument:
+            key = None
         if watcher is not None and key is not None:
             watcher.remove(key)
         return EmptyResult()
@@ -111,15 +122,14 @@ class Subscriptions:
         known: dict[Key, str] = {}
         for uri in uris:
             try:
-                known[self._key(uri, owner)] = uri
+                known[self._known_key(uri, owner)] = uri
             except WaggleError:
                 continue
         return known
 
-    def _key(self, uri: str, owner: Owner) -> Key:
+    def _known_key(self, uri: str, owner: Owner) -> Key:
         """Return the key of a URI to watch. Raises NotFound, JobNotFound or InvalidArgument."""
-        offered_address(self._offer, uri)
-        key = _key_of(uri)
+        key = _key(self._address_of(uri))
         if isinstance(key, StreamAddress):
             self._services.jobs.get(key.environment_id, key.number, owner=owner)
         elif key is not None:
@@ -174,11 +184,7 @@ class _Bus:
         return watcher.close
 
 
-def _key_of(uri: str) -> Key | None:
-    try:
-        address = parse_uri(uri)
-    except InvalidArgument:
-        return None
+def _key(address: Address | None) -> Key | None:
     if isinstance(address, StreamAddress) and address.part == Range():
         return address
     return address if isinstance(address, EnvironmentAddress) else None

@@ -11,16 +11,14 @@ import base64
 import posixpath
 from collections.abc import Sequence
 
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ResourceLink
+from mcp_types import BlobResourceContents, EmbeddedResource, ResourceLink
 from pydantic import BaseModel, Field
 
 from waggle.domain.files.tree import Skipped, Unpacked, shown_name
-from waggle.domain.toolset import Offer
-from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.refusals import offers
+from waggle.mcp.errors import Failure
 from waggle.mcp.resources.read import ARCHIVE_TYPE
-from waggle.mcp.results.environments import NOTE, readable, success
-from waggle.mcp.uris import ArchiveAddress, archive_uri
+from waggle.mcp.results import NOTE, Reply, failed, readable, success
+from waggle.mcp.uris import archive_uri
 from waggle.service.files.trees import Archive
 
 FILE_MODE = "0644"
@@ -146,7 +144,7 @@ class DownloadedFiles(BaseModel):
 _MAX_TOLD = 20
 
 
-def uploaded(path: str, done: Unpacked, offer: Offer) -> CallToolResult:
+def uploaded(path: str, done: Unpacked) -> Reply:
     """Return the result of upload_files; failed entries make it an error that has all of it."""
     result = UploadedFiles(
         path=readable(path),
@@ -170,7 +168,7 @@ def uploaded(path: str, done: Unpacked, offer: Offer) -> CallToolResult:
         f"{text} {done.failed} entries failed: {first}{more}.",
         "What was written stays. Mend the cause, then send the rest or all of it again.",
     )
-    return failure_result(failure, offer, structured=result)
+    return failed(failure, result)
 
 
 def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
@@ -180,9 +178,8 @@ def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
     ]
 
 
-def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) -> CallToolResult:
+def downloaded(archive: Archive, offset: int, data: bytes | None) -> Reply:
     """Return the result of download_files: the archive's address; with `data`, a page as well."""
-    linked = offers(offer, ArchiveAddress)
     uri = archive_uri(archive.environment_id, archive.id)
     result = DownloadedFiles(
         path=readable(archive.path),
@@ -192,7 +189,7 @@ def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) 
         entries=archive.entries,
         left_out=_left_out(archive.left_out.first),
         left_out_count=archive.left_out.count,
-        uri=uri if linked else "",
+        uri=uri,
     )
     text = (
         f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes, sha256 "
@@ -210,7 +207,7 @@ def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) 
             mime_type=ARCHIVE_TYPE,
             size=archive.size,
         )
-        return success(result, text, also=(link,) if linked else ())
+        return success(result, text, also=(link,))
     end = offset + len(data)
     result.content, result.offset = base64.b64encode(data).decode("ascii"), offset
     result.next_offset = end if end < archive.size else None

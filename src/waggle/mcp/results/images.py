@@ -26,13 +26,11 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.files import FileEntry
 from waggle.domain.programs.job import JobState, JobView
-from waggle.domain.toolset import Offer
 from waggle.mcp.errors import clean
-from waggle.mcp.refusals import offers
-from waggle.mcp.results.environments import COPY_BUDGET, readable, wire_size
+from waggle.mcp.results import COPY_BUDGET, Hint, readable, wire_size
 from waggle.mcp.results.jobs import CommandOutput, ShownImage
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES, Page, mime_type
-from waggle.mcp.uris import FileAddress, file_uri
+from waggle.mcp.uris import file_uri
 from waggle.service.files import FilesystemService
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
@@ -98,7 +96,6 @@ _SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
 _NAMED = re.compile(rf"{_SUFFIX}|\bsavefig\b", re.IGNORECASE)
 _NAME = re.compile(rf"[^/]*{_SUFFIX}\Z", re.IGNORECASE | re.DOTALL)
 
-_ALONE = ": read_file shows it."
 Seen = Mapping[str, tuple[int, datetime]]
 
 
@@ -178,28 +175,25 @@ def _is_image(entry: FileEntry) -> bool:
 
 
 def hang(
-    environment_id: str, output: CommandOutput, pictures: Sequence[Picture], offer: Offer
-) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
-    """Return the output with its images listed, a line of text for each, and those that fit.
+    environment_id: str, output: CommandOutput, pictures: Sequence[Picture]
+) -> tuple[CommandOutput, list[ContentBlock], list[Hint]]:
+    """Return the output with its images listed, those that fit, and hints on the others.
 
-    Each image is followed by a link to its file, where files are offered as resources.
+    Each image is followed by a link to its file.
     """
     room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
     shown: list[ContentBlock] = []
     items: list[ShownImage] = []
-    notes = [output.note] if output.note else []
-    linked, reads = offers(offer, FileAddress), offer.has("read_file")
+    hints: list[Hint] = []
     for picture in pictures:
         block = image_content(picture.data, picture.kind)
         name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
         items.append(ShownImage(path=name, mime_type=picture.kind, size=size))
         if len(block.data) > room:
-            notes.append(f"There was no room to show {name}{_ALONE if reads else '.'}")
+            hints.append(Hint("read_file shows it.", f"There was no room to show {name}"))
             continue
         room -= len(block.data)
         shown.append(block)
         uri = file_uri(environment_id, picture.path)
-        shown += [file_link(uri, picture.path, picture.kind, size)] if linked else []
-    lines = [f"[image {each.path}, {each.mime_type}, {each.size} bytes]" for each in items]
-    named = output.model_copy(update={"images": items, "note": " ".join(notes)})
-    return named, "\n".join(lines), tuple(shown)
+        shown.append(file_link(uri, picture.path, picture.kind, size))
+    return output.model_copy(update={"images": items}), shown, hints

@@ -9,14 +9,14 @@ bytes. The guest chose the command lines of programs left running, so they are c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from waggle.domain.programs import MAX_COMMAND
 from waggle.domain.programs.job import JobState, JobView, StreamName
-from waggle.domain.toolset import Offer
 from waggle.mcp.errors import clean
-from waggle.mcp.results.environments import NOTE, rfc3339, share
+from waggle.mcp.results import ADVICE, NOTE, Hint, rfc3339, share
 from waggle.mcp.uris import output_uri
 from waggle.service.programs.jobs import LeftList
 
@@ -33,7 +33,7 @@ class FailureCause(BaseModel):
         "killed_by_signal or guest_lost."
     )
     cause: str
-    next_step: str = ""
+    next_step: Annotated[str, ADVICE] = ""
 
 
 class LeftProgram(BaseModel):
@@ -184,8 +184,8 @@ def left_lines(items: Sequence[LeftItem]) -> list[str]:
 _RUNNING = "read_job waits for its end, shows what it prints or kills it."
 
 
-def command_output(view: JobView, offer: Offer, characters: int) -> CommandOutput:
-    """Return a job as a model, with at most `characters` of output and advice within `offer`."""
+def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[Hint]]:
+    """Return a job as a model with at most `characters` of output, and hints on the rest of it."""
     stdout, stderr = share(view.stdout, view.stderr, characters)
     output = CommandOutput(
         job_id=view.number,
@@ -200,42 +200,45 @@ def command_output(view: JobView, offer: Offer, characters: int) -> CommandOutpu
         ends_at=rfc3339(view.ends_at) if view.is_running else "",
         stdout_uri=_uri(view, StreamName.STDOUT) if stdout.dropped else "",
         stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
-        diagnosis=_cause(view, offer),
+        diagnosis=_cause(view),
         left_running=[
             LeftProgram(pid=each.pid, command=clean(each.command, MAX_COMMAND))
             for each in view.left.programs
         ],
     )
-    notes = (
-        _rest(view, StreamName.STDOUT, len(stdout.head)) if stdout.dropped else "",
-        _rest(view, StreamName.STDERR, len(stderr.head)) if stderr.dropped else "",
-        _RUNNING if view.is_running else "",
-    )
-    return output.model_copy(update={"note": offer.advice(" ".join(filter(None, notes)))})
+    streams = ((StreamName.STDOUT, stdout), (StreamName.STDERR, stderr))
+    hints = [_rest(view, name, len(cut.head)) for name, cut in streams if cut.dropped]
+    return output, [*hints, *([Hint(_RUNNING)] if view.is_running else [])]
 
 
 def _uri(view: JobView, name: StreamName) -> str:
     return output_uri(view.environment_id, view.number, name)
 
 
-def _rest(view: JobView, name: StreamName, offset: int) -> str:
+def _rest(view: JobView, name: StreamName, offset: int) -> Hint:
     stream = "" if name is StreamName.STDOUT else f", stream {name}"
-    return f"What was cut: read_job with job_id {view.number}{stream}, offset {offset}."
+    return Hint(f"What was cut: read_job with job_id {view.number}{stream}, offset {offset}.")
 
 
-def _cause(view: JobView, offer: Offer) -> FailureCause | None:
+def _cause(view: JobView) -> FailureCause | None:
     found = view.diagnosis
     if found is None:
         return None
-    cause, next_step = clean(found.cause), clean(offer.advice(found.next_step))
-    return FailureCause(code=found.code, cause=cause, next_step=next_step)
+    return FailureCause(code=found.code, cause=clean(found.cause), next_step=clean(found.next_step))
 
 
 def command_text(output: CommandOutput) -> str:
     """Return the text form without the note: the output, where the rest is, how it ended."""
     cut = [f"[all of it: {uri}]" for uri in (output.stdout_uri, output.stderr_uri) if uri]
-    how = ending(output, f"job {output.job_id}: ")
-    return "\n".join([*printed(output), *cut, how, *_left(output)])
+    until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
+    how = _ending(output, output.status, f"job {output.job_id}: ", until)
+    images = [f"[image {e.path}, {e.mime_type}, {e.size} bytes]" for e in output.images]
+    return "\n".join([*_printed(output), *cut, how, *_left(output), *images])
+
+
+def run_text(output: RunOutput) -> str:
+    """Return the text form of a run whose environment is gone."""
+    return "\n".join([*_printed(output), _ending(output, output.status)])
 
 
 def _left(output: CommandOutput) -> list[str]:
@@ -249,21 +252,20 @@ def _left(output: CommandOutput) -> list[str]:
     return [f"{verb}: {shown}{rest} (output from now on is not kept)"]
 
 
-def printed(output: ProgramOutput) -> list[str]:
+def _printed(output: ProgramOutput) -> list[str]:
     """Return the output of a program as lines, stderr below a line `[stderr]`."""
     stdout, stderr = output.stdout.removesuffix("\n"), output.stderr.removesuffix("\n")
     return [*([stdout] if output.stdout else []), *([f"[stderr]\n{stderr}"] if stderr else [])]
 
 
-def ending(output: CommandOutput, of: str = "") -> str:
-    """Return a line on how a program ended, and why it failed if known; `of` is its prefix."""
+def _ending(output: ProgramOutput, status: str, of: str = "", until: str = "") -> str:
+    """Return a line on how a program ended, and why it failed if known."""
     how = {
         JobState.EXITED: f"exit {output.exit_code}",
         JobState.SIGNALED: f"signaled {output.signal}",
-    }.get(JobState(output.status), output.status)
-    until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
+    }.get(JobState(status), status)
     line = f"[{of}{how}{took(output.duration_ms)}{until}]"
     found = output.diagnosis
-    if found is None or output.status == JobState.LOST:  # a lost job's error says it
+    if found is None or status == JobState.LOST:  # a lost job's error says it
         return line
     return f"{line}\n{found.code}: {found.cause} {found.next_step}".rstrip()

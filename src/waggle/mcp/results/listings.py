@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
+from mcp_types import BlobResourceContents, ContentBlock, EmbeddedResource
 
 from waggle.domain.files import FileEntry, Listing
 from waggle.domain.files.search import Kind, Match, Searched
-from waggle.domain.toolset import Offer
-from waggle.mcp.refusals import offers
-from waggle.mcp.results.environments import LIST_BUDGET, readable, success, wire_size
+from waggle.mcp.results import LIST_BUDGET, Hint, Reply, readable, success, wire_size
 from waggle.mcp.results.files import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -33,7 +31,7 @@ from waggle.mcp.results.images import (
     page_type,
 )
 from waggle.mcp.results.pages import Page
-from waggle.mcp.uris import FileAddress, file_uri
+from waggle.mcp.uris import file_uri
 
 MAX_LISTED = 200
 _BYTES = "Not text: encoding base64 returns its bytes."
@@ -41,27 +39,25 @@ _OTHERS = "search_files finds some by name; execute with language shell can list
 
 
 def file_result(
-    environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool, offer: Offer
-) -> CallToolResult:
+    environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool
+) -> Reply:
     """Return a page of a file: text as the first block, an image as an image, else a link.
 
     The page `part` was made from `data`. `as_bytes` means that the client requested base64.
     """
-    uri = file_uri(environment_id, path) if offers(offer, FileAddress) else ""
+    uri = file_uri(environment_id, path)
     kind = page_type(path, data, part)
     whole = part.offset == 0 and len(data) == part.size
     shown = image_type(data) if whole and len(data) <= MAX_IMAGE_BYTES else None
-    link = (file_link(uri, path, kind, part.size),) if uri else ()
+    link = file_link(uri, path, kind, part.size)
     about = f"{readable(path)}: {kind}, {part.size} bytes."
     if as_bytes:
-        blob = BlobResourceContents(
-            uri=file_uri(environment_id, path), mime_type=kind, blob=part.content
-        )
+        blob = BlobResourceContents(uri=uri, mime_type=kind, blob=part.content)
         also: tuple[ContentBlock, ...] = (EmbeddedResource(type="resource", resource=blob),)
         about_it = {"encoding": "base64", "mime_type": kind, "size": part.size}
         result = _page(part).model_copy(update=about_it)
         return success(result, f"{about} {_place(part)}".rstrip(), also=also)
-    picture = (image_content(data, shown), *link) if shown else ()
+    picture = (image_content(data, shown), link) if shown else ()
     if part.encoding == "utf-8":
         result = _page(part)
         result.note = "" if part.size else "The file is empty."
@@ -69,7 +65,7 @@ def file_result(
     if picture:
         return success(FileContent(), about, also=picture)
     result = FileContent(mime_type=kind, size=part.size, uri=uri, note=_BYTES)
-    return success(result, about, also=link)
+    return success(result, about, also=(link,))
 
 
 def _page(part: Page) -> FileContent:
@@ -92,17 +88,19 @@ def _place(part: Page) -> str:
     return f"[bytes {part.offset} to {part.end} of {part.size}; {after}]"
 
 
-def list_result(listing: Listing, offer: Offer) -> CallToolResult:
+def list_result(listing: Listing) -> Reply:
     """Return the first entries of a directory, and the number of entries left out."""
     items = _items(listing.entries)
     more = len(listing.entries) - len(items)
     result = FileList(files=items, count=len(items), more=more)
+    hints: list[Hint] = []
     if not items:
         result.note = f"{readable(listing.path)} is empty."
     elif more or listing.truncated:
         least = "at least " if listing.truncated else ""
-        result.note = offer.advice(f"Not listed: {least}{max(more, 1)} more entries. {_OTHERS}")
-    return success(result, "\n".join(_line(item) for item in items))
+        result.note = f"Not listed: {least}{max(more, 1)} more entries."
+        hints = [Hint(_OTHERS)]
+    return success(result, "\n".join(_line(item) for item in items), hints=hints)
 
 
 def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
@@ -145,7 +143,7 @@ _WHY = {
 }
 
 
-def search_result(found: Searched) -> CallToolResult:
+def search_result(found: Searched) -> Reply:
     """Return the matches that fit, the number of further ones, and why there may be others."""
     items: list[SearchMatch] = []
     room = LIST_BUDGET

@@ -19,7 +19,7 @@ from typing import Literal
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import Recording
-from waggle.mcp.results.environments import COPY_BUDGET, fit
+from waggle.mcp.results import COPY_BUDGET, fit
 
 Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000

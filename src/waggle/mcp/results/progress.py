@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
-from mcp_types import CallToolResult
 
 from waggle.domain.host import Progress
 from waggle.domain.programs.job import JobState, JobView, StreamName
-from waggle.domain.toolset import Offer
 from waggle.mcp.context import Ctx, Reports, with_heartbeat
-from waggle.mcp.errors import Failure, clean, failure_result
-from waggle.mcp.results.environments import success
+from waggle.mcp.errors import Failure, clean
+from waggle.mcp.results import Reply, failed, success
 from waggle.mcp.results.images import Picture, hang
 from waggle.mcp.results.jobs import command_output, command_text
 from waggle.service.programs import Job
@@ -105,31 +103,29 @@ def _heard(job: Job, doing: str) -> str:
 
 def result_of(
     view: JobView,
-    offer: Offer,
     limits: ExecutionLimits,
     *,
     shown: int,
     pictures: Sequence[Picture] = (),
-) -> CallToolResult:
+) -> Reply:
     """Return a job as a result: ended, still running, or an error with the output so far.
 
     `shown` is the most characters of output. `pictures` are shown with it.
     """
-    output = command_output(view, offer, shown)
-    text = command_text(output)
+    output, hints = command_output(view, shown)
     if view.state is JobState.TIMED_OUT:
         failure = _timeout(view, limits.max_timeout)
-        return failure_result(failure, offer, before=text, structured=output)
+        return failed(failure, output, command_text, hints)
     if view.state is JobState.LOST:
         why, step = view.error, "Run it again."
         if view.diagnosis is not None:
             why, step = view.diagnosis.cause, view.diagnosis.next_step
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
-        return failure_result(failure, offer, before=text, structured=output)
+        return failed(failure, output, command_text, hints)
     if pictures:
-        output, lines, images = hang(view.environment_id, output, pictures, offer)
-        return success(output, f"{text}\n{lines}", also=images)
-    return success(output, text)
+        output, images, more = hang(view.environment_id, output, pictures)
+        return success(output, command_text, also=images, hints=[*hints, *more])
+    return success(output, command_text, hints=hints)
 
 
 def _timeout(view: JobView, longest: float) -> Failure:

@@ -13,15 +13,8 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.environment import Environment
 from waggle.domain.snapshot import Snapshot
-from waggle.mcp.results.environments import (
-    NETWORK,
-    NOTE,
-    ON_DISK,
-    PUBLIC,
-    STATUSES,
-    on_disk_until,
-    rfc3339,
-)
+from waggle.mcp.results import NOTE, rfc3339
+from waggle.mcp.results.environments import NETWORK, ON_DISK, PUBLIC, STATUSES, on_disk_until
 
 MOST_LISTED = 200
 """The most snapshots in one list; one takes less than 500 bytes."""

@@ -14,17 +14,15 @@ from pydantic import BaseModel, Field
 from waggle.domain.environment import State
 from waggle.domain.machine import ExposedPort
 from waggle.domain.programs import HOME
+from waggle.mcp.results import NOTE, readable, rfc3339
 from waggle.mcp.results.environments import (
     NETWORK,
-    NOTE,
     NOTICE,
     ON_DISK,
     PUBLIC,
     STATUSES,
     UNUSED,
     on_disk_until,
-    readable,
-    rfc3339,
 )
 from waggle.mcp.results.jobs import LeftItem, left_items, left_lines
 from waggle.service.environments.registry import Inspection

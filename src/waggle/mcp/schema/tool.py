@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import cache
 from types import MethodType
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
@@ -21,7 +21,6 @@ from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
-from waggle.domain.toolset import Offer
 from waggle.jsonrpc import Bounds, Structure
 from waggle.mcp.schema.outputs import Schema, documented, published, quick, terse
 
@@ -140,7 +139,7 @@ def make_tool(
 @cache  # takes milliseconds, and is the same for every object with the method
 def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     """Build a tool from a function's signature, without `self`."""
-    tool = Tool.from_function(MethodType(function, object()))
+    tool = Tool.from_function(MethodType(function, object()), structured_output=False)
     plain = tool.fn_metadata
     strict = cast(
         "type[ArgModelBase]",
@@ -156,7 +155,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     schema = strict.model_json_schema(by_alias=True)
     kinds = {name: _kinds(about) for name, about in schema["properties"].items()}
     optional = frozenset(kinds) - frozenset(schema.get("required", ()))
-    told = quick(plain.output_schema or {})
+    told = quick(_result_schema(function))
     metadata = _Metadata(
         openings={
             name: tuple(_OPENING[kind] for kind in each if kind in _OPENING)
@@ -184,14 +183,11 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     )
 
 
-def described(tool: OfferedTool, offer: Offer) -> OfferedTool:
-    """Return the tool with descriptions that name no tool outside the offer."""
-    return tool.model_copy(
-        update={
-            "description": offer.advice(tool.description),
-            "parameters": _heeding(tool.parameters, offer),
-        }
-    )
+def _result_schema(function: Callable[..., Awaitable[object]]) -> Schema:
+    """Return the schema of the model that a function's result is annotated with; empty if none."""
+    returned = get_type_hints(function, include_extras=True).get("return")
+    model = next(iter(getattr(returned, "__metadata__", ())), None)
+    return model.model_json_schema() if model is not None else {}
 
 
 def with_header(tool: OfferedTool) -> OfferedTool:
@@ -202,20 +198,6 @@ def with_header(tool: OfferedTool) -> OfferedTool:
     about = {**properties[_IN_HEADER], X_MCP_HEADER_KEY: "Environment-Id"}
     named = {**tool.parameters, "properties": {**properties, _IN_HEADER: about}}
     return tool.model_copy(update={"parameters": named})
-
-
-def _heeding(schema: Any, offer: Offer) -> Any:
-    if isinstance(schema, list):
-        return [_heeding(each, offer) for each in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    kept: dict[str, Any] = {}
-    for name, value in cast("dict[str, Any]", schema).items():
-        if name != "description" or not isinstance(value, str):
-            kept[name] = _heeding(value, offer)
-        elif told := offer.advice(value):
-            kept[name] = told
-    return kept
 
 
 def takes(tool: OfferedTool, name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import Environment
@@ -18,8 +18,8 @@ from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
-from waggle.mcp.errors import failure_result
 from waggle.mcp.observed import IdempotencyKey, introduced
+from waggle.mcp.results import Reply, failed, rfc3339, success
 from waggle.mcp.results.environments import (
     PUBLIC,
     CreatedEnvironment,
@@ -27,8 +27,6 @@ from waggle.mcp.results.environments import (
     EnvironmentList,
     created,
     on_disk_until,
-    rfc3339,
-    success,
     summary,
 )
 from waggle.mcp.results.jobs import command_output, command_text
@@ -95,7 +93,7 @@ class EnvironmentTools:
         image: ImageArgument = None,
         snapshot: SnapshotArgument = None,
         idempotency_key: IdempotencyKey = None,
-    ) -> Annotated[CallToolResult, CreatedEnvironment]:
+    ) -> Annotated[Reply, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it.
 
         One that is given up goes on a while for the same call again; see `service.unclaimed`.
@@ -137,7 +135,7 @@ class EnvironmentTools:
         )
         return self._told(made, names, known)
 
-    def _told(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> CallToolResult:
+    def _told(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> Reply:
         begin = f"goes on from snapshot {known.name}" if known else "is running"
         result = created(made.environment, names if made.installed else ())
         text = (
@@ -151,16 +149,15 @@ class EnvironmentTools:
             return success(result, f"{text} Installed: {' '.join(names)}.")
         return introduced(self._not_installed(made.installed), made.place)
 
-    def _not_installed(self, view: JobView) -> CallToolResult:
+    def _not_installed(self, view: JobView) -> Reply:
         """The environment is there, its packages are not: an error, as of install_packages."""
-        offer, limits = self._services.offer, self._services.execution_limits
-        output = command_output(view, offer, limits.output)
+        output, hints = command_output(view, self._services.execution_limits.output)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-        return failure_result(failure, offer, before=command_text(output), structured=output)
+        return failed(failure, output, command_text, hints)
 
     async def list_environments(
         self, ctx: Ctx, *, name: _NamePart = None
-    ) -> Annotated[CallToolResult, EnvironmentList]:
+    ) -> Annotated[Reply, EnvironmentList]:
         """List what the caller has."""
         listed = self._environments.list(owner=current_owner(ctx))
         environments = [each for each in listed if (name or "") in each.name]
@@ -175,7 +172,7 @@ class EnvironmentTools:
 
     async def destroy_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
-    ) -> Annotated[CallToolResult, DestroyedEnvironment]:
+    ) -> Annotated[Reply, DestroyedEnvironment]:
         """End an environment."""
         environment = await self._environments.destroy(environment_id, owner=current_owner(ctx))
         result = DestroyedEnvironment(name=environment.name, status=environment.state.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.programs import parse_output
@@ -13,6 +13,7 @@ from waggle.domain.programs.job import parse_wait
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.observed import IdempotencyKey, introduced
+from waggle.mcp.results import Reply
 from waggle.mcp.results.images import Album, album_of, names_image
 from waggle.mcp.results.jobs import CommandOutput
 from waggle.mcp.results.progress import Phases, attend, result_of
@@ -71,7 +72,6 @@ class ExecutionTools:
         self._execution = services.execution
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
-        self._offer = services.offer
         self._albums = services.albums
 
     async def execute(
@@ -92,7 +92,7 @@ class ExecutionTools:
         max_output: MaxOutput = None,
         images: Images = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[CallToolResult, CommandOutput]:
+    ) -> Annotated[Reply, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
         wait = self._wait(wait_seconds, background=background)
         shown = parse_output(max_output, self._limits.output)
@@ -129,7 +129,7 @@ class ExecutionTools:
         max_output: MaxOutput = None,
         images: Images = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[CallToolResult, CommandOutput]:
+    ) -> Annotated[Reply, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)
         shown = parse_output(max_output, self._limits.output)
@@ -155,12 +155,12 @@ class ExecutionTools:
 
     async def _answer(
         self, ctx: Ctx, job: Job, wait: float, album: Album | None, shown: int
-    ) -> CallToolResult:
+    ) -> Reply:
         if album:
             self._albums[job] = album
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
         pictures = await album.new(view) if album else ()
-        return result_of(view, self._offer, self._limits, shown=shown, pictures=pictures)
+        return result_of(view, self._limits, shown=shown, pictures=pictures)
 
 
 _RUNS = ToolAnnotations(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.files import MAX_FILE_BYTES
@@ -13,7 +13,7 @@ from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import introduced
-from waggle.mcp.results.environments import readable, success
+from waggle.mcp.results import Reply, readable, success
 from waggle.mcp.results.files import (
     DownloadedFiles,
     FileContent,
@@ -70,7 +70,6 @@ class FilesystemTools:
     def __init__(self, services: Services) -> None:
         self._files = services.filesystem
         self._environments = services.environments
-        self._offer = services.offer
 
     async def write_file(
         self,
@@ -82,7 +81,7 @@ class FilesystemTools:
         runtime: NewRuntime = None,
         mode: _Mode = None,
         encoding: _WriteEncoding = "utf-8",
-    ) -> Annotated[CallToolResult, WrittenFile]:
+    ) -> Annotated[Reply, WrittenFile]:
         """Write a whole file."""
         data = (
             decode_base64(content)
@@ -113,7 +112,7 @@ class FilesystemTools:
         encoding: _ReadEncoding = "auto",
         offset: _Offset = 0,
         limit: _Limit = None,
-    ) -> Annotated[CallToolResult, FileContent]:
+    ) -> Annotated[Reply, FileContent]:
         """Read a file, or one page of it."""
         wanted = None if encoding == "auto" else encoding
         owner = current_owner(ctx)
@@ -134,14 +133,14 @@ class FilesystemTools:
             characters=TEXT_PAGE,
         )
         asked = wanted == "base64"
-        return file_result(environment_id, name, read.data, part, as_bytes=asked, offer=self._offer)
+        return file_result(environment_id, name, read.data, part, as_bytes=asked)
 
     async def list_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
-    ) -> Annotated[CallToolResult, FileList]:
+    ) -> Annotated[Reply, FileList]:
         """List a directory."""
         listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
-        return list_result(listing, self._offer)
+        return list_result(listing)
 
 
 def filesystem_tools(services: Services) -> list[OfferedTool]:
@@ -197,17 +196,16 @@ class TreeTools:
 
     def __init__(self, services: Services) -> None:
         self._trees = services.trees
-        self._offer = services.offer
 
     async def upload_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, archive: _Archive, path: _Target = None
-    ) -> Annotated[CallToolResult, UploadedFiles]:
+    ) -> Annotated[Reply, UploadedFiles]:
         """Unpack an archive; entries that fail make it an error that tells the rest."""
         data = decode_base64(archive)
         target, done = await self._trees.upload(
             environment_id, path or None, data, owner=current_owner(ctx)
         )
-        return uploaded(target, done, self._offer)
+        return uploaded(target, done)
 
     async def download_files(
         self,
@@ -219,7 +217,7 @@ class TreeTools:
         archive_id: _ArchiveId = None,
         offset: _ArchiveOffset = 0,
         limit: _ArchiveLimit = None,
-    ) -> Annotated[CallToolResult, DownloadedFiles]:
+    ) -> Annotated[Reply, DownloadedFiles]:
         """Pack a tree, or return a further page of an archive."""
         owner = current_owner(ctx)
         if archive_id:
@@ -230,7 +228,7 @@ class TreeTools:
             )
         asked = limit is not None or archive_id is not None
         data = archive.read(offset, limit or BASE64_PAGE_BYTES) if asked else None
-        return downloaded(archive, offset, data, self._offer)
+        return downloaded(archive, offset, data)
 
 
 def tree_tools(services: Services) -> list[OfferedTool]:

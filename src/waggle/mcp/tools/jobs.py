@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
@@ -13,7 +13,7 @@ from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.results.environments import success
+from waggle.mcp.results import Reply, success
 from waggle.mcp.results.jobs import (
     CommandOutput,
     JobItem,
@@ -54,7 +54,6 @@ class JobTools:
         self._jobs = services.jobs
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
-        self._offer = services.offer
         self._albums = services.albums
 
     async def wait_job(
@@ -65,7 +64,7 @@ class JobTools:
         job_id: JobId,
         wait_seconds: Wait = None,
         max_output: MaxOutput = None,
-    ) -> Annotated[CallToolResult, CommandOutput]:
+    ) -> Annotated[Reply, CommandOutput]:
         """Wait for a job's end, or a while."""
         wait = parse_wait(wait_seconds, self._limits.wait)
         shown = parse_output(max_output, self._limits.output)
@@ -86,7 +85,7 @@ class JobTools:
         search: _Search = None,
         kill: _Kill = False,
         pid: _Pid = None,
-    ) -> Annotated[CallToolResult, JobReport]:
+    ) -> Annotated[Reply, JobReport]:
         """Wait for a job, end it, read a part of what it printed, or list all jobs."""
         owner = current_owner(ctx)
         if job_id is None:
@@ -122,20 +121,20 @@ class JobTools:
         )
         return success(result, part.content, _place(part, view))
 
-    async def _result(self, job: Job, shown: int) -> CallToolResult:
+    async def _result(self, job: Job, shown: int) -> Reply:
         """How it stands, as the call that started it would say."""
         view, album = job.view(), self._albums.get(job)
         pictures = await album.new(view) if album else ()
-        return result_of(view, self._offer, self._limits, shown=shown, pictures=pictures)
+        return result_of(view, self._limits, shown=shown, pictures=pictures)
 
     async def kill_job(
         self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
-    ) -> Annotated[CallToolResult, CommandOutput]:
+    ) -> Annotated[Reply, CommandOutput]:
         """End a job with all its processes."""
         owner = current_owner(ctx)
         job = self._jobs.get(environment_id, job_id, owner=owner)
         await self._kill(job, owner)
-        return result_of(job.view(), self._offer, self._limits, shown=self._limits.output)
+        return result_of(job.view(), self._limits, shown=self._limits.output)
 
     async def _kill(self, job: Job, owner: Owner) -> None:
         """End it and what it has left running."""
@@ -144,13 +143,11 @@ class JobTools:
 
     async def list_jobs(
         self, ctx: Ctx, *, environment_id: EnvironmentId
-    ) -> Annotated[CallToolResult, JobList]:
+    ) -> Annotated[Reply, JobList]:
         """List an environment's jobs."""
         return await self._listed(environment_id, current_owner(ctx))
 
-    async def _listed(
-        self, environment_id: str, owner: Owner, ended: int | None = None
-    ) -> CallToolResult:
+    async def _listed(self, environment_id: str, owner: Owner, ended: int | None = None) -> Reply:
         """All but the one that was killed right now, which the guest may still be taking down."""
         jobs = self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)

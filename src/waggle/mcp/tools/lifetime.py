@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
-from waggle.mcp.results.environments import rfc3339, success
+from waggle.mcp.results import Reply, rfc3339, success
 from waggle.mcp.results.state import (
     ClosedPort,
     EnvironmentState,
@@ -42,7 +42,7 @@ class LifetimeTools:
 
     async def get_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
-    ) -> Annotated[CallToolResult, EnvironmentState]:
+    ) -> Annotated[Reply, EnvironmentState]:
         """Tell how it is; not a use of it. Its guest only says what was left running."""
         owner = current_owner(ctx)
         found = await self._environments.inspect(environment_id, owner=owner)
@@ -52,7 +52,7 @@ class LifetimeTools:
 
     async def extend_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: _Minutes
-    ) -> Annotated[CallToolResult, ExtendedEnvironment]:
+    ) -> Annotated[Reply, ExtendedEnvironment]:
         """Set its idle time and restart it."""
         environment = await self._environments.extend(
             environment_id, minutes, owner=current_owner(ctx)
@@ -113,7 +113,7 @@ class PortTools:
 
     async def expose_port(
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port, wait_seconds: _Wait = None
-    ) -> Annotated[CallToolResult, OpenedPort]:
+    ) -> Annotated[Reply, OpenedPort]:
         """Open a port and wait a while until something listens."""
         owner = current_owner(ctx)
         environment_id = self._environments.get(environment_id, owner=owner).id
@@ -127,7 +127,7 @@ class PortTools:
 
     async def unexpose_port(
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port
-    ) -> Annotated[CallToolResult, ClosedPort]:
+    ) -> Annotated[Reply, ClosedPort]:
         """Close a port."""
         owner = current_owner(ctx)
         environment_id = self._environments.get(environment_id, owner=owner).id

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
@@ -24,16 +24,15 @@ from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.errors import Failure, clean
 from waggle.mcp.observed import IdempotencyKey, introduced
-from waggle.mcp.results.environments import success
+from waggle.mcp.results import Reply, failed, success
 from waggle.mcp.results.jobs import (
     CommandOutput,
     RunOutput,
     command_output,
     command_text,
-    ending,
-    printed,
+    run_text,
 )
 from waggle.mcp.results.progress import Phases, follow
 from waggle.mcp.schema.parameters import (
@@ -67,7 +66,6 @@ class PackageTools:
         self._execution = services.execution
         self._shown = services.execution_limits.output
         self._heartbeat = services.heartbeat
-        self._offer = services.offer
 
     async def install_packages(
         self,
@@ -77,7 +75,7 @@ class PackageTools:
         environment_id: OptionalEnvironmentId = None,
         runtime: NewRuntime = None,
         wait_seconds: Wait = None,
-    ) -> Annotated[CallToolResult, CommandOutput]:
+    ) -> Annotated[Reply, CommandOutput]:
         """Install packages; unlike with execute, a failing installer is an error.
 
         A call that is given up leaves the job alone: the same call again waits for it.
@@ -95,14 +93,13 @@ class PackageTools:
             place.keep()
             return introduced(await self._answer(ctx, job, wait), place)
 
-    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
+    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> Reply:
         view = await follow(ctx, job, wait, every=self._heartbeat, doing="installing")
-        output = command_output(view, self._offer, self._shown)
-        text = command_text(output)
+        output, hints = command_output(view, self._shown)
         if view.exit_code == 0 or view.is_running:
-            return success(output, text)
+            return success(output, command_text, hints=hints)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-        return failure_result(failure, self._offer, before=text, structured=output)
+        return failed(failure, output, command_text, hints)
 
 
 def install_failure(*, timed_out: bool) -> Failure:
@@ -195,7 +192,6 @@ class RunTools:
         self._services = services
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
-        self._offer = services.offer
 
     async def run_code(
         self,
@@ -210,7 +206,7 @@ class RunTools:
         network: NetworkArgument = None,
         image: ImageArgument = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[CallToolResult, RunOutput]:
+    ) -> Annotated[Reply, RunOutput]:
         """Run code in an environment of its own, which is gone when this ends, however it ends."""
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
@@ -234,15 +230,14 @@ class RunTools:
             await phases.say("destroying the environment")
             return self._result(view, "run", _failure(view, self._limits.max_timeout))
 
-    def _result(self, view: JobView, phase: str, failure: Failure | None) -> CallToolResult:
+    def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
         """The output as of execute, without what points to an environment that is gone."""
-        output = command_output(view, self._offer, self._limits.output)
-        text = "\n".join([*printed(output), ending(output)])
+        output, _ = command_output(view, self._limits.output)
         given = output.model_dump(include=set(RunOutput.model_fields))
         result = RunOutput(phase=phase, **given)
         if failure is None:
-            return success(result, text)
-        return failure_result(failure, self._offer, before=text, structured=result)
+            return success(result, run_text)
+        return failed(failure, result, run_text)
 
 
 def _failure(view: JobView, longest: float) -> Failure | None:

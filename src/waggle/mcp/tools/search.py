@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.files import parse_path
@@ -20,7 +20,7 @@ from waggle.domain.files.search import (
 )
 from waggle.domain.programs import HOME
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.results.environments import readable, success
+from waggle.mcp.results import Reply, readable, success
 from waggle.mcp.results.files import EditedFile, SearchResult
 from waggle.mcp.results.listings import search_result
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
@@ -66,7 +66,7 @@ class SearchTools:
         max_results: _MaxResults = DEFAULT_RESULTS,
         context_lines: _Context = 0,
         exclude: _SearchExclude = None,
-    ) -> Annotated[CallToolResult, SearchResult]:
+    ) -> Annotated[Reply, SearchResult]:
         """Find files by name, and lines by content."""
         query = SearchQuery(
             path=parse_path(path or HOME),
@@ -90,7 +90,7 @@ class SearchTools:
         old_text: _Old,
         new_text: _New,
         replace_all: _All = False,
-    ) -> Annotated[CallToolResult, EditedFile]:
+    ) -> Annotated[Reply, EditedFile]:
         """Replace text in a file."""
         target, edited = await self._files.edit(
             environment_id,

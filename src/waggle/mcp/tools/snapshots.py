@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import IdempotencyKey
-from waggle.mcp.results.environments import success
+from waggle.mcp.results import Reply, success
 from waggle.mcp.results.snapshots import (
     DeletedSnapshot,
     ForkedEnvironments,
@@ -50,7 +50,7 @@ class SnapshotTools:
         environment_id: EnvironmentId,
         name: _Name = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[CallToolResult, TakenSnapshot]:
+    ) -> Annotated[Reply, TakenSnapshot]:
         """Keep a moment."""
         taken = await self._snapshots.take(
             environment_id, owner=current_owner(ctx), name=name or None, progress=reporter(ctx)
@@ -64,7 +64,7 @@ class SnapshotTools:
 
     async def list_snapshots(
         self, ctx: Ctx, *, environment_id: _Of = None
-    ) -> Annotated[CallToolResult, SnapshotList]:
+    ) -> Annotated[Reply, SnapshotList]:
         """List what the caller has."""
         listed = self._snapshots.list(owner=current_owner(ctx))
         wanted = environment_id and self._origin(environment_id, current_owner(ctx))
@@ -80,7 +80,7 @@ class SnapshotTools:
 
     async def delete_snapshot(
         self, ctx: Ctx, *, snapshot_id: _SnapshotId
-    ) -> Annotated[CallToolResult, DeletedSnapshot]:
+    ) -> Annotated[Reply, DeletedSnapshot]:
         """Delete one."""
         gone = await self._snapshots.delete(snapshot_id, owner=current_owner(ctx))
         result = DeletedSnapshot(name=gone.name)
@@ -93,7 +93,7 @@ class SnapshotTools:
         environment_id: EnvironmentId,
         count: _Count = 1,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[CallToolResult, ForkedEnvironments]:
+    ) -> Annotated[Reply, ForkedEnvironments]:
         """Copy a running environment."""
         owner = current_owner(ctx)
         origin = self._environments.get(environment_id, owner=owner).id
@@ -105,7 +105,7 @@ class SnapshotTools:
 
     async def rollback_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId
-    ) -> Annotated[CallToolResult, RolledBackEnvironment]:
+    ) -> Annotated[Reply, RolledBackEnvironment]:
         """Go back to a moment."""
         owner = current_owner(ctx)
         snapshot_id = self._snapshots.get(snapshot_id, owner=owner).id
@@ -199,7 +199,7 @@ class PauseTools:
 
     async def pause_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
-    ) -> Annotated[CallToolResult, PausedEnvironment]:
+    ) -> Annotated[Reply, PausedEnvironment]:
         """Have it stand still, in memory or on the disk."""
         environment = await self._environments.pause(
             environment_id, owner=current_owner(ctx), to_disk=to_disk
@@ -213,7 +213,7 @@ class PauseTools:
 
     async def resume_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
-    ) -> Annotated[CallToolResult, PausedEnvironment]:
+    ) -> Annotated[Reply, PausedEnvironment]:
         """Have it go on."""
         environment = await self._environments.resume(
             environment_id, owner=current_owner(ctx), progress=reporter(ctx)

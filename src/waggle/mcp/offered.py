@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protocol errors for refused resources and prompts, and the resource kinds that an offer has.
+"""What a client is offered, where its request enters and where its answer leaves.
 
-Called by `waggle.mcp.server`, `observed`, `resources` and `results`; `waggle.mcp.errors` has the
-texts. The refusal is the same for a resource that does not exist, one of another owner and one that
-cannot exist. A resource kind is offered with any of the tools for the same data: a client without
-tools that read files cannot read them as resources. Only this module decides that, for templates,
-lists, completion, reads and subscriptions.
+Called by `waggle.mcp.server`, `surfaces`, `observed` and the resource handlers; nothing between
+knows what is offered. Advice is cut to it, and links to resources; what a guest wrote never is. A
+resource kind is offered with any of the tools for the same data: a client without tools that read
+files cannot read them as resources. The refusal is the same for a resource that does not exist, one
+of another owner and one that cannot exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, ResourceLink
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.requests import Request as HttpRequest
 
 from waggle.domain.errors import (
     ArchiveNotFound,
@@ -26,8 +27,9 @@ from waggle.domain.errors import (
     JobNotFound,
     NotFound,
 )
-from waggle.domain.toolset import TOOLS, Offer, Toolset
-from waggle.mcp.errors import Failure, describe
+from waggle.domain.toolset import CHOSEN, TOOLS, Offer, Toolset
+from waggle.mcp.errors import describe
+from waggle.mcp.results import Reply
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
@@ -46,27 +48,26 @@ NOT_FOUND_BEFORE_2026: Final = -32002
 _ABSENT = (NotFound, JobNotFound, FileNotFound, ArchiveNotFound)
 
 
-def unknown() -> NotFound:
-    """Return the refusal of a URI that waggle does not define."""
-    return NotFound(
-        "There is no such resource.",
-        hint="resources/list has what there is, resources/templates/list how URIs are made.",
-    )
+def chosen_offer(request: object) -> Offer | None:
+    """Return the offer that the client of this HTTP request chose; None if it did not choose."""
+    offer = request.scope.get(CHOSEN) if isinstance(request, HttpRequest) else None
+    return offer if isinstance(offer, Offer) else None
 
 
-def invalid(message: str, hint: str = "") -> MCPError:
-    """Return the refusal of an invalid parameter other than a URI."""
-    failure = describe("resources", InvalidArgument(message, hint=hint))
-    return MCPError(code=INVALID_PARAMS, message=failure.text, data=failure.meta())
+def told(reply: Reply, offer: Offer) -> CallToolResult:
+    """Return a tool's reply as the result for a client with this offer."""
 
+    def linked(link: ResourceLink) -> bool:
+        address = parse_uri(link.uri)
+        return address is not None and offers(offer, type(address))
 
-def failed(failure: Failure) -> MCPError:
-    """Return the refusal of a valid request, for a reason such as the server's stop."""
-    return MCPError(code=INTERNAL_ERROR, message=failure.text, data=failure.meta())
+    return reply.result(offer.advice, linked)
 
 
 @asynccontextmanager
-async def refusing(method: str, uri: str, version: str, offer: Offer) -> AsyncGenerator[None]:
+async def refusing(
+    method: str, uri: str, version: str, advise: Callable[[str], str]
+) -> AsyncGenerator[None]:
     """Turn exceptions of the block into MCPError; of a bug, clients see its error id only.
 
     `uri` is the URI in the request, empty if it has none.
@@ -76,7 +77,7 @@ async def refusing(method: str, uri: str, version: str, offer: Offer) -> AsyncGe
     except MCPError:
         raise
     except Exception as error:
-        failure = describe(method, error).heeding(offer)
+        failure = describe(method, error).advised(advise)
         data: dict[str, Any] = {**({"uri": uri} if uri else {}), **failure.meta()}
         raise MCPError(code=_code(error, version), message=failure.text, data=data) from error
 
@@ -122,7 +123,10 @@ def offered_address(offer: Offer, uri: str) -> Address:
     """
     address = parse_uri(uri)
     if address is None:
-        raise unknown()
+        raise NotFound(
+            "There is no such resource.",
+            hint="resources/list has what there is, resources/templates/list how URIs are made.",
+        )
     if not offers(offer, type(address)):
         raise NotFound(
             "This server does not offer resources of this kind.",
