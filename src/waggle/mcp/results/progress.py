@@ -87,10 +87,9 @@ async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str
     return job.outcome()
 
 
-async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:
+async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> None:
     """Wait as a call that did not start the job: cancelling it leaves the job running."""
     await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))
-    return job.view()
 
 
 def _heard(job: Job, doing: str) -> str:
