@@ -49,6 +49,7 @@ from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.results import failed
 from waggle.mcp.schema.tool import OfferedTool, parameters, takes
+from waggle.mcp.sdk import lowlevel_of
 from waggle.mcp.surfaces import Surface, Surfaces
 
 _INTRODUCING = ("initialize", "server/discover")
@@ -97,7 +98,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
         """The low-level server, which transports run."""
-        return self._lowlevel_server
+        return lowlevel_of(self)
 
     @property
     def tools(self) -> list[OfferedTool]:

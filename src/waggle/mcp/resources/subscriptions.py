@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import anyio.abc
-from mcp.server.connection import Connection
 from mcp.server.subscriptions import ListenHandler, ServerEvent
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import (
@@ -28,6 +27,7 @@ from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.mcp.context import Request, Services
 from waggle.mcp.errors import invalid
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
+from waggle.mcp.sdk import Connection, connection_of
 from waggle.mcp.uris import Address, EnvironmentAddress, Range, StreamAddress, parse_uri
 
 MAX_SUBSCRIPTIONS = 100
@@ -143,7 +143,7 @@ class Subscriptions:
 
     def _of_session(self, ctx: Request, owner: Owner) -> Watcher | None:
         """Return the session's watcher, and make it if needed; None without a lasting session."""
-        connection = _connection(ctx)
+        connection = connection_of(ctx)
         lasts = connection.session_id is not None or ctx.request is None
         if ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS or not lasts:
             return None
@@ -188,11 +188,6 @@ def _key(address: Address | None) -> Key | None:
     if isinstance(address, StreamAddress) and address.part == Range():
         return address
     return address if isinstance(address, EnvironmentAddress) else None
-
-
-def _connection(ctx: Request) -> Connection:
-    # The SDK (2.3.0) documents `connection.exit_stack` for handlers, without public access to it.
-    return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def _sender(connection: Connection) -> Callable[[Event], Any]:

@@ -16,13 +16,12 @@ from types import MethodType
 from typing import Any, cast, get_type_hints
 
 from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.jsonrpc import Bounds, Structure
 from waggle.mcp.schema.outputs import Schema, documented, published, quick, terse
+from waggle.mcp.sdk import X_MCP_HEADER_KEY, ArgModelBase, FuncMetadata
 
 ADDED_BY_CLIENTS = frozenset(
     {
