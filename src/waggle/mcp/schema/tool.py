@@ -33,6 +33,16 @@ ADDED_BY_CLIENTS = frozenset(
 )
 """Names that clients and models add to the arguments; ignored unless the tool has them."""
 
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+CHANGES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+)
+SETTLES = CHANGES.model_copy(update={"idempotent_hint": True})
+"""Of a tool that changes nothing more when it is called again."""
+DESTROYS = SETTLES.model_copy(update={"destructive_hint": True})
+RUNS = CHANGES.model_copy(update={"open_world_hint": True})
+INSTALLS = SETTLES.model_copy(update={"open_world_hint": True})
+
 _IN_HEADER = "environment_id"
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")

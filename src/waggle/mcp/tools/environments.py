@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import Environment
@@ -50,7 +49,7 @@ from waggle.mcp.schema.parameters import (
     require_fitting,
     searchable,
 )
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, OfferedTool, make_tool
 from waggle.mcp.tools.run import furniture, install_failure
 from waggle.service.environments.creating import CopyRequest, CreateRequest
 from waggle.service.environments.provision import Place, end_unless_used, lasting
@@ -213,31 +212,21 @@ def environment_tools(services: Services) -> list[OfferedTool]:
                 "Create an environment: an isolated Linux VM (sandbox), ready in seconds. Files, "
                 "packages and programs stay in it until it is destroyed or unused for long."
             ),
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=False,
-                open_world_hint=False,
-            ),
+            annotations=CHANGES,
             meta=searchable("create a sandbox, container or virtual machine to run code in"),
         ),
         make_tool(
             tools.list_environments,
             title="List environments",
             description="List your environments (sandboxes), with ids and status.",
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            annotations=READS,
             meta=searchable("list sandboxes that exist"),
         ),
         make_tool(
             tools.destroy_environment,
             title="Destroy an environment",
             description="Destroy an environment with everything in it, when the work is done.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=True,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            annotations=DESTROYS,
             meta=searchable("delete or stop a sandbox"),
         ),
     ]

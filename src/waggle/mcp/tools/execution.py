@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.programs import parse_output
@@ -34,7 +33,7 @@ from waggle.mcp.schema.parameters import (
     parse_user,
     searchable,
 )
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import RUNS, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 from waggle.service.programs import Job
@@ -163,11 +162,6 @@ class ExecutionTools:
         return result_of(view, self._limits, shown=shown, pictures=pictures)
 
 
-_RUNS = ToolAnnotations(
-    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
-)
-
-
 def execution_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = ExecutionTools(services)
@@ -182,7 +176,7 @@ def execution_tools(services: Services) -> list[OfferedTool]:
                 "variables do not, as each call is a new process. Plots saved as chart.png are "
                 "shown."
             ),
-            annotations=_RUNS,
+            annotations=RUNS,
             shows_pictures=True,
             meta={"anthropic/alwaysLoad": True},
         ),
@@ -191,7 +185,7 @@ def execution_tools(services: Services) -> list[OfferedTool]:
             title="Run a command",
             description="Run a bash line, or a program with its arguments, in an environment. "
             "Otherwise as execute; servers and other long work belong in the background.",
-            annotations=_RUNS,
+            annotations=RUNS,
             shows_pictures=True,
             meta=searchable("run a shell or bash command in a sandbox terminal"),
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.files import MAX_FILE_BYTES
@@ -41,7 +40,7 @@ from waggle.mcp.schema.parameters import (
     OptionalEnvironmentId,
     searchable,
 )
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 
@@ -146,18 +145,12 @@ class FilesystemTools:
 def filesystem_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = FilesystemTools(services)
-    reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     return [
         make_tool(
             tools.write_file,
             title="Write a file",
             description="Write a file, replacing what is there. Makes missing directories.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            annotations=SETTLES,
             meta=searchable("write, create or save a file in a sandbox"),
         ),
         make_tool(
@@ -165,7 +158,7 @@ def filesystem_tools(services: Services) -> list[OfferedTool]:
             title="Read a file",
             description="Read a file: text, an image, or base64. A long one comes in pages: go on "
             "with offset.",
-            annotations=reads,
+            annotations=READS,
             shows_pictures=True,
             meta={**searchable("read, show or download a file of a sandbox"), **LARGE_RESULTS},
         ),
@@ -173,7 +166,7 @@ def filesystem_tools(services: Services) -> list[OfferedTool]:
             tools.list_files,
             title="List files",
             description=f"List a directory: {MAX_LISTED} entries.",
-            annotations=reads,
+            annotations=READS,
             meta=searchable("list a directory of a sandbox"),
         ),
     ]
@@ -239,12 +232,7 @@ def tree_tools(services: Services) -> list[OfferedTool]:
             tools.upload_files,
             title="Upload files",
             description="Unpack an archive below a directory: many files in one call.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            annotations=SETTLES,
             meta=searchable("upload a project or directory into a sandbox"),
         ),
         make_tool(
@@ -252,7 +240,7 @@ def tree_tools(services: Services) -> list[OfferedTool]:
             title="Download files",
             description="Pack a directory as tar.gz, for programs that keep it: a link to a "
             "resource, or with limit, pages of base64.",
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            annotations=READS,
             meta={**searchable("download a directory from a sandbox"), **LARGE_RESULTS},
         ),
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
@@ -27,7 +26,7 @@ from waggle.mcp.results.jobs import (
 from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.results.progress import result_of, watch
 from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.programs import Job
 
 _ReadJobId = Annotated[
@@ -186,17 +185,13 @@ def _line(item: JobItem) -> str:
 def job_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = JobTools(services)
-    reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    ends = ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    )
     return [
         make_tool(
             tools.read_job,
             title="Read, wait for or kill a job",
             description="Wait for a job (a program that went on after its call), read or search "
             "what it printed, or kill it.",
-            annotations=ends,
+            annotations=SETTLES,
             meta=searchable("wait for, read the output of, list or kill background programs"),
             shows_pictures=True,
         ),
@@ -204,7 +199,7 @@ def job_tools(services: Services) -> list[OfferedTool]:
             tools.wait_job,
             title="Wait for a job",
             description="Wait until a job ends, and return its output.",
-            annotations=reads,
+            annotations=READS,
             meta=searchable("wait for a background program"),
             shows_pictures=True,
         ),
@@ -212,14 +207,14 @@ def job_tools(services: Services) -> list[OfferedTool]:
             tools.kill_job,
             title="Kill a job",
             description="End a job with all processes that it started.",
-            annotations=ends,
+            annotations=SETTLES,
             meta=searchable("kill or stop a background program"),
         ),
         make_tool(
             tools.list_jobs,
             title="List jobs",
             description="List what ran and runs in an environment, oldest first.",
-            annotations=reads,
+            annotations=READS,
             meta=searchable("list background programs"),
         ),
     ]

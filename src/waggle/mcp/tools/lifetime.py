@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
@@ -24,7 +23,7 @@ from waggle.mcp.results.state import (
     state_text,
 )
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.provision import WAIT_SECONDS
 
 _Minutes = Annotated[
@@ -78,19 +77,14 @@ def lifetime_tools(services: Services) -> list[OfferedTool]:
             title="Look at an environment",
             description="Tell an environment's state, remaining time, running jobs, exposed ports "
             "and resources. Does not count as use.",
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            annotations=READS,
             meta=searchable("status, memory, disk and ports of a sandbox"),
         ),
         make_tool(
             tools.extend_environment,
             title="Keep an environment longer",
             description="Set for how many minutes an environment may stay unused.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            annotations=SETTLES,
             meta=searchable("keep a sandbox alive for longer"),
         ),
     ]
@@ -139,23 +133,20 @@ class PortTools:
 def port_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = PortTools(services)
-    annotations = ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    )
     return [
         make_tool(
             tools.expose_port,
             title="Expose a port",
             description="Get a URL, on the server's machine, for a web or other TCP server that "
             "runs in an environment. Visits count as use.",
-            annotations=annotations,
+            annotations=SETTLES,
             meta=searchable("expose a port, preview a web server of a sandbox"),
         ),
         make_tool(
             tools.unexpose_port,
             title="Close an exposed port",
             description="Close a port that expose_port opened. The program goes on.",
-            annotations=annotations,
+            annotations=SETTLES,
             meta=searchable("close an exposed port"),
         ),
     ]

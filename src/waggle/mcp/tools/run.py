@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
@@ -51,7 +50,7 @@ from waggle.mcp.schema.parameters import (
     parse_network,
     searchable,
 )
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import INSTALLS, RUNS, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 from waggle.service.programs import Job
@@ -122,12 +121,7 @@ def package_tools(services: Services) -> list[OfferedTool]:
             title="Install packages",
             description="Install packages: from PyPI (pip) for python, npm for node, the "
             "distribution (apt) for shell.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=True,
-            ),
+            annotations=INSTALLS,
             meta=searchable("pip install, npm install or apt install in a sandbox"),
         )
     ]
@@ -259,12 +253,7 @@ def run_tools(services: Services) -> list[OfferedTool]:
             title="Run code once",
             description="Run one program in a new environment that is destroyed at once, with all "
             "files. For more than one call use execute.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=False,
-                open_world_hint=True,
-            ),
+            annotations=RUNS,
             meta=searchable("run a program once in a throw-away sandbox"),
         )
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.files import parse_path
@@ -24,7 +23,7 @@ from waggle.mcp.results import Reply, readable, success
 from waggle.mcp.results.files import EditedFile, SearchResult
 from waggle.mcp.results.listings import search_result
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, READS, OfferedTool, make_tool
 
 _Root = Annotated[str | None, Field(description=f"Directory or file. Default {HOME}.")]
 _Name = Annotated[
@@ -115,7 +114,7 @@ def search_tools(services: Services) -> list[OfferedTool]:
             tools.search_files,
             title="Search files",
             description="Find files by name, lines by content (grep), or both, below a directory.",
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            annotations=READS,
             meta=searchable("find, grep or glob files in a sandbox"),
         ),
         make_tool(
@@ -123,12 +122,7 @@ def search_tools(services: Services) -> list[OfferedTool]:
             title="Edit a file",
             description="Replace text in a file; old_text must occur once, unless replace_all. "
             "Returns a diff.",
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=False,
-                open_world_hint=False,
-            ),
+            annotations=CHANGES,
             meta=searchable("edit, patch or replace text in a file of a sandbox"),
         ),
     ]

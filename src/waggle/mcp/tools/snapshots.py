@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
@@ -27,7 +26,7 @@ from waggle.mcp.results.snapshots import (
     taken_snapshot,
 )
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
-from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.snapshots import MAX_FORKS
 
 _SnapshotId = Annotated[str, Field()]
@@ -134,12 +133,6 @@ def _line(item: SnapshotItem) -> str:
 def snapshot_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = SnapshotTools(services)
-    makes = ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-    )
-    destroys = ToolAnnotations(
-        read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-    )
     return [
         make_tool(
             tools.snapshot_environment,
@@ -148,21 +141,21 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             "before a step that may go wrong: create_environment with snapshot goes on from there; "
             "rollback_environment takes this one back. Background programs are kept; network "
             "connections and exposed ports are not.",
-            annotations=makes,
+            annotations=CHANGES,
             meta=searchable("snapshot, checkpoint or save the state of a sandbox"),
         ),
         make_tool(
             tools.list_snapshots,
             title="List snapshots",
             description="List your snapshots, newest first.",
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            annotations=READS,
             meta=searchable("list snapshots of sandboxes"),
         ),
         make_tool(
             tools.delete_snapshot,
             title="Delete a snapshot",
             description="Delete a snapshot. Environments made from it go on.",
-            annotations=destroys.model_copy(update={"idempotent_hint": False}),
+            annotations=DESTROYS.model_copy(update={"idempotent_hint": False}),
             meta=searchable("delete a snapshot"),
         ),
         make_tool(
@@ -171,7 +164,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             description="Make copies of a running environment, with memory, files and background "
             "programs, to try several ways from one state; it goes on itself. Each copy has an id "
             "of its own and is to be destroyed.",
-            annotations=makes,
+            annotations=CHANGES,
             meta=searchable("fork, clone or copy a sandbox"),
         ),
         make_tool(
@@ -179,7 +172,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             title="Roll an environment back",
             description="Take an environment back to a snapshot of itself; what came since is "
             "lost. Refused while calls or jobs run.",
-            annotations=destroys,
+            annotations=DESTROYS,
             meta=searchable("roll back, restore or undo in a sandbox"),
         ),
     ]
@@ -230,9 +223,6 @@ class PauseTools:
 def pause_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = PauseTools(services)
-    annotations = ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    )
     return [
         make_tool(
             tools.pause_environment,
@@ -240,14 +230,14 @@ def pause_tools(services: Services) -> list[OfferedTool]:
             description="Freeze an environment with its memory, files and programs; any call "
             "resumes it. With to_disk, connections break and exposed ports close. Refused while "
             "calls or jobs run.",
-            annotations=annotations,
+            annotations=SETTLES,
             meta=searchable("pause, suspend or hibernate a sandbox"),
         ),
         make_tool(
             tools.resume_environment,
             title="Resume an environment",
             description="Have a paused environment go on, before a call does so.",
-            annotations=annotations,
+            annotations=SETTLES,
             meta=searchable("resume a paused sandbox"),
         ),
     ]
