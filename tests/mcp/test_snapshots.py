@@ -26,7 +26,7 @@ from waggle.domain.access import LOCAL
 from waggle.domain.errors import Unsupported
 from waggle.domain.programs import HOME
 from waggle.mcp.results import COPY_BUDGET
-from waggle.mcp.results.snapshots import MOST_LISTED
+from waggle.mcp.results.environments import MOST_LISTED
 from waggle.service.environments.creating import Pausing
 
 pytestmark = pytest.mark.anyio

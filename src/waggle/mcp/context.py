@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The context of a request: the services, the owner, the offer, and progress reports.
+"""The context of a request: the services, the owner, progress reports, and waiting for a job.
 
 Called by all of `waggle.mcp`; `waggle.app` makes `Services`. `waggle.web` has authenticated the
 owner before.
@@ -7,6 +7,7 @@ owner before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -21,8 +22,10 @@ from starlette.requests import Request as HttpRequest
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
+from waggle.domain.programs.job import JobView, StreamName
 from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
+from waggle.mcp.errors import clean
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
@@ -145,3 +148,81 @@ async def with_heartbeat(
         finally:
             group.cancel_scope.cancel()
     raise AssertionError("unreachable: the group never swallows an exception")
+
+
+_MAX_LINE = 120
+
+
+async def attend(
+    ctx: Reports, job: Job, seconds: float, *, every: float, doing: str, since: float = 0.0
+) -> JobView:
+    """Wait as the call that started the job, reporting its output; see `Job.attend`.
+
+    `since` is the client's progress so far, in seconds.
+    """
+    work = job.attend(seconds)
+    return await with_heartbeat(ctx, lambda: _heard(job, doing), every, work, since=since)
+
+
+class Phases:
+    """The progress of a call with several steps, in seconds that only grow."""
+
+    def __init__(self, ctx: Reports, heartbeat: float) -> None:
+        self._ctx = ctx
+        self._heartbeat = heartbeat
+        self._start = anyio.current_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return anyio.current_time() - self._start
+
+    async def say(self, message: str) -> None:
+        """Report that a phase begins."""
+        await self._ctx.report_progress(self.elapsed, None, message)
+
+    async def creating(self, _share: float, message: str) -> None:
+        """Report the progress of creating an environment as a step of this call."""
+        await self.say(message)
+
+    async def attend(self, job: Job, doing: str) -> JobView:
+        """Wait for a job of the call, as one phase."""
+        await self.say(doing)
+        return await attend(
+            self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """Reports for the call that waits for shared work, which may later be another call."""
+
+    tell: Progress
+
+    async def report_progress(
+        self, progress: float, _total: float | None = None, message: str | None = None, /
+    ) -> None:
+        """Pass the progress on."""
+        await self.tell(progress, message or "")
+
+
+async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
+    """Wait as a call whose work outlives it: cancelling leaves the job for the same call again.
+
+    Raises the guest's error.
+    """
+    await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.wait(seconds))
+    return job.outcome()
+
+
+async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> None:
+    """Wait as a call that did not start the job: cancelling it leaves the job running."""
+    await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))
+
+
+def _heard(job: Job, doing: str) -> str:
+    """Return `doing` with the last line of output."""
+    for name in (StreamName.STDOUT, StreamName.STDERR):
+        if line := job.streams[name].last_line():
+            return f"{doing}: {clean(line.strip(), _MAX_LINE)}"
+    return doing

@@ -32,7 +32,7 @@ from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, outcome, refusal
 from waggle.mcp.offered import refusing
 from waggle.mcp.results import NEW_META_KEY, Reply
-from waggle.mcp.schema.outputs import unlisted
+from waggle.mcp.schema import unlisted
 from waggle.service.environments.provision import Place
 from waggle.service.idempotency import Repeats
 

@@ -45,8 +45,8 @@ from waggle.mcp.observed import (
 )
 from waggle.mcp.offered import told
 from waggle.mcp.prompts import rendered
+from waggle.mcp.resources import Resources, sending
 from waggle.mcp.resources.changes import Changes
-from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.results import failed
 from waggle.mcp.schema.tool import OfferedTool, parameters, takes
 from waggle.mcp.sdk import lowlevel_of

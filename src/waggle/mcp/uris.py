@@ -21,6 +21,7 @@ ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
 STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"
 FILE_TEMPLATE = "waggle://environments/{id}/files/{+path}{?offset,length}"
 ARCHIVE_TEMPLATE = "waggle://environments/{id}/archives/{archive}{?offset,length}"
+ARCHIVE_TYPE = "application/gzip"
 MAX_URI = 16_384
 """Characters: enough for the longest path with every byte percent-encoded."""
 

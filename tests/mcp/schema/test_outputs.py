@@ -19,7 +19,7 @@ from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.results import fields_of
 from waggle.mcp.results.environments import EnvironmentSummary, summary
-from waggle.mcp.schema.outputs import in_words, quick
+from waggle.mcp.schema import in_words, quick
 
 
 class Leaf(BaseModel):

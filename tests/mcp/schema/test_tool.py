@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from tests.support.server import Setup, client, created, data_of, default_tools, error_of, serving
 
 from waggle.mcp.context import Ctx
-from waggle.mcp.schema.outputs import STRINGS, listed_as, unlisted
+from waggle.mcp.schema import STRINGS, listed_as, unlisted
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, make_tool
 
 pytestmark = pytest.mark.anyio

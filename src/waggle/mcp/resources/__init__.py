@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handlers of resource requests. Called by `waggle.mcp.server`, once per server."""
+"""Resources of the protocol: environments, the output of programs, files and archives.
+
+`waggle.mcp.server` adds the handlers of this package to the SDK's low-level server. Only
+`waggle.mcp.uris` knows how URIs are formed, and only this module what is offered.
+"""
 
 from __future__ import annotations
 

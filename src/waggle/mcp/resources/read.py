@@ -27,6 +27,7 @@ from waggle.mcp.results.pages import (
     window,
 )
 from waggle.mcp.uris import (
+    ARCHIVE_TYPE,
     Address,
     ArchiveAddress,
     EnvironmentAddress,
@@ -37,7 +38,6 @@ from waggle.mcp.uris import (
 from waggle.service.programs import Job
 
 PAGE_META_KEY = "waggle/page"
-ARCHIVE_TYPE = "application/gzip"
 EXECUTIONS_SHOWN = 20
 
 Contents = TextResourceContents | BlobResourceContents

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Result models of the tools for files, searches and archives, and the results for archives. Pure.
 
-Called by `waggle.mcp.tools` and `results.listings`. As in `waggle.mcp.results.environments`, a
-field with its default value is left out of a result; sizes are bytes.
+Called by `waggle.mcp.tools` and `results.listings`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.files.tree import Skipped, Unpacked, shown_name
 from waggle.mcp.errors import Failure
-from waggle.mcp.resources.read import ARCHIVE_TYPE
 from waggle.mcp.results import NOTE, Reply, failed, readable, success
-from waggle.mcp.uris import archive_uri
+from waggle.mcp.uris import ARCHIVE_TYPE, archive_uri
 from waggle.service.files.trees import Archive
 
 FILE_MODE = "0644"

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from the guest in results: recognized by content, and found after a program's run.
+"""The result of a program with its images, which are recognized by content and found after its run.
 
 The guest wrote the bytes. A truncated file does not count as an image, because models refuse a
 whole conversation over a broken one. The images of a program are the image files in its working
 directory that are new or changed since it started; the guest needs no support for this. It costs a
 listing before and one after the run, so it is done only for programs that name an image file or
-when the client requests it. Called by `results.listings`, `results.progress`, `resources.read` and
-the tools.
+when the client requests it. Called by `results.listings`, `resources.read` and the tools.
 """
 
 from __future__ import annotations
@@ -26,12 +25,13 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.files import FileEntry
 from waggle.domain.programs.job import JobState, JobView
-from waggle.mcp.errors import clean
-from waggle.mcp.results import COPY_BUDGET, Hint, readable, wire_size
-from waggle.mcp.results.jobs import CommandOutput, ShownImage
+from waggle.mcp.errors import Failure, clean
+from waggle.mcp.results import COPY_BUDGET, Hint, Reply, failed, readable, success, wire_size
+from waggle.mcp.results.jobs import CommandOutput, ShownImage, command_output, command_text
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES, Page, mime_type
 from waggle.mcp.uris import file_uri
 from waggle.service.files import FilesystemService
+from waggle.service.programs.execution import ExecutionLimits
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
 """The largest size of one image; larger ones are treated as ordinary files."""
@@ -197,3 +197,39 @@ def hang(
         uri = file_uri(environment_id, picture.path)
         shown.append(file_link(uri, picture.path, picture.kind, size))
     return output.model_copy(update={"images": items}), shown, hints
+
+
+def result_of(
+    view: JobView,
+    limits: ExecutionLimits,
+    *,
+    shown: int,
+    pictures: Sequence[Picture] = (),
+) -> Reply:
+    """Return a job as a result: ended, still running, or an error with the output so far.
+
+    `shown` is the most characters of output. `pictures` are shown with it.
+    """
+    output, hints = command_output(view, shown)
+    if view.state is JobState.TIMED_OUT:
+        failure = _timeout(view, limits.max_timeout)
+        return failed(failure, output, command_text, hints)
+    if view.state is JobState.LOST:
+        why, step = view.error, "Run it again."
+        if view.diagnosis is not None:
+            why, step = view.diagnosis.cause, view.diagnosis.next_step
+        failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
+        return failed(failure, output, command_text, hints)
+    if pictures:
+        output, images, more = hang(view.environment_id, output, pictures)
+        return success(output, command_text, also=images, hints=[*hints, *more])
+    return success(output, command_text, hints=hints)
+
+
+def _timeout(view: JobView, longest: float) -> Failure:
+    return Failure(
+        "timeout",
+        f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
+        f"Give a larger timeout_seconds (at most {longest:g}) or none: what runs longer than "
+        "wait_seconds goes on as a job; read_job waits for it.",
+    )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Result models of the tools that run programs, and functions that fill and print them. Pure.
 
-Called by `waggle.mcp.tools` and the other modules of this package. As in
-`waggle.mcp.results.environments`, a field with its default value is left out of a result; sizes are
-bytes. The guest chose the command lines of programs left running, so they are cleaned here.
+Called by `waggle.mcp.tools` and the other modules of this package. The guest chose the command
+lines of programs left running, so they are cleaned here.
 """
 
 from __future__ import annotations

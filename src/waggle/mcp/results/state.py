@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Result models of the tools for an environment's state, lifetime and ports. Pure.
 
-Called by `waggle.mcp.tools.lifetime`. As in `waggle.mcp.results.environments`, a field with its
-default value is left out of a result; times are RFC 3339 in UTC, sizes bytes.
+Called by `waggle.mcp.tools`; `waggle.mcp.results` has the form of all results.
 """
 
 from __future__ import annotations

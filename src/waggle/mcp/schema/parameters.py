@@ -14,7 +14,7 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
-from waggle.mcp.schema.outputs import STRINGS, listed_as, unlisted
+from waggle.mcp.schema import STRINGS, listed_as, unlisted
 
 
 def _written_out(value: object) -> object:

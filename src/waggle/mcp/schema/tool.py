@@ -20,7 +20,7 @@ from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.jsonrpc import Bounds, Structure
-from waggle.mcp.schema.outputs import Schema, documented, published, quick, terse
+from waggle.mcp.schema import Schema, documented, published, quick, terse
 from waggle.mcp.sdk import X_MCP_HEADER_KEY, ArgModelBase, FuncMetadata
 
 ADDED_BY_CLIENTS = frozenset(

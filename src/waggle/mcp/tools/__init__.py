@@ -13,20 +13,17 @@ from waggle.mcp.context import Services
 from waggle.mcp.schema.tool import OfferedTool, with_header
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
-from waggle.mcp.tools.files import filesystem_tools, tree_tools
+from waggle.mcp.tools.files import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
-from waggle.mcp.tools.lifetime import lifetime_tools, port_tools
 from waggle.mcp.tools.run import package_tools, run_tools
-from waggle.mcp.tools.search import search_tools
 from waggle.mcp.tools.snapshots import pause_tools, snapshot_tools
+from waggle.mcp.tools.transfer import port_tools, tree_tools
 
 _MAKERS: Sequence[Callable[[Services], list[OfferedTool]]] = (
     environment_tools,
-    lifetime_tools,
     execution_tools,
     job_tools,
     filesystem_tools,
-    search_tools,
     tree_tools,
     package_tools,
     port_tools,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that create, list and destroy environments."""
+"""The tools that create, list, show, extend and destroy environments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from waggle.domain.environment import Environment
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
 from waggle.domain.host import Progress
 from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
-from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.context import (
+    Ctx,
+    PassedOn,
+    Phases,
+    Services,
+    current_owner,
+    reporter,
+)
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, rfc3339, success
 from waggle.mcp.results.environments import (
@@ -29,7 +36,13 @@ from waggle.mcp.results.environments import (
     summary,
 )
 from waggle.mcp.results.jobs import command_output, command_text
-from waggle.mcp.results.progress import PassedOn, Phases
+from waggle.mcp.results.state import (
+    EnvironmentState,
+    ExtendedEnvironment,
+    environment_state,
+    in_minutes,
+    state_text,
+)
 from waggle.mcp.schema.parameters import (
     CpusArgument,
     DiskArgument,
@@ -49,7 +62,7 @@ from waggle.mcp.schema.parameters import (
     require_fitting,
     searchable,
 )
-from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
 from waggle.mcp.tools.run import furniture, install_failure
 from waggle.service.environments.creating import CopyRequest, CreateRequest
 from waggle.service.environments.provision import Place, end_unless_used, lasting
@@ -67,12 +80,18 @@ class _Made:
     place: Place
 
 
+_Minutes = Annotated[
+    int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")
+]
+
+
 class EnvironmentTools:
-    """create_environment, list_environments, destroy_environment."""
+    """create_, list_, destroy_, get_ and extend_environment."""
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
         self._services = services
+        self._jobs = services.jobs
         self._snapshots = services.snapshots
 
     async def create_environment(
@@ -177,6 +196,34 @@ class EnvironmentTools:
         result = DestroyedEnvironment(name=environment.name, status=environment.state.value)
         return success(result, f"Environment {result.name} is {result.status}.")
 
+    async def get_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[Reply, EnvironmentState]:
+        """Tell how it is; not a use of it. Its guest only says what was left running."""
+        owner = current_owner(ctx)
+        found = await self._environments.inspect(environment_id, owner=owner)
+        left = await self._jobs.left.look(environment_id, owner=owner, always=False)
+        state = environment_state(found, self._jobs.running(found.environment.id), left)
+        return success(state, state_text(state, self._services.when_unused))
+
+    async def extend_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: _Minutes
+    ) -> Annotated[Reply, ExtendedEnvironment]:
+        """Set its idle time and restart it."""
+        environment = await self._environments.extend(
+            environment_id, minutes, owner=current_owner(ctx)
+        )
+        result = ExtendedEnvironment(
+            name=environment.name,
+            timeout=in_minutes(environment.idle_timeout),
+            expires_at=rfc3339(environment.expires_at()),
+        )
+        return success(
+            result,
+            f"Environment {result.name} is {self._services.when_unused} after {result.timeout} "
+            f"without a call: at {result.expires_at} if none comes.",
+        )
+
 
 def _start(directory: str) -> str:
     """A sentence for images with a working directory of their own."""
@@ -228,5 +275,20 @@ def environment_tools(services: Services) -> list[OfferedTool]:
             description="Destroy an environment with everything in it, when the work is done.",
             annotations=DESTROYS,
             meta=searchable("delete or stop a sandbox"),
+        ),
+        make_tool(
+            tools.get_environment,
+            title="Look at an environment",
+            description="Tell an environment's state, remaining time, running jobs, exposed ports "
+            "and resources. Does not count as use.",
+            annotations=READS,
+            meta=searchable("status, memory, disk and ports of a sandbox"),
+        ),
+        make_tool(
+            tools.extend_environment,
+            title="Keep an environment longer",
+            description="Set for how many minutes an environment may stay unused.",
+            annotations=SETTLES,
+            meta=searchable("keep a sandbox alive for longer"),
         ),
     ]

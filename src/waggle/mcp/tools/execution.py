@@ -10,13 +10,12 @@ from pydantic import Field
 from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import parse_wait
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.context import Ctx, Phases, Services, attend, current_owner
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply
-from waggle.mcp.results.images import Album, album_of, names_image
+from waggle.mcp.results.images import Album, album_of, names_image, result_of
 from waggle.mcp.results.jobs import CommandOutput
-from waggle.mcp.results.progress import Phases, attend, result_of
-from waggle.mcp.schema.outputs import listed_as
+from waggle.mcp.schema import listed_as
 from waggle.mcp.schema.parameters import (
     Background,
     Code,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that write, read and list files, and that upload and download trees as archives."""
+"""The tools that write, read, list, search and edit files."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.files import MAX_FILE_BYTES, parse_path
+from waggle.domain.files.search import (
+    ALWAYS_SKIPPED,
+    DEFAULT_RESULTS,
+    MAX_CONTEXT,
+    MAX_PATTERN,
+    MAX_RESULTS,
+    SearchQuery,
+    check_excludes,
+)
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import introduced
 from waggle.mcp.results import Reply, readable, success
 from waggle.mcp.results.files import (
-    DownloadedFiles,
+    EditedFile,
     FileContent,
     FileList,
-    UploadedFiles,
+    SearchResult,
     WrittenFile,
-    downloaded,
-    uploaded,
 )
-from waggle.mcp.results.listings import MAX_LISTED, file_result, list_result
+from waggle.mcp.results.listings import MAX_LISTED, file_result, list_result, search_result
 from waggle.mcp.results.pages import (
-    BASE64_PAGE_BYTES,
     SMALLEST_PAGE,
     TEXT_PAGE,
     decode_base64,
     model_window,
     page,
 )
-from waggle.mcp.schema.outputs import listed_as
+from waggle.mcp.schema import listed_as
 from waggle.mcp.schema.parameters import (
     LARGE_RESULTS,
     Content,
@@ -40,11 +46,10 @@ from waggle.mcp.schema.parameters import (
     OptionalEnvironmentId,
     searchable,
 )
-from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 
-_Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
 _Content = Annotated[Content, Field(description="The whole content.")]
 _Mode = Annotated[
     str | int | None,
@@ -61,10 +66,29 @@ _ReadEncoding = Annotated[
 _Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
 _Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
 _Directory = Annotated[str | None, Field(description=f"Default {HOME}.")]
+_Root = Annotated[str | None, Field(description=f"Directory or file. Default {HOME}.")]
+_Name = Annotated[
+    str | None, Field(max_length=MAX_PATTERN, description="Glob, as *.py or src/**/test_*.py.")
+]
+_Line = Annotated[str | None, Field(max_length=MAX_PATTERN, description="What a line holds.")]
+_Regex = Annotated[bool, Field(description="content is a POSIX extended regular expression.")]
+_IgnoreCase = Annotated[bool, Field()]
+_MaxResults = Annotated[int, Field(ge=1, le=MAX_RESULTS)]
+_Context = Annotated[
+    int, Field(ge=0, le=MAX_CONTEXT, description="Lines shown before and after each.")
+]
+_SearchExclude = Annotated[
+    list[str] | None,
+    Field(description=f"Globs to leave out. Default: {', '.join(ALWAYS_SKIPPED)}."),
+]
+_File = Annotated[str, Field(description=f"Relative to {HOME}.")]
+_Old = Annotated[str, Field(min_length=1, description="Exactly as in the file.")]
+_New = Annotated[str, Field()]
+_All = Annotated[bool, Field()]
 
 
 class FilesystemTools:
-    """write_file, read_file, list_files."""
+    """write_file, read_file, list_files, search_files and edit_file."""
 
     def __init__(self, services: Services) -> None:
         self._files = services.filesystem
@@ -74,7 +98,7 @@ class FilesystemTools:
         self,
         ctx: Ctx,
         *,
-        path: _Path,
+        path: _File,
         content: _Content,
         environment_id: OptionalEnvironmentId = None,
         runtime: NewRuntime = None,
@@ -107,7 +131,7 @@ class FilesystemTools:
         ctx: Ctx,
         *,
         environment_id: EnvironmentId,
-        path: _Path,
+        path: _File,
         encoding: _ReadEncoding = "auto",
         offset: _Offset = 0,
         limit: _Limit = None,
@@ -141,6 +165,59 @@ class FilesystemTools:
         listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
         return list_result(listing)
 
+    async def search_files(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        path: _Root = None,
+        name: _Name = None,
+        content: _Line = None,
+        regex: _Regex = False,
+        ignore_case: _IgnoreCase = False,
+        max_results: _MaxResults = DEFAULT_RESULTS,
+        context_lines: _Context = 0,
+        exclude: _SearchExclude = None,
+    ) -> Annotated[Reply, SearchResult]:
+        """Find files by name, and lines by content."""
+        query = SearchQuery(
+            path=parse_path(path or HOME),
+            name=name or None,
+            content=content or None,
+            regex=regex,
+            ignore_case=ignore_case,
+            max_results=max_results,
+            context_lines=context_lines,
+            exclude=ALWAYS_SKIPPED if exclude is None else check_excludes(exclude),
+        )
+        found = await self._files.search(environment_id, query, owner=current_owner(ctx))
+        return search_result(found)
+
+    async def edit_file(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        path: _File,
+        old_text: _Old,
+        new_text: _New,
+        replace_all: _All = False,
+    ) -> Annotated[Reply, EditedFile]:
+        """Replace text in a file."""
+        target, edited = await self._files.edit(
+            environment_id,
+            path,
+            old_text,
+            new_text,
+            owner=current_owner(ctx),
+            replace_all=replace_all,
+        )
+        result = EditedFile(
+            path=readable(target), replacements=edited.replacements, diff=edited.diff
+        )
+        times = "1 place" if result.replacements == 1 else f"{result.replacements} places"
+        return success(result, f"Replaced {times} in {result.path}.\n{result.diff}")
+
 
 def filesystem_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
@@ -169,78 +246,19 @@ def filesystem_tools(services: Services) -> list[OfferedTool]:
             annotations=READS,
             meta=searchable("list a directory of a sandbox"),
         ),
-    ]
-
-
-_Archive = Annotated[str, Field(description="tar (.gz, .bz2, .xz, .zst) or zip, as base64.")]
-_Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")]
-_Source = Annotated[str, Field(description="Directory or file.")]
-_Exclude = Annotated[list[str] | None, Field(description="Globs to leave out.")]
-_ArchiveId = Annotated[str | None, Field(description="Of the last result, for its next page.")]
-_ArchiveOffset = Annotated[int, Field(ge=0, description="next_offset of the last result.")]
-_ArchiveLimit = Annotated[
-    int | None,
-    Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Return so many bytes as base64."),
-]
-
-
-class TreeTools:
-    """upload_files and download_files."""
-
-    def __init__(self, services: Services) -> None:
-        self._trees = services.trees
-
-    async def upload_files(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, archive: _Archive, path: _Target = None
-    ) -> Annotated[Reply, UploadedFiles]:
-        """Unpack an archive; entries that fail make it an error that tells the rest."""
-        data = decode_base64(archive)
-        target, done = await self._trees.upload(
-            environment_id, path or None, data, owner=current_owner(ctx)
-        )
-        return uploaded(target, done)
-
-    async def download_files(
-        self,
-        ctx: Ctx,
-        *,
-        environment_id: EnvironmentId,
-        path: _Source,
-        exclude: _Exclude = None,
-        archive_id: _ArchiveId = None,
-        offset: _ArchiveOffset = 0,
-        limit: _ArchiveLimit = None,
-    ) -> Annotated[Reply, DownloadedFiles]:
-        """Pack a tree, or return a further page of an archive."""
-        owner = current_owner(ctx)
-        if archive_id:
-            archive = self._trees.kept(environment_id, archive_id, owner=owner)
-        else:
-            archive = await self._trees.download(
-                environment_id, path, owner=owner, exclude=exclude or ()
-            )
-        asked = limit is not None or archive_id is not None
-        data = archive.read(offset, limit or BASE64_PAGE_BYTES) if asked else None
-        return downloaded(archive, offset, data)
-
-
-def tree_tools(services: Services) -> list[OfferedTool]:
-    """The tools of this module."""
-    tools = TreeTools(services)
-    return [
         make_tool(
-            tools.upload_files,
-            title="Upload files",
-            description="Unpack an archive below a directory: many files in one call.",
-            annotations=SETTLES,
-            meta=searchable("upload a project or directory into a sandbox"),
+            tools.search_files,
+            title="Search files",
+            description="Find files by name, lines by content (grep), or both, below a directory.",
+            annotations=READS,
+            meta=searchable("find, grep or glob files in a sandbox"),
         ),
         make_tool(
-            tools.download_files,
-            title="Download files",
-            description="Pack a directory as tar.gz, for programs that keep it: a link to a "
-            "resource, or with limit, pages of base64.",
-            annotations=READS,
-            meta={**searchable("download a directory from a sandbox"), **LARGE_RESULTS},
+            tools.edit_file,
+            title="Edit a file",
+            description="Replace text in a file; old_text must occur once, unless replace_all. "
+            "Returns a diff.",
+            annotations=CHANGES,
+            meta=searchable("edit, patch or replace text in a file of a sandbox"),
         ),
     ]

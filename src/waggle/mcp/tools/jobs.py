@@ -11,8 +11,9 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
-from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.context import Ctx, Services, current_owner, watch
 from waggle.mcp.results import Reply, success
+from waggle.mcp.results.images import result_of
 from waggle.mcp.results.jobs import (
     CommandOutput,
     JobItem,
@@ -24,7 +25,6 @@ from waggle.mcp.results.jobs import (
     took,
 )
 from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
-from waggle.mcp.results.progress import result_of, watch
 from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
 from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.programs import Job

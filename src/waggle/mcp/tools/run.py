@@ -22,7 +22,7 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
-from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.context import Ctx, Phases, Services, current_owner, follow
 from waggle.mcp.errors import Failure, clean
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, success
@@ -33,7 +33,6 @@ from waggle.mcp.results.jobs import (
     command_text,
     run_text,
 )
-from waggle.mcp.results.progress import Phases, follow
 from waggle.mcp.schema.parameters import (
     Code,
     Files,

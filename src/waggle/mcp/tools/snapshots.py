@@ -12,7 +12,7 @@ from waggle.domain.errors import WaggleError
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import IdempotencyKey
 from waggle.mcp.results import Reply, success
-from waggle.mcp.results.snapshots import (
+from waggle.mcp.results.environments import (
     DeletedSnapshot,
     ForkedEnvironments,
     PausedEnvironment,
