@@ -21,16 +21,12 @@ def test_an_offer_knows_its_tools() -> None:
     assert WITHOUT_FILES.has("execute")
     assert not WITHOUT_FILES.has("read_file")
     assert not Offer().has("read")
-    assert WITHOUT_FILES.any_of({Toolset.FILES, Toolset.JOBS})
-    assert not WITHOUT_FILES.any_of({Toolset.FILES})
 
 
 def test_the_core_is_first_and_holds_tools_of_other_sets() -> None:
     assert CORE.tools == TOOLS[Toolset.CORE] == Offer().tools[:10]
     topics = [name for each in Toolset if each != "core" for name in TOOLS[each]]
     assert sorted(topics) == sorted(ALL_TOOLS)
-    assert CORE.any_of({Toolset.JOBS})
-    assert not CORE.any_of({Toolset.PORTS, Toolset.SNAPSHOTS})
 
 
 @pytest.mark.parametrize("words", [["full"], ["ALL"], ["core", "full"], [*Toolset]])

@@ -119,10 +119,6 @@ class Offer:
         """Whether a tool of this name is offered."""
         return tool in self.tools
 
-    def any_of(self, toolsets: Collection[Toolset]) -> bool:
-        """Whether a tool of these sets is offered."""
-        return any(self.has(tool) for each in toolsets for tool in TOOLS[each])
-
     @property
     def whole(self) -> Offer:
         """The offer of everything that is allowed."""

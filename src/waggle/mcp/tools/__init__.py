@@ -16,7 +16,7 @@ from waggle.mcp.tools.execution import execution_tools
 from waggle.mcp.tools.files import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.run import package_tools, run_tools
-from waggle.mcp.tools.snapshots import pause_tools, snapshot_tools
+from waggle.mcp.tools.snapshots import snapshot_tools
 from waggle.mcp.tools.transfer import port_tools, tree_tools
 
 _MAKERS: Sequence[Callable[[Services], list[OfferedTool]]] = (
@@ -27,7 +27,6 @@ _MAKERS: Sequence[Callable[[Services], list[OfferedTool]]] = (
     tree_tools,
     package_tools,
     port_tools,
-    pause_tools,
     snapshot_tools,
     run_tools,
 )

@@ -33,14 +33,18 @@ _SnapshotId = Annotated[str, Field()]
 _Name = Annotated[str | None, Field()]
 _Of = Annotated[str | None, Field(description="Only those of this environment.")]
 _Count = Annotated[int, Field(description=f"1 to {MAX_FORKS}.")]
+_ToDisk = Annotated[
+    bool, Field(description="Free its memory, too; it survives a restart of the server.")
+]
 
 
 class SnapshotTools:
-    """snapshot_environment, list_snapshots, delete_snapshot, fork_, rollback_environment."""
+    """snapshot_, fork_, rollback_, pause_, resume_environment, list_snapshots, delete_snapshot."""
 
     def __init__(self, services: Services) -> None:
         self._snapshots = services.snapshots
         self._environments = services.environments
+        self._services = services
 
     async def snapshot_environment(
         self,
@@ -118,6 +122,35 @@ class SnapshotTools:
             "since is lost.",
         )
 
+    async def pause_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
+    ) -> Annotated[Reply, PausedEnvironment]:
+        """Have it stand still, in memory or on the disk."""
+        environment = await self._environments.pause(
+            environment_id, owner=current_owner(ctx), to_disk=to_disk
+        )
+        result = paused(environment)
+        kept = f"in memory{self._until(result)}"
+        if result.on_disk_until:
+            kept = f"on the disk, and kept until {result.on_disk_until}"
+        result.note = "Any call that uses it resumes it."
+        return success(result, f"Environment {result.name} is {result.status} {kept}.")
+
+    async def resume_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[Reply, PausedEnvironment]:
+        """Have it go on."""
+        environment = await self._environments.resume(
+            environment_id, owner=current_owner(ctx), progress=reporter(ctx)
+        )
+        result = paused(environment)
+        return success(
+            result, f"Environment {result.name} is {result.status}{self._until(result)}."
+        )
+
+    def _until(self, result: PausedEnvironment) -> str:
+        return f", and {self._services.when_unused} at {result.expires_at} if no call comes"
+
 
 def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
@@ -175,55 +208,6 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             annotations=DESTROYS,
             meta=searchable("roll back, restore or undo in a sandbox"),
         ),
-    ]
-
-
-_ToDisk = Annotated[
-    bool, Field(description="Free its memory, too; it survives a restart of the server.")
-]
-
-
-class PauseTools:
-    """pause_environment and resume_environment."""
-
-    def __init__(self, services: Services) -> None:
-        self._environments = services.environments
-        self._services = services
-
-    async def pause_environment(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
-    ) -> Annotated[Reply, PausedEnvironment]:
-        """Have it stand still, in memory or on the disk."""
-        environment = await self._environments.pause(
-            environment_id, owner=current_owner(ctx), to_disk=to_disk
-        )
-        result = paused(environment)
-        kept = f"in memory{self._until(result)}"
-        if result.on_disk_until:
-            kept = f"on the disk, and kept until {result.on_disk_until}"
-        result.note = "Any call that uses it resumes it."
-        return success(result, f"Environment {result.name} is {result.status} {kept}.")
-
-    async def resume_environment(
-        self, ctx: Ctx, *, environment_id: EnvironmentId
-    ) -> Annotated[Reply, PausedEnvironment]:
-        """Have it go on."""
-        environment = await self._environments.resume(
-            environment_id, owner=current_owner(ctx), progress=reporter(ctx)
-        )
-        result = paused(environment)
-        return success(
-            result, f"Environment {result.name} is {result.status}{self._until(result)}."
-        )
-
-    def _until(self, result: PausedEnvironment) -> str:
-        return f", and {self._services.when_unused} at {result.expires_at} if no call comes"
-
-
-def pause_tools(services: Services) -> list[OfferedTool]:
-    """The tools of this module."""
-    tools = PauseTools(services)
-    return [
         make_tool(
             tools.pause_environment,
             title="Pause an environment",
