@@ -55,7 +55,7 @@ class Arrivals:
         self._changed = changed
         self._make_room = make_room
 
-    async def bring_up(
+    async def create(
         self,
         described: Sequence[Environment],
         progress: Progress = no_progress,
@@ -75,7 +75,7 @@ class Arrivals:
         try:
             async with together() as group:
                 for live in lives:
-                    group.start_soon(self._bring_up, live, progress, moment)
+                    group.start_soon(self._create, live, progress, moment)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for live in lives:
@@ -86,11 +86,11 @@ class Arrivals:
             self._news.tell(live.environment)
         return [live.environment for live in lives]
 
-    async def _bring_up(
+    async def _create(
         self, live: LiveEnvironment, progress: Progress, moment: Moment | None
     ) -> None:
         with self._news.creating():
-            await live.bring_up(progress, moment)
+            await live.create(progress, moment)
 
     def live(self, environment: Environment) -> LiveEnvironment:
         """Wrap an environment that is to come up, or that is paused to disk."""

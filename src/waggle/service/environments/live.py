@@ -53,7 +53,7 @@ log = structlog.get_logger(__name__)
 class LiveEnvironment(Life):
     """An environment that is not destroyed yet.
 
-    Build it CREATING and call `bring_up` once, or build it as paused to disk by an earlier server.
+    Build it CREATING and call `create` once, or build it as paused to disk by an earlier server.
     Ports that are exposed when it is paused or rolled back are exposed again afterwards.
     """
 
@@ -63,7 +63,7 @@ class LiveEnvironment(Life):
     sleep_again_at: datetime | None = None
     """When to try again to pause it to disk, after its state could not be written."""
 
-    async def bring_up(self, progress: Progress, moment: Moment | None = None) -> Environment:
+    async def create(self, progress: Progress, moment: Moment | None = None) -> Environment:
         """Boot it, or resume `moment`, and return it running. A task watches for its death.
 
         If that fails or is cancelled, or `end` is called meanwhile, everything is undone first.

@@ -106,7 +106,7 @@ class EnvironmentService:
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner):
-            (created,) = await self._arrivals.bring_up([environment], progress)
+            (created,) = await self._arrivals.create([environment], progress)
         return created
 
     async def create_from(
@@ -123,7 +123,7 @@ class EnvironmentService:
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner, snapshot.size):
-            (created,) = await self._arrivals.bring_up([described], progress, moment)
+            (created,) = await self._arrivals.create([described], progress, moment)
         return created
 
     async def fork(
@@ -133,7 +133,7 @@ class EnvironmentService:
         now = self._clock()
         described = [origin.copy(self._new_id(), now) for _ in range(count)]
         async with self.disk.room(origin.owner, copies=count, of=origin.id):
-            return await self._arrivals.bring_up(described, no_progress, moment)
+            return await self._arrivals.create(described, no_progress, moment)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless `count` more of that size may run."""

@@ -56,11 +56,11 @@ class LocalMachines:
     ) -> None:
         self._hypervisor = hypervisor
         self._freezing = freezing
-        self._launcher = launcher
+        self.launcher = launcher
         self._scratch = scratch
-        self._templates = templates
+        self.templates = templates
 
-    async def bring_up(
+    async def start(
         self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
     ) -> StartedMachine:
         """Return a machine whose guest is ready and has its identity; a copy of `moment` if given.
@@ -76,13 +76,13 @@ class LocalMachines:
         if (resumed := await self._from_template(blueprint, background)) is not None:
             return resumed
         booted = await self._boot(blueprint, background)
-        self._templates.want(blueprint)
+        self.templates.want(blueprint)
         return booted
 
     async def _from_template(self, blueprint: Blueprint, background: bool) -> StartedMachine | None:
         async with contextlib.AsyncExitStack() as stack:
             with stage("template"):
-                found = await stack.enter_async_context(self._templates.moment(blueprint))
+                found = await stack.enter_async_context(self.templates.moment(blueprint))
             if found is None:
                 return None
             template = found.directory.name
@@ -90,18 +90,10 @@ class LocalMachines:
                 return replace(await self._go_on(blueprint, found, background), template=template)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=template, error=str(error))
-                self._templates.reject(template)
+                self.templates.reject(template)
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
                 return None
-
-    async def settled(self) -> None:
-        """Return once no template is being made: machines that can wait start from it."""
-        await self._templates.idle()
-
-    def check_ports(self) -> None:
-        """Raise NoPorts if no port is free."""
-        self._launcher.check_ports()
 
     async def _go_on(
         self, blueprint: Blueprint, moment: Moment, background: bool
@@ -110,7 +102,7 @@ class LocalMachines:
         with stage("disks"):
             await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
         start = partial(self._renewed, moment, blueprint)
-        return await self._launcher.launch(blueprint, start, background=background)
+        return await self.launcher.launch(blueprint, start, background=background)
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
         disks = blueprint.disks
@@ -118,7 +110,7 @@ class LocalMachines:
         disks.identity.write_bytes(pack(blueprint.identity))
         boot = self._hypervisor.boot
         with stage("boot"):
-            return await self._launcher.launch(blueprint, boot, background=background)
+            return await self.launcher.launch(blueprint, boot, background=background)
 
     async def _renewed(self, moment: Moment, blueprint: Blueprint, spec: MachineSpec) -> Machine:
         """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""

@@ -13,7 +13,7 @@ cancellation runs these in reverse. At the end the stacks are emptied: `LocalGue
    destroyed and the next is tried. A given frozen machine skips this step.
 3. Otherwise the pool ends warm machines that there is no room for any more, and a directory for the
    machine's files is made; its name is the environment's id.
-4. `LocalStart.start` makes keys and the identity records; `LocalMachines.bring_up` starts the
+4. `LocalStart.new_guest` makes keys and the identity records; `LocalMachines.start` starts the
    machine on a leased port (on another if that is taken): as a copy of the given frozen machine,
    else of a template, else by a boot. A copy gets a clone of the scratch disk and is renewed before
    anything connects. A template that fails is removed, and the machine boots. A boot makes an empty
@@ -108,11 +108,12 @@ class LocalHost:
         made_of = moment.made_of if moment else await self._newest(kind, progress, owner)
         if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
             return guest
-        await self._make_room()
+        if self._pool is not None:
+            await self._pool.make_room()
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(environment.id)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            guest = await self._start.start(environment, made_of, files, moment, progress)
+            guest = await self._start.new_guest(environment, made_of, files, moment, progress)
             undo.pop_all()
         return guest
 
@@ -128,16 +129,12 @@ class LocalHost:
                 log.warning("warm_machine_unusable", runtime=kind.runtime, error=str(error))
         return None
 
-    async def _make_room(self) -> None:
-        if self._pool is not None:
-            await self._pool.make_room()
-
     async def warm(self, commands: Mapping[RuntimeName, Command], kind: WarmKind) -> WarmMachine:
         """Return a new machine for the pool, which has run the command of its runtime.
 
         If that fails or is cancelled, nothing is left. Raises as `create` does.
         """
-        await self._machines.settled()
+        await self._machines.templates.idle()  # a machine that can wait starts from one
         self.require_disk()
         made_of = await self._newest(kind, host.no_progress)
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
@@ -151,11 +148,12 @@ class LocalHost:
         """Resume it from the disk; see `domain.host.EnvironmentHost.wake`."""
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
-        await self._make_room()
+        if self._pool is not None:
+            await self._pool.make_room()
         async with self._clear_errors():
             clear(files)  # its machine left its keys and log here
             async with self._freezing.recalled(frozen_in(files), alone=True) as moment:
-                guest = await self._start.start(
+                guest = await self._start.new_guest(
                     environment, moment.made_of, files, moment, progress
                 )
             await asyncio.to_thread(remove_directory, moment.directory)
@@ -227,7 +225,7 @@ class LocalHost:
             self.require_disk()
             self._parts.kernel()
             self._parts.kit()
-            self._machines.check_ports()
+            self._machines.launcher.check_ports()
         except WaggleError as error:
             return str(error)
         return await self._images.missing()

@@ -24,7 +24,7 @@ from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
-from waggle.service.local.bring_up import NO_VARIABLES, LocalMachines, identity_of, save_access
+from waggle.service.local.bring_up import LocalMachines, identity_of, save_access
 from waggle.service.local.frozen.freezing import Freezing
 from waggle.service.local.frozen.moments import Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
@@ -55,7 +55,7 @@ class LocalStart:
         self._new_proxy = new_proxy
         self._freezing = freezing
 
-    async def start(
+    async def new_guest(
         self,
         environment: Environment,
         made_of: MadeOf,
@@ -71,7 +71,7 @@ class LocalStart:
             identity = self._identity_of(environment, made_of, keys)
             blueprint = Blueprint(files.name, made_of, identity, files, environment.owner)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
-            started = await self._machines.bring_up(blueprint, moment)
+            started = await self._machines.start(blueprint, moment)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
             connection = SshConnection(started.lease.port, keys)
@@ -87,15 +87,18 @@ class LocalStart:
         """Return a machine without an owner: up, connected, and it has run `command`.
 
         It comes up in the background if its priority can be raised afterwards. A failure leaves
-        `files` as they were. Raises as `LocalMachines.bring_up` does.
+        `files` as they were. Raises as `LocalMachines.start` does.
         """
         polite = may_come_forward()
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(clear, files)
             keys = new_keys()
-            identity = self._identity(made_of, _NOBODY, NetworkPolicy.NONE, keys)
+            identity = identity_of(
+                *(made_of.image, keys, _NOBODY, NetworkPolicy.NONE),
+                certificates=self._parts.certificates,
+            )
             blueprint = Blueprint(files.name, made_of, identity, files)
-            started = await self._machines.bring_up(blueprint, background=polite)
+            started = await self._machines.start(blueprint, background=polite)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
             connection = SshConnection(started.lease.port, keys)
@@ -157,24 +160,10 @@ class LocalStart:
     def _identity_of(
         self, environment: Environment, made_of: MadeOf, keys: EnvironmentKeys
     ) -> Mapping[str, bytes]:
-        network, own = environment.network, environment.variables
-        return self._identity(made_of, environment.name, network, keys, own)
-
-    def _identity(
-        self,
-        made_of: MadeOf,
-        hostname: str,
-        network: NetworkPolicy,
-        keys: EnvironmentKeys,
-        variables: Mapping[str, str] = NO_VARIABLES,
-    ) -> Mapping[str, bytes]:
         return identity_of(
-            made_of.image,
-            keys,
-            hostname,
-            network,
+            *(made_of.image, keys, environment.name, environment.network),
             certificates=self._parts.certificates,
-            variables=variables,
+            variables=environment.variables,
         )
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates: frozen machines that booted once and have no owner, for new machines to start from.
 
-`bring_up` looks for one for every create. If there is none, it requests one after that machine has
-booted. Templates are made in the background, one at a time: another machine boots, runs its runtime
-once so that the pages of first calls are in memory, and is frozen. Its keys open nothing
-afterwards: they were only in memory. Without a task group there are only templates that `ensure`
-made, in this process or in another, such as `waggle template build`.
+`LocalMachines` looks for one for every create. If there is none, it requests one after that
+machine has booted. Templates are made in the background, one at a time: another machine boots, runs
+its runtime once so that the pages of first calls are in memory, and is frozen. Its keys open
+nothing afterwards: they were only in memory. Without a task group there are only templates that
+`ensure` made, in this process or in another, such as `waggle template build`.
 """
 
 from __future__ import annotations
