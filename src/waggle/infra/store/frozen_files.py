@@ -31,6 +31,7 @@ from waggle.infra.shared.work import place, sweep, workspace
 MANIFEST = "manifest.json"
 FILES = (RAM, STATE, SCRATCH, IDENTITY)
 _FORMAT = 2
+_MOST_STAMPS = 4096
 BLOCK = 1 << 16
 _ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
@@ -79,7 +80,36 @@ def understanding() -> Generator[None]:
         raise MomentUnusable(f"Its manifest is not one of ours: {repr(error)[:200]}.") from error
 
 
-def stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
+class Verified:
+    """The directories that this process sealed or verified, and so need not be read again."""
+
+    def __init__(self) -> None:
+        self._stamps: set[object] = set()
+
+    def seal(self, directory: Path, facts: Mapping[str, object]) -> None:
+        """See `seal`."""
+        seal(directory, facts)
+        self._note(_stamp(directory))
+
+    def problem(self, directory: Path) -> str | None:
+        """See `problem`. Files whose inode, size and time are those of before are not read."""
+        try:
+            stamp = _stamp(directory)
+        except OSError:
+            return problem(directory)
+        if stamp in self._stamps:
+            return None
+        if (why := problem(directory)) is None:
+            self._note(stamp)
+        return why
+
+    def _note(self, stamp: object) -> None:
+        if len(self._stamps) >= _MOST_STAMPS:
+            self._stamps.clear()
+        self._stamps.add(stamp)
+
+
+def _stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
     """Return a value that changes when a file is written or replaced. Raises OSError."""
     looks = ((directory / name).stat() for name in (*FILES, MANIFEST))
     return tuple((look.st_ino, look.st_size, look.st_mtime_ns) for look in looks)
@@ -147,20 +177,17 @@ class TemplateStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._verified: dict[Path, int] = {}
+        self._verified = Verified()
 
     def find(self, key: TemplateKey) -> Template | None:
         """Return the template for that key, verified once per process; remove a corrupt one."""
         path = self.directory / key.id
         if (template := _read(path)) is None or template.key.differences(key):
             return None
-        inode = path.stat().st_ino
-        if self._verified.get(path) != inode:
-            if (why := problem(path)) is not None:
-                log.warning("template_removed", template=key.id, problem=why)
-                self.remove(key.id)
-                return None
-            self._verified[path] = inode
+        if (why := self._verified.problem(path)) is not None:
+            log.warning("template_removed", template=key.id, problem=why)
+            self.remove(key.id)
+            return None
         with contextlib.suppress(OSError):
             os.utime(path)
         return template
@@ -185,7 +212,7 @@ class TemplateStore:
 
         An existing template that can be read stays: templates for one key are alike.
         """
-        seal(work, key.parts)
+        self._verified.seal(work, key.parts)
         target = self.directory / key.id
         try:
             place(work, target)
@@ -199,7 +226,6 @@ class TemplateStore:
     def remove(self, template_id: str) -> bool:
         """Remove a template and return whether it existed; machines made from it keep running."""
         path = self.directory / template_id
-        self._verified.pop(path, None)
         if not (path / MANIFEST).exists():
             return False
         (path / MANIFEST).unlink(missing_ok=True)  # the directory now counts as incomplete

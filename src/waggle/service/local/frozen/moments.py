@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Called by `host`, `start`, `guest`, `bring_up` and `snapshots`, through `freezing.Freezing`. A
+Called by `host`, `start`, `guest` and `snapshots`, through `freezing.Freezing`. A
 frozen machine is a directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity
 disk, manifest) and, while copies start from it, its memory in this process. It knows nothing of
 owners and names.
@@ -21,7 +21,7 @@ another QEMU or processor, or whose kernel, kit or root disk is gone.
 Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
 `manifest.Loaded` keeps up to three without users. With `alone`, the one machine that resumes
 reads it anew and writes to it in place, which is how an environment resumes from the disk.
-Resuming: a copy gets a clone of the scratch disk and starts as a twin. `bring_up` renews its
+Resuming: a copy gets a clone of the scratch disk and starts as a twin. `LocalMachines` renews its
 identity, seeds its random state anew and drops its old connections before it is used.
 Crash: files that were not renamed yet lie in workspaces, which `sweep` removes, as does the host
 when it clears the environment's directory. A renamed directory is whole, and the next server
@@ -100,7 +100,7 @@ class Moments:
         self._room = room or DiskRoom("the directory of moments", directory, 0)
         self.hypervisor = hypervisor
         self.loaded = Loaded()
-        self._verified: set[object] = set()
+        self._verified = frozen_files.Verified()
         self._directory = directory
         self._disks = disks
         self._parts = parts
@@ -169,7 +169,7 @@ class Moments:
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_keep_disks, started.spec.disks, work)
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
-            await asyncio.to_thread(self._seal, work, facts)
+            await asyncio.to_thread(self._verified.seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
         finally:
             await asyncio.to_thread(stack.close)
@@ -182,20 +182,6 @@ class Moments:
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 disk.unlink()
 
-    def _seal(self, directory: Path, facts: Mapping[str, object]) -> None:
-        frozen_files.seal(directory, facts)
-        self._verified.add(frozen_files.stamp(directory))
-
-    def _problem(self, directory: Path) -> str | None:
-        """Return what is wrong with the files. Unchanged ones are not read again. Blocks."""
-        with contextlib.suppress(OSError):
-            if frozen_files.stamp(directory) in self._verified:
-                return None
-        why = frozen_files.problem(directory)
-        if why is None:
-            self._verified.add(frozen_files.stamp(directory))
-        return why
-
     async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
         """Write a machine that was just frozen to `directory`, with `facts`. Raises OSError.
 
@@ -204,7 +190,7 @@ class Moments:
         vmm = self.hypervisor.fingerprint(moment.frozen)
         whole = {**to_facts(moment.made_of, vmm), **facts}
         await asyncio.to_thread(moment.frozen.save, moment.directory)
-        await asyncio.to_thread(self._seal, moment.directory, whole)
+        await asyncio.to_thread(self._verified.seal, moment.directory, whole)
         await asyncio.to_thread(_link, moment.directory, directory)
 
     async def resume(self, spec: MachineSpec, moment: Moment) -> Machine:
@@ -239,7 +225,7 @@ class Moments:
 
     def _inspect(self, directory: Path) -> tuple[MadeOf, Mapping[str, str]]:
         """Return the parts as `check` does, and what the state is locked to."""
-        if (why := self._problem(directory)) is not None:
+        if (why := self._verified.problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
         with frozen_files.understanding():
             facts = frozen_files.facts(directory)
