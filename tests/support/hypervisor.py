@@ -14,9 +14,10 @@ import errno
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
-from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken
-from waggle.domain.machine import READY_LINE, MachineIdentity, MachineSpec
+from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken, Unsupported
+from waggle.domain.machine import READY_LINE, GuestDisks, MachineIdentity, MachineSpec
 from waggle.infra.guest.agent import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish
@@ -107,6 +108,12 @@ class FakeMachine:
     async def unpause(self) -> None:
         self._require_alive()
         self._going.set()
+
+    async def settle(self) -> None:
+        self._require_alive()
+
+    async def freeze(self, disks: GuestDisks) -> NoReturn:
+        raise Unsupported("A pretend machine cannot be frozen.")
 
     def _require_alive(self) -> None:
         if not self.is_alive:

@@ -8,7 +8,6 @@ Machines of any other kind boot. Tests import the fixtures below like those of `
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -61,4 +60,4 @@ def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
     asked = environment()
     made_of = MadeOf(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
     identity = identity_of(image, new_keys(), asked.name, asked.network, certificates=b"")
-    return Blueprint(str(uuid.uuid4()), made_of, identity, Path("/nonexistent"))
+    return Blueprint(made_of, identity, Path("/nonexistent"))

@@ -177,4 +177,4 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
     identity = identity_of(
         image, new_keys(), environment.name, environment.network, certificates=parts.certificates
     )
-    return Blueprint(_NOWHERE.name, made_of, identity, _NOWHERE, LOCAL)
+    return Blueprint(made_of, identity, _NOWHERE, LOCAL)

@@ -183,6 +183,22 @@ class Machine(Protocol):
         """Resume it, with the right time. Idempotent. Raises GuestLost."""
         ...
 
+    async def settle(self) -> None:
+        """Prepare an unconnected machine for the first connection to its copies.
+
+        Makes those faster; nothing depends on it. Raises GuestLost.
+        """
+        ...
+
+    async def freeze(self, disks: GuestDisks) -> Frozen:
+        """Copy the state of a running machine, which is paused and stays so, even on failure.
+
+        `disks` says where its disks are now. Copies find the connections to the guest broken.
+        Raises Unsupported if its hypervisor freezes none, BootFailed, GuestLost or OSError. Not to
+        be cancelled; bounded by `boot_timeout`.
+        """
+        ...
+
     async def stop(self) -> None:
         """End the machine and release what it owns. Idempotent; bounded; finishes when cancelled.
 
@@ -210,7 +226,22 @@ class Hypervisor(Protocol):
 
 
 class Frozen(Protocol):
-    """A machine's whole state except its disks, held in memory. Copies resume from it."""
+    """A machine's whole state except its disks, in two open files. Copies resume from it."""
+
+    @property
+    def vmm(self) -> str:
+        """The VMM's program that the state is locked to."""
+        ...
+
+    @property
+    def ram(self) -> int:
+        """The descriptor of its memory."""
+        ...
+
+    @property
+    def state(self) -> int:
+        """The descriptor of the state of its devices."""
+        ...
 
     def save(self, directory: Path) -> None:
         """Write it to new files in a directory, and flush them. Blocks. Raises OSError.
@@ -225,7 +256,7 @@ class Frozen(Protocol):
 
 
 class FreezingHypervisor(Hypervisor, Protocol):
-    """A hypervisor that freezes machines and resumes any number of copies of them at once."""
+    """A hypervisor whose machines can be frozen; it resumes any number of copies at once."""
 
     def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
         """Return the properties that must be the same wherever a frozen machine resumes.
@@ -239,21 +270,6 @@ class FreezingHypervisor(Hypervisor, Protocol):
         """Return which property keeps a machine of this fingerprint from resuming, or None.
 
         Raises SetupIncomplete without a VMM.
-        """
-        ...
-
-    async def settle(self, machine: Machine) -> None:
-        """Prepare an unconnected machine for the first connection to its copies.
-
-        Makes those faster; nothing depends on it. Raises GuestLost.
-        """
-        ...
-
-    async def freeze(self, machine: Machine, spec: MachineSpec) -> Frozen:
-        """Copy the state of a running machine, which is paused and stays so, even on failure.
-
-        `spec` is what it was started with. Copies find the connections to the guest broken. Raises
-        BootFailed, GuestLost or OSError. Not to be cancelled; bounded by `boot_timeout`.
         """
         ...
 

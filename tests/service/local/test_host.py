@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import anyio
 import anyio.lowlevel
@@ -36,7 +36,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import MachineIdentity, MachineSpec, NetworkPolicy, Resources
+from waggle.domain.machine import GuestDisks, MachineIdentity, MachineSpec, NetworkPolicy, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -87,6 +87,12 @@ class PretendMachine:
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         """Do nothing: its disk is never full."""
+
+    async def settle(self) -> None:
+        raise GuestLost("It cannot be held.")
+
+    async def freeze(self, disks: GuestDisks) -> NoReturn:
+        raise GuestLost("It cannot be held.")
 
     async def pause(self) -> None:
         raise GuestLost("It cannot be held.")
@@ -376,13 +382,10 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     asked = environment(network=NetworkPolicy.PUBLIC)
     image = await rig.images.boot_image(asked.image, None)
     made_of = MadeOf(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
-    blueprint = Blueprint(files.name, made_of, {}, files)
+    blueprint = Blueprint(made_of, {}, files)
     lease = rig.ports.lease()
-    spec = MachineSpec(
-        "x", asked.resources, Path("/kernel"), blueprint.disks, 1, files / "console.log", 1.0
-    )
     connection = SshConnection(lease.port, new_keys())
-    started = StartedMachine(blueprint, PretendMachine(log), lease, spec)
+    started = StartedMachine(blueprint, PretendMachine(log), lease)
     machine = WarmMachine(started, new_keys(), connection)
     pool = cast("WarmPool[WarmMachine]", PretendPool(machine, log))
     with pytest.raises(BootFailed, match="It panicked"):
@@ -412,15 +415,13 @@ class TestGuest:
         resources = Resources(1, 64, 1)
         image = BootImage("x", "sha256:0", files / "image", {})
         made_of = MadeOf(RuntimeName.SHELL, image, files / "kernel", files / "kit", resources)
-        blueprint = Blueprint("x", made_of, {}, files)
-        console = files / "console.log"
-        spec = MachineSpec("x", resources, files, blueprint.disks, 1, console, 1.0)
+        blueprint = Blueprint(made_of, {}, files)
 
         def forget(_port: int) -> None:
             log.append("port, files remain" if files.exists() else "files and port")
 
         return LocalGuest(
-            StartedMachine(blueprint, machine, PortLease(1, PretendLock(), forget), spec),
+            StartedMachine(blueprint, machine, PortLease(1, PretendLock(), forget)),
             connection or SshConnection(1, new_keys()),
             PretendProxy(log),
             environment=environment(),

@@ -15,9 +15,16 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NoReturn
 
-from waggle.domain.errors import DiskFull, GuestLost
-from waggle.domain.machine import GUEST_SSH_PORT, MachineIdentity, MachineSpec, Resources
+from waggle.domain.errors import DiskFull, GuestLost, Unsupported
+from waggle.domain.machine import (
+    GUEST_SSH_PORT,
+    GuestDisks,
+    MachineIdentity,
+    MachineSpec,
+    Resources,
+)
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import (
@@ -125,6 +132,13 @@ class KrunMachine:
         self._require_alive()
         self._paused = False
         self._process.send_signal(signal.SIGCONT)
+
+    async def settle(self) -> None:
+        """Do nothing: there are no copies of it."""
+
+    async def freeze(self, disks: GuestDisks) -> NoReturn:
+        """Raise Unsupported."""
+        raise Unsupported("libkrun cannot freeze machines.")
 
     def _require_alive(self) -> None:
         if not self.is_alive:

@@ -8,20 +8,17 @@ holds frozen machines and the transfer of their state.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import marshal
 import os
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
-from waggle.domain.machine import Frozen, Machine, MachineSpec, Resources
+from waggle.domain.machine import Frozen, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
@@ -38,7 +35,7 @@ from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.wires import Inherited, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.tasks import end, stage
+from waggle.tasks import stage
 
 if TYPE_CHECKING:
     from waggle.infra.qemu.starter import Plan
@@ -48,8 +45,6 @@ _NOT_GIVEN_BACK = "ram_block_discard_range"
 _PORT_TAKEN = "host forwarding rule"
 STARTER = "waggle.infra.qemu.starter"
 _PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
-_BROKEN_SECONDS = 5.0
-"""How long a QEMU may take to notice that its state is no longer read."""
 
 
 class QemuHypervisor:
@@ -94,7 +89,7 @@ class QemuHypervisor:
     def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
         return {
-            "vmm": frozen.vmm if isinstance(frozen, FrozenQemu) else program_digest(self._binary),
+            "vmm": frozen.vmm if frozen else program_digest(self._binary),
             "machine": kind(self._accelerator),
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
@@ -108,50 +103,6 @@ class QemuHypervisor:
             differs.discard("vmm")
         return next((_PARTS.get(name, name) for name in sorted(differs)), None)
 
-    async def settle(self, machine: Machine) -> None:
-        """See `domain.machine.FreezingHypervisor.settle`."""
-        if isinstance(machine, QemuMachine):
-            await machine.settle()
-
-    async def freeze(self, machine: Machine, spec: MachineSpec) -> FrozenQemu:
-        """See `domain.machine.FreezingHypervisor.freeze`.
-
-        Sends the machine's state to a second QEMU, whose memory is a file and which never runs.
-        """
-        if not isinstance(machine, QemuMachine):
-            raise BootFailed("Only a machine of QEMU's can be frozen by it.")
-        frozen = FrozenQemu(machine.vmm, spec.resources.memory_mib)
-        try:
-            await machine.pause()
-            await self._pour(machine, spec, frozen)
-            await asyncio.to_thread(frozen.compact)
-            frozen.seal()
-        except BaseException:
-            frozen.close()
-            raise
-        return frozen
-
-    async def _pour(self, machine: QemuMachine, spec: MachineSpec, frozen: FrozenQemu) -> None:
-        """Copy the state of `machine` to `frozen` through a temporary QEMU."""
-        log = spec.console_log.with_suffix(".freeze")
-        apart = replace(spec, console_log=log)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            memory = Memory(frozen.ram, shared=True)
-            receiving = Incoming(theirs.fileno(), memory=True)
-            vessel = self._start(apart, memory, receiving, vmm=frozen.vmm)
-            sending = asyncio.create_task(machine.send(ours.fileno(), memory=True))
-            try:
-                await self._until_booted(vessel, spec)
-                await sending
-                await vessel.send(frozen.state, memory=False)
-            finally:
-                await vessel.stop()
-                log.unlink(missing_ok=True)
-                theirs.close()
-                await asyncio.wait([sending], timeout=_BROKEN_SECONDS)
-                await end(sending)
-
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
     ) -> FrozenQemu:
@@ -162,8 +113,6 @@ class QemuHypervisor:
         self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
     ) -> QemuMachine:
         """See `domain.machine.FreezingHypervisor.resume`."""
-        if not isinstance(frozen, FrozenQemu):
-            raise BootFailed("Only what QEMU has frozen can be resumed by it.")
         state = reopened(frozen.state)
         try:
             memory = Memory(frozen.ram, shared=alone)
@@ -236,14 +185,14 @@ class QemuHypervisor:
             )
             undo.pop_all()
             return QemuMachine(
-                spec.id,
+                spec,
                 process,
                 console,
                 wires,
                 incoming,
                 vmm=vmm,
-                ssh_port=spec.ssh_port,
                 room=self.room,
+                another=partial(self._start, vmm=vmm),
             )
 
     def _plan(self, argv: Sequence[str], spec: MachineSpec, inherited: Inherited) -> Plan:

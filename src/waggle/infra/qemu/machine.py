@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
 from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.domain.machine import MachineIdentity
+from waggle.domain.machine import GuestDisks, MachineIdentity, MachineSpec
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
-from waggle.infra.guest.link import GuestLink, explain
+from waggle.infra.guest.link import GuestLink, explain, until_booted
 from waggle.infra.qemu import frozen
-from waggle.infra.qemu.argv import Door
+from waggle.infra.qemu.argv import Door, Memory
+from waggle.infra.qemu.frozen import FrozenQemu
 from waggle.infra.qemu.monitor import EVENT, Monitor, Stalling
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.shared.confined import ConfinedProcess
@@ -31,6 +34,8 @@ from waggle.tasks import end, finish
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
 _ANSWER_SECONDS = 10.0
+_BROKEN_SECONDS = 5.0
+"""How long it may take to notice that its state is no longer read."""
 _SETTLE_SECONDS = 60.0
 """The guest itself gives up after 10, and other machines may be served first."""
 log = structlog.get_logger(__name__)
@@ -48,7 +53,7 @@ class QemuMachine:
 
     def __init__(
         self,
-        name: str,
+        spec: MachineSpec,
         process: ConfinedProcess,
         console: Console,
         wires: Wires,
@@ -56,13 +61,16 @@ class QemuMachine:
         *,
         vmm: str,
         room: DiskRoom,
-        ssh_port: int,
+        another: Callable[[MachineSpec, Memory, Incoming], QemuMachine],
     ) -> None:
         """Resume from `incoming`, or boot without it. `vmm` identifies the QEMU program.
 
-        When its disk is full, the machine is stopped until there is `room`.
+        When its disk is full, the machine is stopped until there is `room`. `another` starts one
+        with the same program.
         """
-        self.vmm = vmm
+        self._spec = spec
+        self._vmm = vmm
+        self._another = another
         self._stalling = Stalling(room, self.unpause)
         self._process = process
         self._incoming = incoming
@@ -72,9 +80,9 @@ class QemuMachine:
         self._door: Door | None = None
         self._forwarder: Forwarder | None = None
         if wires.door is not None and wires.listener is not None:
-            self._door = Door(wires.door, ssh_port)
+            self._door = Door(wires.door, spec.ssh_port)
             self._forwarder = Forwarder(wires.listener, self._door.connect)
-        self._monitor = Monitor(name)
+        self._monitor = Monitor(spec.id)
         self._monitor.register_listener(EventListener((EVENT,), self._stalling.heard))
         self._connecting: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -109,6 +117,41 @@ class QemuMachine:
             self._door.open()
             self._forwarder.start()
         return cause
+
+    async def freeze(self, disks: GuestDisks) -> FrozenQemu:
+        """See `domain.machine.Machine.freeze`."""
+        kept = FrozenQemu(self._vmm, self._spec.resources.memory_mib)
+        try:
+            await self.pause()
+            await self._pour(kept, disks)
+            await asyncio.to_thread(kept.compact)
+            kept.seal()
+        except BaseException:
+            kept.close()
+            raise
+        return kept
+
+    async def _pour(self, kept: FrozenQemu, disks: GuestDisks) -> None:
+        """Copy its state through a temporary QEMU, whose memory is a file and which never runs."""
+        log = disks.scratch.with_name("console.freeze")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            vessel = self._another(
+                replace(self._spec, disks=disks, console_log=log),
+                Memory(kept.ram, shared=True),
+                Incoming(theirs.fileno(), memory=True),
+            )
+            sending = asyncio.create_task(self.send(ours.fileno(), memory=True))
+            try:
+                await until_booted(vessel, self._spec.boot_timeout)
+                await sending
+                await vessel.send(kept.state, memory=False)
+            finally:
+                await vessel.stop()
+                log.unlink(missing_ok=True)
+                theirs.close()
+                await asyncio.wait([sending], timeout=_BROKEN_SECONDS)
+                await end(sending)
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
         """Write a paused machine's devices, and with `memory` its memory. Raises BootFailed."""
@@ -155,7 +198,7 @@ class QemuMachine:
         self._stalling.tell(tell)
 
     async def settle(self) -> None:
-        """Make the guest finish pending work and be ready for a connection. Raises GuestLost."""
+        """Have the guest finish pending work; see `domain.machine.Machine.settle`."""
         await self._require_renewal().renew({"settle": b""}, deadline=_SETTLE_SECONDS)
 
     def _require_renewal(self) -> Renewal:

@@ -69,7 +69,6 @@ class Blueprint:
     `owner` is the environment's owner; None if that is not known yet.
     """
 
-    id: str
     made_of: MadeOf
     identity: Mapping[str, bytes]
     files: Path
@@ -91,13 +90,12 @@ STARTING = max(4, 2 * (os.cpu_count() or 1))
 class StartedMachine:
     """A machine whose guest is ready. Its holder stops it and then releases its lease.
 
-    `spec` is what the hypervisor started. `template` is the id of the template it started from.
+    `template` is the id of the template it started from.
     """
 
     blueprint: Blueprint
     machine: Machine
     lease: PortLease
-    spec: MachineSpec
     template: str | None = None
 
     async def stop(self) -> None:
@@ -137,7 +135,7 @@ class Launcher:
         for _ in range(PORT_ATTEMPTS):
             lease = self._ports.lease()
             spec = MachineSpec(
-                id=blueprint.id,
+                id=blueprint.files.name,
                 resources=blueprint.made_of.resources,
                 kernel=blueprint.made_of.kernel,
                 disks=blueprint.disks,
@@ -156,7 +154,7 @@ class Launcher:
             except BaseException:
                 lease.release()
                 raise
-            return StartedMachine(blueprint, machine, lease, spec)
+            return StartedMachine(blueprint, machine, lease)
         raise NoPorts("Other programs keep taking the ports of this range.")
 
     def check_ports(self) -> None:

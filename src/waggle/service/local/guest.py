@@ -75,7 +75,7 @@ class LocalGuest:
         self._exposures = Exposures(ports.connect)
         if proxy is not None:
             proxy.lead_home(ports.connect, environment.name)
-        self._scratch = started.spec.disks.scratch
+        self._scratch = started.blueprint.disks.scratch
         self._started = started
         self._hibernates = False
         self.ssh_port = started.lease.port

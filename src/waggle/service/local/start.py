@@ -69,7 +69,7 @@ class LocalStart:
             with stage("keys"):
                 keys = new_keys()
             identity = self._identity_of(environment, made_of, keys)
-            blueprint = Blueprint(files.name, made_of, identity, files, environment.owner)
+            blueprint = Blueprint(made_of, identity, files, environment.owner)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
             started = await self._machines.start(blueprint, moment)
             undo.push_async_callback(started.stop)
@@ -97,7 +97,7 @@ class LocalStart:
                 *(made_of.image, keys, _NOBODY, NetworkPolicy.NONE),
                 certificates=self._parts.certificates,
             )
-            blueprint = Blueprint(files.name, made_of, identity, files)
+            blueprint = Blueprint(made_of, identity, files)
             started = await self._machines.start(blueprint, background=polite)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)

@@ -50,17 +50,11 @@ class WarmMachine:
         return await self.started.machine.wait()
 
     def moved(self, files: Path) -> WarmMachine:
-        """Rename its directory to `files`; return it with that name as its id. Raises OSError."""
-        before = self.started
-        before.blueprint.files.rename(files)
-        blueprint = replace(before.blueprint, id=files.name, files=files)
-        spec = replace(
-            before.spec,
-            id=files.name,
-            disks=blueprint.disks,
-            console_log=files / before.spec.console_log.name,
-        )
-        return replace(self, started=replace(before, blueprint=blueprint, spec=spec))
+        """Rename its directory to `files`; return it with that one. Raises OSError."""
+        blueprint = self.started.blueprint
+        blueprint.files.rename(files)
+        moved = replace(self.started, blueprint=replace(blueprint, files=files))
+        return replace(self, started=moved)
 
     async def destroy(self) -> None:
         """End it and remove its files. Idempotent; finishes when cancelled.

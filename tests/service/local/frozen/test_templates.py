@@ -47,7 +47,7 @@ def templates(tmp_path: Path, *, apart: bool = False, warm: Command = WARM) -> T
 def blueprint(owner: str | None) -> Blueprint:
     image = BootImage("image", "sha256:1", Path("/nonexistent"), {})
     made_of = MadeOf(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), SIZE)
-    return Blueprint("id", made_of, {}, Path("/nonexistent"), owner)
+    return Blueprint(made_of, {}, Path("/nonexistent"), owner)
 
 
 def make(found: Templates, owner: str | None) -> None:

@@ -136,11 +136,11 @@ class Moments:
             ) from error
 
     async def _take(self, started: StartedMachine, work: Path) -> Frozen:
-        machine = started.machine
+        machine, disks = started.machine, started.blueprint.disks
         try:
-            frozen = await self.hypervisor.freeze(machine, started.spec)
+            frozen = await machine.freeze(disks)
             try:
-                await asyncio.to_thread(_copy_disks, started.spec.disks, work)
+                await asyncio.to_thread(_copy_disks, disks, work)
             except BaseException:
                 frozen.close()
                 raise
@@ -159,26 +159,27 @@ class Moments:
             await self._hibernate(started)
 
     async def _hibernate(self, started: StartedMachine) -> None:
-        machine, blueprint = started.machine, started.blueprint
+        blueprint = started.blueprint
+        disks = blueprint.disks
         stack = contextlib.ExitStack()
         work = stack.enter_context(workspace(blueprint.files)) / "state"
         try:
             work.mkdir(mode=0o700)
-            frozen = await self.hypervisor.freeze(machine, started.spec)
+            frozen = await started.machine.freeze(disks)
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
-            await asyncio.to_thread(_keep_disks, started.spec.disks, work)
+            await asyncio.to_thread(_keep_disks, disks, work)
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._verified.seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
         finally:
             await asyncio.to_thread(stack.close)
         try:
-            await machine.stop()
+            await started.machine.stop()
         except BaseException:  # it may run on, and its disk is a part of the state
             await asyncio.to_thread(remove_directory, frozen_in(blueprint.files))
             raise
-        for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+        for disk in (disks.scratch, disks.identity):
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 disk.unlink()
 

@@ -205,7 +205,7 @@ class Templates:
         self._room.require()
         with self._room.errors(), self.store.workspace() as work:
             keys = new_keys()
-            own = replace(blueprint, id=f"template-{key.id}", files=work)
+            own = replace(blueprint, files=work)
             disks = own.disks
             await self._recipe.scratch.make(own.made_of.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
@@ -215,9 +215,8 @@ class Templates:
                 try:
                     await self._warm(started.lease.port, keys, own.made_of.runtime)
                     await machine.agent("guest-ping")  # it starts late; copies have it at once
-                    await self.hypervisor.settle(machine)
-                    freezing = self.hypervisor.freeze(machine, started.spec)
-                    frozen = await finish(closing_with(held, freezing))
+                    await machine.settle()
+                    frozen = await finish(closing_with(held, machine.freeze(disks)))
                 finally:
                     await started.stop()
                 await asyncio.to_thread(frozen.save, work)
