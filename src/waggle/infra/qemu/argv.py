@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU command line, a pure function of the machine's specification, and the way to its guest.
+"""The QEMU command line, the wires between QEMU and the server, and the way to its guest.
 
 QEMU gets everything that it opens as a descriptor, so the confined process needs no path of the
-host. `hypervisor` uses the command line; the forwarder of a machine uses the `Door`.
+host. The command line is a pure function of the machine's specification. `hypervisor` uses it and
+opens the wires (socket pairs, a port, inherited files); `machine` closes them, and its forwarder
+uses the `Door`. Knows nothing of what is sent over them.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import os
 import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 
-from waggle.domain.machine import GUEST_SSH_PORT, Resources
+from waggle.domain.errors import BootFailed
+from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec, Resources
+from waggle.infra.guest.forwarder import claim
 from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.qemu.starter import SOCKETS
 
@@ -182,19 +188,11 @@ def _network(ssh_port: int | None) -> str:
 
 def _channels(fds: Descriptors) -> list[str]:
     return [
-        *(
-            "-chardev",
-            f"socket,id=monitor,fd={fds.monitor}",
-            "-mon",
-            "chardev=monitor,mode=control",
-        ),
+        *("-chardev", f"socket,id=monitor,fd={fds.monitor}"),
+        *("-mon", "chardev=monitor,mode=control"),
         *("-device", "virtio-serial-device"),
-        *(
-            "-chardev",
-            f"socket,id=console,fd={fds.console}",
-            "-device",
-            "virtconsole,chardev=console",
-        ),
+        *("-chardev", f"socket,id=console,fd={fds.console}"),
+        *("-device", "virtconsole,chardev=console"),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
         *("-chardev", f"socket,id=renewal,fd={fds.renewal}"),
@@ -209,12 +207,89 @@ def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     if read_only:
         file, raw = f"{file},read-only=on", f"{raw},read-only=on"
     else:
-        file, raw = (
-            f"{file},cache.no-flush=on,discard=unmap",
-            f"{raw},cache.no-flush=on,discard=unmap",
-        )
+        loose = "cache.no-flush=on,discard=unmap"
+        file, raw = f"{file},{loose}", f"{raw},{loose}"
     device = f"virtio-blk-device,drive={name}"
     return [
         *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
         *("-device", device if read_only else f"{device},{_STAND_STILL},rerror=report"),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """The server's ends: QMP, the guest's console, agent and renewal, QEMU's error messages.
+
+    `door` delivers the sockets that lead to the guest, and `listener` is the forwarded port; a QEMU
+    whose machine never runs has neither.
+    """
+
+    monitor: socket.socket
+    console: socket.socket
+    agent: socket.socket
+    renewal: socket.socket
+    messages: socket.socket
+    door: socket.socket | None
+    listener: socket.socket | None
+
+    def close(self) -> None:
+        """Close everything that is still open. Idempotent."""
+        for end in (self.monitor, self.console, self.agent, self.renewal, self.messages):
+            end.close()
+        for each in (self.door, self.listener):
+            if each is not None:
+                each.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """QEMU's ends; the server does not need them once QEMU runs."""
+
+    descriptors: Descriptors
+    messages: int
+    door: int | None
+
+
+def open_wires(
+    spec: MachineSpec,
+    ours: contextlib.ExitStack,
+    theirs: contextlib.ExitStack,
+    *,
+    reachable: bool,
+) -> tuple[Wires, Inherited]:
+    """Open everything one QEMU needs; the two stacks close the two sides' ends.
+
+    Raises BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
+    """
+    disks = spec.disks
+    files = [
+        _open(path, os.O_RDWR if path == disks.scratch else os.O_RDONLY, theirs)
+        for path in (spec.kernel, disks.kit, disks.image, disks.scratch, disks.identity)
+    ]
+    listener = None
+    if reachable:
+        listener = claim(spec.ssh_port)
+        ours.callback(listener.close)
+    ends: list[socket.socket] = []
+    others: list[int] = []
+    for _ in range(6 if reachable else 5):
+        end, other = socket.socketpair()
+        ours.callback(end.close)
+        theirs.callback(other.close)
+        end.setblocking(False)
+        ends.append(end)
+        others.append(other.fileno())
+    door = ends.pop() if reachable else None
+    door_number = others.pop() if reachable else None
+    *channels, messages = others
+    wires = Wires(*ends, door=door, listener=listener)
+    return wires, Inherited(Descriptors(*files, *channels), messages, door_number)
+
+
+def _open(path: Path, flags: int, stack: contextlib.ExitStack) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
+    stack.callback(os.close, descriptor)
+    return descriptor

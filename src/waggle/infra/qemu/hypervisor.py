@@ -21,7 +21,7 @@ from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.link import KernelFault, until_booted
-from waggle.infra.qemu.argv import Memory, kind, qemu_argv
+from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
 from waggle.infra.qemu.frozen import (
     FrozenQemu,
     host_cpu,
@@ -32,7 +32,6 @@ from waggle.infra.qemu.frozen import (
     tsc_khz,
 )
 from waggle.infra.qemu.machine import Incoming, QemuMachine
-from waggle.infra.qemu.wires import Inherited, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.tasks import stage

@@ -23,10 +23,9 @@ from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import GuestLink, explain, until_booted
 from waggle.infra.qemu import frozen
-from waggle.infra.qemu.argv import Door, Memory
+from waggle.infra.qemu.argv import Door, Memory, Wires
 from waggle.infra.qemu.frozen import FrozenQemu
 from waggle.infra.qemu.monitor import EVENT, Monitor, Stalling
-from waggle.infra.qemu.wires import Wires
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.tasks import end, finish

@@ -2,10 +2,10 @@
 """The process that becomes QEMU: it confines itself first, so QEMU never has the host's view.
 
 `hypervisor` starts it, and it calls `main`. QEMU gets an empty network, a small read-only root with
-its program, libraries and firmware, the machine's user, no capabilities and fewer system calls
-(`calls`). QEMU listens in that network for connections to the guest's SSH port; the starter makes
-sockets of the same network and hands them to the server, which connects them later. Where the
-kernel does not allow namespaces, the rest still holds.
+its program, libraries and firmware, the machine's user, no capabilities and fewer system calls, to
+which it adds its own filter (`-sandbox`). It listens in that network for connections to the guest's
+SSH port; the starter makes sockets of the same network and hands them to the server, which connects
+them later. Where the kernel does not allow namespaces, the rest still holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import marshal
 import os
 import sys
 
-from waggle.infra.qemu.calls import qemu_filter
 from waggle.infra.shared import namespaces, seccomp
 from waggle.infra.shared._abi import ffi
 from waggle.infra.shared.namespaces import SmallRoot
@@ -24,6 +23,8 @@ from waggle.infra.shared.namespaces import SmallRoot
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
     from typing import TypedDict
+
+    from waggle.infra.shared.seccomp import Instruction
 
     class Plan(TypedDict):
         """The server's decisions, read from standard input."""
@@ -128,3 +129,36 @@ def _hand_over_sockets(door: int, *, apart: bool) -> None:
     server.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
     for each in (server, *made):
         each.close()
+
+
+DENIED = {
+    "processes": (57, 58),  # fork, vfork; clone has its own rule
+    "other processes": (101, 129, 200, 297, 310, 311, 312, 424, 434, 438, 440),
+    "namespaces and mounts": (155, 161, 165, 166, 272, 303, 304, 308, *range(428, 434), 442),
+    "the kernel": (
+        *(103, 134, 135, 153, 163, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179, 246),
+        *(298, 300, 301, 313, 320, 321, 323, *range(425, 428), 443),
+    ),
+    "clocks": (159, 164, 227, 305),
+    "keys": (248, 249, 250),
+}
+"""Calls that are denied in case the guest takes QEMU over, by purpose; see syscall_64.tbl (x86-64).
+
+Denied ones, not allowed ones, because QEMU's needs differ between versions."""
+
+
+def qemu_filter(pid: int) -> list[Instruction]:
+    """Return the filter of process `pid`: AF_UNIX and AF_INET, threads, signals to itself.
+
+    AF_INET is for the one forward to the guest, in QEMU's separate network.
+    """
+    numbers = (number for group in DENIED.values() for number in group)
+    return [
+        *seccomp.beginning(),
+        *seccomp.each(numbers, seccomp.EPERM),
+        *seccomp.only_with(seccomp.SOCKET, 0, [seccomp.UNIX, seccomp.INTERNET]),
+        *seccomp.only_with(seccomp.SOCKETPAIR, 0, [seccomp.UNIX]),
+        *seccomp.only_threads(),
+        *seccomp.only_itself(pid),
+        *seccomp.ending(seccomp.ALLOW),
+    ]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters of system calls: rules become a program for the kernel, see seccomp(2).
 
-Used by `krun.runner`, `qemu.calls` and `qemu.starter`, which have the rules. A rule checks the
-number and optionally the lower half of one argument: enough for families, flags and process ids,
-of which the kernel uses no more. Refused calls fail with EPERM. Pure except for `install`. x86-64
-only.
+Used by `krun.runner` and `qemu.starter`, which have the rules. A rule checks the number and
+optionally the lower half of one argument: enough for families, flags and process ids, of which the
+kernel uses no more. Refused calls fail with EPERM. Pure except for `install`. x86-64 only.
 """
 
 from __future__ import annotations
