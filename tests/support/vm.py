@@ -38,8 +38,7 @@ from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.bring_up import LocalMachines
-from waggle.service.local.frozen.freezing import CannotFreeze, Freezing
-from waggle.service.local.frozen.moments import Moments
+from waggle.service.local.frozen.moments import CannotFreeze, Freezing, Moments
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root

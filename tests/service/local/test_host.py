@@ -45,8 +45,7 @@ from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
 from waggle.service.local.bring_up import LocalMachines
-from waggle.service.local.frozen.freezing import CannotFreeze
-from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.frozen.moments import CannotFreeze, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost

@@ -35,8 +35,7 @@ from waggle.infra.rootfs.machine_disks import (
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch, StartedMachine
-from waggle.service.local.frozen.freezing import Freezing
-from waggle.service.local.frozen.moments import Moment
+from waggle.service.local.frozen.moments import Freezing, Moment
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.tasks import stage
 

@@ -25,8 +25,7 @@ from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
 from waggle.service.local.bring_up import LocalMachines, identity_of, save_access
-from waggle.service.local.frozen.freezing import Freezing
-from waggle.service.local.frozen.moments import Moment, frozen_in
+from waggle.service.local.frozen.moments import Freezing, Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import end, stage

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.anyio
 class Pretended:
     """A frozen machine that counts how often it was closed."""
 
+    vmm, ram, state = "pretended", -1, -1
+
     def __init__(self) -> None:
         self.closed = 0
 

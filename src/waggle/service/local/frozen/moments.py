@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Called by `host`, `start`, `guest` and `snapshots`, through `freezing.Freezing`. A
-frozen machine is a directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity
-disk, manifest) and, while copies start from it, its memory in this process. It knows nothing of
-owners and names.
+Called by `host`, `start`, `guest` and `snapshots`, which need not ask whether machines can be
+frozen: where they cannot, `CannotFreeze` takes the place of `Moments`. A frozen machine is a
+directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity disk, manifest) and,
+while copies start from it, its memory in this process. It knows nothing of owners and names.
 
-Freezing: the hypervisor pauses the machine and copies memory and devices to files in memory; the
+Freezing: the machine is paused and its hypervisor copies memory and devices to files in memory; the
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
 size, so no key reaches a copy by disk. After `taken` the machine continues, even after a failure;
 after a `hibernate` that failed, `LiveEnvironment` has it continue.
@@ -33,14 +33,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
-from waggle.domain.errors import MomentUnusable, SnapshotFailed
+from waggle.domain.errors import MomentUnusable, SnapshotFailed, Unsupported
 from waggle.domain.machine import (
     IDENTITY,
     SCRATCH,
@@ -84,7 +85,7 @@ class Moment:
 
 
 class Moments:
-    """Implements `freezing.Freezing`. `directory` is for machines that are being frozen."""
+    """Freezes, keeps and resumes machines. `directory` is for those that are being frozen."""
 
     can_freeze = True
 
@@ -140,7 +141,7 @@ class Moments:
         try:
             frozen = await machine.freeze(disks)
             try:
-                await asyncio.to_thread(_copy_disks, disks, work)
+                await asyncio.to_thread(_add_disks, clone, disks, work)
             except BaseException:
                 frozen.close()
                 raise
@@ -168,7 +169,7 @@ class Moments:
             frozen = await started.machine.freeze(disks)
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
-            await asyncio.to_thread(_keep_disks, disks, work)
+            await asyncio.to_thread(_add_disks, os.link, disks, work)  # it is about to end
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._verified.seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
@@ -249,6 +250,30 @@ class Moments:
         sweep(self._directory)
 
 
+class CannotFreeze:
+    """Instead of `Moments` if machines cannot be frozen; clients read `why` and `hint`.
+
+    Every method but `sweep` raises Unsupported.
+    """
+
+    can_freeze = False
+
+    def __init__(self, why: str, hint: str) -> None:
+        self._why = why
+        self._hint = hint
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise Unsupported(self._why, hint=self._hint)
+
+    taken = hibernate = keep = recalled = check = resume = _refuse
+
+    def sweep(self) -> None:
+        """Do nothing: nothing was kept."""
+
+
+Freezing = Moments | CannotFreeze
+
+
 def frozen_in(files: Path) -> Path:
     """Return the directory of the frozen machine of an environment that is paused to disk."""
     return files / "frozen"
@@ -264,14 +289,8 @@ def _link(source: Path, target: Path) -> None:
         place(copy, target)
 
 
-def _copy_disks(disks: GuestDisks, work: Path) -> None:
-    clone(disks.scratch, work / SCRATCH)
-    _blank(disks.identity, work / IDENTITY)
-
-
-def _keep_disks(disks: GuestDisks, work: Path) -> None:
-    """Link the scratch disk instead of cloning it: the machine is about to be stopped."""
-    os.link(disks.scratch, work / SCRATCH)
+def _add_disks(copy: Callable[[Path, Path], None], disks: GuestDisks, work: Path) -> None:
+    copy(disks.scratch, work / SCRATCH)
     _blank(disks.identity, work / IDENTITY)
 
 
