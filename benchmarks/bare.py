@@ -30,7 +30,7 @@ from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import new_keys
-from waggle.service.local.bring_up import guest_variables
+from waggle.service.local.start import guest_variables
 
 BOOT_SECONDS = 120.0
 PAUSE = 0.05

@@ -23,8 +23,8 @@ from waggle.infra.shared.files import FileLock
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, MadeOf
-from waggle.service.local.bring_up import identity_of
 from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.start import identity_of
 
 WARM = command("/.waggle/bin/busybox", "true")
 BUILD_SECONDS = 120.0

@@ -36,8 +36,7 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
-from waggle.service.local.blueprint import GuestParts, Launcher
-from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
 from waggle.service.local.frozen.moments import CannotFreeze, Freezing, Moments
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest

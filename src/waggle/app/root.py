@@ -63,7 +63,7 @@ from waggle.service.environments.snapshots import SnapshotLimits, SnapshotServic
 from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
-from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.blueprint import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
 from waggle.service.local.host import LocalHost
 from waggle.service.local.images.images import ImageService, Pruner

@@ -31,8 +31,8 @@ from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.local.blueprint import Blueprint, MadeOf
-from waggle.service.local.bring_up import identity_of
 from waggle.service.local.frozen.templates import NoTemplates, Templates
+from waggle.service.local.start import identity_of
 
 _TABLE_WIDTH = 120
 _NOTHING = (

@@ -43,8 +43,14 @@ from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run.launcher import CommandSession
-from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
-from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.blueprint import (
+    Blueprint,
+    GuestParts,
+    Launcher,
+    LocalMachines,
+    MadeOf,
+    StartedMachine,
+)
 from waggle.service.local.frozen.moments import CannotFreeze, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest

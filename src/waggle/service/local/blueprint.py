@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of one machine on this host, and the launcher that starts it on a leased port.
+"""The parts of one machine on this host, and how it comes up.
 
-Used by `start`, `bring_up`, `guest` and the modules of `frozen`. It knows ports and users, but not
-what is started or why. Each VMM can run as a separate user.
+Used by `start`, `guest`, the modules of `frozen`, and `waggle template build`; the caller made the
+machine's directory and owns the result. `LocalMachines` resumes a machine from a frozen one or from
+a template, else boots it; the `Launcher` does so on a leased port, and each VMM can run as a
+separate user. Knows nothing of SSH connections and clients.
 """
 
 from __future__ import annotations
@@ -11,18 +13,22 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
 
 from waggle.domain.diagnosis import Refused
-from waggle.domain.errors import NoPorts, PortTaken
+from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken
 from waggle.domain.image import BootImage
 from waggle.domain.machine import (
     CONSOLE,
     IDENTITY,
     SCRATCH,
     GuestDisks,
+    Hypervisor,
     Machine,
     MachineSpec,
     Resources,
@@ -30,7 +36,15 @@ from waggle.domain.machine import (
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
 from waggle.infra.ssh import ServeTunnel
+from waggle.tasks import stage
+
+if TYPE_CHECKING:
+    from waggle.service.local.frozen.moments import Freezing, Moment
+    from waggle.service.local.frozen.templates import NoTemplates, Templates
+
+log = structlog.get_logger(__name__)
 
 
 class Scratch(Protocol):
@@ -181,3 +195,85 @@ class Proxy(Protocol):
     async def aclose(self) -> None:
         """End everything that is being served. Idempotent."""
         ...
+
+
+class LocalMachines:
+    """Brings machines up: from a template if one fits, else by a boot."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        launcher: Launcher,
+        scratch: Scratch,
+        freezing: Freezing,
+        templates: Templates | NoTemplates,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._freezing = freezing
+        self.launcher = launcher
+        self._scratch = scratch
+        self.templates = templates
+
+    async def start(
+        self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
+    ) -> StartedMachine:
+        """Return a machine whose guest is ready and has its identity; a copy of `moment` if given.
+
+        In the `background` it yields to others; see `infra.shared.confined.come_forward`.
+
+        The caller stops the machine and, once it is dead, releases the lease. If a template does
+        not work, the machine boots. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
+        Unsupported or OSError.
+        """
+        if moment is not None:
+            return await self._go_on(blueprint, moment, background)
+        if (resumed := await self._from_template(blueprint, background)) is not None:
+            return resumed
+        booted = await self._boot(blueprint, background)
+        self.templates.want(blueprint)
+        return booted
+
+    async def _from_template(self, blueprint: Blueprint, background: bool) -> StartedMachine | None:
+        async with contextlib.AsyncExitStack() as stack:
+            with stage("template"):
+                found = await stack.enter_async_context(self.templates.moment(blueprint))
+            if found is None:
+                return None
+            template = found.directory.name
+            try:
+                return replace(await self._go_on(blueprint, found, background), template=template)
+            except (BootFailed, GuestLost) as error:
+                log.warning("template_failed", template=template, error=str(error))
+                self.templates.reject(template)
+                for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+                    disk.unlink(missing_ok=True)
+                return None
+
+    async def _go_on(
+        self, blueprint: Blueprint, moment: Moment, background: bool
+    ) -> StartedMachine:
+        disks = blueprint.disks
+        with stage("disks"):
+            await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
+        start = partial(self._renewed, moment, blueprint)
+        return await self.launcher.launch(blueprint, start, background=background)
+
+    async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
+        disks = blueprint.disks
+        await self._scratch.make(blueprint.made_of.resources.disk_mib, disks.scratch)
+        disks.identity.write_bytes(pack(blueprint.identity))
+        boot = self._hypervisor.boot
+        with stage("boot"):
+            return await self.launcher.launch(blueprint, boot, background=background)
+
+    async def _renewed(self, moment: Moment, blueprint: Blueprint, spec: MachineSpec) -> Machine:
+        """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
+        machine = await self._freezing.resume(spec, moment)
+        try:
+            with stage("renewal"):
+                renewed = {name: blueprint.identity[name] for name in RENEWED}
+                await machine.renew({**HANG_UP, **renewed})
+        except BaseException:
+            await machine.stop()
+            raise
+        return machine

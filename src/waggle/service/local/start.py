@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts guests for environments: in a new machine, or in a warm one.
+"""Starts guests for environments, in a new machine or in a warm one, and makes their identity.
 
 Used by `host`, which owns the directories and describes all steps. Puts identity, machine,
-connection and proxy together. Knows nothing of images, capacity, and how a machine comes up.
+connection and proxy together. The identity of a machine is the records of keys, host name,
+variables and certificates. Knows nothing of images, capacity, and how a machine comes up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, ImageCorrupt
 from waggle.domain.host import Progress
+from waggle.domain.image import BootImage
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, ExecutionResult
-from waggle.infra.rootfs.machine_disks import CLAIMED
+from waggle.infra.rootfs.machine_disks import CLAIMED, DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.shared.confined import come_forward, may_come_forward
-from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.shared.files import atomic_write
+from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
-from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
-from waggle.service.local.bring_up import LocalMachines, identity_of, save_access
+from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MadeOf, Proxy
 from waggle.service.local.frozen.moments import Freezing, Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
@@ -189,3 +192,101 @@ def clear(files: Path) -> None:
     for path in files.iterdir():
         if path != frozen_in(files):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
+OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
+OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
+"""Names that bypass the proxy, in a form that every program understands; `[::1]` would break httpx.
+The kit adds the host name (kit/guest/image.c). Requests for them that reach the proxy all the same,
+it connects in the guest (infra/net/guest_request.py)."""
+_TRUST_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "GIT_SSL_CAINFO",
+    "NPM_CONFIG_CAFILE",
+)
+
+
+def guest_variables(
+    image: Mapping[str, str], *, proxy_port: int | None, has_certificates: bool
+) -> dict[str, str]:
+    """Return the variables of every program in the guest; the image's win over presets. Pure.
+
+    `proxy_port` is where the guest reaches the egress proxy on its loopback; None means that the
+    policy allows no network. If the operator brings certificates, the usual variables name the
+    trust store that they were added to. HOME, USER and LOGNAME are set in the guest, which alone
+    knows the image's user (kit/guest/image.c).
+    """
+    path = image.get("PATH", DEFAULT_PATH)
+    presets = {
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PYTHONUNBUFFERED": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+        "NPM_CONFIG_PREFIX": f"{HOME}/.local",
+        "NODE_PATH": f"{HOME}/node_modules",
+    }
+    if proxy_port is not None:
+        url = f"http://127.0.0.1:{proxy_port}"
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            presets[name] = url
+        presets["no_proxy"] = presets["NO_PROXY"] = OWN_NAMES
+        presets["NODE_USE_ENV_PROXY"] = "1"
+    if has_certificates:
+        presets |= dict.fromkeys(_TRUST_VARIABLES, TRUST_STORE)
+        presets["NODE_EXTRA_CA_CERTS"] = OWN_CERTIFICATES
+    path = f"{HOME}/.local/bin:{HOME}/node_modules/.bin:{path}"
+    return presets | dict(image) | {"PATH": path}
+
+
+def identity_of(
+    image: BootImage,
+    keys: EnvironmentKeys,
+    hostname: str,
+    network: NetworkPolicy,
+    *,
+    certificates: bytes,
+    variables: Mapping[str, str] | None = None,
+) -> Mapping[str, bytes]:
+    """Return all records, with fresh random ones. Raises ImageCorrupt if no machine can hold them.
+
+    `variables` are those of the environment, which win over the image's.
+    """
+    has_network = network is not NetworkPolicy.NONE
+    told = guest_variables(
+        image.variables,
+        proxy_port=PROXY_PORT if has_network else None,
+        has_certificates=bool(certificates),
+    )
+    try:
+        records = identity_records(
+            host_key=keys.host_key,
+            authorized_keys=keys.authorized_keys,
+            hostname=hostname,
+            environment={**told, **(variables or {})},
+            certificates=certificates,
+            user=image.user,
+            directory=image.directory,
+            shell=image.shell,
+        )
+    except ValueError as error:
+        raise ImageCorrupt(
+            f"The image's configuration cannot be given to a machine: {error}.",
+            hint="Choose another image, or make this one with fewer or shorter variables.",
+        ) from error
+    return {**records, **drawn_records(secrets.token_bytes(DRAWN_BYTES))}
+
+
+def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
+    """Write what `waggle shell` needs to log in, readable for the server's user only."""
+    atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
+    known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
+    atomic_write(files / "known_hosts", known, 0o600)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from waggle.service.local.bring_up import DEFAULT_PATH, TRUST_STORE, guest_variables
+from waggle.service.local.start import DEFAULT_PATH, TRUST_STORE, guest_variables
 
 
 def test_an_image_without_variables_gets_the_defaults() -> None:
