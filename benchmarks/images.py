@@ -32,7 +32,7 @@ from waggle.cli.client import connected
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 from waggle.service.local.images.pulls import PullPolicy
 
 ROUNDS = 5

@@ -37,7 +37,7 @@ from waggle.domain.errors import DiskFull, SettingsInvalid
 from waggle.domain.programs import HOME
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteStore
-from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.frozen import frozen_in
 
 pytestmark = pytest.mark.anyio
 FULL = DiskFull("The server's disk is full: there is no room in the data directory.")

@@ -37,11 +37,11 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
-from waggle.service.local.frozen.moments import CannotFreeze, Freezing, Moments
+from waggle.service.local.frozen import CannotFreeze, Freezing, Moments
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 

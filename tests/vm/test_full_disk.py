@@ -24,7 +24,7 @@ from waggle.domain.programs import ExecutionResult, GuestUser
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.qemu.machine import QemuMachine
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.frozen import frozen_in
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

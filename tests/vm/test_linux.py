@@ -17,7 +17,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import FILE, PYTHON_RUNNER, SHELL
 from waggle.service.local.guest import LocalGuest
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 
 pytestmark = [
     pytest.mark.anyio,

@@ -23,8 +23,8 @@ from waggle.domain.errors import BootFailed, DiskFull, MomentUnusable
 from waggle.domain.host import Moment, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
-from waggle.service.local.frozen.moments import Moment as KeptMoment
-from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.frozen import Moment as KeptMoment
+from waggle.service.local.frozen import frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
 

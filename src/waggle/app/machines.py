@@ -43,7 +43,7 @@ from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
 from waggle.infra.shared.disk_room import DiskRoom, disk_of
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts, Launcher
-from waggle.service.local.frozen.moments import CannotFreeze, Moments
+from waggle.service.local.frozen import CannotFreeze, Moments
 from waggle.service.local.frozen.templates import NoTemplates, Recipe, Templates
 from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine

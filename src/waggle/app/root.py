@@ -66,7 +66,7 @@ from waggle.service.idempotency import Repeats
 from waggle.service.local.blueprint import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
 from waggle.service.local.host import LocalHost
-from waggle.service.local.images.images import ImageService, Pruner
+from waggle.service.local.images import ImageService, Pruner
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 from waggle.service.programs.execution import ExecutionService

@@ -26,7 +26,7 @@ from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.build.definition import ImageDefinition, load_definition
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.store.environments import SqliteStore
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 from waggle.shipped import IMAGES
 
 BY_DEFAULT = ("python", "node", "shell", "data")

@@ -23,7 +23,7 @@ from waggle.infra.oci.registry.options import Transfer
 from waggle.infra.oci.store.select import Form
 from waggle.infra.oci.transfer import export
 from waggle.infra.oci.transfer import load as load_file
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 from waggle.service.local.images.pulls import describe
 
 

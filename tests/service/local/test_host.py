@@ -51,7 +51,7 @@ from waggle.service.local.blueprint import (
     MadeOf,
     StartedMachine,
 )
-from waggle.service.local.frozen.moments import CannotFreeze, frozen_in
+from waggle.service.local.frozen import CannotFreeze, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost

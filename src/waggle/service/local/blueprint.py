@@ -41,7 +41,7 @@ from waggle.infra.ssh import ServeTunnel
 from waggle.tasks import stage
 
 if TYPE_CHECKING:
-    from waggle.service.local.frozen.moments import Freezing, Moment
+    from waggle.service.local.frozen import Freezing, Moment
     from waggle.service.local.frozen.templates import NoTemplates, Templates
 
 log = structlog.get_logger(__name__)

@@ -35,7 +35,7 @@ from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
-from waggle.service.local.frozen.moments import Freezing
+from waggle.service.local.frozen import Freezing
 from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)

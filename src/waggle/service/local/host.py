@@ -54,7 +54,7 @@ from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
 from waggle.service.local.blueprint import GuestParts, LocalMachines, MadeOf
-from waggle.service.local.frozen.moments import Freezing, Moment, frozen_in
+from waggle.service.local.frozen import Freezing, Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
 from waggle.service.local.warm_machine import WarmKind, WarmMachine

@@ -28,7 +28,7 @@ from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MadeOf, Proxy
-from waggle.service.local.frozen.moments import Freezing, Moment, frozen_in
+from waggle.service.local.frozen import Freezing, Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import end, stage

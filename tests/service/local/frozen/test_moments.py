@@ -17,7 +17,7 @@ from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, StartedMachine
-from waggle.service.local.frozen.moments import Moments, frozen_in
+from waggle.service.local.frozen import Moments, frozen_in
 
 pytestmark = pytest.mark.anyio
 

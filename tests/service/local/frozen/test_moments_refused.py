@@ -12,7 +12,7 @@ import pytest
 from waggle.domain.errors import Unsupported
 from waggle.domain.machine import MachineSpec
 from waggle.service.local.blueprint import StartedMachine
-from waggle.service.local.frozen.moments import CannotFreeze, Freezing, Moment
+from waggle.service.local.frozen import CannotFreeze, Freezing, Moment
 
 pytestmark = pytest.mark.anyio
 STARTED, MOMENT = cast("StartedMachine", None), cast("Moment", None)

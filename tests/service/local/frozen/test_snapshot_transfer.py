@@ -22,8 +22,8 @@ from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.blueprint import GuestParts, MadeOf
+from waggle.service.local.frozen import Moments
 from waggle.service.local.frozen.manifest import to_facts as parts_facts
-from waggle.service.local.frozen.moments import Moments
 from waggle.service.local.frozen.snapshots import (
     LocalSnapshots,
     bring,

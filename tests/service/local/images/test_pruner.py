@@ -16,7 +16,7 @@ from tests.service.world import World, world
 from tests.support.images import file, write_layout
 
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.service.local.images.images import INTERVAL_SECONDS, ImageService, Pruner
+from waggle.service.local.images import INTERVAL_SECONDS, ImageService, Pruner
 
 pytestmark = pytest.mark.anyio
 NOW = 2_000_000_000.0

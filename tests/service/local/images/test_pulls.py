@@ -22,7 +22,7 @@ from waggle.domain.image import PullRule
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
-from waggle.service.local.images.images import ImageService
+from waggle.service.local.images import ImageService
 from waggle.service.local.images.pulls import PullPlaces, PullPolicy, Pulls, describe
 
 pytestmark = pytest.mark.anyio

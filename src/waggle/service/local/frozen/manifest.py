@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of a frozen machine's manifest, and the frozen machines that are held in memory.
 
-Used by `moments` and `templates`. Facts name files without their directories, so that a frozen
+Used by `Moments` and `templates`. Facts name files without their directories, so that a frozen
 machine can move to another host that has the same files. `Loaded` lets copies share memory and
 start without reading it again.
 """

@@ -30,7 +30,7 @@ from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_archive, frozen_files
-from waggle.service.local.frozen.moments import Freezing, Moment
+from waggle.service.local.frozen import Freezing, Moment
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)

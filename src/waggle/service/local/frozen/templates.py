@@ -34,8 +34,8 @@ from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
+from waggle.service.local.frozen import Moment
 from waggle.service.local.frozen.manifest import Loaded, closing_with
-from waggle.service.local.frozen.moments import Moment
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)

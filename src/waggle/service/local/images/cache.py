@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image cache as a whole: images, root disks and unpacked layers, pruned by one plan.
 
-Called by the CLI and `images.Pruner`. Joins `infra.oci` and `infra.rootfs`, which do not know each
+Called by the CLI and the `Pruner`. Joins `infra.oci` and `infra.rootfs`, which do not know each
 other; `domain.image.plan_prune` decides what to remove. Blocks the thread.
 """
 
