@@ -256,10 +256,6 @@ class QemuMachine:
             raise GuestLost("The machine is dead.")
         return await self._link.call(command, arguments)
 
-    async def monitor(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call QEMU's monitor (QMP). Raises qemu.qmp.QMPError."""
-        return await self._monitor.execute(command, arguments)
-
     async def stop(self) -> None:
         """Kill QEMU and close everything, without a shutdown: nothing in the guest needs one.
 
