@@ -35,13 +35,7 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import (
-    DiskFull,
-    GuestLost,
-    GuestMisbehaves,
-    NotFound,
-    WaggleError,
-)
+from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound, WaggleError
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.machine import ExposedPort, Usage
 from waggle.domain.programs import NOTHING_LEFT, Left
@@ -192,8 +186,8 @@ class LiveEnvironment(Life):
                     self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
-                on_disk = self.environment.is_asleep
-                log.info("environment_paused", environment=self.environment.id, on_disk=on_disk)
+                now = self.environment
+                log.info("environment_paused", environment=now.id, on_disk=now.is_asleep)
         return self.environment
 
     async def _or_go_on(self, obey: Callable[[], Awaitable[None]]) -> None:
