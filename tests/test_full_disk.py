@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from mcp import Client
-from tests.app.test_root import settings_in
 from tests.support.fakes import FakeFile, FakeGuest, MemoryCalls, MemoryShelf
 from tests.support.server import (
     LEGACY,
@@ -27,6 +26,7 @@ from tests.support.server import (
     serving,
     text_of,
 )
+from tests.support.settings import settings_in
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 

@@ -6,17 +6,17 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.repository import ROOT, name_of, normal, tracked
 
 from waggle.domain import errors
 from waggle.domain.errors import WaggleError
 
-ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 300
 LONGEST_GUIDE = 100
 LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
@@ -24,21 +24,9 @@ SAID_OR_EMPTY = re.compile(r'(?:\s|#.*\n)*(?:r?"""|\Z)')
 HOST_NAME = re.compile(r"https?://|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:org|com|io|net|dev)\b")
 
 
-def tracked(*patterns: str) -> list[Path]:
-    """Return the repository's files, including new ones that are not ignored."""
-    argv = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run([*argv, *patterns], check=True, capture_output=True).stdout
-    paths = (ROOT / name for name in listing.decode().split("\0") if name)
-    return sorted(path for path in paths if path.is_file())
-
-
 @functools.cache
 def sources() -> list[Path]:
     return tracked("src/*.py")
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def test_sources_name_their_license() -> None:
@@ -126,6 +114,29 @@ def test_the_domain_imports_the_standard_library_only() -> None:
                     pass
 
 
+def test_no_module_imports_from_a_test_or_a_conftest() -> None:
+    """What several tests need lies in a module of its own, or is a fixture."""
+    borrowed = [
+        f"{name_of(path)}: {module}"
+        for path in tracked("tests/*.py", "benchmarks/*.py", "fresh/*.py", "lab/*.py")
+        for module in imported(ast.parse(path.read_text("utf-8")))
+        if module.startswith("tests.") and re.search(r"\.(test_\w+|conftest)\b", module)
+    ]
+    assert borrowed == []
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the full names of all that a module imports."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from (f"{module}.{name.name}" for name in names)
+            case _:
+                pass
+
+
 def test_the_guide_for_agents_stays_short() -> None:
     guide = ROOT / "CLAUDE.md"
     assert len(guide.read_text("utf-8").splitlines()) < LONGEST_GUIDE
@@ -167,9 +178,3 @@ class TestPins:
 
 def pins(path: Path) -> set[str]:
     return set(re.findall(r"^[a-z0-9-]+==[^\s\\]+", path.read_text("utf-8"), re.M))
-
-
-def normal(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9._-]+", requirement)
-    assert match is not None
-    return re.sub(r"[-_.]+", "-", match.group()).lower()

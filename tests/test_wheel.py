@@ -19,8 +19,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from tests.support.repository import name_of, normal, tracked
 from tests.support.waggle_process import environ
-from tests.test_repository import name_of, normal, tracked
 
 from waggle import __version__
 from waggle.infra.rootfs.kit import kit_key

@@ -17,12 +17,13 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support.leaks import Leaks
 from tests.support.server import NO_TLS
+from tests.support.settings import settings_in
 from tests.support.vm import environment
 
 from waggle.app.process import Signals
 from waggle.app.root import open_app
 from waggle.app.serving import serve_http
-from waggle.config import Settings, load
+from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.environment import State
 from waggle.domain.errors import DataDirBusy, MaxEnvironments, SettingsInvalid
@@ -32,11 +33,6 @@ from waggle.infra.store.environments import SqliteStore
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
-
-
-def settings_in(directory: Path, **more: str) -> Settings:
-    given = {"data_dir": str(directory / "data"), "listen_addr": "127.0.0.1:0", **more}
-    return load({f"WAGGLE_{name.upper()}": value for name, value in given.items()})
 
 
 @pytest.fixture

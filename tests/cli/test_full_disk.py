@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.service.local.frozen.test_snapshot_transfer import OLD, kept
+from tests.service.local.frozen.kept import OLD, kept
 from tests.support.images import file, write_layout
 from tests.support.small_disk import SmallDisk, needs_root, small_disk
 from tests.support.waggle_process import command_line

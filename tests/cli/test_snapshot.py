@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.service.local.frozen.test_snapshot_transfer import kept
+from tests.service.local.frozen.kept import kept
 from tests.support.server import MODERN, Rig, client, created, data_of, serving
 from tests.support.waggle_process import command_line
 

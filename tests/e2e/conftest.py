@@ -7,10 +7,10 @@ A machine takes seconds to start under emulation. A test that breaks things star
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncGenerator, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator
 
 import pytest
+from tests.e2e.aging import WORKING_SECONDS, Aging, looked_at
 from tests.support.waggle_client import by_curl, call, connected, create, curl
 from tests.support.waggle_process import Waggle, have_templates, running, small
 
@@ -58,23 +58,6 @@ def environment(request: pytest.FixtureRequest, runtime: str) -> str:
 
 
 BRIEF = {"reaper_interval": "1s", "paused_keep": "5s"}
-WORKING_SECONDS = 75
-"""Longer than the shortest possible idle timeout, a minute."""
-
-
-@dataclass
-class Aging:
-    """Two environments with an idle timeout of a minute; `busy` works for longer than that."""
-
-    server: Waggle
-    idle: str
-    busy: str
-    work: subprocess.Popen[str]
-
-
-def looked_at(items: Iterable[pytest.Item]) -> bool:
-    """Return whether one of the tests that will run uses `aging`."""
-    return any(isinstance(item, pytest.Function) and "aging" in item.fixturenames for item in items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.e2e.conftest import looked_at
+from tests.e2e.aging import looked_at
 
 
 def item(beside: pytest.FixtureRequest, test: object) -> pytest.Item:

@@ -8,9 +8,9 @@ import subprocess
 from typing import Any
 
 import pytest
+from tests.support.curl import INITIALIZE_CALL, LIST_CALL
 from tests.support.waggle_client import by_curl
 from tests.support.waggle_process import Waggle
-from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL
 
 from waggle.domain.toolset import TOOLS, Toolset
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from tests.e2e.conftest import WORKING_SECONDS, Aging
+from tests.e2e.aging import WORKING_SECONDS, Aging
 from tests.support.waggle_client import curl_result, until
 from tests.support.waggle_process import Waggle
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import anyio
 import pytest
 from mcp import Client, MCPError
-from tests.mcp.test_resource_changes import subscribe, unsubscribe
+from tests.mcp.subscribing import subscribe, unsubscribe
+from tests.support.owners import ANN, BOB, guarded
 from tests.support.server import (
     ERAS,
     LEGACY,
@@ -20,7 +21,6 @@ from tests.support.server import (
     serving,
 )
 from tests.support.waiting import until
-from tests.web.test_access import ANN, BOB, guarded
 
 from waggle.domain.observer import Call, Observer
 from waggle.service.sharing import RateLimiter

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 from tests.support.issuer import AUDIENCE, Issuer, issuing
+from tests.support.owners import ANN, BOB, SCRAPER, Tokens, guarded
 from tests.support.server import (
     ERAS,
     INITIALIZE,
@@ -32,7 +33,6 @@ from tests.support.server import (
     serving,
 )
 
-from waggle.domain.access import Identity, Owner, TokenRefused
 from waggle.infra.access.jwks import Jwks, Pace
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
 from waggle.infra.access.tokens_file import EitherVerifier
@@ -40,25 +40,8 @@ from waggle.web.access import AccessRules, OAuthResource
 
 pytestmark = pytest.mark.anyio
 
-ANN, BOB, SCRAPER = "wgl_" + "a" * 43, "wgl_" + "b" * 43, "wgl_" + "m" * 43
 LIST = request("tools/call", {"name": "list_environments", "arguments": {}})
 RESOURCE = OAuthResource("https://waggle.test/mcp", "https://issuer.test", "waggle")
-
-
-class Tokens:
-    """A tokens file, in memory."""
-
-    def __init__(self) -> None:
-        self.owners = {ANN: "ann", BOB: "bob", SCRAPER: "metrics"}
-
-    async def verify(self, token: str) -> Identity:
-        if token not in self.owners:
-            raise TokenRefused("unknown")
-        return Identity(Owner(self.owners[token]), "token")
-
-
-def guarded(tokens: Tokens | None = None, resource: OAuthResource | None = None) -> Setup:
-    return Setup(access=AccessRules(tokens or Tokens(), resource))
 
 
 async def initialized(http: httpx2.AsyncClient) -> dict[str, str]:

@@ -9,43 +9,11 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
+from tests.support.curl import INITIALIZE_CALL, LIST_CALL, TOOL_CALL
 from tests.support.server import INITIALIZE, Rig, default_tools, raw, request, serving
 
 pytestmark = pytest.mark.anyio
 
-INITIALIZE_CALL = """\
-curl -s -X POST http://127.0.0.1:8080/mcp \\
-  -H "Content-Type: application/json" \\
-  -H "Accept: application/json, text/event-stream" \\
-  -d '{
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-      "protocolVersion": "2025-11-25",
-      "capabilities": {},
-      "clientInfo": {"name": "curl-test", "version": "0.1"}
-    }
-  }' | jq ."""
-
-LIST_CALL = """\
-curl -s -X POST http://127.0.0.1:8080/mcp \\
-  -H "Content-Type: application/json" \\
-  -H "Accept: application/json, text/event-stream" \\
-  -H "MCP-Protocol-Version: 2025-11-25" \\
-  -d '{
-    "jsonrpc": "2.0",
-    "id": 2,
-    "method": "tools/list"
-  }' | jq ."""
-
-TOOL_CALL = """\
-curl -s -X POST http://127.0.0.1:8080/mcp \\
-  -H "Content-Type: application/json" \\
-  -H "Accept: application/json, text/event-stream" \\
-  -d '{"jsonrpc": "2.0", "id": 3, "method": "tools/call",
-       "params": {"name": "create_environment", "arguments": {"runtime": "python"}}}' \\
-  | sed -n 's/^data: //p' | jq ."""
 
 TOOLS = [tool.name for tool in default_tools()]
 

@@ -10,6 +10,7 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client
+from tests.support.owners import ANN, BOB, Tokens
 from tests.support.server import (
     INITIALIZE,
     MODERN,
@@ -24,7 +25,6 @@ from tests.support.server import (
     serving,
 )
 
-from waggle.domain.access import Identity, Owner, TokenRefused
 from waggle.service.environments.creating import Pausing
 from waggle.service.programs.jobs import MAX_RUNNING
 from waggle.web.access import AccessRules
@@ -34,18 +34,6 @@ pytestmark = pytest.mark.anyio
 HANGS = {"code": "hang", "background": True}
 SNAPSHOTS_OF_ONE = 3
 """The value that `tests.support.server` sets."""
-
-ANN, BOB = "wgl_" + "a" * 43, "wgl_" + "b" * 43
-
-
-class Tokens:
-    """A tokens file, in memory."""
-
-    async def verify(self, token: str) -> Identity:
-        owners = {ANN: "ann", BOB: "bob"}
-        if token not in owners:
-            raise TokenRefused("unknown")
-        return Identity(Owner(owners[token]), "token")
 
 
 async def test_an_owners_paused_environments_cost_the_other_nothing() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.cli.mcp_config.test_merge import JSON
+from tests.cli.mcp_config.samples import JSON
 
 from waggle.cli.main import main
 from waggle.cli.mcp_config import directories, local_server

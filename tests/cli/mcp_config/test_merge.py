@@ -10,25 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cli.mcp_config.samples import JSON
 
 from waggle.cli.mcp_config.merge import CannotMerge, Format, merged, put_json, read_json
 
 ENTRY: dict[str, Any] = {"command": "/bin/waggle", "args": ["serve", "--stdio"]}
-JSON = {
-    "nothing": "",
-    "empty": "{}",
-    "empty section": '{"mcpServers": {}}\n',
-    "other keys": '{\n    "theme": "dark"\n}\n',
-    "other servers": '{\n\t"mcpServers": {\n\t\t"a": {"command": "x"}\n\t},\n\t"z": [1, 2.50]\n}\n',
-    "ours": '{"a": 1, "mcpServers": {"waggle": {"command": "old", "env": {"X": "1"}}, "b": {}}}',
-    "comments": (
-        '// settings\n{\n  // mine\n  "a": "//no comment", /* "mcpServers": {} */\n'
-        '  "mcpServers": {\n    // the first\n    "one": {"command": "x",},\n  },\n}\n// end\n'
-    ),
-    "one comment": "{\n  // nothing yet\n}\n",
-    "carriage returns": '{\r\n  "mcpServers": {\r\n    "a": {}\r\n  }\r\n}\r\n',
-    "strange names": '{"\\u006dcpServers": {"a\\"b{": {}}, "{": "}", "number": 1e3, "t": true}',
-}
 
 
 def without_marks(text: str) -> set[str]:

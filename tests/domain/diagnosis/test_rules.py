@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.domain.evidence import FAILED, MIB
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Record, Refused, Space
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
@@ -18,24 +19,7 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
-MIB = 1 << 20
 HUGE = 10**20 - 1  # a number that a hostile root may write into a record
-FAILED = Evidence(
-    program="prog",
-    exit_code=1,
-    signal=None,
-    memory_mib=512,
-    disk_mib=1024,
-    network=NetworkPolicy.PUBLIC,
-    record=Record(
-        exit_code=1,
-        memory_limit=460 * MIB,
-        disk=Space(500 * MIB, 1000 * MIB),
-        inodes=Space(1000, 2000),
-        shm=Space(9 * MIB, 9 * MIB),
-        process_limit=1024,
-    ),
-)
 FULL = Space(4096, 1000 * MIB)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from tests.domain.diagnosis.test_said import failed, told
+from tests.domain.evidence import failed, told
 
 from waggle.domain.diagnosis.rules import diagnose
 from waggle.domain.programs.runtime import RuntimeName

@@ -8,9 +8,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.domain.diagnosis.test_rules import FAILED
+from tests.domain.evidence import DEBIAN, failed, told
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, Listener, Module
+from waggle.domain.diagnosis import Listener, Module
 from waggle.domain.diagnosis.lacking import missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF, WITHOUT
 from waggle.domain.diagnosis.rules import diagnose
@@ -18,22 +18,8 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
-DEBIAN = frozenset({"apt-get", "bash", "python3", "pip3", "pip", "sudo"})
 BARE = frozenset({"python3"})
 ALPINE = frozenset({"apk"})
-
-
-def failed(said: str = "", have: frozenset[str] | None = DEBIAN, **more: object) -> Evidence:
-    made = replace(
-        FAILED, said=said, record=replace(FAILED.record, have=have), runtime=RuntimeName.PYTHON
-    )
-    return replace(made, **more)  # pyright: ignore[reportArgumentType] - fields by name
-
-
-def told(evidence: Evidence) -> Diagnosis:
-    found = diagnose(evidence)
-    assert found
-    return found
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from waggle.infra.net.guest_request import DialTimes, Refusal, parse_authority
 from waggle.infra.net.policy import AddressPolicy, Verdict
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Lab, OpenLab, Site
+    from tests.infra.net.lab import Lab, OpenLab, Site
 
 pytestmark = pytest.mark.anyio
 ANY_LOOPBACK = AddressPolicy([ip_network("127.0.0.0/8")])

@@ -24,7 +24,7 @@ from waggle.infra.net.dial import (
 )
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import OpenLab, Turns
+    from tests.infra.net.lab import OpenLab, Turns
 
 pytestmark = pytest.mark.anyio
 ONE = [ip_address("192.0.2.1")]

@@ -21,7 +21,7 @@ from waggle.infra.net.egress import REMEMBERED
 from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Lab, OpenLab
+    from tests.infra.net.lab import Lab, OpenLab
 
 pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024

@@ -11,7 +11,7 @@ import pytest
 from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Lab, OpenLab, Site
+    from tests.infra.net.lab import Lab, OpenLab, Site
 
 pytestmark = pytest.mark.anyio
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -14,7 +14,7 @@ from waggle.infra.net.exposure import Streams
 from waggle.infra.net.guest_request import LOOPBACKS, Home, parse_authority
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import OpenLab
+    from tests.infra.net.lab import OpenLab
 
 pytestmark = pytest.mark.anyio
 WEB = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -17,7 +17,7 @@ from tests.infra.net.names import Gate
 from waggle.infra.net.dial import SHARED, Lookups, SystemResolver, limit_resolver, may_start
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Turns
+    from tests.infra.net.lab import Turns
 
 pytestmark = pytest.mark.anyio
 ONE = [ip_address("192.0.2.1")]

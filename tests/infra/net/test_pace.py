@@ -12,7 +12,7 @@ from waggle.infra.net.egress import BURST, PER_SECOND, Pace
 from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import OpenLab
+    from tests.infra.net.lab import OpenLab
 
 DENIED = b"CONNECT 10.0.0.1:443 HTTP/1.1\r\nHost: 10.0.0.1:443\r\n\r\n"
 

@@ -13,7 +13,7 @@ import pytest
 from waggle.infra.net.guest_request import DialTimes, EgressLimits, printable
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Advance, OpenLab, Turns
+    from tests.infra.net.lab import Advance, OpenLab, Turns
 
 pytestmark = pytest.mark.anyio
 QUICK = EgressLimits(header_seconds=0.2, linger_seconds=0.2)

@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Handler, Lab, OpenLab
+    from tests.infra.net.lab import Handler, Lab, OpenLab
 
 pytestmark = pytest.mark.anyio
 WINDOW = 128 * 1024

@@ -12,7 +12,7 @@ import pytest
 from waggle.infra.net import PeerGone, Stream, relay
 
 if TYPE_CHECKING:
-    from tests.infra.net.conftest import Advance, Turns
+    from tests.infra.net.lab import Advance, Turns
 
 pytestmark = pytest.mark.anyio
 FOREVER = 1000.0

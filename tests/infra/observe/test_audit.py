@@ -14,25 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.infra.observe.test_thinning import Seconds
+from tests.infra.observe.parts import CALL, Seconds
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.observer import Call
 from waggle.infra.observe.audit import MAX_PROGRAM, AuditLog, audit_line
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
-CALL = Call(
-    owner=Owner("ann"),
-    tool="execute",
-    outcome="ok",
-    seconds=0.1234,
-    environment_id="00000000-0000-4000-8000-000000000001",
-    session="session",
-    address="127.0.0.1",
-    program="print(1)",
-)
 
 
 class Clock:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.infra.observe.test_audit import CALL
+from tests.infra.observe.parts import CALL
 
 from waggle.domain.environment import State
 from waggle.infra.observe.metrics import Metrics

@@ -3,25 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from tests.infra.observe.parts import Seconds
 
-from waggle.infra.observe.audit import SECONDS, Thinning
-
-
-class Seconds:
-    """A scheduler that runs its calls when the test says that a second has passed."""
-
-    def __init__(self) -> None:
-        self.due: list[Callable[[], None]] = []
-
-    def __call__(self, seconds: float, do: Callable[[], None]) -> None:
-        assert seconds == SECONDS
-        self.due.append(do)
-
-    def pass_one(self) -> None:
-        due, self.due = self.due, []
-        for do in due:
-            do()
+from waggle.infra.observe.audit import Thinning
 
 
 def thinned() -> tuple[Thinning[str], list[tuple[str, int]], Seconds]:

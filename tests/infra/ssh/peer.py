@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import stat
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -216,3 +217,37 @@ async def raw_peer(serve: Raw) -> AsyncGenerator[Peer]:
         if tasks:
             await asyncio.wait(set(tasks))
         await server.wait_closed()
+
+
+REGULAR = stat.S_IFREG | 0o644
+
+
+class Server(asyncssh.SFTPServer):
+    """A server of one regular file of a few bytes; tests override it to misbehave."""
+
+    content = b"content"
+    size: int | None = None
+    mode = REGULAR
+
+    def stat(self, path: bytes) -> asyncssh.SFTPAttrs | Awaitable[asyncssh.SFTPAttrs]:
+        size = len(self.content) if self.size is None else self.size
+        return asyncssh.SFTPAttrs(size=size, permissions=self.mode, mtime=0, atime=0)
+
+    lstat = stat
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        return object()
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        return self.content[offset : offset + size]
+
+    def close(self, file_obj: object) -> None:
+        return None
+
+    def realpath(self, path: bytes) -> bytes:
+        return path
+
+
+class Stalling(Server):
+    def stat(self, path: bytes) -> Awaitable[asyncssh.SFTPAttrs]:
+        return asyncio.get_running_loop().create_future()

@@ -9,8 +9,7 @@ from typing import cast
 
 import asyncssh
 import pytest
-from tests.infra.ssh.peer import peer
-from tests.infra.ssh.sftp.test_files import Server, Stalling
+from tests.infra.ssh.peer import Server, Stalling, peer
 from tests.support.vm import command
 from tests.support.waiting import until
 

@@ -10,44 +10,21 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
+from tests.infra.store.saved import NOW, environment
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.environment import Environment, State
+from waggle.domain.environment import State
 from waggle.domain.errors import DiskFull
-from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
-from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store import database, environments
 from waggle.infra.store.database import StateCorrupt, StateUnavailable, translate
 from waggle.infra.store.environments import SqliteStore
 
 pytestmark = pytest.mark.anyio
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
-
-
-def environment(number: int = 1, state: State = State.RUNNING) -> Environment:
-    return Environment(
-        id=f"00000000-0000-4000-8000-{number:012x}",
-        name=f"python-{number}",
-        runtime=RuntimeName.PYTHON,
-        image="local/python",
-        owner="local",
-        resources=Resources(1, 512, 1024),
-        network=NetworkPolicy.PUBLIC,
-        idle_timeout=timedelta(minutes=30),
-        created_at=NOW,
-        last_used_at=NOW,
-        state=state,
-        ssh_port=10_000 + number,
-        machine=MachineIdentity(pid=100 + number, started=7, boot_id="b"),
-        booted_from={"image": "sha256:1"},
-    )
 
 
 @asynccontextmanager
@@ -299,7 +276,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
-from tests.infra.store.test_environments import environment
+from tests.infra.store.saved import environment
 from waggle.infra.store.environments import SqliteStore
 
 async def main():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.infra.oci.registry.conftest import LAYERS, World, quiet
+from tests.infra.oci.registry.world import LAYERS, World, quiet
 from tests.support.fault_proxy import Fault, FaultProxy, in_turn, says
 from tests.support.images import write_layout
 from tests.support.registry import Registry, Tls, auth_file, make_tls, run_registry

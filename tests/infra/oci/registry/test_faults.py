@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from tests.infra.oci.registry.conftest import World, quiet
+from tests.infra.oci.registry.world import World, quiet
 from tests.support.fault_proxy import (
     Fault,
     FaultProxy,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.infra.oci.registry.conftest import PLATFORM, World
+from tests.infra.oci.registry.world import PLATFORM, World
 from tests.support.fault_proxy import FaultProxy, in_turn, pass_on, stall
 from tests.support.waiting import until
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.infra.oci.registry.conftest import PLATFORM, World, quiet
+from tests.infra.oci.registry.world import PLATFORM, World, quiet
 from tests.support.fault_proxy import FaultProxy, flip, says
 from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
 from tests.support.registry import Registry, auth_file, make_tls, run_registry, skopeo

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.infra.oci.registry.conftest import World, quiet
+from tests.infra.oci.registry.world import World, quiet
 from tests.support.fault_proxy import Exchange, FaultProxy, says
 from tests.support.registry import Registry, Tls, make_tls
 

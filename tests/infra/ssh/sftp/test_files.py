@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import stat
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 
 import anyio
 import asyncssh
 import pytest
-from tests.infra.ssh.peer import Peer, RawSftp, SessionFactory, peer
+from tests.infra.ssh.peer import REGULAR, Peer, RawSftp, Server, SessionFactory, Stalling, peer
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge
 from waggle.domain.files import MAX_LIST_ENTRIES, FileSlice
@@ -25,33 +24,6 @@ from waggle.infra.ssh.sftp import Files
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 MEMORY = 32 << 20
 LIMIT = 10 << 20
-REGULAR = stat.S_IFREG | 0o644
-
-
-class Server(asyncssh.SFTPServer):
-    """A server of one regular file of a few bytes; tests override it to misbehave."""
-
-    content = b"content"
-    size: int | None = None
-    mode = REGULAR
-
-    def stat(self, path: bytes) -> asyncssh.SFTPAttrs | Awaitable[asyncssh.SFTPAttrs]:
-        size = len(self.content) if self.size is None else self.size
-        return asyncssh.SFTPAttrs(size=size, permissions=self.mode, mtime=0, atime=0)
-
-    lstat = stat
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
-        return object()
-
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        return self.content[offset : offset + size]
-
-    def close(self, file_obj: object) -> None:
-        return None
-
-    def realpath(self, path: bytes) -> bytes:
-        return path
 
 
 @contextlib.asynccontextmanager
@@ -207,11 +179,6 @@ async def test_an_endless_listing_is_cut(server: type[Server], count: int) -> No
         listing = await made.list("/d")
         assert listing.truncated
         assert len(listing.entries) == count
-
-
-class Stalling(Server):
-    def stat(self, path: bytes) -> Awaitable[asyncssh.SFTPAttrs]:
-        return asyncio.get_running_loop().create_future()
 
 
 async def test_a_server_that_stalls_is_lost_at_the_deadline() -> None:

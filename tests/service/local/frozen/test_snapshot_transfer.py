@@ -6,36 +6,35 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.service.local.frozen.kept import (
+    LATER,
+    NEW,
+    OLD,
+    THEN,
+    VMM,
+    installed,
+    kept,
+    machine_parts,
+)
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import MomentUnusable
-from waggle.domain.image import BootImage
-from waggle.domain.machine import NetworkPolicy, Resources
-from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import FILES, MANIFEST
-from waggle.service.local.blueprint import GuestParts, MadeOf
+from waggle.service.local.blueprint import GuestParts
 from waggle.service.local.frozen import Moments
-from waggle.service.local.frozen.manifest import to_facts as parts_facts
 from waggle.service.local.frozen.snapshots import (
     LocalSnapshots,
     bring,
     export,
     read_snapshots,
-    to_facts,
     write_new,
 )
-
-OLD, NEW = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
-THEN, LATER = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
-VMM = {"vmm": "QEMU 10.0", "cpu": "a", "machine": "microvm"}
 
 
 class Qemu:
@@ -51,57 +50,11 @@ class Qemu:
         raise AssertionError(directory)
 
 
-def machine_parts(here: Path) -> list[Path]:
-    return [here / name for name in ("disks/image.erofs", "guest/kernel-1", "guest/kit-1.erofs")]
-
-
 def moments(here: Path, vmm: dict[str, str] = VMM) -> Moments:
     """Return the `Moments` of machines whose parts are below `here`."""
     disk, kernel, kit = machine_parts(here)
     parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
     return Moments(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
-
-
-def installed(here: Path) -> Path:
-    for path in machine_parts(here):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return here
-
-
-def unchanged(_facts: dict[str, Any]) -> None:
-    pass
-
-
-def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Path:
-    """Keep a snapshot of ann's in a data directory, with its facts changed by `change`."""
-    installed(here)
-    disk, kernel, kit = machine_parts(here)
-    resources = Resources(1, 128, 64)
-    image = BootImage("local/python", "sha256:1", disk, {}, "", "", "")
-    snapshot = Snapshot(
-        id=OLD,
-        name="ready",
-        owner="ann",
-        origin=NEW,
-        runtime=RuntimeName.PYTHON,
-        image="local/python",
-        resources=resources,
-        network=NetworkPolicy.NONE,
-        directory="/home/sandbox",
-        made_of={"image": "sha256:1"},
-        created_at=THEN,
-        expires_at=THEN,
-    )
-    made = MadeOf(RuntimeName.PYTHON, image, kernel, kit, resources)
-    facts: dict[str, Any] = {**parts_facts(made, VMM), "snapshot": to_facts(snapshot)}
-    change(facts)
-    directory = here / "snapshots" / OLD
-    directory.mkdir(parents=True)
-    for name in FILES:
-        (directory / name).write_bytes(name.encode() + bytes(100_000))
-    frozen_files.seal(directory, facts)
-    return directory
 
 
 def exported(directory: Path) -> io.BytesIO:
