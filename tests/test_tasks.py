@@ -7,6 +7,7 @@ import asyncio
 
 import anyio
 import pytest
+from tests.support.waiting import cancelled
 
 from waggle.tasks import end, finish
 
@@ -127,7 +128,5 @@ async def test_end_ends_all_tasks_although_its_caller_is_cancelled() -> None:
     await asyncio.sleep(0)
     ending = asyncio.create_task(end(*tasks))
     await asyncio.sleep(0)
-    ending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await ending
+    await cancelled(ending)
     assert all(task.done() for task in tasks)

@@ -10,10 +10,9 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
-import anyio
 import pytest
+from tests.cli.beside import Commands
 from tests.support.server import client, created, serving
-from tests.support.waggle_process import command_line
 
 from waggle.cli import exec as executing
 from waggle.cli.exec import How, parse_variables, read_input, standard_input, tell
@@ -150,16 +149,7 @@ def test_the_end_of_a_program_becomes_an_exit_code(monkeypatch: pytest.MonkeyPat
 async def test_exec_and_env_new_for_scripts(tmp_path: Path) -> None:
     async with serving() as rig, client(rig) as agent:
         identity = await created(agent)
-        settings = {
-            "image_cache_dir": "/nonexistent",
-            "listen_addr": rig.url.removeprefix("http://"),
-        }
-
-        async def waggle(*words: str, stdin: str | None = None) -> tuple[int, str, str]:
-            ended = await anyio.to_thread.run_sync(
-                lambda: command_line(*words, data=tmp_path / "d", settings=settings, stdin=stdin)
-            )
-            return ended.returncode, ended.stdout, ended.stderr
+        waggle = Commands(rig, tmp_path / "d")
 
         # The fake guest prints the words of a command.
         words = ("-i", "--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.cli.beside import Commands
 from tests.support.fakes import FakeHost
 from tests.support.server import Setup, serving
-from tests.support.waggle_process import command_line, environ
+from tests.support.waggle_process import environ
 
 from waggle.cli.run import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
@@ -69,17 +70,8 @@ async def test_a_file_is_run_and_nothing_stays_behind(tmp_path: Path) -> None:
     file = tmp_path / "some thing.sh"
     file.write_bytes(b"#!/bin/sh\n\xff\0")
     async with serving() as rig:
-        settings = {
-            "image_cache_dir": "/nonexistent",
-            "listen_addr": rig.url.removeprefix("http://"),
-            "runtime_shell_exec_command": "/bin/odd-sh {file}",
-        }
-
-        async def waggle(*words: str, stdin: str | None = None) -> tuple[int, str, str]:
-            ended = await anyio.to_thread.run_sync(
-                lambda: command_line(*words, data=tmp_path / "d", settings=settings, stdin=stdin)
-            )
-            return ended.returncode, ended.stdout, ended.stderr
+        shell = {"runtime_shell_exec_command": "/bin/odd-sh {file}"}
+        waggle = Commands(rig, tmp_path / "d", **shell)
 
         def left() -> list[str]:
             return [each.id for each in rig.services.environments.all()]

@@ -8,28 +8,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.cli.beside import Commands
 from tests.service.local.frozen.kept import kept
-from tests.support.server import MODERN, Rig, client, created, data_of, serving
+from tests.support.server import MODERN, client, created, data_of, serving
 from tests.support.waggle_process import command_line
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-class Commands:
-    """The command line, next to a server."""
-
-    def __init__(self, rig: Rig, directory: Path) -> None:
-        self._directory = directory
-        self._settings = {
-            "image_cache_dir": "/nonexistent",
-            "listen_addr": rig.url.removeprefix("http://"),
-        }
-
-    async def __call__(self, *words: str) -> tuple[int, str, str]:
-        ended = await anyio.to_thread.run_sync(
-            lambda: command_line(*words, data=self._directory, settings=self._settings)
-        )
-        return ended.returncode, ended.stdout, ended.stderr
 
 
 async def test_an_environment_is_paused_copied_and_rolled_back(tmp_path: Path) -> None:

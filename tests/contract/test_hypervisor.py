@@ -19,7 +19,7 @@ import anyio
 import pytest
 from tests.contract.subjects import RESOURCES, Case, Running, Subject, with_kit
 from tests.support.leaks import Leaks
-from tests.support.waiting import until
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
 from waggle.domain.machine import Machine
@@ -226,9 +226,7 @@ async def test_a_boot_cancelled_at_any_of_its_first_steps_leaves_nothing(
         boot = asyncio.create_task(subject.hypervisor.boot(case.spec))
         for _ in range(steps):
             await asyncio.sleep(0)
-        boot.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await boot
+        await cancelled(boot)
         assert free(case.spec.ssh_port)
     await watch.settle()
 

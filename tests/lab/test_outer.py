@@ -13,6 +13,7 @@ import pytest
 from lab.events import Event, Line
 from lab.machine import Disks
 from tests.support.leaks import Leaks
+from tests.support.waiting import cancelled
 
 from lab import outer
 
@@ -114,6 +115,4 @@ async def test_cancelling_ends_qemu(tmp_path: Path) -> None:
     work = outer.run(machine(tmp_path, UP, "hang"), 60.0, lambda _: up.set())
     task = asyncio.ensure_future(work)
     await up.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(task)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 from tests.service.world import OWNER, world
-from tests.support.waiting import until
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded
 from waggle.domain.host import Progress, no_progress
@@ -67,9 +67,7 @@ async def given_up(
     begun = work.count
     one = call(unclaimed, work, owner, wanted)
     await until(lambda: work.count > begun)
-    one.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await one
+    await cancelled(one)
 
 
 async def test_the_same_call_takes_up_abandoned_work(unclaimed: Unclaimed) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import pytest
-from tests.support.waiting import until
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import ImageMissing, ImageUnavailable
 from waggle.domain.host import Progress, no_progress
@@ -44,9 +44,7 @@ class Work:
 async def given_up(sharing: Sharing[int], work: Work, key: str = "a") -> None:
     call = asyncio.ensure_future(sharing.get(key, work, no_progress))
     await work.begun.wait()
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await cancelled(call)
 
 
 async def test_a_caller_that_returns_finds_its_work_further_on() -> None:

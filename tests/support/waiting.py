@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting by polling for conditions without an event, such as those of another process."""
+"""Waiting: for the end of a cancelled task; for conditions without an event, by polling."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 _PAUSE = 0.02
 
@@ -16,3 +19,10 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             return
         await asyncio.sleep(_PAUSE)
     raise AssertionError(f"not within {seconds:g} s: {condition}")
+
+
+async def cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, and require that it ends by that."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -171,6 +171,14 @@ async def test_concurrent_requests_over_the_limit_are_refused(limits: Connection
         assert (await http.post("/mcp", json=request("tools/list"))).status_code == 200
 
 
+async def stopping(rig: Rig) -> None:
+    """Stop the server, and wait until it refuses new calls."""
+    rig.server.stop()
+    with anyio.fail_after(5):
+        while not rig.web.endpoint.draining:
+            await anyio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
     async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http:
@@ -182,10 +190,7 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(finish, connected, environment)
                 await guest.started.wait()
-                rig.server.stop()
-                with anyio.fail_after(5):
-                    while not rig.web.endpoint.draining:
-                        await anyio.lowlevel.checkpoint()
+                await stopping(rig)
                 call = request("tools/call", {"name": "list_environments"}, number=8)
                 for headers in ({}, session):
                     refused = await http.post("/mcp", json=call, headers=headers)
@@ -208,10 +213,7 @@ async def test_a_client_that_never_listed_the_tools_gets_its_last_result(era: st
         async with client(rig, era) as connected, anyio.create_task_group() as group:
             group.start_soon(finish, connected, guest.environment.id)
             await guest.started.wait()
-            rig.server.stop()
-            with anyio.fail_after(5):
-                while not rig.web.endpoint.draining:
-                    await anyio.lowlevel.checkpoint()
+            await stopping(rig)
             guest.release.set()
 
 
@@ -226,10 +228,7 @@ async def test_a_stopping_server_still_lists_its_tools() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(finish, connected, environment)
             await guest.started.wait()
-            rig.server.stop()
-            with anyio.fail_after(5):
-                while not rig.web.endpoint.draining:
-                    await anyio.lowlevel.checkpoint()
+            await stopping(rig)
             bare = await http.post("/mcp", json=request("tools/list"))
             assert bare.headers["content-type"] == "application/json"
             listed = await http.post("/mcp", json=request("tools/list"), headers=session)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -13,10 +14,11 @@ from pathlib import Path
 import anyio
 import pytest
 from mcp import Client
+from tests.cli.beside import Commands
 from tests.support.fakes import FakeFile, FakeGuest
 from tests.support.server import LEGACY, Rig, client, created, serving
 from tests.support.waggle_client import connected, create
-from tests.support.waggle_process import Waggle, beside, command_line, running, small
+from tests.support.waggle_process import Waggle, beside, running, small
 
 from waggle.cli.client import CallRefused
 from waggle.cli.cp import Copied, copy
@@ -148,17 +150,7 @@ async def test_output_and_exit_codes_for_scripts(tmp_path: Path) -> None:
     (tree / "a").write_text("one")
     os.mkfifo(tree / "pipe")
     async with box() as (rig, _, guest, name):
-        settings = {
-            "image_cache_dir": "/nonexistent",
-            "listen_addr": rig.url.removeprefix("http://"),
-        }
-
-        async def waggle(*words: str) -> tuple[int, str, str]:
-            ended = await anyio.to_thread.run_sync(
-                lambda: command_line("cp", *words, data=tmp_path / "data", settings=settings)
-            )
-            return ended.returncode, ended.stdout, ended.stderr
-
+        waggle = functools.partial(Commands(rig, tmp_path / "data"), "cp")
         code, out, err = await waggle("-r", "--json", str(tree), f"{name}:")
         assert (code, json.loads(out)) == (
             1,

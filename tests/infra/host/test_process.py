@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.support.waiting import cancelled
 
 from waggle.domain.errors import SetupIncomplete, TimedOut
 from waggle.infra.host import process
@@ -58,9 +59,7 @@ class TestRun:
             process.run(["sh", "-c", f"sleep 1000 & echo $! > {fifo}; wait"], timeout=60)
         )
         child = int(await asyncio.to_thread(fifo.read_text))
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        await cancelled(running)
         await gone(child)
 
     @pytest.mark.parametrize("steps", range(12))

@@ -15,34 +15,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.infra.krun.elf import exits, krun_library, returns
-from tests.infra.krun.parts import UID, made_of, needs_root
-from tests.support.leaks import Leaks, children
-from tests.support.waiting import until
+from tests.infra.krun.parts import UID, needs_root
+from tests.support.leaks import children
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
-from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.machine import MAX_DESCRIPTORS, RUNNER, KrunHypervisor
 from waggle.infra.shared.confined import filled_pipe, python_argv
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
-    """A specification whose boot must leave no process, descriptor, port or directory."""
-    watch = Leaks()
-    made = made_of(tmp_path)
-    yield made
-    await watch.settle()
-    assert not made.console_log.with_suffix(".run").exists()
-    claim(made.ssh_port).close()
 
 
 @pytest.fixture
@@ -137,9 +124,7 @@ async def test_a_boot_cancelled_at_any_of_its_first_steps_leaves_nothing(
     booting = asyncio.create_task(hanging.boot(spec))
     for _ in range(steps):
         await asyncio.sleep(0)
-    booting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await booting
+    await cancelled(booting)
 
 
 async def test_a_boot_cancelled_again_during_its_clean_up_leaves_nothing(
@@ -161,9 +146,7 @@ async def test_a_client_that_calls_during_a_boot_is_dropped_with_it(
     booting = asyncio.create_task(hanging.boot(spec))
     await until(lambda: bool(_runners()))
     reader, writer = await asyncio.open_connection("127.0.0.1", spec.ssh_port)
-    booting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await booting
+    await cancelled(booting)
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()

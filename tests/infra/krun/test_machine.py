@@ -17,8 +17,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.infra.krun.parts import made_of
-from tests.support.leaks import Leaks
 
 from waggle.domain.errors import GuestLost, PortTaken, TimedOut
 from waggle.domain.machine import MachineSpec
@@ -70,16 +68,6 @@ while True:
 """
 )
 DEAF = READY + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
-
-
-@pytest.fixture
-async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
-    watch = Leaks()
-    made = made_of(tmp_path)
-    yield made
-    await watch.settle()
-    assert not made.console_log.with_suffix(".run").exists()
-    claim(made.ssh_port).close()
 
 
 @contextlib.asynccontextmanager

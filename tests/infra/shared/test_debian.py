@@ -14,6 +14,7 @@ import anyio
 import pytest
 from tests.support.leaks import Leaks
 from tests.support.programs import program
+from tests.support.waiting import cancelled
 
 from waggle.domain.errors import DiskFull, SetupIncomplete
 from waggle.infra.shared import debian
@@ -126,9 +127,7 @@ async def test_a_tool_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyP
     argv = ["/bin/sh", "-c", "trap '' TERM; echo started; while :; do sleep 1000; done"]
     task = asyncio.create_task(debian.run(argv, lambda _line: started.set()))
     await started.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(task)
     await watch.settle()
 
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from tests.support.images import directory, file, symlink, write_layout
 from tests.support.small_disk import needs_root, small_disk
-from tests.support.waiting import until
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.layers import UnpackedLayers, flatten
@@ -140,9 +140,7 @@ async def test_cancelling_kills_the_child_and_removes_what_it_left(
     await until((tmp_path / "pid").exists)
     await until(lambda: (tmp_path / "pid").read_text() != "")
     child = int((tmp_path / "pid").read_text())
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(task)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert not left.exists()

@@ -14,6 +14,7 @@ import anyio
 import pytest
 from tests.service.world import World, world
 from tests.support.images import file, write_layout
+from tests.support.waiting import cancelled
 
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.local.images import INTERVAL_SECONDS, ImageService, Pruner
@@ -142,9 +143,7 @@ async def test_it_prunes_at_once_and_hourly_and_continues_after_a_failure(
         index.write_text("no JSON")
         task = asyncio.create_task(this.pruner(max_bytes=1 << 40).run())
         await this.awake.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(task)
         assert this.slept == [INTERVAL_SECONDS] * 3
         failed = [entry for entry in logged if entry["event"] == "prune_failed"]
         assert len(failed) == 3
@@ -160,8 +159,6 @@ async def test_only_a_prune_that_removed_something_is_logged(
         old = await this.bring("old", 8)
         task = asyncio.create_task(this.pruner().run())
         await this.awake.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(task)
         told = [entry for entry in logged if entry["event"] == "images_pruned"]
         assert [entry["digests"] for entry in told] == [[old]]

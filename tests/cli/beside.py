@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line beside a server of this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio.to_thread
+from tests.support.server import Rig
+from tests.support.waggle_process import command_line
+
+
+class Commands:
+    """The command line, next to a server; `settings` are more of its settings."""
+
+    def __init__(self, rig: Rig, directory: Path, **settings: str) -> None:
+        self._directory = directory
+        self.settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+            **settings,
+        }
+
+    async def __call__(self, *words: str, stdin: str | None = None) -> tuple[int, str, str]:
+        """Run a command to its end, and return its status and both outputs."""
+        ended = await anyio.to_thread.run_sync(
+            lambda: command_line(*words, data=self._directory, settings=self.settings, stdin=stdin)
+        )
+        return ended.returncode, ended.stdout, ended.stderr
