@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.domain.diagnosis.test_said import failed, told
 from tests.domain.evidence import failed, told
 
 from waggle.domain.diagnosis.rules import diagnose
