@@ -51,6 +51,7 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("format", ("ruff", "format", "--check", ".")),
         Phase("lint", ("ruff", "check", ".")),
         Phase("imports", ("lint-imports",)),
+        Phase("words", ("python", "-m", "tests.phases.words")),
         Phase("types", ("pyright",)),
     )
     # Four workers on two cores, since many tests wait (136 s; with three: 155 s). An idle worker
