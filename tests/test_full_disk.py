@@ -46,16 +46,16 @@ FULL = DiskFull("The server's disk is full: there is no room in the data directo
 async def slept(places: Places) -> tuple[str, str]:
     """Leave an environment paused to disk, and one that was being paused at a kill."""
     until = datetime.now(UTC) + timedelta(hours=1)
-    asleep = replace(environment(), state=State.PAUSED).asleep(until)
+    on_disk = replace(environment(), state=State.PAUSED).paused_to_disk(until)
     fallen = replace(environment(), state=State.RUNNING)
     store = await SqliteStore.open(places.state)
-    for each in (asleep, fallen):
+    for each in (on_disk, fallen):
         await store.save(each)
-        moment = frozen_in(places.environments / each.id)
-        moment.mkdir(parents=True)
-        (moment / "ram").write_bytes(b"what it knows")
+        frozen_machine = frozen_in(places.environments / each.id)
+        frozen_machine.mkdir(parents=True)
+        (frozen_machine / "ram").write_bytes(b"what it knows")
     await store.aclose()
-    return asleep.id, fallen.id
+    return on_disk.id, fallen.id
 
 
 @needs_root

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, Record, Space
+from waggle.domain.diagnosis import Diagnosis, Evidence, RunFacts, Space
 from waggle.domain.diagnosis.rules import diagnose
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
@@ -18,7 +18,7 @@ FAILED = Evidence(
     memory_mib=512,
     disk_mib=1024,
     network=NetworkPolicy.PUBLIC,
-    record=Record(
+    record=RunFacts(
         exit_code=1,
         memory_limit=460 * MIB,
         disk=Space(500 * MIB, 1000 * MIB),

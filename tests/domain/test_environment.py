@@ -20,11 +20,11 @@ from waggle.domain.environment import (
     parse_timeout,
 )
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
+from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MACHINE = MachineIdentity(pid=42, started=1, boot_id="b")
+MACHINE = VmmProcess(pid=42, started=1, boot_id="b")
 C, R, P, RE, DG, DD, E = (
     State.CREATING,
     State.RUNNING,
@@ -132,14 +132,14 @@ def test_an_environment_paused_to_disk_holds_no_slot_and_expires() -> None:
     until = NOW + timedelta(days=1)
     paused = environment(R, machine=MACHINE, ssh_port=1).to(P)
     assert paused.holds_capacity
-    assert not paused.is_asleep
-    asleep = paused.asleep(until)
-    assert asleep.is_asleep
-    assert not asleep.holds_capacity
-    assert not asleep.is_expired(until - timedelta(microseconds=1))
-    assert asleep.is_expired(until)
-    awake = asleep.to(RE).awake(until)
-    assert (awake.state, awake.paused_until, awake.last_used_at) == (R, None, until)
+    assert not paused.is_on_disk
+    on_disk = paused.paused_to_disk(until)
+    assert on_disk.is_on_disk
+    assert not on_disk.holds_capacity
+    assert not on_disk.is_expired(until - timedelta(microseconds=1))
+    assert on_disk.is_expired(until)
+    resumed = on_disk.to(RE).resumed(until)
+    assert (resumed.state, resumed.paused_until, resumed.last_used_at) == (R, None, until)
 
 
 def test_an_environment_with_a_call_is_busy() -> None:

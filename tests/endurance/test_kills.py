@@ -101,25 +101,25 @@ async def _all_ended(server: Waggle) -> None:
 
 async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) -> str:
     """Kill the server at a random moment of the work; return a description of the moment."""
-    moment = ""
+    stage = ""
 
     async def strike() -> None:
-        nonlocal moment
+        nonlocal stage
         began = time.monotonic()
         calls = rng.randrange(LEAST_CALLS, MOST_CALLS)
         await workload.reaches(calls)
         if rng.random() < 0.5:
             tool = rng.choice(DELICATE)
             await workload.begins(tool)
-            moment = f" and at {tool}"
+            stage = f" and at {tool}"
         await anyio.sleep(rng.uniform(0, CALL_SECONDS))  # waits for nothing: any moment will do
         server.kill()
-        moment = f"after {calls} calls{moment}, {time.monotonic() - began:.1f} s"
+        stage = f"after {calls} calls{stage}, {time.monotonic() - began:.1f} s"
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(workload.run, lambda: server.process.returncode is None)
         tasks.start_soon(strike)
-    return moment
+    return stage
 
 
 async def _all_is_usable_and_goes(server: Waggle, rng: random.Random, ledger: Ledger) -> None:

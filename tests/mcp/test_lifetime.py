@@ -73,11 +73,11 @@ async def test_an_environment_with_a_running_job_does_not_expire() -> None:
 
 async def test_an_idle_environment_that_cannot_be_paused_to_disk_states_why() -> None:
     now = NOW
-    pausing = Pausing(when_idle=True, max_asleep=1)
+    pausing = Pausing(when_idle=True, max_on_disk=1)
     setup = Setup(pausing=pausing, clock=lambda: now)
     async with serving(setup) as rig, client(rig, MODERN) as agent:
-        asleep, idle = await created(agent), await created(agent)
-        await agent.call_tool("pause_environment", {"environment_id": asleep, "to_disk": True})
+        on_disk, idle = await created(agent), await created(agent)
+        await agent.call_tool("pause_environment", {"environment_id": on_disk, "to_disk": True})
         now += timedelta(minutes=30)
         assert await rig.services.environments.retire(idle) is None
         why = (

@@ -41,20 +41,20 @@ class Heard:
     """The notices that a 2025 client received, as URIs; `list` means that the list changed."""
 
     told: list[str] = field(default_factory=list[str])
-    news: anyio.Event = field(default_factory=anyio.Event)
+    events: anyio.Event = field(default_factory=anyio.Event)
 
     async def take(self, message: object) -> None:
         if isinstance(message, ResourceUpdatedNotification):
             self.told.append(message.params.uri)
         elif isinstance(message, ResourceListChangedNotification):
             self.told.append("list")
-        self.news.set()
+        self.events.set()
 
     async def until(self, enough: Callable[[list[str]], bool]) -> None:
         with anyio.fail_after(5):
             while not enough(self.told):
-                self.news = anyio.Event()
-                await self.news.wait()
+                self.events = anyio.Event()
+                await self.events.wait()
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
 
 def changes_of(rig: Rig) -> Changes:
     """Return the server's `Changes`, the only listener of this rig's jobs."""
-    (teller,) = rig.services.jobs._tellers  # pyright: ignore[reportPrivateUsage]  # to look inside
+    (teller,) = rig.services.jobs._listeners  # pyright: ignore[reportPrivateUsage]  # to look inside
     return cast("Changes", cast("Any", teller).__self__)
 
 

@@ -61,7 +61,7 @@ def test_the_instructions_name_all_offered_tools_and_no_others(toolsets: set[Too
 
 @pytest.mark.parametrize("sleeps", [False, True])
 def test_the_instructions_begin_with_their_use_and_are_short(sleeps: bool) -> None:
-    text = instructions(ALL, sleep_when_idle=sleeps)
+    text = instructions(ALL, pauses_when_idle=sleeps)
     assert text.startswith("Use waggle whenever ")
     assert len(text) < 2_048
     assert ("paused to disk" in text) is sleeps

@@ -21,18 +21,18 @@ async def test_an_idle_environment_is_paused_in_memory_while_it_cannot_be_writte
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
-        here.gates.errors["hibernate"] = OSError(28, "No space left on device")
+        here.gates.errors["pause_to_disk"] = OSError(28, "No space left on device")
         assert await reaper(here).sweep() == []
         kept = here.get(environment.id)
-        assert (kept.state, kept.is_asleep) == (State.PAUSED, False)
+        assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
         assert "No space left on device" in str(kept.notice)
         assert here.host.only.obeyed[-1] == "pause"
         here.gates.errors.clear()
         assert await reaper(here).sweep() == [], "it is not tried at every sweep"
         here.clock.now += TRY_AGAIN
         assert await reaper(here).sweep() == [environment.id]
-        asleep = here.get(environment.id)
-        assert (asleep.is_asleep, asleep.notice) == (True, None)
+        on_disk = here.get(environment.id)
+        assert (on_disk.is_on_disk, on_disk.notice) == (True, None)
         await use(here, environment)
 
 
@@ -56,7 +56,7 @@ async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() 
     async with world(pausing=SLEEPY) as here:
         environment = await here.created()
         here.clock.now += IDLE
-        here.gates.errors["hibernate"] = FULL
+        here.gates.errors["pause_to_disk"] = FULL
         for _ in range(3):  # each try costs the machine time, so not every sweep tries
             assert await reaper(here).sweep() == []
         assert here.host.only.obeyed.count("unpause") == 1
@@ -64,12 +64,12 @@ async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() 
         assert await reaper(here).sweep() == []
         assert here.host.only.obeyed.count("unpause") == 2
         kept = here.get(environment.id)
-        assert (kept.state, kept.is_asleep) == (State.PAUSED, False)
+        assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
         assert "The server's disk is full" in str(kept.notice)
         here.gates.errors.clear()
         here.clock.now += TRY_AGAIN
         assert await reaper(here).sweep() == [environment.id]
-        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).is_on_disk
         assert here.get(environment.id).notice is None
 
 
@@ -82,7 +82,7 @@ async def test_below_the_reserve_nothing_is_written() -> None:
         with pytest.raises(DiskFull):
             await paused(here, environment)
         assert here.host.only.obeyed == ["pause"]
-        assert here.host.asleep == set()
+        assert here.host.on_disk == set()
         await use(here, environment)
         assert here.get(environment.id).notice is None
 
@@ -92,7 +92,7 @@ async def test_an_environment_paused_to_disk_can_be_paused_and_resumed_below_the
         environment = await here.created()
         await paused(here, environment)
         here.host.disk_error = FULL
-        assert (await paused(here, environment)).is_asleep
+        assert (await paused(here, environment)).is_on_disk
         await use(here, environment)
 
 
@@ -101,10 +101,10 @@ async def test_a_pause_that_cannot_be_recorded_still_counts() -> None:
     async with world() as here:
         environment = await here.created()
         here.store.broken = {State.PAUSED, State.RUNNING}
-        assert (await paused(here, environment)).is_asleep
+        assert (await paused(here, environment)).is_on_disk
         assert here.store.records[environment.id].state is State.RUNNING
         assert await here.service.recover() == 0
-        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).is_on_disk
         await use(here, environment)
 
 
@@ -119,7 +119,7 @@ async def test_a_full_disk_at_the_start_loses_no_paused_environment() -> None:
         await paused(here, fallen)
         saves = len(here.store.history)
         async with world() as later:
-            later.host.asleep |= {sleeper.id, fallen.id}
+            later.host.on_disk |= {sleeper.id, fallen.id}
             later.store.records = dict(here.store.records)
             later.store.broken = set(State)
             assert await later.service.recover() == 0
@@ -184,8 +184,8 @@ class TestMachineThatStandsStill:
 async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_runs_on() -> None:
     async with world() as here:
         environment = await here.created()
-        async with here.host.only.moment() as moment:
+        async with here.host.only.freeze() as frozen_machine:
             here.host.disk_error = FULL
             with pytest.raises(DiskFull):
-                await here.service.roll_back(environment.id, moment, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
         await use(here, environment)

@@ -20,7 +20,7 @@ from tests.support.changed import (
     mended,
 )
 
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.store import frozen_archive, frozen_files
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
 from waggle.service.local.frozen.manifest import Shelves, from_facts, vmm_of
@@ -76,7 +76,7 @@ def test_files(count: int, in_memory: Path) -> None:
         frozen_archive.unpack(BytesIO(data), target, _bounds)
         frozen_files.problem(target)
 
-    attempts(count, make, attempt, (MomentUnusable,))
+    attempts(count, make, attempt, (FrozenMachineUnusable,))
 
 
 @pytest.mark.parametrize("count", NUMBERS)
@@ -97,13 +97,19 @@ def test_changed_manifests_are_accepted_or_refused(count: int, in_memory: Path) 
     def make(chance: random.Random) -> bytes:
         return changed_json(MANIFEST_TEXT, chance)
 
-    attempts(count, make, attempt, (MomentUnusable,))
+    attempts(count, make, attempt, (FrozenMachineUnusable,))
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan"), "9" * 5_000])
 def test_a_number_that_is_none_is_refused(number: object) -> None:
     facts = MANIFEST_TEXT["facts"]
-    with pytest.raises(MomentUnusable, match="not one of ours"), frozen_files.understanding():
+    with (
+        pytest.raises(FrozenMachineUnusable, match="not one of ours"),
+        frozen_files.understanding(),
+    ):
         from_facts({**facts, "resources": {"cpus": number}}, SHELVES)
-    with pytest.raises(MomentUnusable, match="not one of ours"), frozen_files.understanding():
+    with (
+        pytest.raises(FrozenMachineUnusable, match="not one of ours"),
+        frozen_files.understanding(),
+    ):
         parse_snapshot({"snapshot": {**facts["snapshot"], "resources": [number]}})

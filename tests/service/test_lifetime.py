@@ -40,7 +40,7 @@ class TestInspection:
             here.clock.advance(minutes=10)
             found = await here.service.inspect(environment.id, owner=OWNER)
             assert found.idle_left == IDLE - timedelta(minutes=10)
-            assert (found.usage, found.ports, found.is_busy) == (USED, (), False)
+            assert (found.resource_use, found.ports, found.is_busy) == (USED, (), False)
             assert here.get(environment.id).last_used_at == environment.last_used_at
             here.clock.advance(hours=1)
             overdue = await here.service.inspect(environment.id, owner=OWNER)
@@ -59,7 +59,11 @@ class TestInspection:
             here.host.only.die()
             await settle()
             found = await here.service.inspect(environment.id, owner=OWNER)
-            assert (found.environment.state, found.usage, found.ports) == (State.ERROR, None, ())
+            assert (found.environment.state, found.resource_use, found.ports) == (
+                State.ERROR,
+                None,
+                (),
+            )
 
     async def test_another_owner_cannot_inspect_extend_or_touch(self) -> None:
         async with world() as here:

@@ -90,7 +90,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
         async def owner() -> None:
             async with anyio.create_task_group() as tasks:
-                pausing = Pausing(when_idle=True, max_asleep=ASLEEP)
+                pausing = Pausing(when_idle=True, max_on_disk=ASLEEP)
                 built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing))
                 await self.stop.wait()
                 tasks.cancel_scope.cancel()
@@ -271,9 +271,9 @@ class ServiceMachine(RuleBasedStateMachine):
         alive = {each.environment.id for each in self.here.host.guests.values() if not each.freed}
         assert {each.id for each in shown if each.holds_capacity} == alive
         assert {each.state for each in shown} <= {State.RUNNING, State.PAUSED, State.ERROR}
-        asleep = {each.id for each in shown if each.is_asleep}
-        assert asleep == self.here.host.asleep
-        assert {each.id for each in shown if each.state is State.PAUSED} <= alive | asleep
+        on_disk = {each.id for each in shown if each.is_on_disk}
+        assert on_disk == self.here.host.on_disk
+        assert {each.id for each in shown if each.state is State.PAUSED} <= alive | on_disk
         assert {each.id for each in shown if each.state is State.RUNNING} <= alive
         full = self.loop(self.here.service.not_ready()) is not None
         assert full == (len(alive) == CAPACITY)
@@ -286,7 +286,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_sleep_than_may(self) -> None:
-        assert len(self.here.host.asleep) <= ASLEEP
+        assert len(self.here.host.on_disk) <= ASLEEP
 
     @invariant()
     def no_machine_is_forgotten_or_freed_twice(self) -> None:

@@ -57,7 +57,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
         async def run() -> None:
             async with anyio.create_task_group() as tasks:
-                pausing = Pausing(when_idle=True, keep=timedelta(days=100), max_asleep=ASLEEP)
+                pausing = Pausing(when_idle=True, keep=timedelta(days=100), max_on_disk=ASLEEP)
                 built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing, per_owner=SHARE))
                 await self.stop.wait()
                 tasks.cancel_scope.cancel()
@@ -74,7 +74,7 @@ class QuotaMachine(RuleBasedStateMachine):
     def places(self, owner: str) -> int:
         """Count the places on the disk, including those of pauses under way."""
         falling = sum(whose == owner and not job.is_done for whose, job in self.falling)
-        return falling + sum(each.is_asleep for each in self.owned(owner))
+        return falling + sum(each.is_on_disk for each in self.owned(owner))
 
     @rule(owner=owners)
     def create(self, owner: str) -> None:
@@ -92,7 +92,7 @@ class QuotaMachine(RuleBasedStateMachine):
             return
         chosen = running[which % len(running)]
         fits = self.places(owner) < ASLEEP
-        self.here.gates.closed.add("hibernate")
+        self.here.gates.closed.add("pause_to_disk")
         pausing = self.here.service.pause(chosen.id, owner=owner, to_disk=True)
         job = self.loop(self._started(pausing))
         if fits:
@@ -106,10 +106,10 @@ class QuotaMachine(RuleBasedStateMachine):
     def pauses_end(self, fails: bool) -> None:
         """End all pauses that are under way; if they fail, they give their places back."""
         if fails:
-            self.here.gates.errors["hibernate"] = OSError(28, "No space left on device")
+            self.here.gates.errors["pause_to_disk"] = OSError(28, "No space left on device")
 
         async def go() -> None:
-            self.here.gates.open("hibernate")
+            self.here.gates.open("pause_to_disk")
             await settle()
 
         self.loop(go())
@@ -120,11 +120,11 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(owner=owners, which=st.integers(0, 9))
     def resume(self, owner: str, which: int) -> None:
-        asleep = [each for each in self.owned(owner) if each.is_asleep]
-        if not asleep:
+        on_disk = [each for each in self.owned(owner) if each.is_on_disk]
+        if not on_disk:
             return
         fits = self.slots(owner) < SHARE
-        chosen = asleep[which % len(asleep)]
+        chosen = on_disk[which % len(on_disk)]
         job = self.loop(self._started(self.here.service.resume(chosen.id, owner=owner)))
         self._as_expected(job, fits)
 
@@ -141,14 +141,14 @@ class QuotaMachine(RuleBasedStateMachine):
         if self.falling:
             return
         expected = {owner: min(ASLEEP, len(self.owned(owner))) for owner in OWNERS}
-        self.here.gates.closed.discard("hibernate")
+        self.here.gates.closed.discard("pause_to_disk")
         self.here.clock.now += IDLE
         reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
         self.loop(reaper.sweep())
         for owner in OWNERS:
             assert self.places(owner) == expected[owner]
             for each in self.owned(owner):
-                assert each.is_asleep or f"Owner {owner} has {ASLEEP} of" in str(each.notice)
+                assert each.is_on_disk or f"Owner {owner} has {ASLEEP} of" in str(each.notice)
 
     async def _started(self, call: Coroutine[object, object, T]) -> Job[T]:
         job = self.here.start(call)

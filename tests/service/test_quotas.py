@@ -22,7 +22,7 @@ from waggle.service.programs.jobs import MAX_RUNNING
 pytestmark = pytest.mark.anyio
 
 GREEDY, OTHER = "ann", "bob"
-SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_asleep=20)
+SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
 LARGE = CreateRequest(RuntimeName.PYTHON, memory_mb=1024)
 
 
@@ -48,10 +48,10 @@ async def test_an_owner_who_fills_their_disk_places_costs_no_other_owner_anythin
             await here.service.pause(one_more.id, owner=GREEDY, to_disk=True)
 
         found = await here.service.pause(paused.id, owner=OTHER, to_disk=True)
-        assert found.is_asleep
+        assert found.is_on_disk
         here.clock.now += IDLE
         assert idle.id in await sweep(here)
-        assert here.service.get(idle.id, owner=OTHER).is_asleep
+        assert here.service.get(idle.id, owner=OTHER).is_on_disk
         assert here.host.discarded == []
         async with here.service.using(idle.id, owner=OTHER) as (held, _):
             assert held.state is State.RUNNING
@@ -59,7 +59,7 @@ async def test_an_owner_who_fills_their_disk_places_costs_no_other_owner_anythin
 
 async def test_an_idle_environment_keeps_its_files_when_its_owner_has_no_place_left() -> None:
     async with world(
-        capacity=4, pausing=Pausing(when_idle=True, max_asleep=1), several_owners=True
+        capacity=4, pausing=Pausing(when_idle=True, max_on_disk=1), several_owners=True
     ) as here:
         await fill(here, OTHER, 1)
         idle = await here.created(owner=OTHER)

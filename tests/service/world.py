@@ -22,8 +22,8 @@ from tests.support.fakes import FakeGuest
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
-from waggle.domain.host import Moment, Progress
-from waggle.domain.machine import DiskUse, MachineIdentity, NetworkPolicy, Resources
+from waggle.domain.host import FrozenMachine, Progress
+from waggle.domain.machine import DiskUse, NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import Pausing
@@ -130,7 +130,7 @@ class Guest(FakeGuest):
     """A guest that records its end. `freed` counts how often its machine was freed."""
 
     gates: Gates = field(default_factory=Gates)
-    asleep: set[str] = field(default_factory=set[str])
+    on_disk: set[str] = field(default_factory=set[str])
     """The host's set of environments that are paused to disk."""
     freed: int = 0
     watch_error: Exception | None = None
@@ -150,14 +150,14 @@ class Guest(FakeGuest):
             raise self.pause_error
         await FakeGuest.pause(self)
 
-    async def hibernate(self) -> None:
+    async def pause_to_disk(self) -> None:
         with anyio.CancelScope(shield=True):
-            await self.gates.enter("hibernate", self.environment.id)
+            await self.gates.enter("pause_to_disk", self.environment.id)
         if self.pause_error is not None:
             raise self.pause_error
-        await FakeGuest.hibernate(self)
+        await FakeGuest.pause_to_disk(self)
         self.freed += 1
-        self.asleep.add(self.environment.id)
+        self.on_disk.add(self.environment.id)
 
     async def wait_dead(self) -> str:
         await self.dead.wait()
@@ -182,7 +182,7 @@ class Host:
     reason: str | None = None
     late: bool = False
     can_freeze: bool = True
-    asleep: set[str] = field(default_factory=set[str])
+    on_disk: set[str] = field(default_factory=set[str])
     disk_error: DiskFull | None = None
     free: int = 1 << 40
     used: dict[str, int] = field(default_factory=dict[str, int])
@@ -198,7 +198,10 @@ class Host:
         return len(self.booting) + sum(not guest.freed for guest in self.guests.values())
 
     async def create(
-        self, environment: Environment, progress: Progress, moment: Moment | None = None
+        self,
+        environment: Environment,
+        progress: Progress,
+        frozen_machine: FrozenMachine | None = None,
     ) -> Guest:
         self.booting.add(environment.id)
         try:
@@ -211,10 +214,10 @@ class Host:
             guest = Guest(
                 environment=environment,
                 ssh_port=10_000 + number,
-                machine=MachineIdentity(pid=4_000_000 + number, started=number, boot_id="fake"),
+                machine=VmmProcess(pid=4_000_000 + number, started=number, boot_id="fake"),
                 booted_from={"image": "sha256:fake"},
                 gates=self.gates,
-                asleep=self.asleep,
+                on_disk=self.on_disk,
             )
             self.guests[environment.id] = guest
         except BaseException:
@@ -225,24 +228,24 @@ class Host:
         self.booting.discard(environment.id)
         return guest
 
-    async def wake(self, environment: Environment, progress: Progress) -> Guest:
-        assert environment.id in self.asleep
+    async def resume(self, environment: Environment, progress: Progress) -> Guest:
+        assert environment.id in self.on_disk
         guest = await self.create(environment, progress)
-        self.asleep.remove(environment.id)
+        self.on_disk.remove(environment.id)
         return guest
 
     def require_disk(self) -> None:
         if self.disk_error is not None:
             raise self.disk_error
 
-    async def salvage(self, environment: Environment) -> bool:
-        return environment.id in self.asleep
+    async def recover(self, environment: Environment) -> bool:
+        return environment.id in self.on_disk
 
     async def discard(self, environment: Environment) -> None:
         await self.gates.enter("discard", environment.id)
         if environment.id in self.discard_errors:
             raise self.discard_errors[environment.id]
-        self.asleep.discard(environment.id)
+        self.on_disk.discard(environment.id)
         self.discarded.append(environment.id)
 
     async def disk_use(self) -> DiskUse:
@@ -371,7 +374,7 @@ class World:
         self.gates.open_all()
         await self.service.aclose()
         for each in self.service.all():
-            if each.is_asleep:  # as an operator would: it outlives the server
+            if each.is_on_disk:  # as an operator would: it outlives the server
                 await self.service.destroy(each.id, owner=each.owner)
         await settle()
         assert self.service.all() == []

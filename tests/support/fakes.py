@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.lowlevel
-from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
+from tests.support.guest import FakeFile, FakeFrozenMachine, FakeGuest, output
 
 from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, MomentUnusable
-from waggle.domain.host import Moment, Progress
-from waggle.domain.machine import DiskUse, MachineIdentity
+from waggle.domain.errors import DiskFull, FrozenMachineUnusable
+from waggle.domain.host import FrozenMachine, Progress
+from waggle.domain.machine import DiskUse, VmmProcess
 from waggle.domain.snapshot import Snapshot
 
 __all__ = [
@@ -63,7 +63,10 @@ class FakeHost:
         return guest
 
     async def create(
-        self, environment: Environment, progress: Progress, moment: Moment | None = None
+        self,
+        environment: Environment,
+        progress: Progress,
+        frozen_machine: FrozenMachine | None = None,
     ) -> FakeGuest:
         self.creating.set()
         try:
@@ -84,24 +87,24 @@ class FakeHost:
         guest = FakeGuest(
             environment=environment,
             ssh_port=10_000 + number,
-            machine=MachineIdentity(pid=4_000_000 + number, started=number, boot_id="fake"),
+            machine=VmmProcess(pid=4_000_000 + number, started=number, boot_id="fake"),
             booted_from={"image": "sha256:fake", "kernel": "fake"},
         )
-        if isinstance(moment, FakeMoment):
-            guest.files = copy.deepcopy(moment.files)
+        if isinstance(frozen_machine, FakeFrozenMachine):
+            guest.files = copy.deepcopy(frozen_machine.files)
         self.prepare(guest)
         self.guests[environment.id] = guest
         return guest
 
-    async def wake(self, environment: Environment, progress: Progress) -> FakeGuest:
-        asleep = self.guests[environment.id]
-        return await self.create(environment, progress, FakeMoment(asleep.files))
+    async def resume(self, environment: Environment, progress: Progress) -> FakeGuest:
+        on_disk = self.guests[environment.id]
+        return await self.create(environment, progress, FakeFrozenMachine(on_disk.files))
 
     def require_disk(self) -> None:
         if self.disk_error is not None:
             raise self.disk_error
 
-    async def salvage(self, environment: Environment) -> bool:
+    async def recover(self, environment: Environment) -> bool:
         return environment.id in self.guests
 
     async def discard(self, environment: Environment) -> None:
@@ -180,8 +183,8 @@ class MemoryCalls:
 class MemoryShelf:
     """A SnapshotShelf in memory. `error` makes keeping fail."""
 
-    kept: dict[str, tuple[Snapshot, FakeMoment]] = field(
-        default_factory=dict[str, tuple[Snapshot, FakeMoment]]
+    kept: dict[str, tuple[Snapshot, FakeFrozenMachine]] = field(
+        default_factory=dict[str, tuple[Snapshot, FakeFrozenMachine]]
     )
     error: Exception | None = None
     unusable: bool = False
@@ -189,20 +192,20 @@ class MemoryShelf:
     def all(self) -> list[Snapshot]:
         return [snapshot for snapshot, _ in self.kept.values()]
 
-    async def keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+    async def keep(self, frozen_machine: FrozenMachine, snapshot: Snapshot) -> Snapshot:
         await anyio.lowlevel.checkpoint()
         if self.error is not None:
             raise self.error
-        assert isinstance(moment, FakeMoment)
+        assert isinstance(frozen_machine, FakeFrozenMachine)
         kept = replace(snapshot, size=1000)
-        self.kept[kept.id] = kept, moment
+        self.kept[kept.id] = kept, frozen_machine
         return kept
 
     @contextlib.asynccontextmanager
-    async def recalled(self, snapshot: Snapshot) -> AsyncGenerator[Moment]:
+    async def opened(self, snapshot: Snapshot) -> AsyncGenerator[FrozenMachine]:
         await anyio.lowlevel.checkpoint()
         if self.unusable:
-            raise MomentUnusable("Its state cannot be used: ram is corrupt.")
+            raise FrozenMachineUnusable("Its state cannot be used: ram is corrupt.")
         yield self.kept[snapshot.id][1]
 
     async def remove(self, snapshot_id: str) -> None:

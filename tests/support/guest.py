@@ -41,7 +41,7 @@ from waggle.domain.files import (
 )
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
-from waggle.domain.machine import ExposedPort, MachineIdentity, Usage
+from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import (
     HOME,
     NOTHING_LEFT,
@@ -56,7 +56,7 @@ from waggle.domain.programs import (
 from waggle.domain.programs import Program as KitProgram
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
-USED = Usage(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
+USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
 MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -89,7 +89,7 @@ class FakeFile:
 
 
 @dataclass(slots=True)
-class FakeMoment:
+class FakeFrozenMachine:
     """A copy of a guest's files; `ended` once its block is left."""
 
     files: dict[str, FakeFile]
@@ -111,7 +111,7 @@ class FakeGuest:
 
     environment: Environment
     ssh_port: int
-    machine: MachineIdentity
+    machine: VmmProcess
     booted_from: dict[str, str]
     files: dict[str, FakeFile] = field(default_factory=dict[str, FakeFile])
     directories: set[str] = field(default_factory=lambda: {"/", "/home", HOME, "/tmp"})
@@ -136,7 +136,7 @@ class FakeGuest:
     packed: bytes = b""
     left: Left = NOTHING_LEFT
     dying: set[int] = field(default_factory=set[int])
-    used: Usage = USED
+    used: ResourceUse = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
     visit: Callable[[], None] = lambda: None
     stall: Callable[[DiskFull | None], None] = lambda _why: None
@@ -374,7 +374,7 @@ class FakeGuest:
             modified=MODIFIED,
         )
 
-    async def usage(self) -> Usage | None:
+    async def resource_use(self) -> ResourceUse | None:
         await anyio.lowlevel.checkpoint()
         return None if self.dead.is_set() else self.used
 
@@ -417,16 +417,16 @@ class FakeGuest:
         await self._obey("unpause")
 
     @asynccontextmanager
-    async def moment(self) -> AsyncGenerator[FakeMoment]:
+    async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
         await self._obey("moment")
-        taken = FakeMoment(copy.deepcopy(self.files))
+        taken = FakeFrozenMachine(copy.deepcopy(self.files))
         try:
             yield taken
         finally:
             taken.ended = True
 
-    async def hibernate(self) -> None:
-        await self._obey("hibernate")
+    async def pause_to_disk(self) -> None:
+        await self._obey("pause_to_disk")
         self.die("hibernates")
 
     async def _obey(self, what: str) -> None:

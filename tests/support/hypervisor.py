@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken, Unsupported
-from waggle.domain.machine import READY_LINE, GuestDisks, MachineIdentity, MachineSpec
+from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec, VmmProcess
 from waggle.infra.guest.agent import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish
@@ -77,7 +77,7 @@ class FakeMachine:
         )
 
     @property
-    def identity(self) -> MachineIdentity:
+    def identity(self) -> VmmProcess:
         return self._running().identity
 
     @property

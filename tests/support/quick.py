@@ -22,7 +22,7 @@ from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.files import FileLock
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.blueprint import Blueprint, MachineParts
 from waggle.service.local.frozen.templates import Recipe, Templates
 from waggle.service.local.start import identity_of
 
@@ -58,6 +58,6 @@ async def quick(
 def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
     """Return the blueprint of a machine of `lab.guest()`."""
     asked = environment()
-    made_of = MadeOf(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
+    parts = MachineParts(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
     identity = identity_of(image, new_keys(), asked.name, asked.network, certificates=b"")
-    return Blueprint(made_of, identity, Path("/nonexistent"))
+    return Blueprint(parts, identity, Path("/nonexistent"))

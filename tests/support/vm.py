@@ -37,7 +37,7 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
-from waggle.service.local.frozen import CannotFreeze, Freezing, Moments
+from waggle.service.local.frozen import CannotFreeze, Freezer, Freezing
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root
@@ -122,7 +122,7 @@ class Lab:
         freezing: Freezing = CannotFreeze("It cannot freeze machines.", hint="")
         if isinstance(self.hypervisor, QemuHypervisor):
             place = self.directory / "moments"
-            freezing = Moments(self.hypervisor, place, CACHE / "disks", parts)
+            freezing = Freezer(self.hypervisor, place, CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
             machines=LocalMachines(

@@ -145,7 +145,7 @@ class Agent:
             await self.forget(self._rng.choice(self.kept))
             return
         deeds: list[Callable[[Known], Awaitable[None]]] = [self.write, self.check, self.snapshot]
-        deeds += [self.sleep] * 4 + [self.wake]
+        deeds += [self.sleep] * 4 + [self.resume]
         deeds += [self.fork] if len(self.mine) < MOST_EACH else [self.destroy] * 2
         await self._rng.choice(deeds)(self._rng.choice(self.mine))
 
@@ -189,7 +189,7 @@ class Agent:
         with _changing(known, State.ASLEEP):
             await self._call("pause_environment", environment_id=known.id, to_disk=True)
 
-    async def wake(self, known: Known) -> None:
+    async def resume(self, known: Known) -> None:
         """Resume with a separate call."""
         with _changing(known):
             await self._call("resume_environment", environment_id=known.id)

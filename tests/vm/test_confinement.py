@@ -13,7 +13,7 @@ import pytest
 from tests.support.vm import Lab
 from tests.support.waiting import until
 
-from waggle.domain.machine import MachineIdentity
+from waggle.domain.machine import VmmProcess
 from waggle.infra.shared.confined import MAX_DESCRIPTORS, identify
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import is_root
@@ -128,7 +128,7 @@ async def test_it_dies_with_the_server(lab: Lab) -> None:
     )
     assert server.stdout is not None
     pid, started, boot = (await server.stdout.readline()).decode().split()
-    machine = MachineIdentity(int(pid), int(started), boot)
+    machine = VmmProcess(int(pid), int(started), boot)
     assert identify(machine.pid) == machine
     server.send_signal(signal.SIGKILL)
     await until(lambda: identify(machine.pid) != machine, DEATH_SECONDS)

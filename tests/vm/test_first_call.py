@@ -16,7 +16,7 @@ import pytest
 from tests.support.vm import Lab, environment, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
-from waggle.domain.host import Moment, no_progress
+from waggle.domain.host import FrozenMachine, no_progress
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
@@ -84,9 +84,9 @@ async def started(lab: Lab, port: int) -> tuple[LocalHost, Environment, LocalGue
     return host, asked, guest
 
 
-async def copy(lab: Lab, host: LocalHost, moment: Moment) -> LocalGuest:
+async def copy(lab: Lab, host: LocalHost, frozen_machine: FrozenMachine) -> LocalGuest:
     asked = environment(network=NetworkPolicy.PUBLIC)
-    return lab.adopt(await host.create(asked, no_progress, moment))
+    return lab.adopt(await host.create(asked, no_progress, frozen_machine))
 
 
 @pytest.mark.slow
@@ -95,17 +95,17 @@ async def test_each_of_20_forks_can_download_in_its_first_call(quick: Lab, port:
     room = anyio.Semaphore(AT_ONCE)
     got: list[str] = []
 
-    async def first_call(moment: Moment) -> None:
+    async def first_call(frozen_machine: FrozenMachine) -> None:
         async with room:
-            guest = await copy(quick, host, moment)
+            guest = await copy(quick, host, frozen_machine)
             result = await guest.run(download(port))
             got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
             await guest.destroy()
 
     await anyio.sleep(1)  # let the connection become idle: its end then goes unnoticed
-    async with origin.moment() as moment, anyio.create_task_group() as tasks:
+    async with origin.freeze() as frozen_machine, anyio.create_task_group() as tasks:
         for _ in range(TIMES):
-            tasks.start_soon(first_call, moment)
+            tasks.start_soon(first_call, frozen_machine)
     assert got == [str(SIZE)] * TIMES
     assert lines(await origin.run(download(port))) == [str(SIZE)]
 
@@ -120,8 +120,8 @@ async def test_each_of_20_resumes_can_download_in_the_first_call(quick: Lab, por
             await guest.unpause()
         else:
             await anyio.sleep(0.2)  # as above
-            await guest.hibernate()
-            guest = quick.adopt(await host.wake(asked, no_progress))
+            await guest.pause_to_disk()
+            guest = quick.adopt(await host.resume(asked, no_progress))
         result = await guest.run(download(port))
         got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
     assert got == [str(SIZE)] * TIMES
@@ -139,8 +139,8 @@ async def test_a_program_of_a_running_call_runs_on_in_a_fork(quick: Lab, port: i
         with anyio.fail_after(60):
             while "yes" not in await root(origin, "[ ! -e /dev/shm/count ] || echo yes"):
                 pass
-        async with origin.moment() as moment:
-            fork = await copy(quick, host, moment)
+        async with origin.freeze() as frozen_machine:
+            fork = await copy(quick, host, frozen_machine)
         left = await fork.left_running()
         assert (left.count, left.programs[0].command[:30]) == (1, "/.waggle/bin/busybox sh -c i=0")
         before = int(await root(fork, "cat /dev/shm/count"))

@@ -74,17 +74,17 @@ class Heard:
 
     def __init__(self) -> None:
         self.told: list[DiskFull | None] = []
-        self._news = anyio.Event()
+        self._events = anyio.Event()
 
     def tell(self, why: DiskFull | None) -> None:
         self.told.append(why)
-        self._news.set()
+        self._events.set()
 
     async def next(self) -> None:
         """Wait for a report after those that earlier calls waited for."""
         with anyio.fail_after(400):
-            await self._news.wait()
-        self._news = anyio.Event()
+            await self._events.wait()
+        self._events = anyio.Event()
 
 
 async def write(guest: LocalGuest, results: list[ExecutionResult]) -> None:
@@ -120,7 +120,7 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
         assert "machine stands still" in str(heard.told[0])
         assert "the small disk" in str(heard.told[0])
         with pytest.raises(DiskFull, match="stands still"):
-            await guest.hibernate()
+            await guest.pause_to_disk()
         assert not frozen_in(lab.environments / asked.id).exists()
         assert results == []
         disk.free()
@@ -133,7 +133,7 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
     await guest.run(sh("/.waggle/bin/busybox dd if=/dev/urandom of=/dev/shm/x bs=1M count=60"))
     disk.fill(leave=20 * MIB)
     with pytest.raises(DiskFull, match="no room"):
-        await guest.hibernate()
+        await guest.pause_to_disk()
     await guest.unpause()
     assert not frozen_in(lab.environments / asked.id).exists()
     assert not list((lab.environments / asked.id).glob(".tmp-*"))
@@ -168,7 +168,7 @@ async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
         await heard.next()
         assert "would be larger than it may be" in str(heard.told[0])
         with pytest.raises(DiskFull, match="ulimit -f"):
-            await guest.hibernate()
+            await guest.pause_to_disk()
         with anyio.move_on_after(8):  # several retries, which are not reported
             await heard.next()
         assert len(heard.told) == 1

@@ -59,8 +59,8 @@ async def test_booted_and_resumed_machines_return_freed_memory(
     guest = reporting.adopt(await host.create(asked, no_progress))
     used, later = await use_and_free(guest)
     assert later < used - USED_MB // 2
-    await guest.hibernate()
-    guest = reporting.adopt(await host.wake(asked, no_progress))
+    await guest.pause_to_disk()
+    guest = reporting.adopt(await host.resume(asked, no_progress))
     used, later = await use_and_free(guest)
     assert later < used - USED_MB // 2
 
@@ -69,9 +69,9 @@ async def test_a_copy_keeps_freed_memory_without_logging_errors(reporting: Lab) 
     """Its memory file is shared with other copies, so QEMU may not punch holes in it."""
     host = reporting.host()
     origin = reporting.adopt(await host.create(environment(resources=ENOUGH), no_progress))
-    async with origin.moment() as moment:
+    async with origin.freeze() as frozen_machine:
         asked = environment(resources=ENOUGH)
-        copy = reporting.adopt(await host.create(asked, no_progress, moment))
+        copy = reporting.adopt(await host.create(asked, no_progress, frozen_machine))
     await root(copy, f"{FILL}; rm /dev/shm/full; {FILL}")
     log = (reporting.environments / asked.id / "console.log").read_text(errors="replace")
     assert "discard" not in log

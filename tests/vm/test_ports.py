@@ -159,7 +159,7 @@ async def test_a_killed_machine_ends_its_connections(lab: Lab) -> None:
     guest = await lab.guest()
     flooding = asyncio.create_task(guest.run(sh(FLOOD, timeout=300.0)))
     connection = await connect_to_the_flood(guest)
-    used = await guest.usage()
+    used = await guest.resource_use()
     assert used is not None
     assert used.cpu_seconds > 0
     assert used.memory_bytes > 16 << 20
@@ -168,7 +168,7 @@ async def test_a_killed_machine_ends_its_connections(lab: Lab) -> None:
     async with asyncio.timeout(PATIENCE):
         await drained(connection)
         await guest.wait_dead()
-    assert await guest.usage() is None
+    assert await guest.resource_use() is None
     assert not await guest.answers(8004, 0)
     with pytest.raises(GuestLost):
         await flooding

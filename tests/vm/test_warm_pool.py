@@ -124,14 +124,14 @@ async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pool
     home = pooled.lab.environments / asked.id
     assert {"ssh_key", "known_hosts", "scratch.img"} <= {each.name for each in home.iterdir()}
     assert len(list(pooled.lab.environments.glob("warm-*"))) == 1
-    usage = await guest.usage()
-    assert usage is not None
-    assert usage.disk_bytes > 0
+    resource_use = await guest.resource_use()
+    assert resource_use is not None
+    assert resource_use.disk_bytes > 0
     if not pooled.host.can_freeze:
         return
     await root(guest, "echo kept >/etc/kept")
-    await guest.hibernate()
-    woken = pooled.lab.adopt(await pooled.host.wake(asked, no_progress))
+    await guest.pause_to_disk()
+    woken = pooled.lab.adopt(await pooled.host.resume(asked, no_progress))
     assert await root(woken, "cat /etc/kept; hostname") == f"kept\n{asked.name}\n"
 
 

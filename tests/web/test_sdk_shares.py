@@ -43,7 +43,7 @@ async def test_an_owners_paused_environments_cost_the_other_nothing() -> None:
         access=AccessRules(Tokens()),
         several_owners=True,
         max_environments=6,
-        pausing=Pausing(when_idle=True, max_asleep=20),
+        pausing=Pausing(when_idle=True, max_on_disk=20),
         clock=lambda: now,
     )
     async with (

@@ -43,7 +43,7 @@ from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
 from waggle.infra.shared.disk_room import DiskRoom, disk_of
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts, Launcher
-from waggle.service.local.frozen import CannotFreeze, Moments
+from waggle.service.local.frozen import CannotFreeze, Freezer
 from waggle.service.local.frozen.templates import NoTemplates, Recipe, Templates
 from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine
@@ -61,7 +61,7 @@ class Machinery:
     hypervisor: Hypervisor
     parts: GuestParts
     launcher: Launcher
-    freezing: Moments | CannotFreeze
+    freezing: Freezer | CannotFreeze
     room: DiskRoom
 
 
@@ -87,9 +87,9 @@ def machinery(
     room = data_room(settings)
     if not isinstance(machines, QemuHypervisor):
         return Machinery(machines, parts, launcher, CannotFreeze(_WHY_NOT, _QEMU_CAN), room)
-    moments = Moments(machines, places.moments, places.disks, parts, room)
-    stack.callback(moments.loaded.close)
-    return Machinery(machines, parts, launcher, moments, room)
+    freezer = Freezer(machines, places.frozen, places.disks, parts, room)
+    stack.callback(freezer.loaded.close)
+    return Machinery(machines, parts, launcher, freezer, room)
 
 
 def templates(

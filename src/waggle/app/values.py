@@ -159,7 +159,7 @@ def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Lim
         pausing=Pausing(
             when_idle=settings.idle_action == "pause",
             keep=settings.paused_keep,
-            max_asleep=settings.max_paused,
+            max_on_disk=settings.max_paused,
         ),
     )
 

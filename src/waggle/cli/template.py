@@ -30,7 +30,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.environments.creating import CreateRequest
-from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.blueprint import Blueprint, MachineParts
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.start import identity_of
 
@@ -172,9 +172,9 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
         image = await image_service(settings, authorities=made.parts.certificates).boot_image(
             environment.image, report
         )
-    parts = made.parts
-    made_of = MadeOf(runtime, image, parts.kernel(), parts.kit(), environment.resources)
+    shared = made.parts
+    parts = MachineParts(runtime, image, shared.kernel(), shared.kit(), environment.resources)
     identity = identity_of(
-        image, new_keys(), environment.name, environment.network, certificates=parts.certificates
+        image, new_keys(), environment.name, environment.network, certificates=shared.certificates
     )
-    return Blueprint(made_of, identity, _NOWHERE, LOCAL)
+    return Blueprint(parts, identity, _NOWHERE, LOCAL)

@@ -121,5 +121,5 @@ def _write(path: Path, text: str) -> None:
         os.chown(path, -1, before.st_gid)
 
 
-def _shown(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+def _shown(at: datetime | None) -> str | None:
+    return None if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"

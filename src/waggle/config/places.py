@@ -70,9 +70,9 @@ class Places:
         return self.data / "environments"
 
     @property
-    def moments(self) -> Path:
+    def frozen(self) -> Path:
         """Frozen machines of environments while other machines are resumed from them."""
-        return self.data / "moments"
+        return self.data / "frozen"
 
     @property
     def snapshots(self) -> Path:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
+from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -80,7 +80,7 @@ class Environment:
     last_used_at: datetime
     state: State = State.CREATING
     ssh_port: int | None = None
-    machine: MachineIdentity | None = None
+    machine: VmmProcess | None = None
     booted_from: dict[str, str] = field(default_factory=dict[str, str])
     error: str | None = None
     active_calls: int = 0
@@ -122,7 +122,7 @@ class Environment:
 
     def with_machine(
         self,
-        machine: MachineIdentity,
+        machine: VmmProcess,
         *,
         ssh_port: int,
         booted_from: Mapping[str, str],
@@ -150,7 +150,7 @@ class Environment:
         """Return it as a new server finds its record: no call is in progress."""
         return replace(self, active_calls=0)
 
-    def asleep(self, until: datetime) -> Environment:
+    def paused_to_disk(self, until: datetime) -> Environment:
         """Pause it to disk: its machine is gone, and its state is kept until then."""
         return replace(self.without_machine(), paused_until=until, notice=None)
 
@@ -158,12 +158,12 @@ class Environment:
         """Set the notice for its owner; a change of state removes it."""
         return replace(self, notice=notice)
 
-    def awake(self, now: datetime) -> Environment:
+    def resumed(self, now: datetime) -> Environment:
         """Make it run again; its idle time starts anew."""
         return replace(self.to(State.RUNNING), paused_until=None).used(now)
 
     @property
-    def is_asleep(self) -> bool:
+    def is_on_disk(self) -> bool:
         """Whether it is paused to disk, without a machine."""
         return self.state is State.PAUSED and self.machine is None
 

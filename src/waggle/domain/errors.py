@@ -155,7 +155,7 @@ class Unsupported(WaggleError):
     default_hint = "The operator can choose another with WAGGLE_HYPERVISOR."
 
 
-class MomentUnusable(WaggleError):
+class FrozenMachineUnusable(WaggleError):
     """A snapshot, or an environment paused to disk, cannot be resumed here and now."""
 
     code = "moment_unusable"

@@ -18,7 +18,7 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.machine import DiskUse, ExposedPort, MachineIdentity, Usage
+from waggle.domain.machine import DiskUse, ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import (
     Command,
     ExecutionResult,
@@ -36,7 +36,7 @@ async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
 
 
-class Moment(Protocol):
+class FrozenMachine(Protocol):
     """A frozen machine, from which copies resume. The caller that froze it ends it."""
 
     @property
@@ -54,7 +54,7 @@ class Guest(Protocol):
         ...
 
     @property
-    def machine(self) -> MachineIdentity:
+    def machine(self) -> VmmProcess:
         """The VMM, for recovery after a restart."""
         ...
 
@@ -161,7 +161,7 @@ class Guest(Protocol):
         """
         ...
 
-    async def usage(self) -> Usage | None:
+    async def resource_use(self) -> ResourceUse | None:
         """Return its use of the host without asking the guest; None if its machine is gone."""
         ...
 
@@ -213,7 +213,7 @@ class Guest(Protocol):
         """Resume it, with the right time. Idempotent. Raises GuestLost."""
         ...
 
-    def moment(self) -> AbstractAsyncContextManager[Moment]:
+    def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
         """Freeze the machine for the length of a block; the environment continues meanwhile.
 
         Connections are not part of it: a program that uses one finds it broken in a copy. Raises
@@ -221,7 +221,7 @@ class Guest(Protocol):
         """
         ...
 
-    async def hibernate(self) -> None:
+    async def pause_to_disk(self) -> None:
         """Pause it to disk for `EnvironmentHost.wake`, and end its machine.
 
         When that fails, it may stay paused until `unpause`. Finishes when cancelled. Raises
@@ -242,7 +242,10 @@ class EnvironmentHost(Protocol):
     """Brings environments up."""
 
     async def create(
-        self, environment: Environment, progress: Progress, moment: Moment | None = None
+        self,
+        environment: Environment,
+        progress: Progress,
+        frozen_machine: FrozenMachine | None = None,
     ) -> Guest:
         """Boot the environment, or resume it from a frozen machine, and connect to it.
 
@@ -255,14 +258,14 @@ class EnvironmentHost(Protocol):
         """Raise DiskFull when it has too little room for another environment or a copy."""
         ...
 
-    async def wake(self, environment: Environment, progress: Progress) -> Guest:
+    async def resume(self, environment: Environment, progress: Progress) -> Guest:
         """Resume an environment that is paused to disk; when that fails, it stays paused.
 
         Raises as `create` does.
         """
         ...
 
-    async def salvage(self, environment: Environment) -> bool:
+    async def recover(self, environment: Environment) -> bool:
         """End what an earlier server left running of it; return whether it can be resumed.
 
         Idempotent. Not for an environment that this server runs.

@@ -36,7 +36,7 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class MachineIdentity:
+class VmmProcess:
     """A process that can be recognised after a restart: the pid alone may have been reused.
 
     `started` is the kernel's start time of the process in clock ticks since boot, `boot_id` the
@@ -60,7 +60,7 @@ class NetworkPolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ResourceUse:
     """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
 
     `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
@@ -139,7 +139,7 @@ class Machine(Protocol):
     """One running virtual machine. Owns its VMM, sockets and console; not the disks."""
 
     @property
-    def identity(self) -> MachineIdentity:
+    def identity(self) -> VmmProcess:
         """The VMM, recognisable after a restart of the server."""
         ...
 
@@ -190,7 +190,7 @@ class Machine(Protocol):
         """
         ...
 
-    async def freeze(self, disks: GuestDisks) -> Frozen:
+    async def freeze(self, disks: GuestDisks) -> FrozenState:
         """Copy the state of a running machine, which is paused and stays so, even on failure.
 
         `disks` says where its disks are now. Copies find the connections to the guest broken.
@@ -225,7 +225,7 @@ class Hypervisor(Protocol):
         ...
 
 
-class Frozen(Protocol):
+class FrozenState(Protocol):
     """A machine's whole state except its disks, in two open files. Copies resume from it."""
 
     @property
@@ -258,7 +258,7 @@ class Frozen(Protocol):
 class FreezingHypervisor(Hypervisor, Protocol):
     """A hypervisor whose machines can be frozen; it resumes any number of copies at once."""
 
-    def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
+    def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """Return the properties that must be the same wherever a frozen machine resumes.
 
         Without `frozen`, those of a machine booted and frozen now. Raises SetupIncomplete without a
@@ -275,7 +275,7 @@ class FreezingHypervisor(Hypervisor, Protocol):
 
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
-    ) -> Frozen:
+    ) -> FrozenState:
         """Read the saved state of a machine with this fingerprint. Blocks. Raises OSError.
 
         If it is for one machine `alone`, that machine may write to its memory without copying it
@@ -283,7 +283,9 @@ class FreezingHypervisor(Hypervisor, Protocol):
         """
         ...
 
-    async def resume(self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False) -> Machine:
+    async def resume(
+        self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False
+    ) -> Machine:
         """Resume a frozen machine as a copy that shares the memory that it does not write.
 
         It is that machine's twin until it is renewed. `spec` must name the same kernel, kit, image

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.environment import Environment
-from waggle.domain.host import Moment
+from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -40,7 +40,7 @@ class Snapshot:
     resources: Resources
     network: NetworkPolicy
     directory: str
-    made_of: Mapping[str, str]
+    booted_from: Mapping[str, str]
     """Digests of the image, the kernel and the kit, and the fingerprint of the VMM."""
     created_at: datetime
     expires_at: datetime
@@ -69,7 +69,7 @@ class Snapshot:
             resources=environment.resources,
             network=environment.network,
             directory=environment.directory,
-            made_of=environment.booted_from,
+            booted_from=environment.booted_from,
             created_at=now,
             expires_at=expires_at,
             variables=environment.variables,
@@ -88,14 +88,14 @@ class SnapshotShelf(Protocol):
         """Return the snapshots of all owners, oldest first."""
         ...
 
-    async def keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+    async def keep(self, frozen_machine: FrozenMachine, snapshot: Snapshot) -> Snapshot:
         """Write a machine that was just frozen; return the snapshot, with its size. Raises OSError.
 
         Durable when it returns; when it fails or is cancelled, nothing is left.
         """
         ...
 
-    def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
+    def opened(self, snapshot: Snapshot) -> AbstractAsyncContextManager[FrozenMachine]:
         """Give the snapshot's frozen machine for the length of a block. Raises MomentUnusable."""
         ...
 

@@ -76,7 +76,7 @@ class Services:
     @property
     def when_unused(self) -> str:
         """The end of an environment after its idle time, as a text to follow "is"."""
-        return "paused to disk" if self.environments.sleep_when_idle else "destroyed"
+        return "paused to disk" if self.environments.pauses_when_idle else "destroyed"
 
 
 def current_owner(ctx: Ctx) -> Owner:

@@ -61,22 +61,22 @@ _THEN: Mapping[str, str] = {
 }
 """By the tool that a step needs; without it, the step is left out."""
 _GONE = "One that is not used is destroyed after a while, with its files: read what you need."
-_ASLEEP = "One that is not used is paused to disk; the next call has it go on."
+_PAUSED = "One that is not used is paused to disk; the next call has it go on."
 _LAST = (
     "An error says what to do next. A non-zero exit_code is the program's own result: read stderr."
 )
 
 
-def instructions(offered: Collection[str], *, sleep_when_idle: bool = False) -> str:
+def instructions(offered: Collection[str], *, pauses_when_idle: bool = False) -> str:
     """Return the instructions of a server with these tools. Pure.
 
     `sleep_when_idle` means that unused environments are paused to disk instead of destroyed.
     """
-    steps = [f"- {step}" for step in _steps(offered, sleep_when_idle)]
+    steps = [f"- {step}" for step in _steps(offered, pauses_when_idle)]
     return "\n".join([_WHEN, *steps, _LAST])
 
 
-def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
+def _steps(offered: Collection[str], pauses_when_idle: bool) -> Iterator[str]:
     yield from (text for name, text in _FIRST.items() if name in offered)
     if work := [name for name in _WORK if name in offered]:
         yield f"{', '.join(work)} work in an environment, too."
@@ -91,7 +91,7 @@ def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
         if name in offered:
             yield text if "create_environment" in offered else without(_CREATING, text)
     if "destroy_environment" in offered:
-        fate = _ASLEEP if sleep_when_idle else _GONE
+        fate = _PAUSED if pauses_when_idle else _GONE
         yield f"destroy_environment when the work is done; list_environments has yours. {fate}"
 
 
@@ -115,7 +115,7 @@ class Surfaces:
     """The surfaces of one server."""
 
     def __init__(self, services: Services) -> None:
-        self._sleeps = services.environments.sleep_when_idle
+        self._sleeps = services.environments.pauses_when_idle
         self._tools = all_tools(services)
         self._made = lru_cache(maxsize=MOST_KEPT)(self._make)
         self.default = self._make(services.offer)
@@ -146,7 +146,7 @@ class Surfaces:
             offer=offer,
             tools={tool.name: tool for tool in tools},
             prompts={prompt.name: prompt for prompt in prompts},
-            instructions=instructions(names, sleep_when_idle=self._sleeps),
+            instructions=instructions(names, pauses_when_idle=self._sleeps),
             tool_list=ListToolsResult(tools=[_listed(tool) for tool in tools]),
             prompt_list=ListPromptsResult(prompts=[_listed_prompt(each) for each in prompts]),
         )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.domain.evidence import FAILED, MIB
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Record, Refused, Space
+from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Refused, RunFacts, Space
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF
 from waggle.domain.diagnosis.rules import diagnose, machine_died
@@ -202,7 +202,7 @@ def test_a_machine_that_died(cause: str, words: str) -> None:
 counts = st.integers(0, 10**20 - 1)
 spaces = st.none() | st.builds(Space, counts, counts)
 records = st.builds(
-    Record,
+    RunFacts,
     exit_code=st.none() | st.integers(0, 255),
     signal=st.none() | counts,
     exec_error=st.none() | st.integers(0, 200),

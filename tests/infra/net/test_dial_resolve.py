@@ -123,8 +123,8 @@ async def test_a_missing_address_is_remembered_for_a_while() -> None:
     for errno, seconds in ((socket.EAI_NONAME, NO_NAME_SECONDS), (-3, NO_ANSWER_SECONDS)):
         gate.error, gate.asked[:] = OSError(errno, "so it is"), []
         began, name = now[0], f"{-errno}.test"
-        for moment in (0.0, 0.0, seconds - 0.1):
-            now[0] = began + moment
+        for frozen_machine in (0.0, 0.0, seconds - 0.1):
+            now[0] = began + frozen_machine
             with pytest.raises(OSError, match="so it is") as raised:
                 await resolve(name)
             assert raised.value.errno == errno

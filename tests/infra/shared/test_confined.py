@@ -181,7 +181,7 @@ async def test_only_the_identified_process_is_killed() -> None:
 
 def test_an_absent_process_has_no_identity() -> None:
     assert identify(2**22 + 1) is None
-    assert not kill_identified(confined.MachineIdentity(2**22 + 1, 1, "x"))
+    assert not kill_identified(confined.VmmProcess(2**22 + 1, 1, "x"))
 
 
 async def test_a_zombie_has_no_identity() -> None:

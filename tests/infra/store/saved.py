@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.environment import Environment, Resources, State, VmmProcess
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -26,6 +26,6 @@ def environment(number: int = 1, state: State = State.RUNNING) -> Environment:
         last_used_at=NOW,
         state=state,
         ssh_port=10_000 + number,
-        machine=MachineIdentity(pid=100 + number, started=7, boot_id="b"),
+        machine=VmmProcess(pid=100 + number, started=7, boot_id="b"),
         booted_from={"image": "sha256:1"},
     )

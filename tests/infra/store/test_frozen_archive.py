@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_archive import pack, unpack
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
@@ -58,7 +58,7 @@ def made(
 
 def refusal(data: bytes, directory: Path) -> str:
     directory.mkdir(exist_ok=True)
-    with pytest.raises(MomentUnusable) as caught:
+    with pytest.raises(FrozenMachineUnusable) as caught:
         unpack(io.BytesIO(data), directory, lambda _: MOST)
     return caught.value.message
 
@@ -141,7 +141,7 @@ def test_impossible_sizes_are_refused(tmp_path: Path, sizes: bytes) -> None:
 
 def test_a_file_larger_than_its_bound_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(MomentUnusable, match="ram has a size"):
+    with pytest.raises(FrozenMachineUnusable, match="ram has a size"):
         unpack(io.BytesIO(made()), tmp_path / "in", lambda _: {**MOST, "ram": BLOCK})
     assert [*(tmp_path / "in").iterdir()] == []
 
@@ -162,7 +162,7 @@ def test_damage_never_gives_another_frozen_machine(
     target = tmp_path_factory.mktemp("broken")
     try:
         unpack(io.BytesIO(broken), target, lambda _: MOST)
-    except MomentUnusable:
+    except FrozenMachineUnusable:
         return
     assert frozen_files.problem(target) is None
     assert frozen_files.facts(target) == {"about": "this"}

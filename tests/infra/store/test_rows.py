@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
+from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import migrate
 from waggle.infra.store.environments import _SAVE, Value, from_row, to_row
 
 numbers = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-moments = st.datetimes(
+freezer = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
     min_value=datetime(1970, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
 )
@@ -33,11 +33,11 @@ environments = st.builds(
     resources=st.builds(Resources, numbers, numbers, numbers),
     network=st.sampled_from(NetworkPolicy),
     idle_timeout=st.timedeltas(timedelta(0), timedelta(days=365)),
-    created_at=moments,
-    last_used_at=moments,
+    created_at=freezer,
+    last_used_at=freezer,
     state=st.sampled_from(State),
     ssh_port=st.none() | st.integers(1, 65535),
-    machine=st.none() | st.builds(MachineIdentity, numbers, numbers, texts),
+    machine=st.none() | st.builds(VmmProcess, numbers, numbers, texts),
     booted_from=st.dictionaries(texts, texts, max_size=4),
     error=st.none() | texts,
     active_calls=st.integers(0, 3),

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 GREEDY, OTHER = "ann", "bob"
-SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_asleep=20)
+SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
 
 
 def pause(here: World, environment: Environment) -> Job[Environment]:
@@ -64,12 +64,12 @@ async def test_a_pause_or_snapshot_over_the_disk_share_is_refused() -> None:
         with pytest.raises(QuotaExceeded):
             await snapshots(here).fork(first.id, 2, owner=GREEDY)
         here.host.used[first.id] = 488 * MIB
-        assert (await pause(here, first).result()).is_asleep
+        assert (await pause(here, first).result()).is_on_disk
         here.host.used[first.id] = 1000 * MIB
         with pytest.raises(QuotaExceeded):
             await here.created(owner=GREEDY)
         other = await here.created(owner=OTHER)
-        assert (await pause(here, other).result()).is_asleep
+        assert (await pause(here, other).result()).is_on_disk
 
 
 async def test_snapshots_and_copies_of_them_count_towards_the_share() -> None:
@@ -108,18 +108,18 @@ async def test_job_output_and_archives_count_towards_the_share() -> None:
 async def test_space_is_reserved_while_bytes_are_written() -> None:
     async with world(capacity=6, disk_mib=1000, several_owners=True) as here:
         first, second = [await here.created(owner=GREEDY) for _ in range(2)]
-        here.gates.closed = {"hibernate", "disk"}
+        here.gates.closed = {"pause_to_disk", "disk"}
         pauses = [pause(here, first), pause(here, second)]
         await settle()
         here.gates.open("disk")
         await settle()
         refused = [each.error for each in pauses if each.is_done]
         assert [type(each) for each in refused] == [QuotaExceeded]
-        here.gates.errors["hibernate"] = OSError(28, "No space left on device")
-        here.gates.open("hibernate")
+        here.gates.errors["pause_to_disk"] = OSError(28, "No space left on device")
+        here.gates.open("pause_to_disk")
         await settle()
         here.gates.errors.clear()
-        assert (await pause(here, second).result()).is_asleep, "what failed holds nothing"
+        assert (await pause(here, second).result()).is_on_disk, "what failed holds nothing"
 
 
 async def test_an_idle_environment_without_disk_space_is_paused_in_memory_with_a_notice() -> None:
@@ -139,7 +139,7 @@ async def test_the_disk_of_a_sole_owner_is_not_measured() -> None:
     async with world() as here:
         here.host.free = 0
         here.gates.closed = {"disk"}
-        assert (await pause(here, await here.created()).result()).is_asleep
+        assert (await pause(here, await here.created()).result()).is_on_disk
 
 
 async def test_without_a_configured_share_each_of_several_owners_gets_half() -> None:
@@ -149,7 +149,7 @@ async def test_without_a_configured_share_each_of_several_owners_gets_half() -> 
         with pytest.raises(QuotaExceeded, match="ann has 700 of the 650 MiB"):
             await here.created(owner=GREEDY)
         other = await here.created(owner=OTHER)
-        assert (await pause(here, other).result()).is_asleep
+        assert (await pause(here, other).result()).is_on_disk
 
 
 @given(

@@ -32,7 +32,7 @@ async def test_any_call_resumes_a_paused_environment(to_disk: bool) -> None:
         environment = await here.created()
         for _ in range(2):
             now = await paused(here, environment, to_disk=to_disk)
-            assert (now.state, now.is_asleep) == (State.PAUSED, to_disk)
+            assert (now.state, now.is_on_disk) == (State.PAUSED, to_disk)
             again = await paused(here, environment, to_disk=to_disk)  # idempotent
             assert again.state is State.PAUSED
             await use(here, environment)
@@ -47,7 +47,7 @@ async def test_pausing_to_disk_frees_the_slot_and_resuming_needs_one() -> None:
         second = await here.created()
         with pytest.raises(MaxEnvironments):
             await use(here, first)
-        assert here.get(first.id).is_asleep
+        assert here.get(first.id).is_on_disk
         await here.destroy(second.id).result()
         await use(here, first)
 
@@ -55,7 +55,7 @@ async def test_pausing_to_disk_frees_the_slot_and_resuming_needs_one() -> None:
 async def test_a_pause_to_disk_stops_the_machine_once() -> None:
     async with world() as here:
         await paused(here, await here.created())
-        assert here.host.only.obeyed == ["hibernate"]
+        assert here.host.only.obeyed == ["pause_to_disk"]
 
 
 async def test_pausing_in_memory_keeps_the_slot() -> None:
@@ -69,8 +69,8 @@ async def test_an_environment_paused_in_memory_can_be_paused_to_disk() -> None:
     async with world() as here:
         environment = await here.created()
         await paused(here, environment, to_disk=False)
-        assert (await paused(here, environment)).is_asleep
-        assert (await paused(here, environment, to_disk=False)).is_asleep
+        assert (await paused(here, environment)).is_on_disk
+        assert (await paused(here, environment, to_disk=False)).is_on_disk
 
 
 async def test_a_busy_environment_is_not_paused() -> None:
@@ -83,7 +83,7 @@ async def test_a_busy_environment_is_not_paused() -> None:
 
 
 async def test_the_number_of_environments_paused_to_disk_is_limited() -> None:
-    async with world(pausing=Pausing(max_asleep=1)) as here:
+    async with world(pausing=Pausing(max_on_disk=1)) as here:
         first, second = await here.created(), await here.created()
         await paused(here, first)
         await paused(here, first)
@@ -96,7 +96,7 @@ async def test_the_number_of_environments_paused_to_disk_is_limited() -> None:
 async def test_a_failed_pause_leaves_the_environment_running(error: Exception) -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.errors["hibernate"] = error
+        here.gates.errors["pause_to_disk"] = error
         with pytest.raises(type(error)):
             await paused(here, environment)
         assert here.host.only.obeyed == ["unpause"]
@@ -111,7 +111,7 @@ async def test_a_failed_resume_leaves_it_paused_and_the_next_call_retries() -> N
         here.host.create_error = GuestLost("its disk is slow")
         with pytest.raises(GuestLost):
             await use(here, environment)
-        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).is_on_disk
         here.host.create_error = None
         await use(here, environment)
 
@@ -169,7 +169,7 @@ async def test_an_idle_environment_is_paused_to_disk_and_later_destroyed() -> No
         environment = await here.created()
         here.clock.now += IDLE
         assert await reaper(here).sweep() == [environment.id]
-        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).is_on_disk
         here.clock.now += KEEP - timedelta(microseconds=1)
         assert await reaper(here).sweep() == []
         here.clock.now += timedelta(microseconds=1)
@@ -187,7 +187,7 @@ async def test_idle_environments_over_the_limit_are_paused_in_memory() -> None:
             for _ in range(3):
                 await reaper(here).sweep()
         first, second, third = here.service.all()
-        assert [first.is_asleep, second.is_asleep, third.is_asleep] == [True, True, False]
+        assert [first.is_on_disk, second.is_on_disk, third.is_on_disk] == [True, True, False]
         assert third.state is State.PAUSED
         assert third.notice == (
             "It is idle, and stands still in memory until it can be paused to disk: "
@@ -197,11 +197,11 @@ async def test_idle_environments_over_the_limit_are_paused_in_memory() -> None:
         assert [line["environment"] for line in said] == [third.id], "once, not at every sweep"
         await here.destroy(first.id).result()
         assert await reaper(here).sweep() == [third.id]
-        assert here.get(third.id).is_asleep
+        assert here.get(third.id).is_on_disk
 
 
 async def test_an_idle_environment_paused_in_memory_resumes_when_used() -> None:
-    async with world(pausing=Pausing(when_idle=True, max_asleep=1), capacity=3) as here:
+    async with world(pausing=Pausing(when_idle=True, max_on_disk=1), capacity=3) as here:
         await paused(here, await here.created())
         idle = await here.created()
         here.clock.now += IDLE
@@ -213,12 +213,12 @@ async def test_an_idle_environment_paused_in_memory_resumes_when_used() -> None:
 
 
 async def test_an_environment_paused_in_memory_is_kept_as_long_as_one_on_disk() -> None:
-    async with world(pausing=replace(SLEEPY, max_asleep=1), capacity=3) as here:
+    async with world(pausing=replace(SLEEPY, max_on_disk=1), capacity=3) as here:
         sleeper = await here.created()
         idle = await here.created()
         here.clock.now += IDLE
         await reaper(here).sweep()
-        assert here.get(sleeper.id).is_asleep
+        assert here.get(sleeper.id).is_on_disk
         here.clock.now += KEEP - timedelta(microseconds=1)
         async with here.service.using(sleeper.id, owner=OWNER):
             pass
@@ -230,17 +230,17 @@ async def test_an_environment_paused_in_memory_is_kept_as_long_as_one_on_disk() 
 
 
 async def test_concurrent_pauses_reserve_their_places() -> None:
-    async with world(pausing=Pausing(max_asleep=1)) as here:
+    async with world(pausing=Pausing(max_on_disk=1)) as here:
         first, second = await here.created(), await here.created()
-        here.gates.closed.add("hibernate")
+        here.gates.closed.add("pause_to_disk")
         falling = here.start(paused(here, first))
         again = here.start(paused(here, first))
-        await here.gates.reached("hibernate")
+        await here.gates.reached("pause_to_disk")
         with pytest.raises(QuotaExceeded):
             await paused(here, second)
         here.gates.open_all()
-        assert (await falling.result()).is_asleep
-        assert (await again.result()).is_asleep
+        assert (await falling.result()).is_on_disk
+        assert (await again.result()).is_on_disk
 
 
 async def test_environments_paused_to_disk_outlive_the_server() -> None:
@@ -251,10 +251,10 @@ async def test_environments_paused_to_disk_outlive_the_server() -> None:
         assert [each.id for each in here.service.all()] == [sleeper.id]
         assert here.host.guests[other.id].freed == 1
         async with world(pausing=SLEEPY) as later:
-            later.host.asleep.add(sleeper.id)
+            later.host.on_disk.add(sleeper.id)
             later.store.records = dict(here.store.records)
             assert await later.service.recover() == 0
-            assert later.get(sleeper.id).is_asleep
+            assert later.get(sleeper.id).is_on_disk
             await use(later, sleeper)
         await here.destroy(sleeper.id).result()
 
@@ -268,9 +268,9 @@ async def test_recovery_after_a_killed_server(state: State, is_whole: bool) -> N
         await here.destroy(environment.id).result()
         here.store.records[environment.id] = replace(environment, state=state)
         if is_whole:
-            here.host.asleep.add(environment.id)
+            here.host.on_disk.add(environment.id)
         assert await here.service.recover() == (0 if is_whole else 1)
-        assert [each.is_asleep for each in here.service.all()] == [True] * is_whole
+        assert [each.is_on_disk for each in here.service.all()] == [True] * is_whole
         if is_whole:
             await here.destroy(environment.id).result()
 
@@ -279,8 +279,8 @@ async def test_a_rollback_resumes_the_frozen_machine_under_the_same_id() -> None
     async with world() as here:
         environment = await here.created()
         first = here.host.only
-        async with first.moment() as moment:
-            back = await here.service.roll_back(environment.id, moment, owner=OWNER)
+        async with first.freeze() as frozen_machine:
+            back = await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
         assert (back.id, back.state) == (environment.id, State.RUNNING)
         assert first.freed == 1
         assert here.host.only is not first
@@ -291,9 +291,9 @@ async def test_a_failed_rollback_is_reported_and_holds_no_slot() -> None:
     async with world() as here:
         environment = await here.created()
         here.host.create_error = Broken("no")
-        async with here.host.only.moment() as moment:
+        async with here.host.only.freeze() as frozen_machine:
             with pytest.raises(Broken):
-                await here.service.roll_back(environment.id, moment, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
         failed = here.get(environment.id)
         assert (failed.state, failed.holds_capacity) == (State.ERROR, False)
         assert "Rollback failed" in str(failed.error)
@@ -304,11 +304,11 @@ async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
     async with world() as here:
         environment = await here.created()
         async with (
-            here.host.only.moment() as moment,
+            here.host.only.freeze() as frozen_machine,
             here.service.using(environment.id, owner=OWNER),
         ):
             with pytest.raises(Busy):
-                await here.service.roll_back(environment.id, moment, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
@@ -343,4 +343,4 @@ async def test_a_connection_counts_as_use_but_does_not_resume_a_paused_environme
         here.clock.advance(seconds=2)
         assert await reaper(here).sweep() == [environment.id]
         visit()  # as from a connection that is just ending
-        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).is_on_disk

@@ -158,7 +158,7 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
     async with world(pausing=SLEEPY, capacity=4) as here:
         hanging, other = await here.created(SHORT), await here.created(SHORT)
         here.clock.advance(minutes=1)
-        here.gates.closed = {"hibernate"}
+        here.gates.closed = {"pause_to_disk"}
         ticks = Ticks()
         loop = here.start(reaper(here, ticks).run())
         await settle()
@@ -167,7 +167,7 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
         assert [each.environment for each in here.gates.parked] == [hanging.id, other.id]
         here.gates.parked[1].go.set()
         await settle()
-        assert here.get(other.id).is_asleep
+        assert here.get(other.id).is_on_disk
         third = await here.created(SHORT)
         here.clock.advance(minutes=1)
         ticks.tick()
@@ -176,16 +176,16 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
         assert here.get(third.id).notice is not None, "the next sweep has looked at it"
         here.gates.open_all()
         await settle()
-        assert here.get(hanging.id).is_asleep
+        assert here.get(hanging.id).is_on_disk
         loop.cancel()
         await loop.wait()
 
 
 async def test_few_environments_are_paused_to_disk_at_once() -> None:
-    async with world(pausing=replace(SLEEPY, max_asleep=9), capacity=RESTS + 2) as here:
+    async with world(pausing=replace(SLEEPY, max_on_disk=9), capacity=RESTS + 2) as here:
         idle = [await here.created(SHORT) for _ in range(RESTS + 2)]
         here.clock.advance(minutes=1)
-        here.gates.closed = {"hibernate"}
+        here.gates.closed = {"pause_to_disk"}
         sweeping = here.start(reaper(here).sweep())
         await settle()
         assert len(here.gates.parked) == RESTS

@@ -10,7 +10,7 @@ from tests.service.world import IDLE, OWNER, RESOURCES, START, Broken, settle, w
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, NotFound
-from waggle.domain.machine import MachineIdentity, NetworkPolicy
+from waggle.domain.machine import NetworkPolicy, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
 
@@ -35,7 +35,7 @@ def record(number: int, state: State, error: str | None = None) -> Environment:
         last_used_at=START,
         state=state,
         ssh_port=10_007,
-        machine=MachineIdentity(pid=7, started=7, boot_id="before"),
+        machine=VmmProcess(pid=7, started=7, boot_id="before"),
         error=error,
         active_calls=1,
     )

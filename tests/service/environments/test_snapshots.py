@@ -16,9 +16,9 @@ from tests.support.fakes import MemoryShelf
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import (
     BootFailed,
+    FrozenMachineUnusable,
     InvalidArgument,
     MaxEnvironments,
-    MomentUnusable,
     NotFound,
     QuotaExceeded,
     SnapshotFailed,
@@ -129,9 +129,9 @@ async def test_an_unusable_snapshot_is_reported_and_holds_no_slot() -> None:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
         here.shelf.unusable = True
-        with pytest.raises(MomentUnusable, match="ram is corrupt"):
+        with pytest.raises(FrozenMachineUnusable, match="ram is corrupt"):
             await here.service.create(kept.id, AS_THERE, owner=OWNER)
-        with pytest.raises(MomentUnusable):
+        with pytest.raises(FrozenMachineUnusable):
             await here.service.roll_back(origin.id, kept.id, owner=OWNER)
         assert ids(here.world.service.all()) == [origin.id]
         assert here.world.get(origin.id).state is State.RUNNING

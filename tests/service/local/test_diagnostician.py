@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.support.vm import environment
 
-from waggle.domain.diagnosis import MISSING, NO_RECORD, Record, Refused
+from waggle.domain.diagnosis import MISSING, NO_RECORD, Refused, RunFacts
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Output
 from waggle.service.local.diagnostician import Diagnostician
@@ -38,7 +38,7 @@ def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") 
 class Parts:
     """A guest with prepared answers. `since` holds the times that the proxy was asked about."""
 
-    record: Record = NO_RECORD
+    record: RunFacts = NO_RECORD
     answer: ExecutionResult = field(default_factory=lambda: result(0, stdout=MISSING.encode()))
     refused: tuple[Refused, ...] = ()
     error: Exception | None = None
@@ -48,7 +48,7 @@ class Parts:
     ran: list[Command] = field(default_factory=list[Command])
     since: list[float] = field(default_factory=list[float])
 
-    async def why(self, run_id: str, programs: Sequence[str]) -> Record:
+    async def why(self, run_id: str, programs: Sequence[str]) -> RunFacts:
         self.asked.append(run_id)
         self.programs.append(tuple(programs))
         if self.hangs:
@@ -61,8 +61,8 @@ class Parts:
         self.ran.append(command)
         return self.answer
 
-    def refused_since(self, moment: float) -> Sequence[Refused]:
-        self.since.append(moment)
+    def refused_since(self, since: float) -> Sequence[Refused]:
+        self.since.append(since)
         return self.refused
 
     def diagnostician(self, patience: float = 10.0) -> Diagnostician:
@@ -76,7 +76,7 @@ async def test_a_successful_run_asks_for_nothing() -> None:
 
 
 async def test_the_guest_is_asked_about_the_failed_run() -> None:
-    parts = Parts(Record(oom_kills=1))
+    parts = Parts(RunFacts(oom_kills=1))
     found = await parts.diagnostician().explain(FAILED, result())
     assert found
     assert (found.code, parts.asked, parts.ran) == ("out_of_memory", ["the-run"], [])
@@ -86,7 +86,7 @@ async def test_the_guest_is_asked_about_the_failed_run() -> None:
 @pytest.mark.parametrize("exit_code", [0, 127])
 async def test_the_guest_is_asked_about_a_command_that_was_reported_missing(exit_code: int) -> None:
     said = result(exit_code, b"bash: line 1: pkill: command not found\n")
-    parts = Parts(Record(have=frozenset({"apt-get"})))
+    parts = Parts(RunFacts(have=frozenset({"apt-get"})))
     found = await parts.diagnostician().explain(FAILED, said)
     assert found
     assert found.code == "command_not_found"
@@ -97,14 +97,14 @@ async def test_the_guest_is_asked_about_a_command_that_was_reported_missing(exit
 
 async def test_a_missing_command_reported_on_stdout_counts() -> None:
     said = result(127, stdout=b"bash: line 1: ps: command not found\n")
-    found = await Parts(Record(have=frozenset())).diagnostician().explain(FAILED, said)
+    found = await Parts(RunFacts(have=frozenset())).diagnostician().explain(FAILED, said)
     assert found
     assert "ps" in found.cause
 
 
 async def test_a_command_that_exists_is_not_reported_missing() -> None:
     said = result(0, b"sh: 1: ps: not found\n")
-    for record in (Record(have=frozenset({"ps"})), NO_RECORD):
+    for record in (RunFacts(have=frozenset({"ps"})), NO_RECORD):
         assert await Parts(record).diagnostician().explain(FAILED, said) is None
 
 

@@ -36,7 +36,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, MachineIdentity, MachineSpec, NetworkPolicy, Resources
+from waggle.domain.machine import GuestDisks, MachineSpec, NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -48,7 +48,7 @@ from waggle.service.local.blueprint import (
     GuestParts,
     Launcher,
     LocalMachines,
-    MadeOf,
+    MachineParts,
     StartedMachine,
 )
 from waggle.service.local.frozen import CannotFreeze, frozen_in
@@ -60,7 +60,7 @@ from waggle.service.local.warm_pool import WarmPool
 
 pytestmark = pytest.mark.anyio
 
-IDENTITY = MachineIdentity(2**22 + 1, 0, "none")
+IDENTITY = VmmProcess(2**22 + 1, 0, "none")
 """An identity that no process has."""
 
 
@@ -71,7 +71,7 @@ class PretendMachine:
     log: list[str]
     stubborn: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
-    identity: MachineIdentity = IDENTITY
+    identity: VmmProcess = IDENTITY
 
     @property
     def is_alive(self) -> bool:
@@ -151,7 +151,7 @@ class PretendProxy:
     def lead_home(self, connect: object, hostname: str) -> None:
         pass
 
-    def refused_since(self, moment: float) -> Sequence[Refused]:
+    def refused_since(self, since: float) -> Sequence[Refused]:
         raise AssertionError("nothing runs")
 
     async def aclose(self) -> None:
@@ -350,13 +350,13 @@ async def test_leftovers_of_an_earlier_server_are_removed(rig: Rig) -> None:
 @needs_root
 async def test_an_environment_whose_removal_is_interrupted_does_not_come_back(rig: Rig) -> None:
     """A partial state would be listed as paused and could never resume."""
-    asleep = environment()
-    files = rig.directory / "environments" / asleep.id
+    on_disk = environment()
+    files = rig.directory / "environments" / on_disk.id
     frozen_in(files).mkdir(parents=True)
-    assert await rig.host.salvage(asleep)
+    assert await rig.host.recover(on_disk)
     with small_disk(frozen_in(files) / "held", 1):  # a mount point cannot be deleted
-        await rig.host.discard(asleep)
-        assert not await rig.host.salvage(asleep)
+        await rig.host.discard(on_disk)
+        assert not await rig.host.recover(on_disk)
     rig.host.sweep()
     assert rig.left() == NOTHING
 
@@ -368,8 +368,8 @@ class PretendPool:
     machine: WarmMachine | None
     log: list[str]
 
-    def claim(self, kind: WarmKind, made_of: MadeOf) -> WarmMachine | None:
-        self.log.append(f"claim {kind.runtime} {kind.image} {made_of.image.digest}")
+    def claim(self, kind: WarmKind, parts: MachineParts) -> WarmMachine | None:
+        self.log.append(f"claim {kind.runtime} {kind.image} {parts.image.digest}")
         machine, self.machine = self.machine, None
         return machine
 
@@ -386,8 +386,8 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     files.mkdir(parents=True)
     asked = environment(network=NetworkPolicy.PUBLIC)
     image = await rig.images.boot_image(asked.image, None)
-    made_of = MadeOf(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
-    blueprint = Blueprint(made_of, {}, files)
+    parts = MachineParts(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
+    blueprint = Blueprint(parts, {}, files)
     lease = rig.ports.lease()
     connection = SshConnection(lease.port, new_keys())
     started = StartedMachine(blueprint, PretendMachine(log), lease)
@@ -419,8 +419,8 @@ class TestGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
         image = BootImage("x", "sha256:0", files / "image", {})
-        made_of = MadeOf(RuntimeName.SHELL, image, files / "kernel", files / "kit", resources)
-        blueprint = Blueprint(made_of, {}, files)
+        parts = MachineParts(RuntimeName.SHELL, image, files / "kernel", files / "kit", resources)
+        blueprint = Blueprint(parts, {}, files)
 
         def forget(_port: int) -> None:
             log.append("port, files remain" if files.exists() else "files and port")

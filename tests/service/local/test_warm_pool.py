@@ -21,7 +21,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook
-from waggle.service.local.blueprint import MadeOf
+from waggle.service.local.blueprint import MachineParts
 from waggle.service.local.warm_machine import AGAIN, FIRST_DELAY, LONGEST_DELAY, WarmKind
 from waggle.service.local.warm_pool import SETTLE, STEADY, TICK, WarmPool
 
@@ -32,16 +32,16 @@ PYTHON = WarmKind(RuntimeName.PYTHON, "python", RESOURCES)
 NODE = WarmKind(RuntimeName.NODE, "node", RESOURCES)
 
 
-def made_of(kind: WarmKind, digest: str = "sha256:1") -> MadeOf:
+def parts(kind: WarmKind, digest: str = "sha256:1") -> MachineParts:
     image = BootImage(kind.image, digest, Path("/disk"), {})
-    return MadeOf(kind.runtime, image, Path("/kernel"), Path("/kit"), kind.resources)
+    return MachineParts(kind.runtime, image, Path("/kernel"), Path("/kit"), kind.resources)
 
 
 @dataclass(eq=False)
 class Machine:
     """A warm machine. `stubborn` is how often destroying it fails first."""
 
-    made_of: MadeOf
+    parts: MachineParts
     stubborn: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
     destroyed: bool = False
@@ -121,7 +121,7 @@ class Rig:
         await anyio.lowlevel.checkpoint()
         if self.errors:
             raise self.errors.pop(0)
-        machine = Machine(made_of(kind, self.digest))
+        machine = Machine(parts(kind, self.digest))
         self.made.append(machine)
         return machine
 
@@ -153,26 +153,26 @@ async def rig(**wanted: int) -> AsyncGenerator[Rig]:
 async def test_the_pool_is_filled_and_serves_matching_claims() -> None:
     async with rig(python=2, node=1) as here:
         assert here.pool.counts() == {"python": 2, "node": 1}
-        first = here.pool.claim(PYTHON, made_of(PYTHON))
+        first = here.pool.claim(PYTHON, parts(PYTHON))
         assert first is not None
         assert first is here.made[0]
         assert here.pool.counts() == {"python": 1, "node": 1}
-        assert here.pool.claim(replace(PYTHON, image="other"), made_of(PYTHON)) is None
+        assert here.pool.claim(replace(PYTHON, image="other"), parts(PYTHON)) is None
         await first.destroy()
 
 
 async def test_a_pool_without_configured_kinds_makes_nothing() -> None:
     async with rig() as here:
         assert (here.made, here.pool.counts()) == ([], {})
-        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+        assert here.pool.claim(PYTHON, parts(PYTHON)) is None
 
 
 async def test_the_pool_is_refilled_some_time_after_a_claim() -> None:
     async with rig(python=1) as here:
-        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        assert here.pool.claim(PYTHON, parts(PYTHON))
         await settle()
         assert here.pool.counts() == {"python": 0}
-        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+        assert here.pool.claim(PYTHON, parts(PYTHON)) is None
         await here.settled()
         assert here.pool.counts() == {"python": 1}
         assert len(here.made) == 2
@@ -181,10 +181,10 @@ async def test_the_pool_is_refilled_some_time_after_a_claim() -> None:
 async def test_machines_made_of_outdated_parts_are_replaced() -> None:
     async with rig(python=2) as here:
         here.digest = "sha256:2"
-        assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is None
+        assert here.pool.claim(PYTHON, parts(PYTHON, "sha256:2")) is None
         await settle()
         assert [each.destroyed for each in here.made] == [True, True, False, False]
-        assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is here.made[2]
+        assert here.pool.claim(PYTHON, parts(PYTHON, "sha256:2")) is here.made[2]
 
 
 async def test_making_room_ends_the_newest_machine() -> None:
@@ -204,7 +204,7 @@ async def test_making_room_ends_the_newest_machine() -> None:
 async def test_making_room_ends_a_machine_being_made_first() -> None:
     async with rig(python=2) as here:
         here.hold = anyio.Event()
-        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        assert here.pool.claim(PYTHON, parts(PYTHON))
         await here.settled()
         assert here.pool.size == 2
         here.room = 1
@@ -217,7 +217,7 @@ async def test_the_pool_makes_no_more_machines_than_there_is_room_for() -> None:
         here = Rig({PYTHON: 5}, nothing.tasks, room=3)
         await here.start()
         assert here.alive() == 3
-        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        assert here.pool.claim(PYTHON, parts(PYTHON))
         here.room = 2
         await here.settled()
         assert here.pool.counts() == {"python": 2}
@@ -314,12 +314,12 @@ async def test_the_delay_after_failures_is_limited() -> None:
 async def test_a_machine_that_died_unnoticed_is_not_handed_out() -> None:
     async with rig(python=2) as here:
         here.made[0].dead.set()  # before the pool could notice
-        assert here.pool.claim(PYTHON, made_of(PYTHON)) is here.made[1]
+        assert here.pool.claim(PYTHON, parts(PYTHON)) is here.made[1]
 
 
 async def test_a_machine_that_dies_after_its_claim_belongs_to_the_claimer() -> None:
     async with rig(python=1) as here:
-        machine = here.pool.claim(PYTHON, made_of(PYTHON))
+        machine = here.pool.claim(PYTHON, parts(PYTHON))
         assert machine is not None
         machine.dead.set()
         await settle()
@@ -344,14 +344,14 @@ async def test_a_machine_that_cannot_be_ended_counts_until_it_is() -> None:
 async def test_closing_ends_all_machines_and_may_be_repeated() -> None:
     async with rig(python=3) as here:
         here.hold = anyio.Event()
-        claimed = here.pool.claim(PYTHON, made_of(PYTHON))
+        claimed = here.pool.claim(PYTHON, parts(PYTHON))
         assert claimed is not None
         await here.settled()
         for _ in range(2):
             await here.pool.aclose()
         assert [each.destroyed for each in here.made] == [False, True, True]
         assert here.undone == 1
-        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+        assert here.pool.claim(PYTHON, parts(PYTHON)) is None
         await claimed.destroy()
 
 
@@ -387,13 +387,13 @@ class Model:
         if len(self.environments) == CAPACITY:
             return
         self.rig.room -= 1
-        wanted = made_of(PYTHON, self.rig.digest)
+        wanted = parts(PYTHON, self.rig.digest)
         claimed = self.rig.pool.claim(PYTHON, wanted)
         if claimed is None:
             await self.rig.pool.make_room()
         else:
             assert claimed.is_alive
-            assert claimed.made_of == wanted
+            assert claimed.parts == wanted
             assert claimed not in self.environments
         self.environments.append(claimed)
         assert len(self.environments) + self.rig.pool.size <= CAPACITY

@@ -152,7 +152,7 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RunFacts:
     """Facts from the guest's kernel and launcher; see kit/guest/why.c. Zero or None: unknown.
 
     `exec_error` is the errno with which the launcher could not execute the program: `file` is that
@@ -186,7 +186,7 @@ class Record:
     have: frozenset[str] | None = None
 
 
-NO_RECORD = Record()
+NO_RECORD = RunFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Evidence:
     memory_mib: int
     disk_mib: int
     network: NetworkPolicy
-    record: Record = NO_RECORD
+    record: RunFacts = NO_RECORD
     refused: tuple[Refused, ...] = ()
     missing: Module | None = None
     command: str | None = None

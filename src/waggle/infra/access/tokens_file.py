@@ -182,10 +182,10 @@ class TokensFile:
         return self._owners
 
     def _refresh(self) -> None:
-        moment = self._monotonic()
-        if moment - self._checked < CHECK_SECONDS:
+        now = self._monotonic()
+        if now - self._checked < CHECK_SECONDS:
             return
-        self._checked = moment
+        self._checked = now
         try:
             mark = _mark(self._path.stat())
         except OSError as error:

@@ -21,9 +21,9 @@ from waggle.domain.errors import DiskFull, GuestLost, Unsupported
 from waggle.domain.machine import (
     GUEST_SSH_PORT,
     GuestDisks,
-    MachineIdentity,
     MachineSpec,
     Resources,
+    VmmProcess,
 )
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
@@ -79,7 +79,7 @@ class KrunMachine:
         return cause
 
     @property
-    def identity(self) -> MachineIdentity:
+    def identity(self) -> VmmProcess:
         """The runner process."""
         return self._process.identity
 

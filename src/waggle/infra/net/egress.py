@@ -244,9 +244,9 @@ class EgressProxy:
         """Connect requests of the guest for itself in the guest. Call it once, before `serve`."""
         self._dialer.home = Home(connect, hostname)
 
-    def refused_since(self, moment: float) -> tuple[Refused, ...]:
+    def refused_since(self, since: float) -> tuple[Refused, ...]:
         """Return what the policy refused since `moment` of `now`, at most REMEMBERED of them."""
-        return tuple(refused for at, refused in self._refused if at >= moment)
+        return tuple(refused for at, refused in self._refused if at >= since)
 
     @property
     def active(self) -> int:

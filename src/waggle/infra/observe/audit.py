@@ -168,10 +168,10 @@ class AuditLog(Observer):
 
     def _look(self) -> None:
         """Check at most once a second whether the path still names the file; if not, reopen."""
-        moment = self._monotonic()
-        if self._path is None or moment - self._looked < LOOK_SECONDS:
+        now = self._monotonic()
+        if self._path is None or now - self._looked < LOOK_SECONDS:
             return
-        self._looked = moment
+        self._looked = now
         held = os.fstat(self._descriptor)
         try:
             there = self._path.lstat()
@@ -192,16 +192,16 @@ class AuditLog(Observer):
             self._lost = 0
 
     def _complain(self, error: OSError) -> None:
-        moment = self._monotonic()
-        if moment - self._complained >= COMPLAIN_SECONDS:
-            self._complained = moment
+        now = self._monotonic()
+        if now - self._complained >= COMPLAIN_SECONDS:
+            self._complained = now
             log.error("audit_log_failed", why=error.strerror, lost=self._lost)
 
 
-def audit_line(call: Call, moment: datetime, *, programs: bool, more: int = 0) -> bytes:
+def audit_line(call: Call, now: datetime, *, programs: bool, more: int = 0) -> bytes:
     """Return the line with its newline; `more` similar calls are left out. Pure."""
     fields: dict[str, object] = {
-        "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "owner": call.owner,
         "method": call.method,
         "tool": call.tool or None,

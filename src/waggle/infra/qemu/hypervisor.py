@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
-from waggle.domain.machine import Frozen, MachineSpec, Resources
+from waggle.domain.machine import FrozenState, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
@@ -85,7 +85,7 @@ class QemuHypervisor:
         except KernelFault:
             return await self._until_booted(self._start(spec), spec)
 
-    def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
+    def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
         return {
             "vmm": frozen.vmm if frozen else program_digest(self._binary),
@@ -109,7 +109,7 @@ class QemuHypervisor:
         return FrozenQemu.load(directory, fingerprint["vmm"], seal=not alone)
 
     async def resume(
-        self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
+        self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False
     ) -> QemuMachine:
         """See `domain.machine.FreezingHypervisor.resume`."""
         state = reopened(frozen.state)

@@ -18,7 +18,7 @@ import structlog
 from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.domain.machine import GuestDisks, MachineIdentity, MachineSpec
+from waggle.domain.machine import GuestDisks, MachineSpec, VmmProcess
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import GuestLink, explain, until_booted
@@ -233,7 +233,7 @@ class QemuMachine:
             await end(working, ended)
 
     @property
-    def identity(self) -> MachineIdentity:
+    def identity(self) -> VmmProcess:
         """The QEMU process."""
         return self._process.identity
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from waggle.domain.errors import BootFailed, SetupIncomplete, TimedOut
-from waggle.domain.machine import MachineIdentity
+from waggle.domain.machine import VmmProcess
 from waggle.shipped import document
 
 MAX_DESCRIPTORS: Final = 512
@@ -62,7 +62,7 @@ def _tool(name: str) -> str:
     return path
 
 
-def identify(pid: int) -> MachineIdentity | None:
+def identify(pid: int) -> VmmProcess | None:
     """Return the identity of a running process; None when there is none (or only a zombie)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
@@ -71,7 +71,7 @@ def identify(pid: int) -> MachineIdentity | None:
     fields = text[text.rindex(")") + 2 :].split()
     if fields[0] in "ZX":
         return None
-    return MachineIdentity(pid, int(fields[19]), _BOOT_ID.read_text().strip())
+    return VmmProcess(pid, int(fields[19]), _BOOT_ID.read_text().strip())
 
 
 def kvm_group(device: Path = KVM) -> int:
@@ -95,7 +95,7 @@ def may_come_forward() -> bool:
     return bool(int(effective.split()[1], 16) >> _CAP_SYS_NICE & 1)
 
 
-def come_forward(identity: MachineIdentity) -> None:
+def come_forward(identity: VmmProcess) -> None:
     """Give a background process the server's priority. Do nothing if it has ended.
 
     Raises PermissionError where `may_come_forward` is false.
@@ -114,7 +114,7 @@ def come_forward(identity: MachineIdentity) -> None:
             done |= new
 
 
-def kill_identified(identity: MachineIdentity) -> bool:
+def kill_identified(identity: VmmProcess) -> bool:
     """Kill the process with this identity, if it still exists; return whether it did.
 
     Does not wait for its end. Raises PermissionError when it belongs to another user.
@@ -148,7 +148,7 @@ class ConfinedProcess:
             self._descriptor = os.pidfd_open(child.pid)
             undo.callback(os.close, self._descriptor)
             # Its pid cannot be reused until it is reaped, so /proc describes this child.
-            gone = MachineIdentity(child.pid, 0, _BOOT_ID.read_text().strip())
+            gone = VmmProcess(child.pid, 0, _BOOT_ID.read_text().strip())
             self.identity = identify(child.pid) or gone
             self._ended: asyncio.Future[int] = loop.create_future()
             if enclose is not None:

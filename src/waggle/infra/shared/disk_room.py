@@ -22,7 +22,7 @@ import anyio
 import structlog
 
 from waggle.domain.errors import DiskFull, ImageUnavailable
-from waggle.domain.machine import MachineIdentity
+from waggle.domain.machine import VmmProcess
 from waggle.infra.shared.confined import identify
 
 log = structlog.get_logger(__name__)
@@ -168,7 +168,7 @@ class ProcessUsage:
     memory_bytes: int
 
 
-def process_usage(identity: MachineIdentity) -> ProcessUsage | None:
+def process_usage(identity: VmmProcess) -> ProcessUsage | None:
     """Return the usage of a process; None when it has ended, even if its pid was reused."""
     try:
         text = Path(f"/proc/{identity.pid}/stat").read_text("utf-8", "replace")

@@ -17,7 +17,7 @@ from typing import cast
 
 from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.domain.environment import Environment, State
-from waggle.domain.machine import MachineIdentity, NetworkPolicy, Resources
+from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import Database, corrupt
 
@@ -87,14 +87,14 @@ def from_row(row: Mapping[str, Value]) -> Environment:
     )
 
 
-def _machine_json(machine: MachineIdentity) -> str:
+def _machine_json(machine: VmmProcess) -> str:
     fields = {"pid": machine.pid, "started": machine.started, "boot_id": machine.boot_id}
     return json.dumps(fields)
 
 
-def _machine(text: str) -> MachineIdentity:
+def _machine(text: str) -> VmmProcess:
     fields = json.loads(text)
-    return MachineIdentity(int(fields["pid"]), int(fields["started"]), str(fields["boot_id"]))
+    return VmmProcess(int(fields["pid"]), int(fields["started"]), str(fields["boot_id"]))
 
 
 def _int(value: Value) -> int:

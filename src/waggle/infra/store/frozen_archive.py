@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST, data_blocks
 
 _SIZES = "sizes.json"
@@ -193,7 +193,7 @@ def _write(path: Path, size: int, runs: Iterable[tuple[int, bytes]]) -> None:
         os.fsync(file.fileno())
 
 
-def _refused(why: str) -> MomentUnusable:
-    return MomentUnusable(
+def _refused(why: str) -> FrozenMachineUnusable:
+    return FrozenMachineUnusable(
         f"The file is not a snapshot as waggle exports it: {why}.", hint="Export it anew."
     )

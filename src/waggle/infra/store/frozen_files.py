@@ -22,7 +22,7 @@ from typing import cast
 
 import structlog
 
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.shared.files import atomic_write
@@ -77,7 +77,9 @@ def understanding() -> Generator[None]:
     try:
         yield
     except _ODD as error:
-        raise MomentUnusable(f"Its manifest is not one of ours: {repr(error)[:200]}.") from error
+        raise FrozenMachineUnusable(
+            f"Its manifest is not one of ours: {repr(error)[:200]}."
+        ) from error
 
 
 class Verified:

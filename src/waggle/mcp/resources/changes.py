@@ -78,7 +78,7 @@ class Changes:
 
     def follow(self, environments: EnvironmentService, jobs: JobService) -> None:
         """Receive the changes of these services from now on."""
-        environments.news.when_changed(self._environment)
+        environments.events.when_changed(self._environment)
         jobs.when_changed(self._job)
 
     @property

@@ -144,9 +144,9 @@ def _advised(model: _M, advise: Callable[[str], str]) -> _M:
 
 
 @lru_cache(maxsize=1000)
-def rfc3339(moment: datetime) -> str:
+def rfc3339(at: datetime) -> str:
     """Return a time as clients expect it, for example `2026-03-04T05:06:07Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def readable(text: str) -> str:

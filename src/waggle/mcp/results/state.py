@@ -116,7 +116,7 @@ def port_item(exposed: ExposedPort) -> PortItem:
 
 def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
     """Return the result of get_environment."""
-    environment, usage = found.environment, found.usage
+    environment, use = found.environment, found.resource_use
     return EnvironmentState(
         environment_id=environment.id,
         name=environment.name,
@@ -137,9 +137,9 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
         cpus=environment.resources.cpus,
         memory_bytes=environment.resources.memory_mib << 20,
         disk_bytes=environment.resources.disk_mib << 20,
-        cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else 0.0,
-        memory_bytes_used=usage.memory_bytes or 0 if usage else 0,
-        disk_bytes_used=usage.disk_bytes or 0 if usage else 0,
+        cpu_seconds_used=round(use.cpu_seconds, 2) if use else 0.0,
+        memory_bytes_used=use.memory_bytes or 0 if use else 0,
+        disk_bytes_used=use.disk_bytes or 0 if use else 0,
         env=[*environment.variables],
         packages=[*environment.packages],
         ports=[port_item(port) for port in found.ports],

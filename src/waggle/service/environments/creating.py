@@ -20,18 +20,18 @@ import anyio.abc
 from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment, State, parse_name, parse_timeout
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, QuotaExceeded, WaggleError
-from waggle.domain.host import EnvironmentHost, Moment, Progress, no_progress
+from waggle.domain.host import EnvironmentHost, FrozenMachine, Progress, no_progress
 from waggle.domain.image import AllowedImages
 from waggle.domain.machine import NetworkPolicy, Resources
 from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.registry import News, Registry
+from waggle.service.environments.registry import Events, Registry
 from waggle.tasks import together
 
 
-class Arrivals:
+class Creator:
     """Makes environments. `changed` is called whenever one of them changes its state later."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Arrivals:
         tasks: anyio.abc.TaskGroup,
         *,
         registry: Registry,
-        news: News,
+        events: Events,
         changed: Callable[[Environment], None],
         make_room: Callable[[str, WaggleError], Awaitable[bool]],
     ) -> None:
@@ -51,7 +51,7 @@ class Arrivals:
         self._clock = clock
         self._tasks = tasks
         self._registry = registry
-        self._news = news
+        self._events = events
         self._changed = changed
         self._make_room = make_room
 
@@ -59,7 +59,7 @@ class Arrivals:
         self,
         described: Sequence[Environment],
         progress: Progress = no_progress,
-        moment: Moment | None = None,
+        frozen_machine: FrozenMachine | None = None,
     ) -> list[Environment]:
         """Start environments of one owner in parallel, as copies of `moment` if it is given.
 
@@ -75,7 +75,7 @@ class Arrivals:
         try:
             async with together() as group:
                 for live in lives:
-                    group.start_soon(self._create, live, progress, moment)
+                    group.start_soon(self._create, live, progress, frozen_machine)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for live in lives:
@@ -83,14 +83,14 @@ class Arrivals:
                         await end_quietly(live)
             raise
         for live in lives:
-            self._news.tell(live.environment)
+            self._events.tell(live.environment)
         return [live.environment for live in lives]
 
     async def _create(
-        self, live: LiveEnvironment, progress: Progress, moment: Moment | None
+        self, live: LiveEnvironment, progress: Progress, frozen_machine: FrozenMachine | None
     ) -> None:
-        with self._news.creating():
-            await live.create(progress, moment)
+        with self._events.creating():
+            await live.create(progress, frozen_machine)
 
     def live(self, environment: Environment) -> LiveEnvironment:
         """Wrap an environment that is to come up, or that is paused to disk."""
@@ -154,7 +154,7 @@ class Pausing:
     """Whether idle environments are paused to disk before they are destroyed."""
     keep: timedelta = timedelta(days=1)
     """How long they stay on the disk before they are destroyed."""
-    max_asleep: int = 20
+    max_on_disk: int = 20
     """How many environments of one owner may be paused to disk."""
 
 

@@ -21,11 +21,11 @@ from waggle.domain.errors import NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.observer import Clock, EnvironmentStore
 
-_MAY_SLEEP = (State.RUNNING, State.PAUSED, State.RESUMING)
+_RESUMABLE = (State.RUNNING, State.PAUSED, State.RESUMING)
 
 
 async def recover(
-    host: EnvironmentHost, store: EnvironmentStore, asleep_until: datetime
+    host: EnvironmentHost, store: EnvironmentStore, keep_until: datetime
 ) -> tuple[int, list[Environment]]:
     """Remove what an earlier server left; return how many, and those that are paused to disk.
 
@@ -33,14 +33,14 @@ async def recover(
     not that can be recorded: the next start finds it in the same way. One whose recovery fails
     keeps its record and all that it has for the next start, and does not stop the others.
     """
-    removed, asleep = 0, list[Environment]()
+    removed, on_disk = 0, list[Environment]()
     for environment in await store.unfinished():
         try:
-            if environment.state in _MAY_SLEEP and await host.salvage(environment):
+            if environment.state in _RESUMABLE and await host.recover(environment):
                 found = environment.after_restart()
                 paused = found if found.state is State.PAUSED else found.to(State.PAUSED)
-                kept = paused.asleep(environment.paused_until or asleep_until)
-                asleep.append(kept)
+                kept = paused.paused_to_disk(environment.paused_until or keep_until)
+                on_disk.append(kept)
                 if kept != environment:
                     await save_if_possible(store, kept)
                 continue
@@ -56,7 +56,7 @@ async def recover(
         else:
             removed += 1
             log.info("environment_removed_at_start", environment=environment.id)
-    return removed, asleep
+    return removed, on_disk
 
 
 async def save_if_possible(store: EnvironmentStore, environment: Environment) -> None:

@@ -36,8 +36,8 @@ import structlog
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound, WaggleError
-from waggle.domain.host import Guest, Moment, Progress
-from waggle.domain.machine import ExposedPort, Usage
+from waggle.domain.host import FrozenMachine, Guest, Progress
+from waggle.domain.machine import ExposedPort, ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Life, cause_of, save_if_possible
 
@@ -54,18 +54,20 @@ class LiveEnvironment(Life):
     _doors: Sequence[ExposedPort] = ()
     _stalled: DiskFull | None = None
     _misconduct: str | None = None
-    sleep_again_at: datetime | None = None
+    pause_again_at: datetime | None = None
     """When to try again to pause it to disk, after its state could not be written."""
 
-    async def create(self, progress: Progress, moment: Moment | None = None) -> Environment:
+    async def create(
+        self, progress: Progress, frozen_machine: FrozenMachine | None = None
+    ) -> Environment:
         """Boot it, or resume `moment`, and return it running. A task watches for its death.
 
         If that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
         Raises NotFound if `end` was called, and what the host and the store raise.
         """
-        self.may_have_left = moment is not None
+        self.may_have_left = frozen_machine is not None
         try:
-            self.environment = await self._boot(progress, moment)
+            self.environment = await self._boot(progress, frozen_machine)
             self._tasks.start_soon(self._watch, self._the_guest())
         except BaseException as error:
             await self._undo(error)
@@ -76,11 +78,11 @@ class LiveEnvironment(Life):
         log.info("environment_created", environment=self.environment.id, template=template)
         return self.environment
 
-    async def _boot(self, progress: Progress, moment: Moment | None) -> Environment:
+    async def _boot(self, progress: Progress, frozen_machine: FrozenMachine | None) -> Environment:
         """Boot, record, and return the environment as running, unless `end` was called."""
         with self._creation:
             await self._store.save(self.environment)
-            self._take_in(await self._host.create(self.environment, progress, moment))
+            self._take_in(await self._host.create(self.environment, progress, frozen_machine))
             running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
             await self._store.save(running)
             if not self._creation.cancel_called:
@@ -162,7 +164,7 @@ class LiveEnvironment(Life):
         return self.environment
 
     async def pause(
-        self, *, asleep_for: timedelta | None = None, notice: str | None = None
+        self, *, keep_for: timedelta | None = None, notice: str | None = None
     ) -> Environment:
         """Pause it in memory, or with `asleep_for`, to disk for that time. Idempotent.
 
@@ -176,10 +178,10 @@ class LiveEnvironment(Life):
                     self._doors = self.exposed
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                 self.environment.require(State.PAUSED)
-                if asleep_for is not None and not self.environment.is_asleep:
-                    await self._or_go_on(self._the_guest().hibernate)
+                if keep_for is not None and not self.environment.is_on_disk:
+                    await self._or_go_on(self._the_guest().pause_to_disk)
                     self._guest = None
-                    self.environment = self.environment.asleep(self._clock() + asleep_for)
+                    self.environment = self.environment.paused_to_disk(self._clock() + keep_for)
                 elif is_running:
                     await self._or_go_on(self._the_guest().pause)
                 if notice is not None:
@@ -187,7 +189,7 @@ class LiveEnvironment(Life):
                 await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
                 now = self.environment
-                log.info("environment_paused", environment=now.id, on_disk=now.is_asleep)
+                log.info("environment_paused", environment=now.id, on_disk=now.is_on_disk)
         return self.environment
 
     async def _or_go_on(self, obey: Callable[[], Awaitable[None]]) -> None:
@@ -217,7 +219,7 @@ class LiveEnvironment(Life):
                     except BaseException:
                         self.environment = self.environment.to(State.PAUSED)
                         raise
-                    self.environment = self.environment.awake(self._clock())
+                    self.environment = self.environment.resumed(self._clock())
                     await save_if_possible(self._store, self.environment)
                     self._changed(self.environment)
                     log.info("environment_resumed", environment=self.environment.id)
@@ -228,7 +230,7 @@ class LiveEnvironment(Life):
         if self._guest is not None:
             await self._guest.unpause()
         else:
-            self._take_in(await self._host.wake(self.environment, progress))
+            self._take_in(await self._host.resume(self.environment, progress))
             self._tasks.start_soon(self._watch, self._the_guest())
         await self._open_again(self._doors)
 
@@ -238,7 +240,7 @@ class LiveEnvironment(Life):
             with contextlib.suppress(WaggleError):
                 await self._the_guest().expose(door.port, door.local_port)
 
-    async def roll_back(self, progress: Progress, moment: Moment) -> Environment:
+    async def roll_back(self, progress: Progress, frozen_machine: FrozenMachine) -> Environment:
         """Replace its machine with a copy of `moment`. Finishes when cancelled.
 
         Raises Busy or NotRunning, or what the host raises; after that it is in ERROR.
@@ -252,7 +254,9 @@ class LiveEnvironment(Life):
                 try:
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
-                    self._take_in(await self._host.create(self.environment, progress, moment))
+                    self._take_in(
+                        await self._host.create(self.environment, progress, frozen_machine)
+                    )
                     self.may_have_left = True
                     await self._open_again(doors)
                 except BaseException as error:
@@ -261,15 +265,15 @@ class LiveEnvironment(Life):
                     self._changed(self.environment)
                     await save_if_possible(self._store, self.environment)
                     raise
-                self.environment = self.environment.awake(self._clock())
+                self.environment = self.environment.resumed(self._clock())
                 self._tasks.start_soon(self._watch, self._the_guest())
                 await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
         return self.environment
 
-    async def usage(self) -> Usage | None:
+    async def resource_use(self) -> ResourceUse | None:
         """Return what its machine uses, if there is one. Does not count as use."""
-        return None if self._guest is None else await self._guest.usage()
+        return None if self._guest is None else await self._guest.resource_use()
 
     async def left(self, *, always: bool) -> Left:
         """Return what calls have left running; unless `always`, ask only if there may be any.

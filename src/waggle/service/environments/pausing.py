@@ -59,16 +59,16 @@ class Pauses:
         self._resting = anyio.CapacityLimiter(RESTS)
         self._quota = Quota(
             "environments paused to disk",
-            pausing.max_asleep,
+            pausing.max_on_disk,
             "WAGGLE_MAX_PAUSED",
             "Destroy one of yours that is paused, or have it go on with any call.",
         )
 
     @property
-    def sleep_when_idle(self) -> bool:
+    def pauses_when_idle(self) -> bool:
         """Whether idle environments are paused to disk instead of destroyed."""
         pausing = self._pausing
-        return self._host.can_freeze and pausing.when_idle and pausing.max_asleep > 0
+        return self._host.can_freeze and pausing.when_idle and pausing.max_on_disk > 0
 
     async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
         """Pause it: it uses no processor, and with `to_disk` no memory and no slot. Idempotent.
@@ -81,19 +81,19 @@ class Pauses:
     async def _sleep(self, live: LiveEnvironment) -> Environment:
         """Pause it to disk. Raises as `pause` does, or OSError."""
         environment, keep = live.environment, self._pausing.keep
-        if environment.is_asleep:
-            return await live.pause(asleep_for=keep)
+        if environment.is_on_disk:
+            return await live.pause(keep_for=keep)
         memory = environment.resources.memory_mib << 20
         with self._place(live):
             async with self._disk.room(environment.owner, memory):
-                return await live.pause(asleep_for=keep)
+                return await live.pause(keep_for=keep)
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:
         """Count it towards its owner's quota while it is being paused. Raises QuotaExceeded."""
         owner = live.environment.owner
         falling = {each.environment.id for each in self._falling if each.environment.owner == owner}
-        others = (self._registry.asleep(owner) | falling) - {live.environment.id}
+        others = (self._registry.on_disk(owner) | falling) - {live.environment.id}
         self._quota.require(owner, len(others))
         self._falling.append(live)
         try:
@@ -114,7 +114,7 @@ class Pauses:
 
         One that is paused in memory is kept as long as it would have been on the disk.
         """
-        if not self.sleep_when_idle or environment.is_asleep:
+        if not self.pauses_when_idle or environment.is_on_disk:
             return False
         if environment.state is State.PAUSED and environment.notice is not None:
             return self._clock() < environment.expires_at() + self._pausing.keep
@@ -133,18 +133,18 @@ class Pauses:
         now = self._clock()
         if not (live.environment.is_expired(now) and self.may_rest(live.environment)):
             return False  # it was used or destroyed while it waited
-        if live.sleep_again_at is not None and now < live.sleep_again_at:
+        if live.pause_again_at is not None and now < live.pause_again_at:
             return False
         try:
             await self._sleep(live)
         except (WaggleError, OSError) as error:
             if live.environment.is_expired(now):  # else a call used it meanwhile
                 if not isinstance(error, QuotaExceeded):
-                    live.sleep_again_at = now + TRY_AGAIN
+                    live.pause_again_at = now + TRY_AGAIN
                 await self._stand_still(live, error)
         else:
-            live.sleep_again_at = None
-        return live.environment.is_asleep
+            live.pause_again_at = None
+        return live.environment.is_on_disk
 
     async def _stand_still(self, live: LiveEnvironment, error: Exception) -> None:
         told = error.strerror if isinstance(error, OSError) else None

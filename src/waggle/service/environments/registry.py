@@ -19,7 +19,7 @@ from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import MaxEnvironments, WaggleError
 from waggle.domain.host import EnvironmentHost
-from waggle.domain.machine import ExposedPort, Resources, Usage
+from waggle.domain.machine import ExposedPort, Resources, ResourceUse
 from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.live import LiveEnvironment
 
@@ -98,9 +98,9 @@ class Registry:
         """Enter one that an earlier server paused to disk. It takes no slot."""
         self._live[live.environment.id] = live
 
-    def asleep(self, owner: str) -> set[str]:
+    def on_disk(self, owner: str) -> set[str]:
         """Return the ids of an owner's environments that are paused to disk."""
-        return {each.id for each in self.environments() if each.owner == owner and each.is_asleep}
+        return {each.id for each in self.environments() if each.owner == owner and each.is_on_disk}
 
     def remove(self, environment_id: str) -> None:
         """Forget it. Idempotent."""
@@ -123,7 +123,7 @@ class Registry:
         self._closed = True
 
 
-class News:
+class Events:
     """Calls listeners, at once, when an environment changes. They must not raise or wait."""
 
     def __init__(self, observer: Observer, clock: Clock) -> None:
@@ -167,7 +167,7 @@ class Inspection:
 
     environment: Environment
     now: datetime
-    usage: Usage | None
+    resource_use: ResourceUse | None
     ports: tuple[ExposedPort, ...]
 
     @property

@@ -17,22 +17,22 @@ import anyio.abc
 from waggle.domain.access import find_id, parse_reference_text
 from waggle.domain.environment import Environment, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
-from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.host import EnvironmentHost, FrozenMachine, Guest, Progress, no_progress
 from waggle.domain.machine import Resources
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import (
-    Arrivals,
     CopyRequest,
     CreateRequest,
+    Creator,
     Limits,
     end_quietly,
 )
 from waggle.service.environments.ending import recover
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
-from waggle.service.environments.registry import DiskShares, Inspection, News, Registry
+from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry
 from waggle.service.idempotency import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
@@ -61,19 +61,19 @@ class EnvironmentService:
         self._clock = clock
         self._new_id = new_id
         self._observer = observer or Observer()
-        self.news = News(self._observer, clock)
+        self.events = Events(self._observer, clock)
         """Calls listeners when an environment is created, changes or is destroyed."""
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
         self.unclaimed = Unclaimed()  # creates whose callers have gone
-        self._arrivals = Arrivals(
+        self._creator = Creator(
             host,
             store,
             clock,
             tasks,
             registry=self._registry,
-            news=self.news,
+            events=self.events,
             changed=self._changed,
             make_room=self.unclaimed.make_room,
         )
@@ -83,14 +83,14 @@ class EnvironmentService:
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
             self._registry.remove(environment.id)
-        self.news.tell(environment)
+        self.events.tell(environment)
 
     async def recover(self) -> int:
         """Remove what an earlier server left, except what is paused to disk: `ending.recover`."""
         until = self._clock() + self.limits.pausing.keep
-        removed, asleep = await recover(self._host, self._store, until)
-        for environment in asleep:
-            self._registry.restore(self._arrivals.live(environment))
+        removed, on_disk = await recover(self._host, self._store, until)
+        for environment in on_disk:
+            self._registry.restore(self._creator.live(environment))
         return removed
 
     async def create(
@@ -106,13 +106,13 @@ class EnvironmentService:
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner):
-            (created,) = await self._arrivals.create([environment], progress)
+            (created,) = await self._creator.create([environment], progress)
         return created
 
     async def create_from(
         self,
         snapshot: Snapshot,
-        moment: Moment,
+        frozen_machine: FrozenMachine,
         request: CopyRequest,
         *,
         owner: str,
@@ -123,17 +123,17 @@ class EnvironmentService:
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner, snapshot.size):
-            (created,) = await self._arrivals.create([described], progress, moment)
+            (created,) = await self._creator.create([described], progress, frozen_machine)
         return created
 
     async def fork(
-        self, origin: Environment, moment: Moment, count: int
+        self, origin: Environment, frozen_machine: FrozenMachine, count: int
     ) -> builtins.list[Environment]:
         """Return `count` copies of `origin`, frozen as `moment`. Raises as `create` does."""
         now = self._clock()
         described = [origin.copy(self._new_id(), now) for _ in range(count)]
         async with self.disk.room(origin.owner, copies=count, of=origin.id):
-            return await self._arrivals.create(described, no_progress, moment)
+            return await self._creator.create(described, no_progress, frozen_machine)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless `count` more of that size may run."""
@@ -145,9 +145,9 @@ class EnvironmentService:
         return self._registry.held
 
     @property
-    def sleep_when_idle(self) -> bool:
+    def pauses_when_idle(self) -> bool:
         """Whether idle environments are paused to disk; otherwise they are destroyed."""
-        return self._pauses.sleep_when_idle
+        return self._pauses.pauses_when_idle
 
     # `builtins.list` because this class has a method `list`.
     def list(self, *, owner: str) -> builtins.list[Environment]:
@@ -168,8 +168,8 @@ class EnvironmentService:
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
         """Return all that is known without asking its guest. Not a use. Raises as `get` does."""
         live = self._owned(environment_id, owner)
-        usage = await live.usage()
-        return Inspection(live.environment, self._clock(), usage, live.exposed)
+        resource_use = await live.resource_use()
+        return Inspection(live.environment, self._clock(), resource_use, live.exposed)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""
@@ -223,14 +223,19 @@ class EnvironmentService:
         return await self._pauses.resume(self._owned(environment_id, owner), progress)
 
     async def roll_back(
-        self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
+        self,
+        environment_id: str,
+        frozen_machine: FrozenMachine,
+        *,
+        owner: str,
+        progress: Progress = no_progress,
     ) -> Environment:
         """Make it a copy of `moment`. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
         live = self._owned(environment_id, owner)
         self.disk.require()
         if live.environment.state is State.PAUSED:
             await self._pauses.resume(live)
-        return await live.roll_back(progress, moment)
+        return await live.roll_back(progress, frozen_machine)
 
     @contextlib.asynccontextmanager
     async def temporary(
@@ -291,7 +296,7 @@ class EnvironmentService:
         async with anyio.create_task_group() as group:
             group.start_soon(self.unclaimed.aclose)
             for live in self._registry.everything():
-                if not live.environment.is_asleep:
+                if not live.environment.is_on_disk:
                     group.start_soon(end_quietly, live)
 
     async def not_ready(self) -> str | None:

@@ -79,7 +79,7 @@ class SnapshotService:
     def images_in_use(self) -> frozenset[str]:
         """Return the digests of images that environments and snapshots were made from."""
         made = [each.booted_from for each in self._environments.all()]
-        made += [each.made_of for each in self.all()]
+        made += [each.booted_from for each in self.all()]
         return frozenset(each.get("image", "") for each in made)
 
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
@@ -116,7 +116,7 @@ class SnapshotService:
             ):
                 await progress(0.0, "Freezing the machine")
                 try:
-                    async with guest.moment() as moment:
+                    async with guest.freeze() as frozen_machine:
                         await progress(0.5, "Writing its state")
                         now = self._clock()
                         described = Snapshot.of(
@@ -126,7 +126,7 @@ class SnapshotService:
                             now=now,
                             expires_at=now + self._limits.keep,
                         )
-                        kept = await self._shelf.keep(moment, described)
+                        kept = await self._shelf.keep(frozen_machine, described)
                 except OSError as error:
                     raise SnapshotFailed(
                         f"The snapshot could not be written: {error.strerror or error}."
@@ -149,9 +149,9 @@ class SnapshotService:
         """
         snapshot = self.get(snapshot_id, owner=owner)
         self._environments.require_room(owner, 1, snapshot.resources)
-        async with self._shelf.recalled(snapshot) as moment:
+        async with self._shelf.opened(snapshot) as frozen_machine:
             return await self._environments.create_from(
-                snapshot, moment, request, owner=owner, progress=progress
+                snapshot, frozen_machine, request, owner=owner, progress=progress
             )
 
     async def fork(
@@ -169,9 +169,9 @@ class SnapshotService:
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
-            async with guest.moment() as moment:
+            async with guest.freeze() as frozen_machine:
                 await progress(0.5, f"Resuming {count} copies")
-                return await self._environments.fork(origin, moment, count)
+                return await self._environments.fork(origin, frozen_machine, count)
 
     async def roll_back(
         self,
@@ -192,9 +192,9 @@ class SnapshotService:
                 f"Snapshot {snapshot.id} is not of environment {environment.id}.",
                 hint="create_environment(snapshot=...) goes on from any snapshot of yours.",
             )
-        async with self._shelf.recalled(snapshot) as moment:
+        async with self._shelf.opened(snapshot) as frozen_machine:
             return await self._environments.roll_back(
-                environment.id, moment, owner=owner, progress=progress
+                environment.id, frozen_machine, owner=owner, progress=progress
             )
 
     async def delete(self, snapshot_id: str, *, owner: str) -> Snapshot:

@@ -79,7 +79,7 @@ class TreeService:
         self._trim = trim
         self._uploads, self._downloads = Turns(), Turns()
         self._archives: dict[str, dict[str, Archive]] = {}
-        environments.news.when_removed(self._forget)
+        environments.events.when_removed(self._forget)
         environments.disk.count(self._bytes)
 
     async def upload(

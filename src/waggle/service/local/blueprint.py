@@ -41,7 +41,7 @@ from waggle.infra.ssh import ServeTunnel
 from waggle.tasks import stage
 
 if TYPE_CHECKING:
-    from waggle.service.local.frozen import Freezing, Moment
+    from waggle.service.local.frozen import Freezing, FrozenMachine
     from waggle.service.local.frozen.templates import NoTemplates, Templates
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class GuestParts:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeOf:
+class MachineParts:
     """The parts of a machine, without its state: copies of a frozen one need exactly these."""
 
     runtime: RuntimeName
@@ -83,7 +83,7 @@ class Blueprint:
     `owner` is the environment's owner; None if that is not known yet.
     """
 
-    made_of: MadeOf
+    parts: MachineParts
     identity: Mapping[str, bytes]
     files: Path
     owner: str | None = None
@@ -92,7 +92,7 @@ class Blueprint:
     def disks(self) -> GuestDisks:
         """Its four disks: kit and root disk, and in its directory, scratch and identity disk."""
         own = self.files / SCRATCH, self.files / IDENTITY
-        return GuestDisks(self.made_of.kit, self.made_of.image.disk, *own)
+        return GuestDisks(self.parts.kit, self.parts.image.disk, *own)
 
 
 PORT_ATTEMPTS = 5
@@ -150,8 +150,8 @@ class Launcher:
             lease = self._ports.lease()
             spec = MachineSpec(
                 id=blueprint.files.name,
-                resources=blueprint.made_of.resources,
-                kernel=blueprint.made_of.kernel,
+                resources=blueprint.parts.resources,
+                kernel=blueprint.parts.kernel,
                 disks=blueprint.disks,
                 ssh_port=lease.port,
                 console_log=blueprint.files / CONSOLE,
@@ -188,7 +188,7 @@ class Proxy(Protocol):
         """Connect requests of the guest for itself in the guest, with `connect`."""
         ...
 
-    def refused_since(self, moment: float) -> Sequence[Refused]:
+    def refused_since(self, since: float) -> Sequence[Refused]:
         """Return what it refused since that time of the monotonic clock."""
         ...
 
@@ -215,7 +215,7 @@ class LocalMachines:
         self.templates = templates
 
     async def start(
-        self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
+        self, blueprint: Blueprint, since: FrozenMachine | None = None, *, background: bool = False
     ) -> StartedMachine:
         """Return a machine whose guest is ready and has its identity; a copy of `moment` if given.
 
@@ -225,8 +225,8 @@ class LocalMachines:
         not work, the machine boots. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
         Unsupported or OSError.
         """
-        if moment is not None:
-            return await self._go_on(blueprint, moment, background)
+        if since is not None:
+            return await self._go_on(blueprint, since, background)
         if (resumed := await self._from_template(blueprint, background)) is not None:
             return resumed
         booted = await self._boot(blueprint, background)
@@ -236,7 +236,7 @@ class LocalMachines:
     async def _from_template(self, blueprint: Blueprint, background: bool) -> StartedMachine | None:
         async with contextlib.AsyncExitStack() as stack:
             with stage("template"):
-                found = await stack.enter_async_context(self.templates.moment(blueprint))
+                found = await stack.enter_async_context(self.templates.frozen_for(blueprint))
             if found is None:
                 return None
             template = found.directory.name
@@ -250,25 +250,27 @@ class LocalMachines:
                 return None
 
     async def _go_on(
-        self, blueprint: Blueprint, moment: Moment, background: bool
+        self, blueprint: Blueprint, since: FrozenMachine, background: bool
     ) -> StartedMachine:
         disks = blueprint.disks
         with stage("disks"):
-            await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
-        start = partial(self._renewed, moment, blueprint)
+            await asyncio.to_thread(since.copy_disks, disks.scratch, disks.identity)
+        start = partial(self._renewed, since, blueprint)
         return await self.launcher.launch(blueprint, start, background=background)
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
         disks = blueprint.disks
-        await self._scratch.make(blueprint.made_of.resources.disk_mib, disks.scratch)
+        await self._scratch.make(blueprint.parts.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
         boot = self._hypervisor.boot
         with stage("boot"):
             return await self.launcher.launch(blueprint, boot, background=background)
 
-    async def _renewed(self, moment: Moment, blueprint: Blueprint, spec: MachineSpec) -> Machine:
+    async def _renewed(
+        self, since: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
+    ) -> Machine:
         """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
-        machine = await self._freezing.resume(spec, moment)
+        machine = await self._freezing.resume(spec, since)
         try:
             with stage("renewal"):
                 renewed = {name: blueprint.identity[name] for name in RENEWED}

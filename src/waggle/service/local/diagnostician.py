@@ -28,8 +28,8 @@ from waggle.domain.diagnosis import (
     Evidence,
     Listener,
     Module,
-    Record,
     Refused,
+    RunFacts,
     address_is_taken,
     parse_listeners,
     question,
@@ -49,7 +49,7 @@ PATIENCE: Final = 10.0
 _ANSWER_LIMIT: Final = 1_000
 _LISTENERS_LIMIT: Final = 10_000
 
-AskWhy = Callable[[str, Sequence[str]], Awaitable[Record]]
+AskWhy = Callable[[str, Sequence[str]], Awaitable[RunFacts]]
 Run = Callable[[Command], Awaitable[ExecutionResult]]
 RefusedSince = Callable[[float], Sequence[Refused]]
 
@@ -130,7 +130,7 @@ class Diagnostician:
         return parse_listeners((await self.run(ask)).stdout.text())
 
 
-def _absent(name: str | None, record: Record) -> str | None:
+def _absent(name: str | None, record: RunFacts) -> str | None:
     """Return the command if the guest is known not to have it."""
     return name if record.have is not None and name not in record.have else None
 

@@ -14,8 +14,8 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.host import Moment
-from waggle.domain.machine import ExposedPort, MachineIdentity, Usage
+from waggle.domain.host import FrozenMachine
+from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import (
     HOME,
     Command,
@@ -66,7 +66,7 @@ class LocalGuest:
             environment=environment,
             why=self._shell.why,
             run=self._shell.run,
-            refused_since=proxy.refused_since if proxy else lambda _moment: (),
+            refused_since=proxy.refused_since if proxy else lambda _frozen_machine: (),
         )
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)
@@ -77,7 +77,7 @@ class LocalGuest:
             proxy.lead_home(ports.connect, environment.name)
         self._scratch = started.blueprint.disks.scratch
         self._started = started
-        self._hibernates = False
+        self._is_on_disk = False
         self.ssh_port = started.lease.port
         self.directory = directory
         self.booted_from = booted_from
@@ -92,7 +92,7 @@ class LocalGuest:
         self._user_home: str | None = None
 
     @property
-    def machine(self) -> MachineIdentity:
+    def machine(self) -> VmmProcess:
         """The VMM process."""
         return self._machine.identity
 
@@ -186,12 +186,14 @@ class LocalGuest:
         async with self._naming_the_cause():
             return await self._machine.agent(command, arguments)
 
-    async def usage(self) -> Usage | None:
+    async def resource_use(self) -> ResourceUse | None:
         """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""
         process = process_usage(self._machine.identity)
         if process is None:
             return None
-        return Usage(process.cpu_seconds, process.memory_bytes, allocated_bytes(self._scratch))
+        return ResourceUse(
+            process.cpu_seconds, process.memory_bytes, allocated_bytes(self._scratch)
+        )
 
     @property
     def exposed(self) -> tuple[ExposedPort, ...]:
@@ -240,20 +242,20 @@ class LocalGuest:
         await self._exposures.clear()
         self._connection.hang_up()
 
-    def moment(self) -> AbstractAsyncContextManager[Moment]:
+    def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
         """Freeze it; see `domain.host.Guest`."""
         self._causes.require_going()
-        return self._freezing.taken(self._started)
+        return self._freezing.freeze(self._started)
 
-    async def hibernate(self) -> None:
+    async def pause_to_disk(self) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
         self._causes.require_going()
-        await finish(self._hibernate())
+        await finish(self._pause_to_disk())
 
-    async def _hibernate(self) -> None:
+    async def _pause_to_disk(self) -> None:
         await self._hang_up()
-        await self._freezing.hibernate(self._started)
-        self._hibernates = True
+        await self._freezing.pause_to_disk(self._started)
+        self._is_on_disk = True
         await self._destroy()
 
     async def wait_dead(self) -> str:
@@ -282,6 +284,6 @@ class LocalGuest:
                 await self._machine.stop()
             finally:
                 await self.disconnect()
-            if not self._hibernates:
+            if not self._is_on_disk:
                 await asyncio.to_thread(shutil.rmtree, self._started.blueprint.files, True)
             self._started.lease.release()

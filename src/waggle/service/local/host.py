@@ -41,8 +41,8 @@ from waggle.domain import host
 from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
+    FrozenMachineUnusable,
     GuestLost,
-    MomentUnusable,
     WaggleError,
 )
 from waggle.domain.host import Progress
@@ -53,8 +53,8 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
-from waggle.service.local.blueprint import GuestParts, LocalMachines, MadeOf
-from waggle.service.local.frozen import Freezing, Moment, frozen_in
+from waggle.service.local.blueprint import GuestParts, LocalMachines, MachineParts
+from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
@@ -95,31 +95,38 @@ class LocalHost:
         self._start = LocalStart(machines, parts, new_proxy, freezing)
 
     async def create(
-        self, environment: Environment, progress: Progress, moment: host.Moment | None = None
+        self,
+        environment: Environment,
+        progress: Progress,
+        frozen_machine: host.FrozenMachine | None = None,
     ) -> LocalGuest:
         """Boot and connect; see `domain.host.EnvironmentHost.create`."""
-        if moment is not None and not isinstance(moment, Moment):
-            raise MomentUnusable("It was not taken by this server's hypervisor.")
+        if frozen_machine is not None and not isinstance(frozen_machine, FrozenMachine):
+            raise FrozenMachineUnusable("It was not taken by this server's hypervisor.")
         await progress(0.0, f"Looking up the image {environment.image}")
         kind = WarmKind(environment.runtime, environment.image, environment.resources)
         owner = environment.owner
-        made_of = moment.made_of if moment else await self._newest(kind, progress, owner)
-        if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
+        parts = (
+            frozen_machine.parts if frozen_machine else await self._newest(kind, progress, owner)
+        )
+        if frozen_machine is None and (
+            guest := await self._claimed(environment, kind, parts, progress)
+        ):
             return guest
         if self._pool is not None:
             await self._pool.make_room()
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(environment.id)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            guest = await self._start.new_guest(environment, made_of, files, moment, progress)
+            guest = await self._start.new_guest(environment, parts, files, frozen_machine, progress)
             undo.pop_all()
         return guest
 
     async def _claimed(
-        self, environment: Environment, kind: WarmKind, made_of: MadeOf, progress: Progress
+        self, environment: Environment, kind: WarmKind, parts: MachineParts, progress: Progress
     ) -> LocalGuest | None:
         """Return a guest in a warm machine, if one fits. One that cannot be used is ended."""
-        while self._pool and (machine := self._pool.claim(kind, made_of)):
+        while self._pool and (machine := self._pool.claim(kind, parts)):
             try:
                 files = self._directory / environment.id
                 return await self._start.hand_over(machine, environment, files, progress)
@@ -134,15 +141,15 @@ class LocalHost:
         """
         await self._machines.templates.idle()  # a machine that can wait starts from one
         self.require_disk()
-        made_of = await self._newest(kind, host.no_progress)
+        parts = await self._newest(kind, host.no_progress)
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(f"warm-{uuid.uuid4()}")
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            machine = await self._start.warm(made_of, files, commands[kind.runtime])
+            machine = await self._start.warm(parts, files, commands[kind.runtime])
             undo.pop_all()
         return machine
 
-    async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
+    async def resume(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Resume it from the disk; see `domain.host.EnvironmentHost.wake`."""
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
@@ -150,14 +157,14 @@ class LocalHost:
             await self._pool.make_room()
         async with self._clear_errors():
             clear(files)  # its machine left its keys and log here
-            async with self._freezing.recalled(frozen_in(files), alone=True) as moment:
+            async with self._freezing.opened(frozen_in(files), alone=True) as frozen_machine:
                 guest = await self._start.new_guest(
-                    environment, moment.made_of, files, moment, progress
+                    environment, frozen_machine.parts, files, frozen_machine, progress
                 )
-            await asyncio.to_thread(remove_directory, moment.directory)
+            await asyncio.to_thread(remove_directory, frozen_machine.directory)
         return guest
 
-    async def salvage(self, environment: Environment) -> bool:
+    async def recover(self, environment: Environment) -> bool:
         """Return whether it can be resumed; see `domain.host.EnvironmentHost.salvage`."""
         if environment.machine is not None:
             kill_identified(environment.machine)
@@ -176,11 +183,11 @@ class LocalHost:
         """Whether the hypervisor can freeze machines."""
         return self._freezing.can_freeze
 
-    async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MadeOf:
+    async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MachineParts:
         with stage("image"):
             image = await self._images.boot_image(kind.image, progress, owner)
         parts = self._parts
-        return MadeOf(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
+        return MachineParts(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
 
     def _make_directory(self, name: str) -> Path:
         directory = self._directory / name

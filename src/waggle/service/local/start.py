@@ -27,8 +27,8 @@ from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
-from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MadeOf, Proxy
-from waggle.service.local.frozen import Freezing, Moment, frozen_in
+from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MachineParts, Proxy
+from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import end, stage
@@ -60,9 +60,9 @@ class LocalStart:
     async def new_guest(
         self,
         environment: Environment,
-        made_of: MadeOf,
+        parts: MachineParts,
         files: Path,
-        moment: Moment | None,
+        frozen_machine: FrozenMachine | None,
         progress: Progress,
     ) -> LocalGuest:
         """Bring its machine up and connect. A failure leaves `files` as they were."""
@@ -70,10 +70,10 @@ class LocalStart:
             undo.callback(clear, files)
             with stage("keys"):
                 keys = new_keys()
-            identity = self._identity_of(environment, made_of, keys)
-            blueprint = Blueprint(made_of, identity, files, environment.owner)
-            await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
-            started = await self._machines.start(blueprint, moment)
+            identity = self._identity_of(environment, parts, keys)
+            blueprint = Blueprint(parts, identity, files, environment.owner)
+            await progress(0.4, "Resuming the machine" if frozen_machine else "Booting the machine")
+            started = await self._machines.start(blueprint, frozen_machine)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
             connection = SshConnection(started.lease.port, keys)
@@ -85,7 +85,7 @@ class LocalStart:
             undo.pop_all()
         return guest
 
-    async def warm(self, made_of: MadeOf, files: Path, command: Command) -> WarmMachine:
+    async def warm(self, parts: MachineParts, files: Path, command: Command) -> WarmMachine:
         """Return a machine without an owner: up, connected, and it has run `command`.
 
         It comes up in the background if its priority can be raised afterwards. A failure leaves
@@ -96,10 +96,10 @@ class LocalStart:
             undo.callback(clear, files)
             keys = new_keys()
             identity = identity_of(
-                *(made_of.image, keys, _NOBODY, NetworkPolicy.NONE),
+                *(parts.image, keys, _NOBODY, NetworkPolicy.NONE),
                 certificates=self._parts.certificates,
             )
-            blueprint = Blueprint(made_of, identity, files)
+            blueprint = Blueprint(parts, identity, files)
             started = await self._machines.start(blueprint, background=polite)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
@@ -123,7 +123,7 @@ class LocalStart:
             undo.push_async_callback(machine.destroy)
             own = machine.moved(files)
             undo.push_async_callback(own.destroy)
-            identity = self._identity_of(environment, own.made_of, own.keys)
+            identity = self._identity_of(environment, own.parts, own.keys)
             guest = self._guest(environment, own)
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
@@ -139,7 +139,7 @@ class LocalStart:
 
     def _guest(self, environment: Environment, own: WarmMachine) -> LocalGuest:
         """Return the guest in the environment's machine. The caller connects it."""
-        parts = own.made_of
+        parts = own.parts
         has_network = environment.network is not NetworkPolicy.NONE
         proxy = self._new_proxy(environment) if has_network else None
         if proxy is not None:
@@ -160,10 +160,10 @@ class LocalStart:
         )
 
     def _identity_of(
-        self, environment: Environment, made_of: MadeOf, keys: EnvironmentKeys
+        self, environment: Environment, parts: MachineParts, keys: EnvironmentKeys
     ) -> Mapping[str, bytes]:
         return identity_of(
-            *(made_of.image, keys, environment.name, environment.network),
+            *(parts.image, keys, environment.name, environment.network),
             certificates=self._parts.certificates,
             variables=environment.variables,
         )

@@ -23,7 +23,7 @@ import structlog
 from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import EnvironmentKeys, SshConnection
-from waggle.service.local.blueprint import MadeOf, StartedMachine
+from waggle.service.local.blueprint import MachineParts, StartedMachine
 from waggle.tasks import finish
 
 
@@ -36,9 +36,9 @@ class WarmMachine:
     connection: SshConnection
 
     @property
-    def made_of(self) -> MadeOf:
+    def parts(self) -> MachineParts:
         """Its parts."""
-        return self.started.blueprint.made_of
+        return self.started.blueprint.parts
 
     @property
     def is_alive(self) -> bool:
@@ -127,7 +127,7 @@ class Warm(Protocol):
     """A machine that waits in a pool."""
 
     @property
-    def made_of(self) -> MadeOf:
+    def parts(self) -> MachineParts:
         """Its parts."""
         ...
 

@@ -20,7 +20,7 @@ import structlog
 
 from waggle.domain.errors import WaggleError
 from waggle.infra.host.hypervisors import Outlook
-from waggle.service.local.blueprint import MadeOf
+from waggle.service.local.blueprint import MachineParts
 from waggle.service.local.warm_machine import Endings, Trouble, Warm, WarmKind, next_kind
 
 TICK: Final = 5.0
@@ -91,14 +91,14 @@ class WarmPool(Generic[_W]):
     def _standing(self) -> int:
         return len(self._ready) + (self._filling is not None)
 
-    def claim(self, kind: WarmKind, made_of: MadeOf) -> _W | None:
+    def claim(self, kind: WarmKind, parts: MachineParts) -> _W | None:
         """Return a machine of exactly these parts, which the caller owns now; None without one.
 
         Machines of that kind with other parts, such as an image that was rebuilt since, are ended.
         """
         found: _W | None = None
         for each in [each for each in self._ready if each.kind == kind]:
-            if each.machine.made_of != made_of:
+            if each.machine.parts != parts:
                 log.info("warm_machine_outdated", runtime=kind.runtime)
                 self._give_up(each)
             elif found is None and each.machine.is_alive:

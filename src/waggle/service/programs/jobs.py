@@ -164,18 +164,18 @@ class JobService:
         self._clock = clock
         self._tasks = tasks
         self._jobs: dict[str, _Jobs] = {}
-        self._tellers: list[Changed] = []
+        self._listeners: list[Changed] = []
         self.left = Leftovers(environments, self._of)
         """The programs that jobs left running."""
-        environments.news.when_removed(self._forget)
+        environments.events.when_removed(self._forget)
         environments.disk.count(self._bytes)
 
     def when_changed(self, tell: Changed) -> None:
         """Call `tell` when a job starts, prints or ends; see `Changed`."""
-        self._tellers.append(tell)
+        self._listeners.append(tell)
 
     def _tell(self, job: Job, stream: StreamName | None = None) -> None:
-        for tell in self._tellers:
+        for tell in self._listeners:
             tell(job, stream)
 
     async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.diagnosis import NO_RECORD, Record, Space
+from waggle.domain.diagnosis import NO_RECORD, RunFacts, Space
 from waggle.infra.ssh.run.launcher import MAX_RECORD, parse_record
 
 ID = "0b7c1f6e-0000-4000-8000-0123456789ab"
@@ -30,7 +30,7 @@ have ps apt-get
 
 
 def test_a_record_is_parsed() -> None:
-    assert parse_record(GOOD, ID) == Record(
+    assert parse_record(GOOD, ID) == RunFacts(
         exit_code=127,
         exec_error=2,
         directory_error=20,

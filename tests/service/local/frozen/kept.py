@@ -15,7 +15,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import FILES
-from waggle.service.local.blueprint import MadeOf
+from waggle.service.local.blueprint import MachineParts
 from waggle.service.local.frozen.manifest import to_facts as parts_facts
 from waggle.service.local.frozen.snapshots import (
     to_facts,
@@ -57,11 +57,11 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
         resources=resources,
         network=NetworkPolicy.NONE,
         directory="/home/sandbox",
-        made_of={"image": "sha256:1"},
+        booted_from={"image": "sha256:1"},
         created_at=THEN,
         expires_at=THEN,
     )
-    made = MadeOf(RuntimeName.PYTHON, image, kernel, kit, resources)
+    made = MachineParts(RuntimeName.PYTHON, image, kernel, kit, resources)
     facts: dict[str, Any] = {**parts_facts(made, VMM), "snapshot": to_facts(snapshot)}
     change(facts)
     directory = here / "snapshots" / OLD

@@ -22,12 +22,12 @@ from tests.service.local.frozen.kept import (
 )
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.blueprint import GuestParts
-from waggle.service.local.frozen import Moments
+from waggle.service.local.frozen import Freezer
 from waggle.service.local.frozen.snapshots import (
     LocalSnapshots,
     bring,
@@ -50,11 +50,11 @@ class Qemu:
         raise AssertionError(directory)
 
 
-def moments(here: Path, vmm: dict[str, str] = VMM) -> Moments:
+def freezer(here: Path, vmm: dict[str, str] = VMM) -> Freezer:
     """Return the `Moments` of machines whose parts are below `here`."""
     disk, kernel, kit = machine_parts(here)
     parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
-    return Moments(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
+    return Freezer(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
 
 
 def exported(directory: Path) -> io.BytesIO:
@@ -66,12 +66,12 @@ def exported(directory: Path) -> io.BytesIO:
 
 def imported(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> Snapshot:
     shelf = here / "snapshots"
-    return bring(data, shelf, moments(here, vmm), snapshot_id=NEW, owner="bob", expires_at=LATER)
+    return bring(data, shelf, freezer(here, vmm), snapshot_id=NEW, owner="bob", expires_at=LATER)
 
 
 def refusal(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> str:
     """Return why the import is refused, and check that it left nothing."""
-    with pytest.raises(MomentUnusable) as caught:
+    with pytest.raises(FrozenMachineUnusable) as caught:
         imported(data, here, vmm)
     assert [*(here / "snapshots").iterdir()] == []
     return str(caught.value)
@@ -92,7 +92,7 @@ def test_an_imported_snapshot_belongs_to_its_new_owner(tmp_path: Path) -> None:
 
 def test_a_running_server_notices_imported_and_removed_snapshots(tmp_path: Path) -> None:
     data = exported(kept(tmp_path / "a"))
-    shelf = LocalSnapshots(tmp_path / "a" / "snapshots", moments(tmp_path / "a"))
+    shelf = LocalSnapshots(tmp_path / "a" / "snapshots", freezer(tmp_path / "a"))
     assert [each.id for each in shelf.all()] == [OLD]
     imported(data, tmp_path / "a")
     assert {each.id for each in shelf.all()} == {OLD, NEW}
@@ -116,7 +116,7 @@ def test_an_import_is_refused_where_parts_or_versions_differ(tmp_path: Path) -> 
 def test_a_corrupt_snapshot_is_not_exported(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     (there / "ram").write_bytes(b"other")
-    with pytest.raises(MomentUnusable, match="ram is corrupt"):
+    with pytest.raises(FrozenMachineUnusable, match="ram is corrupt"):
         write_new(tmp_path / "file", there)
     assert not (tmp_path / "file").exists()
 

@@ -17,7 +17,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import Blueprint, Launcher, MadeOf
+from waggle.service.local.blueprint import Blueprint, Launcher, MachineParts
 from waggle.service.local.frozen.templates import Recipe, Templates
 
 pytestmark = pytest.mark.anyio
@@ -46,8 +46,8 @@ def templates(tmp_path: Path, *, apart: bool = False, warm: Command = WARM) -> T
 
 def blueprint(owner: str | None) -> Blueprint:
     image = BootImage("image", "sha256:1", Path("/nonexistent"), {})
-    made_of = MadeOf(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), SIZE)
-    return Blueprint(made_of, {}, Path("/nonexistent"), owner)
+    parts = MachineParts(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), SIZE)
+    return Blueprint(parts, {}, Path("/nonexistent"), owner)
 
 
 def make(found: Templates, owner: str | None) -> None:

@@ -31,7 +31,7 @@ class Rig:
     images: ImageService
     here: World
     slept: list[float] = field(default_factory=list[float])
-    awake: anyio.Event = field(default_factory=anyio.Event)
+    resumed: anyio.Event = field(default_factory=anyio.Event)
 
     def pruner(self, *, max_bytes: int | None = None, days: float = 7) -> Pruner:
         return Pruner(
@@ -49,7 +49,7 @@ class Rig:
         """Let two hours pass at once, then sleep forever."""
         self.slept.append(seconds)
         if len(self.slept) == 3:
-            self.awake.set()
+            self.resumed.set()
             await anyio.sleep_forever()
 
     async def bring(self, name: str, days_ago: float) -> str:
@@ -142,7 +142,7 @@ async def test_it_prunes_at_once_and_hourly_and_continues_after_a_failure(
         index = tmp_path / "images" / "index.json"
         index.write_text("no JSON")
         task = asyncio.create_task(this.pruner(max_bytes=1 << 40).run())
-        await this.awake.wait()
+        await this.resumed.wait()
         await cancelled(task)
         assert this.slept == [INTERVAL_SECONDS] * 3
         failed = [entry for entry in logged if entry["event"] == "prune_failed"]
@@ -158,7 +158,7 @@ async def test_only_a_prune_that_removed_something_is_logged(
         this = rig(tmp_path, here)
         old = await this.bring("old", 8)
         task = asyncio.create_task(this.pruner().run())
-        await this.awake.wait()
+        await this.resumed.wait()
         await cancelled(task)
         told = [entry for entry in logged if entry["event"] == "images_pruned"]
         assert [entry["digests"] for entry in told] == [[old]]

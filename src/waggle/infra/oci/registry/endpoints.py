@@ -151,10 +151,10 @@ def retry_after(value: str, now: float) -> float:
     if _SECONDS.fullmatch(text):
         return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=dt.UTC)
-        return max(0.0, moment.timestamp() - now)
+        at = email.utils.parsedate_to_datetime(text)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=dt.UTC)
+        return max(0.0, at.timestamp() - now)
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
 

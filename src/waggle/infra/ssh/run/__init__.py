@@ -17,7 +17,7 @@ from typing import Final
 import asyncssh
 import structlog
 
-from waggle.domain.diagnosis import Record
+from waggle.domain.diagnosis import RunFacts
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
 from waggle.infra.ssh import SshConnection
@@ -195,7 +195,7 @@ class Shell:
         """Return the ids of the runs under way."""
         return frozenset(run.id for run in self._running)
 
-    async def why(self, run_id: str, programs: Sequence[str] = ()) -> Record:
+    async def why(self, run_id: str, programs: Sequence[str] = ()) -> RunFacts:
         """Return the guest's record of a run's end, and which of these programs it has.
 
         Asks for valid program names only, and for MAX_PROGRAMS at most. NO_RECORD if the guest

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import asyncssh
 
-from waggle.domain.diagnosis import NO_RECORD, Record, Space
+from waggle.domain.diagnosis import NO_RECORD, RunFacts, Space
 from waggle.domain.programs import (
     MAX_COMMAND,
     NOTHING_LEFT,
@@ -44,7 +44,7 @@ _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _PATHS = frozenset({"file", "needs", "crlf"})
 
 
-def parse_record(data: bytes, run_id: str) -> Record:
+def parse_record(data: bytes, run_id: str) -> RunFacts:
     """Return the run's record; NO_RECORD if it is another run's or not a record at all."""
     lines = data[: MAX_RECORD + 1].decode("utf-8", "replace").split("\n")
     if len(data) > MAX_RECORD or lines[0] != f"id {run_id}" or lines[-1]:
@@ -77,7 +77,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
-def _record(numbers: dict[str, list[int]], paths: dict[str, str]) -> Record:
+def _record(numbers: dict[str, list[int]], paths: dict[str, str]) -> RunFacts:
     def one(key: str) -> int | None:
         return numbers[key][0] if key in numbers else None
 
@@ -86,7 +86,7 @@ def _record(numbers: dict[str, list[int]], paths: dict[str, str]) -> Record:
 
     peak, limit, shared = numbers.get("memory", [0, 0, 0])
     refused, processes = numbers.get("forks", [0, 0])
-    return Record(
+    return RunFacts(
         exit_code=one("exit"),
         signal=one("signal"),
         exec_error=one("exec"),

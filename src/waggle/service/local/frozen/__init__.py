@@ -41,12 +41,12 @@ from typing import NoReturn
 
 import structlog
 
-from waggle.domain.errors import MomentUnusable, SnapshotFailed, Unsupported
+from waggle.domain.errors import FrozenMachineUnusable, SnapshotFailed, Unsupported
 from waggle.domain.machine import (
     IDENTITY,
     SCRATCH,
     FreezingHypervisor,
-    Frozen,
+    FrozenState,
     GuestDisks,
     Machine,
     MachineSpec,
@@ -55,7 +55,7 @@ from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone, remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
-from waggle.service.local.blueprint import GuestParts, MadeOf, StartedMachine
+from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.manifest import (
     Loaded,
     Shelves,
@@ -70,12 +70,12 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FrozenMachine:
     """A frozen machine that copies can start from; if `alone`, only one of them may."""
 
     directory: Path
-    made_of: MadeOf
-    frozen: Frozen
+    parts: MachineParts
+    frozen: FrozenState
     alone: bool = False
 
     def copy_disks(self, scratch: Path, identity: Path) -> None:
@@ -84,7 +84,7 @@ class Moment:
         _blank(self.directory / IDENTITY, identity)
 
 
-class Moments:
+class Freezer:
     """Freezes, keeps and resumes machines. `directory` is for those that are being frozen."""
 
     can_freeze = True
@@ -107,7 +107,7 @@ class Moments:
         self._parts = parts
 
     @contextlib.asynccontextmanager
-    async def taken(self, started: StartedMachine) -> AsyncGenerator[Moment]:
+    async def freeze(self, started: StartedMachine) -> AsyncGenerator[FrozenMachine]:
         """Freeze a running machine, which continues; removed with the block unless it was kept.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
@@ -119,7 +119,7 @@ class Moments:
                 work.mkdir(mode=0o700)
                 with contextlib.ExitStack() as held:
                     frozen = await finish(closing_with(held, self._take(started, work)))
-                    yield Moment(work, started.blueprint.made_of, frozen)
+                    yield FrozenMachine(work, started.blueprint.parts, frozen)
             finally:
                 await finish(asyncio.to_thread(stack.close))
 
@@ -136,7 +136,7 @@ class Moments:
                 hint="The environment goes on. The operator finds the reason in the server's log.",
             ) from error
 
-    async def _take(self, started: StartedMachine, work: Path) -> Frozen:
+    async def _take(self, started: StartedMachine, work: Path) -> FrozenState:
         machine, disks = started.machine, started.blueprint.disks
         try:
             frozen = await machine.freeze(disks)
@@ -150,16 +150,16 @@ class Moments:
                 await machine.unpause()
         return frozen
 
-    async def hibernate(self, started: StartedMachine) -> None:
+    async def pause_to_disk(self, started: StartedMachine) -> None:
         """Stop a machine and keep it frozen among its files.
 
         If that fails, it may stay paused: the caller continues it. Raises BootFailed, GuestLost,
         DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
         """
         with self._writing():
-            await self._hibernate(started)
+            await self._pause_to_disk(started)
 
-    async def _hibernate(self, started: StartedMachine) -> None:
+    async def _pause_to_disk(self, started: StartedMachine) -> None:
         blueprint = started.blueprint
         disks = blueprint.disks
         stack = contextlib.ExitStack()
@@ -170,7 +170,7 @@ class Moments:
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_add_disks, os.link, disks, work)  # it is about to end
-            facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
+            facts = to_facts(blueprint.parts, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._verified.seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
         finally:
@@ -184,23 +184,27 @@ class Moments:
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 disk.unlink()
 
-    async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
+    async def keep(
+        self, frozen_machine: FrozenMachine, directory: Path, facts: Mapping[str, object]
+    ) -> None:
         """Write a machine that was just frozen to `directory`, with `facts`. Raises OSError.
 
         A crash leaves a workspace, which `sweep` removes.
         """
-        vmm = self.hypervisor.fingerprint(moment.frozen)
-        whole = {**to_facts(moment.made_of, vmm), **facts}
-        await asyncio.to_thread(moment.frozen.save, moment.directory)
-        await asyncio.to_thread(self._verified.seal, moment.directory, whole)
-        await asyncio.to_thread(_link, moment.directory, directory)
+        vmm = self.hypervisor.fingerprint(frozen_machine.frozen)
+        whole = {**to_facts(frozen_machine.parts, vmm), **facts}
+        await asyncio.to_thread(frozen_machine.frozen.save, frozen_machine.directory)
+        await asyncio.to_thread(self._verified.seal, frozen_machine.directory, whole)
+        await asyncio.to_thread(_link, frozen_machine.directory, directory)
 
-    async def resume(self, spec: MachineSpec, moment: Moment) -> Machine:
+    async def resume(self, spec: MachineSpec, frozen_machine: FrozenMachine) -> Machine:
         """Start a copy, not renewed yet; see `FreezingHypervisor.resume`."""
-        return await self.hypervisor.resume(spec, moment.frozen, alone=moment.alone)
+        return await self.hypervisor.resume(spec, frozen_machine.frozen, alone=frozen_machine.alone)
 
     @contextlib.asynccontextmanager
-    async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
+    async def opened(
+        self, directory: Path, *, alone: bool = False
+    ) -> AsyncGenerator[FrozenMachine]:
         """Hold what was kept, verified and in memory, for the length of a block.
 
         For one machine `alone` it is read anew; otherwise it is shared. Raises MomentUnusable with
@@ -215,34 +219,38 @@ class Moments:
                 else:
                     frozen = await stack.enter_async_context(self.loaded.using(directory, load))
             except OSError as error:
-                raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
-            yield Moment(directory, parts, frozen, alone)
+                raise FrozenMachineUnusable(
+                    f"Its state cannot be read: {error.strerror}."
+                ) from error
+            yield FrozenMachine(directory, parts, frozen, alone)
 
-    def check(self, directory: Path) -> MadeOf:
+    def check(self, directory: Path) -> MachineParts:
         """Verify what is kept there and return its parts. Blocks.
 
         Raises MomentUnusable with the reason, or SetupIncomplete if kernel or kit are missing.
         """
         return self._inspect(directory)[0]
 
-    def _inspect(self, directory: Path) -> tuple[MadeOf, Mapping[str, str]]:
+    def _inspect(self, directory: Path) -> tuple[MachineParts, Mapping[str, str]]:
         """Return the parts as `check` does, and what the state is locked to."""
         if (why := self._verified.problem(directory)) is not None:
-            raise MomentUnusable(f"Its state cannot be used: {why}.")
+            raise FrozenMachineUnusable(f"Its state cannot be used: {why}.")
         with frozen_files.understanding():
             facts = frozen_files.facts(directory)
             shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
             parts = from_facts(facts, shelves)
             vmm = vmm_of(facts)
         if (another := self.hypervisor.lock(vmm)) is not None:
-            raise MomentUnusable(
+            raise FrozenMachineUnusable(
                 f"Its state is locked to another {another}.",
                 hint="Machines go on only with the QEMU and the processor that froze them; "
                 "WAGGLE_QEMU_OLDER can name the QEMU of before.",
             )
         for path in (parts.image.disk, parts.kernel, parts.kit):
             if not path.exists():
-                raise MomentUnusable(f"What it was made of is not here any more: {path.name}.")
+                raise FrozenMachineUnusable(
+                    f"What it was made of is not here any more: {path.name}."
+                )
         return parts, vmm
 
     def sweep(self) -> None:
@@ -265,13 +273,13 @@ class CannotFreeze:
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise Unsupported(self._why, hint=self._hint)
 
-    taken = hibernate = keep = recalled = check = resume = _refuse
+    freeze = pause_to_disk = keep = opened = check = resume = _refuse
 
     def sweep(self) -> None:
         """Do nothing: nothing was kept."""
 
 
-Freezing = Moments | CannotFreeze
+Freezing = Freezer | CannotFreeze
 
 
 def frozen_in(files: Path) -> Path:

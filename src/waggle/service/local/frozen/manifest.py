@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import cast
 
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Frozen, Resources
+from waggle.domain.machine import FrozenState, Resources
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.service.local.blueprint import MadeOf
+from waggle.service.local.blueprint import MachineParts
 from waggle.tasks import finish
 
 
-def to_facts(made_of: MadeOf, vmm: Mapping[str, str]) -> dict[str, object]:
+def to_facts(parts: MachineParts, vmm: Mapping[str, str]) -> dict[str, object]:
     """Return the facts for a manifest. `vmm` is what the state is locked to."""
-    image = made_of.image
+    image = parts.image
     return {
-        "runtime": made_of.runtime.value,
+        "runtime": parts.runtime.value,
         "image": {
             "reference": image.reference,
             "digest": image.digest,
@@ -36,12 +36,12 @@ def to_facts(made_of: MadeOf, vmm: Mapping[str, str]) -> dict[str, object]:
             "directory": image.directory,
             "shell": image.shell,
         },
-        "kernel": made_of.kernel.name,
-        "kit": made_of.kit.name,
+        "kernel": parts.kernel.name,
+        "kit": parts.kit.name,
         "resources": {
-            "cpus": made_of.resources.cpus,
-            "memory_mib": made_of.resources.memory_mib,
-            "disk_mib": made_of.resources.disk_mib,
+            "cpus": parts.resources.cpus,
+            "memory_mib": parts.resources.memory_mib,
+            "disk_mib": parts.resources.disk_mib,
         },
         "vmm": dict(vmm),
     }
@@ -56,12 +56,12 @@ class Shelves:
     kits: Path
 
 
-def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MadeOf:
+def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MachineParts:
     """Undo `to_facts`. Raises KeyError, TypeError, AttributeError or ValueError."""
     image = cast("dict[str, object]", facts["image"])
     resources = cast("dict[str, int]", facts["resources"])
     variables = cast("dict[str, object]", image["variables"])
-    return MadeOf(
+    return MachineParts(
         RuntimeName(str(facts["runtime"])),
         BootImage(
             reference=str(image["reference"]),
@@ -97,7 +97,7 @@ KEPT = 3
 
 @dataclass(slots=True)
 class _Entry:
-    frozen: Frozen | None = None
+    frozen: FrozenState | None = None
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -113,7 +113,9 @@ class Loaded:
         self._entries: dict[tuple[Path, int], _Entry] = {}
 
     @contextlib.asynccontextmanager
-    async def using(self, directory: Path, load: Callable[[], Frozen]) -> AsyncGenerator[Frozen]:
+    async def using(
+        self, directory: Path, load: Callable[[], FrozenState]
+    ) -> AsyncGenerator[FrozenState]:
         """Hold the frozen machine of a directory; `load` reads it, once. Raises OSError."""
         key = directory, directory.stat().st_ino
         entry = self._entries.pop(key, None) or _Entry()
@@ -127,7 +129,7 @@ class Loaded:
             entry.users -= 1
             self._trim(self._keep)
 
-    async def _read(self, entry: _Entry, load: Callable[[], Frozen]) -> Frozen:
+    async def _read(self, entry: _Entry, load: Callable[[], FrozenState]) -> FrozenState:
         """Load into the entry, which closes it later even if its first user has gone."""
         entry.frozen = await asyncio.to_thread(load)
         return entry.frozen
@@ -144,8 +146,8 @@ class Loaded:
 
 
 async def closing_with(
-    stack: contextlib.ExitStack | contextlib.AsyncExitStack, work: Awaitable[Frozen]
-) -> Frozen:
+    stack: contextlib.ExitStack | contextlib.AsyncExitStack, work: Awaitable[FrozenState]
+) -> FrozenState:
     """Return the result of `work`, to be closed with the stack. Run it with `finish`.
 
     A caller that is cancelled meanwhile never gets the result, but its stack closes it.

@@ -23,14 +23,14 @@ from typing import BinaryIO, cast
 import structlog
 
 from waggle.domain import host
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, NetworkPolicy, Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_archive, frozen_files
-from waggle.service.local.frozen import Freezing, Moment
+from waggle.service.local.frozen import Freezing, FrozenMachine
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -62,22 +62,22 @@ class LocalSnapshots:
                 self._unreadable.add(new)
         return sorted(self._known.values(), key=lambda each: each.created_at)
 
-    async def keep(self, moment: host.Moment, snapshot: Snapshot) -> Snapshot:
+    async def keep(self, frozen_machine: host.FrozenMachine, snapshot: Snapshot) -> Snapshot:
         """See `SnapshotShelf.keep`."""
-        if not isinstance(moment, Moment):
-            raise MomentUnusable("It was not taken by this server's hypervisor.")
-        return await finish(self._keep(moment, snapshot))
+        if not isinstance(frozen_machine, FrozenMachine):
+            raise FrozenMachineUnusable("It was not taken by this server's hypervisor.")
+        return await finish(self._keep(frozen_machine, snapshot))
 
-    async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+    async def _keep(self, frozen_machine: FrozenMachine, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._freezing.keep(moment, path, {"snapshot": to_facts(snapshot)})
+        await self._freezing.keep(frozen_machine, path, {"snapshot": to_facts(snapshot)})
         kept = replace(snapshot, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
 
-    def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
+    def opened(self, snapshot: Snapshot) -> AbstractAsyncContextManager[FrozenMachine]:
         """See `SnapshotShelf.recalled`."""
-        return self._freezing.recalled(self._directory / snapshot.id)
+        return self._freezing.opened(self._directory / snapshot.id)
 
     async def remove(self, snapshot_id: str) -> None:
         """See `SnapshotShelf.remove`."""
@@ -104,7 +104,7 @@ def _read(path: Path) -> Snapshot | None:
         with frozen_files.understanding():
             told = parse_snapshot(frozen_files.facts(path))
         return replace(told, id=path.name, size=frozen_files.size(path))
-    except (OSError, MomentUnusable) as error:
+    except (OSError, FrozenMachineUnusable) as error:
         log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
         return None
 
@@ -121,7 +121,7 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
         "resources": [resources.cpus, resources.memory_mib, resources.disk_mib],
         "network": snapshot.network.value,
         "directory": snapshot.directory,
-        "made_of": dict(snapshot.made_of),
+        "made_of": dict(snapshot.booted_from),
         "created_at": snapshot.created_at.isoformat(),
         "expires_at": snapshot.expires_at.isoformat(),
         "variables": dict(snapshot.variables),
@@ -135,7 +135,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
     Raises KeyError, TypeError, AttributeError or ValueError.
     """
     told = cast("dict[str, object]", facts["snapshot"])
-    made_of = cast("dict[str, object]", told["made_of"])
+    booted_from = cast("dict[str, object]", told["made_of"])
     variables = cast("dict[str, object]", told.get("variables", {}))
     return Snapshot(
         id="",
@@ -147,7 +147,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         resources=Resources(*(int(each) for each in cast("list[int]", told["resources"]))),
         network=NetworkPolicy(str(told["network"])),
         directory=str(told["directory"]),
-        made_of={str(name): str(part) for name, part in made_of.items()},
+        booted_from={str(name): str(part) for name, part in booted_from.items()},
         created_at=datetime.fromisoformat(str(told["created_at"])),
         expires_at=datetime.fromisoformat(str(told["expires_at"])),
         variables={str(name): str(value) for name, value in variables.items()},
@@ -162,7 +162,7 @@ _SLACK = 64 << 20
 def export(directory: Path, out: BinaryIO) -> None:
     """Write the snapshot in a directory to a file. Raises MomentUnusable or OSError."""
     if (why := frozen_files.problem(directory)) is not None:
-        raise MomentUnusable(f"The snapshot cannot be used: {why}.")
+        raise FrozenMachineUnusable(f"The snapshot cannot be used: {why}.")
     frozen_archive.pack(directory, out)
 
 
@@ -192,7 +192,7 @@ def bring(
         frozen_files.amend(made, {**facts, "snapshot": to_facts(kept)})
         target = shelf / snapshot_id
         if target.exists():
-            raise MomentUnusable(f"There is a snapshot {snapshot_id} already.")
+            raise FrozenMachineUnusable(f"There is a snapshot {snapshot_id} already.")
         place(made, target)
     return replace(kept, size=frozen_files.size(target))
 
@@ -223,7 +223,7 @@ def _bounds(manifest: bytes) -> dict[str, int]:
     if not (type(memory) is int and 0 < memory <= _MOST_MEMORY_MIB) or not (
         type(disk) is int and 0 < disk <= _MOST_DISK_MIB
     ):
-        raise MomentUnusable("Its manifest tells of a machine larger than there are.")
+        raise FrozenMachineUnusable("Its manifest tells of a machine larger than there are.")
     return {
         RAM: (memory << 20) + _SLACK,
         STATE: _SLACK,

@@ -34,7 +34,7 @@ from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
-from waggle.service.local.frozen import Moment
+from waggle.service.local.frozen import FrozenMachine
 from waggle.service.local.frozen.manifest import Loaded, closing_with
 from waggle.tasks import finish
 
@@ -63,7 +63,7 @@ class NoTemplates:
     """For a server whose machines all boot."""
 
     @contextlib.asynccontextmanager
-    async def moment(self, blueprint: Blueprint) -> AsyncGenerator[None]:
+    async def frozen_for(self, blueprint: Blueprint) -> AsyncGenerator[None]:
         """Yield None."""
         yield
 
@@ -121,7 +121,7 @@ class Templates:
         Does not raise: without a VMM there is nothing to make.
         """
         usual = self._recipe.usual
-        if self._tasks is None or (usual and blueprint.made_of.resources != usual):
+        if self._tasks is None or (usual and blueprint.parts.resources != usual):
             return
         if self._is_nobodys(blueprint):
             return
@@ -152,7 +152,7 @@ class Templates:
         return key.id, True
 
     @contextlib.asynccontextmanager
-    async def moment(self, blueprint: Blueprint) -> AsyncGenerator[Moment | None]:
+    async def frozen_for(self, blueprint: Blueprint) -> AsyncGenerator[FrozenMachine | None]:
         """Hold the template that fits, or None, in memory for the length of a block.
 
         The name of its directory is the template's id. Raises SetupIncomplete or OSError.
@@ -163,19 +163,19 @@ class Templates:
             return
         load = partial(self.hypervisor.load, template.directory, self.hypervisor.fingerprint())
         async with self.loaded.using(template.directory, load) as frozen:
-            yield Moment(template.directory, blueprint.made_of, frozen)
+            yield FrozenMachine(template.directory, blueprint.parts, frozen)
 
     def reject(self, template_id: str) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""
         self.store.remove(template_id)
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
-        warm = self._recipe.warm[blueprint.made_of.runtime]
+        warm = self._recipe.warm[blueprint.parts.runtime]
         return TemplateKey.of(
-            image=blueprint.made_of.image.digest,
-            kernel=blueprint.made_of.kernel.stem,
-            kit=blueprint.made_of.kit.stem,
-            resources=blueprint.made_of.resources,
+            image=blueprint.parts.image.digest,
+            kernel=blueprint.parts.kernel.stem,
+            kit=blueprint.parts.kit.stem,
+            resources=blueprint.parts.resources,
             certificates=self._recipe.certificates,
             warmed=(*warm.argv, *([warm.code.decode()] if warm.code else [])),
             vmm=self.hypervisor.fingerprint(),
@@ -207,13 +207,13 @@ class Templates:
             keys = new_keys()
             own = replace(blueprint, files=work)
             disks = own.disks
-            await self._recipe.scratch.make(own.made_of.resources.disk_mib, disks.scratch)
+            await self._recipe.scratch.make(own.parts.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
             started = await self._launcher.launch(own, self.hypervisor.boot, background=True)
             machine = started.machine
             with contextlib.ExitStack() as held:
                 try:
-                    await self._warm(started.lease.port, keys, own.made_of.runtime)
+                    await self._warm(started.lease.port, keys, own.parts.runtime)
                     await machine.agent("guest-ping")  # it starts late; copies have it at once
                     await machine.settle()
                     frozen = await finish(closing_with(held, machine.freeze(disks)))
@@ -223,7 +223,7 @@ class Templates:
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
         await asyncio.to_thread(self.store.trim, OF_ONE_OWNER, OF_ALL_OWNERS)
-        log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
+        log.info("template_made", template=key.id, image=blueprint.parts.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
         """Bring into memory what the first call of an environment needs, as far as it works."""

@@ -19,11 +19,11 @@ from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.errors import BootFailed, DiskFull, MomentUnusable
-from waggle.domain.host import Moment, no_progress
+from waggle.domain.errors import BootFailed, DiskFull, FrozenMachineUnusable
+from waggle.domain.host import FrozenMachine, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
-from waggle.service.local.frozen import Moment as KeptMoment
+from waggle.service.local.frozen import FrozenMachine as KeptMoment
 from waggle.service.local.frozen import frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
@@ -61,8 +61,8 @@ async def started(lab: Lab) -> tuple[LocalHost, Environment, LocalGuest]:
     return host, asked, lab.adopt(await host.create(asked, no_progress))
 
 
-async def copy(lab: Lab, host: LocalHost, moment: Moment) -> LocalGuest:
-    return lab.adopt(await host.create(environment(), no_progress, moment))
+async def copy(lab: Lab, host: LocalHost, frozen_machine: FrozenMachine) -> LocalGuest:
+    return lab.adopt(await host.create(environment(), no_progress, frozen_machine))
 
 
 async def count(guest: LocalGuest) -> int:
@@ -74,9 +74,9 @@ async def test_two_copies_resume_programs_memory_and_files_and_differ_in_identit
 ) -> None:
     host, _, origin = await started(booting)
     await root(origin, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
-    async with origin.moment() as moment:
+    async with origin.freeze() as frozen_machine:
         before = await count(origin)
-        first, second = [await copy(booting, host, moment) for _ in range(2)]
+        first, second = [await copy(booting, host, frozen_machine) for _ in range(2)]
     assert list((booting.directory / "moments").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
@@ -103,7 +103,7 @@ async def test_a_call_in_the_origin_continues_during_a_freeze(freezing: Lab) -> 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
-        async with origin.moment():
+        async with origin.freeze():
             pass
     assert results == [["1", "2", "3", "4", "5", "6"]]
 
@@ -113,10 +113,10 @@ async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:
     host, _, origin = await started(freezing)
     await root(origin, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=20 2>/dev/null")
     told = await root(origin, "sha256sum /dev/shm/x")
-    async with origin.moment() as moment:
-        child = await copy(freezing, host, moment)
-    async with child.moment() as moment:
-        grandchild = await copy(freezing, host, moment)
+    async with origin.freeze() as frozen_machine:
+        child = await copy(freezing, host, frozen_machine)
+    async with child.freeze() as frozen_machine:
+        grandchild = await copy(freezing, host, frozen_machine)
     assert await root(grandchild, "sha256sum /dev/shm/x") == told
 
 
@@ -125,15 +125,15 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
 ) -> None:
     host, asked, guest = await started(booting)
     await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
-    await guest.hibernate()
+    await guest.pause_to_disk()
     assert not booting.ports.leased
     files = booting.environments / asked.id
     assert frozen_in(files).is_dir()
     seen = 0
     for _ in range(2):
         if seen:  # as after a restart of the server
-            assert await host.salvage(asked)
-        woken = booting.adopt(await host.wake(asked, no_progress))
+            assert await host.recover(asked)
+        woken = booting.adopt(await host.resume(asked, no_progress))
         assert not frozen_in(files).exists()
         assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
         told = await woken.agent("guest-get-time")
@@ -141,7 +141,7 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
         assert abs(told / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
         assert await count(woken) > seen
         seen = await count(woken)
-        await woken.hibernate()
+        await woken.pause_to_disk()
     await host.discard(asked)
     assert not files.exists()
 
@@ -150,10 +150,10 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
 async def test_a_resumed_machine_leaves_no_state_even_if_deleting_it_fails(freezing: Lab) -> None:
     """If the server were killed then, half a state would be left, which looks like a whole one."""
     host, asked, guest = await started(freezing)
-    await guest.hibernate()
+    await guest.pause_to_disk()
     state = frozen_in(freezing.environments / asked.id)
     with small_disk(state / "held", 1):  # a mount point cannot be deleted
-        freezing.adopt(await host.wake(asked, no_progress))
+        freezing.adopt(await host.resume(asked, no_progress))
         assert not state.exists()
 
 
@@ -162,9 +162,9 @@ async def test_a_paused_machine_uses_no_cpu_and_then_has_the_right_time(freezing
     await root(guest, COUNTER)
     before = await count(guest)
     await guest.pause()
-    used = (await guest.usage()).cpu_seconds  # type: ignore[union-attr]
+    used = (await guest.resource_use()).cpu_seconds  # type: ignore[union-attr]
     await anyio.sleep(0.5)  # the measurement needs an idle interval
-    assert (await guest.usage()).cpu_seconds - used < 0.1  # type: ignore[union-attr]
+    assert (await guest.resource_use()).cpu_seconds - used < 0.1  # type: ignore[union-attr]
     await guest.unpause()
     asked = time.time()
     told = await guest.agent("guest-get-time")
@@ -175,7 +175,7 @@ async def test_a_paused_machine_uses_no_cpu_and_then_has_the_right_time(freezing
 
 async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
     host, asked, guest = await started(freezing)
-    await guest.hibernate()
+    await guest.pause_to_disk()
     frozen = frozen_in(freezing.environments / asked.id)
     harms: list[tuple[str, Callable[[Path], None]]] = [
         ("state", cut),
@@ -186,11 +186,11 @@ async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
     for name, harm in harms:
         whole = (frozen / name).read_bytes()
         harm(frozen / name)
-        with pytest.raises(MomentUnusable, match=name.replace(".", r"\.")):
-            await host.wake(asked, no_progress)
-        assert await host.salvage(asked)
+        with pytest.raises(FrozenMachineUnusable, match=name.replace(".", r"\.")):
+            await host.resume(asked, no_progress)
+        assert await host.recover(asked)
         (frozen / name).write_bytes(whole)
-    woken = freezing.adopt(await host.wake(asked, no_progress))
+    woken = freezing.adopt(await host.resume(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
@@ -203,7 +203,7 @@ def reseal(directory: Path, **changes: object) -> None:
 
 async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: Lab) -> None:
     host, asked, guest = await started(freezing)
-    await guest.hibernate()
+    await guest.pause_to_disk()
     frozen = frozen_in(freezing.environments / asked.id)
     told = frozen_files.facts(frozen)
     vmm = cast("dict[str, str]", told["vmm"])
@@ -215,10 +215,10 @@ async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: La
         ({"resources": None}, "not one of ours"),
     ):
         reseal(frozen, **changes)
-        with pytest.raises(MomentUnusable, match=why):
-            await host.wake(asked, no_progress)
+        with pytest.raises(FrozenMachineUnusable, match=why):
+            await host.resume(asked, no_progress)
         reseal(frozen, **told)
-    freezing.adopt(await host.wake(asked, no_progress))
+    freezing.adopt(await host.resume(asked, no_progress))
 
 
 @pytest.fixture
@@ -245,24 +245,24 @@ async def test_a_machine_frozen_by_an_older_qemu_resumes_only_with_that_one(
     accelerator = newer.fingerprint()["accelerator"]
     booting.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
     host, asked, guest = await started(booting)
-    await guest.hibernate()
+    await guest.pause_to_disk()
 
     booting.hypervisor = newer
-    with pytest.raises(MomentUnusable, match="version of QEMU") as refused:
-        await booting.host().wake(asked, no_progress)
+    with pytest.raises(FrozenMachineUnusable, match="version of QEMU") as refused:
+        await booting.host().resume(asked, no_progress)
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
 
     binary = load().qemu_binary
     booting.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
     host = booting.host()
-    woken = booting.adopt(await host.wake(asked, no_progress))
-    async with woken.moment() as moment:
-        frozen = cast("KeptMoment", moment).frozen
+    woken = booting.adopt(await host.resume(asked, no_progress))
+    async with woken.freeze() as frozen_machine:
+        frozen = cast("KeptMoment", frozen_machine).frozen
         assert both.fingerprint(frozen) == older.fingerprint() != both.fingerprint()
-        fork = await copy(booting, host, moment)
+        fork = await copy(booting, host, frozen_machine)
     assert lines(await fork.run(sh("echo works"))) == ["works"]
-    await woken.hibernate()
-    woken = booting.adopt(await host.wake(asked, no_progress))
+    await woken.pause_to_disk()
+    woken = booting.adopt(await host.resume(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
@@ -276,32 +276,32 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     another_qemu.rename(another_qemu.with_name("away"))
     shutil.copy(str(shutil.which(load().qemu_binary)), another_qemu)
     with pytest.raises(BootFailed, match="not here any more") as refused:
-        await guest.hibernate()
+        await guest.pause_to_disk()
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
     await guest.unpause()
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
     another_qemu.with_name("away").rename(kept)
-    await guest.hibernate()
-    woken = booting.adopt(await host.wake(asked, no_progress))
+    await guest.pause_to_disk()
+    woken = booting.adopt(await host.resume(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_state_that_qemu_cannot_read_is_refused_by_qemu(freezing: Lab) -> None:
     """Its digest is right, as in a deliberate forgery."""
     host, asked, guest = await started(freezing)
-    await guest.hibernate()
+    await guest.pause_to_disk()
     frozen = frozen_in(freezing.environments / asked.id)
     whole = (frozen / "state").read_bytes()
     for nonsense in (b"", whole[: len(whole) // 2], b"QEVM\0\0\0\3" + b"nonsense" * 1000):
         (frozen / "state").write_bytes(nonsense)
         reseal(frozen)
         with pytest.raises(BootFailed):
-            await host.wake(asked, no_progress)
+            await host.resume(asked, no_progress)
         assert not freezing.ports.leased
     (frozen / "state").write_bytes(whole)
     reseal(frozen)
-    woken = freezing.adopt(await host.wake(asked, no_progress))
+    woken = freezing.adopt(await host.resume(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
@@ -315,7 +315,7 @@ async def test_a_pause_to_a_full_disk_leaves_the_machine_running(freezing: Lab) 
         _, asked, guest = await started(freezing)
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
         with pytest.raises(DiskFull, match="no room in"):
-            await guest.hibernate()
+            await guest.pause_to_disk()
         await guest.unpause()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
         assert not frozen_in(disk / asked.id).exists()
@@ -334,7 +334,7 @@ async def test_leftovers_of_an_interrupted_freeze_are_removed(freezing: Lab) -> 
     await guest.destroy()
     files.mkdir()
     (files / ".tmp-frozen").mkdir()
-    assert not await host.salvage(asked)
+    assert not await host.recover(asked)
     host.sweep()
     assert list(freezing.environments.iterdir()) == []
     assert list((freezing.directory / "moments").iterdir()) == []

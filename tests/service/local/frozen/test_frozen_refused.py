@@ -12,16 +12,16 @@ import pytest
 from waggle.domain.errors import Unsupported
 from waggle.domain.machine import MachineSpec
 from waggle.service.local.blueprint import StartedMachine
-from waggle.service.local.frozen import CannotFreeze, Freezing, Moment
+from waggle.service.local.frozen import CannotFreeze, Freezing, FrozenMachine
 
 pytestmark = pytest.mark.anyio
-STARTED, MOMENT = cast("StartedMachine", None), cast("Moment", None)
+STARTED, MOMENT = cast("StartedMachine", None), cast("FrozenMachine", None)
 SPEC, HERE = cast("MachineSpec", None), Path("/nowhere")
 WAYS: list[Callable[[Freezing], object]] = [
-    lambda freezing: freezing.taken(STARTED),
-    lambda freezing: freezing.hibernate(STARTED),
+    lambda freezing: freezing.freeze(STARTED),
+    lambda freezing: freezing.pause_to_disk(STARTED),
     lambda freezing: freezing.keep(MOMENT, HERE, {}),
-    lambda freezing: freezing.recalled(HERE),
+    lambda freezing: freezing.opened(HERE),
     lambda freezing: freezing.check(HERE),
     lambda freezing: freezing.resume(SPEC, MOMENT),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pause to disk that fails at its end; `tests/vm/test_moments.py` has real machines."""
+"""A pause to disk that fails at its end; `tests/vm/test_freezing.py` has real machines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store import frozen_files
-from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, StartedMachine
-from waggle.service.local.frozen import Moments, frozen_in
+from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
+from waggle.service.local.frozen import Freezer, frozen_in
 
 pytestmark = pytest.mark.anyio
 
 
-class Frozen:
+class FrozenState:
     """A state of two small files."""
 
     def save(self, directory: Path) -> None:
@@ -41,9 +41,9 @@ class Machine:
     told: list[str] = field(default_factory=list[str])
     is_alive: bool = True
 
-    async def freeze(self, disks: object) -> Frozen:
+    async def freeze(self, disks: object) -> FrozenState:
         self.told.append("freeze")
-        return Frozen()
+        return FrozenState()
 
     async def unpause(self) -> None:
         self.told.append("unpause")
@@ -58,7 +58,7 @@ class Machine:
 class Vmm:
     """A hypervisor that only has a fingerprint."""
 
-    def fingerprint(self, frozen: Frozen) -> Mapping[str, str]:
+    def fingerprint(self, frozen: FrozenState) -> Mapping[str, str]:
         return {"vmm": "one"}
 
 
@@ -66,21 +66,23 @@ def started(tmp_path: Path, machine: Machine) -> StartedMachine:
     files = tmp_path / "environment"
     files.mkdir()
     image = BootImage("image", "sha256:1", Path("/image"), {})
-    made_of = MadeOf(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), Resources(1, 128, 64))
-    blueprint = Blueprint(made_of, {}, files)
+    parts = MachineParts(
+        RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), Resources(1, 128, 64)
+    )
+    blueprint = Blueprint(parts, {}, files)
     for disk in (blueprint.disks.scratch, blueprint.disks.identity):
         disk.write_bytes(b"disk")
     return StartedMachine(blueprint, cast("Any", machine), cast("Any", None))
 
 
-def moments(tmp_path: Path) -> Moments:
-    return Moments(cast("Any", Vmm()), tmp_path / "moments", tmp_path, cast("GuestParts", None))
+def freezer(tmp_path: Path) -> Freezer:
+    return Freezer(cast("Any", Vmm()), tmp_path / "moments", tmp_path, cast("GuestParts", None))
 
 
 async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
     machine = Machine()
     hers = started(tmp_path, machine)
-    await moments(tmp_path).hibernate(hers)
+    await freezer(tmp_path).pause_to_disk(hers)
     assert machine.told == ["freeze", "stop"]
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
@@ -91,7 +93,7 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     machine = Machine(stubborn=True)
     hers = started(tmp_path, machine)
     with pytest.raises(TimedOut):
-        await moments(tmp_path).hibernate(hers)
+        await freezer(tmp_path).pause_to_disk(hers)
     assert machine.told == ["freeze", "stop"], "its owner has it continue"
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
