@@ -14,7 +14,7 @@ from tests.support.issuer import issuing
 from waggle.app.observing import access_rules, egress_log, public_names, rates, watching
 from waggle.app.values import certificates
 from waggle.config import Settings, load
-from waggle.domain.access import Identity, Owner
+from waggle.domain.access import Owner, Principal
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
@@ -70,7 +70,7 @@ async def test_static_and_oauth_tokens_are_both_accepted(tmp_path: Path) -> None
         assert rules.verifier is not None
         assert (await rules.verifier.verify(TOKEN)).owner == "ann"
         issued = await rules.verifier.verify(issuer.token(aud="api://waggle"))
-        assert issued == Identity(Owner(f"{issuer.url}#ann"), "oauth")
+        assert issued == Principal(Owner(f"{issuer.url}#ann"), "oauth")
         assert rules.resource == OAuthResource("https://waggle.test/mcp", issuer.url)
         assert public_names(given) == ("waggle.test",)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tests.support.server import Setup
 
-from waggle.domain.access import Identity, Owner, TokenRefused
+from waggle.domain.access import Owner, Principal, TokenRefused
 from waggle.web.access import AccessRules, OAuthResource
 
 ANN, BOB, SCRAPER = "wgl_" + "a" * 43, "wgl_" + "b" * 43, "wgl_" + "m" * 43
@@ -17,10 +17,10 @@ class Tokens:
     def __init__(self) -> None:
         self.owners = {ANN: "ann", BOB: "bob", SCRAPER: "metrics"}
 
-    async def verify(self, token: str) -> Identity:
+    async def verify(self, token: str) -> Principal:
         if token not in self.owners:
             raise TokenRefused("unknown")
-        return Identity(Owner(self.owners[token]), "token")
+        return Principal(Owner(self.owners[token]), "token")
 
 
 def guarded(tokens: Tokens | None = None, resource: OAuthResource | None = None) -> Setup:

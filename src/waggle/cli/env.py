@@ -101,15 +101,15 @@ def expose(environment: str, port: int) -> None:
 async def _expose(environment: str, port: int) -> dict[str, Any]:
     async with connected_by(load()) as client:
         row = await find(client, environment)
-        identity = row["environment_id"]
+        environment_id = row["environment_id"]
         opened = await call(
-            client, "expose_port", environment_id=identity, port=port, wait_seconds=0
+            client, "expose_port", environment_id=environment_id, port=port, wait_seconds=0
         )
         if opened.get("listening"):
             return opened
         say(f"Nothing listens on port {port} yet: waiting {_WAIT:g} s for it ...")
         return await call(
-            client, "expose_port", environment_id=identity, port=port, wait_seconds=_WAIT
+            client, "expose_port", environment_id=environment_id, port=port, wait_seconds=_WAIT
         )
 
 
@@ -118,24 +118,26 @@ _NOTHING_ELSE: Mapping[str, object] = {}
 
 def pause(environment: str, *, to_disk: bool) -> None:
     """Pause the environment, print its id, and report until when it is kept."""
-    identity, paused = anyio.run(_call, "pause_environment", environment, {"to_disk": to_disk})
+    environment_id, paused = anyio.run(
+        _call, "pause_environment", environment, {"to_disk": to_disk}
+    )
     until = paused.get("on_disk_until") or paused.get("expires_at")
-    sys.stdout.write(f"{identity}\n")
+    sys.stdout.write(f"{environment_id}\n")
     say(f"It is kept until {until}, and goes on when it is used.")
 
 
 def resume(environment: str) -> None:
     """Resume the environment, and print its id."""
-    identity, _ = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
-    sys.stdout.write(f"{identity}\n")
+    environment_id, _ = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
+    sys.stdout.write(f"{environment_id}\n")
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     """Take a snapshot, and print its id, or the whole result as JSON."""
     more: dict[str, object] = {} if name is None else {"name": name}
-    identity, taken = anyio.run(_call, "snapshot_environment", environment, more)
+    environment_id, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
-        told = {**taken, "environment_id": identity}
+        told = {**taken, "environment_id": environment_id}
         print_json(told)
         return
     sys.stdout.write(f"{taken['snapshot_id']}\n")
@@ -163,16 +165,16 @@ async def _call(
 ) -> tuple[str, dict[str, Any]]:
     """Call a tool on an environment. Return the environment's id and the result."""
     async with connected_by(load()) as client:
-        identity = str((await find(client, environment))["environment_id"])
-        return identity, await call(client, tool, environment_id=identity, **more)
+        environment_id = str((await find(client, environment))["environment_id"])
+        return environment_id, await call(client, tool, environment_id=environment_id, **more)
 
 
 async def _rollback(environment: str, snapshot: str) -> str:
     async with connected_by(load()) as client:
-        identity = str((await find(client, environment))["environment_id"])
-        kept = await _find_snapshot(client, snapshot, identity)
-        await call(client, "rollback_environment", environment_id=identity, snapshot_id=kept)
-        return identity
+        environment_id = str((await find(client, environment))["environment_id"])
+        kept = await _find_snapshot(client, snapshot, environment_id)
+        await call(client, "rollback_environment", environment_id=environment_id, snapshot_id=kept)
+        return environment_id
 
 
 async def _find_snapshot(client: Client, wanted: str, environment_id: str) -> str:

@@ -69,8 +69,8 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
 
 async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended:
     async with connected_by(load()) as client:
-        identity = (await find(client, environment))["environment_id"]
-        work = partial(attached, client, {**arguments, "environment_id": identity})
+        environment_id = (await find(client, environment))["environment_id"]
+        work = partial(attached, client, {**arguments, "environment_id": environment_id})
         return await interruptible(work)
 
 

@@ -54,10 +54,10 @@ async def run(
     Kills a program that still runs when this fails or is cancelled. Raises CallRefused, and the
     errors of writing to the streams.
     """
-    identity = str(arguments["environment_id"])
+    environment_id = str(arguments["environment_id"])
     begin = partial(call, client, "run_command", **arguments, background=True, images=False)
     started = await answered(begin)  # a job whose number is not known could not be killed
-    job = _Job(client, identity, int(started["job_id"]))
+    job = _Job(client, environment_id, int(started["job_id"]))
     try:
         return await job.follow(stdout, stderr)
     except BaseException:
@@ -68,10 +68,10 @@ async def run(
 class _Job:
     """A started program."""
 
-    def __init__(self, client: Client, identity: str, number: int) -> None:
+    def __init__(self, client: Client, environment_id: str, number: int) -> None:
         self._client = client
-        self._arguments: dict[str, Any] = {"environment_id": identity, "job_id": number}
-        self._uri = f"waggle://environments/{identity}/executions/{number}/"
+        self._arguments: dict[str, Any] = {"environment_id": environment_id, "job_id": number}
+        self._uri = f"waggle://environments/{environment_id}/executions/{number}/"
         self._over = anyio.Event()
         self._result: Mapping[str, Any] = {}
 

@@ -131,10 +131,10 @@ async def _connect_and_run(program: Program, wanted: Wanted) -> Ended:
 async def _run(client: Client, program: Program, wanted: Wanted) -> Ended:
     interpreter = runtimes(load())[program.runtime].exec_argv(program.path)
     created = _environment(client, wanted.arguments(program.runtime), keep=wanted.keep)
-    async with created as identity:
-        await _prepare(client, identity, program, wanted.packages)
+    async with created as environment_id:
+        await _prepare(client, environment_id, program, wanted.packages)
         how = {
-            "environment_id": identity,
+            "environment_id": environment_id,
             "command": [*interpreter, *program.arguments],
             "stdin": program.stdin,
         }
@@ -152,44 +152,44 @@ async def _environment(
     with waiting("Creating an environment") as detail:
         create = partial(call_telling, client, detail, "create_environment", **arguments)
         made = await answered(create)  # without its id it could not be destroyed
-    identity = str(made["environment_id"])
+    environment_id = str(made["environment_id"])
     if keep:
-        say(f"Environment {identity} is kept; 'waggle env rm {identity}' destroys it.")
-        yield identity
+        say(f"Environment {environment_id} is kept; 'waggle env rm {environment_id}' destroys it.")
+        yield environment_id
         return
     try:
-        yield identity
+        yield environment_id
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_DESTROY_SECONDS):
-            await _destroy(client, identity)
+            await _destroy(client, environment_id)
 
 
-async def _destroy(client: Client, identity: str) -> None:
+async def _destroy(client: Client, environment_id: str) -> None:
     with waiting("Destroying the environment"):
         try:
-            await call(client, "destroy_environment", environment_id=identity)
+            await call(client, "destroy_environment", environment_id=environment_id)
         except CallRefused as error:
-            say(f"Environment {identity} could not be destroyed: {error}")
+            say(f"Environment {environment_id} could not be destroyed: {error}")
 
 
 async def _prepare(
-    client: Client, identity: str, program: Program, packages: Sequence[str]
+    client: Client, environment_id: str, program: Program, packages: Sequence[str]
 ) -> None:
     if packages:
-        await _install(client, identity, packages)
+        await _install(client, environment_id, packages)
     await call(
         client,
         "write_file",
-        environment_id=identity,
+        environment_id=environment_id,
         path=program.path,
         content=base64.b64encode(program.data).decode("ascii"),
         encoding="base64",
     )
 
 
-async def _install(client: Client, identity: str, packages: Sequence[str]) -> None:
+async def _install(client: Client, environment_id: str, packages: Sequence[str]) -> None:
     """Install packages. Prints the installer's output on stderr before it raises CallRefused."""
-    arguments = {"environment_id": identity, "packages": list(packages)}
+    arguments = {"environment_id": environment_id, "packages": list(packages)}
     try:
         with waiting(f"Installing {' '.join(packages)}") as detail:
             await call_telling(client, detail, "install_packages", **arguments)

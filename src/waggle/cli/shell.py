@@ -34,7 +34,7 @@ def shell(environment: str) -> int:
     return subprocess.call(ssh_argv(ssh, directory, port))
 
 
-def keys(settings: Settings, identity: str, user: int) -> tuple[Path, str]:
+def keys(settings: Settings, environment_id: str, user: int) -> tuple[Path, str]:
     """Return the environment's directory, and its port from the known hosts there.
 
     The listening server may use another data directory than these settings; then its lock is there.
@@ -45,14 +45,14 @@ def keys(settings: Settings, identity: str, user: int) -> tuple[Path, str]:
     locks = held_by_listeners(settings.listen_addr.port, places.lock.name)
     elsewhere = (replace(places, data=lock.parent) for lock in locks if _is_of(lock, user))
     for place in (places, *elsewhere):
-        directory = place.environments / identity
+        directory = place.environments / environment_id
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if known := _KNOWN.match((directory / "known_hosts").read_text("ascii")):
                 return directory, known["port"]
     raise SetupIncomplete(
-        f"The keys of environment {identity} cannot be read.",
+        f"The keys of environment {environment_id} cannot be read.",
         hint="Run this on the server's machine, as its user and with its WAGGLE_DATA_DIR; "
-        f"'waggle exec {identity} -- PROGRAM' works from anywhere.",
+        f"'waggle exec {environment_id} -- PROGRAM' works from anywhere.",
     )
 
 

@@ -30,7 +30,7 @@ _KEPT = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "%#"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Principal:
     """An admitted client, and how it was admitted."""
 
     owner: Owner
@@ -60,8 +60,8 @@ class CannotVerify(TokenRefused):
 class Verifier(Protocol):
     """Finds the owner of a token."""
 
-    async def verify(self, token: str) -> Identity:
-        """Return the identity of the client. Raises TokenRefused, ScopeMissing or CannotVerify."""
+    async def verify(self, token: str) -> Principal:
+        """Return the client's principal. Raises TokenRefused, ScopeMissing or CannotVerify."""
         ...
 
 

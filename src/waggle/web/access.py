@@ -30,7 +30,7 @@ from waggle.domain.access import (
     LOCAL,
     METRICS,
     CannotVerify,
-    Identity,
+    Principal,
     ScopeMissing,
     SeveralOwners,
     TokenRefused,
@@ -114,23 +114,23 @@ class AccessCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on."""
-        identity = await self._identify(scope)
-        if isinstance(identity, Response):
-            await identity(scope, receive, send)
+        principal = await self._admit(scope)
+        if isinstance(principal, Response):
+            await principal(scope, receive, send)
             return
         line: GuardedProtocol | None = scope.get(CONNECTION)
-        if line is not None and not line.let_in(identity.owner):
+        if line is not None and not line.let_in(principal.owner):
             said = "Too many requests of yours are being served; wait for answers."
             answer = problem(503, said, {"Retry-After": "5", "Connection": "close"})
             await answer(scope, receive, send)
             return
-        scope["user"] = _user(identity)
+        scope["user"] = _user(principal)
         await self._app(scope, receive, send)
 
-    async def _identify(self, scope: Scope) -> Identity | Response:
+    async def _admit(self, scope: Scope) -> Principal | Response:
         rules = self._rules
         if rules.verifier is None:
-            return Identity(LOCAL, "local")
+            return Principal(LOCAL, "local")
         headers = fields(scope)
         given = headers.text(b"authorization")
         if given is None:
@@ -139,13 +139,13 @@ class AccessCheck:
         try:
             if match is None:
                 raise TokenRefused("no bearer token")
-            identity = await rules.verifier.verify(match[1])
+            principal = await rules.verifier.verify(match[1])
         except TokenRefused as refusal:
             client = scope.get("client")  # a proxy's, if there is one
             log.info("auth_refused", why=refusal.reason, client=str(client[0]) if client else None)
             return self._refused(refusal)
-        if (identity == Identity(METRICS, "token")) is self._for_scraper:
-            return identity
+        if (principal == Principal(METRICS, "token")) is self._for_scraper:
+            return principal
         return problem(403, "This token is for something else.")
 
     def _refused(self, refusal: TokenRefused) -> Response:
@@ -167,9 +167,9 @@ class AccessCheck:
 
 
 @lru_cache(maxsize=100)
-def _user(identity: Identity) -> AuthenticatedUser:
+def _user(principal: Principal) -> AuthenticatedUser:
     """Return an authenticated client in the SDK's form. It never changes, so requests share it."""
-    return AuthenticatedUser(AccessToken(token="", client_id=identity.owner, scopes=[]))
+    return AuthenticatedUser(AccessToken(token="", client_id=principal.owner, scopes=[]))
 
 
 def metadata_routes(rules: AccessRules) -> list[Route]:

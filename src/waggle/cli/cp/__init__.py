@@ -93,8 +93,8 @@ async def copy(client: Client, wanted: Upload | Download, *, recursive: bool) ->
 async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Copied]:
     """Copy into an environment. All sources are inspected before anything is sent."""
     target = wanted.target
-    identity = (await find(client, target.environment))["environment_id"]
-    there = await _is_directory(client, identity, target.path)
+    environment_id = (await find(client, target.environment))["environment_id"]
+    there = await _is_directory(client, environment_id, target.path)
     many = len(wanted.sources) > 1
     if many and not there and not target.path.endswith("/"):
         raise CopyFailed(
@@ -108,7 +108,7 @@ async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Co
         found = await anyio.to_thread.run_sync(partial(look, source, name, recursive=recursive))
         looked.append((source, directory, found))
     return [
-        await _send(client, identity, directory, found, Copied(str(source), str(target)))
+        await _send(client, environment_id, directory, found, Copied(str(source), str(target)))
         for source, directory, found in looked
     ]
 
@@ -119,7 +119,7 @@ def _name(source: Path) -> str:
 
 
 async def _send(
-    client: Client, identity: str, directory: str, source: Source, copied: Copied
+    client: Client, environment_id: str, directory: str, source: Source, copied: Copied
 ) -> Copied:
     copied.miss(source.left_out)
     with _shown(f"Copying {copied.source}", source.size) as advance:
@@ -130,7 +130,7 @@ async def _send(
             result = await call(
                 client,
                 "upload_files",
-                environment_id=identity,
+                environment_id=environment_id,
                 path=directory,
                 archive=base64.b64encode(archive).decode("ascii"),
             )
@@ -150,20 +150,20 @@ async def _download(client: Client, wanted: Download, *, recursive: bool) -> lis
         raise CopyFailed(f"{target} is no directory, and there are several sources.")
     copied: list[Copied] = []
     for source in wanted.sources:
-        identity = (await find(client, source.environment))["environment_id"]
-        is_tree = await _is_directory(client, identity, source.path)
+        environment_id = (await find(client, source.environment))["environment_id"]
+        is_tree = await _is_directory(client, environment_id, source.path)
         if is_tree and not recursive:
             raise CopyFailed(f"{source} is a directory.", hint="Copy a tree with -r.")
         place = downloaded_to(target, source, into=into)
-        copied.append(await _receive(client, identity, source, place, is_tree=is_tree))
+        copied.append(await _receive(client, environment_id, source, place, is_tree=is_tree))
     return copied
 
 
 async def _receive(
-    client: Client, identity: str, source: Remote, place: Path, *, is_tree: bool
+    client: Client, environment_id: str, source: Remote, place: Path, *, is_tree: bool
 ) -> Copied:
     copied = Copied(str(source), str(place))
-    archive, left_out = await _archive(client, identity, source)
+    archive, left_out = await _archive(client, environment_id, source)
     copied.left_out += left_out
     try:
         entries = await anyio.to_thread.run_sync(read_packed, archive)
@@ -180,11 +180,11 @@ async def _receive(
 
 
 async def _archive(
-    client: Client, identity: str, source: Remote
+    client: Client, environment_id: str, source: Remote
 ) -> tuple[bytes, list[tuple[str, str]]]:
     """Return the whole archive, and the entries that the guest left out."""
     arguments: dict[str, object] = {
-        "environment_id": identity,
+        "environment_id": environment_id,
         "path": source.path or ".",
         "limit": BASE64_PAGE_BYTES,
     }
@@ -222,10 +222,10 @@ def _shown(title: str, size: int) -> Generator[Advance]:
         yield advance
 
 
-async def _is_directory(client: Client, identity: str, path: str) -> bool:
+async def _is_directory(client: Client, environment_id: str, path: str) -> bool:
     """Whether the path is a directory. Errors show in the calls that follow."""
     try:
-        await call(client, "list_files", environment_id=identity, path=path or ".")
+        await call(client, "list_files", environment_id=environment_id, path=path or ".")
     except CallRefused:
         return False
     return True

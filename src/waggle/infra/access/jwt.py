@@ -16,8 +16,8 @@ from typing import Any, cast
 import jwt
 
 from waggle.domain.access import (
-    Identity,
     Owner,
+    Principal,
     ScopeMissing,
     TokenRefused,
     escaped,
@@ -68,8 +68,8 @@ class JwtVerifier:
         self._monotonic = monotonic
         self._known: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
 
-    async def verify(self, token: str) -> Identity:
-        """Return the token's identity. Raises TokenRefused, ScopeMissing or CannotVerify."""
+    async def verify(self, token: str) -> Principal:
+        """Return the token's principal. Raises TokenRefused, ScopeMissing or CannotVerify."""
         if len(token) > MAX_TOKEN:
             raise TokenRefused("too long")
         hashed = digest(token)
@@ -77,7 +77,7 @@ class JwtVerifier:
         if claims is None or self._monotonic() >= until:
             claims = await self._claims(token)
             self._remember(hashed, claims)
-        return Identity(judge(claims, self._rules, self._now()), "oauth")
+        return Principal(judge(claims, self._rules, self._now()), "oauth")
 
     async def _claims(self, token: str) -> dict[str, Any]:
         try:

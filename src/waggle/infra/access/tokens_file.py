@@ -25,7 +25,7 @@ from pathlib import Path
 
 import structlog
 
-from waggle.domain.access import METRICS, Identity, Owner, TokenRefused, Verifier, parse_owner
+from waggle.domain.access import METRICS, Owner, Principal, TokenRefused, Verifier, parse_owner
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
 
 PREFIX = "wgl_"
@@ -160,8 +160,8 @@ class TokensFile:
         self._owners: frozenset[Owner] | None = None
         self._checked = monotonic()
 
-    async def verify(self, token: str) -> Identity:
-        """Return the token's identity. Raises TokenRefused."""
+    async def verify(self, token: str) -> Principal:
+        """Return the token's principal. Raises TokenRefused."""
         self._refresh()
         if len(token) > MAX_TOKEN:
             raise TokenRefused("unknown")
@@ -171,7 +171,7 @@ class TokensFile:
             raise TokenRefused("unknown")
         if entry.expires is not None and self._now() >= entry.expires:
             raise TokenRefused("expired")
-        return Identity(entry.owner, "token")
+        return Principal(entry.owner, "token")
 
     @property
     def owners(self) -> frozenset[Owner]:
@@ -264,8 +264,8 @@ class EitherVerifier:
         self._tokens = tokens
         self._issued = issued
 
-    async def verify(self, token: str) -> Identity:
-        """Return the token's identity. Raises TokenRefused, ScopeMissing or CannotVerify."""
+    async def verify(self, token: str) -> Principal:
+        """Return the token's principal. Raises TokenRefused, ScopeMissing or CannotVerify."""
         verifier = self._tokens if token.startswith(PREFIX) else self._issued
         if verifier is None:
             raise TokenRefused("unknown")
