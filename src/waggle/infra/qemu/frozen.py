@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen machines of QEMU: their files, their transfer by QMP, and what their state is locked to.
+"""Frozen machines of QEMU: their files, the transfer of their state by QMP, and its requirements.
 
 `hypervisor` and `machine` use it. QEMU calls the transfer migration: it writes memory and devices
 to one descriptor and reads them from another. With `x-ignore-shared` it transfers only the devices,
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import hashlib
@@ -74,10 +75,22 @@ class FrozenQemu:
         finally:
             os.close(whole)
 
-    def seal(self) -> None:
-        """Forbid all further writes. Raises OSError while memory is mapped for writing."""
+    def seal(self, patience: float = 2.0) -> None:
+        """Forbid all further writes. Blocks. Raises OSError if memory stays mapped for writing.
+
+        The kernel answers EBUSY also while it still holds a page that was just written; that
+        passes within `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
         for descriptor in (self.ram, self.state):
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            while True:
+                try:
+                    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                        raise
+                time.sleep(0.05)
 
     def save(self, directory: Path) -> None:
         """See `domain.machine.Frozen.save`."""
@@ -149,7 +162,7 @@ async def _completed(heard: asyncio.Future[str]) -> None:
 
 
 _CPUINFO = Path("/proc/cpuinfo")
-_TELLING = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags")
+_CPU_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags")
 
 
 def program_digest(name: str) -> str:
@@ -179,8 +192,8 @@ def _digest(path: Path, *_version: int) -> str:
 
 def host_cpu() -> str:
     """Return a short digest of the properties that `-cpu host` shows to a guest."""
-    told = _processor()
-    text = "\n".join(f"{key}={told.get(key, '')}" for key in _TELLING)
+    facts = _processor()
+    text = "\n".join(f"{key}={facts.get(key, '')}" for key in _CPU_FIELDS)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
