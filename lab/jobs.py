@@ -45,13 +45,14 @@ def pytest_job(name: str, arguments: str, seconds: float) -> Job:
     return Job(name, f"python3 -m pytest {options} {report} {arguments}", seconds)
 
 
+_GROUPS = "tests/infra/shared/test_cgroups"
 JOBS = (
     pytest_job("in-turn", "tests/contract -k 'krun and twenty'", 700),
     pytest_job("contract", "tests/contract -k 'krun and not four_machines and not twenty'", 700),
     pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 600),
     pytest_job("network", "tests/vm/test_network.py", 400),
     pytest_job("four-at-once", "tests/contract -k 'krun and four_machines'", 400),
-    pytest_job("cgroups", "tests/infra/shared -k cgroup", 400),
+    pytest_job("cgroups", f"{_GROUPS}.py {_GROUPS}_plan.py", 400),
 )
 
 
@@ -63,5 +64,5 @@ def shares(jobs: Sequence[Job], machines: int) -> list[list[Job]]:
     """
     lanes: list[list[Job]] = [[] for _ in range(max(1, min(machines, len(jobs))))]
     for job in jobs:
-        min(lanes, key=lambda lane: sum(each.seconds for each in lane)).append(job)
+        min(lanes, key=lambda lane: sum(queued.seconds for queued in lane)).append(job)
     return lanes

@@ -60,7 +60,7 @@ async def run(
 ) -> Result:
     """Run the jobs in order until the loop's time `end`. Cancelling ends the machine."""
     clock = asyncio.get_running_loop().time
-    told: list[str] = []
+    stories: list[str] = []
     codes: dict[str, int] = {}
     good = broke = False
     for attempt in range(1, ATTEMPTS + 1):
@@ -69,9 +69,9 @@ async def run(
         report.unpack(machine.disks.report, reports)
         shutil.copy(machine.console, reports / f"outer-console-{name}-{attempt}.log")
         good, story = report.summary(outcome, [job.name for job in jobs], reports)
-        told.append(story)
+        stories.append(story)
         if outcome.problem:
-            told += [f"    {line}" for line in outer.last_words(machine)]
+            stories += [f"    {line}" for line in outer.last_words(machine)]
         shutil.rmtree(machine.directory)
         codes |= {ended.job: ended.code for ended in outcome.progress.ended}
         jobs = [job for job in jobs if job.name not in codes]
@@ -80,6 +80,6 @@ async def run(
         if not broke or attempt == ATTEMPTS:
             break
         display.say(f"{name}: {outcome.problem}: what it did not finish runs in a new one")
-        told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
+        stories.append("THE OUTER MACHINE BROKE DOWN and was started again.")
     failed = any(codes.values())
-    return Result(good and not failed, "\n".join(told), codes, broke and not failed)
+    return Result(good and not failed, "\n".join(stories), codes, broke and not failed)

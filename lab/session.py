@@ -154,7 +154,7 @@ async def run(settings: Settings, store: Store, wish: Wish, display: Display) ->
                 ]
         except ExceptionGroup as several:
             raise _first(several) from several
-    return lane.joined([each.result() for each in lanes])
+    return lane.joined([task.result() for task in lanes])
 
 
 def _machine(qemu: str, made: Made, directory: Path) -> outer.Machine:

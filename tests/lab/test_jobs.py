@@ -47,8 +47,10 @@ def test_a_pytest_job_writes_its_report_to_the_report_directory() -> None:
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_a_job_names_tests_that_exist(job: Job) -> None:
     words = shlex.split(job.command)
-    place = Path(__file__).parents[2] / next(word for word in words if word.startswith("tests/"))
-    files = [place] if place.is_file() else sorted(place.rglob("test_*.py"))
+    places = [Path(__file__).parents[2] / word for word in words if word.startswith("tests/")]
+    assert [str(place) for place in places if not place.exists()] == []
+    files = [file for place in places for file in place.rglob("test_*.py")]
+    files += [place for place in places if place.is_file()]
     text = "\n".join(f"{file}\n{file.read_text('utf-8')}" for file in files)
     chosen = words[words.index("-k") + 1] if "-k" in words else ""
     names = set(re.findall(r"\w+", chosen)) - {"and", "not", "or"}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine on QEMU: its process, console, agent and monitor.
 
-Made and booted, or resumed, by `hypervisor`. Owns all of these from the start, so `stop` releases
-everything however far the boot got.
+`hypervisor` boots or resumes it. It owns all of these from the start, so `stop` releases everything
+however far the boot got. `stop` kills QEMU without a shutdown, because no guest needs one.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import structlog
 from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.domain.machine import GuestDisks, MachineSpec, VmmProcess
+from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
-from waggle.infra.guest.link import GuestLink, explain, until_booted
+from waggle.infra.guest.link import LinkedMachine, explain, until_booted
 from waggle.infra.qemu import frozen
 from waggle.infra.qemu.argv import Door, Memory, Wires
 from waggle.infra.qemu.frozen import FrozenQemu
 from waggle.infra.qemu.monitor import EVENT, Monitor, Stalling
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.tasks import end, finish
+from waggle.tasks import end
 
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
@@ -47,7 +47,7 @@ class Incoming(NamedTuple):
     memory: bool
 
 
-class QemuMachine:
+class QemuMachine(LinkedMachine):
     """A machine; implements `domain.machine.Machine` once `until_ready` has returned None."""
 
     def __init__(
@@ -67,14 +67,12 @@ class QemuMachine:
         When its disk is full, the machine is stopped until there is `room`. `another` starts one
         with the same program.
         """
+        super().__init__(process, console)
         self._spec = spec
         self._vmm = vmm
         self._another = another
         self._stalling = Stalling(room, self.unpause)
-        self._process = process
         self._incoming = incoming
-        self._renewal: Renewal | None = None
-        self._link = GuestLink(console)
         self._wires = wires
         self._door: Door | None = None
         self._forwarder: Forwarder | None = None
@@ -82,10 +80,8 @@ class QemuMachine:
             self._door = Door(wires.door, spec.ssh_port)
             self._forwarder = Forwarder(wires.listener, self._door.connect)
         self._monitor = Monitor(spec.id)
-        self._monitor.register_listener(EventListener((EVENT,), self._stalling.heard))
+        self._monitor.register_listener(EventListener((EVENT,), self._stalling.on_event))
         self._connecting: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
-        self._stopped = False
 
     async def connect(self) -> None:
         """Start to read every channel. `until_ready` reports a QEMU that ends meanwhile."""
@@ -119,34 +115,34 @@ class QemuMachine:
 
     async def freeze(self, disks: GuestDisks) -> FrozenQemu:
         """See `domain.machine.Machine.freeze`."""
-        kept = FrozenQemu(self._vmm, self._spec.resources.memory_mib)
+        copy = FrozenQemu(self._vmm, self._spec.resources.memory_mib)
         try:
             await self.pause()
-            await self._pour(kept, disks)
-            await asyncio.to_thread(kept.compact)
-            kept.seal()
+            await self._transfer(copy, disks)
+            await asyncio.to_thread(copy.compact)
+            await asyncio.to_thread(copy.seal)
         except BaseException:
-            kept.close()
+            copy.close()
             raise
-        return kept
+        return copy
 
-    async def _pour(self, kept: FrozenQemu, disks: GuestDisks) -> None:
+    async def _transfer(self, copy: FrozenQemu, disks: GuestDisks) -> None:
         """Copy its state through a temporary QEMU, whose memory is a file and which never runs."""
         log = disks.scratch.with_name("console.freeze")
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            vessel = self._another(
+            temporary = self._another(
                 replace(self._spec, disks=disks, console_log=log),
-                Memory(kept.ram, shared=True),
+                Memory(copy.ram, shared=True),
                 Incoming(theirs.fileno(), memory=True),
             )
             sending = asyncio.create_task(self.send(ours.fileno(), memory=True))
             try:
-                await until_booted(vessel, self._spec.boot_timeout)
+                await until_booted(temporary, self._spec.boot_timeout)
                 await sending
-                await vessel.send(kept.state, memory=False)
+                await temporary.send(copy.state, memory=False)
             finally:
-                await vessel.stop()
+                await temporary.stop()
                 log.unlink(missing_ok=True)
                 theirs.close()
                 await asyncio.wait([sending], timeout=_BROKEN_SECONDS)
@@ -161,14 +157,14 @@ class QemuMachine:
     async def pause(self) -> None:
         """Stop its processors; see `domain.machine.Machine.pause`."""
         self._stalling.is_paused = True
-        await self._tell("stop")
+        await self._command("stop")
 
     async def start(self) -> None:
         """Run the machine without setting its clock. Raises GuestLost."""
         self._stalling.is_paused = False
-        went_on = self._stalling.going()
-        await self._tell("cont")
-        went_on()
+        after_resume = self._stalling.resuming()
+        await self._command("cont")
+        after_resume()
 
     async def unpause(self) -> None:
         """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
@@ -178,7 +174,7 @@ class QemuMachine:
         except (GuestLost, DiskFull) as error:  # a wrong clock harms only the guest
             log.warning("clock_not_set", error=error.message)
 
-    async def _tell(self, command: str) -> None:
+    async def _command(self, command: str) -> None:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._monitor.execute(command)
@@ -188,26 +184,21 @@ class QemuMachine:
     async def renew(self, records: Mapping[str, bytes]) -> None:
         """Give a copy of a frozen machine its identity; see `domain.machine.Machine.renew`."""
         try:
-            await self._require_renewal().renew(records)
+            await super().renew(records)
         except GuestLost as error:
             raise self._stalling.error or error from error
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Report writes that the disk refuses; see `domain.machine.Machine.when_stalled`."""
-        self._stalling.tell(tell)
+        self._stalling.when_stalled(notify)
 
     async def settle(self) -> None:
         """Have the guest finish pending work; see `domain.machine.Machine.settle`."""
         await self._require_renewal().renew({"settle": b""}, deadline=_SETTLE_SECONDS)
 
-    def _require_renewal(self) -> Renewal:
-        if self._renewal is None:
-            raise GuestLost("The machine is not connected.")
-        return self._renewal
-
     async def _unless_stalled(self, work: Coroutine[None, None, str | None]) -> str | None:
         working = asyncio.ensure_future(work)
-        stalled = asyncio.ensure_future(self._stalling.met())
+        stalled = asyncio.ensure_future(self._stalling.until_stalled())
         try:
             await asyncio.wait({working, stalled}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -232,58 +223,20 @@ class QemuMachine:
         finally:
             await end(working, ended)
 
-    @property
-    def identity(self) -> VmmProcess:
-        """The QEMU process."""
-        return self._process.identity
-
-    @property
-    def is_alive(self) -> bool:
-        """False once QEMU has ended."""
-        return self._process.is_alive
-
-    def console_tail(self) -> list[str]:
-        """Return the console's last lines."""
-        return self._link.console.tail()
-
     async def wait(self) -> str:
         """Wait until QEMU has ended and return the cause."""
         return explain("QEMU", await self._process.wait(), self._link.console.cause)
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost."""
-        if not self.is_alive:
-            raise GuestLost("The machine is dead.")
-        return await self._link.call(command, arguments)
-
-    async def stop(self) -> None:
-        """Kill QEMU and close everything, without a shutdown: nothing in the guest needs one.
-
-        Idempotent; finishes even when the caller is cancelled. Raises TimedOut when the kernel
-        does not end QEMU; nothing is released then, and a later call tries again.
-        """
-        await finish(self._stop())
-
-    async def _stop(self) -> None:
-        async with self._turn:
-            await self._process.kill()
-            if self._stopped:
-                return
-            self._stopped = True
-            await self._stalling.aclose()
-            if self._connecting is not None:
-                await asyncio.wait([self._connecting], timeout=_LAST_SECONDS)
-                await end(self._connecting)
-            await _disconnect(self._monitor)
-            if self._forwarder is not None:
-                await self._forwarder.close()
-            if self._door is not None:
-                self._door.close()
-            await self._link.close()
-            self._wires.close()
-
-
-async def _disconnect(monitor: Monitor) -> None:
-    """Close a monitor whose QEMU has ended."""
-    with contextlib.suppress(QMPError, OSError, EOFError):
-        await monitor.disconnect()
+    async def _release(self) -> None:
+        await self._stalling.aclose()
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting], timeout=_LAST_SECONDS)
+            await end(self._connecting)
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._monitor.disconnect()
+        if self._forwarder is not None:
+            await self._forwarder.close()
+        if self._door is not None:
+            self._door.close()
+        await self._link.close()
+        self._wires.close()
