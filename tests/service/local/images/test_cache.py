@@ -22,7 +22,7 @@ from waggle.service.local.images.cache import ImageCache
 SHARED = [directory("etc"), file("etc/shared", b"s" * 5000)]
 
 
-def nobody(_digest: str) -> bool:
+def unused(_digest: str) -> bool:
     return False
 
 
@@ -66,7 +66,7 @@ def prune(
     *,
     max_bytes: int | None = None,
     older_than: float | None = None,
-    in_use: Callable[[str], bool] = nobody,
+    in_use: Callable[[str], bool] = unused,
     pinned: tuple[str, ...] = (),
 ) -> list[str]:
     before = on_disk(cache)
@@ -120,11 +120,11 @@ def test_images_in_use_or_pinned_are_kept(cache: ImageCache) -> None:
 
 
 def test_an_image_that_comes_into_use_after_planning_is_kept(cache: ImageCache) -> None:
-    asked: list[str] = []
+    queries: list[str] = []
 
-    def in_use(each: str) -> bool:
-        asked.append(each)
-        return len(asked) > 3 and each == digest(cache, "b")
+    def in_use(image: str) -> bool:
+        queries.append(image)
+        return len(queries) > 3 and image == digest(cache, "b")
 
     assert prune(cache, max_bytes=0, in_use=in_use) == ["a", "c"]
     assert names(cache) == ["b"]
@@ -139,7 +139,7 @@ def test_all_names_of_an_image_are_removed_together(cache: ImageCache) -> None:
 
 
 def test_unused_disks_and_leftovers_are_removed(cache: ImageCache, tmp_path: Path) -> None:
-    cache.store.remove("b", nobody)
+    cache.store.remove("b", unused)
     old = tmp_path / "disks" / f"{'1' * 64}.v0.erofs"
     old.write_bytes(b"of another format")
     dead = tmp_path / "disks" / ".tmp-dead"
@@ -157,7 +157,7 @@ def test_a_damaged_image_can_be_pruned(cache: ImageCache) -> None:
     path = cache.store.layout.path / "blobs" / "sha256" / digest(cache, "a")[7:]
     path.write_bytes(b"damage")
     os.utime(path, (100, 100))
-    cache.prune(max_bytes=None, older_than=150, in_use=nobody)
+    cache.prune(max_bytes=None, older_than=150, in_use=unused)
     assert names(cache) == ["b", "c"]
 
 
@@ -167,5 +167,5 @@ def test_an_empty_cache(tmp_path: Path) -> None:
         RootDisks(tmp_path / "y", flatten),
         UnpackedLayers(tmp_path / "z"),
     )
-    plan = cache.prune(max_bytes=0, older_than=None, in_use=nobody)
+    plan = cache.prune(max_bytes=0, older_than=None, in_use=unused)
     assert (plan.remove, plan.freed_bytes) == ((), 0)

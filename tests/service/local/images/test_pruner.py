@@ -17,7 +17,7 @@ from tests.support.images import file, write_layout
 from tests.support.waiting import cancelled
 
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.service.local.images import INTERVAL_SECONDS, ImageService, Pruner
+from waggle.service.local.images.images import INTERVAL_SECONDS, ImageService, Pruner
 
 pytestmark = pytest.mark.anyio
 NOW = 2_000_000_000.0
@@ -37,7 +37,7 @@ class Rig:
         return Pruner(
             self.images,
             lambda: frozenset(
-                each.booted_from.get("image", "") for each in self.here.service.all()
+                environment.booted_from.get("image", "") for environment in self.here.service.all()
             ),
             max_bytes=max_bytes,
             max_age=timedelta(days=days),
@@ -65,7 +65,7 @@ class Rig:
         return {disk.digest for disk in self.images.disks.made()}
 
     def names(self) -> list[str]:
-        return [each.name for each in self.images.store.list()]
+        return [entry.name for entry in self.images.store.list()]
 
 
 def rig(tmp_path: Path, here: World) -> Rig:
@@ -160,5 +160,5 @@ async def test_only_a_prune_that_removed_something_is_logged(
         task = asyncio.create_task(this.pruner().run())
         await this.resumed.wait()
         await cancelled(task)
-        told = [entry for entry in logged if entry["event"] == "images_pruned"]
-        assert [entry["digests"] for entry in told] == [[old]]
+        pruned = [entry for entry in logged if entry["event"] == "images_pruned"]
+        assert [entry["digests"] for entry in pruned] == [[old]]

@@ -20,7 +20,7 @@ class Pull:
 
     def __init__(self, places: PullPlaces, name: str, owners: str) -> None:
         self.name = name
-        self.told: list[int] = []
+        self.reports: list[int] = []
         self.is_under_way = False
         self._places = places
         self._owners = [*owners]
@@ -32,7 +32,7 @@ class Pull:
 
     async def _run(self) -> None:
         try:
-            async with self._places.place(self.owners, self.told.append):
+            async with self._places.place(self.owners, self.reports.append):
                 self.is_under_way = True
                 await self._over.wait()
         finally:
@@ -75,7 +75,7 @@ async def bench(most: int, *, several: bool = True) -> AsyncGenerator[Bench]:
     yield made
     for pull in made.pulls.values():
         pull.task.cancel()
-    await asyncio.gather(*(each.task for each in made.pulls.values()), return_exceptions=True)
+    await asyncio.gather(*(pull.task for pull in made.pulls.values()), return_exceptions=True)
     with anyio.fail_after(1):  # all places are free again
         async with contextlib.AsyncExitStack() as stack:
             for number in range(most):
@@ -88,12 +88,12 @@ async def test_a_sole_owner_has_all_places_and_later_pulls_follow_in_order() -> 
     async with bench(2, several=False) as on:
         await on.ask("a1", "a2", "a3", "a4")
         assert on.under_way == {"a1", "a2"}
-        assert on["a3"].told == [0]
-        assert on["a4"].told == [1]
+        assert on["a3"].reports == [0]
+        assert on["a4"].reports == [1]
         await on["a2"].finish()
         assert on.under_way == {"a1", "a3"}
-        assert on["a4"].told == [1, 0]
-        assert on["a1"].told == []
+        assert on["a4"].reports == [1, 0]
+        assert on["a1"].reports == []
 
 
 async def test_one_of_several_owners_has_half_and_does_not_delay_the_others() -> None:
@@ -131,7 +131,7 @@ async def test_a_cancelled_pull_gives_up_its_place_in_the_queue() -> None:
         await on.ask("a1", "b1", "c1")
         on["b1"].task.cancel()
         await anyio.wait_all_tasks_blocked()
-        assert on["c1"].told == [1, 0]
+        assert on["c1"].reports == [1, 0]
         on["a1"].task.cancel()
         await anyio.wait_all_tasks_blocked()
         assert on.under_way == {"c1"}

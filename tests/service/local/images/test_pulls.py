@@ -22,7 +22,7 @@ from waggle.domain.image import PullRule
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import PullPlaces, PullPolicy, Pulls, describe
 
 pytestmark = pytest.mark.anyio
@@ -159,7 +159,7 @@ async def test_layers_shared_by_images_are_unpacked_once(world: World) -> None:
 
 async def test_a_damaged_blob_is_reported_and_fetched_again_by_the_next_pull(world: World) -> None:
     service = world.service()
-    names = [f"{world.registry.name}/{each}:v1" for each in ("j", "k")]
+    names = [f"{world.registry.name}/{image}:v1" for image in ("j", "k")]
     for name, content in zip(names, (b"one", b"two"), strict=True):
         push(world.registry, world.tmp, name.partition("/")[2], content)
         await service.pulls.pull(parse_reference(name), lambda _: None)
@@ -210,14 +210,14 @@ async def test_an_abandoned_pull_continues_and_other_callers_keep_it(world: Worl
         assert len(proxy.seen("GET .*/blobs/")) == 3
         hold.clear()
         push(world.registry, world.tmp, "l:v1", b"two")
-        asked = len(proxy.seen("GET .*/blobs/"))
+        before = len(proxy.seen("GET .*/blobs/"))
         name = f"{proxy.name}/l:v1"
         alone = asyncio.ensure_future(service.boot_image(name, no_progress))
-        await until(lambda: len(proxy.seen("GET .*/blobs/")) > asked)
+        await until(lambda: len(proxy.seen("GET .*/blobs/")) > before)
         await cancelled(alone)
         hold.set()
         assert (await service.boot_image(name, no_progress)).disk.exists()
-        assert len(proxy.seen("GET .*/blobs/")) == asked + 2  # the lower layer was here already
+        assert len(proxy.seen("GET .*/blobs/")) == before + 2  # the lower layer was here already
 
 
 async def test_a_waiting_pull_is_reported_and_gets_the_place_of_an_abandoned_one(
@@ -226,14 +226,14 @@ async def test_a_waiting_pull_is_reported_and_gets_the_place_of_an_abandoned_one
     for name, content in (("m", b"one"), ("n", b"two")):
         push(world.registry, world.tmp, f"{name}:v1", content)
     async with FaultProxy(world.registry.port) as proxy:
-        hold, told = asyncio.Event(), list[str]()
+        hold, reports = asyncio.Event(), list[str]()
 
         async def slowly(exchange: Exchange) -> None:
             await hold.wait()
             await pass_on(exchange)
 
         async def hear(_share: float, text: str) -> None:
-            told.append(text)
+            reports.append(text)
 
         proxy.break_(r"/m/blobs/", slowly)
         places = PullPlaces(1, lambda: True)
@@ -242,7 +242,7 @@ async def test_a_waiting_pull_is_reported_and_gets_the_place_of_an_abandoned_one
         given_up = asyncio.ensure_future(service.boot_image(first, no_progress, "a"))
         await until(lambda: bool(proxy.seen("GET .*/m/blobs/")))
         waits = asyncio.ensure_future(service.boot_image(second, hear, "b"))
-        await until(lambda: told == [f"Waiting to pull {second}, after 0 others"])
+        await until(lambda: reports == [f"Waiting to pull {second}, after 0 others"])
         assert not proxy.seen("GET .*/n/")
         given_up.cancel()
         assert (await waits).disk.exists()

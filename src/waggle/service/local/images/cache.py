@@ -22,7 +22,7 @@ from waggle.infra.rootfs.disk import RootDisks
 
 @dataclass(frozen=True, slots=True)
 class ImageCache:
-    """A store, the disks made from its images, and the layers that make the next ones cheap.
+    """A store, the disks made from its images, and the layers that are kept for the next ones.
 
     Digests that a caller passes as `pinned` are never removed.
     """
@@ -47,7 +47,7 @@ class ImageCache:
             known = found.get(disk.digest) or CachedImage(disk.digest)
             used = max(known.used, disk.used)
             found[disk.digest] = replace(known, disk_bytes=disk.size, used=used)
-        return [replace(each, pinned=each.digest in pinned) for each in found.values()]
+        return [replace(image, pinned=image.digest in pinned) for image in found.values()]
 
     def prune(
         self,

@@ -43,7 +43,7 @@ AT_ONCE: Final = 2
 _LOOK_SECONDS: Final = 0.25
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MAX_LINE: Final = 1 << 16
-_FAILURES: Final = {each.__name__: each for each in (ImageCorrupt, TimedOut)}
+_FAILURES: Final = {error.__name__: error for error in (ImageCorrupt, TimedOut)}
 Report = Callable[[float, str], None]
 
 
@@ -119,16 +119,16 @@ class DiskMaker:
             await stdin.drain()
             stdin.close()
         async for line in stdout:
-            said = cast("dict[str, object]", json.loads(line))
-            if "share" in said:
-                report(cast("float", said["share"]), cast("str", said["text"]))
+            message = cast("dict[str, object]", json.loads(line))
+            if "share" in message:
+                report(cast("float", message["share"]), cast("str", message["text"]))
             else:
-                return self._outcome(said, image)
+                return self._outcome(message, image)
         raise _Ended
 
-    def _outcome(self, said: dict[str, object], image: ResolvedImage) -> Path:
-        """Return or raise what the child's last line says."""
-        match said:
+    def _outcome(self, last: dict[str, object], image: ResolvedImage) -> Path:
+        """Return or raise the outcome in the child's last line."""
+        match last:
             case {"errno": int(number), "message": str(message)}:
                 raise OSError(number, message)
             case {"error": str(kind), "message": str(message), "hint": str(hint)}:

@@ -141,14 +141,13 @@ class ImageService:
         return image
 
     async def missing(self) -> str | None:
-        """Return why nothing can boot: no runtime's image is here or can be pulled. Or None."""
+        """Return why nothing can boot, if no runtime's image is here or can be pulled; or None."""
         present = await asyncio.to_thread(self.present)
-        if any(present.values()) or await asyncio.to_thread(self._can_bring, tuple(present)):
+        if any(present.values()):
+            return None
+        if await asyncio.to_thread(any, map(self.pulls.may_bring, present)):
             return None
         return f"None of the images {', '.join(present)} is there. Run 'waggle image build'."
-
-    def _can_bring(self, references: tuple[str, ...]) -> bool:
-        return any(map(self.pulls.may_bring, references))
 
     def digest_of(self, reference: str) -> str | None:
         """Return the digest of a reference, or None if it is missing or damaged."""

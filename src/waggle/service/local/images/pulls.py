@@ -27,7 +27,7 @@ from waggle.domain.image import PullRule, needs_pull
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci.layers import UnpackedLayers
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
-from waggle.infra.oci.store import Asked, ImageStore
+from waggle.infra.oci.store import ImageStore, Queries
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import FileLock
 from waggle.service.local.images.disk_maker import Unpacking
@@ -61,7 +61,7 @@ class Pulls:
         self._store = store
         self._layers = layers
         self._policy = policy
-        self._asked = Asked(store.layout.path)
+        self._queries = Queries(store.layout.path)
         self._clock = clock
 
     def name_of(self, text: str) -> str:
@@ -74,23 +74,22 @@ class Pulls:
     ) -> str:
         """Return the name under which the store has the image that `text` means, pulled if need be.
 
-        It pulls within `place`, which is not entered if no pull is due.
-
-        A name that no registry has to be asked for is returned as it is, whether the image exists
-        or not. If the image is here and is only refreshed, a failing registry is logged and the
-        image is used, unless the rule is `always`. Cancellable. Raises what `Puller.pull` raises.
+        It pulls within `place`, which is not entered if no pull is due. A name that needs no
+        registry is returned as it is, whether the image exists or not. If the image is here and is
+        only refreshed, a failing registry is logged and the image is used, unless the rule is
+        `always`. Cancellable. Raises what `Puller.pull` raises.
         """
         name, due = await asyncio.to_thread(self._due, text)
         if due is None:
             return name
-        lock = await asyncio.to_thread(self._asked.path, f"{name}.lock")
+        lock = await asyncio.to_thread(self._queries.path, f"{name}.lock")
         async with FileLock(lock, timeout=_LOCK_SECONDS):
             began = self._clock()
             if await asyncio.to_thread(self._is_due, due):  # no other process was faster
                 try:
                     async with place or contextlib.nullcontext():
                         await self._pull(due, progress, self._policy.options)
-                    await asyncio.to_thread(self._asked.note, name, began)
+                    await asyncio.to_thread(self._queries.note, name, began)
                 except ImageUnavailable as error:
                     is_here = await asyncio.to_thread(self._is_here, name)
                     if self._policy.rule is PullRule.ALWAYS or not is_here:
@@ -99,7 +98,7 @@ class Pulls:
         return name
 
     def may_bring(self, text: str) -> bool:
-        """Return whether a registry could be asked for what `text` means. Reads files."""
+        """Return whether a registry may have what `text` means. Reads files."""
         return self._policy.rule is not PullRule.NEVER and self._remote(text) is not None
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
@@ -143,8 +142,8 @@ class Pulls:
 
     def _is_due(self, reference: ImageReference) -> bool:
         name = str(reference)
-        asked = self._asked.when(name)
-        age = None if asked is None else timedelta(seconds=max(0.0, self._clock() - asked))
+        last = self._queries.when(name)
+        age = None if last is None else timedelta(seconds=max(0.0, self._clock() - last))
         return needs_pull(reference, self._policy.rule, is_here=self._is_here(name), age=age)
 
     def _is_here(self, name: str) -> bool:
@@ -172,7 +171,7 @@ class _Pull:
     """A pull that has a place or waits for one. `owner` is the account on which it began."""
 
     owners: Owners
-    tell: Callable[[int], None]
+    report: Callable[[int], None]
     task: asyncio.Task[Any] | None
     owner: str = ""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -195,12 +194,12 @@ class PullPlaces:
         self._under_way: list[_Pull] = []
 
     @contextlib.asynccontextmanager
-    async def place(self, owners: Owners, tell: Callable[[int], None]) -> AsyncGenerator[None]:
+    async def place(self, owners: Owners, report: Callable[[int], None]) -> AsyncGenerator[None]:
         """Wait for a place and hold it. Without `owners`, the calling task may be cancelled.
 
-        While it waits, `tell` is called with how many are ahead. Call `look` if `owners` changes.
+        While it waits, `report` gets the number of pulls ahead. Call `look` if `owners` changes.
         """
-        pull = _Pull(owners, tell, asyncio.current_task())
+        pull = _Pull(owners, report, asyncio.current_task())
         self._waiting.append(pull)
         try:
             self.look()
@@ -214,7 +213,7 @@ class PullPlaces:
         """Give places to the next pulls, and report to the others how many are ahead."""
         while turn := self._next():
             if len(self._under_way) >= self._most:
-                self._end_one_for_nobody()
+                self._end_one_without_owners()
                 break
             pull, pull.owner = turn
             self._waiting.remove(pull)
@@ -223,7 +222,7 @@ class PullPlaces:
         for ahead, pull in enumerate(self._waiting):
             if pull.ahead != ahead:
                 pull.ahead = ahead
-                pull.tell(ahead)
+                pull.report(ahead)
 
     def _next(self) -> tuple[_Pull, str] | None:
         """Return the next pull, whether or not a place is free, and the owner it counts for."""
@@ -237,7 +236,7 @@ class PullPlaces:
         share = share_of(self._most, several=self._several_owners())
         return (pull, owner) if pull is not None and held < share else None
 
-    def _end_one_for_nobody(self) -> None:
+    def _end_one_without_owners(self) -> None:
         """Cancel the oldest pull without owners, unless one of them is about to end."""
         idle = [pull for pull in self._under_way if not pull.owners()]
         if idle and not any(pull.ending for pull in idle) and (task := idle[0].task):
