@@ -39,7 +39,7 @@ def failed(said: str = "", have: frozenset[str] | None = DEBIAN, **more: object)
     return replace(made, **more)  # pyright: ignore[reportArgumentType] - fields by name
 
 
-def told(evidence: Evidence) -> Diagnosis:
+def diagnosis_of(evidence: Evidence) -> Diagnosis:
     found = diagnose(evidence)
     assert found
     return found

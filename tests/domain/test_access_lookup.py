@@ -43,7 +43,7 @@ def test_an_ambiguous_reference_is_refused_with_all_candidates(
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
         find_id(reference, KNOWN)
-    assert all(each in refused.value.message for each in ids)
+    assert all(known in refused.value.message for known in ids)
     assert "whole id" in refused.value.hint
 
 
@@ -70,10 +70,10 @@ def test_a_text_that_is_neither_id_nor_name_is_refused(text: str) -> None:
 def test_a_short_id_is_found_or_refused_as_ambiguous(
     ids: list[uuid.UUID], data: st.DataObject
 ) -> None:
-    known = [(str(each), f"name-{number}") for number, each in enumerate(ids)]
+    known = [(str(value), f"name-{number}") for number, value in enumerate(ids)]
     meant = str(data.draw(st.sampled_from(ids)))
     short = meant[: data.draw(st.integers(6, 36))]
     try:
         assert find_id(short, known) == meant
     except InvalidArgument:
-        assert sum(each.startswith(short) for each, _ in known) > 1
+        assert sum(known_id.startswith(short) for known_id, _ in known) > 1

@@ -9,9 +9,9 @@ from waggle.domain import errors
 from waggle.domain.errors import MaxEnvironments, NotFound, WaggleError
 
 LEAVES = [
-    each
-    for each in vars(errors).values()
-    if isinstance(each, type) and issubclass(each, WaggleError) and each is not WaggleError
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, WaggleError) and kind is not WaggleError
 ]
 
 

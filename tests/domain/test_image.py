@@ -41,7 +41,7 @@ class TestAllowed:
 
 
 @pytest.mark.parametrize(
-    "reference, rule, is_here, age, asked",
+    "reference, rule, is_here, age, needed",
     [
         (TAGGED, PullRule.MISSING, False, None, True),
         (TAGGED, PullRule.MISSING, True, HOUR * 100, False),
@@ -61,6 +61,6 @@ def test_a_registry_is_asked_according_to_the_pull_rule(
     rule: PullRule | timedelta,
     is_here: bool,
     age: timedelta | None,
-    asked: bool,
+    needed: bool,
 ) -> None:
-    assert needs_pull(reference, rule, is_here=is_here, age=age) is asked
+    assert needs_pull(reference, rule, is_here=is_here, age=age) is needed

@@ -25,7 +25,7 @@ def test_an_offer_knows_its_tools() -> None:
 
 def test_the_core_is_first_and_holds_tools_of_other_sets() -> None:
     assert CORE.tools == TOOLS[Toolset.CORE] == Offer().tools[:10]
-    topics = [name for each in Toolset if each != "core" for name in TOOLS[each]]
+    topics = [name for topic in Toolset if topic != "core" for name in TOOLS[topic]]
     assert sorted(topics) == sorted(ALL_TOOLS)
 
 
@@ -51,7 +51,7 @@ def test_a_client_may_choose_only_sets_that_exist_and_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, advice",
     [
         ("Use read_file.", ""),
         ("Try again.  Read it  well.", "Try again.  Read it  well."),
@@ -66,8 +66,8 @@ def test_a_client_may_choose_only_sets_that_exist_and_are_allowed() -> None:
         ("read_file; ", ""),
     ],
 )
-def test_advice_leaves_out_clauses_with_tools_not_offered(text: str, told: str | None) -> None:
-    assert WITHOUT_FILES.advice(text) == (text if told is None else told)
+def test_advice_leaves_out_clauses_with_tools_not_offered(text: str, advice: str | None) -> None:
+    assert WITHOUT_FILES.advice(text) == (text if advice is None else advice)
     assert Offer().advice(text) == text
 
 
@@ -80,6 +80,6 @@ NAMES = [name for names in TOOLS.values() for name in names]
 )
 def test_any_advice_names_only_offered_tools(toolsets: frozenset[Toolset], text: str) -> None:
     offer = Offer(toolsets)
-    told = offer.advice(text)
-    assert all(offer.has(name) for name in NAMES if re.search(rf"\b{name}\b", told))
-    assert offer.advice(told) == told
+    advice = offer.advice(text)
+    assert all(offer.has(name) for name in NAMES if re.search(rf"\b{name}\b", advice))
+    assert offer.advice(advice) == advice

@@ -192,7 +192,7 @@ class CallStore(Protocol):
 
 MIN_SHORT = 6
 """The shortest start of an id, in characters, that may stand for the id when it is unambiguous."""
-_MAX_TOLD = 5
+_MAX_LISTED = 5
 _REFERENCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SHORT = re.compile(rf"[0-9a-f-]{{{MIN_SHORT},35}}")
 
@@ -220,15 +220,15 @@ def find_id(reference: str, known: Iterable[tuple[str, str]]) -> str | None:
     """
     pairs = [*known]
     wanted = reference.lower()
-    if any(each == wanted for each, _ in pairs):
+    if wanted in dict(pairs):
         return wanted
     found = [pair for pair in pairs if pair[1] == reference]
     if not found and _SHORT.fullmatch(wanted):
         found = [pair for pair in pairs if pair[0].startswith(wanted)]
     if len(found) > 1:
-        told = ", ".join(f"{each} ({name})" for each, name in found[:_MAX_TOLD])
-        more = f" and {len(found) - _MAX_TOLD} more" if len(found) > _MAX_TOLD else ""
+        listed = ", ".join(f"{known_id} ({name})" for known_id, name in found[:_MAX_LISTED])
+        more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
         raise InvalidArgument(
-            f"{reference!r} means {len(found)} of yours: {told}{more}.", hint="Give the whole id."
+            f"{reference!r} means {len(found)} of yours: {listed}{more}.", hint="Give the whole id."
         )
     return found[0][0] if found else None

@@ -62,7 +62,7 @@ class Environment:
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
     is never idle. `directory` is where programs start. `error` says why it failed or ended, and may
-    be shown to its owner. `paused_until` is set while its state is on the disk. `notice` is news
+    be shown to its owner. `paused_until` is set while its state is on the disk. `notice` is a text
     for its owner, such as why an idle environment is paused in memory instead of to disk; it is not
     recorded. `last_visited_at` is when a client was last connected to one of its exposed ports.
     `variables` are for all its programs, `packages` were requested when it was created.

@@ -19,14 +19,7 @@ from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.machine import DiskUse, ExposedPort, ResourceUse, VmmProcess
-from waggle.domain.programs import (
-    Command,
-    ExecutionResult,
-    GuestUser,
-    Left,
-    Stream,
-    Streams,
-)
+from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left, Stream, Streams
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -178,20 +171,20 @@ class Guest(Protocol):
         """
         ...
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Call `tell` with the cause when a write that the host's disk refuses stops the machine.
+    def when_stalled(self, notify: Callable[[DiskFull | None], None], /) -> None:
+        """Call `notify` with the cause when a write that the host's disk refuses stops the machine.
 
         And with None when it resumes, which happens automatically once the disk accepts the write.
         Requests to the guest wait meanwhile, or fail with DiskFull.
         """
         ...
 
-    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
-        """Call `tell` when the guest was given up permanently for its conduct."""
+    def when_misbehaves(self, notify: Callable[[GuestMisbehaves], None], /) -> None:
+        """Call `notify` when the guest is no longer used because it misbehaved."""
         ...
 
-    def when_visited(self, tell: Callable[[], None]) -> None:
-        """Call `tell` now and then while a client is connected to an exposed port."""
+    def when_visited(self, notify: Callable[[], None], /) -> None:
+        """Call `notify` now and then while a client is connected to an exposed port."""
         ...
 
     async def unexpose(self, port: int) -> bool:
@@ -203,7 +196,7 @@ class Guest(Protocol):
         ...
 
     async def pause(self) -> None:
-        """Stop its processors; its memory stays. Connections to it and exposed ports are closed.
+        """Stop its processors, and close its connections and exposed ports; its memory stays.
 
         Idempotent. Raises GuestLost.
         """
@@ -222,7 +215,7 @@ class Guest(Protocol):
         ...
 
     async def pause_to_disk(self) -> None:
-        """Pause it to disk for `EnvironmentHost.wake`, and end its machine.
+        """Pause it to disk for `EnvironmentHost.resume`, and end its machine.
 
         When that fails, it may stay paused until `unpause`. Finishes when cancelled. Raises
         Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
@@ -250,7 +243,7 @@ class EnvironmentHost(Protocol):
         """Boot the environment, or resume it from a frozen machine, and connect to it.
 
         A failed or cancelled create leaves nothing. Raises ImageMissing, ImageCorrupt, NoPorts,
-        BootFailed, SetupIncomplete, TimedOut, Unsupported, MomentUnusable or DiskFull.
+        BootFailed, SetupIncomplete, TimedOut, Unsupported, FrozenMachineUnusable or DiskFull.
         """
         ...
 

@@ -136,10 +136,7 @@ class PrunePlan:
 
 
 def plan_prune(
-    images: Iterable[CachedImage],
-    *,
-    max_bytes: int | None = None,
-    older_than: float | None = None,
+    images: Iterable[CachedImage], *, max_bytes: int | None = None, older_than: float | None = None
 ) -> PrunePlan:
     """Choose images to remove: those last used before `older_than`, then more to fit `max_bytes`.
 

@@ -168,8 +168,8 @@ class Machine(Protocol):
         """
         ...
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Call `tell` with the cause when it stops because the host's disk refuses a write.
+    def when_stalled(self, notify: Callable[[DiskFull | None], None], /) -> None:
+        """Call `notify` with the cause when it stops because the host's disk refuses a write.
 
         And with None when it resumes; see `host.Guest`. Called at once if it is already stopped.
         """

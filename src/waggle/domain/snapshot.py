@@ -96,7 +96,7 @@ class SnapshotShelf(Protocol):
         ...
 
     def opened(self, snapshot: Snapshot) -> AbstractAsyncContextManager[FrozenMachine]:
-        """Give the snapshot's frozen machine for the length of a block. Raises MomentUnusable."""
+        """Give its frozen machine for the length of a block. Raises FrozenMachineUnusable."""
         ...
 
     async def remove(self, snapshot_id: str) -> None:

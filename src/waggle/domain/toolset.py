@@ -111,9 +111,9 @@ class Offer:
     @cached_property
     def tools(self) -> tuple[str, ...]:
         """The names of the tools, in the order in which clients list them."""
-        shown = {name for each in self.toolsets for name in TOOLS[each]}
-        may = {name for each in self.allowed for name in TOOLS[each]}
-        return tuple(name for name in ALL_TOOLS if name in shown and name in may)
+        shown = {name for toolset in self.toolsets for name in TOOLS[toolset]}
+        allowed = {name for toolset in self.allowed for name in TOOLS[toolset]}
+        return tuple(name for name in ALL_TOOLS if name in shown and name in allowed)
 
     def has(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""
@@ -133,7 +133,7 @@ class Offer:
         if not choice.tools:
             raise InvalidArgument(
                 f"This server does not offer the toolset {min(choice.toolsets)}.",
-                hint=f"It offers: {', '.join(each for each in Toolset if each in self.allowed)}.",
+                hint=f"It offers: {', '.join(name for name in Toolset if name in self.allowed)}.",
             )
         return choice
 
@@ -160,8 +160,8 @@ def without(withheld: re.Pattern[str], text: str) -> str:
     """Return advice without the clauses that contain a withheld name; see `Offer.advice`."""
     if not withheld.search(text):
         return text
-    told = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))
-    return " ".join(sentence for sentence in told if sentence)
+    sentences = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))
+    return " ".join(filter(None, sentences))
 
 
 def _without(withheld: re.Pattern[str], sentence: str) -> str:

@@ -22,7 +22,7 @@ def test_the_question_finds_ipv4_and_ipv6_listeners() -> None:
         ended = subprocess.run(
             ASK_LISTENERS, capture_output=True, text=True, check=True, timeout=60
         )
-        ports = {each.getsockname()[1] for each in (four, six)}
+        ports = {server.getsockname()[1] for server in (four, six)}
     words = Path("/proc/self/cmdline").read_text().replace("\0", " ").strip()
     lines = [line.split(" ", 2) for line in ended.stdout.splitlines()]
     own = {int(at, 16): command.strip() for pid, at, command in lines if int(pid) == os.getpid()}

@@ -89,9 +89,9 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
     package.mkdir()
     (package / "__init__.py").write_text("print('ran')")
     (package / "part.py").touch()
-    for asked, expected in ((name, is_missing), ("loud.part", False), ("loud.other", True)):
+    for module, expected in ((name, is_missing), ("loud.part", False), ("loud.other", True)):
         done = subprocess.run(
-            question(Module(PYTHON, asked), [sys.executable]),
+            question(Module(PYTHON, module), [sys.executable]),
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -114,6 +114,6 @@ def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> N
     missing = Module(NODE, "@not/there")
     assert suspected(failed.stderr, failed.returncode) == missing
     for module, expected in ((missing, MISSING), (Module(NODE, "there"), "")):
-        asked = question(module, [str(NODE_ITSELF)])
-        done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
+        command = question(module, [str(NODE_ITSELF)])
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected

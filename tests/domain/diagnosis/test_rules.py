@@ -23,12 +23,12 @@ HUGE = 10**20 - 1  # a number that a hostile root may write into a record
 FULL = Space(4096, 1000 * MIB)
 
 
-def told(evidence: Evidence, **record: object) -> Diagnosis | None:
+def diagnosis(evidence: Evidence, **record: object) -> Diagnosis | None:
     return diagnose(replace(evidence, record=replace(evidence.record, **record)))  # pyright: ignore[reportArgumentType] - fields by name
 
 
 def code(evidence: Evidence, **record: object) -> str | None:
-    found = told(evidence, **record)
+    found = diagnosis(evidence, **record)
     return found.code if found else None
 
 
@@ -39,13 +39,13 @@ def test_a_failure_without_evidence_has_no_diagnosis(exit_code: int) -> None:
 
 def test_a_timeout_without_evidence_has_no_diagnosis() -> None:
     ended = replace(FAILED, exit_code=None)
-    assert told(ended, exit_code=None, signal=9) is None
+    assert diagnosis(ended, exit_code=None, signal=9) is None
     assert code(ended, forks_refused=3) == "too_many_processes"
 
 
 def test_out_of_memory_states_the_limits_and_the_next_step() -> None:
     killed = replace(FAILED, exit_code=None, signal="SIGKILL")
-    found = told(killed, oom_kills=2, memory_peak=455 * MIB)
+    found = diagnosis(killed, oom_kills=2, memory_peak=455 * MIB)
     assert found == Diagnosis(
         "out_of_memory",
         "Out of memory at 512 MiB, of which programs share 460: the guest's kernel killed the run. "
@@ -53,7 +53,7 @@ def test_out_of_memory_states_the_limits_and_the_next_step() -> None:
         "Use less memory: read data in pieces, run fewer processes at once. Or take one "
         "with more: create_environment with memory_mb=1024.",
     )
-    shared = told(killed, oom_kills=1, memory_shared=300 * MIB)
+    shared = diagnosis(killed, oom_kills=1, memory_shared=300 * MIB)
     assert shared
     assert "/dev/shm" in shared.next_step
     assert "hold 300 MiB" in shared.next_step
@@ -79,7 +79,7 @@ def test_a_kill_without_an_oom_kill_is_not_out_of_memory() -> None:
 def test_a_program_that_the_launcher_could_not_execute(
     record: dict[str, object], expected: str, words: str
 ) -> None:
-    found = told(replace(FAILED, exit_code=127), exec_error=errno.ENOENT, **record)
+    found = diagnosis(replace(FAILED, exit_code=127), exec_error=errno.ENOENT, **record)
     assert found
     assert found.code == expected
     assert words in found.cause
@@ -88,7 +88,7 @@ def test_a_program_that_the_launcher_could_not_execute(
 @pytest.mark.parametrize("exit_code", [2, 126, 127])
 def test_a_shell_that_was_given_a_script_with_windows_line_ends(exit_code: int) -> None:
     failed = replace(FAILED, exit_code=exit_code)
-    found = told(failed, needs="./s.sh", needs_carriage_return=True)
+    found = diagnosis(failed, needs="./s.sh", needs_carriage_return=True)
     assert found
     assert found.code == "windows_line_ends"
     assert "./s.sh" in found.cause
@@ -110,7 +110,7 @@ def test_any_other_exec_error_is_not_executable(number: int) -> None:
     ],
 )
 def test_a_directory_that_cannot_be_entered(number: int, cause: str) -> None:
-    found = told(replace(FAILED, exit_code=125), directory_error=number)
+    found = diagnosis(replace(FAILED, exit_code=125), directory_error=number)
     assert found
     assert (found.code, found.cause) == (
         "no_working_directory",
@@ -132,18 +132,18 @@ def test_a_diagnosis_from_the_exit_code_alone_is_marked_as_uncertain() -> None:
 
 
 def test_a_signal_that_ssh_cannot_name_is_read_from_the_record() -> None:
-    found = told(replace(FAILED, exit_code=135), exit_code=None, signal=7)
+    found = diagnosis(replace(FAILED, exit_code=135), exit_code=None, signal=7)
     assert found
     assert found.cause.startswith("Signal SIGBUS ended it:")
 
 
 def test_a_full_disk_and_exhausted_inodes_are_diagnosed() -> None:
-    found = told(FAILED, disk=FULL)
+    found = diagnosis(FAILED, disk=FULL)
     assert found
     assert found.cause == "The disk is full: 0.0 of 1,000 MiB are free. Writing fails."
     assert "disk_mb=2048" in found.next_step
     assert code(FAILED, disk=Space(MIB, 1000 * MIB)) is None
-    found = told(FAILED, inodes=Space(0, 2000))
+    found = diagnosis(FAILED, inodes=Space(0, 2000))
     assert found
     assert "all 2,000 are taken" in found.cause
     assert code(FAILED, inodes=Space(0, 0)) is None  # a file system without a fixed number
@@ -166,7 +166,7 @@ def test_refused_connections_are_listed_once_and_limited() -> None:
 
 def test_connections_without_a_route_are_diagnosed() -> None:
     assert code(FAILED, unrouted=2, unheard=1) == "no_direct_network"
-    inside = told(replace(FAILED, network=NetworkPolicy.NONE), unrouted=1)
+    inside = diagnosis(replace(FAILED, network=NetworkPolicy.NONE), unrouted=1)
     assert inside
     assert "network 'public'" in inside.next_step
 

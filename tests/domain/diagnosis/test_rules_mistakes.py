@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.domain.evidence import failed, told
+from tests.domain.evidence import diagnosis_of, failed
 
 from waggle.domain.diagnosis.rules import diagnose
 from waggle.domain.programs.runtime import RuntimeName
@@ -60,7 +60,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 
     ],
 )  # fmt: skip
 def test_a_mistake_is_diagnosed_with_the_next_step(said: str, code: str, words: str) -> None:
-    found = told(failed(said))
+    found = diagnosis_of(failed(said))
     assert found.code == code
     assert words in found.next_step
 
@@ -89,7 +89,7 @@ def test_an_error_that_explains_itself_has_no_diagnosis(said: str) -> None:
 )
 def test_the_substitute_for_a_command_is_a_whole_sentence(name: str, words: str) -> None:
     said = failed(f"bash: line 1: {name}: command not found", exit_code=127, command=name)
-    assert told(said).next_step.startswith(words)
+    assert diagnosis_of(said).next_step.startswith(words)
 
 
 def test_a_successful_run_has_no_mistake() -> None:

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.domain.evidence import DEBIAN, failed, told
+from tests.domain.evidence import DEBIAN, diagnosis_of, failed
 
 from waggle.domain.diagnosis import Listener, Module
 from waggle.domain.diagnosis.lacking import missing_command
@@ -84,22 +84,22 @@ def test_the_missing_command_is_read_from_the_output(said: str, name: str | None
 def test_a_missing_command_is_diagnosed_for_the_image(
     name: str, have: frozenset[str] | None, runtime: str, words: tuple[str, ...]
 ) -> None:
-    found = told(failed(have=have, runtime=RuntimeName(runtime), command=name))
+    found = diagnosis_of(failed(have=have, runtime=RuntimeName(runtime), command=name))
     assert (found.code, name in found.cause) == ("command_not_found", True)
-    for each in words:
-        assert each in found.next_step
+    for word in words:
+        assert word in found.next_step
 
 
 def test_a_missing_command_is_diagnosed_in_a_pipeline_that_succeeded() -> None:
-    assert told(failed(exit_code=0, command="ps")).code == "command_not_found"
+    assert diagnosis_of(failed(exit_code=0, command="ps")).code == "command_not_found"
     assert diagnose(failed("sh: 1: ps: not found", exit_code=0)) is None
 
 
 def test_a_program_that_the_launcher_did_not_find() -> None:
     lacking = failed(program="git")
     lacking = replace(lacking, record=replace(lacking.record, exec_error=errno.ENOENT))
-    assert "apt-get install -y git" in told(lacking).next_step
-    assert "no file ./x" in told(replace(lacking, program="./x")).cause
+    assert "apt-get install -y git" in diagnosis_of(lacking).next_step
+    assert "no file ./x" in diagnosis_of(replace(lacking, program="./x")).cause
 
 
 @pytest.mark.parametrize("have", [BARE, ALPINE, frozenset[str]()])
@@ -108,7 +108,7 @@ def test_the_next_step_names_only_tools_that_the_image_has(
     have: frozenset[str], runtime: RuntimeName
 ) -> None:
     for name in sorted({*PACKAGE_OF, *WITHOUT, "sudo", "apt", "pytest", "tsc"} - {"visudo"}):
-        step = told(failed(have=have, command=name, runtime=runtime)).next_step
+        step = diagnosis_of(failed(have=have, command=name, runtime=runtime)).next_step
         assert step
         for tool in ("apt-get", "apk", "dnf", "uv", "ss", "sudo"):
             named = re.search(rf"(?<![\w-]){tool} (?!out)", step)
@@ -118,8 +118,8 @@ def test_the_next_step_names_only_tools_that_the_image_has(
 
 
 def test_without_a_network_the_next_step_installs_nothing() -> None:
-    for each in ("ps", "pytest"):
-        step = told(failed(command=each, network=NetworkPolicy.NONE)).next_step
+    for command in ("ps", "pytest"):
+        step = diagnosis_of(failed(command=command, network=NetworkPolicy.NONE)).next_step
         assert "network 'public'" in step
         assert "apt-get" not in step
 
@@ -140,7 +140,7 @@ def test_without_a_network_the_next_step_installs_nothing() -> None:
     ],
 )  # fmt: skip
 def test_the_next_step_names_the_package_of_a_module(module: Module, words: str) -> None:
-    assert words in told(failed(missing=module)).next_step
+    assert words in diagnosis_of(failed(missing=module)).next_step
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_next_step_names_the_package_of_a_module(module: Module, words: str)
     ],
 )  # fmt: skip
 def test_errors_of_well_known_programs_are_diagnosed(said: str, code: str, words: str) -> None:
-    found = told(failed(f"Traceback (most recent call last):\n{said}\n"))
+    found = diagnosis_of(failed(f"Traceback (most recent call last):\n{said}\n"))
     assert found.code == code
     assert words in found.next_step
     assert diagnose(failed(said, exit_code=None)) is None  # after a timeout the output may be old
@@ -220,20 +220,20 @@ def test_errors_of_well_known_programs_are_diagnosed(said: str, code: str, words
 
 def test_the_next_step_installs_docker_with_its_server() -> None:
     for command in ("docker", "dockerd"):
-        assert "install -y docker.io docker-cli" in told(failed(command=command)).next_step
-    on_alpine = told(failed(command="docker", have=ALPINE))
+        assert "install -y docker.io docker-cli" in diagnosis_of(failed(command=command)).next_step
+    on_alpine = diagnosis_of(failed(command="docker", have=ALPINE))
     assert "apk add docker docker-cli" in on_alpine.next_step
 
 
 def test_the_next_step_for_root_does_not_name_sudo() -> None:
     denied = failed("bash: line 1: /proc/x: Permission denied", user=GuestUser.ROOT)
     assert diagnose(denied) is None
-    assert "sudo" not in told(failed(command="ps", user=GuestUser.ROOT)).next_step
+    assert "sudo" not in diagnosis_of(failed(command="ps", user=GuestUser.ROOT)).next_step
 
 
 def test_a_diagnosis_names_the_port_in_use() -> None:
     said = "Error: listen EADDRINUSE: address already in use 127.0.0.1:8080"
-    assert "port 8080" in told(failed(said)).cause
+    assert "port 8080" in diagnosis_of(failed(said)).cause
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_program_that_ignores_the_proxy_is_diagnosed(said: str, program: str, 
     evidence = failed(said, program=program)
     assert diagnose(evidence) is None  # no packet tried to leave: the words alone prove nothing
     counted = replace(evidence, record=replace(evidence.record, unheard=2))
-    found = told(counted)
+    found = diagnosis_of(counted)
     assert (found.code, words in found.next_step) == ("no_direct_network", True)
 
 
@@ -282,7 +282,7 @@ OTHER = Listener(8000, 99, "python3 -m http.server")
 def test_a_diagnosis_names_the_process_that_holds_the_port(
     said: str, listeners: tuple[Listener, ...], cause: str, step: str
 ) -> None:
-    found = told(failed(said, listeners=listeners))
+    found = diagnosis_of(failed(said, listeners=listeners))
     assert found.code == "address_in_use"
     assert cause in found.cause
     assert step in found.next_step

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.files import MAX_PARENTS, FileEntry, Listing, parents, told
+from waggle.domain.files import MAX_PARENTS, FileEntry, Listing, describe_nearest, parents
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,20 +50,21 @@ def test_parents_are_listed_from_the_nearest_to_the_root() -> None:
     ],
 )
 def test_the_nearest_directory_is_described(path: str, listing: Listing, words: str) -> None:
-    assert told(path, listing) == words
+    assert describe_nearest(path, listing) == words
 
 
 @pytest.mark.parametrize("path", ["/h/link", "/h/link/a.txt"])
 def test_a_dangling_link_is_described_as_one(path: str) -> None:
     link = FileEntry("link", 1, False, True, 0o777, NOW)
-    assert told(path, Listing("/h", (link,), False)) == "/h/link is a link to what is not there."
-    assert "has link" in told("/mnt/link", Listing("/h", (link,), False)), "the home has another"
+    home = Listing("/h", (link,), False)
+    assert describe_nearest(path, home) == "/h/link is a link to what is not there."
+    assert "has link" in describe_nearest("/mnt/link", home), "the home has another"
 
 
 @pytest.mark.parametrize("truncated, rest", [(False, "and 8 others."), (True, "and 8 or more ")])
 def test_a_long_directory_is_shortened_with_a_count(truncated: bool, rest: str) -> None:
     names = [f"{number:02}" for number in range(20)]
-    words = told("/h/zzz", directory("/h", *names, truncated=truncated))
+    words = describe_nearest("/h/zzz", directory("/h", *names, truncated=truncated))
     assert words.startswith("/h has 00, 01, ")
     assert "11" in words
     assert "12" not in words
@@ -72,6 +73,6 @@ def test_a_long_directory_is_shortened_with_a_count(truncated: bool, rest: str) 
 
 @given(st.text(min_size=1, max_size=3_000), st.lists(st.text(max_size=300), max_size=30))
 def test_any_names_fit_on_one_short_printable_line(path: str, names: list[str]) -> None:
-    words = told(f"/{path}", directory("/h", *(name or "x" for name in names)))
+    words = describe_nearest(f"/{path}", directory("/h", *(name or "x" for name in names)))
     assert words.isprintable()
     assert len(words) < 1_800

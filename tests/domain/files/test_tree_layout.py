@@ -65,8 +65,8 @@ def in_table(table: dict[bytes, Kind], name: bytes, kind: Kind) -> bool | None:
     while parent:
         above.append(parent)
         parent = posixpath.dirname(parent)
-    for each in reversed(above):
-        if table.setdefault(each, Kind.DIRECTORY) is not Kind.DIRECTORY:
+    for directory in reversed(above):
+        if table.setdefault(directory, Kind.DIRECTORY) is not Kind.DIRECTORY:
             return None
     known = table.get(name)
     if known is not None and (known is Kind.DIRECTORY) != (kind is Kind.DIRECTORY):

@@ -113,14 +113,14 @@ def test_a_requested_shell_receives_any_code() -> None:
     assert read("import os\nls", "shell") == ("import os\nls", SHELL)
 
 
-@pytest.mark.parametrize("code, asked, step", [
+@pytest.mark.parametrize("code, language, step", [
     ("const x = 1", "python", 'language "javascript"'),
     ("import os", "js", 'language "python"'),
     ("$ ls", "python", 'language "shell"'),
 ])  # fmt: skip
-def test_code_in_another_language_is_refused(code: str, asked: str, step: str) -> None:
+def test_code_in_another_language_is_refused(code: str, language: str, step: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        read(code, asked)
+        read(code, language)
     assert step in refused.value.hint
 
 

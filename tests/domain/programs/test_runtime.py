@@ -74,7 +74,7 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda runtime: runtime.name)
 @pytest.mark.parametrize("text", NEVER, ids=lambda text: repr(text)[:40])
 def test_no_installer_accepts_options_urls_paths_or_shell_text(runtime: Runtime, text: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -310,7 +310,7 @@ def test_a_refusal_quotes_the_bad_package_in_one_short_line() -> None:
     assert len(refused.value.message) < 200
 
 
-@pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runtime", INSTALLERS, ids=lambda runtime: runtime.name)
 @pytest.mark.parametrize("unit", ["a-", "a.", "[a", "a,a[", "a=", "@a", "a+-"])
 def test_matching_a_package_takes_linear_time(runtime: Runtime, unit: str) -> None:
     """The length limit is checked first; a text below it is matched quickly."""
@@ -323,7 +323,7 @@ def test_matching_a_package_takes_linear_time(runtime: Runtime, unit: str) -> No
 # Argv
 
 
-def test_argv_is_made_of_whole_words() -> None:
+def test_argv_has_whole_words() -> None:
     assert PIP.exec_argv("/tmp/a b.py") == ("python3", "/tmp/a b.py")
     assert PIP.install_argv(["a", "b"]) == ("pip", "install", "a", "b")
 

@@ -140,7 +140,7 @@ def parse_listeners(text: str) -> tuple[Listener, ...]:
         match = _LISTENER.fullmatch(line.rstrip())
         if match and not _TAKEN_BY_US.match(match[3]):
             found.add((int(match[2], 16), int(match[1]), match[3]))
-    return tuple(Listener(*each) for each in sorted(found)[:MAX_LISTENERS])
+    return tuple(Listener(*fields) for fields in sorted(found)[:MAX_LISTENERS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def system_package(evidence: Evidence, package: str) -> str:
             return f'Install it: install_packages with packages "{package}"; or run {how}.'
         return f"Install it: {how}."
     if "apk" in have:
-        names = " ".join(ALPINE.get(each, each) for each in package.split())
+        names = " ".join(ALPINE.get(name, name) for name in package.split())
         return f"Install it: {as_root(evidence, f'apk add {names}')}."
     if "dnf" in have:
         return f"Install it: {as_root(evidence, f'dnf install -y {package}')}."
@@ -126,15 +126,15 @@ def command_not_found(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis(
         "command_not_found",
         f"There is no program {shown(name)} in this environment.",
-        _advice(_get(evidence, name), _do_without(evidence, name)),
+        _advice(_get(evidence, name), _alternative(evidence, name)),
     )
 
 
-def _advice(get: str, do_without: str) -> str:
+def _advice(get: str, alternative: str) -> str:
     """Return how to get it, and the alternative to it."""
-    if not (get and do_without):
-        return get or f"{do_without[:1].upper()}{do_without[1:]}."
-    return f"{get} Or {do_without}."
+    if not (get and alternative):
+        return get or f"{alternative[:1].upper()}{alternative[1:]}."
+    return f"{get} Or {alternative}."
 
 
 def _get(evidence: Evidence, name: str) -> str:
@@ -162,18 +162,16 @@ def _get(evidence: Evidence, name: str) -> str:
 
 def _manager(evidence: Evidence) -> str:
     """Return which package manager the image has, for a command of another manager."""
-    own = next((each for each in _MANAGERS if has(evidence, each)), None)
+    own = next((manager for manager in _MANAGERS if has(evidence, manager)), None)
     if own is None and evidence.record.have is not None:
         return system_package(evidence, "")
     verb = {"apt-get": "install -y", "dnf": "install -y"}.get(own or "", "add")
     return f"The package manager here is {own}: {own} {verb} NAME, as root." if own else ""
 
 
-def _do_without(evidence: Evidence, name: str) -> str:
+def _alternative(evidence: Evidence, name: str) -> str:
     way = WITHOUT.get(name, "")
-    if "python3" in way and not has(evidence, "python3"):
-        return ""
-    return way
+    return "" if "python3" in way and not has(evidence, "python3") else way
 
 
 _TOOLS = "apk apt-get bash curl dnf git node npm pip pip3 python3 ss sudo uv xvfb-run"
@@ -216,7 +214,7 @@ def _end(text: str) -> str:
 def missing_command(text: str) -> str | None:
     """Return the first command that the output reports as missing."""
     text = _end(text)
-    found = [match for each in _MISSING if (match := each.search(text))]
+    found = [match for pattern in _MISSING if (match := pattern.search(text))]
     if found:
         return min(found, key=lambda match: match.start())[1]
     match = _FILE.search(text)

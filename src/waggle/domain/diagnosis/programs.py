@@ -75,16 +75,10 @@ def disk_full(evidence: Evidence) -> Diagnosis | None:
     disk, inodes = evidence.record.disk, evidence.record.inodes
     if not is_full(evidence):
         return None
+    what = f"The disk has no room for another file: all {inodes.total if inodes else 0:,} are taken"
     if disk is not None and disk.free < _FULL_BYTES:
         what = f"The disk is full: {_room(disk)}"
-    else:
-        most = inodes.total if inodes else 0
-        what = f"The disk has no room for another file: all {most:,} are taken"
-    return Diagnosis(
-        "disk_full",
-        f"{what}. Writing fails.",
-        more_disk(evidence),
-    )
+    return Diagnosis("disk_full", f"{what}. Writing fails.", more_disk(evidence))
 
 
 def _room(space: Space) -> str:
@@ -145,9 +139,7 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
             )
         case number:
             return Diagnosis(
-                "not_executable",
-                f"{file} could not be started: {_words(number)}.",
-                "Mend that.",
+                "not_executable", f"{file} could not be started: {_words(number)}.", "Mend that."
             )
 
 
@@ -189,31 +181,30 @@ def _words(number: int) -> str:
 
 
 _FAULT = "Look for the fault in native code: the last lines printed, a debugger, fewer extensions."
-_ASKED = "Find out what ended it (kill, timeout, a supervisor); otherwise run it again."
-
+_FIND_SENDER = "Find out what ended it (kill, timeout, a supervisor); otherwise run it again."
+_UNHANDLED = "a signal that it did not handle"
 _SIGNALS: dict[int, tuple[str, str, str]] = {
-    1: ("SIGHUP", "its terminal or session ended", _ASKED),
-    2: ("SIGINT", "it was interrupted", _ASKED),
-    3: ("SIGQUIT", "it was told to quit", _ASKED),
+    1: ("SIGHUP", "its terminal or session ended", _FIND_SENDER),
+    2: ("SIGINT", "it was interrupted", _FIND_SENDER),
+    3: ("SIGQUIT", "it was asked to quit", _FIND_SENDER),
     4: ("SIGILL", "an instruction that this processor does not have", _FAULT),
     5: ("SIGTRAP", "it ran into a breakpoint or an assertion", _FAULT),
     6: ("SIGABRT", "it aborted itself, as a failed assertion does", _FAULT),
     7: ("SIGBUS", "memory that is not there, as of a file that was cut", _FAULT),
     8: ("SIGFPE", "impossible arithmetic, as a division by zero", _FAULT),
-    9: ("SIGKILL", "something in the environment killed it", _ASKED),
-    10: ("SIGUSR1", "a signal that it did not handle", _ASKED),
+    9: ("SIGKILL", "something in the environment killed it", _FIND_SENDER),
+    10: ("SIGUSR1", _UNHANDLED, _FIND_SENDER),
     11: ("SIGSEGV", "it used memory that is not its own", _FAULT),
-    12: ("SIGUSR2", "a signal that it did not handle", _ASKED),
-    13: ("SIGPIPE", "it wrote where nobody reads any more", "Read all of its output."),
+    12: ("SIGUSR2", _UNHANDLED, _FIND_SENDER),
+    13: ("SIGPIPE", "it wrote to a pipe that no program reads", "Read all of its output."),
     14: ("SIGALRM", "its own alarm went off", "Give it more time or handle the alarm."),
-    15: ("SIGTERM", "it was asked to end", _ASKED),
+    15: ("SIGTERM", "it was asked to end", _FIND_SENDER),
     24: ("SIGXCPU", "it used more processor time than its limit", "Raise ulimit -t."),
     25: ("SIGXFSZ", "it wrote a larger file than its limit", "Raise ulimit -f."),
     31: ("SIGSYS", "a system call that a filter forbids", _FAULT),
 }
 """Name, cause and next step by number: Linux's on x86-64."""
 _MEANINGS = {name: (cause, step) for name, cause, step in _SIGNALS.values()}
-_UNHANDLED = ("a signal that it did not handle", _ASKED)
 
 
 def killed(evidence: Evidence) -> Diagnosis | None:
@@ -223,7 +214,7 @@ def killed(evidence: Evidence) -> Diagnosis | None:
         name = _SIGNALS.get(number, (None,))[0]
     if name is None or (name == "SIGBUS" and is_full(evidence)):
         return None
-    cause, next_step = _MEANINGS.get(name, _UNHANDLED)
+    cause, next_step = _MEANINGS.get(name, (_UNHANDLED, _FIND_SENDER))
     return Diagnosis("killed_by_signal", f"Signal {shown(name)} ended it: {cause}.", next_step)
 
 

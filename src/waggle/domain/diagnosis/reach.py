@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, Refused, shown
+from waggle.domain.diagnosis import Diagnosis, Evidence, shown
 from waggle.domain.diagnosis.lacking import (
     as_root,
     has,
@@ -139,23 +139,18 @@ def network_refused(evidence: Evidence) -> Diagnosis | None:
     if not evidence.refused:
         return None
     unique = list(dict.fromkeys(evidence.refused))
-    listed = ", ".join(_destination(each) for each in unique[:_SHOWN_REFUSALS])
+    listed = ", ".join(
+        f"{shown(refused.host)} port {refused.port} ({refused.reason})"
+        for refused in unique[:_SHOWN_REFUSALS]
+    )
     more = f" and {len(unique) - _SHOWN_REFUSALS} more" if len(unique) > _SHOWN_REFUSALS else ""
-    settings = sorted({_setting(each) for each in unique})
+    codes = {"PORTS" if refused.code == "port" else "ALLOW_CIDRS" for refused in unique}
     return Diagnosis(
         "network_refused",
         f"While it ran, the network policy refused connections to {listed}{more}.",
         "Use a public server on a permitted port. The operator can permit others with "
-        f"{' and '.join(settings)}.",
+        f"{' and '.join(f'WAGGLE_EGRESS_{code}' for code in sorted(codes))}.",
     )
-
-
-def _destination(refused: Refused) -> str:
-    return f"{shown(refused.host)} port {refused.port} ({refused.reason})"
-
-
-def _setting(refused: Refused) -> str:
-    return "WAGGLE_EGRESS_PORTS" if refused.code == "port" else "WAGGLE_EGRESS_ALLOW_CIDRS"
 
 
 def network_bypassed(evidence: Evidence) -> Diagnosis | None:

@@ -66,7 +66,7 @@ def in_the_code(evidence: Evidence) -> Diagnosis | None:
         return _not_there(next(filter(None, match.groups())))
     if match := _UNDEFINED.search(text):
         return _undefined(match[1] or match[2], python=bool(match[1]))
-    return next((told for pattern, told in _SAID if pattern.search(text)), None)
+    return next((diagnosis for pattern, diagnosis in _SAID if pattern.search(text)), None)
 
 
 def _another_machine(path: str) -> Diagnosis:
@@ -180,7 +180,7 @@ RULES: Final[tuple[Callable[[Evidence], Diagnosis | None], ...]] = (
     reach.missing_part,
     reach.build_failed,
     reach.network_refused,
-    said.what_was_said,
+    said.known_message,
     in_the_code,
     reach.network_bypassed,
     programs.code_of_shell,

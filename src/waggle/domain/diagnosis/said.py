@@ -35,25 +35,22 @@ def permission_denied(evidence: Evidence, match: re.Match[str]) -> Diagnosis | N
     """Diagnose the use of something that belongs to root."""
     if evidence.user is GuestUser.ROOT:
         return None
-    step = f"If that belongs to root, run the command as root: {_with_root(evidence)}."
+    how = 'with sudo, or with user "root"' if has(evidence, "sudo") else 'user "root"'
+    step = f"If that belongs to root, run the command as root: {how}."
     if "EACCES" in match[0]:
         step += " With npm, leave -g out, or run npm install -g as root."
     return Diagnosis("permission_denied", "It was denied something that its user may not do.", step)
 
 
-def _with_root(evidence: Evidence) -> str:
-    return 'with sudo, or with user "root"' if has(evidence, "sudo") else 'user "root"'
-
-
 def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     """Diagnose a port on which another program listens; name that where the guest reported it."""
-    port = next((each for each in match.groups() if each), "")
+    port = next(filter(None, match.groups()), "")
     where = f"port {port}" if port else "the port that it wants"
-    holders = [each for each in evidence.listeners if str(each.port) == (port or str(each.port))]
+    holders = [holder for holder in evidence.listeners if port in ("", str(holder.port))]
     if holders:
         listed = "; ".join(
-            f"pid {each.pid} on port {each.port}, {shown(each.command)}"
-            for each in holders[:_MAX_HOLDERS]
+            f"pid {holder.pid} on port {holder.port}, {shown(holder.command)}"
+            for holder in holders[:_MAX_HOLDERS]
         )
         pid = str(holders[0].pid) if len(holders) == 1 else "PID"
         return Diagnosis(
@@ -94,11 +91,8 @@ def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
 
 def disk_was_full(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     """Diagnose a disk that was full and has room again."""
-    return Diagnosis(
-        "disk_full",
-        "It said that there was no space left on the device.",
-        more_disk(evidence),
-    )
+    cause = "It said that there was no space left on the device."
+    return Diagnosis("disk_full", cause, more_disk(evidence))
 
 
 _HEAP_FULL: Final = Diagnosis(
@@ -151,15 +145,11 @@ _NO_INPUT: Final = Diagnosis(
 
 def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     """Diagnose the lack of a display."""
-    virtual = (
-        "run it with xvfb-run"
-        if has(evidence, "xvfb-run")
-        else "install xvfb and run it with xvfb-run"
-    )
+    install = "" if has(evidence, "xvfb-run") else "install xvfb and "
     return Diagnosis(
         "no_display",
         "It wanted a screen, and there is none.",
-        f"Use its headless mode (matplotlib: savefig, not show), or {virtual}.",
+        f"Use its headless mode (matplotlib: savefig, not show), or {install}run it with xvfb-run.",
     )
 
 
@@ -235,7 +225,7 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
 )
 
 
-def what_was_said(evidence: Evidence) -> Diagnosis | None:
+def known_message(evidence: Evidence) -> Diagnosis | None:
     """Return the diagnosis of the first rule that matches the end of the output."""
     text = last_words(evidence)
     for pattern, rule in _SAID:

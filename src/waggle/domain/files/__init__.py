@@ -167,7 +167,7 @@ def parents(path: str) -> Sequence[str]:
     return found if path == "/" else (*found, "/")
 
 
-def told(path: str, listing: Listing) -> str:
+def describe_nearest(path: str, listing: Listing) -> str:
     """Return sentences about the nearest existing directory, to follow "There is no PATH."."""
     inside = posixpath.relpath(path, listing.path)
     part = posixpath.basename(path) if inside.startswith("..") else inside.partition("/")[0]
@@ -191,7 +191,7 @@ def told(path: str, listing: Listing) -> str:
 
 def _meant(name: str, there: Sequence[str]) -> str:
     """Return the entry that is most like the name; empty if none is."""
-    folded = {each.casefold(): each for each in reversed(there)}
+    folded = {entry.casefold(): entry for entry in reversed(there)}
     found = get_close_matches(name[:_MAX_NAME].casefold(), folded, 1, 0.65)
     return folded[found[0]] if found else ""
 

@@ -50,13 +50,13 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
         )
     text = _text(data)
     if "\r" not in old and "\r\n" in text and not _BARE_LF.search(text):
-        old, new = (_BARE_LF.sub("\r\n", each) for each in (old, new))
+        old, new = (_BARE_LF.sub("\r\n", part) for part in (old, new))
     places = _places(text, old, 6)
     if not places:
         raise InvalidArgument("old_text is not in the file.", hint=_help(text, old))
     count = text.count(old)
     if len(places) > 1 and not replace_all:
-        lines = ", ".join(str(_line(text, place)) for place in places[:5])
+        lines = ", ".join(str(text.count("\n", 0, place) + 1) for place in places[:5])
         raise InvalidArgument(
             f"old_text is in the file {max(count, len(places))} times (lines {lines}"
             f"{', ...' if count > 5 else ''}).",
@@ -87,10 +87,6 @@ def _places(text: str, old: str, most: int) -> list[int]:
         found.append(place)
         place = text.find(old, place + 1)
     return found
-
-
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
 
 
 def _help(text: str, old: str) -> str:

@@ -22,8 +22,8 @@ MAX_TREE_FILE = 10_000_000
 MAX_ARCHIVE_BYTES = 10 * 1024 * 1024
 MAX_RECORDS_BYTES = MAX_TREE_BYTES + MAX_TREE_ENTRIES * 4_500
 """Bytes of all records of a packed tree."""
-MAX_TOLD = 100
-"""Entries that failed, or were left out, which are named; unpack.c names no more."""
+MAX_LISTED = 100
+"""The most names in a list of entries that failed or were left out; unpack.c lists no more."""
 _MAX_NAME = 4_095
 _MAX_COMPONENT = 255
 _MAX_DEPTH = 100
@@ -55,7 +55,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class LeftOut:
-    """The count of entries that are not in a tree, and the first MAX_TOLD of them."""
+    """The count of entries that are not in a tree, and the first MAX_LISTED of them."""
 
     count: int = 0
     first: list[Skipped] = field(default_factory=list[Skipped])
@@ -63,7 +63,7 @@ class LeftOut:
     def add(self, skipped: Skipped) -> None:
         """Add one entry."""
         self.count += 1
-        if self.count <= MAX_TOLD:
+        if self.count <= MAX_LISTED:
             self.first.append(skipped)
 
 
@@ -79,14 +79,14 @@ class Unpacked:
     failures: tuple[Skipped, ...] = ()
 
     def __add__(self, other: Unpacked) -> Unpacked:
-        """Return both together, with the first MAX_TOLD failures."""
+        """Return both together, with the first MAX_LISTED failures."""
         return Unpacked(
             self.files + other.files,
             self.directories + other.directories,
             self.links + other.links,
             self.size + other.size,
             self.failed + other.failed,
-            (self.failures + other.failures)[:MAX_TOLD],
+            (self.failures + other.failures)[:MAX_LISTED],
         )
 
 
@@ -129,16 +129,9 @@ def decode(read: Callable[[int, int], bytes], size: int) -> Iterator[TreeEntry |
 
 def _head(head: bytes) -> tuple[str, int, int, int]:
     kind, mode, modified, length = head.decode("ascii").split(" ")
-    if kind not in _LONGEST:
-        raise ValueError("an unknown record")
-    return kind, int(mode, 8) & 0o777, max(0, min(int(modified), 1 << 33)), _natural(length)
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError("a negative length")
-    return value
+    if kind not in _LONGEST or int(length) < 0:
+        raise ValueError("an unknown kind of record, or a negative length")
+    return kind, int(mode, 8) & 0o777, max(0, min(int(modified), 1 << 33)), int(length)
 
 
 def _words(data: bytes) -> str:

@@ -41,12 +41,12 @@ class Left:
 
     def without(self, runs: frozenset[str]) -> Left:
         """Return only those that other runs have left."""
-        kept = tuple(each for each in self.programs if each.run_id not in runs)
+        kept = tuple(program for program in self.programs if program.run_id not in runs)
         return Left(kept, self.count - len(self.programs) + len(kept))
 
     def of(self, run_id: str) -> tuple[Program, ...]:
         """Return those that one run has left."""
-        return tuple(each for each in self.programs if each.run_id == run_id)
+        return tuple(program for program in self.programs if program.run_id == run_id)
 
 
 NOTHING_LEFT = Left()
@@ -79,13 +79,13 @@ class Command:
     is written to a fresh file, whose path replaces the word `{file}` in argv and which is removed
     afterwards. It lies in `cwd`, or `apart` in a separate directory, where `{runner.py}` and
     `{runner.js}` make an interpreter take it for a file of `cwd`. When `cwd` is None, the command
-    runs where the image has programs start. `timeout` is seconds, `output_limit` bytes kept of each
-    stream. Raises InvalidArgument or TooLarge when built.
+    runs where the image has programs start. `timeout` is seconds. The result holds `output_limit`
+    bytes of each stream, unless output goes elsewhere. Raises InvalidArgument or TooLarge.
     """
 
     argv: tuple[str, ...]
     timeout: float
-    output_limit: int
+    output_limit: int = 200_000
     code: bytes | None = None
     extension: str = ""
     apart: bool = False

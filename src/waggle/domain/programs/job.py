@@ -113,6 +113,6 @@ def parse_wait(value: float | None, default: float) -> float:
     if not 0 <= value <= MAX_WAIT_SECONDS:
         raise InvalidArgument(
             f"wait_seconds must be at least 0 and at most {MAX_WAIT_SECONDS:g}.",
-            hint="What runs longer goes on as a job; read_job waits for it again.",
+            hint="A longer run continues as a job; read_job waits for it again.",
         )
     return value

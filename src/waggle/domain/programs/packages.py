@@ -108,16 +108,16 @@ def read_packages(given: str | Sequence[str]) -> Wanted:
         if "&&" in text or not (alone or _VERBS.isdisjoint(segments)):
             _refuse(text)
         return Wanted(tuple(name for part in segments for name in _names(part, text)))
-    found = [each for each in read if each]
-    installers = {each.installer for each in found if each.installer}
+    found = [wanted for wanted in read if wanted]
+    installers = {wanted.installer for wanted in found if wanted.installer}
     if len(found) < len(read):
         _refuse(text, can_run="\n" not in text)
     if len(installers) != 1:
         _refuse(text)
     return Wanted(
-        tuple(name for each in found for name in each.names),
+        tuple(name for wanted in found for name in wanted.names),
         installers.pop(),
-        upgrade=any(each.upgrade for each in found),
+        upgrade=any(wanted.upgrade for wanted in found),
     )
 
 
@@ -136,11 +136,9 @@ def _plain(text: str) -> str:
 
 def _is_command(lines: Sequence[str]) -> bool:
     """Whether a list is the words of one command, as in ["pip", "install", "x"]."""
-    if any(" " in each.strip() for each in lines):
-        return False
-    return (
-        _command(_without_prefix(" ".join(each.strip() for each in lines[:8]) + " x")) is not None
-    )
+    words = [line.strip() for line in lines]
+    command = _without_prefix(" ".join(words[:8]) + " x")
+    return not any(" " in word for word in words) and _command(command) is not None
 
 
 def _without_prefix(text: str) -> str:
@@ -156,8 +154,8 @@ def _command(text: str) -> Wanted | None:
     """
     if _UPDATE.fullmatch(text):
         return Wanted(())
-    started = ((each, pattern.match(text)) for each, pattern in _COMMANDS)
-    installer, match = next(((each, found) for each, found in started if found), (None, None))
+    matches = ((installer, pattern.match(text)) for installer, pattern in _COMMANDS)
+    installer, match = next((pair for pair in matches if pair[1]), (None, None))
     if installer is None or match is None:
         return None
     words = _split(text[match.end() :])
@@ -195,7 +193,7 @@ def _split(text: str) -> list[str]:
             word = ""
         elif part != " ":
             word += part
-    return [each for each in (*words, word) if each]
+    return list(filter(None, (*words, word)))
 
 
 def _refuse(text: str, *, can_run: bool = True) -> NoReturn:
@@ -214,10 +212,5 @@ def installer_of(runtime: str) -> Installer:
 
 def as_command(name: str, installer: Installer) -> str:
     """Return a shell command for what is no plain name, such as a URL; empty if there is none."""
-    if (
-        not name.isprintable()
-        or len(name) > _MAX_QUOTED
-        or re.search(r"[\s\"'`$;&|<>\\(){}]", name)
-    ):
-        return ""
-    return f"{installer} install {name}"
+    is_plain = name.isprintable() and not re.search(r"[\s\"'`$;&|<>\\(){}]", name)
+    return f"{installer} install {name}" if is_plain and len(name) <= _MAX_QUOTED else ""

@@ -69,13 +69,13 @@ def is_session(code: str) -> bool:
 def commands(code: str) -> str:
     """Return the commands of a shell session: the text after prompts, and continuation lines."""
     typed: list[str] = []
-    goes_on = False
+    continues = False
     for line in code.splitlines():
         match = _PROMPT.match(line.strip())
-        if match or goes_on:
+        if match or continues:
             text = match[1] if match else line.removeprefix("> ")
             typed.append(text)
-            goes_on = text.endswith("\\")
+            continues = text.endswith("\\")
     return "".join(f"{line}\n" for line in typed)
 
 
@@ -213,7 +213,7 @@ def is_compiled(code: str) -> bool:
 
 def _is_heredoc(line: str, code: str) -> bool:
     match = _HEREDOC.fullmatch(line)
-    return match is not None and re.search(rf"(?m)^\t*{match[2]}\r?$", code) is not None
+    return bool(match and re.search(rf"(?m)^\t*{match[2]}\r?$", code))
 
 
 _SHEBANG = re.compile(r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(python|node|bash|sh|dash)[0-9.]*\b")

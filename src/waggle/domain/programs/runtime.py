@@ -35,7 +35,6 @@ _ALIASES = {
     for alias in aliases.split()
 }
 """The names that models and Markdown use for runtimes, without a version."""
-_LANGUAGES = {"data": "python"}
 FILE = "{file}"
 PACKAGES = "{packages}"
 SHELL = "{shell}"
@@ -55,23 +54,19 @@ class RuntimeName(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> RuntimeName:
-        """Return the runtime that `text` names, also by an alias.
-
-        Raises InvalidRuntime, naming all.
-        """
+        """Return the runtime that `text` names, also by an alias. Raises InvalidRuntime."""
         name = text[:_MAX_NAME].strip().lower()
         try:
             return cls(_ALIASES.get(_VERSION_END.sub("", name), name))
         except ValueError:
-            names = ", ".join(cls)
             raise InvalidRuntime(
-                f"There is no runtime {text[:40]!r}.", hint=f"Use one of: {names}."
+                f"There is no runtime {text[:40]!r}.", hint=f"Use one of: {', '.join(cls)}."
             ) from None
 
     @property
     def language(self) -> RuntimeName:
         """The runtime of its language alone: python for every runtime that runs Python."""
-        return RuntimeName(_LANGUAGES.get(self.value, self.value))
+        return RuntimeName.PYTHON if self is RuntimeName.DATA else self
 
 
 # PEP 508 name, extras and PEP 440 version specifiers; no URLs, no markers, no options.
@@ -222,14 +217,11 @@ Given = Mapping[str, object] | Sequence[str] | str
 
 
 def parse_variables(given: Given) -> dict[str, str]:
-    """Return names with values; a text holds one a line, numbers and booleans become text.
-
-    Raises InvalidArgument.
-    """
+    """Return names with values, as text; a text has one a line. Raises InvalidArgument."""
     if isinstance(given, str):
         given = [line.strip() for line in given.splitlines() if line.strip()]
     if not isinstance(given, Mapping):
-        pairs = [each.partition("=") for each in given]
+        pairs = [text.partition("=") for text in given]
         if not all(equals for _, equals, _ in pairs):
             raise InvalidArgument(
                 "A variable in env has no '='.", hint='Write NAME=value, such as "LANG=C.UTF-8".'
@@ -239,10 +231,7 @@ def parse_variables(given: Given) -> dict[str, str]:
 
 
 def parse_own_variables(given: Given) -> dict[str, str]:
-    """Return an environment's variables, for all its programs.
-
-    Raises InvalidArgument or TooLarge.
-    """
+    """Return variables for all programs of an environment. Raises InvalidArgument or TooLarge."""
     variables = parse_variables(given)
     size = sum(len(encoded(f"{name}={value}", "env")) + 1 for name, value in variables.items())
     if size > MAX_VARIABLES_BYTES:
