@@ -90,7 +90,7 @@ async def trial(pace: Pace = FAST, **given: Any) -> AsyncGenerator[Trial]:
 async def test_every_kind_of_key_can_sign(kind: str) -> None:
     async with trial(keys={"k": kind}) as t:
         assert await t.outcome(t.issuer.token("k")) == f"{t.issuer.url}#ann"
-        assert t.issuer.asked == [
+        assert t.issuer.requests == [
             "/.well-known/oauth-authorization-server",
             "/.well-known/openid-configuration",
             "/keys",
@@ -305,7 +305,7 @@ async def test_known_keys_do_not_wait_for_a_fetch() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(5):
                 group.start_soon(unknown)
-            await until(lambda: len(t.issuer.asked) > 3)
+            await until(lambda: len(t.issuer.requests) > 3)
             with anyio.fail_after(5):
                 assert "#ann" in await t.outcome(t.issuer.token())
             assert outcomes == []
@@ -319,7 +319,7 @@ async def test_a_cancelled_request_does_not_stop_the_fetch_for_others() -> None:
         t.issuer.answers = "late"
         async with anyio.create_task_group() as group:
             group.start_soon(t.outcome, t.issuer.token("unknown"))
-            await until(lambda: bool(t.issuer.asked))
+            await until(lambda: bool(t.issuer.requests))
             group.cancel_scope.cancel()
             t.issuer.release.set()
         assert "#ann" in await t.outcome(t.issuer.token())
@@ -345,7 +345,7 @@ async def test_a_given_url_needs_no_metadata() -> None:
     async with issuing() as issuer:
         t = Trial(issuer, url=issuer.jwks_url)
         assert "#ann" in await t.outcome(issuer.token())
-        assert issuer.asked == ["/keys"]
+        assert issuer.requests == ["/keys"]
 
 
 async def test_metadata_urls_follow_the_issuer() -> None:

@@ -180,8 +180,8 @@ def records(data: bytes) -> list[TreeEntry | Skipped]:
 def test_records_are_read_as_they_were_written(entries: list[TreeEntry]) -> None:
     data = b"".join(map(encode, entries)) + b"e 0 0 0\0\0"
     plain = [
-        TreeEntry(each.kind, each.name, each.mode & 0o777, each.modified, each.data)
-        for each in entries
+        TreeEntry(entry.kind, entry.name, entry.mode & 0o777, entry.modified, entry.data)
+        for entry in entries
     ]
     assert records(data) == plain
     for cut in range(0, len(data), 7):

@@ -153,7 +153,7 @@ def test_work_stops_when_the_check_of_its_caller_raises(direction: str) -> None:
             raise Enough
 
     entries = [TreeEntry(Kind.FILE, b"%d" % n) for n in range(1_000)]
-    archive = b"".join(header(each.name, each) for each in entries) + END
+    archive = b"".join(header(entry.name, entry) for entry in entries) + END
     work: dict[str, Callable[[], object]] = {
         "up": lambda: read_archive(archive, check),
         "down": lambda: write_archive(entries, Nowhere(), check),

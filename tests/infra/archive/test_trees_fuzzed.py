@@ -86,10 +86,10 @@ def test_mutated_zips_are_read_or_refused(data: bytes) -> None:
 def test_100_000_tars(turn: int) -> None:
     @fuzzed
     @given(mutated(TARS, repaired))
-    def each(data: bytes) -> None:
+    def refused_or_clean(data: bytes) -> None:
         check(data)
 
-    each()
+    refused_or_clean()
 
 
 @pytest.mark.fuzz
@@ -97,7 +97,7 @@ def test_100_000_tars(turn: int) -> None:
 def test_100_000_zips(turn: int) -> None:
     @fuzzed
     @given(mutated(ZIPS))
-    def each(data: bytes) -> None:
+    def refused_or_clean(data: bytes) -> None:
         check(data)
 
-    each()
+    refused_or_clean()

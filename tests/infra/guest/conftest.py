@@ -9,10 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.infra.guest.forwarding import (
-    Guest,
-    Rig,
-)
+from tests.infra.guest.forwarding import Guest, Rig
 from tests.support.leaks import Leaks
 
 

@@ -12,8 +12,6 @@ from waggle.infra.guest.forwarder import Forwarder, claim
 from waggle.infra.krun.wires import Door
 
 NAME = "ssh"
-
-
 BULK = os.urandom(1 << 16) * 160
 """10 MiB, more than all buffers between both ends hold."""
 
@@ -42,8 +40,8 @@ class Guest:
         return True
 
     def close(self) -> None:
-        for each in (self._listener, *self._open):
-            each.close()
+        for connection in (self._listener, *self._open):
+            connection.close()
 
 
 class Rig:
@@ -65,8 +63,8 @@ class Rig:
 
     async def close(self) -> None:
         await self.forwarder.close()
-        for each in (*self._clients, self.listener):
-            each.close()
+        for client in (*self._clients, self.listener):
+            client.close()
         os.close(self._directory)
 
 

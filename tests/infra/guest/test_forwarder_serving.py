@@ -14,15 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.infra.guest.forwarding import (
-    BULK,
-    NAME,
-    Guest,
-    Rig,
-    is_dropped,
-    receive,
-    send,
-)
+from tests.infra.guest.forwarding import BULK, NAME, Guest, Rig, is_dropped, receive, send
 from tests.support.waiting import until
 
 from waggle.domain.errors import PortTaken

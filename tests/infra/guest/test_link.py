@@ -44,13 +44,13 @@ class Ends:
 
     def end(self) -> None:
         """Close all ends, as when the VMM has died."""
-        for each in (self.console, self.messages, self.agent):
-            each.close()
+        for end in (self.console, self.messages, self.agent):
+            end.close()
 
     def close(self) -> None:
         self.end()
-        for each in (self._console, self._messages, self._agent):
-            each.close()
+        for end in (self._console, self._messages, self._agent):
+            end.close()
 
     def alive(self) -> asyncio.Future[str]:
         """Return a future for the VMM's end, which does not come."""
@@ -136,8 +136,8 @@ async def test_the_agent_is_called_over_its_own_wire(ends: Ends) -> None:
     link = await ends.connect()
     calling = asyncio.create_task(link.call("guest-ping"))
     ends.agent.setblocking(False)
-    asked = await asyncio.get_running_loop().sock_recv(ends.agent, 1000)
-    assert b"guest-sync" in asked
+    request = await asyncio.get_running_loop().sock_recv(ends.agent, 1000)
+    assert b"guest-sync" in request
     ends.agent.close()
     with pytest.raises(GuestLost):
         await calling

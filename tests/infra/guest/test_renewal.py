@@ -69,8 +69,8 @@ async def connected(guest: FakeGuest) -> AsyncGenerator[Renewal]:
         yield Renewal(*mine, now=guest.host)
     finally:
         serving.cancel()
-        for each in (writer, mine[1]):
-            each.close()
+        for end in (writer, mine[1]):
+            end.close()
 
 
 async def test_records_arrive_once_and_the_clock_last() -> None:
@@ -94,8 +94,8 @@ async def test_the_way_to_the_guest_is_compensated() -> None:
     guest = FakeGuest(Host(), there=15 * MS, back=15 * MS)
     async with connected(guest) as renewal:
         await renewal.renew({})
-    (told,) = struct.unpack("<Q", guest.records[-1][1])
-    assert abs(told - (guest.host.now - 15 * MS)) <= DRIFT * 1e9
+    (clock,) = struct.unpack("<Q", guest.records[-1][1])
+    assert abs(clock - (guest.host.now - 15 * MS)) <= DRIFT * 1e9
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17
 @pytest.mark.parametrize(
     "setting,acceleration,library,name,words",
     [
-        ("auto", KVM, THERE, "krun", ("libkrun is there", "CPU virtualises")),
+        ("auto", KVM, THERE, "krun", ("libkrun is installed", "CPU virtualises")),
         ("auto", KVM, OLD, "qemu", ("krun cannot be used", "too old")),
         ("auto", NO_KVM, THERE, "qemu", ("krun needs KVM", "No such file")),
         ("auto", NO_KVM, OLD, "qemu", ("krun needs KVM",)),

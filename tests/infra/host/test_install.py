@@ -106,11 +106,13 @@ class TestPlan:
 @pytest.mark.anyio
 class TestCarryOut:
     async def test_announces_every_command_and_runs_it(self) -> None:
-        said: list[str] = []
+        announced: list[str] = []
         executed = Executed()
-        await carry_out(make_plan((QEMU,), "apt", "root"), said.append, executed)
+        await carry_out(make_plan((QEMU,), "apt", "root"), announced.append, executed)
         assert len(executed.commands) == 2
-        assert all(command in text for command, text in zip(executed.commands, said, strict=True))
+        assert all(
+            command in text for command, text in zip(executed.commands, announced, strict=True)
+        )
 
     async def test_a_failed_update_does_not_stop_the_install(self) -> None:
         executed = Executed(100)

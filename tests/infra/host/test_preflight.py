@@ -96,6 +96,6 @@ async def test_a_disk_whose_rate_cannot_be_limited_is_named() -> None:
     facts = Facts("/c", "/own", ALL, ALL, is_alone=True, may_use_own=True)
     result = await preflight.groups(subject(groups=facts, disk=None))
     assert result.status is Status.WARN
-    assert result.detail.endswith("none of the disk's rate: /nonexistent is on no disk of its own")
+    assert result.detail.endswith("none of the disk's rate: /nonexistent is not on a block device")
     assert "ext4 or XFS" in result.mend
     check_line(result)

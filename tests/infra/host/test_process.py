@@ -63,7 +63,7 @@ class TestRun:
         await gone(child)
 
     @pytest.mark.parametrize("steps", range(12))
-    async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(
+    async def test_cancelling_at_any_time_of_the_start_leaves_nothing(
         self, tmp_path: Path, steps: int
     ) -> None:
         mark = f"{tmp_path}-{steps}"
@@ -101,7 +101,7 @@ def processes_with(mark: str) -> list[int]:
 
 
 async def gone(pid: int) -> None:
-    """Wait until the orphan is dead; SIGKILL takes effect a moment after it was sent."""
+    """Wait until the orphan is dead; SIGKILL takes effect shortly after it was sent."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.infra.krun.parts import made_of
+from tests.infra.krun.parts import spec_in
 from tests.support.leaks import Leaks
 
 from waggle.domain.machine import MachineSpec
@@ -18,7 +18,7 @@ from waggle.infra.guest.forwarder import claim
 async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
     """A specification whose boot must leave no process, descriptor, port or directory."""
     watch = Leaks()
-    made = made_of(tmp_path)
+    made = spec_in(tmp_path)
     yield made
     await watch.settle()
     assert not made.console_log.with_suffix(".run").exists()

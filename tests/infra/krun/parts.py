@@ -17,7 +17,7 @@ needs_root = pytest.mark.skipif(
 )
 
 
-def made_of(directory: Path, uid: int | None = None) -> MachineSpec:
+def spec_in(directory: Path, uid: int | None = None) -> MachineSpec:
     """Return a specification whose files exist, with a free port."""
     names = ("kernel", "kit", "image", "scratch", "identity")
     for name in names:

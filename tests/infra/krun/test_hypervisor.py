@@ -186,8 +186,8 @@ def test_a_server_with_few_descriptors_asks_for_no_more_than_it_has() -> None:
         "from waggle.infra.shared.confined import leash; print(*leash(['x'], 4096))"
     )
     argv = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[1:]; {code}", *sys.path]
-    said = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
-    assert "--nofile=300:300" in said.split()
+    printed = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+    assert "--nofile=300:300" in printed.split()
     assert MAX_DESCRIPTORS > 300
 
 

@@ -41,10 +41,10 @@ def serve():
         connection.sendall(b"SSH-2.0-played\\r\\n")
 def answer(shutdown):
     for line in agent.makefile("rb"):
-        asked = json.loads(line)
-        if asked["execute"] == "guest-shutdown" and shutdown:
+        request = json.loads(line)
+        if request["execute"] == "guest-shutdown" and shutdown:
             os._exit(0)
-        given = asked["arguments"]["id"] if asked["execute"] == "guest-sync" else {}
+        given = request["arguments"]["id"] if request["execute"] == "guest-sync" else {}
         agent.sendall(json.dumps({"return": given}).encode() + b"\\n")
 os.fchdir(directory)
 listener = socket.socket(socket.AF_UNIX)

@@ -136,9 +136,9 @@ class TestJudging:
             return int(text.removeprefix("1."))
 
         lacks = frozenset(name for name, since in SINCE.items() if number(since) >= number(version))
-        said = problem(_judged("libkrun.so.1", lacks))
-        assert said.startswith("libkrun is too old")
-        assert "krun_add_vsock_port2" in said
+        message = problem(_judged("libkrun.so.1", lacks))
+        assert message.startswith("libkrun is too old")
+        assert "krun_add_vsock_port2" in message
 
     @pytest.mark.parametrize(
         "lacks",

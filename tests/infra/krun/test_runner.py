@@ -50,11 +50,11 @@ def configuration(directory: Path, library: str, **others: int | str) -> Configu
     return Configuration(**fields | others)
 
 
-def run(told: bytes, *before: str, descriptor: int = -1) -> tuple[int, str]:
+def run(data: bytes, *before: str, descriptor: int = -1) -> tuple[int, str]:
     """Return the exit status and stderr; stdout stays empty."""
     ended = subprocess.run(
         [*before, *leash(python_argv(RUNNER))],
-        input=told,
+        input=data,
         capture_output=True,
         check=False,
         cwd="/",
@@ -76,7 +76,7 @@ def started(directory: Path, library: Path, *before: str, **others: int | str) -
         os.close(descriptor)
 
 
-def said(outcome: tuple[int, str]) -> str:
+def failure(outcome: tuple[int, str]) -> str:
     """Return the last line of a failed runner: one sentence behind the failure prefix."""
     status, text = outcome
     assert status == FAILED
@@ -87,27 +87,27 @@ def said(outcome: tuple[int, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "data",
     [b"", b"\0", b"nonsense", b"\xff" * 100, b"cpus=many\0", b"library=/x\0", b"x" * 200_000],
     ids=["nothing", "nul", "a word", "no text", "no number", "one field", "too much"],
 )
-def test_a_malformed_configuration_is_refused(told: bytes) -> None:
-    assert said(run(told))
+def test_a_malformed_configuration_is_refused(data: bytes) -> None:
+    assert failure(run(data))
 
 
 def test_a_missing_library_is_named(directory: Path) -> None:
-    assert "libkrun.so.1: cannot open shared object" in said(
+    assert "libkrun.so.1: cannot open shared object" in failure(
         started(directory, directory / "libkrun.so.1")
     )
 
 
 def test_a_library_that_is_not_libkrun_is_reported_by_its_missing_function(directory: Path) -> None:
-    assert said(started(directory, Path("libc.so.6"))) == "libkrun has no krun_init_log."
+    assert failure(started(directory, Path("libc.so.6"))) == "libkrun has no krun_init_log."
 
 
 def test_a_call_that_fails_is_named(tmp_path: Path, directory: Path) -> None:
     library = krun_library(tmp_path / "libkrun.so", krun_create_ctx=returns(-12))
-    assert said(started(directory, library)) == (
+    assert failure(started(directory, library)) == (
         "krun_create_ctx failed: Cannot allocate memory (ENOMEM)."
     )
 
@@ -115,7 +115,7 @@ def test_a_call_that_fails_is_named(tmp_path: Path, directory: Path) -> None:
 def test_a_dead_server_is_noticed(tmp_path: Path, directory: Path) -> None:
     library = krun_library(tmp_path / "libkrun.so")
     outcome = started(directory, library, parent=os.getpid() + 1_000_000)
-    assert said(outcome) == "The server is gone."
+    assert failure(outcome) == "The server is gone."
 
 
 def test_a_library_that_crashes_is_reported_as_a_signal(tmp_path: Path, directory: Path) -> None:
@@ -146,7 +146,7 @@ class TestWithKvm:
         self, tmp_path: Path, directory: Path
     ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_start_enter=returns(-22))
-        assert said(started(directory, library, *self.BEFORE)) == (
+        assert failure(started(directory, library, *self.BEFORE)) == (
             "krun_start_enter failed: Invalid argument (EINVAL)."
         )
 
@@ -159,10 +159,10 @@ class TestWithKvm:
         os.chown(directory, UID, UID)
         library = krun_library(tmp_path / "libkrun.so")
         before = [
-            each.replace(" && exec", f" && {change} /dev/kvm && exec") for each in self.BEFORE
+            word.replace(" && exec", f" && {change} /dev/kvm && exec") for word in self.BEFORE
         ]
         outcome = started(directory, library, *before, uid=UID)
-        assert f"{reason}: '/dev/kvm'" in said(outcome)
+        assert f"{reason}: '/dev/kvm'" in failure(outcome)
 
     def test_the_runner_becomes_the_machine(self, tmp_path: Path, directory: Path) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_start_enter=exits(42))
@@ -172,7 +172,7 @@ class TestWithKvm:
         self, tmp_path: Path, directory: Path
     ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_get_max_vcpus=returns(2))
-        assert said(started(directory, library, *self.BEFORE, cpus=3)) == (
+        assert failure(started(directory, library, *self.BEFORE, cpus=3)) == (
             "KVM gives a machine at most 2 processors here."
         )
 
@@ -182,7 +182,7 @@ class TestWithKvm:
     ) -> None:
         library = krun_library(tmp_path / "libkrun.so", krun_get_max_vcpus=returns(1000))
         outcome = started(directory, library, *self.BEFORE, **others)
-        assert "krun_set_vm_config does not take this" in said(outcome)
+        assert "krun_set_vm_config does not take this" in failure(outcome)
 
 
 class Recorded(Libkrun):
@@ -200,7 +200,7 @@ class Recorded(Libkrun):
 def test_the_machine_is_described_as_configured(tmp_path: Path, directory: Path) -> None:
     """It has no TSI, one vsock port, and one writable disk."""
     recorded = Recorded(krun_library(tmp_path / "libkrun.so"))
-    asked = configuration(
+    described = configuration(
         directory,
         "x",
         kernel_fd=11,
@@ -218,7 +218,7 @@ def test_the_machine_is_described_as_configured(tmp_path: Path, directory: Path)
         socket="ssh",
     )
     try:
-        configure(recorded, asked)
+        configure(recorded, described)
     except OSError as error:
         assert error.filename == "/dev/kvm"  # noqa: PT017  (not usable on this host)
         assert recorded.calls == []

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.infra.krun.parts import UID, made_of, needs_root
+from tests.infra.krun.parts import UID, needs_root, spec_in
 from tests.support.leaks import Leaks
 
 from waggle.domain.errors import BootFailed, PortTaken
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
     """A machine's files, none of which may be left open."""
     watch = Leaks()
-    yield made_of(tmp_path)
+    yield spec_in(tmp_path)
     await watch.settle()
     assert not (tmp_path / "console.run").exists()
 
@@ -68,10 +68,10 @@ async def test_only_the_scratch_disk_can_be_written(spec: MachineSpec) -> None:
 
 
 async def test_no_wire_is_inherited_by_another_child(spec: MachineSpec) -> None:
-    """Other processes that the server starts at that moment inherit nothing."""
+    """Other processes that the server starts meanwhile inherit nothing."""
     with opened(spec) as (wires, inherited):
         ours = (wires.console, wires.agent, wires.renewal, wires.messages, wires.listener)
-        numbers = {each.fileno() for each in ours} | {wires.directory}
+        numbers = {end.fileno() for end in ours} | {wires.directory}
         theirs = {*inherited}
         assert not any(os.get_inheritable(number) for number in numbers | theirs)
         assert len(numbers | theirs) == 15

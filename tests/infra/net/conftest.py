@@ -11,11 +11,6 @@ from tests.infra.net.lab import Advance, Lab, OpenLab, Turns
 from waggle.infra.net.guest_request import EgressLimits
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @contextlib.asynccontextmanager
 async def _open_lab(
     limits: EgressLimits | None = None, ports: frozenset[int] | None = None

@@ -58,9 +58,9 @@ async def attack() -> dict[str, object]:
     while lookups.running < 32:  # noqa: ASYNC110 (threads do not report their start)
         await asyncio.sleep(0.01)
     mine = SystemResolver(lookups)
-    asked = time.monotonic()
+    sent = time.monotonic()
     good = await asyncio.gather(*(until(mine, f"good{n}.test.") for n in range(10)))
-    took = time.monotonic() - asked
+    took = time.monotonic() - sent
     searched = await until(mine, "good-short")
     known = await until(mine, "in-hosts")
     dead = await asyncio.gather(*hogs)
@@ -71,7 +71,7 @@ async def attack() -> dict[str, object]:
         "seconds": took,
         "searched": searched,
         "hosts": known,
-        "dead": sorted({each[0] for each in dead}),
+        "dead": sorted({answer[0] for answer in dead}),
         "freed": time.monotonic() - began,
     }
 

@@ -38,7 +38,7 @@ class Names:
     later: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """The answers of the second and later lookups of a name, where they differ."""
     silent: set[str] = field(default_factory=set[str])
-    asked: list[str] = field(default_factory=list[str])
+    questions: list[str] = field(default_factory=list[str])
     error: OSError | None = None
     """The error of every lookup."""
     instead: Resolver | None = None
@@ -49,8 +49,8 @@ class Names:
             return await self.instead(name)
         if self.error is not None:
             raise self.error
-        found = self.later if name in self.asked and name in self.later else self.known
-        self.asked.append(name)
+        found = self.later if name in self.questions and name in self.later else self.known
+        self.questions.append(name)
         if name in self.silent:
             await asyncio.get_running_loop().create_future()
         if name not in found:

@@ -11,11 +11,11 @@ from waggle.infra.net.policy import Address
 
 
 class Gate:
-    """A lookup that blocks like the C library's resolver; `asked` lists the questions in order."""
+    """A lookup that blocks like the C library's resolver; `questions` has the names in order."""
 
     def __init__(self, address: str = "192.0.2.1", *, slow: float = 0.0) -> None:
         """`slow` is the seconds that an answer takes once the gate is open."""
-        self.asked: list[str] = []
+        self.questions: list[str] = []
         self.error: OSError | None = None
         self.dead: set[str] = set()
         """Names that are answered only when the test ends."""
@@ -33,7 +33,7 @@ class Gate:
         self._end.set()
 
     def __call__(self, name: str) -> list[Address]:
-        self.asked.append(name)
+        self.questions.append(name)
         assert (self._end if name in self.dead else self._gate).wait(20)
         time.sleep(self._slow)
         if self.error is not None:

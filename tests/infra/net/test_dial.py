@@ -45,7 +45,7 @@ async def test_dns_rebinding_gains_nothing(open_lab: OpenLab) -> None:
         lab.names.known["rebind.test"] = ["127.0.0.1"]
         lab.names.later["rebind.test"] = ["127.0.0.2"]
         assert await status(lab, "rebind.test", secret) == b"502"
-        assert lab.names.asked == ["rebind.test"]  # judged and connected in one lookup
+        assert lab.names.questions == ["rebind.test"]  # judged and connected in one lookup
         assert await status(lab, "rebind.test", secret) == b"403"
         assert secret.connections == 0
 
@@ -62,7 +62,7 @@ async def test_addresses_are_judged_without_a_resolver(open_lab: OpenLab, host: 
         secret = await lab.forbidden()
         assert await status(lab, host, secret) == b"403"
         assert secret.connections == 0
-        assert lab.names.asked == []
+        assert lab.names.questions == []
 
 
 @pytest.mark.parametrize("host", ["127.2", "2130706434", "0x7f000002", "0177.0.0.2", "0x7f.2", "0"])

@@ -89,14 +89,14 @@ async def test_ending_the_proxy_drops_both_sides(open_lab: OpenLab, how: str) ->
         await gone.wait()
 
 
-@pytest.mark.parametrize("who", ["guest", "server"])
-async def test_a_side_that_vanishes_ends_the_other(open_lab: OpenLab, who: str) -> None:
+@pytest.mark.parametrize("side", ["guest", "server"])
+async def test_a_side_that_vanishes_ends_the_other(open_lab: OpenLab, side: str) -> None:
     async with open_lab() as lab:
         gone = asyncio.Event()
 
         async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                while who == "guest":
+                while side == "guest":
                     writer.write(PIECE)
                     await writer.drain()
                 writer.write(b"x")
@@ -112,7 +112,7 @@ async def test_a_side_that_vanishes_ends_the_other(open_lab: OpenLab, who: str) 
         site = await lab.site(pour)
         reader, writer = await lab.tunnel("open.test", site.port)
         assert await reader.read(1)
-        if who == "guest":
+        if side == "guest":
             writer.transport.abort()
         else:
             with contextlib.suppress(ConnectionError):

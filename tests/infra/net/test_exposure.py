@@ -28,16 +28,16 @@ BODY = b"0123456789abcdef" * (1 << 16)
 class Guest:
     """A guest to connect to.
 
-    `refuses` and `hangs` set its behaviour; `asked` lists the requested ports.
+    `refuses` and `hangs` set its behaviour; `ports` lists the requested ports.
     """
 
     port: int = 0
     refuses: bool = False
     hangs: asyncio.Event | None = None
-    asked: list[int] = field(default_factory=list[int])
+    ports: list[int] = field(default_factory=list[int])
 
     async def connect(self, port: int) -> Streams:
-        self.asked.append(port)
+        self.ports.append(port)
         if self.hangs is not None:
             await self.hangs.wait()
         if self.refuses:
@@ -94,7 +94,7 @@ async def test_bytes_flow_both_ways_and_the_directions_end_separately() -> None:
         writer.write_eof()
         assert await reader.read(-1) == BODY
         await end(writer)
-        assert peer.asked == [GUEST_PORT]
+        assert peer.ports == [GUEST_PORT]
 
 
 async def test_it_leads_to_its_port_whatever_is_sent() -> None:
@@ -106,7 +106,7 @@ async def test_it_leads_to_its_port_whatever_is_sent() -> None:
         writer.write_eof()
         assert await reader.read(-1) == b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n\r\n"
         await end(writer)
-        assert peer.asked == [GUEST_PORT]
+        assert peer.ports == [GUEST_PORT]
 
 
 async def test_it_listens_on_loopback_only() -> None:
@@ -136,7 +136,7 @@ async def test_unanswered_connections_are_bounded() -> None:
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read(-1) == b""
         await end(writer)
-        assert len(peer.asked) == MAX_CONNECTIONS
+        assert len(peer.ports) == MAX_CONNECTIONS
 
 
 async def test_an_answer_that_comes_too_late_is_closed() -> None:
@@ -160,7 +160,7 @@ async def test_answers_waits_until_something_listens() -> None:
     async with guest(echo_at_the_end) as peer, exposures(peer) as (made, _):
         peer.refuses = True
         waiting = asyncio.create_task(made.answers(GUEST_PORT, 20))
-        await until(lambda: len(peer.asked) > 0)
+        await until(lambda: len(peer.ports) > 0)
         peer.refuses = False
         assert await waiting
         assert made.connections == 0
@@ -200,8 +200,8 @@ async def test_connections_are_counted_over_all_ports() -> None:
         await end(writer)
         held[0][1].write_eof()
         assert await held[0][0].read(-1) == b""
-        for _, each in held:
-            await end(each)
+        for _, writer in held:
+            await end(writer)
         await until(lambda: made.connections == 0)
 
 
@@ -237,18 +237,18 @@ async def test_closing_during_a_connection_leaves_nothing() -> None:
 async def test_a_visit_is_reported_from_beginning_to_end() -> None:
     limits = replace(LIMITS, presence=0.01)
     async with guest(echo_at_the_end) as peer, exposures(peer, limits) as (made, exposed):
-        told: list[int] = []
-        made.visited = lambda: told.append(made.connections)
-        assert not await made.answers(9999, 0) or told == []  # the server's own check is no visit
+        visits: list[int] = []
+        made.visited = lambda: visits.append(made.connections)
+        assert not await made.answers(9999, 0) or visits == []  # the server's own check is no visit
         reader, writer = await to(exposed)
-        await until(lambda: len(told) > 2)
+        await until(lambda: len(visits) > 2)
         writer.write_eof()
         assert await reader.read(-1) == b""
         await end(writer)
         await until(lambda: made.connections == 0)
-        seen = len(told)
+        seen = len(visits)
         await asyncio.sleep(0)
-        assert len(told) == seen
+        assert len(visits) == seen
 
 
 async def test_it_listens_on_the_same_local_port_again_if_it_is_free() -> None:

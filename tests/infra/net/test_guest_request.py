@@ -77,8 +77,8 @@ def test_malformed_targets_are_refused(text: str) -> None:
     ],
 )
 def test_http_urls_are_parsed(url: str, authority: str, path: str) -> None:
-    target, asked = parse_http_url(url)
-    assert (target.authority(), asked) == (authority, path)
+    target, parsed = parse_http_url(url)
+    assert (target.authority(), parsed) == (authority, path)
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,15 @@ WEB = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class Guest:
-    """A guest whose ports are on 127.0.0.1 here; `asked` lists its requests."""
+    """A guest whose ports are on 127.0.0.1 here; `requests` lists ports and addresses."""
 
     hangs: bool = False
-    asked: list[tuple[int, Sequence[str]]] = field(default_factory=list[tuple[int, Sequence[str]]])
+    requests: list[tuple[int, Sequence[str]]] = field(
+        default_factory=list[tuple[int, Sequence[str]]]
+    )
 
     async def connect(self, port: int, addresses: Sequence[str]) -> Streams:
-        self.asked.append((port, addresses))
+        self.requests.append((port, addresses))
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         return await asyncio.open_connection("127.0.0.1", port)
@@ -59,8 +61,8 @@ async def test_the_guests_own_server_answers_on_every_port(open_lab: OpenLab, ho
         site = await lab.web(WEB)
         answer = await lab.ask(f"GET http://{host}:{site.port}/ HTTP/1.0\r\n\r\n".encode())
         assert answer.split()[1] == b"200"
-        assert (lab.names.asked, lab.decisions) == ([], [])  # nothing leaves the guest
-    assert [port for port, _ in guest.asked] == [site.port]
+        assert (lab.names.questions, lab.decisions) == ([], [])  # nothing leaves the guest
+    assert [port for port, _ in guest.requests] == [site.port]
 
 
 async def test_a_dead_target_in_the_guest_is_not_tried_elsewhere(open_lab: OpenLab) -> None:
@@ -82,7 +84,7 @@ async def test_a_loopback_address_that_the_operator_lists_is_the_hosts(open_lab:
         site = await lab.web(WEB)
         answer = await lab.ask(f"GET http://127.0.0.1:{site.port}/ HTTP/1.0\r\n\r\n".encode())
         assert answer.split()[1] == b"200"
-    assert guest.asked == []
+    assert guest.requests == []
 
 
 async def test_connections_to_a_silent_guest_are_bounded() -> None:
@@ -90,5 +92,5 @@ async def test_connections_to_a_silent_guest_are_bounded() -> None:
     home = Home(guest.connect, "mine")
     for _ in range(70):
         assert await home.open(LOOPBACKS, 80, 0.0) is None
-    assert len(guest.asked) == 64
+    assert len(guest.requests) == 64
     await home.aclose()

@@ -30,14 +30,14 @@ def gate() -> Generator[Gate]:
     names.end()
 
 
-@pytest.mark.parametrize("hogs,each", [(4, 8), (20, 64), (1, 64), (200, 4)])
+@pytest.mark.parametrize("hogs,per_guest", [(4, 8), (20, 64), (1, 64), (200, 4)])
 async def test_guests_with_dead_names_leave_another_all_its_lookups(
-    gate: Gate, turns: Turns, hogs: int, each: int
+    gate: Gate, turns: Turns, hogs: int, per_guest: int
 ) -> None:
-    """The attack: four guests with eight dead names each left a fifth 2 of 10."""
+    """The attack: four guests with eight dead names per guest left a fifth 2 of 10."""
     lookups = Lookups(gate)
     gate.open()
-    dead = [[f"{n}.{hog}.dead.test" for n in range(each)] for hog in range(hogs)]
+    dead = [[f"{n}.{hog}.dead.test" for n in range(per_guest)] for hog in range(hogs)]
     gate.dead = {name for names in dead for name in names}
     stuck = [
         asyncio.ensure_future(resolve(name))
@@ -46,7 +46,7 @@ async def test_guests_with_dead_names_leave_another_all_its_lookups(
         for name in names
     ]
     await turns()
-    assert lookups.running == len(gate.asked) <= SHARED + hogs
+    assert lookups.running == len(gate.questions) <= SHARED + hogs
     mine = SystemResolver(lookups)
     async with asyncio.timeout(5):  # a guest's timeout; the lookups take milliseconds
         found = await asyncio.gather(*(mine(f"{n}.good.test") for n in range(10)))
@@ -65,7 +65,7 @@ async def test_a_dead_name_holds_one_thread_however_often_it_is_tried(
         task = asyncio.ensure_future(resolve("dead.test"))
         await turns()
         task.cancel()
-    assert (lookups.running, gate.asked) == (1, ["dead.test"])
+    assert (lookups.running, gate.questions) == (1, ["dead.test"])
 
 
 async def test_a_lookup_that_all_callers_left_is_never_started(gate: Gate, turns: Turns) -> None:
@@ -78,7 +78,7 @@ async def test_a_lookup_that_all_callers_left_is_never_started(gate: Gate, turns
     await turns()
     gate.open()
     assert await tasks[0] == ONE
-    assert gate.asked == ["0.test"]
+    assert gate.questions == ["0.test"]
 
 
 async def test_waiting_environments_take_turns(gate: Gate, turns: Turns) -> None:
@@ -88,11 +88,11 @@ async def test_waiting_environments_take_turns(gate: Gate, turns: Turns) -> None
     await turns()
     tasks += [asyncio.ensure_future(second(f"b{n}.test")) for n in range(6)]
     await turns()
-    begun = gate.asked[:]
+    begun = gate.questions[:]
     assert begun == ["a0.test", "a1.test", "b0.test", "b1.test"]
     gate.open()
     await asyncio.gather(*tasks)
-    assert [name[0] for name in gate.asked[4:]].count("a") == 4
+    assert [name[0] for name in gate.questions[4:]].count("a") == 4
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), ValueError("label too long")])

@@ -34,23 +34,23 @@ def test_a_burst_is_free_and_then_the_rate_applies() -> None:
 async def test_a_guest_that_repeats_denied_requests_is_answered_twenty_times_a_second(
     open_lab: OpenLab,
 ) -> None:
-    """The attack: 600 denied requests a second filled the event loop, at 1.7 ms each."""
+    """The attack: 600 denied requests a second filled the event loop, at 1.7 ms a request."""
     async with open_lab() as lab:
         loop = asyncio.get_running_loop()
-        told = 0
+        answered = 0
 
         async def insist() -> None:
-            nonlocal told
+            nonlocal answered
             while loop.time() < end:
                 answer = await lab.ask(DENIED)
                 assert answer.startswith(b"HTTP/1.1 403 "), answer
-                told += 1
+                answered += 1
 
         began = loop.time()
         end = began + 1.0
         await asyncio.gather(*(insist() for _ in range(30)))
-        assert told <= BURST + PER_SECOND * (loop.time() - began) + 1
-        assert len(lab.decisions) == told
+        assert answered <= BURST + PER_SECOND * (loop.time() - began) + 1
+        assert len(lab.decisions) == answered
 
 
 @pytest.mark.anyio
@@ -66,5 +66,5 @@ async def test_excess_connections_are_dropped_without_an_answer_after_a_burst(
                 answers.append(await lab.ask(b""))
             except ConnectionError:
                 answers.append(b"")
-        told = [answer.startswith(b"HTTP/1.1 503 ") for answer in answers]
-        assert told == [True] * BURST + [False] * 50
+        is_refused = [answer.startswith(b"HTTP/1.1 503 ") for answer in answers]
+        assert is_refused == [True] * BURST + [False] * 50

@@ -19,7 +19,7 @@ from waggle.infra.net.policy import (
 ANY = str(IPv4Address(0))
 
 
-def nobodys(address: Address) -> bool:
+def not_local(address: Address) -> bool:
     return False
 
 
@@ -185,7 +185,7 @@ def translated(inner: IPv4Address) -> list[IPv6Address]:
 
 @pytest.mark.parametrize("cloud", METADATA)
 def test_with_everything_allowed_metadata_is_denied_in_every_form(cloud: str) -> None:
-    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=nobodys)
+    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=not_local)
     for address in map(ip_address, METADATA[cloud]):
         verdict = broad.permits(address)
         assert verdict.code in {"cloud-metadata", "link-local"}, address
@@ -196,7 +196,7 @@ def test_with_everything_allowed_metadata_is_denied_in_every_form(cloud: str) ->
 
 @pytest.mark.parametrize("outer", translated(IPv4Address("8.8.8.8")))
 def test_with_everything_allowed_no_form_is_denied_by_itself(outer: IPv6Address) -> None:
-    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=nobodys)
+    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=not_local)
     assert broad.permits(outer).allowed
 
 
@@ -229,7 +229,7 @@ def test_a_loopback_entry_applies_although_the_address_is_the_hosts() -> None:
 
 @given(st.ip_addresses(v=4))
 def test_an_embedded_address_is_never_easier_to_reach_than_itself(inner: IPv4Address) -> None:
-    rules = AddressPolicy(is_local=nobodys)
+    rules = AddressPolicy(is_local=not_local)
     bits = int(inner)
     outer = [
         IPv6Address(bits),
@@ -247,7 +247,7 @@ def test_an_embedded_address_is_never_easier_to_reach_than_itself(inner: IPv4Add
 
 @given(st.ip_addresses())
 def test_no_address_that_python_calls_special_is_permitted(address: Address) -> None:
-    if AddressPolicy(is_local=nobodys).permits(address).allowed:
+    if AddressPolicy(is_local=not_local).permits(address).allowed:
         assert not address.is_private
         assert not address.is_multicast
         assert not address.is_loopback

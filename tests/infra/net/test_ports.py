@@ -13,12 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from waggle.domain.errors import NoPorts
-from waggle.infra.net.ports import (
-    PortAllocator,
-    PortLease,
-    PortLock,
-    nothing_listens,
-)
+from waggle.infra.net.ports import PortAllocator, PortLease, PortLock, nothing_listens
 
 BASE = 23100
 
@@ -32,22 +27,31 @@ def listener(port: int, host: str = "127.0.0.1") -> Generator[None]:
         yield
 
 
+@contextlib.contextmanager
+def leased(ports: PortAllocator) -> Generator[PortLease]:
+    lease = ports.lease()
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
 def test_ports_come_in_order_and_a_released_one_comes_last() -> None:
     ports = PortAllocator(BASE, BASE + 3)
     first = ports.lease()
     assert first.port == BASE
     first.release()
-    with ports.lease() as second, ports.lease() as third, ports.lease() as fourth:
+    with leased(ports) as second, leased(ports) as third, leased(ports) as fourth:
         assert [second.port, third.port, fourth.port] == [BASE + 1, BASE + 2, BASE]
 
 
 def test_the_range_excludes_its_end_and_can_be_exhausted() -> None:
     ports = PortAllocator(BASE, BASE + 2)
-    with ports.lease(), ports.lease() as last:
+    with leased(ports), leased(ports) as last:
         with pytest.raises(NoPorts, match=f"2 ports from {BASE} to {BASE + 1}"):
             ports.lease()
         last.release()
-        with ports.lease() as again:
+        with leased(ports) as again:
             assert again.port == BASE + 1
 
 
@@ -67,11 +71,11 @@ def test_release_is_idempotent_and_returns_only_its_own_port() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 def test_a_port_on_which_a_stranger_listens_is_skipped(host: str) -> None:
     ports = PortAllocator(BASE, BASE + 2)
-    with listener(BASE, host), ports.lease() as lease:
+    with listener(BASE, host), leased(ports) as lease:
         assert lease.port == BASE + 1
         with pytest.raises(NoPorts):
             ports.lease()
-    with ports.lease() as lease:  # it is not lost for later: the lock was released
+    with leased(ports) as lease:  # it is not lost for later: the lock was released
         assert lease.port == BASE
 
 
@@ -89,7 +93,7 @@ def test_a_port_with_connections_in_time_wait_is_free() -> None:
 
 def test_two_allocators_with_the_same_range_share_it() -> None:
     one, other = PortAllocator(BASE, BASE + 2), PortAllocator(BASE, BASE + 2)
-    with one.lease() as mine, other.lease() as theirs:
+    with leased(one) as mine, leased(other) as theirs:
         assert {mine.port, theirs.port} == {BASE, BASE + 1}
         with pytest.raises(NoPorts):
             one.lease()
@@ -101,7 +105,7 @@ def test_a_failing_probe_releases_the_lock() -> None:
 
     with pytest.raises(OSError, match="too many open files"):
         PortAllocator(BASE, BASE + 1, is_free=broken).lease()
-    with PortAllocator(BASE, BASE + 1).lease() as lease:
+    with leased(PortAllocator(BASE, BASE + 1)) as lease:
         assert lease.port == BASE
 
 
@@ -112,7 +116,7 @@ def test_an_impossible_range_is_refused(base: int, maximum: int) -> None:
 
 
 def test_the_highest_port_can_be_in_the_range() -> None:
-    with PortAllocator(65535, 65536, is_free=lambda _: True).lease() as lease:
+    with leased(PortAllocator(65535, 65536, is_free=lambda _: True)) as lease:
         assert lease.port == 65535
 
 
@@ -143,14 +147,14 @@ def other_server() -> Generator[tuple["subprocess.Popen[str]", set[int]]]:
 def test_two_servers_share_the_range_and_a_killed_one_leaves_its_ports() -> None:
     ports = PortAllocator(BASE, BASE + 4)
     with other_server() as (process, theirs), contextlib.ExitStack() as leases:
-        mine = {leases.enter_context(ports.lease()).port for _ in range(2)}
+        mine = {leases.enter_context(leased(ports)).port for _ in range(2)}
         assert len(theirs) == 2
         assert not mine & theirs
         with pytest.raises(NoPorts):
             ports.lease()
         process.kill()
         process.wait()
-        assert {leases.enter_context(ports.lease()).port for _ in range(2)} == theirs
+        assert {leases.enter_context(leased(ports)).port for _ in range(2)} == theirs
 
 
 class PortRules(RuleBasedStateMachine):

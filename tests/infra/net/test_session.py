@@ -94,7 +94,7 @@ async def test_a_closed_port_names_its_setting(open_lab: OpenLab) -> None:
         )
         assert b"X-Waggle-Denied: port" in answer
         assert b"WAGGLE_EGRESS_PORTS" in answer
-        assert (site.connections, lab.names.asked) == (0, [])
+        assert (site.connections, lab.names.questions) == (0, [])
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.waiting import cancelled
 
-from waggle.infra.net import PeerGone, Stream, relay
+from waggle.infra.net import PeerGone, Stream, idle_limit, relay
 
 if TYPE_CHECKING:
     from tests.infra.net.lab import Advance, Turns
@@ -120,7 +121,7 @@ async def test_an_idle_tunnel_ends(stuck: bool) -> None:
     guest, server = Pipe(), Pipe()
     if stuck:
         guest.takes.clear()
-        server.sends.put_nowait(b"nobody takes this")
+        server.sends.put_nowait(b"not taken")
     with pytest.raises(TimeoutError):
         await relay(guest.stream(), server.stream(), b"", 0.05)
 
@@ -137,6 +138,21 @@ async def test_a_busy_direction_keeps_an_idle_one_open(turns: Turns, advance: Ad
     advance(101)
     with pytest.raises(TimeoutError):
         await task
+
+
+async def test_a_byte_at_the_end_of_the_limit_is_not_an_error_of_its_own() -> None:
+    """The guest chooses the time, so its byte may arrive in the turn in which the limit ends."""
+
+    async def arrive(touch: Callable[[], None]) -> None:
+        touch()
+
+    async def serve() -> None:
+        async with idle_limit(0) as touch, asyncio.TaskGroup() as group:
+            group.create_task(arrive(touch))
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await serve()
 
 
 async def test_cancelling_a_relay_stops_both_directions(turns: Turns) -> None:

@@ -72,10 +72,10 @@ def test_a_flood_of_refused_calls_is_one_line_a_second_per_owner(tmp_path: Path)
         log.call_ended(CALL)
         later.pass_one()
     log.close()
-    said = [(line["owner"], line["outcome"]) for line in lines(path)]
-    assert said.count(("ann", "ok")) == 10, "what was let through has a line each"
-    assert said.count(("ann", "rate_limited")) == 11
-    assert said.count(("bob", "rate_limited")) == 10
+    outcomes = [(line["owner"], line["outcome"]) for line in lines(path)]
+    assert outcomes.count(("ann", "ok")) == 10, "every permitted call has its own line"
+    assert outcomes.count(("ann", "rate_limited")) == 11
+    assert outcomes.count(("bob", "rate_limited")) == 10
     stood_for = sum(
         line.get("more_in_last_second", 0) + 1
         for line in lines(path)

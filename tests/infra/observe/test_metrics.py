@@ -33,28 +33,28 @@ def test_calls_and_events_are_counted() -> None:
     metrics.create_failed("boot_failed")
     metrics.environment_reaped()
     metrics.egress_denied("private")
-    said = samples(metrics)
-    assert said["waggle_tool_calls_total{outcome=ok,tool=execute}"] == 1
-    assert said["waggle_tool_calls_total{outcome=timeout,tool=execute}"] == 1
-    assert said["waggle_tool_call_seconds_count{tool=execute}"] == 2
-    assert said["waggle_resource_requests_total{method=resources/read,outcome=not_found}"] == 1
-    assert said["waggle_resource_request_seconds_count{method=resources/read}"] == 1
-    assert said["waggle_environment_create_seconds_sum"] == 6
-    assert said["waggle_environment_create_failures_total{code=boot_failed}"] == 1
-    assert said["waggle_environments_reaped_total"] == 1
-    assert said["waggle_egress_denied_total{why=private}"] == 1
+    values = samples(metrics)
+    assert values["waggle_tool_calls_total{outcome=ok,tool=execute}"] == 1
+    assert values["waggle_tool_calls_total{outcome=timeout,tool=execute}"] == 1
+    assert values["waggle_tool_call_seconds_count{tool=execute}"] == 2
+    assert values["waggle_resource_requests_total{method=resources/read,outcome=not_found}"] == 1
+    assert values["waggle_resource_request_seconds_count{method=resources/read}"] == 1
+    assert values["waggle_environment_create_seconds_sum"] == 6
+    assert values["waggle_environment_create_failures_total{code=boot_failed}"] == 1
+    assert values["waggle_environments_reaped_total"] == 1
+    assert values["waggle_egress_denied_total{why=private}"] == 1
 
 
 def test_gauges_are_read_at_the_scrape() -> None:
     states = [State.RUNNING, State.RUNNING, State.ERROR]
     waiting = {"python": 2, "node": 0}
     metrics = Metrics(lambda: states, 10, lambda: waiting)
-    said = samples(metrics, sessions=3)
-    assert said["waggle_environments{state=running}"] == 2
-    assert said["waggle_environments{state=creating}"] == 0
-    assert (said["waggle_environments_max"], said["waggle_sessions"]) == (10, 3)
-    assert said["waggle_warm_machines{runtime=python}"] == 2
-    assert said["waggle_warm_machines{runtime=node}"] == 0
+    values = samples(metrics, sessions=3)
+    assert values["waggle_environments{state=running}"] == 2
+    assert values["waggle_environments{state=creating}"] == 0
+    assert (values["waggle_environments_max"], values["waggle_sessions"]) == (10, 3)
+    assert values["waggle_warm_machines{runtime=python}"] == 2
+    assert values["waggle_warm_machines{runtime=node}"] == 0
     states.clear()
     assert samples(metrics)["waggle_environments{state=running}"] == 0
 

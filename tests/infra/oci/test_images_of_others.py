@@ -346,7 +346,7 @@ def test_the_lowest_variant_comes_first(variants: list[str]) -> None:
     named = {"os": "linux", "architecture": "amd64"}
     entries = [entry(platform={**named, "variant": variant}) for variant in variants]
     found = candidates([*entries, entry()], platform("", "x86_64"))
-    assert [each.variant for each in found] == [*sorted(variants), ""]
+    assert [entry.variant for entry in found] == [*sorted(variants), ""]
 
 
 json_values = st.recursive(

@@ -51,7 +51,7 @@ def test_a_killed_load_adds_no_image_and_is_cleaned_up(
     with stopped(child(CHILD, where, f"{form}:{source}", str(store.layout.path))):
         if where == "copying":
             assert len(leftovers(store)) == 1
-    assert [each.name for each in store.list()] == ["kept:latest"]
+    assert [image.name for image in store.list()] == ["kept:latest"]
     assert blobs(store) != kept or leftovers(store)
     assert store.collect() > 0 or where == "copying"
     assert (blobs(store), leftovers(store)) == (kept, [])

@@ -52,7 +52,7 @@ def test_a_killed_pull_adds_no_image_and_is_cleaned_up(tmp_path: Path, where: st
         words = (name, str(store.layout.path))
         with stopped(child(CHILD, where, *words)):
             pass
-        assert [each.name for each in store.list()] == ["kept:latest"]
+        assert [image.name for image in store.list()] == ["kept:latest"]
         assert len(leftovers(store)) == 1
         assert (len(blobs(store)) > len(kept)) == (where == "stored")
         store.collect()

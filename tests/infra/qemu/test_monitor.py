@@ -105,10 +105,10 @@ async def test_the_awaited_event_is_found_among_others() -> None:
         assert monitor.events.history == ()
 
 
-@pytest.mark.parametrize("said", [b"[" * 100_000 + b"\n", b'{"event":' * 5_000 + b"\n", b"\xff\n"])
-async def test_a_waiter_gets_an_error_when_the_connection_ends(said: bytes) -> None:
+@pytest.mark.parametrize("data", [b"[" * 100_000 + b"\n", b'{"event":' * 5_000 + b"\n", b"\xff\n"])
+async def test_a_waiter_gets_an_error_when_the_connection_ends(data: bytes) -> None:
     async with connected() as (monitor, qemu):
         with monitor.hearing("MIGRATION", ("completed",)) as heard:
-            qemu.writer.write(said)
+            qemu.writer.write(data)
             with pytest.raises(QMPError, match="closed"):
                 await heard

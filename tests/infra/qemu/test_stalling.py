@@ -30,63 +30,63 @@ class Bench:
     def __init__(self) -> None:
         self.full = False
         self.error: GuestLost | None = None
-        self.told: list[DiskFull | None] = []
+        self.reports: list[DiskFull | None] = []
         self.tries = 0
         self.looks = anyio.Semaphore(0)
         self.waited: list[float] = []
         self.refuses: dict[str, object] = STOPPED
         room = DiskRoom("the small disk", Path("/x"), 1, free=lambda _path: 1, sleep=self._look)
-        self.stalling = Stalling(room, self._go_on)
-        self.stalling.tell(self.told.append)
+        self.stalling = Stalling(room, self._resume)
+        self.stalling.when_stalled(self.reports.append)
 
     async def _look(self, seconds: float) -> None:
         self.waited.append(seconds)
         await self.looks.acquire()
 
-    async def _go_on(self) -> None:
+    async def _resume(self) -> None:
         self.tries += 1
         if self.error is not None:
             raise self.error
-        went_on = self.stalling.going()
+        after_resume = self.stalling.resuming()
         if self.full:
-            self.stalling.heard(self.refuses)
-        went_on()
+            self.stalling.on_event(self.refuses)
+        after_resume()
 
     async def look(self, tries: int) -> None:
         self.looks.release()
         await until(lambda: self.tries == tries)
 
 
-async def test_it_resumes_when_there_is_room_and_is_reported_once_each_way() -> None:
+async def test_it_resumes_when_there_is_room_and_both_changes_are_reported_once() -> None:
     bench = Bench()
     for _ in range(3):
-        assert not bench.stalling.heard(STOPPED), "nobody keeps the event"
-    assert (await bench.stalling.met()).code == "disk_full"
+        assert not bench.stalling.on_event(STOPPED), "the event is not kept"
+    assert (await bench.stalling.until_stalled()).code == "disk_full"
     bench.full = True
     await bench.look(1)
     await bench.look(2)
-    assert None not in bench.told, "it never ran"
+    assert None not in bench.reports, "it never ran"
     bench.full = False
     await bench.look(3)
-    await until(lambda: bench.told[-1] is None)
+    await until(lambda: bench.reports[-1] is None)
     assert bench.stalling.error is None
-    assert "machine stands still" in str(bench.told[0])
-    assert "the small disk" in str(bench.told[0])
+    assert "machine is stopped" in str(bench.reports[0])
+    assert "the small disk" in str(bench.reports[0])
     await bench.stalling.aclose()
 
 
 async def test_a_late_listener_is_notified_at_once() -> None:
     bench = Bench()
-    bench.stalling.heard(STOPPED)
+    bench.stalling.on_event(STOPPED)
     late: list[DiskFull | None] = []
-    bench.stalling.tell(late.append)
+    bench.stalling.when_stalled(late.append)
     assert len(late) == 1
     await bench.stalling.aclose()
 
 
 async def test_a_machine_that_was_paused_is_not_resumed() -> None:
     bench = Bench()
-    bench.stalling.heard(STOPPED)
+    bench.stalling.on_event(STOPPED)
     await anyio.lowlevel.checkpoint()  # now it waits for room
     bench.stalling.is_paused = True
     bench.looks.release()
@@ -99,60 +99,60 @@ async def test_a_machine_that_was_paused_is_not_resumed() -> None:
 
 async def test_a_failed_resume_is_tried_again() -> None:
     bench = Bench()
-    bench.stalling.heard(STOPPED)
+    bench.stalling.on_event(STOPPED)
     bench.error = GuestLost("QEMU did not obey")
     await bench.look(1)
     bench.error = None
     await bench.look(2)
-    await until(lambda: bench.told[-1] is None)
+    await until(lambda: bench.reports[-1] is None)
     await bench.stalling.aclose()
 
 
 async def test_a_failing_disk_is_tried_less_and_less_often_and_reported_once() -> None:
     bench = Bench()
     bench.full, bench.refuses = True, FAILS
-    bench.stalling.heard(FAILS)
+    bench.stalling.on_event(FAILS)
     for tries in range(1, 10):
         await bench.look(tries)
     await until(lambda: len(bench.waited) == 10)
     assert bench.waited == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64]
-    (told,) = bench.told
-    assert told is not None
-    assert "the small disk does not take what is written to it (Input/output" in told.message
-    assert "when the disk takes what it writes" in told.message
-    assert "look after the disk" in told.hint
+    (report,) = bench.reports
+    assert report is not None
+    assert "the small disk does not take what is written to it (Input/output" in report.message
+    assert "when the disk takes what it writes" in report.message
+    assert "look after the disk" in report.hint
     bench.full = False
     await bench.look(10)
-    assert bench.told == [told], "only a write tells, and none was made yet"
+    assert bench.reports == [report], "only a write shows it, and none was made yet"
     bench.looks.release()
-    await until(lambda: bench.told == [told, None])
+    await until(lambda: bench.reports == [report, None])
     await bench.stalling.aclose()
 
 
 async def test_a_machine_whose_next_write_fails_does_not_count_as_resumed() -> None:
     bench = Bench()
-    bench.stalling.heard(FAILS)
+    bench.stalling.on_event(FAILS)
     await bench.look(1)
-    bench.stalling.heard(FAILS)  # QEMU obeys first and writes then
+    bench.stalling.on_event(FAILS)  # QEMU obeys first and writes then
     bench.looks.release()
     await bench.look(2)
-    assert len(bench.told) == 1
+    assert len(bench.reports) == 1
     await bench.stalling.aclose()
 
 
 async def test_a_machine_paused_while_its_disk_failed_is_checked_when_it_resumes() -> None:
     bench = Bench()
-    bench.stalling.heard(FAILS)
+    bench.stalling.on_event(FAILS)
     await until(lambda: bench.waited == [1])
     bench.stalling.is_paused = True
     bench.looks.release()
     await until(lambda: bench.looks.value == 0)
     await anyio.wait_all_tasks_blocked()
     bench.stalling.is_paused = False
-    bench.stalling.going()()
-    assert len(bench.told) == 1
+    bench.stalling.resuming()()
+    assert len(bench.reports) == 1
     bench.looks.release()
-    await until(lambda: bench.told[-1] is None)
+    await until(lambda: bench.reports[-1] is None)
     assert bench.tries == 0
     await bench.stalling.aclose()
 
@@ -173,10 +173,10 @@ async def test_a_machine_paused_while_its_disk_failed_is_checked_when_it_resumes
 )
 async def test_the_cause_is_named_in_fixed_words(data: dict[str, object], said: str) -> None:
     bench = Bench()
-    bench.stalling.heard(stopped(**data))
-    (told,) = bench.told
-    assert told is not None
-    assert said in told.message
+    bench.stalling.on_event(stopped(**data))
+    (report,) = bench.reports
+    assert report is not None
+    assert said in report.message
     await bench.stalling.aclose()
 
 
@@ -185,7 +185,7 @@ async def test_the_cause_is_named_in_fixed_words(data: dict[str, object], said: 
 )
 async def test_malformed_events_are_ignored(data: object) -> None:
     bench = Bench()
-    assert not bench.stalling.heard({"event": "BLOCK_IO_ERROR", "data": data})
-    assert not bench.stalling.heard({})
-    assert bench.told == []
+    assert not bench.stalling.on_event({"event": "BLOCK_IO_ERROR", "data": data})
+    assert not bench.stalling.on_event({})
+    assert bench.reports == []
     await bench.stalling.aclose()

@@ -37,22 +37,22 @@ def test_joined_extents_keep_every_content_at_its_target(extents: list[Extent]) 
     found = list(joined(extents))
     for extent in extents:
         [holder] = [
-            each
-            for each in found
-            if each.target <= extent.target < each.target + each.size
-            and each.source == extent.source
+            joint
+            for joint in found
+            if joint.target <= extent.target < joint.target + joint.size
+            and joint.source == extent.source
         ]
         assert extent.start - holder.start == extent.target - holder.target
         assert extent.start + extent.size <= holder.start + holder.size
-    assert sum(each.size for each in found) <= sum(padded(each.size) for each in extents)
+    assert sum(joint.size for joint in found) <= sum(padded(extent.size) for extent in extents)
 
 
 @given(placed())
 def test_joined_extents_add_only_padding(extents: list[Extent]) -> None:
     for joint in joined(extents):
         inside = [e for e in extents if joint.target <= e.target < joint.target + joint.size]
-        gaps = joint.size - sum(each.size for each in inside)
-        assert gaps == sum(padded(each.size) - each.size for each in inside[:-1])
+        gaps = joint.size - sum(extent.size for extent in inside)
+        assert gaps == sum(padded(extent.size) - extent.size for extent in inside[:-1])
 
 
 def test_adjacent_extents_are_joined() -> None:
@@ -66,9 +66,9 @@ def test_everything_is_copied_and_progress_is_reported(tmp_path: Path, start: in
     (tmp_path / "source").write_bytes(data)
     extents = [Extent(0, start, 9_000_000, BLOCK), Extent(0, 15_000_001, 4_999_999, 9_011_200)]
     with (tmp_path / "source").open("rb") as source, (tmp_path / "out").open("wb") as out:
-        told = list(copied(extents, [source.fileno()], out.fileno()))
-    assert told == sorted(told)
-    assert (len(told), told[-1]) == (3, 9_011_200 + 4_999_999)
+        offsets = list(copied(extents, [source.fileno()], out.fileno()))
+    assert offsets == sorted(offsets)
+    assert (len(offsets), offsets[-1]) == (3, 9_011_200 + 4_999_999)
     made = (tmp_path / "out").read_bytes()
     assert made[BLOCK : BLOCK + 9_000_000] == data[start : start + 9_000_000]
     assert made[9_011_200:] == data[15_000_001:]

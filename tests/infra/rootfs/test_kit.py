@@ -108,9 +108,9 @@ async def test_a_build_without_its_tool_leaves_nothing(
 async def test_the_kit_is_built_once_from_nothing_and_found_again(tmp_path: Path) -> None:
     watch = Leaks()
     mirror = load().debian_mirror
-    said = asyncio.Event()
-    cancelled = asyncio.create_task(GuestKit(tmp_path).ensure(mirror, lambda _line: said.set()))
-    await said.wait()
+    printed = asyncio.Event()
+    cancelled = asyncio.create_task(GuestKit(tmp_path).ensure(mirror, lambda _line: printed.set()))
+    await printed.wait()
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

@@ -79,7 +79,7 @@ def test_a_library_without_the_function_is_refused() -> None:
 
 
 def test_a_missing_kernel_is_an_incomplete_setup(tmp_path: Path) -> None:
-    with pytest.raises(SetupIncomplete, match="guest kernel is not there"):
+    with pytest.raises(SetupIncomplete, match="guest kernel is not built"):
         GuestKernel(tmp_path).require()
 
 
@@ -96,7 +96,7 @@ async def test_it_is_made_once_from_a_library_and_is_never_partial(
     monkeypatch.setattr(kit, "extract", fake)
     library = tmp_path / "libkrunfw.so"
     made = [GuestKernel(tmp_path / "guest", library) for _ in range(3)]
-    paths = await asyncio.gather(*(each.ensure(None) for each in made))
+    paths = await asyncio.gather(*(kernel.ensure(None) for kernel in made))
     assert len(set(paths)) == 1
     assert extracted == [library]
     assert paths[0].read_bytes() == elf(RawKernel(IMAGE, LOAD, ENTRY))

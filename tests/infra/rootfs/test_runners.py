@@ -61,8 +61,8 @@ def test_python_code_appears_to_be_a_file_in_the_work_directory(place: Place) ->
         "import os, own, sys\n"
         "print(own.value, os.listdir('.'), __file__, __name__, sys.argv[1:], sys.path[0])\n"
     )
-    said, _, ended = place.run(code, "a", "b")
-    listed = said.replace("'__pycache__', ", "").replace(", '__pycache__'", "")
+    printed, _, ended = place.run(code, "a", "b")
+    listed = printed.replace("'__pycache__', ", "").replace(", '__pycache__'", "")
     cwd = place.cwd
     assert listed == f"42 ['own.py'] {cwd}/main.py __main__ ['a', 'b'] {cwd}\n"
     assert ended == 0
@@ -70,22 +70,22 @@ def test_python_code_appears_to_be_a_file_in_the_work_directory(place: Place) ->
 
 def test_the_code_gets_another_name_if_the_user_has_a_main_file(place: Place) -> None:
     (place.cwd / "main.py").write_text("value = 'own'")
-    said, _, _ = place.run("import main; print(main.value, __file__)")
-    assert said == f"own {place.cwd}/main-1a2b3c4d.py\n"
+    printed, _, _ = place.run("import main; print(main.value, __file__)")
+    assert printed == f"own {place.cwd}/main-1a2b3c4d.py\n"
 
 
 def test_tracebacks_show_the_code_and_not_the_runner(place: Place) -> None:
-    _, said, ended = place.run("def f():\n    return 1 / 0\nf()\n")
+    _, printed, ended = place.run("def f():\n    return 1 / 0\nf()\n")
     assert ended == 1
-    assert [line.strip() for line in said.splitlines() if "File" in line] == [
+    assert [line.strip() for line in printed.splitlines() if "File" in line] == [
         f'File "{place.apart}/main.py", line 3, in <module>',
         f'File "{place.apart}/main.py", line 2, in f',
     ]
-    assert "return 1 / 0" in said
-    _, said, ended = place.run("x = (")
-    assert (said.split()[0], said.splitlines()[-1][:12], ended) == ("File", "SyntaxError:", 1)
-    _, said, ended = place.run("import sys; sys.exit('over')")
-    assert (said, ended) == ("over\n", 1)
+    assert "return 1 / 0" in printed
+    _, printed, ended = place.run("x = (")
+    assert (printed.split()[0], printed.splitlines()[-1][:12], ended) == ("File", "SyntaxError:", 1)
+    _, printed, ended = place.run("import sys; sys.exit('over')")
+    assert (printed, ended) == ("over\n", 1)
 
 
 def test_inspect_pickle_and_multiprocessing_find_the_code(place: Place) -> None:
@@ -99,8 +99,8 @@ def test_inspect_pickle_and_multiprocessing_find_the_code(place: Place) -> None:
         "        with multiprocessing.get_context(method).Pool(1) as pool:\n"
         "            print(pool.map(double, [21]))\n"
     )
-    said, errors, _ = place.run(code)
-    assert said == "def double(x): return 2 * x\n True\n[42]\n[42]\n[42]\n", errors
+    printed, errors, _ = place.run(code)
+    assert printed == "def double(x): return 2 * x\n True\n[42]\n[42]\n[42]\n", errors
 
 
 def test_node_code_appears_to_be_a_file_in_the_work_directory(place: Place) -> None:
@@ -113,8 +113,8 @@ def test_node_code_appears_to_be_a_file_in_the_work_directory(place: Place) -> N
         "console.log(require('./own').value, require('pack'), files.join(), __filename,\n"
         "  process.argv[1] === __filename, require.main === module);\n"
     )
-    said, errors, _ = place.run(code, extension=".js")
-    assert said == f"42 pack node_modules,own.js {place.cwd}/main.js true true\n", errors
+    printed, errors, _ = place.run(code, extension=".js")
+    assert printed == f"42 pack node_modules,own.js {place.cwd}/main.js true true\n", errors
 
 
 def test_node_modules_workers_and_forked_processes_find_the_code(place: Place) -> None:
@@ -128,9 +128,9 @@ def test_node_modules_workers_and_forked_processes_find_the_code(place: Place) -
         "console.log(isMainThread, pack, fileURLToPath(import.meta.url), await 1);\n"
         "if (isMainThread) new Worker(fileURLToPath(import.meta.url));\n"
     )
-    said, errors, _ = place.run(code, extension=".js")
+    printed, errors, _ = place.run(code, extension=".js")
     name = f"{place.cwd}/main.js"
-    assert said == f"true pack {name} 1\nfalse pack {name} 1\n", errors
+    assert printed == f"true pack {name} 1\nfalse pack {name} 1\n", errors
     code = (
         "const { isMainThread, Worker } = require('worker_threads');\n"
         "if (process.argv[2]) process.send(__filename), process.exit();\n"
@@ -138,6 +138,6 @@ def test_node_modules_workers_and_forked_processes_find_the_code(place: Place) -
         "else new Worker(__filename).on('exit', () =>\n"
         "  require('child_process').fork(__filename, ['x']).on('message', m => console.log(m)));\n"
     )
-    said, errors, _ = place.run(code, extension=".js")
-    assert said == f"{name}\n{name}\n", errors
+    printed, errors, _ = place.run(code, extension=".js")
+    assert printed == f"{name}\n{name}\n", errors
     assert [path.name for path in place.cwd.iterdir()] == ["node_modules"]

@@ -159,7 +159,7 @@ def reference(wanted: bytes, passwd: bytes, group: bytes) -> tuple[int, int] | N
     if chosen is None:
         others = ((line.split(b":") + [b""] * 3)[:3] for line in group.split(b"\n"))
         ids = [split_id(row[2]) for row in others if row[0] == group_name]
-        chosen = next((each for each in ids if each is not None), None)
+        chosen = next((number for number in ids if number is not None), None)
     return None if chosen is None else (uid, chosen)
 
 

@@ -71,11 +71,11 @@ def test_a_dead_servers_groups_are_swept_and_a_live_ones_are_not(base: Path) -> 
     assert parent is not None
     live = base / f"waggle-{parent.pid}-{parent.started}" / "machine-1"
     others = base / "waggle-notes-1"
-    for each in (dead, reused, live, others):
-        each.mkdir(parents=True)
+    for group in (dead, reused, live, others):
+        group.mkdir(parents=True)
     Groups.open(Place(str(base), server_moves=False))
-    for each in (dead, reused):
-        assert (each / "cgroup.kill").read_text() == "1", "the kernel would have ended it"
+    for group in (dead, reused):
+        assert (group / "cgroup.kill").read_text() == "1", "the kernel would have ended it"
     assert live.is_dir()
     assert not (live / "cgroup.kill").exists()
     assert not (others / "cgroup.kill").exists()
@@ -255,7 +255,7 @@ groups = Groups.open(found)
 child = subprocess.Popen(["/bin/sleep", "1000"])
 release = groups.enclose(child.pid, memory_mib=64, cpus=1)
 machine = Path(read_facts().mount + own(child.pid))
-said = {
+report = {
     "base": found.base, "moves": found.server_moves,
     "server": own("self"), "machine": own(child.pid),
     "memory": (machine / "memory.max").read_text(), "pids": (machine / "pids.max").read_text(),
@@ -264,7 +264,7 @@ child.kill()
 child.wait()
 release()
 groups.close()
-print(json.dumps(said | {"left": machine.parent.exists()}))
+print(json.dumps(report | {"left": machine.parent.exists()}))
 """
 
 
@@ -295,8 +295,8 @@ def test_a_user_service_limits_its_machines_in_its_delegated_group() -> None:
         for group in (*service.glob("*"), service):
             if group.is_dir():
                 group.rmdir()
-    said = json.loads(done.stdout)
-    assert (said["base"], said["moves"], said["left"]) == (str(service), True, False)
-    assert said["server"] == f"/{service.name}/waggle-server"
-    assert said["machine"].startswith(f"/{service.name}/waggle-")
-    assert (said["memory"], said["pids"]) == (f"{(64 + 512) << 20}\n", "257\n")
+    report = json.loads(done.stdout)
+    assert (report["base"], report["moves"], report["left"]) == (str(service), True, False)
+    assert report["server"] == f"/{service.name}/waggle-server"
+    assert report["machine"].startswith(f"/{service.name}/waggle-")
+    assert (report["memory"], report["pids"]) == (f"{(64 + 512) << 20}\n", "257\n")

@@ -209,7 +209,7 @@ async def test_a_background_process_comes_forward_with_all_its_threads() -> None
     own = os.getpriority(os.PRIO_PROCESS, 0)
 
     def priorities() -> set[int]:
-        return {os.getpriority(os.PRIO_PROCESS, int(each.name)) for each in tasks.iterdir()}
+        return {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks.iterdir()}
 
     assert priorities() == {min(own + 10, 19)}
     come_forward(process.identity)

@@ -101,8 +101,8 @@ time.sleep(1000)
 """
 
 
-async def _run_until_said(argv: list[str], said: asyncio.Event) -> None:
-    await debian.run(argv, lambda _line: said.set())
+async def _run_until_printed(argv: list[str], printed: asyncio.Event) -> None:
+    await debian.run(argv, lambda _line: printed.set())
 
 
 @pytest.mark.anyio
@@ -112,7 +112,7 @@ async def test_cancelling_lets_the_tool_clean_up_and_ends_its_children(tmp_path:
     argv = [sys.executable, "-c", POLITE, str(tmp_path / "cleaned")]
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_run_until_said, argv, started)
+        group.start_soon(_run_until_printed, argv, started)
         await started.wait()
         group.cancel_scope.cancel()
     assert (tmp_path / "cleaned").exists()
@@ -146,17 +146,17 @@ async def test_a_killed_tools_mounts_are_gone(tmp_path: Path) -> None:
         pytest.skip("NOT TESTED: this user may not mount, so its tools cannot leave a mount")
     started = asyncio.Event()
     mounted = "echo $$; mount -t tmpfs none $0 && grep -c $0 /proc/self/mounts && sleep 1000"
-    said: list[str] = []
+    lines: list[str] = []
 
     def hear(line: str) -> None:
-        said.append(line)
-        if len(said) == 2:
+        lines.append(line)
+        if len(lines) == 2:
             started.set()
 
     task = asyncio.create_task(debian.run(["sh", "-c", mounted, str(tmp_path)], hear))
     await asyncio.wait_for(started.wait(), 30)
-    assert said[1] == "1"
-    os.killpg(int(said[0]), signal.SIGKILL)
+    assert lines[1] == "1"
+    os.killpg(int(lines[0]), signal.SIGKILL)
     with pytest.raises(SetupIncomplete):
         await task
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()

@@ -129,11 +129,11 @@ def tool(directory: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-def test_mmdebstrap_is_asked_once(tools: Path) -> None:
-    tool(tools, f'echo x >>"{tools}/asked"; echo "I: x"; echo "deb {MIRROR}/ trixie main" >&2')
+def test_mmdebstrap_is_run_once(tools: Path) -> None:
+    tool(tools, f'echo x >>{tools}/calls; echo "I: x"; echo "deb {MIRROR}/ trixie main" >&2')
     assert debian.default_archive("trixie") == MIRROR
     assert debian.default_archive("trixie") == MIRROR
-    assert (tools / "asked").read_text() == "x\n"
+    assert (tools / "calls").read_text() == "x\n"
 
 
 def test_mmdebstraps_answer_may_be_a_stanza(tools: Path) -> None:

@@ -65,7 +65,7 @@ async def test_no_reserve_and_an_unreadable_disk_refuse_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "number, told",
+    "number, words",
     [
         (errno.ENOSPC, "is full: there is no room in the data directory, which has 3 MiB free."),
         (errno.EDQUOT, "is full: the quota of its user is used up in the data directory."),
@@ -74,13 +74,13 @@ async def test_no_reserve_and_an_unreadable_disk_refuse_nothing() -> None:
     ],
 )
 async def test_a_write_error_is_reported_with_the_place_and_the_reason(
-    number: int, told: str
+    number: int, words: str
 ) -> None:
-    with pytest.raises(DiskFull) as said, Disk(3 * MIB).room().errors():
+    with pytest.raises(DiskFull) as caught, Disk(3 * MIB).room().errors():
         raise OSError(number, "as the system says")
-    assert (said.value.code, said.value.retryable) == ("disk_full", True)
-    assert said.value.message.startswith(f"The server's disk {told}")
-    assert "then try again" in said.value.hint
+    assert (caught.value.code, caught.value.retryable) == ("disk_full", True)
+    assert caught.value.message.startswith(f"The server's disk {words}")
+    assert "then try again" in caught.value.hint
 
 
 async def test_other_system_errors_are_unchanged() -> None:
@@ -102,8 +102,8 @@ async def test_the_log_has_one_line_for_short_and_one_for_room() -> None:
     disk = Disk(20 * MIB, then=[0, 0, 0, 20 * MIB, 20 * MIB, 0])
     with structlog.testing.capture_logs() as logged, pytest.raises(EndOfTest):
         await disk.room().watch()
-    told: list[MutableMapping[str, object]] = list(logged)
-    assert [each["event"] for each in told] == ["disk_short", "disk_has_room", "disk_short"]
+    lines: list[MutableMapping[str, object]] = list(logged)
+    assert [line["event"] for line in lines] == ["disk_short", "disk_has_room", "disk_short"]
 
 
 @needs_root

@@ -90,5 +90,5 @@ def test_concurrent_workspaces_and_sweeps_do_not_interfere(tmp_path: Path) -> No
     with ThreadPoolExecutor(4) as threads:
         work = [threads.submit(make, 1), threads.submit(make, 2)]
         work += [threads.submit(clean), threads.submit(clean)]
-    assert [each.result() for each in work] == [None] * 4
+    assert [task.result() for task in work] == [None] * 4
     assert len(list(tmp_path.iterdir())) == 40

@@ -60,7 +60,7 @@ class RawSftp(asyncssh.SSHServerSession[bytes]):
     def __init__(self, answers: Sequence[bytes], endless: bytes = b"") -> None:
         self._answers = list(answers)
         self._endless = endless
-        self._asked = b""
+        self._input = b""
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -70,12 +70,12 @@ class RawSftp(asyncssh.SSHServerSession[bytes]):
         return subsystem == "sftp"
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        self._asked += data
-        while len(self._asked) >= 4:
-            size = 4 + int.from_bytes(self._asked[:4], "big")
-            if len(self._asked) < size:
+        self._input += data
+        while len(self._input) >= 4:
+            size = 4 + int.from_bytes(self._input[:4], "big")
+            if len(self._input) < size:
                 return
-            self._asked = self._asked[size:]
+            self._input = self._input[size:]
             if self._answers:
                 self._write(self._answers.pop(0))
                 if not self._answers:

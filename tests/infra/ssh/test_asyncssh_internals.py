@@ -48,7 +48,7 @@ def changed(what: str) -> str:
 
 @pytest.mark.parametrize("owner, name", INTERNALS)
 def test_a_private_name_is_still_there(owner: type, name: str) -> None:
-    sources = "".join(inspect.getsource(each) for each in owner.__mro__ if each is not object)
+    sources = "".join(inspect.getsource(base) for base in owner.__mro__ if base is not object)
     assert re.search(rf"self\.{name}\b", sources), changed(f"{owner.__name__}.{name}")
 
 
@@ -62,7 +62,7 @@ def test_the_code_that_the_hooks_rely_on_is_unchanged(owner: type, name: str, li
     "name", ["add_channel", "remove_channel", "process_packet", "pause_writing", "send_packet"]
 )
 def test_an_overridden_method_has_the_same_parameters(name: str) -> None:
-    theirs, ours = (inspect.signature(getattr(each, name)) for each in (BASE, BoundedConnection))
+    theirs, ours = (inspect.signature(getattr(kind, name)) for kind in (BASE, BoundedConnection))
     assert theirs.parameters.keys() == ours.parameters.keys(), changed(f"{name}{ours}")
 
 

@@ -44,7 +44,7 @@ async def opened(
 async def test_one_connection_serves_all_callers() -> None:
     async with peer() as made, opened(made.port, made.keys) as connection:
         found = await asyncio.gather(*(connection.get() for _ in range(5)))
-        assert len({id(each) for each in found}) == 1
+        assert len(set(map(id, found))) == 1
         assert made.connections == 1
 
 

@@ -24,11 +24,6 @@ MAX_MB = 60
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def servers(anyio_backend: str) -> AsyncGenerator[tuple[Where, Where]]:
     async with hostile() as bad, hostile() as good:
         yield bad, good

@@ -64,7 +64,7 @@ def try_record(data: bytes, _: random.Random) -> None:
 def try_left(data: bytes, _: random.Random) -> None:
     left = parse_left(data)
     assert left.count >= len(left.programs)
-    assert all(each.command.isprintable() for each in left.programs)
+    assert all(program.command.isprintable() for program in left.programs)
 
 
 def try_stderr(data: bytes, chance: random.Random) -> None:
@@ -81,7 +81,8 @@ def try_stderr(data: bytes, chance: random.Random) -> None:
 
 
 def try_listeners(data: bytes, _: random.Random) -> None:
-    assert all(0 <= each.port < 65_536 for each in parse_listeners(data.decode("utf-8", "replace")))
+    listeners = parse_listeners(data.decode("utf-8", "replace"))
+    assert all(0 <= listener.port < 65_536 for listener in listeners)
 
 
 def try_entry(data: bytes, chance: random.Random) -> None:
@@ -101,7 +102,7 @@ def try_entry(data: bytes, chance: random.Random) -> None:
         pytest.param(RECORD, try_record, id="the record of a failed run"),
         pytest.param(LEFT, try_left, id="programs left running"),
         pytest.param(STDERR, try_stderr, id="the end of stderr"),
-        pytest.param(LISTENERS, try_listeners, id="who listens"),
+        pytest.param(LISTENERS, try_listeners, id="listeners"),
         pytest.param(b"a name of a file", try_entry, id="an entry of a directory"),
     ],
 )

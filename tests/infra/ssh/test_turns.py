@@ -31,7 +31,7 @@ class Loop:
 
 
 class Busy:
-    """A connection with `packets` left, of a millisecond each."""
+    """A connection with `packets` left, a millisecond per packet."""
 
     def __init__(self, name: str, packets: int, loop: Loop, done: list[str]) -> None:
         self._name, self._left, self._loop, self._done = name, packets, loop, done

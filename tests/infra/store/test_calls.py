@@ -74,10 +74,10 @@ ended = sized.flatmap(lambda sizes: st.permutations([*enumerate(sizes)]))
 def newest(kept: dict[int, int], number: int, size: int) -> dict[int, int]:
     """Return the results kept when one more ends: it, and as many of the newest as fit."""
     left, total = {number: size}, size
-    for each in sorted(kept, reverse=True):
-        total += kept[each]
-        if total <= KEEP_BYTES or not kept[each]:
-            left[each] = kept[each]
+    for other in sorted(kept, reverse=True):
+        total += kept[other]
+        if total <= KEEP_BYTES or not kept[other]:
+            left[other] = kept[other]
     return left
 
 
@@ -105,7 +105,7 @@ def test_results_are_limited_in_bytes_oldest_dropped_first(calls: list[tuple[int
             kept = newest(kept, number, size)
             running.discard(number)
             assert sum(kept.values()) <= KEEP_BYTES
-            found = [each for each in range(len(calls)) if await store.find(numbered(each))]
+            found = [at for at in range(len(calls)) if await store.find(numbered(at))]
             assert set(found) == {*kept, *running}
             assert await store.find(numbered(number)) == KnownCall("print", text)
         assert await store.find(CALL) == KnownCall("print", "x" * 90)

@@ -19,7 +19,7 @@ from waggle.infra.store.environments import _SAVE, Value, from_row, to_row
 
 numbers = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-freezer = st.datetimes(
+instants = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
     min_value=datetime(1970, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
 )
@@ -33,8 +33,8 @@ environments = st.builds(
     resources=st.builds(Resources, numbers, numbers, numbers),
     network=st.sampled_from(NetworkPolicy),
     idle_timeout=st.timedeltas(timedelta(0), timedelta(days=365)),
-    created_at=freezer,
-    last_used_at=freezer,
+    created_at=instants,
+    last_used_at=instants,
     state=st.sampled_from(State),
     ssh_port=st.none() | st.integers(1, 65535),
     machine=st.none() | st.builds(VmmProcess, numbers, numbers, texts),

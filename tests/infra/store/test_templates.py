@@ -45,7 +45,7 @@ def test_a_placed_template_is_found_only_by_its_key(store: TemplateStore) -> Non
     other = TemplateKey({**KEY.parts, "kernel": "newer"})
     assert store.find(other) is None
     assert other.differences(KEY) == ["kernel"]
-    assert [each.key for each in store.all()] == [KEY]
+    assert [template.key for template in store.all()] == [KEY]
 
 
 def test_an_abandoned_workspace_leaves_nothing(store: TemplateStore) -> None:
@@ -64,7 +64,7 @@ def test_leftovers_of_a_killed_server_are_swept_but_no_open_workspace(store: Tem
         assert work.exists()
     make(store)
     again(store).sweep()
-    assert [each.name for each in store.directory.iterdir()] == [KEY.id]
+    assert [path.name for path in store.directory.iterdir()] == [KEY.id]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -139,8 +139,12 @@ def test_trim_keeps_the_last_used_templates_of_every_owner(store: TemplateStore)
         os.utime(store.directory / key.id, (1_000 + age, 1_000 + age))
     os.utime(store.directory / KEY.id, (1, 1))
     store.trim(2, 9)
-    assert {each.key.id for each in store.all()} == {
-        each.id for each in (KEY, of("bob", 1), of("ann", 2), of("ann", 3))
-    }, "what is everybody's stays, however old"
+    assert {template.key.id for template in store.all()} == {
+        key.id for key in (KEY, of("bob", 1), of("ann", 2), of("ann", 3))
+    }, "templates without an owner stay, however old"
     store.trim(2, 2)
-    assert {each.key.id for each in store.all()} == {KEY.id, of("ann", 2).id, of("ann", 3).id}
+    assert {template.key.id for template in store.all()} == {
+        KEY.id,
+        of("ann", 2).id,
+        of("ann", 3).id,
+    }

@@ -215,19 +215,19 @@ class Jwks:
         if key is None or (stale and due and not self._fetching.locked()):
             await self._renew(now)
         if not self._keys:
-            raise CannotVerify("the issuer's keys cannot be had")
+            raise CannotVerify("the issuer's keys are not available")
         key = find_key(self._keys, kid, algorithm)
         if key is None:
             raise TokenRefused("no such key")
         return key
 
-    async def _renew(self, asked: float) -> None:
-        """Fetch, unless another caller did so since `asked`, or too shortly before."""
-        if not self._fetching.locked() and asked - self._tried < self._pace.retry:
+    async def _renew(self, now: float) -> None:
+        """Fetch, unless another caller did so since `now`, or too shortly before."""
+        if not self._fetching.locked() and now - self._tried < self._pace.retry:
             return
         with anyio.move_on_after(self._pace.fetch + 1):
             async with self._fetching:
-                if self._tried >= asked or asked - self._tried < self._pace.retry:
+                if self._tried >= now or now - self._tried < self._pace.retry:
                     return
                 self._tried = self._monotonic()
                 # A caller that is cancelled must not keep the keys from all others.

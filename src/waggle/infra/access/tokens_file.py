@@ -3,11 +3,10 @@
 
     ann sha256:9f86d081884c7d65...  expires=2026-12-01T00:00:00Z  # her laptop
 
-Built by the composition root, called by `waggle.web` for every request and by `waggle token`. The
-file holds SHA-256 hashes, never tokens; 256 random bits need no slow hash. A token is looked up by
-its hash, so the time of a lookup reveals nothing about any token. Errors name the line and repeat
-none of it. `EitherVerifier` chooses between the file and the issuer by the token's prefix. Knows no
-HTTP and no settings.
+Called by `waggle.web` for every request and by `waggle token`. The file holds SHA-256 hashes, never
+tokens; 256 random bits need no slow hash. A token is looked up by its hash, so the time of a lookup
+reveals nothing about any token. Errors name the line and repeat none of it. `EitherVerifier`
+chooses between the file and the issuer by the token's prefix.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def parse_days(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,4})d", text)
     if match is None or not 1 <= int(match[1]) <= MAX_DAYS:
         raise InvalidArgument(
-            f"{text[:20]!r} is no time to expire.", hint=f"Use 1d to {MAX_DAYS}d, such as 90d."
+            f"{text[:20]!r} is no lifetime of a token.", hint=f"Use 1d to {MAX_DAYS}d, such as 90d."
         )
     return int(match[1])
 
@@ -87,7 +86,7 @@ def parse_tokens(text: str) -> dict[str, Entry]:
         if entry is None:
             continue
         if entry.digest in found:
-            raise _malformed(number, "the same token stands on an earlier line")
+            raise _malformed(number, "an earlier line has the same token")
         found[entry.digest] = entry
     return found
 
@@ -178,7 +177,7 @@ class TokensFile:
         """The owners of the tokens, expired ones included, without METRICS."""
         self._refresh()
         if self._owners is None:
-            self._owners = frozenset(each.owner for each in self._entries.values()) - {METRICS}
+            self._owners = frozenset(entry.owner for entry in self._entries.values()) - {METRICS}
         return self._owners
 
     def _refresh(self) -> None:

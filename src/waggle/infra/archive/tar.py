@@ -48,7 +48,7 @@ _TYPES = {
     b"6": stat.S_IFIFO,
     b"D": stat.S_IFDIR,  # holds a list of names for GNU tar's own use
 }
-_PASSED_OVER = frozenset((b"V", b"A", b"N"))
+_SKIPPED = frozenset((b"V", b"A", b"N"))
 """Types that are skipped: volume label, Solaris access list, old form of long names."""
 
 
@@ -149,7 +149,7 @@ class TarReader:
                     long_name = self._extension(size).rstrip(b"\0")
                 case b"K":
                     long_link = self._extension(size).rstrip(b"\0")
-                case _ if kind in _PASSED_OVER:
+                case _ if kind in _SKIPPED:
                     self._store(size)
                 case _:
                     return self._entry(header, records, long_name, long_link)

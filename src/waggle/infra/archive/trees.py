@@ -111,11 +111,11 @@ Check = Callable[[], None]
 """Called repeatedly while an archive is processed; may raise to stop it."""
 
 
-def go_on() -> None:
-    """The check that never stops."""
+def no_check() -> None:
+    """Never stop."""
 
 
-def read_archive(data: bytes, check: Check = go_on) -> list[TreeEntry]:
+def read_archive(data: bytes, check: Check = no_check) -> list[TreeEntry]:
     """Return all entries of a client's archive, checked.
 
     Raises InvalidArgument for hostile entries and for data that is not an archive, TooLarge over
@@ -136,7 +136,7 @@ def read_packed(data: bytes) -> list[TreeEntry]:
 
     Raises as `read_archive` does. A file may be as large as the whole tree.
     """
-    return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES), go_on)
+    return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES), no_check)
 
 
 def _all_checked(read: Callable[[Known], Iterable[TreeEntry]], check: Check) -> list[TreeEntry]:
@@ -183,7 +183,7 @@ def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
 
 
 def write_archive(
-    entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase, check: Check = go_on
+    entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase, check: Check = no_check
 ) -> LeftOut:
     """Write entries from a guest as a tar.gz; return what was left out and why.
 

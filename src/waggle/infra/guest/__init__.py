@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's ends of the channels of every guest, whatever its hypervisor: console and agent."""
+"""The host's ends of every guest's channels, whatever its hypervisor."""

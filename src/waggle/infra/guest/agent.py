@@ -4,9 +4,9 @@
 Used by the hypervisors, which own the streams. The agent protocol is one JSON object per line:
 https://www.qemu.org/docs/master/interop/qemu-ga-ref.html. The guest may answer late, wrongly,
 endlessly or never: lines are bounded, every call has a deadline, and `guest-sync` with a fresh
-number drops stale answers before each call. The console is watched for signs of life and kept as a
-bounded tail and a capped log file; lines are cut and cleaned, and a flood is read slowly, so that
-it slows down the guest and not the server.
+number drops stale answers before each call. The console shows whether the guest is ready or has
+failed, and is kept as a bounded tail and a capped log file; lines are cut and cleaned, and a flood
+is read slowly, so that it slows down the guest and not the server.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class GuestAgent:
                     return
             except ValueError:
                 continue
-        raise ValueError("it answers, but not to what it is asked")
+        raise ValueError("it answers earlier calls only")
 
     async def _line(self) -> bytes:
         """Read a line. Raises ValueError for one over MAX_ANSWER, whose start is dropped."""
@@ -206,11 +206,11 @@ class Console:
             *lines, rest = (rest + data).split(b"\n")
             rest = rest[:MAX_LINE]
             for line in lines[-TAIL_LINES:]:
-                self._heard(line.decode("utf-8", "replace"))
+                self._note_message(line.decode("utf-8", "replace"))
         if rest:
-            self._heard(rest.decode("utf-8", "replace"))
+            self._note_message(rest.decode("utf-8", "replace"))
 
-    def _heard(self, message: str) -> None:
+    def _note_message(self, message: str) -> None:
         if not self._noise or self._noise not in message:
             self.note(message)
 

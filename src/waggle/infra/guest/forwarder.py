@@ -173,19 +173,19 @@ class Renewal:
             raise GuestLost(f"The guest was not renewed within {deadline:g} s.") from None
         except (OSError, EOFError) as error:
             raise GuestLost("The guest was not renewed: its channel is closed.") from error
-        raise GuestLost("The guest does not keep the time that it is told.")
+        raise GuestLost("The guest does not keep the time that it is given.")
 
     async def _send(self, parts: list[bytes], ahead: int) -> tuple[int, int]:
         """Send records and the time plus `ahead`; return the duration and the largest clock error.
 
-        All are nanoseconds. The guest read its clock between the question and the answer.
+        All are nanoseconds. The guest read its clock between `sent` and `received`.
         """
-        asked = self._now()
-        clock = record("clock", struct.pack("<Q", asked + ahead))
+        sent = self._now()
+        clock = record("clock", struct.pack("<Q", sent + ahead))
         self._writer.write(b"".join([*parts, clock, END]))
         await self._writer.drain()
-        good, told = _ANSWER.unpack(await self._reader.readexactly(_ANSWER.size))
-        heard = self._now()
+        good, guest_time = _ANSWER.unpack(await self._reader.readexactly(_ANSWER.size))
+        received = self._now()
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
-        return heard - asked, max(abs(told - asked), abs(told - heard))
+        return received - sent, max(abs(guest_time - sent), abs(guest_time - received))

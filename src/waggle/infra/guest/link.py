@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's connections to one machine: its console, its agent, its VMM's own messages.
+"""The host's connections to one machine, and the parts of machines that all hypervisors share.
 
-Used by the machines of every hypervisor, which own the VMM's process and the other ends of the
-descriptors. Knows nothing of how the machine is run. `until_booted` is the part of
-`domain.machine.Hypervisor.boot` that is the same for every hypervisor: from a VMM just started to a
-guest that is ready, or to the reason why it is not.
+`GuestLink` reads the console, the agent and the VMM's own messages. `LinkedMachine` is the base of
+`qemu.machine` and `krun.machine`, and knows nothing of how a machine is run. `until_booted` is the
+common part of `domain.machine.Hypervisor.boot`: from a VMM that was just started to a guest that is
+ready, or to the reason why it is not. `open_file` and `socket_pair` open what a VMM inherits.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost
+from waggle.domain.machine import VmmProcess
 from waggle.infra.guest.agent import MAX_ANSWER, Console, GuestAgent
-from waggle.tasks import end
+from waggle.infra.guest.forwarder import Renewal
+from waggle.infra.shared.confined import ConfinedProcess
+from waggle.tasks import end, finish
 
 AGENT_PORT = "org.qemu.guest_agent.0"
 RENEWAL_PORT = "waggle.renewal"
@@ -121,6 +127,94 @@ class GuestLink:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         self.console.close()
+
+
+class LinkedMachine(ABC):
+    """The parts of `domain.machine.Machine` that every hypervisor's machines share."""
+
+    def __init__(self, process: ConfinedProcess, console: Console) -> None:
+        self._process = process
+        self._link = GuestLink(console)
+        self._renewal: Renewal | None = None
+        self._turn = asyncio.Lock()
+        self._stopped = False
+
+    @property
+    def identity(self) -> VmmProcess:
+        """The VMM process."""
+        return self._process.identity
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the VMM has ended."""
+        return self._process.is_alive
+
+    def console_tail(self) -> list[str]:
+        """Return the console's last lines."""
+        return self._link.console.tail()
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Call the guest agent. Raises GuestLost."""
+        self._require_alive()
+        return await self._link.call(command, arguments)
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """Give the machine a new identity; see `domain.machine.Machine.renew`."""
+        await self._require_renewal().renew(records)
+
+    def _require_renewal(self) -> Renewal:
+        self._require_alive()
+        if self._renewal is None:
+            raise GuestLost("The machine is not connected.")
+        return self._renewal
+
+    def _require_alive(self) -> None:
+        if not self.is_alive:
+            raise GuestLost("The machine is dead.")
+
+    async def stop(self) -> None:
+        """End the VMM and close everything.
+
+        Idempotent; finishes even when the caller is cancelled. Raises TimedOut when the kernel
+        does not end the VMM; nothing is released then, and a later call tries again.
+        """
+        await finish(self._stop())
+
+    async def _stop(self) -> None:
+        async with self._turn:
+            await self._shut_down()
+            await self._process.kill()
+            if not self._stopped:
+                self._stopped = True
+                await self._release()
+
+    async def _shut_down(self) -> None:  # noqa: B027  (most machines need none)
+        """Give the guest a short time to end before the VMM is killed."""
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Close everything, once the VMM has ended."""
+
+
+def open_file(path: Path, stack: contextlib.ExitStack, flags: int = os.O_RDONLY) -> int:
+    """Open a file of a machine, which the stack closes. Raises BootFailed."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def socket_pair(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+) -> tuple[socket.socket, int]:
+    """Return the server's end, which does not block, and the descriptor of the VMM's end."""
+    end, other = socket.socketpair()
+    ours.callback(end.close)
+    theirs.callback(other.close)
+    end.setblocking(False)
+    return end, other.fileno()
 
 
 def explain(program: str, status: int, cause: str | None) -> str:

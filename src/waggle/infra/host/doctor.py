@@ -23,15 +23,7 @@ from waggle.infra.host.hypervisors import (
     choose_hypervisor,
     read_memory,
 )
-from waggle.infra.host.preflight import (
-    SETUP,
-    Check,
-    CheckResult,
-    Subject,
-    fail,
-    ok,
-    warn,
-)
+from waggle.infra.host.preflight import SETUP, Check, CheckResult, Subject, fail, ok, warn
 from waggle.infra.host.process import limits, reachable, run
 from waggle.infra.host.requirements import find_program
 
@@ -68,7 +60,7 @@ async def qemu(subject: Subject) -> CheckResult:
     answer = await run([str(program), "-version"], timeout=20)
     version = parse_qemu_version(answer.stdout.decode("ascii", "replace"))
     if version is None:
-        return fail("qemu", f"{program} does not tell its version", answer.last_words() or SETUP)
+        return fail("qemu", f"{program} does not report its version", answer.last_words() or SETUP)
     shown = ".".join(map(str, version))
     if version < MIN_QEMU:
         return fail("qemu", f"{shown} is too old", "Install QEMU 7.0 or later.")
@@ -112,14 +104,14 @@ async def freezing(subject: Subject) -> CheckResult:
     except WaggleError as error:
         return warn("snapshots", "not known before there is a hypervisor", error.hint)
     if name == "qemu":
-        if gone := [each for each in subject.qemu_older if find_program(each) is None]:
-            detail = f"WAGGLE_QEMU_OLDER names what is not here: {', '.join(gone)}"
-            return warn("snapshots", detail, "What it froze cannot go on: bring it back.")
+        if gone := [name for name in subject.qemu_older if find_program(name) is None]:
+            detail = f"WAGGLE_QEMU_OLDER names missing programs: {', '.join(gone)}"
+            return warn("snapshots", detail, "Their frozen machines cannot resume: restore them.")
         return ok("snapshots", "machines can be frozen: templates, snapshots, forks, pauses")
     detail = "none: libkrun cannot freeze machines, so each boots and none is copied"
     if subject.hypervisor == "krun":
-        return ok("snapshots", f"{detail}; WAGGLE_HYPERVISOR=qemu is the way to them")
-    return ok("snapshots", f"{detail}; WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu is the way")
+        return ok("snapshots", f"{detail}; set WAGGLE_HYPERVISOR=qemu for that")
+    return ok("snapshots", f"{detail}; set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu for that")
 
 
 async def libkrun(subject: Subject) -> CheckResult:
@@ -209,7 +201,7 @@ async def listen_address(subject: Subject) -> CheckResult:
     problem = bind_error(subject.listen_host, subject.listen_port)
     if problem is None:
         return ok("listen address", f"{where} is free")
-    mend = "Stop what uses it, or set WAGGLE_LISTEN_ADDR."
+    mend = "Stop the program that uses it, or set WAGGLE_LISTEN_ADDR."
     return fail("listen address", f"{where}: {problem}", mend)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host has for machines: a hypervisor, KVM or emulation (TCG), and memory; with reasons.
+"""The choice of a hypervisor, and of KVM or emulation (TCG), with reasons; the host's memory.
 
 Called by the composition root and by the preflight checks, which pass in the facts about libkrun.
 `outlook` decides for the warm pool whether there is memory for more warm machines: that of the
@@ -141,7 +141,7 @@ def choose_hypervisor(
         return HypervisorChoice("qemu", f"krun cannot be used: {library.problem}")
     if prefer == "speed":
         return HypervisorChoice("qemu", "WAGGLE_PREFER=speed: only its machines can be frozen.")
-    return HypervisorChoice("krun", f"libkrun is there. {acceleration.reason}")
+    return HypervisorChoice("krun", f"libkrun is installed. {acceleration.reason}")
 
 
 def _require(acceleration: Choice, library: Library) -> None:

@@ -123,7 +123,7 @@ def make_plan(
     prefix = () if privilege == "root" or manager == "brew" else ("sudo",)
     steps = _steps(manager, prefix, sorted(names), why) if names else ()
     steps += tuple(
-        Step((*prefix, "sh", "-c", line), "get what this system has no package for")
+        Step((*prefix, "sh", "-c", line), "install a program without a package for this system")
         for detour in detours
         for line in detour.lines
     )
@@ -137,7 +137,7 @@ def _steps(
         case "apt":
             install = (*_APT_GET, "install", "-y", "--no-install-recommends", *names)
             return (
-                Step((*prefix, *_APT_GET, "update"), "learn which packages there are"),
+                Step((*prefix, *_APT_GET, "update"), "update the list of packages"),
                 Step((*prefix, *install), why),
             )
         case "dnf":
@@ -172,7 +172,7 @@ async def carry_out(
         if code and step is plan.steps[-1]:
             raise SetupIncomplete(f"{step.command} ended with code {code}.", hint="See above.")
         if code:
-            say("  that failed; trying with what is known already")
+            say("  that failed; continuing with the present list")
 
 
 def instructions(plan: Plan) -> str:

@@ -3,9 +3,8 @@
 
 Behind `waggle doctor` and `/readyz`. A check examines one thing and reports its state and the
 remedy; `doctor` lists all checks. They only read, but for a probe file in the data directory.
-Machines run without the confinement that `users`, `namespaces`
-and `groups` check: a missing one is a layer less against a VMM that was taken over, reported with
-the next step.
+Machines also run without the confinement that `users`, `namespaces` and `groups` check: each is one
+more layer against a VMM that was taken over.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from waggle.infra.host.process import run
 from waggle.infra.host.requirements import building, missing
 from waggle.infra.shared.cgroups import Facts, Nowhere, place, read_facts
 from waggle.infra.shared.confined import NEXT_STEP, refusal
-from waggle.infra.shared.disk_room import disk_of
+from waggle.infra.shared.disk_room import disk_of, existing
 
 SETUP = "Run 'waggle setup'."
 _GIB = 1024**3
@@ -106,11 +105,6 @@ def warn(name: str, detail: str, mend: str) -> CheckResult:
 def fail(name: str, detail: str, mend: str) -> CheckResult:
     """Return a result that the main job cannot run."""
     return CheckResult(name, Status.FAIL, detail, mend)
-
-
-def existing(path: Path) -> Path:
-    """Return the path, or the nearest parent directory that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def can_run(results: list[CheckResult]) -> bool:
@@ -253,7 +247,7 @@ async def groups(subject: Subject) -> CheckResult:
     if subject.disk(existing(subject.data_dir)) is None:
         return warn(
             "control groups",
-            f"{below}, but none of the disk's rate: {subject.data_dir} is on no disk of its own",
+            f"{below}, but none of the disk's rate: {subject.data_dir} is not on a block device",
             "Set WAGGLE_DATA_DIR to one on ext4 or XFS: btrfs, ZFS and tmpfs have no limits.",
         )
     return ok("control groups", below)

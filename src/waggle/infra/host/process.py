@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes with a deadline and bounded output, and what processes may and do hold open.
+"""Child processes with a deadline and bounded output, and the open files of processes.
 
 `run` and `run_attached` serve set-up and the preflight checks. Commands are argv lists; no shell is
 started. `held_by_listeners` reads from /proc the open files of a server of which only the address
@@ -143,7 +143,7 @@ def held_by_listeners(port: int, name: str, proc: Path = _PROC) -> list[Path]:
     for process in proc.iterdir() if sockets else ():
         opened = set(_opened(process / "fd")) if process.name.isdigit() else set[str]()
         if not sockets.isdisjoint(opened):
-            found += [Path(each) for each in opened if Path(each).name == name]
+            found += [file for file in map(Path, opened) if file.name == name]
     return found
 
 

@@ -2,9 +2,8 @@
 """Machines on libkrun, and the hypervisor that boots them; implements `domain.machine.Hypervisor`.
 
 Starts one runner process per machine, because libkrun takes over the process that starts a
-machine, then waits for the first of: the guest's ready line, the runner's end, a panic, the
-deadline. A machine owns its process, forwarder, console and agent from the start, so `stop`
-releases everything however far the boot got.
+machine. A machine owns its process, forwarder, console and agent from the start, so `stop` releases
+everything however far the boot got.
 """
 
 from __future__ import annotations
@@ -13,52 +12,41 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
 from waggle.domain.errors import DiskFull, GuestLost, Unsupported
-from waggle.domain.machine import (
-    GUEST_SSH_PORT,
-    GuestDisks,
-    MachineSpec,
-    Resources,
-    VmmProcess,
-)
+from waggle.domain.machine import GUEST_SSH_PORT, GuestDisks, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
 from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import (
     AGENT_PORT,
     KERNEL_ARGUMENTS,
     RENEWAL_PORT,
-    GuestLink,
+    LinkedMachine,
     explain,
     until_booted,
 )
 from waggle.infra.krun.runner import SAYS, Configuration, encode
 from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
-from waggle.tasks import finish
 
-_ASK_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 1.0
 """How long the guest may take to obey; a reboot, its way to end, takes a tenth of that."""
 _TERM_SECONDS = 0.5
 
 
-class KrunMachine:
+class KrunMachine(LinkedMachine):
     """A machine; implements `domain.machine.Machine` once `until_ready` has returned None."""
 
     def __init__(self, process: ConfinedProcess, console: Console, wires: Wires) -> None:
-        self._process = process
-        self._link = GuestLink(console)
+        super().__init__(process, console)
         self._wires = wires
-        self._renewal: Renewal | None = None
         door = Door(wires.directory, SOCKET, process.identity.pid)
         self._forwarder = Forwarder(wires.listener, door.connect)
-        self._turn = asyncio.Lock()
         self._is_ready = False
         self._paused = False
-        self._stopped = False
 
     async def connect(self) -> None:
         """Start to read every channel."""
@@ -78,20 +66,6 @@ class KrunMachine:
             self._forwarder.start()
         return cause
 
-    @property
-    def identity(self) -> VmmProcess:
-        """The runner process."""
-        return self._process.identity
-
-    @property
-    def is_alive(self) -> bool:
-        """False once the runner has ended."""
-        return self._process.is_alive
-
-    def console_tail(self) -> list[str]:
-        """Return the console's last lines."""
-        return self._link.console.tail()
-
     async def wait(self) -> str:
         """Wait until the runner has ended and return the cause."""
         status = await self._process.wait()
@@ -106,19 +80,7 @@ class KrunMachine:
                 return line.removeprefix(SAYS).rstrip(".")
         return None
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost."""
-        self._require_alive()
-        return await self._link.call(command, arguments)
-
-    async def renew(self, records: Mapping[str, bytes]) -> None:
-        """Give the machine a new identity; see `domain.machine.Machine.renew`."""
-        self._require_alive()
-        if self._renewal is None:
-            raise GuestLost("The machine is not connected.")
-        await self._renewal.renew(records)
-
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Do nothing: libkrun reports failed writes to the guest, so its machines never stall."""
 
     async def pause(self) -> None:
@@ -128,46 +90,24 @@ class KrunMachine:
         self._process.send_signal(signal.SIGSTOP)
 
     async def unpause(self) -> None:
-        """Continue the runner. See `Machine.unpause`."""
+        """Resume the runner. See `Machine.unpause`."""
         self._require_alive()
         self._paused = False
         self._process.send_signal(signal.SIGCONT)
 
     async def settle(self) -> None:
-        """Do nothing: there are no copies of it."""
+        """Do nothing: libkrun's machines are not copied."""
 
     async def freeze(self, disks: GuestDisks) -> NoReturn:
         """Raise Unsupported."""
         raise Unsupported("libkrun cannot freeze machines.")
 
-    def _require_alive(self) -> None:
-        if not self.is_alive:
-            raise GuestLost("The machine is dead.")
-
-    async def stop(self) -> None:
-        """Ask the guest to end, then terminate the runner, then kill it, and close everything.
-
-        Idempotent; finishes even when the caller is cancelled. Raises TimedOut when the kernel
-        does not end the runner; nothing is released then, and a later call tries again.
-        """
-        await finish(self._stop())
-
-    async def _stop(self) -> None:
-        async with self._turn:
-            if self._is_ready and not (self._stopped or self._paused):
-                await self._ask()
-            await self._process.kill()
-            if self._stopped:
-                return
-            self._stopped = True
-            await self._forwarder.close()
-            await self._link.close()
-            self._wires.close()
-
-    async def _ask(self) -> None:
+    async def _shut_down(self) -> None:
         """Give the guest a short time to end, then the runner. A hostile guest costs that time."""
+        if not self._is_ready or self._stopped or self._paused:
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ASK_SECONDS):
+            async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 with contextlib.suppress(GuestLost):
                     await self.agent("guest-shutdown", {"mode": "reboot"})
                 await self._process.wait()
@@ -177,6 +117,11 @@ class KrunMachine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TERM_SECONDS):
                 await self._process.wait()
+
+    async def _release(self) -> None:
+        await self._forwarder.close()
+        await self._link.close()
+        self._wires.close()
 
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
@@ -188,7 +133,7 @@ RUNNER = "waggle.infra.krun.runner"
 class KrunHypervisor:
     """The hypervisor on libkrun. `library` is its path or name, already found to be usable.
 
-    `enclose` limits what the VMM with a given process number may use; see `infra.shared.confined`.
+    `enclose` limits the resources of the VMM with a given number; see `infra.shared.confined`.
     """
 
     name = "krun"
@@ -215,11 +160,11 @@ class KrunHypervisor:
             undo.callback(console.close)
             wires, inherited = open_wires(spec, undo, theirs)
             *channels, messages = inherited
-            told = encode(self._configuration(spec, wires, inherited))
+            configuration = self._configuration(spec, wires, inherited)
             process = ConfinedProcess.start(
                 python_argv(RUNNER),
                 descriptors=(*channels, wires.directory),
-                stdin=filled_pipe(told, theirs),
+                stdin=filled_pipe(encode(configuration), theirs),
                 stderr=messages,
                 max_descriptors=MAX_DESCRIPTORS,
                 background=spec.background,

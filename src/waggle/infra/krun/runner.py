@@ -3,8 +3,8 @@
 
 `machine` sends the configuration to the process, which calls `main` and ends with the guest.
 Earlier failures are reported on stderr, with exit status FAILED; 0 proves nothing, because libkrun
-also ends with it after a panic. This process must finish its imports before it is confined, and
-imports nearly nothing: dataclasses and JSON take longer than all else before the machine starts.
+also ends with it after a panic. The process must finish its imports before it is confined, and
+imports nearly nothing: dataclasses and JSON alone take longer than the rest of the start.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def runner_filter(pid: int) -> list[Instruction]:
     numbers = (number for group in ALLOWED.values() for number in group.values())
     return [
         *seccomp.beginning(),
-        *seccomp.each(numbers, seccomp.ALLOW),
+        *seccomp.every(numbers, seccomp.ALLOW),
         *seccomp.only_with(seccomp.SOCKET, 0, [seccomp.UNIX]),
         *seccomp.only_with(seccomp.SOCKETPAIR, 0, [seccomp.UNIX]),
         *seccomp.only_with(_PRLIMIT, 0, [0, pid]),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connections between a runner and the server: files, channels and the way to the guest.
 
-Used by `machine`. Opens them, hands them over to the runner's user and closes them; knows nothing
-of what is sent over them. `Door` connects to the Unix socket that libkrun made in the runner's
+`machine` uses them. `open_wires` gives the runner's user access to them. Knows nothing of the data
+that is sent. `Door` connects to the Unix socket that libkrun made in the runner's
 directory. The runner is not trusted, so the kernel confirms that the answering process is the
 runner before anything is sent.
 """
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from waggle.domain.errors import BootFailed
 from waggle.domain.machine import MachineSpec
 from waggle.infra.guest.forwarder import claim
+from waggle.infra.guest.link import open_file, socket_pair
 
 SOCKET = "ssh"
 
@@ -46,8 +46,8 @@ class Wires:
 
     def close(self) -> None:
         """Close everything and remove the directory. Call once only: descriptors may be reused."""
-        for each in (self.console, self.agent, self.renewal, self.messages, self.listener):
-            each.close()
+        for end in (self.console, self.agent, self.renewal, self.messages, self.listener):
+            end.close()
         path = self.path
         os.close(self.directory)
         remove_directory(path)
@@ -79,9 +79,9 @@ def open_wires(
     when a file cannot be opened, PortTaken, OSError when descriptors run out.
     """
     disks = spec.disks
-    kernel, kit, image = (_open(path, theirs) for path in (spec.kernel, disks.kit, disks.image))
-    scratch = _open(disks.scratch, theirs, os.O_RDWR)
-    identity = _open(disks.identity, theirs)
+    kernel, kit, image = (open_file(path, theirs) for path in (spec.kernel, disks.kit, disks.image))
+    scratch = open_file(disks.scratch, theirs, os.O_RDWR)
+    identity = open_file(disks.identity, theirs)
     listener = claim(spec.ssh_port)
     ours.callback(listener.close)
     path = spec.console_log.with_suffix(".run")
@@ -89,9 +89,9 @@ def open_wires(
     ours.callback(remove_directory, path)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     ours.callback(os.close, directory)
-    theirs_agent, agent = _pair(ours, theirs)
-    theirs_renewal, renewal = _pair(ours, theirs)
-    theirs_messages, messages = _pair(ours, theirs)
+    agent, theirs_agent = socket_pair(ours, theirs)
+    renewal, theirs_renewal = socket_pair(ours, theirs)
+    messages, theirs_messages = socket_pair(ours, theirs)
     read, console = os.pipe()
     pipe = io.FileIO(read, "r")
     ours.callback(pipe.close)
@@ -105,9 +105,7 @@ def open_wires(
         Wires(pipe, agent, renewal, messages, listener, directory),
         Inherited(
             *(kernel, kit, image, scratch, identity, console),
-            agent=theirs_agent,
-            renewal=theirs_renewal,
-            messages=theirs_messages,
+            *(theirs_agent, theirs_renewal, theirs_messages),
         ),
     )
 
@@ -116,23 +114,6 @@ def _share(descriptor: int, gid: int, mode: int) -> None:
     """Give the group access; the server keeps the file."""
     os.fchown(descriptor, -1, gid)
     os.fchmod(descriptor, mode)
-
-
-def _pair(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, socket.socket]:
-    end, other = socket.socketpair()
-    ours.callback(end.close)
-    theirs.callback(other.close)
-    end.setblocking(False)
-    return other.fileno(), end
-
-
-def _open(path: Path, stack: contextlib.ExitStack, flags: int = os.O_RDONLY) -> int:
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC)
-    except OSError as error:
-        raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
-    stack.callback(os.close, descriptor)
-    return descriptor
 
 
 def remove_directory(path: Path) -> None:

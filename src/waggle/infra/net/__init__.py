@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Protocol, cast
 
 CHUNK = 64 * 1024
 
@@ -118,8 +117,8 @@ class Stream:
         input resets the connection, and the last answer may be lost.
         Raises no error of its own; aborts if time is up, the peer is gone or the caller cancelled.
         """
-        ended = False
-        try:
+        with contextlib.suppress(Exception), contextlib.ExitStack() as undo:
+            undo.callback(self.abort)
             async with asyncio.timeout(flush):
                 conduit = self._conduit()
                 if conduit is not None:
@@ -127,15 +126,11 @@ class Stream:
                 await self._writer.drain()
             async with asyncio.timeout(linger):
                 self.write_eof()
-                await self._drop_input()
+                while await self._reader.read(CHUNK):
+                    pass
                 self._writer.close()
                 await self._writer.wait_closed()
-            ended = True
-        except Exception:  # noqa: S110 - gone already or too slow: nothing is left to deliver
-            pass
-        finally:
-            if not ended:
-                self.abort()
+            undo.pop_all()
 
     def abort(self) -> None:
         """Drop the stream and all unsent bytes at once. Idempotent; does not block."""
@@ -146,10 +141,6 @@ class Stream:
         with contextlib.suppress(Exception):
             self._writer.close()
 
-    async def _drop_input(self) -> None:
-        while await self._reader.read(CHUNK):
-            pass
-
     def _conduit(self) -> _Conduit | None:
         for name in ("transport", "channel"):
             found: object = getattr(self._writer, name, None)
@@ -158,32 +149,24 @@ class Stream:
         return None
 
 
-class IdleLimit:
-    """An idle limit, used with `async with`: TimeoutError `seconds` after the last `touch`."""
+@contextlib.asynccontextmanager
+async def idle_limit(seconds: float) -> AsyncGenerator[Callable[[], None]]:
+    """Yield a function that notes activity; raise TimeoutError `seconds` after its last call.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._scope = asyncio.timeout(seconds)
-        self._touched = 0.0
+    A call is cheap: the timer itself moves at most 16 times per `seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    touched = 0.0
 
-    def touch(self) -> None:
-        """Note activity. Cheap: the timer itself moves at most 16 times per `seconds`."""
-        now = asyncio.get_running_loop().time()
-        if now - self._touched > self._seconds / 16:
-            self._touched = now
-            self._scope.reschedule(now + self._seconds)
+    def touch() -> None:
+        nonlocal touched
+        now = loop.time()
+        if now - touched > seconds / 16 and not scope.expired():
+            touched = now
+            scope.reschedule(now + seconds)
 
-    async def __aenter__(self) -> Self:
-        await self._scope.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._scope.__aexit__(kind, error, trace)
+    async with asyncio.timeout(seconds) as scope:
+        yield touch
 
 
 async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: float) -> None:
@@ -195,20 +178,22 @@ async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: fl
     """
     broken = False
     try:
-        async with IdleLimit(idle_seconds) as idle, asyncio.TaskGroup() as group:
-            group.create_task(_pump(client, upstream, idle, early))
-            group.create_task(_pump(upstream, client, idle))
+        async with idle_limit(idle_seconds) as touch, asyncio.TaskGroup() as group:
+            group.create_task(_pump(client, upstream, touch, early))
+            group.create_task(_pump(upstream, client, touch))
     except* PeerGone:
         broken = True
     if broken:
         raise PeerGone
 
 
-async def _pump(source: Stream, sink: Stream, idle: IdleLimit, first: bytes = b"") -> None:
+async def _pump(
+    source: Stream, sink: Stream, touch: Callable[[], None], first: bytes = b""
+) -> None:
     data = first or await source.read()
     while data:
         await sink.write(data)
-        idle.touch()
+        touch()
         data = await source.read()
     sink.write_eof()
 
@@ -228,10 +213,7 @@ async def connect_first(
 
 
 class _Race:
-    """Attempts at the addresses, started one after another; the first to connect wins.
-
-    An address has `stagger` seconds before the next one is tried beside it.
-    """
+    """Attempts at the addresses, started one after another; the first to connect wins."""
 
     def __init__(
         self, addresses: Sequence[IPv4Address | IPv6Address], port: int, stagger: float

@@ -51,7 +51,7 @@ class Lookup:
         self._waiting = 0
 
     async def answer(self, leave: Callable[[Lookup], None]) -> Found:
-        """Wait for the result. Calls `leave` when nobody waits any more. May be cancelled."""
+        """Wait for the result. The last caller to be cancelled calls `leave`."""
         self._waiting += 1
         try:
             return await asyncio.shield(self.found)
@@ -64,7 +64,7 @@ class Lookup:
 class Lookups:
     """Lookups in daemon threads, at most `shared` and one per environment. Lives on one event loop.
 
-    `lookup` blocks and raises OSError. Nothing waits for the threads at the end of the server.
+    `lookup` blocks and raises OSError. The server ends without waiting for the threads.
     """
 
     def __init__(self, lookup: Callable[[str], Sequence[Address]], *, shared: int = SHARED) -> None:
@@ -83,11 +83,11 @@ class Lookups:
         """Look up `name`, now or when `asker` has its turn."""
         lookup = Lookup(asker, name)
         self._waiting.setdefault(asker, deque()).append(lookup)
-        self._go_on()
+        self._start_waiting()
         return lookup
 
     def leave(self, lookup: Lookup) -> None:
-        """Drop a lookup that nobody waits for, unless it runs: its result is still of use."""
+        """Drop a lookup without callers, unless it runs: its result is still of use."""
         queue = self._waiting.get(lookup.asker, deque())
         with contextlib.suppress(ValueError):
             queue.remove(lookup)
@@ -95,7 +95,7 @@ class Lookups:
         if not queue:
             self._waiting.pop(lookup.asker, None)
 
-    def _go_on(self) -> None:
+    def _start_waiting(self) -> None:
         """Start every lookup that may start now, in turn."""
         passed_over = 0
         while passed_over < len(self._waiting):
@@ -134,7 +134,7 @@ class Lookups:
             del self._held[lookup.asker]
         if not lookup.found.done():
             lookup.found.set_result(found)
-        self._go_on()
+        self._start_waiting()
 
 
 Resolver = Callable[[str], Awaitable[Sequence[Address]]]
@@ -166,7 +166,7 @@ class SystemResolver:
     def __init__(self, lookups: Lookups, *, now: Callable[[], float] = time.monotonic) -> None:
         self._lookups = lookups
         self._now = now
-        self._asked: dict[str, Lookup] = {}
+        self._under_way: dict[str, Lookup] = {}
         self._kept: dict[str, _Kept] = {}
 
     async def __call__(self, name: str) -> Sequence[Address]:
@@ -179,16 +179,16 @@ class SystemResolver:
         return kept.addresses
 
     def _ask(self, name: str) -> Lookup:
-        lookup = self._asked.get(name)
+        lookup = self._under_way.get(name)
         if lookup is None or lookup.found.cancelled():
-            lookup = self._asked[name] = self._lookups.start(self, name)
+            lookup = self._under_way[name] = self._lookups.start(self, name)
             lookup.found.add_done_callback(lambda _: self._answered(lookup))
         return lookup
 
     def _answered(self, lookup: Lookup) -> None:
         name = lookup.name
-        if self._asked.get(name) is lookup:
-            del self._asked[name]
+        if self._under_way.get(name) is lookup:
+            del self._under_way[name]
         if lookup.found.cancelled():
             return
         self._kept.pop(name, None)
@@ -273,7 +273,8 @@ class Dialer:
         verdict = permits_port(target.port, self._ports)
         permitted: list[Address] = []
         if verdict.allowed:
-            verdicts = {each: self._policy.permits(each) for each in await self._resolve(target)}
+            found = await self._resolve(target)
+            verdicts = {address: self._policy.permits(address) for address in found}
             permitted = [address for address, judged in verdicts.items() if judged.allowed]
             verdict = ALLOWED if permitted else next(iter(verdicts.values()))
         self._on_decision(guest_request.printable(target.host), target.port, verdict)

@@ -5,7 +5,7 @@ The composition root makes one `EgressProxy` for each environment with network p
 `serve` handles every connection from the guest's reverse forward. A session reads heads with h11,
 has `dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`).
 Must not know SSH or environments. The guest is hostile: every wait has an end, every buffer has a
-size, refusals are paced since each costs about 1 ms of the event loop, and only h11 interprets the
+size, refusals are paced since one costs about 1 ms of the event loop, and only h11 interprets the
 guest's bytes.
 """
 
@@ -59,20 +59,20 @@ class Pace:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ahead = burst / per_second
-        self._each = 1 / per_second
+        self._interval = 1 / per_second
         self._now = now
         self._next = -math.inf
 
     def take(self) -> float:
         """Count one more item; return how many seconds it has to wait."""
         now = self._now()
-        self._next = max(self._next, now - self._ahead) + self._each
+        self._next = max(self._next, now - self._ahead) + self._interval
         return max(0.0, self._next - now)
 
     @property
     def is_over(self) -> bool:
         """Whether the next item would have to wait."""
-        return self._next + self._each > self._now() + _ROUNDING
+        return self._next + self._interval > self._now() + _ROUNDING
 
 
 REQUEST_TIMEOUT = 408
@@ -108,7 +108,7 @@ class Session:
                 await self._answer(error)
             await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         except (PeerGone, TimeoutError, h11.ProtocolError):
-            pass  # one side broke off in the middle: nobody is left to answer
+            pass  # one side broke off in the middle: there is nobody to answer
         finally:
             self._client.abort()
 
@@ -202,7 +202,7 @@ class Session:
         await self._peer.send(head, *([] if self._peer.asked_head else [h11.Data(data=body)]))
 
 
-TOLD_AT_ONCE = 16
+TURNED_AWAY_AT_ONCE = 16
 """Connections over the limit that may be answered at once; further ones are dropped, and so are
 all of them while refusals have to wait (`Pace`)."""
 REMEMBERED = 64
@@ -245,7 +245,7 @@ class EgressProxy:
         self._dialer.home = Home(connect, hostname)
 
     def refused_since(self, since: float) -> tuple[Refused, ...]:
-        """Return what the policy refused since `moment` of `now`, at most REMEMBERED of them."""
+        """Return the policy's refusals, at most the last REMEMBERED; `since` is a time of `now`."""
         return tuple(refused for at, refused in self._refused if at >= since)
 
     @property
@@ -261,7 +261,7 @@ class EgressProxy:
         """
         client = Stream(reader, writer, self.traffic.count_to_guest)
         task = asyncio.current_task()
-        overflow = len(self._turning_away) >= TOLD_AT_ONCE or self._pace.is_over
+        overflow = len(self._turning_away) >= TURNED_AWAY_AT_ONCE or self._pace.is_over
         full = len(self._serving) >= self._limits.connections
         if task is None or self._closed or (full and overflow):
             client.abort()

@@ -35,7 +35,7 @@ class Openings:
 
     @property
     def late(self) -> int:
-        """The number of connections that the guest has not answered and nobody waits for."""
+        """The number of connections without a caller that the guest has not answered."""
         return len(self._late)
 
     async def open(

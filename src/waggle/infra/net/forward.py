@@ -10,11 +10,12 @@ to the server. Upgrades and trailers are not passed on.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import h11
 
-from waggle.infra.net import IdleLimit, PeerGone, Stream, guest_request
+from waggle.infra.net import PeerGone, Stream, guest_request, idle_limit
 from waggle.infra.net.guest_request import Target
 from waggle.tasks import errors_in
 
@@ -25,19 +26,8 @@ Headers = list[tuple[bytes, bytes]]
 Message = h11.Request | h11.Response | h11.InformationalResponse
 
 _HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection http2-settings keep-alive proxy-authenticate proxy-authentication-info "
+    b"proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
 )
 
 
@@ -129,6 +119,13 @@ def answer_from(answer: h11.Response) -> h11.Response:
     )
 
 
+def interim_from(answer: h11.InformationalResponse) -> h11.InformationalResponse:
+    """Make the interim answer for the guest."""
+    return h11.InformationalResponse(
+        status_code=answer.status_code, headers=end_to_end(answer), reason=answer.reason
+    )
+
+
 class Exchange:
     """One request and its answer."""
 
@@ -145,10 +142,10 @@ class Exchange:
         """
         failure: Exception | None = None
         try:
-            async with IdleLimit(idle_seconds) as idle, asyncio.TaskGroup() as group:
+            async with idle_limit(idle_seconds) as touch, asyncio.TaskGroup() as group:
                 await self._upstream.send(request)
-                body = group.create_task(self._pass_body(idle))
-                await self._pass_answer(idle)
+                body = group.create_task(self._pass_body(touch))
+                await self._pass_answer(touch)
                 body.cancel()  # answered early: the rest of the body is dropped
         except* TimeoutError:
             failure = guest_request.too_slow(self._host, "the answer")
@@ -160,13 +157,13 @@ class Exchange:
             begun = self._client.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
             raise PeerGone if begun else failure
 
-    async def _pass_body(self, idle: IdleLimit) -> None:
+    async def _pass_body(self, touch: Callable[[], None]) -> None:
         while True:
             try:
                 event = await self._client.next_event()
             except h11.RemoteProtocolError:
                 raise guest_request.malformed("its body is not valid") from None
-            idle.touch()
+            touch()
             try:
                 if isinstance(event, h11.Data):
                     await self._upstream.send(h11.Data(data=event.data))
@@ -176,12 +173,13 @@ class Exchange:
             except PeerGone:
                 return  # the server hung up early, but its answer may still be under way
 
-    async def _pass_answer(self, idle: IdleLimit) -> None:
+    async def _pass_answer(self, touch: Callable[[], None]) -> None:
         while True:
             event = await self._upstream.next_event()
-            idle.touch()
+            touch()
             if isinstance(event, h11.InformationalResponse):
-                await self._pass_interim(event)
+                if self._client.http.their_http_version == HTTP_1_1:
+                    await self._client.send(interim_from(event))
             elif isinstance(event, h11.Response):
                 await self._client.send(answer_from(event))
             elif isinstance(event, h11.Data):
@@ -191,12 +189,3 @@ class Exchange:
                 return
             else:
                 raise PeerGone
-
-    async def _pass_interim(self, event: h11.InformationalResponse) -> None:
-        if self._client.http.their_http_version == HTTP_1_1:
-            headers = end_to_end(event)
-            await self._client.send(
-                h11.InformationalResponse(
-                    status_code=event.status_code, headers=headers, reason=event.reason
-                )
-            )

@@ -115,10 +115,9 @@ class Home:
 
     def addresses(self, target: Target) -> Sequence[str]:
         """Return the guest's own addresses that the target means; none if it means another host."""
-        return _own(target.address) if target.address else self._named(target.host)
-
-    def _named(self, host: str) -> Sequence[str]:
-        name = host.removesuffix(".")
+        if target.address is not None:
+            return _own(target.address)
+        name = target.host.removesuffix(".")
         is_own = name in ("localhost", self._hostname) or name.endswith(".localhost")
         return LOOPBACKS if is_own else ()
 
@@ -131,7 +130,7 @@ class Home:
         await self._openings.aclose()
 
 
-def _own(address: IPv4Address | IPv6Address) -> Sequence[str]:
+def _own(address: Address) -> Sequence[str]:
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or address
     if address.is_unspecified:
@@ -141,7 +140,6 @@ def _own(address: IPv4Address | IPv6Address) -> Sequence[str]:
 
 DENIED_HEADER = b"X-Waggle-Denied"
 ERROR_HEADER = b"X-Waggle-Error"
-MAX_SHOWN = 253
 
 
 class Refusal(Exception):
@@ -166,7 +164,7 @@ class Refusal(Exception):
 
 def printable(text: str) -> str:
     """Cut `text` to 253 characters, and replace everything but visible ASCII by `?`."""
-    return "".join(c if "!" <= c <= "~" else "?" for c in text[:MAX_SHOWN])
+    return "".join(c if "!" <= c <= "~" else "?" for c in text[:MAX_NAME])
 
 
 def denied(host: str, verdict: Verdict) -> Refusal:

@@ -81,7 +81,6 @@ def kind_of(address: Address) -> Kind | None:
             return kind
     if address in _NAT64:  # Python calls it reserved, but the IPv4 address inside counts
         return None
-    # Not `is_global`: its answers change between Python releases.
     return None if is_v4 or address in _GLOBAL_V6 else Kind.RESERVED
 
 
@@ -130,10 +129,10 @@ def embedded_in(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def _read_with_any_prefix(bits: int) -> list[IPv4Address]:
-    """Read the address with every prefix length. One is right, but none that gives 0.0.0.0/8."""
+    """Read the address with every prefix length; one that gives 0.0.0.0/8 is not the right one."""
     without_u = bits >> 64 << 56 | bits & (1 << 56) - 1  # the 65th to 72nd belong to no address
     found = [bits if length == 96 else without_u >> 88 - length for length in _PREFIX_LENGTHS]
-    return [IPv4Address(each & _LOW_32) for each in found if each & 0xFF00_0000]
+    return [IPv4Address(value & _LOW_32) for value in found if value & 0xFF00_0000]
 
 
 DEFAULT_PORTS = frozenset({80, 443})

@@ -16,8 +16,7 @@ import errno
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from waggle.domain.errors import NoPorts
 from waggle.domain.machine import MAX_PORT
@@ -54,7 +53,7 @@ LOOPBACK = "127.0.0.1"
 class PortLease:
     """The right to use `port` until `release` or until this process dies.
 
-    Also a context manager that releases it. Release it only after the listener there is dead.
+    Release it only after the listener there is dead.
     """
 
     def __init__(self, port: int, lock: PortLock, forget: Callable[[int], None]) -> None:
@@ -68,17 +67,6 @@ class PortLease:
         if lock is not None:
             lock.close()
             self._forget(self.port)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class PortAllocator:

@@ -39,16 +39,16 @@ def after(seconds: float, do: Callable[[], None]) -> None:
 class Thinning(Generic[T]):
     """A filter that passes on at most one item per kind and second, against hostile floods.
 
-    Calls `tell(item, more)`: the first item at once, then the last of each second, with `more`
+    Calls `pass_on(item, more)`: the first item at once, then the last of each second, with `more`
     others of its kind left out. Keeps one item and a count per kind. Must not know the items.
     """
 
     def __init__(
         self,
-        tell: Callable[[T, int], None],
+        pass_on: Callable[[T, int], None],
         later: Callable[[float, Callable[[], None]], None] = after,
     ) -> None:
-        self._tell = tell
+        self._pass_on = pass_on
         self._later = later
         self._kept: dict[Hashable, tuple[T | None, int]] = {}
 
@@ -58,34 +58,34 @@ class Thinning(Generic[T]):
             self._kept[kind] = item, kept[1] + 1
             return
         self._kept[kind] = None, 0
-        self._later(SECONDS, lambda: self._go_on(kind))
-        self._tell(item, 0)
+        self._later(SECONDS, lambda: self._end_second(kind))
+        self._pass_on(item, 0)
 
     def flush(self) -> None:
         """Pass on at once the items that are only counted so far."""
         for kind in tuple(self._kept):
-            self._tell_rest(kind)
+            self._pass_on_rest(kind)
 
-    def _go_on(self, kind: Hashable) -> None:
-        if self._tell_rest(kind):
-            self._later(SECONDS, lambda: self._go_on(kind))
+    def _end_second(self, kind: Hashable) -> None:
+        if self._pass_on_rest(kind):
+            self._later(SECONDS, lambda: self._end_second(kind))
         else:
             self._kept.pop(kind, None)
 
-    def _tell_rest(self, kind: Hashable) -> bool:
+    def _pass_on_rest(self, kind: Hashable) -> bool:
         last, count = self._kept.get(kind, (None, 0))
         if last is None:
             return False
         self._kept[kind] = None, 0
-        self._tell(last, count - 1)
+        self._pass_on(last, count - 1)
         return True
 
 
 log = structlog.get_logger(__name__)
 
 MAX_PROGRAM = 8_000
-LOOK_SECONDS = 1.0
-COMPLAIN_SECONDS = 60.0
+CHECK_SECONDS = 1.0
+REPORT_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEPT = 0o640
@@ -115,13 +115,13 @@ class AuditLog(Observer):
         later: Callable[[float, Callable[[], None]], None] = after,
     ) -> None:
         """Open the file. `programs` also logs code and commands. Raises SettingsInvalid."""
-        self._refused: Thinning[Call] = Thinning(self._tell, later)
+        self._refused: Thinning[Call] = Thinning(self._log, later)
         self._path = path
         self._programs = programs
         self._now = now
         self._monotonic = monotonic
-        self._looked = monotonic()
-        self._complained = -COMPLAIN_SECONDS
+        self._checked = monotonic()
+        self._reported = -REPORT_SECONDS
         self._lost = 0
         self._torn = False
         try:
@@ -137,15 +137,15 @@ class AuditLog(Observer):
         if call.outcome in REFUSED:
             self._refused((call.owner, call.outcome), call)
         else:
-            self._tell(call, 0)
+            self._log(call, 0)
 
-    def _tell(self, call: Call, more: int) -> None:
+    def _log(self, call: Call, more: int) -> None:
         try:
-            self._look()
+            self._reopen_if_moved()
             self._write(audit_line(call, self._now(), programs=self._programs, more=more))
         except OSError as error:
             self._lost += 1
-            self._complain(error)
+            self._report_failure(error)
 
     def reopen(self) -> None:
         """Open the file by its name again. Never raises; on failure it keeps the old one."""
@@ -154,7 +154,7 @@ class AuditLog(Observer):
         try:
             fresh = _open(self._path)
         except OSError as error:
-            self._complain(error)
+            self._report_failure(error)
             return
         os.close(self._descriptor)
         self._descriptor = fresh
@@ -166,12 +166,12 @@ class AuditLog(Observer):
         if self._path is not None:
             os.close(self._descriptor)
 
-    def _look(self) -> None:
+    def _reopen_if_moved(self) -> None:
         """Check at most once a second whether the path still names the file; if not, reopen."""
         now = self._monotonic()
-        if self._path is None or now - self._looked < LOOK_SECONDS:
+        if self._path is None or now - self._checked < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         held = os.fstat(self._descriptor)
         try:
             there = self._path.lstat()
@@ -191,10 +191,10 @@ class AuditLog(Observer):
             log.error("audit_log_works_again", lost=self._lost)
             self._lost = 0
 
-    def _complain(self, error: OSError) -> None:
+    def _report_failure(self, error: OSError) -> None:
         now = self._monotonic()
-        if now - self._complained >= COMPLAIN_SECONDS:
-            self._complained = now
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
             log.error("audit_log_failed", why=error.strerror, lost=self._lost)
 
 

@@ -50,8 +50,8 @@ class Metrics(Observer, Collector):
         self._sessions = 0
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
-        counter, registry = Counter, self._registry
-        self._calls = counter(
+        registry = self._registry
+        self._calls = Counter(
             "waggle_tool_calls", "Tool calls.", ("tool", "outcome"), registry=registry
         )
         self._seconds = Histogram(
@@ -61,7 +61,7 @@ class Metrics(Observer, Collector):
             registry=registry,
             buckets=_CALL_SECONDS,
         )
-        self._requests = counter(
+        self._requests = Counter(
             "waggle_resource_requests",
             "Requests for resources and prompts.",
             ("method", "outcome"),
@@ -80,13 +80,13 @@ class Metrics(Observer, Collector):
             registry=registry,
             buckets=_CREATE_SECONDS,
         )
-        self._failed = counter(
+        self._failed = Counter(
             "waggle_environment_create_failures", "Failed creates.", ("code",), registry=registry
         )
-        self._reaped = counter(
+        self._reaped = Counter(
             "waggle_environments_reaped", "Environments removed unused.", registry=registry
         )
-        self._denied = counter(
+        self._denied = Counter(
             "waggle_egress_denied", "Connections kept from guests.", ("why",), registry=registry
         )
 

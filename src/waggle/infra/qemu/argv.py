@@ -2,9 +2,9 @@
 """The QEMU command line, the wires between QEMU and the server, and the way to its guest.
 
 QEMU gets everything that it opens as a descriptor, so the confined process needs no path of the
-host. The command line is a pure function of the machine's specification. `hypervisor` uses it and
-opens the wires (socket pairs, a port, inherited files); `machine` closes them, and its forwarder
-uses the `Door`. Knows nothing of what is sent over them.
+host. The command line is a pure function of the machine's specification. `hypervisor` opens the
+wires (socket pairs, a port, inherited files); `machine` closes them, and its forwarder uses the
+`Door`. Knows nothing of the data that is sent over them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
-from waggle.domain.errors import BootFailed
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec, Resources
 from waggle.infra.guest.forwarder import claim
-from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
+from waggle.infra.guest.link import (
+    AGENT_PORT,
+    KERNEL_ARGUMENTS,
+    RENEWAL_PORT,
+    open_file,
+    socket_pair,
+)
 from waggle.infra.qemu.starter import SOCKETS
 
 ADDRESS = "127.0.0.2"
@@ -69,8 +74,8 @@ class Door:
 
     def close(self) -> None:
         """Close every socket. Idempotent; no connection may be open."""
-        for each in self._all:
-            each.close()
+        for guest in self._all:
+            guest.close()
 
 
 # The kernel has virtio-mmio only: no PCI, ACPI, 8250 or initrd. Without a PIT and PIC it hangs
@@ -80,14 +85,13 @@ class Door:
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-_STAND_STILL = "werror=stop"
+_STOP_ON_ERROR = "werror=stop"
 """A write that fails on the host stops the machine and is repeated at resume: see `Stalling`."""
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Only used pages cost memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptors:
+class Descriptors(NamedTuple):
     """The file descriptors that the process inherits. The sockets are connected."""
 
     kernel: int
@@ -100,15 +104,8 @@ class Descriptors:
     agent: int
     renewal: int
 
-    def all(self) -> tuple[int, ...]:
-        """Return all descriptors, in the order of the fields."""
-        disks = (self.kit, self.image, self.scratch, self.identity)
-        channels = (self.monitor, self.console, self.agent, self.renewal)
-        return (self.kernel, *disks, *channels)
 
-
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """The file that is the machine's memory. Its writes stay private unless it is `shared`."""
 
     descriptor: int
@@ -162,7 +159,7 @@ def kind(accelerator: str) -> str:
     """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
-    text = "\0".join(argv).replace(_STAND_STILL, "werror=report")
+    text = "\0".join(argv).replace(_STOP_ON_ERROR, "werror=report")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -212,7 +209,7 @@ def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     device = f"virtio-blk-device,drive={name}"
     return [
         *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
-        *("-device", device if read_only else f"{device},{_STAND_STILL},rerror=report"),
+        *("-device", device if read_only else f"{device},{_STOP_ON_ERROR},rerror=report"),
     ]
 
 
@@ -236,13 +233,12 @@ class Wires:
         """Close everything that is still open. Idempotent."""
         for end in (self.monitor, self.console, self.agent, self.renewal, self.messages):
             end.close()
-        for each in (self.door, self.listener):
-            if each is not None:
-                each.close()
+        for end in (self.door, self.listener):
+            if end is not None:
+                end.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Inherited:
+class Inherited(NamedTuple):
     """QEMU's ends; the server does not need them once QEMU runs."""
 
     descriptors: Descriptors
@@ -263,7 +259,7 @@ def open_wires(
     """
     disks = spec.disks
     files = [
-        _open(path, os.O_RDWR if path == disks.scratch else os.O_RDONLY, theirs)
+        open_file(path, theirs, os.O_RDWR if path == disks.scratch else os.O_RDONLY)
         for path in (spec.kernel, disks.kit, disks.image, disks.scratch, disks.identity)
     ]
     listener = None
@@ -273,23 +269,11 @@ def open_wires(
     ends: list[socket.socket] = []
     others: list[int] = []
     for _ in range(6 if reachable else 5):
-        end, other = socket.socketpair()
-        ours.callback(end.close)
-        theirs.callback(other.close)
-        end.setblocking(False)
+        end, other = socket_pair(ours, theirs)
         ends.append(end)
-        others.append(other.fileno())
+        others.append(other)
     door = ends.pop() if reachable else None
     door_number = others.pop() if reachable else None
     *channels, messages = others
     wires = Wires(*ends, door=door, listener=listener)
     return wires, Inherited(Descriptors(*files, *channels), messages, door_number)
-
-
-def _open(path: Path, flags: int, stack: contextlib.ExitStack) -> int:
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC)
-    except OSError as error:
-        raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
-    stack.callback(os.close, descriptor)
-    return descriptor

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot machines with QEMU's `microvm`; implements `domain.machine.FreezingHypervisor`.
 
-Starts one confined QEMU per machine with everything passed as descriptors, then waits for the
-first of: the guest's ready line, the process's end, a panic on the console, the deadline. `frozen`
-holds frozen machines and the transfer of their state.
+Starts one confined QEMU per machine with everything passed as descriptors. `frozen` has the frozen
+machines and the transfer of their state.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from waggle.tasks import stage
 if TYPE_CHECKING:
     from waggle.infra.qemu.starter import Plan
 
-_NOT_GIVEN_BACK = "ram_block_discard_range"
+_DISCARD_REFUSED = "ram_block_discard_range"
 """Copies share a memory file, in which QEMU cannot punch the hole that a guest offers."""
 _PORT_TAKEN = "host forwarding rule"
 STARTER = "waggle.infra.qemu.starter"
@@ -50,8 +49,8 @@ class QemuHypervisor:
     """The hypervisor on QEMU. `accelerator` is `kvm` (already found to be usable) or `tcg`.
 
     `binary` boots machines. A machine frozen with one of the `older` programs is resumed with that
-    one. `vmm` is the digest of a QEMU program and identifies it. `enclose` limits what the VMM with
-    a given process number may use; see `infra.shared.confined`.
+    one. `vmm` is the digest of a QEMU program and identifies it. `enclose` limits the resources of
+    the VMM with a given process number; see `infra.shared.confined`.
     """
 
     name = "qemu"
@@ -116,8 +115,8 @@ class QemuHypervisor:
         try:
             memory = Memory(frozen.ram, shared=alone)
             with stage("process"):
-                going_on = Incoming(state, memory=False)
-                machine = self._start(spec, memory, going_on, vmm=frozen.vmm)
+                incoming = Incoming(state, memory=False)
+                machine = self._start(spec, memory, incoming, vmm=frozen.vmm)
         finally:
             os.close(state)
         with stage("state"):
@@ -156,7 +155,7 @@ class QemuHypervisor:
                 hint="It was replaced: name a copy of it with WAGGLE_QEMU_OLDER.",
             )
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            console = Console(spec.console_log, noise=_NOT_GIVEN_BACK)
+            console = Console(spec.console_log, noise=_DISCARD_REFUSED)
             undo.callback(console.close)
             reachable = not (incoming and incoming.memory)
             wires, inherited = open_wires(spec, undo, theirs, reachable=reachable)
@@ -171,8 +170,8 @@ class QemuHypervisor:
                 tsc_khz=self._tsc_khz,
             )
             plan = self._plan(argv, spec, inherited)
-            own = [*inherited.descriptors.all()]
-            own += [each.descriptor for each in (memory, incoming) if each]
+            own = [*inherited.descriptors]
+            own += [part.descriptor for part in (memory, incoming) if part]
             own += [] if inherited.door is None else [inherited.door]
             process = ConfinedProcess.start(
                 python_argv(STARTER),

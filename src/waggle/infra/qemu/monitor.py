@@ -71,7 +71,7 @@ class Monitor(QMPClient):
         try:
             return await super()._do_recv()
         except (ValueError, RecursionError) as error:  # too long, no text, too deep
-            raise QMPError(f"QEMU says what is no message: {type(error).__name__}") from error
+            raise QMPError(f"QEMU sent an invalid message: {type(error).__name__}") from error
 
     async def _on_message(self, msg: Message) -> None:
         await super()._on_message(msg)
@@ -120,17 +120,17 @@ class Stalling:
     machine is never ended for it, because its memory may exist nowhere else: its calls fail with
     the cause, and its owner may destroy it. Read errors are reported to the guest; nothing is lost.
 
-    `go_on` resumes the machine and may raise GuestLost. The caller must `aclose`.
+    `resume` resumes the machine and may raise GuestLost. The caller must `aclose`.
     """
 
-    def __init__(self, room: DiskRoom, go_on: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, room: DiskRoom, resume: Callable[[], Awaitable[None]]) -> None:
         self._room = room
-        self._go_on = go_on
+        self._resume = resume
         self._stalled = asyncio.Event()
         self._cause = errno.ENOSPC
-        self._told = False
+        self._reported = False
         self._waiting: asyncio.Task[None] | None = None
-        self._tell: Callable[[DiskFull | None], None] = lambda _why: None
+        self._notify: Callable[[DiskFull | None], None] = lambda _why: None
         self.is_paused = False
         """Whether the machine must not run, even when there is room."""
 
@@ -143,8 +143,8 @@ class Stalling:
         full = self._room.refused(self._cause)
         until = "there is room" if self._is_full else "the disk takes what it writes"
         return DiskFull(
-            f"The environment's machine stands still. {full.message} It goes on by itself, with "
-            f"all that it has, when {until}.",
+            f"The environment's machine is stopped. {full.message} It resumes by itself, with "
+            f"all its data, when {until}.",
             hint=full.hint,
         )
 
@@ -152,62 +152,62 @@ class Stalling:
     def _is_full(self) -> bool:
         return self._cause == errno.ENOSPC
 
-    def tell(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """See `domain.machine.Machine.when_stalled`."""
-        self._tell = tell
+        self._notify = notify
         if (error := self.error) is not None:
-            tell(error)
+            notify(error)
 
-    async def met(self) -> DiskFull:
+    async def until_stalled(self) -> DiskFull:
         """Wait until the machine is stopped and return why."""
         await self._stalled.wait()
         return self._full()
 
-    def heard(self, event: Mapping[str, object]) -> bool:
+    def on_event(self, event: Mapping[str, object]) -> bool:
         """Handle an event of QEMU, whose data may be anything. Return False: do not keep it."""
         data = event.get("data")
         if isinstance(data, dict):
-            said = cast("dict[str, object]", data)
-            if said.get("action") == "stop":
-                self._stall(_number(said))
+            fields = cast("dict[str, object]", data)
+            if fields.get("action") == "stop":
+                self._stall(_number(fields))
         return False
 
     def _stall(self, cause: int) -> None:
-        is_news = not self._told or cause != self._cause
+        is_known = self._reported and cause == self._cause
         self._cause = cause
         self._stalled.set()
-        if is_news:
-            self._told = True
-            self._tell(self._full())
-        self._see_to_it()
+        if not is_known:
+            self._reported = True
+            self._notify(self._full())
+        self._keep_trying()
 
-    def _see_to_it(self) -> None:
+    def _keep_trying(self) -> None:
         if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._until_it_goes_on())
+            self._waiting = asyncio.create_task(self._until_it_runs())
 
-    async def _until_it_goes_on(self) -> None:
+    async def _until_it_runs(self) -> None:
         """Resume until the machine has run from one look to the next."""
         pause = LOOK_SECONDS
-        while self._told and not self.is_paused:
+        while self._reported and not self.is_paused:
             was_stalled = self._stalled.is_set()
             await self._room.until_room(pause if was_stalled else LOOK_SECONDS)
             if self.is_paused:
                 return
             if not self._stalled.is_set():
-                self._goes_on()
+                self._report_running()
             elif was_stalled:
                 pause = LOOK_SECONDS if self._is_full else min(2 * pause, LONGEST_SECONDS)
                 try:
-                    await self._go_on()
+                    await self._resume()
                 except GuestLost as error:  # it has ended, or the next look tries again
-                    log.warning("machine_does_not_go_on", error=error.message)
+                    log.warning("machine_not_resumed", error=error.message)
 
-    def _goes_on(self) -> None:
-        if self._told:
-            self._told = False
-            self._tell(None)
+    def _report_running(self) -> None:
+        if self._reported:
+            self._reported = False
+            self._notify(None)
 
-    def going(self) -> Callable[[], None]:
+    def resuming(self) -> Callable[[], None]:
         """Prepare for a resume; call the result once the machine runs.
 
         Its next writes show whether the disk takes them. After a full disk, it counts as running at
@@ -216,11 +216,11 @@ class Stalling:
         self._stalled.clear()
 
         def runs() -> None:
-            if self._told and not self._stalled.is_set():
+            if self._reported and not self._stalled.is_set():
                 if self._is_full:
-                    self._goes_on()
+                    self._report_running()
                 else:
-                    self._see_to_it()
+                    self._keep_trying()
 
         return runs
 

@@ -124,11 +124,11 @@ def _hand_over_sockets(door: int, *, apart: bool) -> None:
     if apart:
         request = b"lo".ljust(16, b"\0") + _UP.to_bytes(2, "little") + bytes(22)
         fcntl.ioctl(made[0].fileno(), _SET_FLAGS, request)
-    numbers = b"".join(each.fileno().to_bytes(4, "little") for each in made)
+    numbers = b"".join(end.fileno().to_bytes(4, "little") for end in made)
     server = _socket.socket(fileno=door)
     server.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
-    for each in (server, *made):
-        each.close()
+    for end in (server, *made):
+        end.close()
 
 
 DENIED = {
@@ -155,7 +155,7 @@ def qemu_filter(pid: int) -> list[Instruction]:
     numbers = (number for group in DENIED.values() for number in group)
     return [
         *seccomp.beginning(),
-        *seccomp.each(numbers, seccomp.EPERM),
+        *seccomp.every(numbers, seccomp.EPERM),
         *seccomp.only_with(seccomp.SOCKET, 0, [seccomp.UNIX, seccomp.INTERNET]),
         *seccomp.only_with(seccomp.SOCKETPAIR, 0, [seccomp.UNIX]),
         *seccomp.only_threads(),

@@ -149,15 +149,12 @@ class RootDisks(Generic[ImageT]):
         with workspace(self.directory) as work:
             made = work / "disk"
             flat = self._flatten(image, work, lambda f, t: progress(f * _READ_SHARE, t))
-            rest = 1 - _READ_SHARE
             uuid = bytes.fromhex(image.digest.removeprefix("sha256:")[:32])
-            write_erofs(
-                flat.root,
-                flat.files,
-                made,
-                uuid,
-                lambda f, t: progress(_READ_SHARE + f * rest, t),
-            )
+
+            def written(fraction: float, text: str) -> None:
+                progress(_READ_SHARE + fraction * (1 - _READ_SHARE), text)
+
+            write_erofs(flat.root, flat.files, made, uuid, written)
             made.chmod(0o444)
             place(made, target)
         progress(1.0, "the root disk is ready")

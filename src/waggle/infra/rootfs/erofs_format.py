@@ -41,11 +41,7 @@ _FILE_TYPES = {
     stat.S_IFSOCK: 6,
     stat.S_IFLNK: 7,
 }
-_XATTR_PREFIXES = (
-    (b"user.", 1),
-    (b"trusted.", 4),
-    (b"security.", 6),
-)
+_XATTR_PREFIXES = ((b"user.", 1), (b"trusted.", 4), (b"security.", 6))
 _ACLS = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 
 
@@ -75,20 +71,9 @@ def inode_bytes(
     links, xattrs = links_and_xattrs
     count = (xattrs - _XATTR_HEADER) // 4 + 1 if xattrs else 0
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
-    uid, gid = owner
     return _INODE.pack(
-        _EXTENDED | layout << 1,
-        count,
-        mode,
-        0,
-        size,
-        data,
-        number,
-        uid,
-        gid,
-        seconds % (1 << 64),
-        nanoseconds,
-        links,
+        *(_EXTENDED | layout << 1, count, mode, 0, size, data, number, *owner),
+        *(seconds % (1 << 64), nanoseconds, links),
     )
 
 

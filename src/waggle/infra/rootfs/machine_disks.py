@@ -31,7 +31,7 @@ RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id
 CLAIMED = ("hostname", "environment", "machine-id", "seed")
 """The records that make an unowned machine an environment; it keeps its own keys."""
 HANG_UP = {"hang-up": b""}
-"""The record that ends what the host's earlier, abandoned connections left in the guest."""
+"""The record that ends the remains of the host's abandoned connections in the guest."""
 DRAWN_BYTES = 80
 """16 for the machine's id, and 64 to seed the guest kernel's random state."""
 
@@ -66,13 +66,13 @@ def identity_records(
     }
     if certificates:
         records["ca.pem"] = certificates
-    wishes = (
+    texts = (
         ("user", user, MAX_USER),
         ("directory", directory, MAX_PATH),
         ("shell", shell, MAX_PATH),
     )
-    for name, wish, limit in wishes:
-        data = wish.encode()
+    for name, text, limit in texts:
+        data = text.encode()
         if len(data) > limit or b"\0" in data:
             raise ValueError(f"the image's {name} is too long or has a NUL in it")
         if data:

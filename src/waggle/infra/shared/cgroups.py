@@ -112,8 +112,7 @@ def limit_files(limits: Limits, device: str | None) -> Mapping[str, str]:
     }
     if device is not None and limits.io_mib:
         rate, operations = limits.io_mib * MIB, limits.io_mib * _OPERATIONS
-        each = f"rbps={rate} wbps={rate} riops={operations} wiops={operations}"
-        files["io.max"] = f"{device} {each}"
+        files["io.max"] = f"{device} rbps={rate} wbps={rate} riops={operations} wiops={operations}"
     return files
 
 

@@ -5,7 +5,7 @@ Used by the hypervisors. A VMM has its own session, no new privileges, no core d
 descriptors, and is killed with the server; the process itself gives up the rest
 (`namespaces`, `seccomp`). It is watched and signalled through a pidfd, so a reused pid is never
 hit (see pidfd_open(2)). `kvm_group` and `refusal` report what this host allows to others than root:
-/dev/kvm, and user namespaces for mmdebstrap. Knows nothing of what the child does.
+/dev/kvm, and user namespaces for mmdebstrap. Knows nothing of the work of a child.
 """
 
 from __future__ import annotations

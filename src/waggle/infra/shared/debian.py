@@ -3,7 +3,7 @@
 
 The source of images, the guest kit and the kernel; shared by the adapters under `waggle.infra`. The
 archive comes from the host's apt sources or from mmdebstrap: this file names no host, and the
-search downloads nothing. Knows nothing of what is done with a tree.
+search downloads nothing. Knows nothing of the use of a tree.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def host_archive(etc: Path) -> str | None:
         if _URI.fullmatch(uri)
     ]
     if not is_debian(etc):
-        found = [each for each in found if not each[0] and "/debian" in each[2]]
-    return min(found, key=lambda each: each[:2], default=("", "", None))[2]
+        found = [archive for archive in found if not archive[0] and "/debian" in archive[2]]
+    return min(found, key=lambda archive: archive[:2], default=("", "", None))[2]
 
 
 def is_debian(etc: Path) -> bool:
@@ -245,7 +245,7 @@ async def run(
         code = await process.wait()
     finally:
         await finish(_end(process))
-    if code != 0 and any(told in line for line in tail for told in _DISK_FULL):
+    if code != 0 and any(text in line for line in tail for text in _DISK_FULL):
         raise DiskFull(f"{argv[0]} met a full disk: " + " | ".join(tail))
     if code != 0:
         refused = confined.refusal(os.geteuid()) if argv[0] == "mmdebstrap" else ""

@@ -5,7 +5,7 @@ The composition root builds a `DiskRoom` for the data directory and one for the 
 that is about to use much of a disk checks it first. The errors name no path, so clients may see
 them. `process_usage` and `allocated_bytes` measure VMMs and their disks as the kernel counts them;
 `disk_of` returns the disk whose rate a control group can limit.
-Shared by all modules under `waggle.infra`. Knows nothing of environments and images.
+Knows nothing of environments and images.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ def free_bytes(path: Path) -> int:
 
     `path` need not exist yet.
     """
-    there = os.statvfs(next(each for each in (path, *path.parents) if each.exists()))
-    return there.f_bavail * there.f_frsize
+    status = os.statvfs(existing(path))
+    return status.f_bavail * status.f_frsize
+
+
+def existing(path: Path) -> Path:
+    """Return the path, or the nearest parent directory that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def is_full(error: OSError) -> bool:

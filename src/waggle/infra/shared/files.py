@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """File primitives: atomic write and removal, a lock between processes, copies of sparse files.
 
-Shared by all modules under `waggle.infra` (see the import contracts). Sparse files are disks and
-memory, which are mostly holes. Imports only `waggle.domain.errors` and the stdlib; knows nothing of
-images, ports or environments.
+Sparse files are disks and memory, which are mostly holes. Imports only `waggle.domain.errors` and
+the standard library; knows nothing of images, ports or environments.
 """
 
 from __future__ import annotations

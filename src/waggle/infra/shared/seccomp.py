@@ -45,7 +45,7 @@ def beginning() -> list[Instruction]:
     ]
 
 
-def each(numbers: Iterable[int], verdict: int) -> list[Instruction]:
+def every(numbers: Iterable[int], verdict: int) -> list[Instruction]:
     """Give these calls a verdict, whatever their arguments."""
     found: list[Instruction] = []
     for number in numbers:
@@ -55,10 +55,7 @@ def each(numbers: Iterable[int], verdict: int) -> list[Instruction]:
 
 def only_with(number: int, argument: int, values: Iterable[int]) -> list[Instruction]:
     """Allow a call if its argument (counted from 0) is one of `values`, refuse it otherwise."""
-    allowed: list[Instruction] = []
-    for value in values:
-        allowed += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, ALLOW)]
-    return _for(number, argument, [*allowed, (_RETURN, 0, 0, EPERM)])
+    return _for(number, argument, [*every(values, ALLOW), (_RETURN, 0, 0, EPERM)])
 
 
 def only_threads() -> list[Instruction]:
@@ -67,7 +64,7 @@ def only_threads() -> list[Instruction]:
     clone3, whose flags a filter cannot see, fails with ENOSYS, so the C library uses clone.
     """
     thread = [(_JUMP_IF_SET, 0, 1, CLONE_THREAD), (_RETURN, 0, 0, ALLOW), (_RETURN, 0, 0, EPERM)]
-    return [*each([CLONE3], ENOSYS), *_for(CLONE, 0, thread)]
+    return [*every([CLONE3], ENOSYS), *_for(CLONE, 0, thread)]
 
 
 def only_itself(pid: int) -> list[Instruction]:

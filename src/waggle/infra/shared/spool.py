@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A spool: one output stream, kept while and after it is written, in memory or an unnamed file.
 
-Implements `domain.programs.Stream`; made by the composition root for
-`service.programs.jobs` and shared by all modules under `waggle.infra`. The file has no name, so it
+Implements `domain.programs.Stream` for `service.programs.jobs`. The file has no name, so it
 disappears when the process ends, however it ends.
 """
 

@@ -227,10 +227,10 @@ class SshConnection:
         if self._connection is connection:
             self._connection = None
 
-    def stand_still(self, still: bool) -> None:
-        """Stop keepalive if the guest is paused, so that silence ends nothing; else restart it."""
+    def set_paused(self, paused: bool) -> None:
+        """Stop keepalive while the guest is paused, so that its silence ends nothing."""
         if self._connection is not None:
-            self._connection.set_keepalive(0 if still else _KEEPALIVE_SECONDS)
+            self._connection.set_keepalive(0 if paused else _KEEPALIVE_SECONDS)
 
     def hang_up(self) -> None:
         """Drop the open connection, if there is one; the next `get` makes another."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package needs of asyncssh beyond its documented interface, and types for the rest.
+"""The undocumented parts of asyncssh that this package needs, and types for the rest.
 
 No other module uses a name or a signature that asyncssh does not document. INTERNALS lists the
 private ones, and a test compares all of them with the installed version. `HookedConnection` gives
@@ -163,10 +163,10 @@ class TinyPackets(OSError):
 def require_packets(channel: object) -> None:
     """Close a channel whose guest accepts too little in one packet, and raise TinyPackets.
 
-    asyncssh sends all that the window allows at once, in packets as small as the guest says: 10 MB
-    byte by byte takes minutes, and with packets of 0 bytes it never ends.
+    asyncssh sends all that the window allows at once, in packets as small as the guest demands:
+    10 MB byte by byte takes minutes, and with packets of 0 bytes it never ends.
     """
-    size = cast("Any", channel)._send_pktsize  # noqa: SLF001 (asyncssh says it nowhere else)
+    size = cast("Any", channel)._send_pktsize  # noqa: SLF001 (public nowhere in asyncssh)
     if size < _LEAST_PACKET:
         cast("Channel", channel).abort()
         raise TinyPackets(f"the guest takes {size} bytes in one packet")

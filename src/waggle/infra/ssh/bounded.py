@@ -87,7 +87,7 @@ class BoundedConnection(HookedConnection):
     # Input. A step that returns False stops asyncssh, an empty `data_received` makes it continue.
 
     def next_step(self) -> Step:
-        """Return asyncssh's own step, or one that stops it. Called by asyncssh before each."""
+        """Return asyncssh's own step, or one that stops it. Called by asyncssh."""
         if self._steps <= 0 or time.perf_counter() >= self._deadline:
             self._is_cut = True
             return _stop
@@ -95,7 +95,7 @@ class BoundedConnection(HookedConnection):
         return self._step
 
     def set_step(self, step: Step) -> None:
-        """Called by asyncssh when it wants another kind of step next."""
+        """Take the kind of step that asyncssh wants next. Called by asyncssh."""
         was_busy, self._step = self._is_busy, step
         if was_busy and not self._is_busy:
             self._turns.want(self)
@@ -205,7 +205,7 @@ class BoundedConnection(HookedConnection):
     # Conduct.
 
     def add_channel(self, chan: SSHChannel[Any]) -> int:
-        """Count a channel. Called by asyncssh for each one that either side opens."""
+        """Count a channel. Called by asyncssh for every channel that either side opens."""
         number = super().add_channel(chan)  # pyright: ignore[reportUnknownArgumentType]
         self._channel_count += 1
         return number
@@ -242,7 +242,7 @@ class BoundedConnection(HookedConnection):
     def send_packet(
         self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
     ) -> None:
-        """Send a packet, except the empty one that asyncssh sends before each other packet.
+        """Send a packet, except the empty one that asyncssh sends before every other packet.
 
         That one protects CBC ciphers, which are not offered, and doubles work and system calls.
         """
@@ -260,7 +260,7 @@ class BoundedConnection(HookedConnection):
         self.sending_changed()
 
     def sending_changed(self) -> None:
-        """Tell writers whether to wait. Also called when a key exchange begins or has ended."""
+        """Let writers write or wait. Also called when a key exchange begins or has ended."""
         if self.is_exchanging_keys or self._is_full:
             self.clear.clear()
         else:

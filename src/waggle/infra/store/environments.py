@@ -83,13 +83,12 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         error=None if error is None else str(error),
         paused_until=None if until is None else datetime.fromisoformat(str(until)),
         variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
-        packages=tuple(str(each) for each in json.loads(str(row["packages"]))),
+        packages=tuple(str(package) for package in json.loads(str(row["packages"]))),
     )
 
 
 def _machine_json(machine: VmmProcess) -> str:
-    fields = {"pid": machine.pid, "started": machine.started, "boot_id": machine.boot_id}
-    return json.dumps(fields)
+    return json.dumps({"pid": machine.pid, "started": machine.started, "boot_id": machine.boot_id})
 
 
 def _machine(text: str) -> VmmProcess:

@@ -14,11 +14,12 @@ import re
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import zstandard
 
 from waggle.domain.errors import FrozenMachineUnusable
+from waggle.infra.archive.decode import Source
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST, data_blocks
 
 _SIZES = "sizes.json"
@@ -29,10 +30,6 @@ _NAME = re.compile(rf"({'|'.join(map(re.escape, FILES))})/([0-9a-f]{{16}})")
 _END = bytes(2 * tarfile.BLOCKSIZE)
 Bounds = Callable[[bytes], Mapping[str, int]]
 """Returns the maximum size of every file, from the text of the manifest."""
-
-
-class _Source(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 def pack(directory: Path, out: BinaryIO) -> None:
@@ -52,8 +49,8 @@ def pack(directory: Path, out: BinaryIO) -> None:
 def unpack(source: BinaryIO, directory: Path, bounds: Bounds) -> None:
     """Unpack the output of `pack` into an empty directory, and sync the files. Blocks.
 
-    Writes at most the bounds. Raises MomentUnusable for anything that `pack` does not write,
-    OSError, and the errors of `bounds`; the caller then removes the directory.
+    Writes at most the bounds. Raises FrozenMachineUnusable for everything that `pack` does not
+    write, OSError, and the errors of `bounds`; the caller then removes the directory.
     """
     reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(source)
     try:
@@ -98,7 +95,7 @@ def _member(name: str, data: bytes) -> bytes:
 class _Members:
     """The runs of data in their order, with one read ahead."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._next = self._read()
 
@@ -109,7 +106,7 @@ class _Members:
             self._next = self._read()
 
     def end(self) -> None:
-        """Raise MomentUnusable unless all runs were read."""
+        """Raise FrozenMachineUnusable unless all runs were read."""
         if self._next is not None:
             raise _refused("its members are not in order")
 
@@ -123,7 +120,7 @@ class _Members:
         return match[1], int(match[2], 16), read[1]
 
 
-def _read_member(source: _Source, most: int) -> tuple[str, bytes] | None:
+def _read_member(source: Source, most: int) -> tuple[str, bytes] | None:
     """Return a member's name and data; None at the end."""
     head = _exactly(source, tarfile.BLOCKSIZE)
     if not any(head):
@@ -143,7 +140,7 @@ def _read_member(source: _Source, most: int) -> tuple[str, bytes] | None:
     return about.name, data
 
 
-def _exactly(source: _Source, size: int) -> bytes:
+def _exactly(source: Source, size: int) -> bytes:
     parts, left = list[bytes](), size
     while left:
         if not (part := source.read(left)):
@@ -153,26 +150,26 @@ def _exactly(source: _Source, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _expect(source: _Source, name: str) -> bytes:
+def _expect(source: Source, name: str) -> bytes:
     read = _read_member(source, _MOST_JSON)
     if read is None or read[0] != name:
-        raise _refused(f"it does not have {name} where that belongs")
+        raise _refused(f"{name} is not in its place")
     return read[1]
 
 
 def _sizes(text: bytes, most: Mapping[str, int]) -> dict[str, int]:
     try:
-        told: object = json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _refused(f"{_SIZES} is damaged") from error
-    table = cast("dict[object, object]", told) if isinstance(told, dict) else {}
+    table = cast("dict[object, object]", value) if isinstance(value, dict) else {}
     if set(table) != set(FILES):
-        raise _refused(f"{_SIZES} names other files")
+        raise _refused(f"{_SIZES} lists other files")
     sizes: dict[str, int] = {}
     for name in FILES:
         size = table[name]
         if type(size) is not int or not 0 <= size <= most[name]:
-            raise _refused(f"{name} has a size that it cannot have")
+            raise _refused(f"{name} has an impossible size")
         sizes[name] = size
     return sizes
 
@@ -185,7 +182,7 @@ def _write(path: Path, size: int, runs: Iterable[tuple[int, bytes]]) -> None:
         file.truncate(size)
         for at, data in runs:
             if at < end or at + len(data) > size:
-                raise _refused(f"data of {path.name} lies where it cannot")
+                raise _refused(f"data of {path.name} has an impossible position")
             file.seek(at)
             file.write(data)
             end = at + len(data)
@@ -195,5 +192,5 @@ def _write(path: Path, size: int, runs: Iterable[tuple[int, bytes]]) -> None:
 
 def _refused(why: str) -> FrozenMachineUnusable:
     return FrozenMachineUnusable(
-        f"The file is not a snapshot as waggle exports it: {why}.", hint="Export it anew."
+        f"The file is not a snapshot as waggle exports it: {why}.", hint="Export it again."
     )

@@ -59,7 +59,7 @@ def problem(directory: Path) -> str | None:
     try:
         digests = _table(_manifest(directory), "sha256")
     except FileNotFoundError:
-        return "it is not whole"
+        return "it is incomplete"
     except (OSError, ValueError) as error:
         return f"{MANIFEST} is corrupt: {error}"
     for name in FILES:
@@ -73,7 +73,7 @@ def problem(directory: Path) -> str | None:
 
 @contextlib.contextmanager
 def understanding() -> Generator[None]:
-    """Turn the block's errors of reading a manifest's facts into MomentUnusable with the reason."""
+    """Turn the block's errors of reading a manifest's facts into FrozenMachineUnusable."""
     try:
         yield
     except _ODD as error:
@@ -119,7 +119,7 @@ def _stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
 
 def size(directory: Path) -> int:
     """Return the bytes that the directory's files take on the disk. Raises OSError."""
-    return sum(each.stat().st_blocks * 512 for each in directory.iterdir())
+    return sum(file.stat().st_blocks * 512 for file in directory.iterdir())
 
 
 def _manifest(directory: Path) -> dict[str, object]:
@@ -129,10 +129,10 @@ def _manifest(directory: Path) -> dict[str, object]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(manifest, dict):
         raise ValueError("it is not an object")
-    told = cast("dict[str, object]", manifest)
-    if told.get("format") != _FORMAT:
+    fields = cast("dict[str, object]", manifest)
+    if fields.get("format") != _FORMAT:
         raise ValueError("it has another format")
-    return told
+    return fields
 
 
 def _table(manifest: dict[str, object], name: str) -> dict[str, object]:
@@ -199,7 +199,7 @@ class TemplateStore:
         if not self.directory.is_dir():
             return []
         found = (_read(path) for path in self.directory.iterdir() if path.name[0] != ".")
-        return sorted(filter(None, found), key=lambda each: each.used_at, reverse=True)
+        return sorted(filter(None, found), key=lambda template: template.used_at, reverse=True)
 
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
@@ -234,14 +234,14 @@ class TemplateStore:
         shutil.rmtree(path, ignore_errors=True)
         return True
 
-    def trim(self, each: int, together: int) -> None:
-        """Of templates with an owner, keep the last used: `each` per owner, `together` in total."""
+    def trim(self, per_owner: int, total: int) -> None:
+        """Of templates with an owner, keep the last used: `per_owner` of one, `total` of all."""
         kept = Counter[str]()
         for template in self.all():
             owner = template.key.parts.get("owner")
             if owner is None:
                 continue
-            if kept[owner] >= each or kept.total() >= together:
+            if kept[owner] >= per_owner or kept.total() >= total:
                 self.remove(template.key.id)
             else:
                 kept[owner] += 1

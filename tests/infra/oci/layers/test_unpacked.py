@@ -72,37 +72,37 @@ def test_a_failed_unpack_leaves_nothing_and_the_next_may_succeed(
 
 def test_two_concurrent_calls_unpack_a_layer_once(layers: UnpackedLayers) -> None:
     calls: list[Path] = []
-    inside, go_on = threading.Event(), threading.Event()
+    inside, released = threading.Event(), threading.Event()
 
     def slow(data: Path, take: Take) -> int:
         calls.append(data)
         inside.set()
-        assert go_on.wait(10)
+        assert released.wait(10)
         return unpack(data, take)
 
     threads = [threading.Thread(target=layers.ensure, args=(DIFF_ID, slow)) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert inside.wait(10)
-    go_on.set()
+    released.set()
     for thread in threads:
         thread.join(20)
     assert len(calls) == 1
 
 
 def test_ensure_does_not_wait_for_a_layer_that_is_still_arriving(layers: UnpackedLayers) -> None:
-    inside, go_on = threading.Event(), threading.Event()
+    inside, released = threading.Event(), threading.Event()
 
     def slow(data: Path, take: Take) -> int:
         inside.set()
-        assert go_on.wait(10)
+        assert released.wait(10)
         return unpack(data, take)
 
     with ThreadPoolExecutor(1) as pool:
         adding = pool.submit(layers.add, DIFF_ID, slow)
         assert inside.wait(10)
         made = layers.ensure(DIFF_ID, unpack)
-        go_on.set()
+        released.set()
         adding.result(20)
     assert layers.find(DIFF_ID) == made
     layers.add(DIFF_ID, never)

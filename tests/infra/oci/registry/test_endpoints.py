@@ -25,7 +25,7 @@ SOURCE = httpx2.URL("https://registry.example/v2/a/blobs/x")
 
 def test_mirrors_come_first_with_their_own_path_and_scheme() -> None:
     found = endpoints(parse_reference("registry.example/team/app:v1"), OPTIONS)
-    assert [str(each.url("manifests/v1")) for each in found] == [
+    assert [str(server.url("manifests/v1")) for server in found] == [
         "http://plain.example:5000/v2/kept/team/app/manifests/v1",
         "https://mirror.example/v2/team/app/manifests/v1",
         "https://registry.example/v2/team/app/manifests/v1",

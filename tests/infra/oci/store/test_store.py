@@ -208,7 +208,7 @@ def test_collect_spares_a_workspace_in_use_and_removes_a_dead_one(store: ImageSt
 def test_last_use_and_the_blobs_of_a_name_are_reported(store: ImageStore, tmp_path: Path) -> None:
     digest = add(store, "a")
     os.utime(blob(store, digest), (100, 100))
-    assert ([each.used for each in store.list()], store.last_used(digest)) == ([100.0], 100.0)
+    assert ([image.used for image in store.list()], store.last_used(digest)) == ([100.0], 100.0)
     [held] = store.holdings()
     files = (store.layout.path / "blobs" / "sha256").iterdir()
     assert dict(held.blobs) == {f"sha256:{path.name}": path.stat().st_size for path in files}

@@ -74,7 +74,10 @@ def test_a_saved_image_has_the_right_names(store: ImageStore, tmp_path: Path) ->
     assert tags("python", "") == ["python:latest"]
     save(store, NAME, f"oci:{tmp_path}/layout:v2", ignore)
     save(store, "python", f"{tmp_path}/layout", ignore)
-    assert [each.name for each in ImageStore(tmp_path / "layout").list()] == ["python:latest", "v2"]
+    assert [image.name for image in ImageStore(tmp_path / "layout").list()] == [
+        "python:latest",
+        "v2",
+    ]
 
 
 def test_an_image_with_a_docker_manifest_becomes_oci(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_loading_again_changes_nothing_and_another_image_takes_the_name(
     write_layout(tmp_path / "other", [[file("other", b"o")]])
     load(f"oci:{tmp_path}/other", store, "a", ignore)
     assert not blobs(store) & first, "what nobody names any more is gone"
-    assert [each.name for each in store.list()] == ["a:latest"]
+    assert [image.name for image in store.list()] == ["a:latest"]
 
 
 def test_a_damaged_blob_of_the_store_is_repaired(store: ImageStore, layout: Path) -> None:
@@ -210,10 +210,10 @@ def test_only_the_variant_for_this_host_is_loaded(store: ImageStore, tmp_path: P
 
 
 def test_progress_grows_and_can_stop_it(store: ImageStore, layout: Path, tmp_path: Path) -> None:
-    told: list[float] = []
-    load(f"oci:{layout}", store, "a", lambda fraction, text: told.append(fraction))
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    fractions: list[float] = []
+    load(f"oci:{layout}", store, "a", lambda fraction, text: fractions.append(fraction))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
     archive = write_archive(tmp_path / "a.tar", layout_members(layout))
 
     def stop(_fraction: float, _text: str) -> None:
@@ -222,7 +222,7 @@ def test_progress_grows_and_can_stop_it(store: ImageStore, layout: Path, tmp_pat
     for source in (f"oci:{layout}", f"oci-archive:{archive}"):
         with pytest.raises(KeyboardInterrupt):
             load(source, store, "b", stop)
-        assert ([each.name for each in store.list()], leftovers(store)) == (["a:latest"], [])
+        assert ([image.name for image in store.list()], leftovers(store)) == (["a:latest"], [])
 
 
 def test_concurrent_loads_do_not_disturb_each_other(store: ImageStore, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.support.mutations import TURNS, fuzzed, mutated
 from tests.support.strain import STALL
 
 from waggle.domain.files.search import MAX_CONTEXT, MAX_RESULTS, Kind, Searched, SearchQuery
-from waggle.domain.files.tree import MAX_TOLD, Skipped, TreeEntry, Unpacked, decode
+from waggle.domain.files.tree import MAX_LISTED, Skipped, TreeEntry, Unpacked, decode
 from waggle.infra.ssh.run.trees import CutOff, searched, unpacked
 
 NAMES = SearchQuery("/home", name="*", max_results=MAX_RESULTS)
@@ -72,11 +72,11 @@ def test_after_a_timeout_the_rest_may_be_missing() -> None:
 
 def test_failures_are_read_up_to_the_limit() -> None:
     end = b"e\x001\x002\x003\x004\x00999\0"
-    done = unpacked(b"x\0a\xff\0no\nroom\0" * MAX_TOLD + end)
-    assert (done.files, done.failed, len(done.failures)) == (1, 999, MAX_TOLD)
+    done = unpacked(b"x\0a\xff\0no\nroom\0" * MAX_LISTED + end)
+    assert (done.files, done.failed, len(done.failures)) == (1, 999, MAX_LISTED)
     assert done.failures[0] == Skipped(b"a\xff", "no?room")
     with pytest.raises(ValueError, match="more failures"):
-        unpacked(b"x\0a\0no\0" * (MAX_TOLD + 1) + end)
+        unpacked(b"x\0a\0no\0" * (MAX_LISTED + 1) + end)
     with pytest.raises(CutOff):
         unpacked(end[:-1])
 
@@ -136,7 +136,7 @@ SEEDS = [
 def read_all(answer: bytes) -> None:
     """Read an answer as unpack and search do, and as a packed tree."""
     with contextlib.suppress(ValueError):
-        assert len(unpacked(answer).failures) <= MAX_TOLD
+        assert len(unpacked(answer).failures) <= MAX_LISTED
     with contextlib.suppress(ValueError):
         assert len(searched(NAMES, answer, timed_out=False).matches) <= MAX_RESULTS
     with contextlib.suppress(ValueError):
@@ -155,7 +155,7 @@ def test_a_damaged_answer_is_read_or_refused(answer: bytes) -> None:
 def test_100_000_answers_are_read_or_refused(turn: int) -> None:
     @fuzzed
     @given(mutated(SEEDS))
-    def each(answer: bytes) -> None:
+    def attempt(answer: bytes) -> None:
         read_all(answer)
 
-    each()
+    attempt()

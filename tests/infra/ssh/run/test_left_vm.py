@@ -19,7 +19,7 @@ pytestmark = [
 BUSYBOX = "/.waggle/bin/busybox"
 PROMPT = 20.0
 """Seconds, on a busy host, within which a call ends whose program ends at once."""
-CHATTY = f"while :; do echo {'o' * 1000}; echo {'e' * 1000} >&2; echo x >>/dev/shm/said; done"
+CHATTY = f"while :; do echo {'o' * 1000}; echo {'e' * 1000} >&2; echo x >>/dev/shm/lines; done"
 
 
 async def gone(guest: LocalGuest) -> None:
@@ -47,7 +47,7 @@ async def test_a_background_program_continues_without_blocking_and_is_reported(
     guest: LocalGuest, how: str
 ) -> None:
     """It prints forever to its inherited streams, and would fill any pipe without a reader."""
-    await root(guest, "rm -f /dev/shm/said")
+    await root(guest, "rm -f /dev/shm/lines")
     with anyio.fail_after(PROMPT):
         result = await guest.run(sh("echo first; " + how.format(CHATTY)))
     assert result.exit_code == 0
@@ -58,9 +58,9 @@ async def test_a_background_program_continues_without_blocking_and_is_reported(
     assert program.run_id == result.run_id
     assert program.command.startswith(BUSYBOX)
     assert (await guest.left_running()).of(result.run_id) == (program,)
-    before = int(await root(guest, "wc -c </dev/shm/said"))
+    before = int(await root(guest, "wc -c </dev/shm/lines"))
     with anyio.fail_after(60):
-        while int(await root(guest, "wc -c </dev/shm/said")) < before + 400:
+        while int(await root(guest, "wc -c </dev/shm/lines")) < before + 400:
             pass
     await end_all(guest, result)
     assert not await guest.end_program(program.pid)
@@ -69,7 +69,7 @@ async def test_a_background_program_continues_without_blocking_and_is_reported(
 async def test_a_program_is_killed_with_its_descendants_and_no_other(guest: LocalGuest) -> None:
     tree = f"{BUSYBOX} sh -c '{BUSYBOX} sleep 1001 & {BUSYBOX} sleep 1002; :' &"
     result = await guest.run(sh(f"{tree} {BUSYBOX} sleep 1003 &"))
-    assert [each.command for each in result.left.programs][1] == f"{BUSYBOX} sleep 1003"
+    assert [program.command for program in result.left.programs][1] == f"{BUSYBOX} sleep 1003"
     assert result.left.count == 2
     assert await guest.end_program(result.left.programs[0].pid)
     with anyio.fail_after(60):

@@ -47,6 +47,6 @@ def test_memory_is_bounded_by_the_limit_for_any_pieces(piece: int) -> None:
         for _ in range(300_000 // piece):
             collector.feed(b"xy"[:piece] if piece < 3 else b"x" * piece)
         ours = tracemalloc.take_snapshot().filter_traces([OURS])
-        assert sum(each.size for each in ours.statistics("filename")) < 250_000
+        assert sum(entry.size for entry in ours.statistics("filename")) < 250_000
     finally:
         tracemalloc.stop()

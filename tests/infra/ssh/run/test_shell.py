@@ -62,12 +62,12 @@ async def test_the_frame_code_and_stdin_arrive_as_sent() -> None:
         process.stderr.write(b"err")
         process.exit(3)
 
-    asked = command(
+    given = command(
         "a", "{file}", code=b"\0code", extension=".py", stdin=b"in", cwd="/x", env={"K": "v=w"},
         user=GuestUser.ROOT,
     )  # fmt: skip
     async with shell(run) as (_, made):
-        result = await made.run(asked)
+        result = await made.run(given)
     assert seen == [
         [b"r", b"d/x", b"eK=v=w", b"aa", b"a{file}", b"c5", b"x.py"],
         b"\0codein",
@@ -230,7 +230,7 @@ async def test_a_silent_server_is_a_lost_guest_within_the_commands_time() -> Non
         await connection.aclose()
 
 
-async def test_a_commands_time_stops_while_the_machine_is_stopped() -> None:
+async def test_a_commands_time_stops_while_the_machine_is_paused() -> None:
     begun, go_on = anyio.Event(), anyio.Event()
     results: list[ExecutionResult] = []
 
@@ -247,11 +247,11 @@ async def test_a_commands_time_stops_while_the_machine_is_stopped() -> None:
 
         tasks.start_soon(ask)
         await begun.wait()
-        made.stand_still(True)
+        made.set_paused(True)
         await anyio.sleep(1.6)  # longer than the timeout: nothing may happen
         assert results == []
         go_on.set()
-    assert [(each.exit_code, each.timed_out) for each in results] == [(0, False)]
+    assert [(result.exit_code, result.timed_out) for result in results] == [(0, False)]
 
 
 async def test_a_resumed_command_has_the_rest_of_its_time() -> None:
@@ -266,6 +266,6 @@ async def test_a_resumed_command_has_the_rest_of_its_time() -> None:
 
         tasks.start_soon(ask)
         await until(lambda: bool(made.running() - {""}))
-        made.stand_still(True)
-        made.stand_still(False)
+        made.set_paused(True)
+        made.set_paused(False)
     assert all("ran out of time" in error.message for error in errors)

@@ -217,7 +217,7 @@ async def test_cancelling_kills_the_whole_tree_within_two_seconds(guest: LocalGu
     assert await surviving(guest, "sleep 31312") == 0
 
 
-async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(guest: LocalGuest) -> None:
+async def test_cancelling_at_any_time_of_the_start_leaves_nothing(guest: LocalGuest) -> None:
     """The kill may overtake the run in the guest, which then must not start."""
     for milliseconds in (0, 1, 5, 10, 20, 40, 80, 120, 160, 200, 300, 400):
         with anyio.move_on_after(milliseconds / 1000):

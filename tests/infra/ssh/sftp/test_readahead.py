@@ -20,15 +20,15 @@ LIMIT = 10_000
 
 @dataclass
 class Guest:
-    """A guest with one file; `asked` lists the requested offsets."""
+    """A guest with one file; `offsets` lists the requested offsets."""
 
     data: bytes
-    asked: list[int] = field(default_factory=list[int])
+    offsets: list[int] = field(default_factory=list[int])
     now: float = 0.0
     refuses: bool = False
 
     async def read(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
-        self.asked.append(offset)
+        self.offsets.append(offset)
         data = self.data
         await asyncio.sleep(0)
         if self.refuses:
@@ -71,10 +71,10 @@ async def test_the_third_page_is_read_before_it_is_requested() -> None:
     pages = reader(guest)
     await page(pages, 0)
     await settled()
-    assert guest.asked == [0]  # the reader of a beginning may want no more
+    assert guest.offsets == [0]  # the reader of a beginning may want no more
     await page(pages, 10)
     await settled()
-    assert guest.asked == [0, 10, 20]
+    assert guest.offsets == [0, 10, 20]
     assert await page(pages, 20) == guest.data[20:30]
 
 
@@ -84,7 +84,7 @@ async def test_nothing_is_read_beyond_the_end() -> None:
     for offset in (0, 10, 20):
         await page(pages, offset)
     await settled()
-    assert guest.asked == [0, 10, 20]
+    assert guest.offsets == [0, 10, 20]
 
 
 async def test_pages_are_read_again_after_another_call() -> None:
@@ -112,9 +112,9 @@ async def test_another_place_is_read_from_the_guest(offset: int, path: str) -> N
     pages = reader(guest)
     await page(pages, 10)
     await settled()
-    guest.asked.clear()
+    guest.offsets.clear()
     assert await page(pages, offset, path=path) == guest.data[offset : offset + 10]
-    assert guest.asked[0] == offset
+    assert guest.offsets[0] == offset
 
 
 async def test_a_failure_ahead_is_raised_to_the_reader_of_that_page() -> None:

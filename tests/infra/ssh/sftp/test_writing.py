@@ -104,7 +104,7 @@ async def test_a_write_cancelled_at_any_step_leaves_no_other_file(tmp_path: Path
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await until(lambda: [each.name for each in tmp_path.iterdir()] == ["f"], 5)
+            await until(lambda: [path.name for path in tmp_path.iterdir()] == ["f"], 5)
             seen.add(path.read_bytes())
     assert seen == {b"old", b"new"}
 

@@ -2,9 +2,9 @@
 """Debian trees made with mmdebstrap and streamed as a tar, and the difference of two trees.
 
 Called by `build`. mmdebstrap runs as root or in a user namespace, in a session that ends with the
-call. The archive is the one of the host's apt configuration or the caller's; no host name is known
-here. The difference is a layer's tree: changes, and whiteouts for removed files. Times are ignored:
-files are the same when content and attributes are.
+call. The Debian archive is the caller's or that of the host's apt configuration. The difference is
+a layer's tree: changes, and whiteouts for removed files. Times are ignored: files are the same when
+content and attributes are.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def bootstrap_argv(
         hooks.append(f"--customize-hook=copy-in {shlex.quote(str(wheels))} /tmp")
         place = f"/tmp/{wheels.name}"  # noqa: S108 (inside the tree)
         commands = (_pip(place, definition.requirements), ("rm", "-r", place), *commands)
-    hooks += [f'--customize-hook=chroot "$1" {inside} {shlex.join(each)}' for each in commands]
+    hooks += [
+        f'--customize-hook=chroot "$1" {inside} {shlex.join(command)}' for command in commands
+    ]
     tree = debian.tree_argv(
         mirror,
         suite=definition.suite,
@@ -283,9 +285,5 @@ class _Differ:
 
 
 def _alike(old: Node, new: Node) -> bool:
-    return (old.mode, old.uid, old.gid, sorted(old.xattrs)) == (
-        new.mode,
-        new.uid,
-        new.gid,
-        sorted(new.xattrs),
-    )
+    same = (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid)
+    return same and sorted(old.xattrs) == sorted(new.xattrs)

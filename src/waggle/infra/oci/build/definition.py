@@ -48,7 +48,7 @@ class Table:
         return value
 
     def has(self, key: str) -> bool:
-        """Return whether the key is there and not taken yet."""
+        """Return whether the key exists and was not taken yet."""
         return key in self._values
 
     def text(self, key: str, check: Check) -> str:

@@ -95,7 +95,7 @@ def unpack(wheel: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry
     """
     entries: list[Entry] = []
     with zipfile.ZipFile(file) as archive:
-        members = {each.filename: each for each in archive.infolist() if not each.is_dir()}
+        members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         for name, target in chosen(wheel, list(members), file.name):
             mode = 0o755 if members[name].external_attr >> 16 & 0o111 else 0o644
             entries.append(add_file(data, target, archive.read(name), mode, epoch))
@@ -174,7 +174,7 @@ def unpack_package(package: Archive, file: Path, data: BinaryIO, epoch: int) -> 
     """
     entries: list[Entry] = []
     with tarfile.open(file, "r:gz") as archive:
-        members = {each.name: each for each in archive if each.isreg()}
+        members = {info.name: info for info in archive if info.isreg()}
         for name, target in chosen(package, list(members), file.name):
             content = archive.extractfile(members[name])
             mode = 0o755 if members[name].mode & 0o111 else 0o644

@@ -145,7 +145,7 @@ class _Merger:
         node = parent.children.get(target[-1]) if parent is not None else None
         if node is None:
             raise ImageCorrupt(
-                f"The hard link {shown(entry.path)} points to {shown(target)}, which is not there."
+                f"The hard link {shown(entry.path)} points to {shown(target)}, which is missing."
             )
         if node.is_dir:
             raise ImageCorrupt(f"The hard link {shown(entry.path)} points to a directory.")

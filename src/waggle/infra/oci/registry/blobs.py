@@ -25,7 +25,7 @@ from waggle.domain.errors import ImageCorrupt, ImageUnavailable
 from waggle.infra.archive import new_hash
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, Transient, retrying
-from waggle.infra.oci.registry.exchange import BROKEN, Ask
+from waggle.infra.oci.registry.exchange import BROKEN, Request
 from waggle.infra.oci.store.image import Descriptor
 from waggle.tasks import finish
 
@@ -59,14 +59,14 @@ class Incoming:
             view = memoryview(part)
             while view:
                 view = view[self._file.write(view) :]
-            self._tell(self.size + len(part))
+            self._change(self.size + len(part))
 
     def restart(self) -> None:
         """Discard all bytes; readers that have seen some of them fail."""
         if self.size:
             self._hash = new_hash(self._algorithm)
             self._round += 1
-            self._tell(0)
+            self._change(0)
             self._file.seek(0)
             self._file.truncate()
 
@@ -74,7 +74,7 @@ class Incoming:
         """Return whether the bytes have this digest; if so, readers get the end of the file."""
         if f"{self._algorithm}:{self._hash.hexdigest()}" != digest:
             return False
-        self._tell(self.size, _State.WHOLE)
+        self._change(self.size, _State.WHOLE)
         return True
 
     def sync(self) -> None:
@@ -84,7 +84,7 @@ class Incoming:
     def close(self) -> None:
         """End the transfer; readers of an incomplete one fail. Idempotent."""
         if self._state is _State.COMING:
-            self._tell(self.size, _State.ENDED)
+            self._change(self.size, _State.ENDED)
         self._file.close()
 
     def reader(self) -> io.BufferedReader:
@@ -112,7 +112,7 @@ class Incoming:
                 raise ImageUnavailable("The transfer of this layer began again.")
         return got, seen
 
-    def _tell(self, size: int, state: _State = _State.COMING) -> None:
+    def _change(self, size: int, state: _State = _State.COMING) -> None:
         with self._changed:
             self.size, self._state = size, state
             self._changed.notify_all()
@@ -229,10 +229,10 @@ class Fetch:
         if sink.size and not (self._resumable and sink.size < blob.size):
             self._restart(sink)
         headers = {"range": f"bytes={sink.size}-"} if sink.size else {}
-        ask = Ask("GET", self._endpoint.url(f"blobs/{blob.digest}"), headers)
+        request = Request("GET", self._endpoint.url(f"blobs/{blob.digest}"), headers)
         what = f"layer {blob.digest}"
         expected = {200, 206, 416} if sink.size else {200}
-        async with self._client.open(self._endpoint, ask, expected, what) as response:
+        async with self._client.open(self._endpoint, request, expected, what) as response:
             if sink.size and not continues(response, sink.size, blob.size):
                 self._restart(sink)
                 self._resumable = response.status_code == 200

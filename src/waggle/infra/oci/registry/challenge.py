@@ -3,7 +3,7 @@
 
 Called by `client`. Reads several challenges in one header or in several, builds requests to token
 services and parses their answers. Registries are treated as hostile: everything is bounded, and
-what cannot be parsed is left out, never guessed. Tokens are opaque and appear in no message.
+unreadable parts are left out, never guessed. Tokens are opaque and appear in no message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import httpx2
 from waggle.domain.errors import ImageCorrupt, ImageUnavailable
 from waggle.infra.oci.registry.credentials import Credentials
 from waggle.infra.oci.registry.endpoints import Endpoint, shown
-from waggle.infra.oci.registry.exchange import Ask
+from waggle.infra.oci.registry.exchange import Request
 from waggle.infra.oci.registry.options import Reach
 from waggle.infra.oci.store.image import Json, load_json
 
@@ -150,7 +150,7 @@ def token_request(
     scopes: list[str],
     credentials: Credentials | None,
     allowed: frozenset[Reach],
-) -> Ask:
+) -> Request:
     """Build the request for a token: GET, or POST if there is an identity token. Pure."""
     fields = [("service", service)] if service else []
     if credentials is not None and credentials.identity_token:
@@ -161,14 +161,14 @@ def token_request(
             ("refresh_token", credentials.identity_token),
         ]
         form = {"content-type": "application/x-www-form-urlencoded"}
-        return Ask("POST", realm, form, urlencode(fields).encode(), allowed)
+        return Request("POST", realm, form, urlencode(fields).encode(), allowed)
     fields += [("scope", scope) for scope in scopes]
     headers: dict[str, str] = {}
     if credentials is not None and credentials.username:
         fields.append(("account", credentials.username))
         headers["authorization"] = credentials.basic()
     query = "&".join(part for part in (realm.query.decode("ascii"), urlencode(fields)) if part)
-    return Ask("GET", realm.copy_with(query=query.encode()), headers, b"", allowed)
+    return Request("GET", realm.copy_with(query=query.encode()), headers, b"", allowed)
 
 
 def parse_token(endpoint: Endpoint, body: bytes) -> tuple[str, float]:

@@ -32,7 +32,7 @@ from waggle.infra.oci.registry.challenge import (
 )
 from waggle.infra.oci.registry.credentials import Credentials, find_credentials
 from waggle.infra.oci.registry.endpoints import Endpoint, origin, retrying
-from waggle.infra.oci.registry.exchange import Ask, Exchange, read_body
+from waggle.infra.oci.registry.exchange import Exchange, Request, read_body
 from waggle.infra.oci.registry.options import Ambient, Reach, RegistryOptions
 
 _LOGIN = "Log in with a tool that writes auth.json, such as 'skopeo login', and name that file."
@@ -128,10 +128,10 @@ class Authenticator:
     ) -> _Kept:
         realm = realm_of(endpoint, challenge)
         scopes = wanted_scopes(challenge.scope, scope)
-        ask = token_request(realm, challenge.service, scopes, credentials, allowed)
+        request = token_request(realm, challenge.service, scopes, credentials, allowed)
 
         async def once() -> tuple[httpx2.Response, bytes]:
-            return await self._exchange.document(ask, MAX_ANSWER)
+            return await self._exchange.document(request, MAX_ANSWER)
 
         response, body = await retrying(once, self._exchange.options, self._exchange.ambient)
         if response.status_code != 200:
@@ -168,7 +168,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, endpoint: Endpoint, ask: Ask, expected: Collection[int], what: str
+        self, endpoint: Endpoint, request: Request, expected: Collection[int], what: str
     ) -> AsyncGenerator[httpx2.Response]:
         """Give a response whose status is one of `expected`; tried once.
 
@@ -176,16 +176,16 @@ class Client:
         ImageUnavailable for other refusals. Credentials go only to the endpoint's own origin.
         """
         scope = f"repository:{endpoint.repository}:{self._actions}"
-        own = origin(ask.url) == origin(endpoint.url(""))
+        own = origin(request.url) == origin(endpoint.url(""))
         header = self._authenticator.header(endpoint, scope) if own else None
         for challenges in range(_CHALLENGES + 1):
-            headers = {**ask.headers, "authorization": header} if header else ask.headers
-            allowed = ask.allowed & endpoint.allowed
-            step = replace(ask, headers=headers, allowed=allowed)
+            headers = {**request.headers, "authorization": header} if header else request.headers
+            allowed = request.allowed & endpoint.allowed
+            step = replace(request, headers=headers, allowed=allowed)
             async with self._exchange.open(step) as response:
                 status = response.status_code
                 # The challenge of a redirect's target is not for our credentials.
-                if status == 401 and own and origin(response.request.url) == origin(ask.url):
+                if status == 401 and own and origin(response.request.url) == origin(request.url):
                     if challenges == _CHALLENGES:
                         raise refusal(endpoint, what, status)
                     header = await self._authenticator.answer(endpoint, scope, response, header)
@@ -201,8 +201,8 @@ class Client:
         """Fetch a small document, retried while that may help. Raises ImageCorrupt over `limit`."""
 
         async def once() -> tuple[httpx2.Response, bytes]:
-            ask = Ask("GET", endpoint.url(path), headers)
-            async with self.open(endpoint, ask, {200}, what) as response:
+            request = Request("GET", endpoint.url(path), headers)
+            async with self.open(endpoint, request, {200}, what) as response:
                 return response, await read_body(response, limit, endpoint.registry)
 
         return await retrying(once, self.options, self.ambient)
@@ -216,7 +216,7 @@ def refusal(endpoint: Endpoint, what: str, status: int) -> ImageMissing | ImageU
         )
     if status in {401, 403}:
         return ImageUnavailable(
-            f"{endpoint.registry} does not let us have {what} (status {status}).",
+            f"{endpoint.registry} refuses {what} (status {status}).",
             hint="Check the name, and the credentials in the auth file.",
         )
     return ImageUnavailable(f"{endpoint.registry} answers with status {status} for {what}.")

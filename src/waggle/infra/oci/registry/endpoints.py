@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers of a repository (mirrors first, then its registry), redirect rules and retries.
 
-Called by the other modules of this package. Pure except for `retrying`, which waits
-with an injected sleep. Sends no requests.
+Pure except for `retrying`, which waits with an injected sleep. Sends no requests.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ Body = Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """One request. `headers` may hold credentials, so they are in no repr."""
 
     method: str
@@ -75,49 +75,51 @@ class Exchange:
         await self._transport.aclose()
 
     @contextlib.asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncGenerator[httpx2.Response]:
+    async def open(self, request: Request) -> AsyncGenerator[httpx2.Response]:
         """Give the final response after redirects; its body is not yet read.
 
         Raises Transient for a broken connection and for an overloaded server, also while the body
         is read in the block; ImageUnavailable for lasting failures.
         """
-        with failures(ask.url):
-            response = await self._follow(ask)
+        with failures(request.url):
+            response = await self._follow(request)
             try:
                 if response.status_code in TRANSIENT_STATUS:
-                    raise self._overloaded(ask.url, response)
+                    raise self._overloaded(request.url, response)
                 yield response
             finally:
                 await response.aclose()
 
-    async def document(self, ask: Ask, limit: int) -> tuple[httpx2.Response, bytes]:
+    async def document(self, request: Request, limit: int) -> tuple[httpx2.Response, bytes]:
         """Return a response with its whole body. Raises ImageCorrupt over `limit` bytes."""
-        async with self.open(ask) as response:
-            return response, await read_body(response, limit, shown(ask.url))
+        async with self.open(request) as response:
+            return response, await read_body(response, limit, shown(request.url))
 
-    async def _follow(self, ask: Ask) -> httpx2.Response:
-        step = ask
+    async def _follow(self, request: Request) -> httpx2.Response:
+        step = request
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._send(step)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or location is None:
                 return response
             try:
-                if ask.method not in {"GET", "HEAD"}:
-                    raise ImageUnavailable(f"{shown(ask.url)} redirects what we send elsewhere.")
-                step = self._step(ask, step, location, response)
+                if request.method not in {"GET", "HEAD"}:
+                    raise ImageUnavailable(f"{shown(request.url)} redirects an upload elsewhere.")
+                step = self._step(request, step, location, response)
             finally:
                 await response.aclose()
-        raise ImageUnavailable(f"{shown(ask.url)} redirects more than {MAX_REDIRECTS} times.")
+        raise ImageUnavailable(f"{shown(request.url)} redirects more than {MAX_REDIRECTS} times.")
 
-    def _step(self, ask: Ask, step: Ask, location: str, response: httpx2.Response) -> Ask:
+    def _step(
+        self, request: Request, step: Request, location: str, response: httpx2.Response
+    ) -> Request:
         target = redirected(step.url, location, self.options)
         if origin(target) == origin(step.url):
             return replace(step, url=target)
         headers = {k: v for k, v in step.headers.items() if k.lower() in _KEPT_HEADERS}
         allowed = ANYWHERE
         if not is_listed(target, self.options):
-            allowed = self.allowed_from(ask.url, response) & step.allowed
+            allowed = self.allowed_from(request.url, response) & step.allowed
         return replace(step, url=target, headers=headers, allowed=allowed)
 
     def allowed_from(self, url: httpx2.URL, response: httpx2.Response) -> frozenset[Reach]:
@@ -125,24 +127,18 @@ class Exchange:
         peer = self.ambient.reach(peer_of(response))
         return reachable_from(peer, trusted=is_listed(url, self.options))
 
-    async def _send(self, ask: Ask) -> httpx2.Response:
-        options = self.options
-        stall = options.stall_timeout
-        timeout = {
-            "connect": options.connect_timeout,
-            "read": stall,
-            "write": stall,
-            "pool": None,
-        }
-        request = httpx2.Request(
-            ask.method,
-            ask.url,
-            headers={"user-agent": "waggle", "accept-encoding": "identity", **ask.headers},
-            content=ask.body() if callable(ask.body) else ask.body or None,
-            extensions={"timeout": timeout, ALLOWED: ask.allowed},
+    async def _send(self, request: Request) -> httpx2.Response:
+        connect, stall = self.options.connect_timeout, self.options.stall_timeout
+        timeout = {"connect": connect, "read": stall, "write": stall, "pool": None}
+        sent = httpx2.Request(
+            request.method,
+            request.url,
+            headers={"user-agent": "waggle", "accept-encoding": "identity", **request.headers},
+            content=request.body() if callable(request.body) else request.body or None,
+            extensions={"timeout": timeout, ALLOWED: request.allowed},
         )
-        response = await self._transport.handle_async_request(request)
-        response.request = request
+        response = await self._transport.handle_async_request(sent)
+        response.request = sent
         return response
 
     def _overloaded(self, url: httpx2.URL, response: httpx2.Response) -> Transient:
@@ -177,7 +173,7 @@ def _reason(error: Exception) -> str:
         return "it stopped sending"
     if isinstance(error, httpcore2.NetworkError):
         return "the connection broke"
-    return "the connection broke, or what came is not HTTP"
+    return "the connection broke, or the answer is not HTTP"
 
 
 def _tls_failure(where: str, error: Exception) -> ImageUnavailable:

@@ -102,8 +102,8 @@ class RegistryOptions:
     named: frozenset[str] | None = None
     """Registries that the operator named; None names all.
 
-    Others are reached only at public addresses: a client that may name any registry must not learn
-    what runs in the operator's network.
+    Others are reached only at public addresses: a client that may name any registry must not find
+    services of the operator's network.
     """
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Maps a registry to `host[:port][/path]` of its mirrors, tried in order before itself."""
@@ -166,14 +166,14 @@ class Tally:
         self._count = len(blobs)
         self._bytes: dict[str, int] = {}
         self._complete: set[str] = set()
-        self._tell()
+        self._report_state()
 
     def advance_of(self, blob: Descriptor) -> Callable[[int], None]:
         """Return a function that adds bytes to the blob's count (negative when some are lost)."""
 
         def advance(count: int) -> None:
             self._bytes[blob.digest] = self._bytes.get(blob.digest, 0) + count
-            self._tell()
+            self._report_state()
 
         return advance
 
@@ -186,9 +186,9 @@ class Tally:
         if blob.digest not in self._complete:
             self._complete.add(blob.digest)
             self._bytes[blob.digest] = blob.size
-            self._tell()
+            self._report_state()
 
-    def _tell(self) -> None:
+    def _report_state(self) -> None:
         done = sum(self._bytes.values())
         self._report(Transfer(done, self._total, len(self._complete), self._count, self._text))
 

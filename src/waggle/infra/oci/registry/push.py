@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends a stored image to a registry: the blobs that it lacks, in one piece, then the manifest.
 
-Called by `pull.Puller.push`. Never writes to mirrors.
+Called by `Puller.push`. Never writes to mirrors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from waggle.domain.errors import ImageMissing, ImageUnavailable, InvalidArgument
 from waggle.domain.reference import ImageReference
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint, origin, own_endpoint, retrying, shown
-from waggle.infra.oci.registry.exchange import Ask
+from waggle.infra.oci.registry.exchange import Request
 from waggle.infra.oci.registry.options import Report, Tally, at_once
 from waggle.infra.oci.store.image import Descriptor, distinct
 from waggle.infra.oci.store.layout import Layout
@@ -82,9 +82,9 @@ class _Upload:
         return run
 
     async def _has(self, blob: Descriptor) -> bool:
-        ask = Ask("HEAD", self.endpoint.url(f"blobs/{blob.digest}"))
+        request = Request("HEAD", self.endpoint.url(f"blobs/{blob.digest}"))
         what = f"blob {blob.digest}"
-        async with self.client.open(self.endpoint, ask, {200, 404}, what) as response:
+        async with self.client.open(self.endpoint, request, {200, 404}, what) as response:
             return response.status_code == 200
 
     async def _send(self, blob: Descriptor, tally: Tally) -> None:
@@ -93,10 +93,7 @@ class _Upload:
             return
         quoted = blob.digest.replace(":", "%3A").encode()
         query = location.query + (b"&" if location.query else b"") + b"digest=" + quoted
-        headers = {
-            "content-type": "application/octet-stream",
-            "content-length": str(blob.size),
-        }
+        headers = {"content-type": "application/octet-stream", "content-length": str(blob.size)}
         file = await asyncio.to_thread(self.layout.open_blob, blob)
         try:
 
@@ -104,9 +101,9 @@ class _Upload:
                 tally.reset(blob)
                 return _read(file, tally.advance_of(blob))
 
-            ask = Ask("PUT", location.copy_with(query=query), headers, body)
+            request = Request("PUT", location.copy_with(query=query), headers, body)
             what = f"permission to write to {self.endpoint.name}"
-            async with self.client.open(self.endpoint, ask, {201}, what):
+            async with self.client.open(self.endpoint, request, {201}, what):
                 return
         finally:
             file.close()
@@ -116,7 +113,9 @@ class _Upload:
         query = {"mount": blob.digest, "from": self.mount_from} if self.mount_from else {}
         url = self.endpoint.url("blobs/uploads/", **query)
         what = f"permission to write to {self.endpoint.name}"
-        async with self.client.open(self.endpoint, Ask("POST", url), {201, 202}, what) as response:
+        async with self.client.open(
+            self.endpoint, Request("POST", url), {201, 202}, what
+        ) as response:
             if response.status_code == 201:
                 return None
             return upload_url(url, response.headers.get("location", ""))
@@ -127,8 +126,8 @@ class _Upload:
         what = f"permission to write {reference}"
 
         async def once() -> None:
-            ask = Ask("PUT", url, {"content-type": found.media_type}, data)
-            async with self.client.open(self.endpoint, ask, {201}, what) as response:
+            request = Request("PUT", url, {"content-type": found.media_type}, data)
+            async with self.client.open(self.endpoint, request, {201}, what) as response:
                 said = response.headers.get("docker-content-digest", found.digest)
             if said != found.digest:
                 raise ImageUnavailable(f"{self.endpoint.registry} stored another manifest.")

@@ -4,7 +4,7 @@
 Called by the services and by `waggle image ls|inspect|rm`. All local images share one layout
 directory, so common blobs exist once. Resolving verifies manifest and configuration; layers are
 verified when they are unpacked. The time of a manifest's file records its last use, which copies
-and backups keep; `Asked` records when a registry was last queried, in files that other tools
+and backups keep; `Queries` records when a registry was last queried, in files that other tools
 ignore. No network.
 """
 
@@ -176,12 +176,10 @@ class ImageStore:
         """Return what every name keeps, damaged images too. Raises ImageCorrupt for the index."""
         held: list[Holding] = []
         for name, entry in sorted(self.layout.names().items() if self.layout.exists else ()):
-            hexes = reachable(entry, self.layout.read_document)
-            found = {each: _status(self.layout, each) for each in hexes}
             sizes = {
-                f"{algorithm_of(each)}:{each}": status.st_size
-                for each, status in found.items()
-                if status
+                f"{algorithm_of(hex_)}:{hex_}": status.st_size
+                for hex_ in reachable(entry, self.layout.read_document)
+                if (status := _status(self.layout, hex_))
             }
             digest = manifest_digest(self.layout, entry, self.platform)
             held.append(Holding(name, digest, sizes, self.last_used(digest)))
@@ -257,7 +255,7 @@ def check_name(name: str) -> None:
         raise InvalidArgument(f"{name[:80]!a} is not an image name.")
 
 
-class Asked:
+class Queries:
     """Records when a registry was last queried for a name; safe for several processes."""
 
     def __init__(self, layout: Path) -> None:

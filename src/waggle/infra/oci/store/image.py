@@ -87,7 +87,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A typed, sized pointer to a blob. `digest` has the form of `decode.DIGEST`."""
+    """A typed, sized pointer to a blob. `digest` has the form of `infra.archive.DIGEST`."""
 
     media_type: str
     digest: str

@@ -43,7 +43,7 @@ def as_oci(layout: Layout, image: Selected) -> bytes:
     """Return the image's manifest, rewritten if it is not OCI's. Raises ImageCorrupt."""
     if image.manifest.media_type == MEDIA_MANIFEST:
         return layout.read_document(image.manifest)
-    layers = (replace(each, media_type=_layer_type(each.media_type)) for each in image.layers)
+    layers = (replace(layer, media_type=_layer_type(layer.media_type)) for layer in image.layers)
     return manifest_of(image.config, layers)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every machine has besides its image: the guest kit and the guest kernel, and their making.
+"""Makes the guest kit and the guest kernel, which every machine has besides its image.
 
-Made by `waggle setup`; the composition root finds the files. The kit is a small read-only EROFS
+`waggle setup` calls it; the composition root finds the files. The kit is a small read-only EROFS
 with init, SSH, SFTP and the guest agent, named by a digest of its sources and package list. The
 kernel is the one inside libkrunfw, wrapped as an ELF that both hypervisors boot: one PT_LOAD of the
 raw image, the 64-bit entry as `e_entry` (libkrun jumps there), and one PT_NOTE that repeats its Xen
@@ -203,7 +203,7 @@ def _edition(library: Path | None) -> str:
 class GuestKernel(_Part):
     """The kernel file in `directory`, from the configured library or its package."""
 
-    _absent = "The guest kernel is not there."
+    _absent = "The guest kernel is not built."
 
     def __init__(self, directory: Path, library: Path | None = None) -> None:
         self.path = directory / f"kernel-{LIBRARY.removeprefix('lib')}{_edition(library)}.elf"

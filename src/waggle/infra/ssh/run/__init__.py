@@ -36,11 +36,12 @@ from waggle.infra.ssh.run.launcher import (
 from waggle.tasks import end, finish
 
 _ANSWER_WINDOW: Final = 256 << 10
-_WORD: Final = 1_000
+_SHORT: Final = 1_000
+"""Bytes of an answer that is a word or an error's text."""
 _SECONDS: Final = 30.0
 
 
-async def ask(connection: SshConnection, question: str, limit: int = _WORD) -> CommandSession:
+async def ask(connection: SshConnection, question: str, limit: int = _SHORT) -> CommandSession:
     """Ask the launcher, and keep `limit` bytes of the answer; its exit code is None without one.
 
     Not bounded in time. Raises GuestLost; safe to cancel.
@@ -73,8 +74,8 @@ class LeftPrograms:
         """Return the programs; NOTHING_LEFT if the guest's answer is invalid."""
         before = self._running()
         answer = await self._ask("programs", MAX_LEFT)
-        said = answer.stdout.output()
-        left = parse_left(said.head) if answer.exit_code == 0 else NOTHING_LEFT
+        stdout = answer.stdout.output()
+        left = parse_left(stdout.head) if answer.exit_code == 0 else NOTHING_LEFT
         return left.without(before | self._running())
 
     async def end(self, pid: int) -> bool:
@@ -86,12 +87,12 @@ class LeftPrograms:
         if (await self._ask(f"kill {run_id}")).exit_code != 0:
             raise GuestLost("The guest did not end what was left running.")
 
-    async def _ask(self, question: str, limit: int = _WORD) -> CommandSession:
+    async def _ask(self, question: str, limit: int = _SHORT) -> CommandSession:
         try:
             async with asyncio.timeout(_SECONDS):
                 return await ask(self._connection, question, limit)
         except TimeoutError:
-            raise GuestLost("The guest does not say what was left running in it.") from None
+            raise GuestLost("The guest does not list the programs left running in it.") from None
 
 
 KILL_PATIENCE: Final = (6.0, 6.0)
@@ -102,7 +103,6 @@ all other runs, so it must not happen early.
 """
 _WINDOW: Final = 2 << 20
 _CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
-_ANSWER_LIMIT: Final = 1_000
 log = structlog.get_logger(__name__)
 
 
@@ -117,15 +117,15 @@ class _Run(CommandSession):
         self.deadline = asyncio.timeout(None)
         self._left: float | None = None
 
-    def stop_the_clock(self, still: bool) -> None:
-        """Stop the timeout if the machine is paused, else restart it with the time left."""
+    def set_paused(self, paused: bool) -> None:
+        """Stop the timeout while the machine is paused, then restart it with the time left."""
         now, when = asyncio.get_running_loop().time(), self.deadline.when()
         if self.deadline.expired():
             return
-        if still and when is not None:
+        if paused and when is not None:
             self._left = when - now
             self.deadline.reschedule(None)
-        elif not still and self._left is not None:
+        elif not paused and self._left is not None:
             self.deadline.reschedule(now + self._left)
             self._left = None
 
@@ -186,10 +186,10 @@ class Shell:
             )
         return _result(run, started, timed_out=False)
 
-    def stand_still(self, still: bool) -> None:
-        """Stop all timeouts if the guest is paused, else restart them: a pause does not count."""
+    def set_paused(self, paused: bool) -> None:
+        """Stop all timeouts while the guest is paused: a pause does not count."""
         for run in self._running:
-            run.stop_the_clock(still)
+            run.set_paused(paused)
 
     def running(self) -> frozenset[str]:
         """Return the ids of the runs under way."""
@@ -199,12 +199,12 @@ class Shell:
         """Return the guest's record of a run's end, and which of these programs it has.
 
         Asks for valid program names only, and for MAX_PROGRAMS at most. NO_RECORD if the guest
-        knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
+        has none. Not bounded in time. Raises GuestLost; safe to cancel.
         """
         names = [name for name in programs if is_program(name)][:MAX_PROGRAMS]
         answer = await ask(self._connection, " ".join(["why", run_id, *names]), MAX_RECORD)
-        said = answer.stdout.output()
-        return parse_record(said.head + said.tail, run_id)
+        stdout = answer.stdout.output()
+        return parse_record(stdout.head + stdout.tail, run_id)
 
     async def _timed_out(self, run: _Run, started: float) -> ExecutionResult:
         if run.opening is None:
@@ -266,7 +266,7 @@ async def _ask_to_kill(
     connection: asyncssh.SSHClientConnection, run: _Run, opening: asyncio.Task[Channel]
 ) -> bool:
     """Kill the run in the guest, then wait until its output has ended."""
-    answer = CommandSession(_ANSWER_LIMIT)
+    answer = CommandSession(_SHORT)
     channel = await open_exec(connection, answer, f"kill {run.id}", window=_WINDOW)
     try:
         channel.write_eof()

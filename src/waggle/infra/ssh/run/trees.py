@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search, packing and unpacking of trees in a guest: one run of the kit's program `files` for each.
+"""Search, packing and unpacking of trees in a guest, by runs of the kit's program `files`.
 
 The guest controls every byte of the answer: fields are checked against the program's own limits,
 and an invalid answer is an error. It runs in the image's root, as the user that programs run as.
@@ -32,8 +32,8 @@ from waggle.domain.files.search import (
     glob_expression,
 )
 from waggle.domain.files.tree import (
+    MAX_LISTED,
     MAX_RECORDS_BYTES,
-    MAX_TOLD,
     MAX_TREE_BYTES,
     MAX_TREE_ENTRIES,
     Skipped,
@@ -75,9 +75,9 @@ def refusal(path: str, result: ExecutionResult) -> WaggleError:
     )
 
 
-def nonsense() -> GuestLost:
+def invalid_answer() -> GuestLost:
     """Return the error for an invalid answer."""
-    return GuestLost("The guest's program for files gave an answer that is none.", hint=_HINT)
+    return GuestLost("The guest's program for files gave an invalid answer.", hint=_HINT)
 
 
 class CutOff(ValueError):
@@ -117,9 +117,9 @@ def searched(query: SearchQuery, answer: bytes, *, timed_out: bool) -> Searched:
     try:
         while (kind := fields.next(1)) != b"e":
             if len(matches) >= query.max_results:
-                raise ValueError("more than was asked for")
+                raise ValueError("more matches than requested")
             matches.append(_match(query, kind, fields))
-        why = _stopped(fields.next(_WORD))
+        why = _stop_reason(fields.next(_WORD))
         return Searched(query.path, tuple(matches), why, *(fields.count() for _ in range(5)))
     except CutOff:
         if not timed_out:
@@ -127,10 +127,10 @@ def searched(query: SearchQuery, answer: bytes, *, timed_out: bool) -> Searched:
     return Searched(query.path, tuple(matches), "time")
 
 
-def _stopped(word: bytes) -> str:
+def _stop_reason(word: bytes) -> str:
     text = word.decode("ascii")
     if text not in ("", "results", "output", "entries", "bytes", "time"):
-        raise ValueError("an unknown end")
+        raise ValueError("an unknown reason")
     return text
 
 
@@ -162,8 +162,8 @@ def unpacked(answer: bytes) -> Unpacked:
     fields = _Fields(answer)
     failures: list[Skipped] = []
     while (kind := fields.next(1)) == b"x":
-        if len(failures) >= MAX_TOLD:
-            raise ValueError("more failures than are told")
+        if len(failures) >= MAX_LISTED:
+            raise ValueError("more failures than it lists")
         name, why = fields.next(_PATH), fields.next(_WORD)
         failures.append(Skipped(name, shown(why.decode("utf-8", "replace"))))
     if kind != b"e":
@@ -198,7 +198,7 @@ class Trees:
         try:
             return read() if len(answer) <= _AT_ONCE else await asyncio.to_thread(read)
         except ValueError as error:
-            raise nonsense() from error
+            raise invalid_answer() from error
 
     async def pack(self, path: str, exclude: Sequence[str], into: Stream) -> None:
         """See `domain.host.Guest.pack_tree`."""
@@ -211,24 +211,24 @@ class Trees:
         try:
             await asyncio.wait({asking, flooded}, return_when=asyncio.FIRST_COMPLETED)
             if records.over.is_set():
-                raise nonsense()
+                raise invalid_answer()
             result = asking.result()
         finally:
             await end(asking, flooded)
         if result.timed_out:
-            raise _late()
+            raise _out_of_time()
 
     async def unpack(self, path: str, records: bytes) -> Unpacked:
         """See `domain.host.Guest.unpack_tree`."""
         argv = (_PROGRAM, "unpack", path)
         result = await self._ask(argv, path, _TREE_SECONDS, stdin=records)
         if result.timed_out:
-            raise _late()
+            raise _out_of_time()
         answer = _whole(result)
         try:
             return unpacked(answer)
         except ValueError as error:
-            raise nonsense() from error
+            raise invalid_answer() from error
 
     async def _ask(
         self,
@@ -271,7 +271,7 @@ class _Bounded:
 def _whole(result: ExecutionResult) -> bytes:
     """Return the whole stdout. Raises GuestLost if it is more than the program prints."""
     if result.stdout.dropped:
-        raise nonsense()
+        raise invalid_answer()
     return result.stdout.head + result.stdout.tail
 
 
@@ -294,7 +294,7 @@ def _search_argv(query: SearchQuery) -> tuple[str, ...]:
     return (*argv, query.path)
 
 
-def _late() -> TimedOut:
+def _out_of_time() -> TimedOut:
     return TimedOut(
         f"The tree was not done within {_TREE_SECONDS:g} s.", hint="Take a part of it at a time."
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import asyncssh
@@ -21,22 +22,18 @@ from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import Channel, PacketDecodeError, open_sftp
-from waggle.infra.ssh.sftp.reading import Opener, list_directory, look, refusal, too_large
+from waggle.infra.ssh.sftp.reading import Opener, ignore_failure, list_directory, refusal, too_large
 from waggle.infra.ssh.sftp.writing import read_range, read_to_end, version_of, write
 
 OPEN_SECONDS: Final = 30.0
 
 
+@dataclass(slots=True)
 class _Session:
-    def __init__(self, client: asyncssh.SFTPClient, channel: Channel) -> None:
-        self.client = client
-        self.channel = channel
-        self.users = 0
-        self.retired = False
-
-    def close_if_done(self) -> None:
-        if self.retired and self.users == 0:
-            self.channel.abort()
+    client: asyncssh.SFTPClient
+    channel: Channel
+    users: int = 0
+    retired: bool = False
 
 
 class SftpSessions:
@@ -54,7 +51,7 @@ class SftpSessions:
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(look)
+            self._opening.add_done_callback(ignore_failure)
         opening = self._opening
         try:
             session = await asyncio.shield(opening)
@@ -71,7 +68,8 @@ class SftpSessions:
             raise
         finally:
             session.users -= 1
-            session.close_if_done()
+            if session.retired and session.users == 0:
+                session.channel.abort()
 
     def _forget(self, opening: asyncio.Task[_Session]) -> None:
         if self._opening is opening:
@@ -142,7 +140,7 @@ class Files:
 
         All work here is safe to repeat.
         """
-        cause = "it does not stay up"
+        cause = "it keeps ending"
         try:
             async with asyncio.timeout(self._deadline):
                 for _ in range(2):

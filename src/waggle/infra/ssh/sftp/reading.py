@@ -74,7 +74,7 @@ class Opener:
         """Return a file's size and the file. Raises FileRefused, TooLarge over `limit`, SFTPError.
 
         For the next page of a file, the type is not checked before it is opened, since it was a
-        regular file a moment ago: a guest that puts a pipe there makes its own client wait.
+        regular file just before: a guest that puts a pipe there makes its own client wait.
         """
         raw = path.encode()
         if not is_next_page:
@@ -95,7 +95,7 @@ class Opener:
         task = asyncio.create_task(close(file))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        task.add_done_callback(look)
+        task.add_done_callback(ignore_failure)
 
 
 async def close(file: SftpFile) -> None:
@@ -220,7 +220,7 @@ class ReadAhead:
 
     def _begin(self, path: str, start: int, tail: bytes, coming: asyncio.Task[FileSlice]) -> None:
         ahead = self._ahead = _Ahead(path, start, tail, coming, self._clock())
-        coming.add_done_callback(look)
+        coming.add_done_callback(ignore_failure)
         asyncio.get_running_loop().call_later(FRESH_SECONDS, self._expire, ahead)
 
     def _expire(self, ahead: _Ahead) -> None:
@@ -239,8 +239,8 @@ class ReadAhead:
         return FileSlice(data[:length], more.size)
 
 
-def look(task: asyncio.Task[Any]) -> None:
-    """Retrieve a failure, so that the loop does not report it when every caller is gone."""
+def ignore_failure(task: asyncio.Task[Any]) -> None:
+    """Retrieve a failure, so that the loop does not report it when no caller is left."""
     if not task.cancelled():
         task.exception()
 

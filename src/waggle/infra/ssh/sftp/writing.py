@@ -5,7 +5,7 @@ Used by `Files`. The new content is written beside the target, then renamed over
 `replace.c` turns the rename into a write in place where a new file would differ: other owners,
 other names (hard links), attributes. So an interrupted call leaves the old file or the new one.
 Several requests are under way at once, in bounded memory. The server may be hostile: a block counts
-for no more than was asked for, and sizes are claims.
+for no more than was requested, and sizes are claims.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ IN_FLIGHT: Final = 12
 async def write_all(file: SftpFile, data: bytes) -> None:
     """Write `data` from the start. Raises asyncssh.Error; safe to cancel."""
 
-    async def one(offset: int) -> None:
+    async def write_block(offset: int) -> None:
         await file.write(data[offset : offset + WRITE_BLOCK], offset)
 
-    await _each(range(0, len(data), WRITE_BLOCK), one)
+    await _for_all(range(0, len(data), WRITE_BLOCK), write_block)
 
 
 async def read_range(file: SftpFile, start: int, stop: int) -> bytes:
     """Read from `start` up to `stop`; returns less if the file ends before `stop`."""
     blocks: dict[int, bytes] = {}
 
-    async def one(offset: int) -> None:
+    async def read_block(offset: int) -> None:
         blocks[offset] = await _block(file, offset, min(BLOCK, stop - offset))
 
-    await _each(range(start, stop, BLOCK), one)
+    await _for_all(range(start, stop, BLOCK), read_block)
     data = bytearray()
     for offset in sorted(blocks):
         if offset != start + len(data):
@@ -80,7 +80,7 @@ async def _block(file: SftpFile, offset: int, size: int) -> bytes:
     return data[:size]
 
 
-async def _each(offsets: range, work: Callable[[int], Awaitable[None]]) -> None:
+async def _for_all(offsets: range, work: Callable[[int], Awaitable[None]]) -> None:
     """Do the work for every offset, IN_FLIGHT at a time; the first failure ends the others."""
     rest = iter(offsets)
     workers = [
