@@ -31,7 +31,7 @@ from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pa
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.host import is_root
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 
 RESOURCES = Resources(cpus=1, memory_mib=192, disk_mib=64)
 _UID_BASE = 1_900_000_000

@@ -268,22 +268,22 @@ async def test_cpus_memory_and_disk_match_the_request(running: Running) -> None:
             " cat /sys/block/vdc/size"
         )
     ).split()
-    asked = running.case.spec.resources
-    assert int(cpus) == asked.cpus
-    assert asked.memory_mib * 1024 * 0.8 < int(memory) < asked.memory_mib * 1024
-    assert int(disk) * 512 == asked.disk_mib << 20
+    wanted = running.case.spec.resources
+    assert int(cpus) == wanted.cpus
+    assert wanted.memory_mib * 1024 * 0.8 < int(memory) < wanted.memory_mib * 1024
+    assert int(disk) * 512 == wanted.disk_mib << 20
 
 
 async def test_only_the_scratch_disk_can_be_written(running: Running) -> None:
     case = running.case
     before = {path: _digest(path) for path in _read_only(case)}
     for name in ("vda", "vdb", "vdd"):
-        said = await case.root(
+        answer = await case.root(
             f"cat /sys/block/{name}/ro; blockdev --setrw /dev/{name};"
             f"dd if=/dev/zero of=/dev/{name} bs=4096 count=1 conv=fsync 2>&1"
         )
-        assert said.startswith("1\n"), said
-        assert "1+0 records out" not in said or "error" in said, said
+        assert answer.startswith("1\n"), answer
+        assert "1+0 records out" not in answer or "error" in answer, answer
     assert (await case.root("cat /sys/block/vdc/ro; touch /etc/x && echo written")) == (
         "0\nwritten\n"
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.service.sleeping import SLEEPY, paused, reaper, use
+from tests.service.pausing import PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
 
 from waggle.domain.environment import State
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_idle_environment_is_paused_in_memory_while_it_cannot_be_written() -> None:
-    async with world(pausing=SLEEPY) as here:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
         here.gates.errors["pause_to_disk"] = OSError(28, "No space left on device")
@@ -36,8 +36,8 @@ async def test_an_idle_environment_is_paused_in_memory_while_it_cannot_be_writte
         await use(here, environment)
 
 
-async def test_an_environment_that_cannot_be_paused_in_memory_runs_on() -> None:
-    async with world(pausing=SLEEPY) as here:
+async def test_an_environment_that_cannot_be_paused_in_memory_continues() -> None:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
         here.host.only.pause_error = GuestLost("it does not obey")
@@ -53,7 +53,7 @@ FULL = DiskFull("The server's disk is full: there is no room in the data directo
 
 
 async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() -> None:
-    async with world(pausing=SLEEPY) as here:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
         here.gates.errors["pause_to_disk"] = FULL
@@ -74,7 +74,7 @@ async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() 
 
 
 async def test_below_the_reserve_nothing_is_written() -> None:
-    async with world(pausing=SLEEPY) as here:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
         here.host.disk_error = FULL
@@ -111,25 +111,26 @@ async def test_a_pause_that_cannot_be_recorded_still_counts() -> None:
 async def test_a_full_disk_at_the_start_loses_no_paused_environment() -> None:
     """The attack of issue 13: a record could not be saved, so the files were swept as unknown."""
     async with world() as here:
-        sleeper = await here.created()
-        fallen = await here.created()
-        await paused(here, sleeper)
-        on_record = here.store.records[sleeper.id]
+        recorded = await here.created()
+        unrecorded = await here.created()
+        await paused(here, recorded)
+        on_record = here.store.records[recorded.id]
         here.store.broken = {State.PAUSED}
-        await paused(here, fallen)
+        await paused(here, unrecorded)
         saves = len(here.store.history)
         async with world() as later:
-            later.host.on_disk |= {sleeper.id, fallen.id}
+            later.host.on_disk |= {recorded.id, unrecorded.id}
             later.store.records = dict(here.store.records)
             later.store.broken = set(State)
             assert await later.service.recover() == 0
-            assert {each.id for each in later.service.all()} == {sleeper.id, fallen.id}
-            assert {each.id for each in await later.store.unfinished()} == {sleeper.id, fallen.id}
-            assert later.store.records[sleeper.id] == on_record
+            assert {live.id for live in later.service.all()} == {recorded.id, unrecorded.id}
+            known = {record.id for record in await later.store.unfinished()}
+            assert known == {recorded.id, unrecorded.id}
+            assert later.store.records[recorded.id] == on_record
             assert (len(here.store.history), later.host.discarded) == (saves, [])
             later.store.broken = set()
-            await use(later, sleeper)
-            await use(later, fallen)
+            await use(later, recorded)
+            await use(later, unrecorded)
 
 
 async def test_an_environment_that_cannot_be_recovered_stays_on_record() -> None:
@@ -140,7 +141,7 @@ async def test_an_environment_that_cannot_be_recovered_stays_on_record() -> None
         here.host.discard_errors[environment.id] = Broken("the process cannot be killed")
         assert await here.service.recover() == 0
         assert here.service.all() == []
-        assert [each.id for each in await here.store.unfinished()] == [environment.id]
+        assert [record.id for record in await here.store.unfinished()] == [environment.id]
         here.store.records.clear()
 
 
@@ -148,7 +149,7 @@ class TestMachineThatStandsStill:
     """Its own disk is full, so QEMU stopped it."""
 
     async def test_calls_report_the_cause_and_it_resumes_without_help(self) -> None:
-        async with world(pausing=SLEEPY) as here:
+        async with world(pausing=PAUSING) as here:
             environment = await here.created()
             here.host.only.stall(DiskFull("The server's disk is full."))
             assert here.get(environment.id).notice == "The server's disk is full."
@@ -181,11 +182,11 @@ class TestMachineThatStandsStill:
             assert here.service.all() == []
 
 
-async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_runs_on() -> None:
+async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_continues() -> None:
     async with world() as here:
         environment = await here.created()
-        async with here.host.only.freeze() as frozen_machine:
+        async with here.host.only.freeze() as frozen:
             here.host.disk_error = FULL
             with pytest.raises(DiskFull):
-                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen, owner=OWNER)
         await use(here, environment)

@@ -73,13 +73,13 @@ async def given_up(
 async def test_the_same_call_takes_up_abandoned_work(unclaimed: Unclaimed) -> None:
     work = Work()
     await given_up(unclaimed, work)
-    told: list[tuple[float, str]] = []
+    reports: list[tuple[float, str]] = []
 
     async def hear(share: float, message: str) -> None:
-        told.append((share, message))
+        reports.append((share, message))
 
     again = asyncio.ensure_future(unclaimed.take_up("alice", "a", work, hear, undo=work.undo))
-    await until(lambda: told == [(0.5, "half")])
+    await until(lambda: reports == [(0.5, "half")])
     work.go.set()
     assert await again == 1
     assert await call(unclaimed, work) == 2, "what was taken up is not there twice"
@@ -182,6 +182,6 @@ async def test_an_environment_that_was_used_in_the_meantime_stays() -> None:
         here.clock.advance(seconds=1)
         async with here.service.using(used.id, owner=OWNER):
             await end_unless_used(here.service, used)
-        for each in (used, unused, unused):
-            await end_unless_used(here.service, each)
-        assert [each.id for each in here.service.all()] == [used.id]
+        for environment in (used, unused, unused):
+            await end_unless_used(here.service, environment)
+        assert [environment.id for environment in here.service.all()] == [used.id]

@@ -219,9 +219,9 @@ class TestPorts:
             exposed = ExposedPort(8000, 40_000)
             assert await ports.expose(environment.id, 8000, owner=OWNER) == (exposed, False)
             here.host.only.listening.add(8000)
-            told = await ports.expose(environment.id, 8000, owner=OWNER, wait_seconds=0)
-            assert told == (exposed, True)
-            assert here.host.only.asked == [(8000, 10.0), (8000, 0)]
+            again = await ports.expose(environment.id, 8000, owner=OWNER, wait_seconds=0)
+            assert again == (exposed, True)
+            assert here.host.only.tried_ports == [(8000, 10.0), (8000, 0)]
             assert (await here.service.inspect(environment.id, owner=OWNER)).ports == (exposed,)
             assert await ports.unexpose(environment.id, 8000, owner=OWNER)
             assert not await ports.unexpose(environment.id, 8000, owner=OWNER)

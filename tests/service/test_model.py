@@ -2,7 +2,7 @@
 """Random histories of a service, in which anything may happen at every await.
 
 Hypothesis starts calls and then decides which waiting call continues: a host that boots, a store
-that saves, a guest that is paused, paused to disk or destroyed. After each step the machines that
+that saves, a guest that is paused, paused to disk or destroyed. After every step the machines that
 exist are compared with what the service reports.
 """
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 CAPACITY = 2
-ASLEEP = 2
+MAX_ON_DISK = 2
 """How many environments may be paused to disk."""
 EXPECTED = (Broken, BootFailed, Busy, MaxEnvironments, NotFound, NotRunning, QuotaExceeded)
 """Errors that a call may raise here; InvalidTransition or any other error is a defect."""
@@ -90,7 +90,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
         async def owner() -> None:
             async with anyio.create_task_group() as tasks:
-                pausing = Pausing(when_idle=True, max_on_disk=ASLEEP)
+                pausing = Pausing(when_idle=True, max_on_disk=MAX_ON_DISK)
                 built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing))
                 await self.stop.wait()
                 tasks.cancel_scope.cancel()
@@ -106,9 +106,9 @@ class ServiceMachine(RuleBasedStateMachine):
         return shown[int(share * len(shown))].id
 
     def alive(self) -> list[Guest]:
-        return [each for each in self.here.host.guests.values() if not each.dead.is_set()]
+        return [guest for guest in self.here.host.guests.values() if not guest.dead.is_set()]
 
-    # What may happen
+    # Steps
 
     @rule()
     def create(self) -> None:
@@ -128,10 +128,10 @@ class ServiceMachine(RuleBasedStateMachine):
         """Count environments without a machine that may hold a slot: not booted yet, or ending."""
         guests, booting = self.here.host.guests, self.here.host.booting
         return sum(
-            each.state in (State.CREATING, State.DESTROYING)
-            and each.id not in booting
-            and (each.id not in guests or guests[each.id].freed > 0)
-            for each in self.here.service.all()
+            environment.state in (State.CREATING, State.DESTROYING)
+            and environment.id not in booting
+            and (environment.id not in guests or guests[environment.id].freed > 0)
+            for environment in self.here.service.all()
         )
 
     @precondition(lambda self: self.here.gates.parked)
@@ -268,17 +268,27 @@ class ServiceMachine(RuleBasedStateMachine):
         """Check that slots and machines match when nothing waits any more."""
         assert not [job for job in self.jobs if not job.is_done]
         shown = self.here.service.all()
-        alive = {each.environment.id for each in self.here.host.guests.values() if not each.freed}
-        assert {each.id for each in shown if each.holds_capacity} == alive
-        assert {each.state for each in shown} <= {State.RUNNING, State.PAUSED, State.ERROR}
-        on_disk = {each.id for each in shown if each.is_on_disk}
+        alive = {
+            guest.environment.id for guest in self.here.host.guests.values() if not guest.freed
+        }
+        assert {environment.id for environment in shown if environment.holds_capacity} == alive
+        assert {environment.state for environment in shown} <= {
+            State.RUNNING,
+            State.PAUSED,
+            State.ERROR,
+        }
+        on_disk = {environment.id for environment in shown if environment.is_on_disk}
         assert on_disk == self.here.host.on_disk
-        assert {each.id for each in shown if each.state is State.PAUSED} <= alive | on_disk
-        assert {each.id for each in shown if each.state is State.RUNNING} <= alive
+        assert {
+            environment.id for environment in shown if environment.state is State.PAUSED
+        } <= alive | on_disk
+        assert {
+            environment.id for environment in shown if environment.state is State.RUNNING
+        } <= alive
         full = self.loop(self.here.service.not_ready()) is not None
         assert full == (len(alive) == CAPACITY)
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def there_are_never_more_machines_than_slots(self) -> None:
@@ -286,11 +296,13 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_sleep_than_may(self) -> None:
-        assert len(self.here.host.on_disk) <= ASLEEP
+        assert len(self.here.host.on_disk) <= MAX_ON_DISK
 
     @invariant()
     def no_machine_is_forgotten_or_freed_twice(self) -> None:
-        counted = {each.id for each in self.here.service.all() if each.holds_capacity}
+        counted = {
+            environment.id for environment in self.here.service.all() if environment.holds_capacity
+        }
         assert self.here.host.booting <= counted
         for guest in self.here.host.guests.values():
             assert guest.freed <= 1
@@ -298,32 +310,38 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_living_machines_run(self) -> None:
-        for each in self.here.service.all():
-            if each.state is State.RUNNING:
-                assert not self.here.host.guests[each.id].freed
-                recorded = self.here.store.records[each.id].state
+        for environment in self.here.service.all():
+            if environment.state is State.RUNNING:
+                assert not self.here.host.guests[environment.id].freed
+                recorded = self.here.store.records[environment.id].state
                 assert recorded in (State.RUNNING, State.PAUSED), "PAUSED until a resume is saved"
-            if each.state is State.ERROR:
-                assert each.error
+            if environment.state is State.ERROR:
+                assert environment.error
 
     @invariant()
     def moves_are_legal_on_record_and_on_show(self) -> None:
-        for each in self.here.service.all():
-            self.seen.setdefault(each.id, [State.CREATING]).append(each.state)
-        records = {each.id: self.here.store.states(each.id) for each in self.here.store.history}
+        for environment in self.here.service.all():
+            self.seen.setdefault(environment.id, [State.CREATING]).append(environment.state)
+        records = {
+            record.id: self.here.store.states(record.id) for record in self.here.store.history
+        }
         for states in (*self.seen.values(), *records.values()):
             for before, after in pairwise(states):
                 assert after == before or after in reachable(before), states
 
     @invariant()
-    def nobody_uses_an_environment_unseen(self) -> None:
-        for each in self.here.service.all():
-            calls = sum(c.entered and c.environment == each.id for c, _ in self.calls)
-            assert each.active_calls == calls
+    def every_use_of_an_environment_is_counted(self) -> None:
+        for environment in self.here.service.all():
+            calls = sum(c.entered and c.environment == environment.id for c, _ in self.calls)
+            assert environment.active_calls == calls
 
     @invariant()
     def the_reaper_takes_nothing_in_use(self) -> None:
-        running = {each.id for each in self.here.service.all() if each.state is State.RUNNING}
+        running = {
+            environment.id
+            for environment in self.here.service.all()
+            if environment.state is State.RUNNING
+        }
         used = {call.environment for call, _ in self.calls if call.entered}
         assert used <= running | self.disturbed
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random histories of three owners, each of whom may do anything at any time.
 
-Two promises are checked after each step: no owner ever holds more than their share, and nothing
+Two promises are checked after every step: no owner ever holds more than their share, and nothing
 that an owner does lowers what another may have. For the second, the model counts for each owner
 alone, and the service must refuse or do exactly what it predicts; the shared pool is large enough
 for all shares. Pauses are slow: many are under way while others are requested.
@@ -27,7 +27,7 @@ from waggle.service.environments.pausing import Reaper
 
 T = TypeVar("T")
 OWNERS: tuple[str, ...] = ("ann", "bob", "eve")
-SHARE, CAPACITY, ASLEEP = 2, 6, 2
+SHARE, CAPACITY, MAX_ON_DISK = 2, 6, 2
 """Slots of one owner, slots of all owners, and places on the disk of one owner."""
 owners = st.sampled_from(OWNERS)
 
@@ -41,7 +41,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.stop = anyio.Event()
         self.made = dict.fromkeys(OWNERS, 0)
         self.ended = dict.fromkeys(OWNERS, 0)
-        self.falling: list[tuple[str, Job[Environment]]] = []
+        self.pausing: list[tuple[str, Job[Environment]]] = []
         self.here = self.loop(self._open())
 
     def loop(self, work: Coroutine[object, object, T]) -> T:
@@ -57,7 +57,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
         async def run() -> None:
             async with anyio.create_task_group() as tasks:
-                pausing = Pausing(when_idle=True, keep=timedelta(days=100), max_on_disk=ASLEEP)
+                pausing = Pausing(when_idle=True, keep=timedelta(days=100), max_on_disk=MAX_ON_DISK)
                 built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing, per_owner=SHARE))
                 await self.stop.wait()
                 tasks.cancel_scope.cancel()
@@ -69,12 +69,12 @@ class QuotaMachine(RuleBasedStateMachine):
         return self.here.service.list(owner=owner)
 
     def slots(self, owner: str) -> int:
-        return sum(each.holds_capacity for each in self.owned(owner))
+        return sum(environment.holds_capacity for environment in self.owned(owner))
 
     def places(self, owner: str) -> int:
         """Count the places on the disk, including those of pauses under way."""
-        falling = sum(whose == owner and not job.is_done for whose, job in self.falling)
-        return falling + sum(each.is_on_disk for each in self.owned(owner))
+        pausing = sum(its_owner == owner and not job.is_done for its_owner, job in self.pausing)
+        return pausing + sum(environment.is_on_disk for environment in self.owned(owner))
 
     @rule(owner=owners)
     def create(self, owner: str) -> None:
@@ -87,21 +87,23 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(owner=owners, which=st.integers(0, 9))
     def pause(self, owner: str, which: int) -> None:
         """Request a pause to disk; it ends in `pauses_end`."""
-        running = [each for each in self.owned(owner) if each.state is State.RUNNING]
+        running = [
+            environment for environment in self.owned(owner) if environment.state is State.RUNNING
+        ]
         if not running:
             return
         chosen = running[which % len(running)]
-        fits = self.places(owner) < ASLEEP
+        fits = self.places(owner) < MAX_ON_DISK
         self.here.gates.closed.add("pause_to_disk")
         pausing = self.here.service.pause(chosen.id, owner=owner, to_disk=True)
         job = self.loop(self._started(pausing))
         if fits:
             assert not job.is_done
-            self.falling.append((owner, job))
+            self.pausing.append((owner, job))
         else:
             self._as_expected(job, fits)
 
-    @precondition(lambda self: self.falling)
+    @precondition(lambda self: self.pausing)
     @rule(fails=st.booleans())
     def pauses_end(self, fails: bool) -> None:
         """End all pauses that are under way; if they fail, they give their places back."""
@@ -114,13 +116,13 @@ class QuotaMachine(RuleBasedStateMachine):
 
         self.loop(go())
         self.here.gates.errors.clear()
-        for _, job in self.falling:
+        for _, job in self.pausing:
             assert isinstance(job.error, OSError) if fails else job.error is None
-        self.falling.clear()
+        self.pausing.clear()
 
     @rule(owner=owners, which=st.integers(0, 9))
     def resume(self, owner: str, which: int) -> None:
-        on_disk = [each for each in self.owned(owner) if each.is_on_disk]
+        on_disk = [environment for environment in self.owned(owner) if environment.is_on_disk]
         if not on_disk:
             return
         fits = self.slots(owner) < SHARE
@@ -131,24 +133,26 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(owner=owners, which=st.integers(0, 9))
     def destroy(self, owner: str, which: int) -> None:
         own = self.owned(owner)
-        if own and not self.falling:
+        if own and not self.pausing:
             self.loop(self.here.service.destroy(own[which % len(own)].id, owner=owner))
             self.ended[owner] += 1
 
     @rule()
     def time_passes_and_the_reaper_comes(self) -> None:
         """Let everything become idle: paused to disk where there is a place, else in memory."""
-        if self.falling:
+        if self.pausing:
             return
-        expected = {owner: min(ASLEEP, len(self.owned(owner))) for owner in OWNERS}
+        expected = {owner: min(MAX_ON_DISK, len(self.owned(owner))) for owner in OWNERS}
         self.here.gates.closed.discard("pause_to_disk")
         self.here.clock.now += IDLE
         reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
         self.loop(reaper.sweep())
         for owner in OWNERS:
             assert self.places(owner) == expected[owner]
-            for each in self.owned(owner):
-                assert each.is_on_disk or f"Owner {owner} has {ASLEEP} of" in str(each.notice)
+            for environment in self.owned(owner):
+                assert environment.is_on_disk or f"Owner {owner} has {MAX_ON_DISK} of" in str(
+                    environment.notice
+                )
 
     async def _started(self, call: Coroutine[object, object, T]) -> Job[T]:
         job = self.here.start(call)
@@ -162,13 +166,13 @@ class QuotaMachine(RuleBasedStateMachine):
             assert isinstance(job.error, QuotaExceeded), job.error
 
     @invariant()
-    def nobody_holds_more_than_his_share(self) -> None:
+    def no_owner_exceeds_the_share(self) -> None:
         for owner in OWNERS:
             assert self.slots(owner) <= SHARE
-            assert self.places(owner) <= ASLEEP
+            assert self.places(owner) <= MAX_ON_DISK
 
     @invariant()
-    def nobody_loses_an_environment_that_he_has_not_ended(self) -> None:
+    def no_owner_loses_an_environment_without_ending_it(self) -> None:
         for owner in OWNERS:
             assert len(self.owned(owner)) == self.made[owner] - self.ended[owner]
 

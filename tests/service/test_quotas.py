@@ -22,7 +22,7 @@ from waggle.service.programs.jobs import MAX_RUNNING
 pytestmark = pytest.mark.anyio
 
 GREEDY, OTHER = "ann", "bob"
-SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
+PAUSING = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
 LARGE = CreateRequest(RuntimeName.PYTHON, memory_mb=1024)
 
 
@@ -39,7 +39,7 @@ async def fill(here: World, owner: str, to_disk: int) -> None:
 
 async def test_an_owner_who_fills_their_disk_places_costs_no_other_owner_anything() -> None:
     """Once, the other owner's pause was refused and their idle environment lost with its files."""
-    async with world(capacity=4, pausing=SLEEPY, several_owners=True) as here:
+    async with world(capacity=4, pausing=PAUSING, several_owners=True) as here:
         idle = await here.created(owner=OTHER)
         paused = await here.created(owner=OTHER)
         await fill(here, GREEDY, 20)

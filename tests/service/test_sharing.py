@@ -12,7 +12,7 @@ from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import ImageMissing, ImageUnavailable
 from waggle.domain.host import Progress, no_progress
-from waggle.service.sharing import MAX_FOR_NOBODY, Sharing
+from waggle.service.sharing import MAX_UNCLAIMED, Sharing
 
 pytestmark = pytest.mark.anyio
 LONG = 60.0
@@ -58,17 +58,17 @@ async def test_a_caller_that_returns_finds_its_work_further_on() -> None:
 
 
 async def test_a_caller_that_leaves_does_not_stop_the_others() -> None:
-    sharing, work, told = Sharing[int](0.0), Work(), list[tuple[float, str]]()
+    sharing, work, reports = Sharing[int](0.0), Work(), list[tuple[float, str]]()
 
     async def hear(share: float, message: str) -> None:
-        told.append((share, message))
+        reports.append((share, message))
 
     stays = asyncio.ensure_future(sharing.get("a", work, hear))
     await given_up(sharing, work)
-    await until(lambda: bool(told))
+    await until(lambda: bool(reports))
     work.go.set()
     assert await stays == 1
-    assert told == [(0.5, "half")]
+    assert reports == [(0.5, "half")]
 
 
 async def test_abandoned_work_ends_in_time() -> None:
@@ -80,7 +80,7 @@ async def test_abandoned_work_ends_in_time() -> None:
 
 async def test_the_amount_of_abandoned_work_is_limited() -> None:
     sharing = Sharing[int](LONG)
-    works = [Work() for _ in range(MAX_FOR_NOBODY + 1)]
+    works = [Work() for _ in range(MAX_UNCLAIMED + 1)]
     for number, work in enumerate(works):
         await given_up(sharing, work, str(number))
     with anyio.fail_after(5):
@@ -96,7 +96,7 @@ async def test_a_failure_reaches_all_callers_and_is_not_kept() -> None:
     await work.begun.wait()
     work.go.set()
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(each) for each in results] == [ImageMissing] * 3
+    assert [type(error) for error in results] == [ImageMissing] * 3
     work.error = None
     assert await sharing.get("a", work, no_progress) == 2
 

@@ -279,13 +279,13 @@ class Store:
 
     async def unfinished(self) -> Sequence[Environment]:
         await anyio.lowlevel.checkpoint()
-        return [each for each in self.records.values() if each.state is not State.DESTROYED]
+        return [record for record in self.records.values() if record.state is not State.DESTROYED]
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
     def states(self, environment_id: str) -> list[State]:
-        return [each.state for each in self.history if each.id == environment_id]
+        return [record.state for record in self.history if record.id == environment_id]
 
 
 class Job(Generic[T]):
@@ -358,7 +358,7 @@ class World:
         return self.service.get(environment_id, owner=OWNER)
 
     def states(self) -> list[State]:
-        return [each.state for each in self.service.all()]
+        return [environment.state for environment in self.service.all()]
 
     def jobs(self, *, keep: int = 1_000, view: int = 1_000) -> JobService:
         """Return a job service whose streams keep `keep` bytes and show `view`."""
@@ -373,9 +373,9 @@ class World:
         """Destroy everything and check that nothing is left."""
         self.gates.open_all()
         await self.service.aclose()
-        for each in self.service.all():
-            if each.is_on_disk:  # as an operator would: it outlives the server
-                await self.service.destroy(each.id, owner=each.owner)
+        for environment in self.service.all():
+            if environment.is_on_disk:  # as an operator would: it outlives the server
+                await self.service.destroy(environment.id, owner=environment.owner)
         await settle()
         assert self.service.all() == []
         assert self.host.machines == 0

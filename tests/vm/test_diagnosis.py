@@ -30,18 +30,18 @@ FILE = "{file}"
 SCRATCH_MIB = 128
 
 
-async def why(guest: LocalGuest, asked: Command) -> Diagnosis | None:
+async def why(guest: LocalGuest, program: Command) -> Diagnosis | None:
     """Run a command that fails and return its diagnosis."""
-    result = await guest.run(asked)
+    result = await guest.run(program)
     assert result.exit_code != 0, result.stdout.text()
-    return await guest.diagnose(asked, result)
+    return await guest.diagnose(program, result)
 
 
-async def found(guest: LocalGuest, asked: Command) -> Diagnosis:
+async def found(guest: LocalGuest, program: Command) -> Diagnosis:
     """Run a command whose cause of failure must be found."""
-    told = await why(guest, asked)
-    assert told is not None
-    return told
+    diagnosis = await why(guest, program)
+    assert diagnosis is not None
+    return diagnosis
 
 
 async def test_out_of_memory_ends_the_whole_run_and_the_guest_still_answers(
@@ -50,11 +50,11 @@ async def test_out_of_memory_ends_the_whole_run_and_the_guest_still_answers(
     hog = sh("sleep 31401 & tail /dev/zero; echo survived", timeout=120.0)
     result = await guest.run(hog)
     assert (result.signal, result.stdout.text()) == ("SIGKILL", "")
-    told = await guest.diagnose(hog, result)
-    assert told is not None
-    assert told.code == "out_of_memory"
-    assert told.cause.startswith("Out of memory at 256 MiB, of which programs share ")
-    assert "create_environment with memory_mb=512" in told.next_step
+    diagnosis = await guest.diagnose(hog, result)
+    assert diagnosis is not None
+    assert diagnosis.code == "out_of_memory"
+    assert diagnosis.cause.startswith("Out of memory at 256 MiB, of which programs share ")
+    assert "create_environment with memory_mb=512" in diagnosis.next_step
     assert lines(await guest.run(sh("pgrep -f 'sleep 3140[1]' || echo none"))) == ["none"]
 
 
@@ -76,32 +76,32 @@ async def test_refused_forks_are_diagnosed(guest: LocalGuest) -> None:
     await root(guest, f"echo 24 > {runs}/pids.max")
     try:
         bomb = "for i in $(seq 60); do sleep 31402 & done 2> /dev/null; exit 1"
-        told = await found(guest, sh(bomb, timeout=60.0))
+        diagnosis = await found(guest, sh(bomb, timeout=60.0))
     finally:
         await root(guest, f"echo {usual} > {runs}/pids.max")
-    assert told.code == "too_many_processes"
-    assert "at its limit of 24 processes" in told.cause
+    assert diagnosis.code == "too_many_processes"
+    assert "at its limit of 24 processes" in diagnosis.cause
     await root(guest, "pkill -f 'sleep 3140[2]' || true")
 
 
 async def test_a_full_disk(guest: LocalGuest) -> None:
-    told = await found(guest, sh("cat /dev/zero > filler"))
+    diagnosis = await found(guest, sh("cat /dev/zero > filler"))
     await root(guest, "rm /home/sandbox/filler")
-    assert told.code == "disk_full"
-    assert told.cause.startswith("The disk is full: 0.0 of ")
-    assert f"create_environment with disk_mb={2 * SCRATCH_MIB}" in told.next_step
+    assert diagnosis.code == "disk_full"
+    assert diagnosis.cause.startswith("The disk is full: 0.0 of ")
+    assert f"create_environment with disk_mb={2 * SCRATCH_MIB}" in diagnosis.next_step
     assert await why(guest, sh("exit 1")) is None  # there is room again
 
 
 async def test_a_full_memory_file_system_is_diagnosed(guest: LocalGuest) -> None:
     await root(guest, "mount -o remount,size=4m /dev/shm")
-    told = await found(guest, sh("cat /dev/zero > /dev/shm/filler"))
+    diagnosis = await found(guest, sh("cat /dev/zero > /dev/shm/filler"))
     await root(guest, "rm /dev/shm/filler; mount -o remount,size=50% /dev/shm")
-    assert (told.code, told.cause[:17]) == ("disk_full", "/dev/shm is full:")
+    assert (diagnosis.code, diagnosis.cause[:17]) == ("disk_full", "/dev/shm is full:")
 
 
 @pytest.mark.parametrize(
-    "asked, code, words",
+    "program, code, words",
     [
         (command("no-such-program"), "command_not_found", "no program no-such-program in"),
         (command("/nowhere/at-all"), "command_not_found", "no file /nowhere/at-all."),
@@ -117,11 +117,11 @@ async def test_a_full_memory_file_system_is_diagnosed(guest: LocalGuest) -> None
     ],
 )
 async def test_ends_reported_by_the_launcher_are_diagnosed(
-    guest: LocalGuest, asked: Command, code: str, words: str
+    guest: LocalGuest, program: Command, code: str, words: str
 ) -> None:
-    told = await found(guest, asked)
-    assert told.code == code
-    assert words in told.cause
+    diagnosis = await found(guest, program)
+    assert diagnosis.code == code
+    assert words in diagnosis.cause
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ async def test_ends_reported_by_the_launcher_are_diagnosed(
     ],
 )
 async def test_a_directory_that_cannot_be_entered(guest: LocalGuest, cwd: str, words: str) -> None:
-    told = await found(guest, replace(sh("true"), cwd=cwd))
-    assert told.code == "no_working_directory"
-    assert words in told.cause
+    diagnosis = await found(guest, replace(sh("true"), cwd=cwd))
+    assert diagnosis.code == "no_working_directory"
+    assert words in diagnosis.cause
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ async def test_files_that_cannot_be_executed_are_diagnosed(
     guest: LocalGuest, content: bytes, code: str, words: str
 ) -> None:
     await guest.write_file("/home/sandbox/script", content, 0o755)
-    told = await found(guest, command("/home/sandbox/script"))
-    assert told.code == code
-    assert words in told.cause
+    diagnosis = await found(guest, command("/home/sandbox/script"))
+    assert diagnosis.code == code
+    assert words in diagnosis.cause
 
 
 @pytest.mark.parametrize(
@@ -170,36 +170,36 @@ async def test_printed_error_messages_alone_prove_nothing(guest: LocalGuest, scr
 
 
 async def test_a_cause_known_only_from_output_is_reported_as_such(guest: LocalGuest) -> None:
-    told = await found(guest, sh("echo 'write: No space left on device' >&2; exit 1"))
-    assert (told.code, told.cause[:16]) == ("disk_full", "It said that the")
+    diagnosis = await found(guest, sh("echo 'write: No space left on device' >&2; exit 1"))
+    assert (diagnosis.code, diagnosis.cause[:16]) == ("disk_full", "It said that the")
 
 
 async def test_a_pipeline_that_lacks_a_command_is_diagnosed(guest: LocalGuest) -> None:
     """The image of busybox alone has no package manager, sudo or python3."""
-    asked = sh("unzip-of-another-kind x | cat; git status | cat")
-    result = await guest.run(asked)
+    program = sh("unzip-of-another-kind x | cat; git status | cat")
+    result = await guest.run(program)
     assert result.exit_code == 0
-    told = await guest.diagnose(asked, result)
-    assert told is not None
-    assert told.code == "command_not_found"
-    assert "unzip-of-another-kind" in told.cause
-    told = await found(guest, sh("git status"))
-    assert "no package manager" in told.next_step or "no network" in told.next_step
+    diagnosis = await guest.diagnose(program, result)
+    assert diagnosis is not None
+    assert diagnosis.code == "command_not_found"
+    assert "unzip-of-another-kind" in diagnosis.cause
+    diagnosis = await found(guest, sh("git status"))
+    assert "no package manager" in diagnosis.next_step or "no network" in diagnosis.next_step
 
 
 async def test_a_missing_network_is_diagnosed(guest: LocalGuest) -> None:
-    told = await found(guest, sh("nc -w 2 192.0.2.1 443 < /dev/null"))
-    assert told.code == "no_direct_network"
-    assert "create one with network 'public'" in told.next_step
+    diagnosis = await found(guest, sh("nc -w 2 192.0.2.1 443 < /dev/null"))
+    assert diagnosis.code == "no_direct_network"
+    assert "create one with network 'public'" in diagnosis.next_step
 
 
 async def test_a_refused_address_is_diagnosed(quick: Lab) -> None:
     connected = await quick.guest(network=NetworkPolicy.PUBLIC)
-    asked = sh("exec wget -q -O - http://10.1.2.3/secret")
-    told = await found(connected, asked)
-    assert told.code == "network_refused"
-    assert "connections to 10.1.2.3 port 80 (it is a private address)" in told.cause
-    assert "WAGGLE_EGRESS_ALLOW_CIDRS" in told.next_step
+    program = sh("exec wget -q -O - http://10.1.2.3/secret")
+    diagnosis = await found(connected, program)
+    assert diagnosis.code == "network_refused"
+    assert "connections to 10.1.2.3 port 80 (it is a private address)" in diagnosis.cause
+    assert "WAGGLE_EGRESS_ALLOW_CIDRS" in diagnosis.next_step
     assert await why(connected, sh("exit 1")) is None  # the refusal was before this run
 
 
@@ -214,11 +214,11 @@ def code(text: str) -> Command:
 
 
 async def test_a_missing_python_module_is_diagnosed(python: LocalGuest) -> None:
-    told = await found(python, code("import json, no_such_module.part"))
-    assert told.code == "module_not_found"
-    assert "The Python module no_such_module is not installed" in told.cause
-    told = await found(python, code("import json.no_such_part"))
-    assert "module json.no_such_part is not" in told.cause
+    diagnosis = await found(python, code("import json, no_such_module.part"))
+    assert diagnosis.code == "module_not_found"
+    assert "The Python module no_such_module is not installed" in diagnosis.cause
+    diagnosis = await found(python, code("import json.no_such_part"))
+    assert "module json.no_such_part is not" in diagnosis.cause
     again = await found(python, command("python3", "-m", "no_such_module"))
     assert again.code == "module_not_found"
 
@@ -226,11 +226,11 @@ async def test_a_missing_python_module_is_diagnosed(python: LocalGuest) -> None:
 async def test_the_program_that_holds_an_address_is_named(python: LocalGuest) -> None:
     await python.run(sh("python3 -m http.server 8000 >/dev/null 2>&1 & sleep 0.5"))
     until = "until curl -so /dev/null 127.0.0.1:8000; do sleep 0.2; done"
-    told = await found(python, sh(f"{until}; python3 -m http.server 8000", timeout=60.0))
-    assert told.code == "address_in_use"
-    assert "on port 8000, python3 -m http.server 8000." in told.cause
-    assert "port 22" not in told.cause
-    pid = told.next_step.rpartition("kill ")[2].rstrip(".")
+    diagnosis = await found(python, sh(f"{until}; python3 -m http.server 8000", timeout=60.0))
+    assert diagnosis.code == "address_in_use"
+    assert "on port 8000, python3 -m http.server 8000." in diagnosis.cause
+    assert "port 22" not in diagnosis.cause
+    pid = diagnosis.next_step.rpartition("kill ")[2].rstrip(".")
     assert await root(python, f"kill {pid}; while kill -0 {pid} 2>&-; do sleep 0.1; done") == ""
     assert (await python.run(sh("curl -s 127.0.0.1:8000"))).exit_code != 0
 
@@ -241,8 +241,8 @@ async def test_a_module_that_exists_is_not_reported_missing(python: LocalGuest) 
 
 
 async def test_a_python_error_without_another_cause_has_no_diagnosis(python: LocalGuest) -> None:
-    told = await found(python, code("raise MemoryError"))
-    assert told.cause.startswith("It said that it got no more memory")
+    diagnosis = await found(python, code("raise MemoryError"))
+    assert diagnosis.cause.startswith("It said that it got no more memory")
     assert await why(python, code("1/0")) is None
 
 
@@ -259,16 +259,16 @@ async def test_a_guest_with_forged_evidence_has_no_diagnosis(quick: Lab) -> None
     await root(liar, "mkdir -p -m 0700 /.waggle/run/why")
     cover = "for i in $(seq 0 255); do mkdir /.waggle/run/why/$(printf %02x $i); done"
     await root(liar, cover)
-    asked = sh("exit 3", user=GuestUser.ROOT)
-    assert await why(liar, asked) is None
+    program = sh("exit 3", user=GuestUser.ROOT)
+    assert await why(liar, program) is None
 
 
 async def test_a_missing_node_module_is_diagnosed(lab: Lab) -> None:
     """This uses the real node image of this host's store."""
     lab.images.known["node"] = await image_service(load()).boot_image("node", no_progress)
     node = await lab.guest("node", memory=384, disk=512)
-    asked = command("node", FILE, code=b"require('left-pad')", extension=".js", timeout=120.0)
-    told = await found(node, asked)
-    assert told.code == "module_not_found"
-    assert "The Node.js module left-pad is not installed" in told.cause
-    assert await why(node, replace(asked, code=b"throw new Error('x')")) is None
+    program = command("node", FILE, code=b"require('left-pad')", extension=".js", timeout=120.0)
+    diagnosis = await found(node, program)
+    assert diagnosis.code == "module_not_found"
+    assert "The Node.js module left-pad is not installed" in diagnosis.cause
+    assert await why(node, replace(program, code=b"throw new Error('x')")) is None

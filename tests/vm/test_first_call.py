@@ -78,15 +78,15 @@ def download(port: int) -> Command:
 
 async def started(lab: Lab, port: int) -> tuple[LocalHost, Environment, LocalGuest]:
     """Create an environment that has used its way out."""
-    host, asked = lab.host(), environment(network=NetworkPolicy.PUBLIC)
-    guest = lab.adopt(await host.create(asked, no_progress))
+    host, described = lab.host(), environment(network=NetworkPolicy.PUBLIC)
+    guest = lab.adopt(await host.create(described, no_progress))
     assert lines(await guest.run(download(port))) == [str(SIZE)]
-    return host, asked, guest
+    return host, described, guest
 
 
-async def copy(lab: Lab, host: LocalHost, frozen_machine: FrozenMachine) -> LocalGuest:
-    asked = environment(network=NetworkPolicy.PUBLIC)
-    return lab.adopt(await host.create(asked, no_progress, frozen_machine))
+async def copy(lab: Lab, host: LocalHost, frozen: FrozenMachine) -> LocalGuest:
+    described = environment(network=NetworkPolicy.PUBLIC)
+    return lab.adopt(await host.create(described, no_progress, frozen))
 
 
 @pytest.mark.slow
@@ -95,24 +95,24 @@ async def test_each_of_20_forks_can_download_in_its_first_call(quick: Lab, port:
     room = anyio.Semaphore(AT_ONCE)
     got: list[str] = []
 
-    async def first_call(frozen_machine: FrozenMachine) -> None:
+    async def first_call(frozen: FrozenMachine) -> None:
         async with room:
-            guest = await copy(quick, host, frozen_machine)
+            guest = await copy(quick, host, frozen)
             result = await guest.run(download(port))
             got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
             await guest.destroy()
 
     await anyio.sleep(1)  # let the connection become idle: its end then goes unnoticed
-    async with origin.freeze() as frozen_machine, anyio.create_task_group() as tasks:
+    async with origin.freeze() as frozen, anyio.create_task_group() as tasks:
         for _ in range(TIMES):
-            tasks.start_soon(first_call, frozen_machine)
+            tasks.start_soon(first_call, frozen)
     assert got == [str(SIZE)] * TIMES
     assert lines(await origin.run(download(port))) == [str(SIZE)]
 
 
 @pytest.mark.slow
 async def test_each_of_20_resumes_can_download_in_the_first_call(quick: Lab, port: int) -> None:
-    host, asked, guest = await started(quick, port)
+    host, described, guest = await started(quick, port)
     got: list[str] = []
     for time in range(TIMES):
         if time % 2:  # these are paused in memory only
@@ -121,13 +121,13 @@ async def test_each_of_20_resumes_can_download_in_the_first_call(quick: Lab, por
         else:
             await anyio.sleep(0.2)  # as above
             await guest.pause_to_disk()
-            guest = quick.adopt(await host.resume(asked, no_progress))
+            guest = quick.adopt(await host.resume(described, no_progress))
         result = await guest.run(download(port))
         got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
     assert got == [str(SIZE)] * TIMES
 
 
-async def test_a_program_of_a_running_call_runs_on_in_a_fork(quick: Lab, port: int) -> None:
+async def test_a_program_of_a_running_call_continues_in_a_fork(quick: Lab, port: int) -> None:
     """The program also prints, although the connection that it printed to is gone."""
     host, _, origin = await started(quick, port)
     script = (
@@ -139,8 +139,8 @@ async def test_a_program_of_a_running_call_runs_on_in_a_fork(quick: Lab, port: i
         with anyio.fail_after(60):
             while "yes" not in await root(origin, "[ ! -e /dev/shm/count ] || echo yes"):
                 pass
-        async with origin.freeze() as frozen_machine:
-            fork = await copy(quick, host, frozen_machine)
+        async with origin.freeze() as frozen:
+            fork = await copy(quick, host, frozen)
         left = await fork.left_running()
         assert (left.count, left.programs[0].command[:30]) == (1, "/.waggle/bin/busybox sh -c i=0")
         before = int(await root(fork, "cat /dev/shm/count"))

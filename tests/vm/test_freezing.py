@@ -23,7 +23,7 @@ from waggle.domain.errors import BootFailed, DiskFull, FrozenMachineUnusable
 from waggle.domain.host import FrozenMachine, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
-from waggle.service.local.frozen import FrozenMachine as KeptMoment
+from waggle.service.local.frozen import FrozenMachine as LocalFrozenMachine
 from waggle.service.local.frozen import frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
@@ -57,12 +57,12 @@ def freezing(booting: Lab, quick: Lab) -> Lab:
 
 
 async def started(lab: Lab) -> tuple[LocalHost, Environment, LocalGuest]:
-    host, asked = lab.host(), environment()
-    return host, asked, lab.adopt(await host.create(asked, no_progress))
+    host, described = lab.host(), environment()
+    return host, described, lab.adopt(await host.create(described, no_progress))
 
 
-async def copy(lab: Lab, host: LocalHost, frozen_machine: FrozenMachine) -> LocalGuest:
-    return lab.adopt(await host.create(environment(), no_progress, frozen_machine))
+async def copy(lab: Lab, host: LocalHost, frozen: FrozenMachine) -> LocalGuest:
+    return lab.adopt(await host.create(environment(), no_progress, frozen))
 
 
 async def count(guest: LocalGuest) -> int:
@@ -74,14 +74,14 @@ async def test_two_copies_resume_programs_memory_and_files_and_differ_in_identit
 ) -> None:
     host, _, origin = await started(booting)
     await root(origin, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
-    async with origin.freeze() as frozen_machine:
+    async with origin.freeze() as frozen:
         before = await count(origin)
-        first, second = [await copy(booting, host, frozen_machine) for _ in range(2)]
-    assert list((booting.directory / "moments").iterdir()) == []
+        first, second = [await copy(booting, host, frozen) for _ in range(2)]
+    assert list((booting.directory / "frozen").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
-    told = [lines(await guest.run(sh(IDS))) for guest in (origin, first, second)]
-    for values in zip(*told, strict=True):
+    identities = [lines(await guest.run(sh(IDS))) for guest in (origin, first, second)]
+    for values in zip(*identities, strict=True):
         assert len(set(values)) == 3, values
     await root(first, "echo mine >/etc/kept; pkill -f count || true")
     assert await root(second, "cat /etc/kept") == "disk\n"
@@ -112,48 +112,48 @@ async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:
     """A copy's memory lies partly in the file of its frozen machine, which is gone by then."""
     host, _, origin = await started(freezing)
     await root(origin, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=20 2>/dev/null")
-    told = await root(origin, "sha256sum /dev/shm/x")
-    async with origin.freeze() as frozen_machine:
-        child = await copy(freezing, host, frozen_machine)
-    async with child.freeze() as frozen_machine:
-        grandchild = await copy(freezing, host, frozen_machine)
-    assert await root(grandchild, "sha256sum /dev/shm/x") == told
+    digest = await root(origin, "sha256sum /dev/shm/x")
+    async with origin.freeze() as frozen:
+        child = await copy(freezing, host, frozen)
+    async with child.freeze() as frozen:
+        grandchild = await copy(freezing, host, frozen)
+    assert await root(grandchild, "sha256sum /dev/shm/x") == digest
 
 
 async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_time(
     booting: Lab,
 ) -> None:
-    host, asked, guest = await started(booting)
+    host, described, guest = await started(booting)
     await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
     await guest.pause_to_disk()
     assert not booting.ports.leased
-    files = booting.environments / asked.id
+    files = booting.environments / described.id
     assert frozen_in(files).is_dir()
     seen = 0
     for _ in range(2):
         if seen:  # as after a restart of the server
-            assert await host.recover(asked)
-        woken = booting.adopt(await host.resume(asked, no_progress))
+            assert await host.recover(described)
+        resumed = booting.adopt(await host.resume(described, no_progress))
         assert not frozen_in(files).exists()
-        assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
-        told = await woken.agent("guest-get-time")
-        assert isinstance(told, int)
-        assert abs(told / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
-        assert await count(woken) > seen
-        seen = await count(woken)
-        await woken.pause_to_disk()
-    await host.discard(asked)
+        assert await root(resumed, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
+        clock = await resumed.agent("guest-get-time")
+        assert isinstance(clock, int)
+        assert abs(clock / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
+        assert await count(resumed) > seen
+        seen = await count(resumed)
+        await resumed.pause_to_disk()
+    await host.discard(described)
     assert not files.exists()
 
 
 @needs_root
 async def test_a_resumed_machine_leaves_no_state_even_if_deleting_it_fails(freezing: Lab) -> None:
     """If the server were killed then, half a state would be left, which looks like a whole one."""
-    host, asked, guest = await started(freezing)
+    host, described, guest = await started(freezing)
     await guest.pause_to_disk()
-    state = frozen_in(freezing.environments / asked.id)
+    state = frozen_in(freezing.environments / described.id)
     with small_disk(state / "held", 1):  # a mount point cannot be deleted
-        freezing.adopt(await host.resume(asked, no_progress))
+        freezing.adopt(await host.resume(described, no_progress))
         assert not state.exists()
 
 
@@ -166,17 +166,17 @@ async def test_a_paused_machine_uses_no_cpu_and_then_has_the_right_time(freezing
     await anyio.sleep(0.5)  # the measurement needs an idle interval
     assert (await guest.resource_use()).cpu_seconds - used < 0.1  # type: ignore[union-attr]
     await guest.unpause()
-    asked = time.time()
-    told = await guest.agent("guest-get-time")
-    assert isinstance(told, int)
-    assert asked - DRIFT <= told / 1e9 <= time.time() + DRIFT
+    began = time.time()
+    clock = await guest.agent("guest-get-time")
+    assert isinstance(clock, int)
+    assert began - DRIFT <= clock / 1e9 <= time.time() + DRIFT
     assert await count(guest) >= before
 
 
 async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
-    host, asked, guest = await started(freezing)
+    host, described, guest = await started(freezing)
     await guest.pause_to_disk()
-    frozen = frozen_in(freezing.environments / asked.id)
+    frozen = frozen_in(freezing.environments / described.id)
     harms: list[tuple[str, Callable[[Path], None]]] = [
         ("state", cut),
         ("ram", flip),
@@ -187,38 +187,38 @@ async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
         whole = (frozen / name).read_bytes()
         harm(frozen / name)
         with pytest.raises(FrozenMachineUnusable, match=name.replace(".", r"\.")):
-            await host.resume(asked, no_progress)
-        assert await host.recover(asked)
+            await host.resume(described, no_progress)
+        assert await host.recover(described)
         (frozen / name).write_bytes(whole)
-    woken = freezing.adopt(await host.resume(asked, no_progress))
-    assert lines(await woken.run(sh("echo works"))) == ["works"]
+    resumed = freezing.adopt(await host.resume(described, no_progress))
+    assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
 
 def reseal(directory: Path, **changes: object) -> None:
     """Seal the directory again with changed facts, as if it had been made with them."""
-    told = frozen_files.facts(directory)
+    facts = frozen_files.facts(directory)
     (directory / "manifest.json").unlink()
-    frozen_files.seal(directory, {**told, **changes})
+    frozen_files.seal(directory, {**facts, **changes})
 
 
 async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: Lab) -> None:
-    host, asked, guest = await started(freezing)
+    host, described, guest = await started(freezing)
     await guest.pause_to_disk()
-    frozen = frozen_in(freezing.environments / asked.id)
-    told = frozen_files.facts(frozen)
-    vmm = cast("dict[str, str]", told["vmm"])
+    frozen = frozen_in(freezing.environments / described.id)
+    facts = frozen_files.facts(frozen)
+    vmm = cast("dict[str, str]", facts["vmm"])
     for changes, why in (
         ({"vmm": {**vmm, "vmm": "another"}}, "locked to another version of QEMU"),
         ({"vmm": {**vmm, "cpu": "another"}}, "locked to another processor"),
-        ({"kit": "kit-of-yesterday"}, "not here any more: kit-of-yesterday"),
+        ({"kit": "kit-of-yesterday"}, "parts is gone: kit-of-yesterday"),
         ({"kernel": "../../etc/passwd"}, "not one of ours"),
         ({"resources": None}, "not one of ours"),
     ):
         reseal(frozen, **changes)
         with pytest.raises(FrozenMachineUnusable, match=why):
-            await host.resume(asked, no_progress)
-        reseal(frozen, **told)
-    freezing.adopt(await host.resume(asked, no_progress))
+            await host.resume(described, no_progress)
+        reseal(frozen, **facts)
+    freezing.adopt(await host.resume(described, no_progress))
 
 
 @pytest.fixture
@@ -244,26 +244,26 @@ async def test_a_machine_frozen_by_an_older_qemu_resumes_only_with_that_one(
     newer = cast("QemuHypervisor", booting.hypervisor)
     accelerator = newer.fingerprint()["accelerator"]
     booting.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
-    host, asked, guest = await started(booting)
+    host, described, guest = await started(booting)
     await guest.pause_to_disk()
 
     booting.hypervisor = newer
     with pytest.raises(FrozenMachineUnusable, match="version of QEMU") as refused:
-        await booting.host().resume(asked, no_progress)
+        await booting.host().resume(described, no_progress)
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
 
     binary = load().qemu_binary
     booting.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
     host = booting.host()
-    woken = booting.adopt(await host.resume(asked, no_progress))
-    async with woken.freeze() as frozen_machine:
-        frozen = cast("KeptMoment", frozen_machine).frozen
-        assert both.fingerprint(frozen) == older.fingerprint() != both.fingerprint()
-        fork = await copy(booting, host, frozen_machine)
+    resumed = booting.adopt(await host.resume(described, no_progress))
+    async with resumed.freeze() as frozen:
+        state = cast("LocalFrozenMachine", frozen).state
+        assert both.fingerprint(state) == older.fingerprint() != both.fingerprint()
+        fork = await copy(booting, host, frozen)
     assert lines(await fork.run(sh("echo works"))) == ["works"]
-    await woken.pause_to_disk()
-    woken = booting.adopt(await host.resume(asked, no_progress))
-    assert lines(await woken.run(sh("echo works"))) == ["works"]
+    await resumed.pause_to_disk()
+    resumed = booting.adopt(await host.resume(described, no_progress))
+    assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
@@ -272,7 +272,7 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     accelerator = cast("QemuHypervisor", booting.hypervisor).fingerprint()["accelerator"]
     kept = another_qemu.with_name("kept")
     booting.hypervisor = QemuHypervisor(str(another_qemu), accelerator, older=[str(kept)])
-    host, asked, guest = await started(booting)
+    host, described, guest = await started(booting)
     another_qemu.rename(another_qemu.with_name("away"))
     shutil.copy(str(shutil.which(load().qemu_binary)), another_qemu)
     with pytest.raises(BootFailed, match="not here any more") as refused:
@@ -283,26 +283,26 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
 
     another_qemu.with_name("away").rename(kept)
     await guest.pause_to_disk()
-    woken = booting.adopt(await host.resume(asked, no_progress))
-    assert lines(await woken.run(sh("echo works"))) == ["works"]
+    resumed = booting.adopt(await host.resume(described, no_progress))
+    assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_state_that_qemu_cannot_read_is_refused_by_qemu(freezing: Lab) -> None:
     """Its digest is right, as in a deliberate forgery."""
-    host, asked, guest = await started(freezing)
+    host, described, guest = await started(freezing)
     await guest.pause_to_disk()
-    frozen = frozen_in(freezing.environments / asked.id)
+    frozen = frozen_in(freezing.environments / described.id)
     whole = (frozen / "state").read_bytes()
     for nonsense in (b"", whole[: len(whole) // 2], b"QEVM\0\0\0\3" + b"nonsense" * 1000):
         (frozen / "state").write_bytes(nonsense)
         reseal(frozen)
         with pytest.raises(BootFailed):
-            await host.resume(asked, no_progress)
+            await host.resume(described, no_progress)
         assert not freezing.ports.leased
     (frozen / "state").write_bytes(whole)
     reseal(frozen)
-    woken = freezing.adopt(await host.resume(asked, no_progress))
-    assert lines(await woken.run(sh("echo works"))) == ["works"]
+    resumed = freezing.adopt(await host.resume(described, no_progress))
+    assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can mount a small disk")
@@ -312,29 +312,29 @@ async def test_a_pause_to_a_full_disk_leaves_the_machine_running(freezing: Lab) 
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "none", str(disk)]
     await anyio.run_process(mount)
     try:
-        _, asked, guest = await started(freezing)
+        _, described, guest = await started(freezing)
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
         with pytest.raises(DiskFull, match="no room in"):
             await guest.pause_to_disk()
         await guest.unpause()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
-        assert not frozen_in(disk / asked.id).exists()
-        assert not list((disk / asked.id).glob(".tmp-*"))
+        assert not frozen_in(disk / described.id).exists()
+        assert not list((disk / described.id).glob(".tmp-*"))
         await guest.destroy()
     finally:
         await anyio.run_process(["umount", str(disk)])
 
 
 async def test_leftovers_of_an_interrupted_freeze_are_removed(freezing: Lab) -> None:
-    host, asked, guest = await started(freezing)
-    files = freezing.environments / asked.id
+    host, described, guest = await started(freezing)
+    files = freezing.environments / described.id
     (files / ".tmp-frozen").mkdir()
     (files / ".tmp-frozen" / "ram").write_bytes(b"half")
-    (freezing.directory / "moments" / ".tmp-x").mkdir(parents=True)
+    (freezing.directory / "frozen" / ".tmp-x").mkdir(parents=True)
     await guest.destroy()
     files.mkdir()
     (files / ".tmp-frozen").mkdir()
-    assert not await host.recover(asked)
+    assert not await host.recover(described)
     host.sweep()
     assert list(freezing.environments.iterdir()) == []
-    assert list((freezing.directory / "moments").iterdir()) == []
+    assert list((freezing.directory / "frozen").iterdir()) == []

@@ -58,7 +58,7 @@ async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
     assert isinstance(machine, QemuMachine)
     monitor = machine._monitor  # pyright: ignore[reportPrivateUsage]
     blocks = cast("list[dict[str, Any]]", await monitor.execute("query-block"))
-    (device,) = (each["qdev"] for each in blocks if not each["inserted"]["ro"])
+    (device,) = (block["qdev"] for block in blocks if not block["inserted"]["ro"])
     if number is not None:
         broken = {"event": "none", "iotype": "write", "errno": number, "once": False}
         options = {"driver": "blkdebug", "image": "scratch", "inject-error": [broken]}
@@ -69,15 +69,15 @@ async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
         await monitor.execute("blockdev-del", {"node-name": "broken"})
 
 
-class Heard:
+class Stalls:
     """The reports of a guest: a cause when its machine stops, None when it resumes."""
 
     def __init__(self) -> None:
-        self.told: list[DiskFull | None] = []
+        self.reports: list[DiskFull | None] = []
         self._events = anyio.Event()
 
-    def tell(self, why: DiskFull | None) -> None:
-        self.told.append(why)
+    def notify(self, why: DiskFull | None) -> None:
+        self.reports.append(why)
         self._events.set()
 
     async def next(self) -> None:
@@ -107,26 +107,26 @@ def disk(lab: Lab) -> Generator[SmallDisk]:
 
 
 async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk: SmallDisk) -> None:
-    asked, host = environment(), lab.host()
-    guest = lab.adopt(await host.create(asked, no_progress))
-    heard = Heard()
-    guest.when_stalled(heard.tell)
+    described, host = environment(), lab.host()
+    guest = lab.adopt(await host.create(described, no_progress))
+    stalls = Stalls()
+    guest.when_stalled(stalls.notify)
     disk.fill(leave=1 * MIB)
     results: list[ExecutionResult] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write, guest, results)
-        await heard.next()
-        assert len(heard.told) == 1
-        assert "machine stands still" in str(heard.told[0])
-        assert "the small disk" in str(heard.told[0])
-        with pytest.raises(DiskFull, match="stands still"):
+        await stalls.next()
+        assert len(stalls.reports) == 1
+        assert "machine is stopped" in str(stalls.reports[0])
+        assert "the small disk" in str(stalls.reports[0])
+        with pytest.raises(DiskFull, match="is stopped"):
             await guest.pause_to_disk()
-        assert not frozen_in(lab.environments / asked.id).exists()
+        assert not frozen_in(lab.environments / described.id).exists()
         assert results == []
         disk.free()
-        await heard.next()
-    assert heard.told[1:] == [None]
-    assert [each.exit_code for each in results] == [0]
+        await stalls.next()
+    assert stalls.reports[1:] == [None]
+    assert [result.exit_code for result in results] == [0]
     assert await kept(guest)
 
     # A pause to disk that does not fit leaves the machine running and no files.
@@ -135,8 +135,8 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
     with pytest.raises(DiskFull, match="no room"):
         await guest.pause_to_disk()
     await guest.unpause()
-    assert not frozen_in(lab.environments / asked.id).exists()
-    assert not list((lab.environments / asked.id).glob(".tmp-*"))
+    assert not frozen_in(lab.environments / described.id).exists()
+    assert not list((lab.environments / described.id).glob(".tmp-*"))
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
@@ -159,24 +159,24 @@ async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
-    heard = Heard()
-    guest.when_stalled(heard.tell)
+    stalls = Stalls()
+    guest.when_stalled(stalls.notify)
     limit_files_of(guest.machine.pid, "4096")
     results: list[ExecutionResult] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write, guest, results)
-        await heard.next()
-        assert "would be larger than it may be" in str(heard.told[0])
+        await stalls.next()
+        assert "would be larger than it may be" in str(stalls.reports[0])
         with pytest.raises(DiskFull, match="ulimit -f"):
             await guest.pause_to_disk()
         with anyio.move_on_after(8):  # several retries, which are not reported
-            await heard.next()
-        assert len(heard.told) == 1
+            await stalls.next()
+        assert len(stalls.reports) == 1
         assert results == []
         limit_files_of(guest.machine.pid, "unlimited")
-        await heard.next()
-    assert heard.told[1:] == [None]
-    assert [each.exit_code for each in results] == [0]
+        await stalls.next()
+    assert stalls.reports[1:] == [None]
+    assert [result.exit_code for result in results] == [0]
     assert await kept(guest)
 
 
@@ -185,20 +185,20 @@ async def test_a_write_that_fails_or_exceeds_a_quota_waits(lab: Lab) -> None:
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
     causes = {errno.EIO: "(Input/output error)", errno.EDQUOT: "the quota of its user is used up"}
-    for number, said in causes.items():
-        heard, results = Heard(), list[ExecutionResult]()
-        guest.when_stalled(heard.tell)
+    for number, words in causes.items():
+        stalls, results = Stalls(), list[ExecutionResult]()
+        guest.when_stalled(stalls.notify)
         await refuse_writes(guest, number)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write, guest, results)
-            await heard.next()
-            assert said in str(heard.told[0])
+            await stalls.next()
+            assert words in str(stalls.reports[0])
             with anyio.move_on_after(3):  # several retries, which are not reported
-                await heard.next()
-            assert len(heard.told) == 1
+                await stalls.next()
+            assert len(stalls.reports) == 1
             assert results == []
             await refuse_writes(guest, None)
-            await heard.next()
-        assert heard.told[1:] == [None]
-        assert [each.exit_code for each in results] == [0]
+            await stalls.next()
+        assert stalls.reports[1:] == [None]
+        assert [result.exit_code for result in results] == [0]
     assert await kept(guest)

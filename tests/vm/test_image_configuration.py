@@ -28,7 +28,7 @@ from waggle.cli.shell import ssh_argv
 from waggle.domain.host import no_progress
 from waggle.domain.programs import HOME
 from waggle.service.local.guest import LocalGuest
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 
 pytestmark = [
     pytest.mark.anyio,

@@ -17,7 +17,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import FILE, PYTHON_RUNNER, SHELL
 from waggle.service.local.guest import LocalGuest
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 
 pytestmark = [
     pytest.mark.anyio,
@@ -116,8 +116,8 @@ async def test_resource_limits_match_those_of_other_machines(ordinary: LocalGues
         "kernel/pid_max": 32_768,
         "vm/max_map_count": 262_144,
     }
-    said = await shown(ordinary, f"cd /proc/sys; cat {' '.join(settings)}")
-    assert all(int(has) >= least for has, least in zip(said, settings.values(), strict=True))
+    values = await shown(ordinary, f"cd /proc/sys; cat {' '.join(settings)}")
+    assert all(int(has) >= least for has, least in zip(values, settings.values(), strict=True))
     assert await shown(ordinary, "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start") == ["0"]
 
 
@@ -195,10 +195,13 @@ async def test_code_leaves_no_file_in_its_working_directory(ordinary: LocalGuest
 async def test_a_script_with_windows_line_ends_is_diagnosed(ordinary: LocalGuest) -> None:
     script = base64.b64encode(b"#!/bin/sh\r\necho hi\r\n").decode()
     written = f"echo {script} | base64 -d > s.sh; chmod +x s.sh; exec 2>&-; ./s.sh"
-    asked = sh(written)
-    told = await ordinary.diagnose(asked, await ordinary.run(asked))
-    assert told
-    assert (told.code, "s.sh has Windows line ends" in told.cause) == ("windows_line_ends", True)
+    program = sh(written)
+    diagnosis = await ordinary.diagnose(program, await ordinary.run(program))
+    assert diagnosis
+    assert (diagnosis.code, "s.sh has Windows line ends" in diagnosis.cause) == (
+        "windows_line_ends",
+        True,
+    )
 
 
 async def test_container_engines_find_what_they_need(ordinary: LocalGuest) -> None:

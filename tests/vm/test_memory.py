@@ -55,12 +55,12 @@ async def use_and_free(guest: LocalGuest) -> tuple[int, int]:
 async def test_booted_and_resumed_machines_return_freed_memory(
     reporting: Lab,
 ) -> None:
-    host, asked = reporting.host(), environment(resources=ENOUGH)
-    guest = reporting.adopt(await host.create(asked, no_progress))
+    host, described = reporting.host(), environment(resources=ENOUGH)
+    guest = reporting.adopt(await host.create(described, no_progress))
     used, later = await use_and_free(guest)
     assert later < used - USED_MB // 2
     await guest.pause_to_disk()
-    guest = reporting.adopt(await host.resume(asked, no_progress))
+    guest = reporting.adopt(await host.resume(described, no_progress))
     used, later = await use_and_free(guest)
     assert later < used - USED_MB // 2
 
@@ -69,10 +69,10 @@ async def test_a_copy_keeps_freed_memory_without_logging_errors(reporting: Lab) 
     """Its memory file is shared with other copies, so QEMU may not punch holes in it."""
     host = reporting.host()
     origin = reporting.adopt(await host.create(environment(resources=ENOUGH), no_progress))
-    async with origin.freeze() as frozen_machine:
-        asked = environment(resources=ENOUGH)
-        copy = reporting.adopt(await host.create(asked, no_progress, frozen_machine))
+    async with origin.freeze() as frozen:
+        described = environment(resources=ENOUGH)
+        copy = reporting.adopt(await host.create(described, no_progress, frozen))
     await root(copy, f"{FILL}; rm /dev/shm/full; {FILL}")
-    log = (reporting.environments / asked.id / "console.log").read_text(errors="replace")
+    log = (reporting.environments / described.id / "console.log").read_text(errors="replace")
     assert "discard" not in log
     assert int(await root(copy, SIZE)) == USED_MB << 20

@@ -168,7 +168,7 @@ async def test_requests_of_a_guest_to_itself_reach_itself(quick: Lab) -> None:
     name, variables = (await root(guest, f"{serve}; hostname; echo $no_proxy $NO_PROXY")).split(
         "\n"
     )[:2]
-    assert [each.split(",")[-1] for each in variables.split()] == [name, name]
+    assert [variable.split(",")[-1] for variable in variables.split()] == [name, name]
     for address in ("localhost", "app.localhost", name, "[::1]", "0.0.0.0"):  # noqa: S104
         answer = await ask_proxy(guest, f"http://{address}:8000/index.html")
         assert answer.startswith("HTTP/1.1 200"), address

@@ -92,7 +92,7 @@ async def copies(lab: Lab, template: Template, count: int = MANY) -> list[LocalG
     async with anyio.create_task_group() as group:
         for _ in range(count):
             group.start_soon(one)
-    assert {each.booted_from.get("template") for each in guests} == {template.key.id}
+    assert {guest.booted_from.get("template") for guest in guests} == {template.key.id}
     return guests
 
 
@@ -100,8 +100,8 @@ async def test_concurrent_copies_have_different_identities(templated: Lab) -> No
     guests = await copies(templated, await made(templated))
     drawn = "head -c 32 /dev/urandom | sha256sum; cat /proc/sys/kernel/random/uuid"
     ask = sh(f"{drawn}; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
-    told = [lines(await guest.run(ask)) for guest in guests]
-    for values in zip(*told, strict=True):
+    identities = [lines(await guest.run(ask)) for guest in guests]
+    for values in zip(*identities, strict=True):
         assert len(set(values)) == MANY, values
     for guest in guests:
         assert lines(await guest.run(sh("hostname; grep -c test-1 /etc/hosts"))) == ["test-1", "1"]
@@ -111,40 +111,40 @@ async def test_a_hundred_copies_have_different_identities(templated: Lab) -> Non
     """Their random numbers, ids and keys all differ, and their clocks are right."""
     await made(templated)
     host = templated.host()
-    told: list[list[str]] = []
+    drawings: list[list[str]] = []
     turns = anyio.Semaphore(AT_ONCE)
     drawn = sh("cat /proc/sys/kernel/random/uuid /etc/machine-id; head -c 32 /dev/urandom | md5sum")
 
     async def one() -> None:
         async with turns:
-            asked = environment()
-            guest = await host.create(asked, no_progress)
+            described = environment()
+            guest = await host.create(described, no_progress)
             try:
                 assert "template" in guest.booted_from
                 before = time.time()
                 now = await guest.agent("guest-get-time")
                 assert isinstance(now, int)
                 assert before - DRIFT <= now / 1e9 <= time.time() + DRIFT
-                files = templated.environments / asked.id
+                files = templated.environments / described.id
                 host_key = (files / "known_hosts").read_text().split()[-1]
                 own_key = (files / "ssh_key").read_text()
-                told.append([*lines(await guest.run(drawn)), host_key, own_key])
+                drawings.append([*lines(await guest.run(drawn)), host_key, own_key])
             finally:
                 await guest.destroy()
 
     async with anyio.create_task_group() as group:
         for _ in range(HUNDRED):
             group.start_soon(one)
-    for values in zip(*told, strict=True):
+    for values in zip(*drawings, strict=True):
         assert len(set(values)) == HUNDRED, values
 
 
 async def test_copies_have_the_time_of_the_host(templated: Lab) -> None:
     for guest in await copies(templated, await made(templated), 2):
         before = time.time()
-        told = await guest.agent("guest-get-time")
-        assert isinstance(told, int)
-        assert before - DRIFT <= told / 1e9 <= time.time() + DRIFT
+        clock = await guest.agent("guest-get-time")
+        assert isinstance(clock, int)
+        assert before - DRIFT <= clock / 1e9 <= time.time() + DRIFT
 
 
 async def test_copies_have_separate_disks_and_memory(templated: Lab) -> None:
@@ -161,7 +161,7 @@ async def test_a_template_holds_no_keys(templated: Lab) -> None:
     """Its identity disk is empty and no key file is kept."""
     template = await made(templated)
     assert not any((template.directory / "identity.img").read_bytes())
-    names = {each.name for each in template.directory.iterdir()}
+    names = {entry.name for entry in template.directory.iterdir()}
     assert names == {"manifest.json", "ram", "state", "scratch.img", "identity.img"}
 
 
@@ -185,7 +185,7 @@ async def test_a_template_with_an_unloadable_state_is_dropped(alone: Lab) -> Non
     guest = await alone.guest()
     assert "template" not in guest.booted_from
     assert isinstance(alone.templates, Templates)
-    assert template.key.id not in {each.key.id for each in alone.templates.store.all()}
+    assert template.key.id not in {kept.key.id for kept in alone.templates.store.all()}
 
 
 async def test_an_interrupted_build_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ async def test_a_build_on_a_full_disk_leaves_nothing_and_is_repeated_when_there_
                 await (await lab.guest()).destroy()
                 with anyio.fail_after(120):
                     await lab.templates.idle()
-            (told,) = [each for each in logs if each["event"] == "template_put_off"]
-            assert "no room in the directory of templates" in told["error"]
+            (warning,) = [line for line in logs if line["event"] == "template_put_off"]
+            assert "no room in the directory of templates" in warning["error"]
             assert [path.name for path in disk.path.iterdir()] == ["ballast"]
             assert not lab.ports.leased
             disk.free()
@@ -242,8 +242,8 @@ async def test_with_owners_kept_apart_a_template_serves_only_its_owner(
         templated.templates = Templates(own, shared.hypervisor, templated.launcher(), recipe, tasks)
 
         async def template_of(owner: str) -> str | None:
-            asked = replace(environment(), owner=owner)
-            guest = templated.adopt(await templated.host().create(asked, no_progress))
+            described = replace(environment(), owner=owner)
+            guest = templated.adopt(await templated.host().create(described, no_progress))
             await templated.close()
             return guest.booted_from.get("template")
 

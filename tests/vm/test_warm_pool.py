@@ -52,8 +52,8 @@ class Pooled:
     async def filled(self) -> None:
         await until(lambda: self.pool.counts() == {"shell": 2}, seconds=FILL_SECONDS)
 
-    async def create(self, asked: Environment) -> LocalGuest:
-        return self.lab.adopt(await self.host.create(asked, no_progress))
+    async def create(self, described: Environment) -> LocalGuest:
+        return self.lab.adopt(await self.host.create(described, no_progress))
 
 
 @pytest.fixture
@@ -89,21 +89,20 @@ async def test_claimed_machines_take_new_identities_that_differ(pooled: Pooled) 
         "hostname; cat /etc/machine-id; head -c 32 /dev/urandom | sha256sum; "
         "cat /proc/sys/kernel/random/uuid"
     )
-    before = [lines(await Shell(each.connection).run(ask)) for each in pooled.made]
-    assert [each[0] for each in before] == ["warm", "warm"]
-    asked = [replace(environment(), name=name) for name in ("one", "two")]
+    before = [lines(await Shell(machine.connection).run(ask)) for machine in pooled.made]
+    assert [identity[0] for identity in before] == ["warm", "warm"]
     guests: list[LocalGuest] = []
-    for each in asked:
-        guests.append(await pooled.create(each))
+    for name in ("one", "two"):
+        guests.append(await pooled.create(replace(environment(), name=name)))
         assert guests[-1].booted_from["warm"] == "yes"
         now = time.time()
-        told = await guests[-1].agent("guest-get-time")
-        assert isinstance(told, int)
-        assert now - DRIFT <= told / 1e9 <= time.time() + DRIFT
+        clock = await guests[-1].agent("guest-get-time")
+        assert isinstance(clock, int)
+        assert now - DRIFT <= clock / 1e9 <= time.time() + DRIFT
     after = [lines(await guest.run(ask)) for guest in guests]
-    assert [each[0] for each in after] == ["one", "two"]
+    assert [identity[0] for identity in after] == ["one", "two"]
     for number in (1, 2, 3):
-        assert len({each[number] for each in (*before, *after)}) == 4
+        assert len({identity[number] for identity in (*before, *after)}) == 4
     assert lines(await guests[0].run(sh("grep -c one /etc/hosts"))) == ["1"]
 
 
@@ -119,10 +118,10 @@ async def test_the_way_out_is_offered_only_after_a_claim(pooled: Pooled) -> None
 
 async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pooled: Pooled) -> None:
     """`waggle shell` finds its files, and it can be paused to disk like any other."""
-    asked = environment()
-    guest = await pooled.create(asked)
-    home = pooled.lab.environments / asked.id
-    assert {"ssh_key", "known_hosts", "scratch.img"} <= {each.name for each in home.iterdir()}
+    described = environment()
+    guest = await pooled.create(described)
+    home = pooled.lab.environments / described.id
+    assert {"ssh_key", "known_hosts", "scratch.img"} <= {entry.name for entry in home.iterdir()}
     assert len(list(pooled.lab.environments.glob("warm-*"))) == 1
     resource_use = await guest.resource_use()
     assert resource_use is not None
@@ -131,8 +130,8 @@ async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pool
         return
     await root(guest, "echo kept >/etc/kept")
     await guest.pause_to_disk()
-    woken = pooled.lab.adopt(await pooled.host.resume(asked, no_progress))
-    assert await root(woken, "cat /etc/kept; hostname") == f"kept\n{asked.name}\n"
+    resumed = pooled.lab.adopt(await pooled.host.resume(described, no_progress))
+    assert await root(resumed, "cat /etc/kept; hostname") == f"kept\n{described.name}\n"
 
 
 async def test_a_warm_machine_has_the_usual_priority(pooled: Pooled) -> None:
@@ -147,14 +146,14 @@ async def test_hung_or_dead_warm_machines_do_not_fail_a_create(pooled: Pooled) -
     hung, dead = (machine.started.machine.identity.pid for machine in pooled.made)
     os.kill(hung, signal.SIGSTOP)
     os.kill(dead, signal.SIGKILL)
-    asked = environment(network=NetworkPolicy.PUBLIC)
-    guest = await pooled.create(asked)
+    described = environment(network=NetworkPolicy.PUBLIC)
+    guest = await pooled.create(described)
     assert "warm" not in guest.booted_from
-    assert lines(await guest.run(sh("hostname"))) == [asked.name]
+    assert lines(await guest.run(sh("hostname"))) == [described.name]
 
 
 async def test_a_cancelled_create_ends_the_machine_it_claimed(pooled: Pooled) -> None:
-    asked = environment()
+    described = environment()
     with anyio.CancelScope() as scope:
 
         async def progress(share: float, _message: str) -> None:
@@ -162,9 +161,9 @@ async def test_a_cancelled_create_ends_the_machine_it_claimed(pooled: Pooled) ->
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
 
-        await pooled.host.create(asked, progress)
+        await pooled.host.create(described, progress)
     assert scope.cancelled_caught
     assert not pooled.made[0].is_alive
-    assert not (pooled.lab.environments / asked.id).exists()
+    assert not (pooled.lab.environments / described.id).exists()
     await pooled.filled()
     assert len(pooled.made) == 3

@@ -2,9 +2,10 @@
 """Shared work, the turns of an owner, heavy work in threads, and the rate limit of calls.
 
 `Sharing` lets several callers wait for one piece of work, which continues for a while when all of
-them have gone: a client that gives up after a minute and calls again finds its image further on. It
-is used by `images`; `UnderWay` also by `idempotency`. `Turns` and `in_thread` are for heavy work of
-`files.trees`. `RateLimiter` is asked by `waggle.mcp` before every tool call; its time is injected.
+them have gone: a client that gives up after a minute finds its image pulled further when it calls
+again. `images` uses it, and `idempotency` uses `UnderWay`; `files.trees` uses `Turns` and
+`in_thread` for heavy work. `waggle.mcp` calls `RateLimiter` before every tool call; its time is
+injected.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from waggle.domain.host import Progress
 from waggle.domain.observer import release
 from waggle.tasks import end, finish
 
-MAX_FOR_NOBODY = 4
+MAX_UNCLAIMED = 4
 MAX_RECENT = 16
 """How many progress reports are kept for a slow follower."""
 _T = TypeVar("_T")
@@ -42,14 +43,14 @@ class UnderWay(Generic[_T]):
         self.waiting: list[str] = []
         """The owners of the calls that wait for it, one entry per call."""
         self.timer: asyncio.TimerHandle | None = None
-        self.task = asyncio.ensure_future(work(self._tell))
+        self.task = asyncio.ensure_future(work(self._report))
         self._recent: deque[tuple[float, str]] = deque(maxlen=MAX_RECENT)
-        self._told = 0
+        self._reported = 0
         self._changed = asyncio.Event()
 
-    async def _tell(self, share: float, message: str) -> None:
+    async def _report(self, share: float, message: str) -> None:
         self._recent.append((share, message))
-        self._told += 1
+        self._reported += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -58,10 +59,10 @@ class UnderWay(Generic[_T]):
 
         Raises what it raises, or `ended` if it was cancelled.
         """
-        heard = max(0, self._told - 1)  # a later follower begins with the newest
+        passed_on = max(0, self._reported - 1)  # a later follower begins with the newest
         while True:
-            if fresh := self._told - heard:
-                heard = self._told
+            if fresh := self._reported - passed_on:
+                passed_on = self._reported
                 for share, message in [*self._recent][-fresh:]:
                     await progress(share, message)
             elif self.task.done():
@@ -80,7 +81,7 @@ class UnderWay(Generic[_T]):
 class Sharing(Generic[_T]):
     """At most one piece of work per key. It continues for `linger` seconds without a caller.
 
-    At most MAX_FOR_NOBODY pieces do so: of more, those that were left first are ended.
+    At most MAX_UNCLAIMED pieces do so: of more, those that were left first are ended.
     """
 
     def __init__(self, linger: float, changed: Callable[[], None] = lambda: None) -> None:
@@ -121,10 +122,10 @@ class Sharing(Generic[_T]):
     def _leave(self, shared: UnderWay[_T]) -> None:
         loop = asyncio.get_running_loop()
         shared.timer = loop.call_later(self._linger, shared.task.cancel)
-        alone = [each for each in self._under_way.values() if each.timer is not None]
-        alone.sort(key=lambda each: each.timer.when() if each.timer else 0.0)
-        for each in alone[:-MAX_FOR_NOBODY]:
-            each.task.cancel()
+        alone = [work for work in self._under_way.values() if work.timer is not None]
+        alone.sort(key=lambda work: work.timer.when() if work.timer else 0.0)
+        for work in alone[:-MAX_UNCLAIMED]:
+            work.task.cancel()
 
     def _ended(self, key: str, task: asyncio.Future[_T]) -> None:
         shared = self._under_way.pop(key)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 GREEDY, OTHER = "ann", "bob"
-SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
+PAUSING = Pausing(when_idle=True, keep=timedelta(hours=24), max_on_disk=20)
 
 
 def pause(here: World, environment: Environment) -> Job[Environment]:
@@ -113,8 +113,8 @@ async def test_space_is_reserved_while_bytes_are_written() -> None:
         await settle()
         here.gates.open("disk")
         await settle()
-        refused = [each.error for each in pauses if each.is_done]
-        assert [type(each) for each in refused] == [QuotaExceeded]
+        refused = [type(paused.error) for paused in pauses if paused.is_done]
+        assert refused == [QuotaExceeded]
         here.gates.errors["pause_to_disk"] = OSError(28, "No space left on device")
         here.gates.open("pause_to_disk")
         await settle()
@@ -123,7 +123,7 @@ async def test_space_is_reserved_while_bytes_are_written() -> None:
 
 
 async def test_an_idle_environment_without_disk_space_is_paused_in_memory_with_a_notice() -> None:
-    async with world(capacity=6, disk_mib=600, several_owners=True, pausing=SLEEPY) as here:
+    async with world(capacity=6, disk_mib=600, several_owners=True, pausing=PAUSING) as here:
         greedy, other = await here.created(owner=GREEDY), await here.created(owner=OTHER)
         here.host.used[greedy.id] = 600 * MIB
         here.clock.now += IDLE

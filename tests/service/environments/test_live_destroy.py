@@ -183,7 +183,7 @@ async def test_details_hidden_from_the_client_are_logged(
         with pytest.raises(Broken):
             await here.service.destroy(environment.id, owner=OWNER)
         assert "secret" not in str(here.get(environment.id))
-        (entry,) = [each for each in logged if each["event"] == "environment_destroy_failed"]
+        (entry,) = [line for line in logged if line["event"] == "environment_destroy_failed"]
         assert entry["environment"] == environment.id
         assert entry["exc_info"]
         here.gates.errors.clear()

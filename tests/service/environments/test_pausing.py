@@ -9,7 +9,7 @@ from datetime import timedelta
 import anyio
 import pytest
 import structlog.testing
-from tests.service.sleeping import KEEP, SLEEPY, paused, reaper, use
+from tests.service.pausing import KEEP, PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
 
 from waggle.domain.environment import State
@@ -165,7 +165,7 @@ async def test_a_machine_paused_in_memory_may_die() -> None:
 
 
 async def test_an_idle_environment_is_paused_to_disk_and_later_destroyed() -> None:
-    async with world(pausing=SLEEPY) as here:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
         assert await reaper(here).sweep() == [environment.id]
@@ -179,7 +179,7 @@ async def test_an_idle_environment_is_paused_to_disk_and_later_destroyed() -> No
 
 
 async def test_idle_environments_over_the_limit_are_paused_in_memory() -> None:
-    async with world(pausing=SLEEPY, capacity=3) as here:
+    async with world(pausing=PAUSING, capacity=3) as here:
         for _ in range(3):
             await here.created()
         here.clock.now += IDLE
@@ -190,11 +190,11 @@ async def test_idle_environments_over_the_limit_are_paused_in_memory() -> None:
         assert [first.is_on_disk, second.is_on_disk, third.is_on_disk] == [True, True, False]
         assert third.state is State.PAUSED
         assert third.notice == (
-            "It is idle, and stands still in memory until it can be paused to disk: "
+            "It is idle, and paused in memory until it can be paused to disk: "
             "Owner alice has 2 of the 2 environments paused to disk that one owner may have."
         )
-        said = [line for line in logs if line["event"] == "idle_kept_in_memory"]
-        assert [line["environment"] for line in said] == [third.id], "once, not at every sweep"
+        warnings = [line for line in logs if line["event"] == "idle_kept_in_memory"]
+        assert [line["environment"] for line in warnings] == [third.id], "once, not at every sweep"
         await here.destroy(first.id).result()
         assert await reaper(here).sweep() == [third.id]
         assert here.get(third.id).is_on_disk
@@ -213,50 +213,50 @@ async def test_an_idle_environment_paused_in_memory_resumes_when_used() -> None:
 
 
 async def test_an_environment_paused_in_memory_is_kept_as_long_as_one_on_disk() -> None:
-    async with world(pausing=replace(SLEEPY, max_on_disk=1), capacity=3) as here:
-        sleeper = await here.created()
+    async with world(pausing=replace(PAUSING, max_on_disk=1), capacity=3) as here:
+        first = await here.created()
         idle = await here.created()
         here.clock.now += IDLE
         await reaper(here).sweep()
-        assert here.get(sleeper.id).is_on_disk
+        assert here.get(first.id).is_on_disk
         here.clock.now += KEEP - timedelta(microseconds=1)
-        async with here.service.using(sleeper.id, owner=OWNER):
+        async with here.service.using(first.id, owner=OWNER):
             pass
-        await paused(here, sleeper)  # so that its place stays taken
+        await paused(here, first)  # so that its place stays taken
         assert await reaper(here).sweep() == []
         here.clock.now += timedelta(microseconds=1)
         assert await reaper(here).sweep() == [idle.id]
-        assert [each.id for each in here.service.all()] == [sleeper.id]
+        assert [environment.id for environment in here.service.all()] == [first.id]
 
 
 async def test_concurrent_pauses_reserve_their_places() -> None:
     async with world(pausing=Pausing(max_on_disk=1)) as here:
         first, second = await here.created(), await here.created()
         here.gates.closed.add("pause_to_disk")
-        falling = here.start(paused(here, first))
+        pausing_first = here.start(paused(here, first))
         again = here.start(paused(here, first))
         await here.gates.reached("pause_to_disk")
         with pytest.raises(QuotaExceeded):
             await paused(here, second)
         here.gates.open_all()
-        assert (await falling.result()).is_on_disk
+        assert (await pausing_first.result()).is_on_disk
         assert (await again.result()).is_on_disk
 
 
 async def test_environments_paused_to_disk_outlive_the_server() -> None:
-    async with world(pausing=SLEEPY) as here:
-        sleeper, other = await here.created(), await here.created()
-        await paused(here, sleeper)
+    async with world(pausing=PAUSING) as here:
+        first, other = await here.created(), await here.created()
+        await paused(here, first)
         await here.service.aclose()
-        assert [each.id for each in here.service.all()] == [sleeper.id]
+        assert [environment.id for environment in here.service.all()] == [first.id]
         assert here.host.guests[other.id].freed == 1
-        async with world(pausing=SLEEPY) as later:
-            later.host.on_disk.add(sleeper.id)
+        async with world(pausing=PAUSING) as later:
+            later.host.on_disk.add(first.id)
             later.store.records = dict(here.store.records)
             assert await later.service.recover() == 0
-            assert later.get(sleeper.id).is_on_disk
-            await use(later, sleeper)
-        await here.destroy(sleeper.id).result()
+            assert later.get(first.id).is_on_disk
+            await use(later, first)
+        await here.destroy(first.id).result()
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.RESUMING, State.PAUSED])
@@ -270,7 +270,7 @@ async def test_recovery_after_a_killed_server(state: State, is_whole: bool) -> N
         if is_whole:
             here.host.on_disk.add(environment.id)
         assert await here.service.recover() == (0 if is_whole else 1)
-        assert [each.is_on_disk for each in here.service.all()] == [True] * is_whole
+        assert [live.is_on_disk for live in here.service.all()] == [True] * is_whole
         if is_whole:
             await here.destroy(environment.id).result()
 
@@ -279,8 +279,8 @@ async def test_a_rollback_resumes_the_frozen_machine_under_the_same_id() -> None
     async with world() as here:
         environment = await here.created()
         first = here.host.only
-        async with first.freeze() as frozen_machine:
-            back = await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
+        async with first.freeze() as frozen:
+            back = await here.service.roll_back(environment.id, frozen, owner=OWNER)
         assert (back.id, back.state) == (environment.id, State.RUNNING)
         assert first.freed == 1
         assert here.host.only is not first
@@ -291,9 +291,9 @@ async def test_a_failed_rollback_is_reported_and_holds_no_slot() -> None:
     async with world() as here:
         environment = await here.created()
         here.host.create_error = Broken("no")
-        async with here.host.only.freeze() as frozen_machine:
+        async with here.host.only.freeze() as frozen:
             with pytest.raises(Broken):
-                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen, owner=OWNER)
         failed = here.get(environment.id)
         assert (failed.state, failed.holds_capacity) == (State.ERROR, False)
         assert "Rollback failed" in str(failed.error)
@@ -304,11 +304,11 @@ async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
     async with world() as here:
         environment = await here.created()
         async with (
-            here.host.only.freeze() as frozen_machine,
+            here.host.only.freeze() as frozen,
             here.service.using(environment.id, owner=OWNER),
         ):
             with pytest.raises(Busy):
-                await here.service.roll_back(environment.id, frozen_machine, owner=OWNER)
+                await here.service.roll_back(environment.id, frozen, owner=OWNER)
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
@@ -333,7 +333,7 @@ async def test_exposed_ports_return_on_the_same_local_port(to_disk: bool) -> Non
 
 
 async def test_a_connection_counts_as_use_but_does_not_resume_a_paused_environment() -> None:
-    async with world(pausing=SLEEPY) as here:
+    async with world(pausing=PAUSING) as here:
         environment = await here.created()
         visit = here.host.only.visit
         here.clock.advance(seconds=IDLE.total_seconds() - 1)

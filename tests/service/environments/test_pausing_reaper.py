@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import anyio
 import pytest
-from tests.service.sleeping import SLEEPY
+from tests.service.pausing import PAUSING
 from tests.service.world import IDLE, OWNER, START, Broken, World, settle, world
 
 from waggle.domain.environment import State
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.service.environments.pausing import RESTS, Reaper, expired
+from waggle.service.environments.pausing import AT_ONCE, Reaper, expired
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
@@ -23,11 +23,11 @@ class Ticks:
     """A sleep that ends when the test calls `tick`, and records the seconds asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[float] = []
+        self.pauses: list[float] = []
         self._go = anyio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        self.asked.append(seconds)
+        self.pauses.append(seconds)
         await self._go.wait()
         self._go = anyio.Event()
 
@@ -155,7 +155,7 @@ async def test_an_environment_that_cannot_be_removed_does_not_stop_the_others() 
 
 
 async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> None:
-    async with world(pausing=SLEEPY, capacity=4) as here:
+    async with world(pausing=PAUSING, capacity=4) as here:
         hanging, other = await here.created(SHORT), await here.created(SHORT)
         here.clock.advance(minutes=1)
         here.gates.closed = {"pause_to_disk"}
@@ -164,7 +164,7 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
         await settle()
         ticks.tick()
         await settle()
-        assert [each.environment for each in here.gates.parked] == [hanging.id, other.id]
+        assert [parked.environment for parked in here.gates.parked] == [hanging.id, other.id]
         here.gates.parked[1].go.set()
         await settle()
         assert here.get(other.id).is_on_disk
@@ -172,7 +172,7 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
         here.clock.advance(minutes=1)
         ticks.tick()
         await settle()
-        assert [each.environment for each in here.gates.parked] == [hanging.id]
+        assert [parked.environment for parked in here.gates.parked] == [hanging.id]
         assert here.get(third.id).notice is not None, "the next sweep has looked at it"
         here.gates.open_all()
         await settle()
@@ -182,17 +182,17 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
 
 
 async def test_few_environments_are_paused_to_disk_at_once() -> None:
-    async with world(pausing=replace(SLEEPY, max_on_disk=9), capacity=RESTS + 2) as here:
-        idle = [await here.created(SHORT) for _ in range(RESTS + 2)]
+    async with world(pausing=replace(PAUSING, max_on_disk=9), capacity=AT_ONCE + 2) as here:
+        idle = [await here.created(SHORT) for _ in range(AT_ONCE + 2)]
         here.clock.advance(minutes=1)
         here.gates.closed = {"pause_to_disk"}
         sweeping = here.start(reaper(here).sweep())
         await settle()
-        assert len(here.gates.parked) == RESTS
+        assert len(here.gates.parked) == AT_ONCE
         async with here.service.using(idle[-1].id, owner=OWNER):
             pass  # it waits for its turn, and is not idle any more
         here.gates.open_all()
-        assert {*await sweeping.result()} == {each.id for each in idle[:-1]}
+        assert {*await sweeping.result()} == {environment.id for environment in idle[:-1]}
         assert here.get(idle[-1].id).state is State.RUNNING
 
 
@@ -229,7 +229,7 @@ async def test_the_loop_sleeps_and_sweeps_repeatedly() -> None:
         ticks.tick()
         await settle()
         assert here.service.all() == []
-        assert ticks.asked == [60, 60, 60]
+        assert ticks.pauses == [60, 60, 60]
         loop.cancel()
         await loop.wait()
 

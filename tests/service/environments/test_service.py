@@ -231,7 +231,7 @@ async def test_the_list_is_in_creation_order_and_holds_every_state() -> None:
         here.gates.closed = {"create"}
         here.create()
         await settle()
-        states = [each.state for each in here.service.list(owner=OWNER)]
+        states = [environment.state for environment in here.service.list(owner=OWNER)]
         assert states == [State.ERROR, State.RUNNING, State.CREATING]
         assert here.service.list(owner=OWNER)[1] == second
 
@@ -267,7 +267,7 @@ async def test_closing_destroys_everything_in_parallel_and_refuses_creates() -> 
         await here.gates.reached("create")
         closing = here.start(here.service.aclose())
         await settle()
-        assert [each.place for each in here.gates.parked] == ["destroy", "destroy"]
+        assert [parked.place for parked in here.gates.parked] == ["destroy", "destroy"]
         with pytest.raises(NotFound):  # the create was cancelled, not awaited
             await creating.result()
         with pytest.raises(MaxEnvironments, match="shutting down"):
@@ -294,9 +294,9 @@ async def test_closing_continues_past_an_environment_that_cannot_be_destroyed() 
         stuck, other = await here.created(), await here.created()
         here.host.guests[stuck.id].destroy_error = Broken("stuck")
         await here.service.aclose()
-        assert [each.id for each in here.service.all()] == [stuck.id]
+        assert [environment.id for environment in here.service.all()] == [stuck.id]
         assert here.host.guests[other.id].freed == 1
-        assert [each.id for each in await here.store.unfinished()] == [stuck.id]
+        assert [record.id for record in await here.store.unfinished()] == [stuck.id]
         here.host.guests[stuck.id].destroy_error = None
         await here.service.aclose()
         assert here.service.all() == []
@@ -324,12 +324,12 @@ async def release_soon(release: Callable[[], None]) -> None:
 async def test_a_restart_clears_every_unfinished_record() -> None:
     async with world() as here:
         old = [record(i, state) for i, state in enumerate(State)]
-        here.store.records = {each.id: each for each in old}
-        unfinished = [each.id for each in old if each.state is not State.DESTROYED]
+        here.store.records = {environment.id: environment for environment in old}
+        unfinished = [unended.id for unended in old if unended.state is not State.DESTROYED]
         assert await here.service.recover() == len(unfinished)
         assert here.host.discarded == unfinished
-        for each in here.store.records.values():
-            assert each.state is State.DESTROYED
+        for saved in here.store.records.values():
+            assert saved.state is State.DESTROYED
         cleared = here.store.records[unfinished[0]]
         assert cleared.error == "The server was restarted."
         assert (cleared.machine, cleared.ssh_port, cleared.active_calls) == (None, None, 0)
@@ -347,7 +347,7 @@ async def test_a_restart_keeps_the_cause_of_an_earlier_failure() -> None:
 async def test_a_record_that_cannot_be_cleared_stays_and_does_not_stop_the_others() -> None:
     async with world() as here:
         stuck, other = record(1, State.RUNNING), record(2, State.RUNNING)
-        here.store.records = {each.id: each for each in (stuck, other)}
+        here.store.records = {stuck.id: stuck, other.id: other}
         here.host.discard_errors = {stuck.id: Broken("the process cannot be killed")}
         assert await here.service.recover() == 1
         assert here.store.records[stuck.id] == stuck

@@ -60,7 +60,7 @@ async def snapshots(*, capacity: int = 4, per_owner: int = 2) -> AsyncGenerator[
 
 
 def ids(environments: list[Environment]) -> list[str]:
-    return [each.id for each in environments]
+    return [environment.id for environment in environments]
 
 
 async def test_environments_are_created_from_a_kept_snapshot() -> None:
@@ -141,8 +141,8 @@ async def test_a_fork_makes_all_copies_or_none() -> None:
     async with snapshots(capacity=4) as here:
         origin = await here.world.created()
         forks = await here.service.fork(origin.id, 2, owner=OWNER)
-        assert [each.state for each in forks] == [State.RUNNING] * 2
-        assert len({each.name for each in (origin, *forks)}) == 3
+        assert [fork.state for fork in forks] == [State.RUNNING] * 2
+        assert len({environment.name for environment in (origin, *forks)}) == 3
         with pytest.raises(MaxEnvironments, match="2 more do not fit: 1 of 4 are free"):
             await here.service.fork(origin.id, 2, owner=OWNER)
         here.world.host.create_error = BootFailed("no")

@@ -62,7 +62,7 @@ async def test_a_tilde_is_the_users_home_in_every_call(
     assert (await files.list(environment.id, "~", owner=OWNER)).path == "/home/node"
     for name in ("a.txt", "~/a.t*", "/home/node/*.txt"):
         found = await files.search(environment.id, SearchQuery(path="~", name=name), owner=OWNER)
-        assert [each.path for each in found.matches] == [target], name
+        assert [match.path for match in found.matches] == [target], name
     assert here.host.only.files[target].data == b"new"
 
 
@@ -80,7 +80,7 @@ async def test_a_list_without_a_path_shows_the_home_directory(
     environment = await here.created()
     await files.write(environment.id, "x", b"1", owner=OWNER)
     listing = await files.list(environment.id, None, owner=OWNER)
-    assert (listing.path, [each.name for each in listing.entries]) == (HOME, ["x"])
+    assert (listing.path, [entry.name for entry in listing.entries]) == (HOME, ["x"])
     assert (await files.list(environment.id, "/", owner=OWNER)).path == "/"
 
 

@@ -43,13 +43,13 @@ class Parts:
     refused: tuple[Refused, ...] = ()
     error: Exception | None = None
     hangs: bool = False
-    asked: list[str] = field(default_factory=list[str])
+    run_ids: list[str] = field(default_factory=list[str])
     programs: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     ran: list[Command] = field(default_factory=list[Command])
     since: list[float] = field(default_factory=list[float])
 
     async def why(self, run_id: str, programs: Sequence[str]) -> RunFacts:
-        self.asked.append(run_id)
+        self.run_ids.append(run_id)
         self.programs.append(tuple(programs))
         if self.hangs:
             await anyio.sleep_forever()
@@ -72,14 +72,14 @@ class Parts:
 async def test_a_successful_run_asks_for_nothing() -> None:
     parts = Parts()
     assert await parts.diagnostician().explain(FAILED, result(0)) is None
-    assert (parts.asked, parts.ran, parts.since) == ([], [], [])
+    assert (parts.run_ids, parts.ran, parts.since) == ([], [], [])
 
 
 async def test_the_guest_is_asked_about_the_failed_run() -> None:
     parts = Parts(RunFacts(oom_kills=1))
     found = await parts.diagnostician().explain(FAILED, result())
     assert found
-    assert (found.code, parts.asked, parts.ran) == ("out_of_memory", ["the-run"], [])
+    assert (found.code, parts.run_ids, parts.ran) == ("out_of_memory", ["the-run"], [])
     assert "at 192 MiB" in found.cause
 
 

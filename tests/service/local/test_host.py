@@ -90,7 +90,7 @@ class PretendMachine:
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Do nothing: its disk is never full."""
 
     async def settle(self) -> None:
@@ -216,8 +216,8 @@ class Rig:
     def left(self) -> tuple[list[Path], frozenset[int]]:
         return list((self.directory / "environments").glob("*")), self.ports.leased
 
-    async def create(self, asked: Environment | None = None) -> LocalGuest:
-        return await self.host.create(asked or environment(), no_progress)
+    async def create(self, described: Environment | None = None) -> LocalGuest:
+        return await self.host.create(described or environment(), no_progress)
 
 
 @pytest.fixture
@@ -311,25 +311,26 @@ async def test_not_ready_says_why_a_create_would_fail(rig: Rig) -> None:
     rig.images.there = False
     assert await rig.host.not_ready() == "None of the images is there."
     rig.ports = PortAllocator(10_920, 10_921)
-    with rig.ports.lease():
-        assert "10920" in str(await rig.host.not_ready())
+    lease = rig.ports.lease()
+    assert "10920" in str(await rig.host.not_ready())
+    lease.release()
 
 
 async def test_disk_use_reports_the_bytes_of_each_environment_and_the_free_bytes(rig: Rig) -> None:
     here = rig.directory / "environments"
-    for name in ("running", "asleep", "socket"):
+    for name in ("running", "on-disk", "socket"):
         (here / name / "frozen").mkdir(parents=True)
     with (here / "running" / "scratch.img").open("wb") as disk:
         disk.write(bytes(MIB))
         disk.truncate(4096 * MIB)  # a hole takes no space
-    (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
-    (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
+    (here / "on-disk" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "socket" / "link").symlink_to(here / "on-disk" / "frozen" / "ram")
     below = here / "socket" / "console.run"
     below.mkdir()
     (below / "of a hostile VMM").write_bytes(bytes(MIB))
     use = await rig.host.disk_use()
     taken = {name: size // MIB for name, size in use.of_environments.items()}
-    assert taken == {"running": 1, "asleep": 2, "socket": 0}
+    assert taken == {"running": 1, "on-disk": 2, "socket": 0}
     assert use.free > MIB
 
 
@@ -384,9 +385,11 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     log = rig.hypervisor.log
     files = rig.directory / "environments" / "warm-1"
     files.mkdir(parents=True)
-    asked = environment(network=NetworkPolicy.PUBLIC)
-    image = await rig.images.boot_image(asked.image, None)
-    parts = MachineParts(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
+    described = environment(network=NetworkPolicy.PUBLIC)
+    image = await rig.images.boot_image(described.image, None)
+    parts = MachineParts(
+        described.runtime, image, Path("/kernel"), Path("/kit"), described.resources
+    )
     blueprint = Blueprint(parts, {}, files)
     lease = rig.ports.lease()
     connection = SshConnection(lease.port, new_keys())
@@ -394,8 +397,8 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     machine = WarmMachine(started, new_keys(), connection)
     pool = cast("WarmPool[WarmMachine]", PretendPool(machine, log))
     with pytest.raises(BootFailed, match="It panicked"):
-        await rig.host_with(pool).create(asked, no_progress)
-    asks = f"claim {asked.runtime} {asked.image} sha256:0"
+        await rig.host_with(pool).create(described, no_progress)
+    asks = f"claim {described.runtime} {described.image} sha256:0"
     assert log[0] == asks
     assert log[-2:] == [asks, "room"]
     assert "machine" in log
@@ -448,7 +451,7 @@ class TestGuest:
         for _ in range(2):
             with pytest.raises(TimedOut):
                 await guest.destroy()
-        assert not any("port" in each for each in log)
+        assert not any("port" in entry for entry in log)
         await guest.destroy()
         assert log[-3:] == ["machine", "proxy", "files and port"]
 
@@ -465,8 +468,8 @@ class TestGuest:
         async with hostile() as (port, keys):
             connection = SshConnection(port, keys)
             guest = self.make(PretendMachine(log), log, connection)
-            told: list[GuestMisbehaves] = []
-            guest.when_misbehaves(told.append)
+            errors: list[GuestMisbehaves] = []
+            guest.when_misbehaves(errors.append)
             session = CommandSession(100)
             await open_exec(await connection.get(), session, "attack debug", window=100_000)
             await session.ended.wait()
@@ -475,7 +478,7 @@ class TestGuest:
                     await guest.run(Command(("true",), 5.0, 100))
                 assert raised.value.code == "guest_misbehaves"
                 assert "Destroy it" in raised.value.hint
-            assert ["over 1,000 control packets" in each.message for each in told] == [True]
+            assert ["over 1,000 control packets" in error.message for error in errors] == [True]
             await guest.destroy()
         assert log[0] == "machine"
 

@@ -83,7 +83,7 @@ class Time:
         for due, event in self._sleepers:
             if due <= self.now:
                 event.set()
-        self._sleepers = [each for each in self._sleepers if each[0] > self.now]
+        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > self.now]
         await settle()
 
 
@@ -135,7 +135,7 @@ class Rig:
         await self.time.pass_(SETTLE)
 
     def alive(self) -> int:
-        return sum(each.is_alive for each in self.made)
+        return sum(machine.is_alive for machine in self.made)
 
 
 @contextlib.asynccontextmanager
@@ -183,7 +183,7 @@ async def test_machines_made_of_outdated_parts_are_replaced() -> None:
         here.digest = "sha256:2"
         assert here.pool.claim(PYTHON, parts(PYTHON, "sha256:2")) is None
         await settle()
-        assert [each.destroyed for each in here.made] == [True, True, False, False]
+        assert [machine.destroyed for machine in here.made] == [True, True, False, False]
         assert here.pool.claim(PYTHON, parts(PYTHON, "sha256:2")) is here.made[2]
 
 
@@ -191,7 +191,7 @@ async def test_making_room_ends_the_newest_machine() -> None:
     async with rig(python=2) as here:
         here.room = 1
         await here.pool.make_room()
-        assert [each.destroyed for each in here.made] == [False, True]
+        assert [machine.destroyed for machine in here.made] == [False, True]
         here.room = 0
         await here.pool.make_room()
         await here.time.pass_(TICK)
@@ -267,9 +267,9 @@ async def test_dying_machines_are_replaced_with_growing_delay_and_warned_of_once
             await here.time.pass_(delay)
             assert len(here.made) == number + 1
             delay, here.time.now = delay * 2, 0.0
-    told = [each for each in logged if each["event"] == "warm_machine_failed"]
-    assert [each["log_level"] for each in told] == ["warning", "debug", "debug", "debug"]
-    assert "it was unplugged" in str(told[0]["error"])
+    failures = [entry for entry in logged if entry["event"] == "warm_machine_failed"]
+    assert [entry["log_level"] for entry in failures] == ["warning", "debug", "debug", "debug"]
+    assert "it was unplugged" in str(failures[0]["error"])
 
 
 async def test_a_machine_that_lived_long_is_replaced_soon() -> None:
@@ -349,7 +349,7 @@ async def test_closing_ends_all_machines_and_may_be_repeated() -> None:
         await here.settled()
         for _ in range(2):
             await here.pool.aclose()
-        assert [each.destroyed for each in here.made] == [False, True, True]
+        assert [machine.destroyed for machine in here.made] == [False, True, True]
         assert here.undone == 1
         assert here.pool.claim(PYTHON, parts(PYTHON)) is None
         await claimed.destroy()
@@ -370,7 +370,7 @@ ACTIONS = st.lists(
         st.tuples(st.sampled_from(["destroy", "die"]), st.integers(0, 5)),
         st.tuples(st.just("pass"), st.sampled_from([SETTLE, TICK, LONGEST_DELAY])),
         st.tuples(st.just("memory"), st.sampled_from(Outlook)),
-        st.sampled_from([("rebuild", 0), ("fail", 0), ("hold", 0), ("go on", 0)]),
+        st.sampled_from([("rebuild", 0), ("fail", 0), ("hold", 0), ("release", 0)]),
     ),
     max_size=40,
 )
@@ -433,8 +433,9 @@ class Model:
     def check(self) -> None:
         """Check that no machine is lost and that there are not too many."""
         rig = self.rig
-        left = [each for each in rig.made if not each.destroyed and each not in self.environments]
-        assert len(left) <= rig.pool.size
+        alive = [machine for machine in rig.made if not machine.destroyed]
+        unclaimed = [machine for machine in alive if machine not in self.environments]
+        assert len(unclaimed) <= rig.pool.size
         assert sum(rig.pool.counts().values()) <= 2
         assert len(self.environments) + rig.pool.size <= CAPACITY
 
@@ -454,8 +455,8 @@ def test_no_machine_is_lost_and_there_are_never_too_many(
                 model.check()
             await here.pool.aclose()
             await settle()
-            kept = [each for each in model.environments if each is not None]
-            assert all(each.destroyed != (each in kept) for each in here.made)
+            kept = [claimed for claimed in model.environments if claimed is not None]
+            assert all(machine.destroyed != (machine in kept) for machine in here.made)
             tasks.cancel_scope.cancel()
 
     anyio.run(play)

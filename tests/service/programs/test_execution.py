@@ -95,7 +95,7 @@ async def test_code_becomes_one_command_with_the_presets(here: World, executions
     (command,) = here.host.only.commands
     assert (command.argv, command.apart) == (("python3", "{runner.py}", "{file}"), True)
     assert command.code == b"flood 3\nexit 3"
-    assert (command.extension, command.timeout, command.output_limit) == (".py", 300, 1_000)
+    assert (command.extension, command.timeout) == (".py", 300)
     assert (command.cwd, command.env, command.stdin) == (None, {}, b"")
     assert command.user is GuestUser.SANDBOX
 
@@ -305,7 +305,7 @@ async def test_packages_go_to_the_installer_of_the_runtime(
     await executions.install(environment.id, packages, owner=OWNER)
     (command,) = here.host.only.commands
     assert (command.argv, command.user, command.code) == (argv, user, None)
-    assert (command.timeout, command.output_limit) == (600, 1_000)
+    assert command.timeout == 600
 
 
 @pytest.mark.parametrize(

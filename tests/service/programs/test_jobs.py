@@ -37,7 +37,7 @@ async def start(jobs: JobService, environment: str, code: str) -> Job:
     return await jobs.start(environment, command, WHAT, owner=OWNER)
 
 
-async def test_a_job_runs_on_without_a_waiting_call_and_is_found_again(
+async def test_a_job_continues_without_a_waiting_call_and_is_found_again(
     here: World, jobs: JobService
 ) -> None:
     environment = (await here.created()).id
@@ -55,7 +55,7 @@ async def test_a_job_runs_on_without_a_waiting_call_and_is_found_again(
         3,
         "before\nafter\n",
     )
-    assert [each.number for each in jobs.list(environment, owner=OWNER)] == [1]
+    assert [brief.number for brief in jobs.list(environment, owner=OWNER)] == [1]
 
 
 async def test_a_job_counts_as_use_of_its_environment_until_it_ends(
@@ -261,10 +261,10 @@ async def test_programs_left_running_are_reported_listed_and_killed(
     second = await start(jobs, environment, "leave other")
     for job in (first, second):
         await job.wait(LONG)
-    assert [each.command for each in first.view().left.programs] == ["server -p 80", "worker"]
+    assert [program.command for program in first.view().left.programs] == ["server -p 80", "worker"]
     listed = await jobs.left.look(environment, owner=OWNER, always=False)
     assert listed.count == 3
-    assert [(each.job, each.command) for each in listed.programs] == [
+    assert [(program.job, program.command) for program in listed.programs] == [
         (1, "server -p 80"),
         (1, "worker"),
         (2, "other"),

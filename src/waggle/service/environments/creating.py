@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates environments: what a client may ask for, and how one or several come up, all or none.
+"""Creates environments: the requests that a client may make, and how one or several come up.
 
-`Limits` turns a request into an `Environment`; it is pure: ids and time are arguments. `Arrivals`
-is used by `EnvironmentService`; it takes the slots before any work and, if there are none, ends
-creates whose callers have gone (`idempotency.Unclaimed`) to free theirs.
+`Limits` turns a request into an `Environment`; it is pure: ids and time are arguments.
+`EnvironmentService` uses `Creator`, which takes the slots before any work and, if there are none,
+ends creates whose callers have gone (`idempotency.Unclaimed`) to free theirs.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -59,9 +58,9 @@ class Creator:
         self,
         described: Sequence[Environment],
         progress: Progress = no_progress,
-        frozen_machine: FrozenMachine | None = None,
+        frozen: FrozenMachine | None = None,
     ) -> list[Environment]:
-        """Start environments of one owner in parallel, as copies of `moment` if it is given.
+        """Start environments of one owner in parallel, as copies of `frozen` if it is given.
 
         All of them or none. Raises as `EnvironmentService.create` does.
         """
@@ -75,22 +74,22 @@ class Creator:
         try:
             async with together() as group:
                 for live in lives:
-                    group.start_soon(self._create, live, progress, frozen_machine)
+                    group.start_soon(self._create, live, progress, frozen)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for live in lives:
                     if live.environment.state is State.RUNNING:
-                        await end_quietly(live)
+                        await live.end_quietly()
             raise
         for live in lives:
-            self._events.tell(live.environment)
+            self._events.notify(live.environment)
         return [live.environment for live in lives]
 
     async def _create(
-        self, live: LiveEnvironment, progress: Progress, frozen_machine: FrozenMachine | None
+        self, live: LiveEnvironment, progress: Progress, frozen: FrozenMachine | None
     ) -> None:
         with self._events.creating():
-            await live.create(progress, frozen_machine)
+            await live.create(progress, frozen)
 
     def live(self, environment: Environment) -> LiveEnvironment:
         """Wrap an environment that is to come up, or that is paused to disk."""
@@ -102,12 +101,6 @@ class Creator:
             tasks=self._tasks,
             changed=self._changed,
         )
-
-
-async def end_quietly(live: LiveEnvironment) -> None:
-    """Destroy it; do not raise."""
-    with contextlib.suppress(Exception):  # logged where it happened
-        await live.end()
 
 
 MIN_MEMORY, MIN_DISK = 128, 64
@@ -179,9 +172,9 @@ class Limits:
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """The runtime of a new environment if the call names none."""
 
-    def runtime_of(self, asked: str | None) -> RuntimeName:
+    def runtime_of(self, name: str | None) -> RuntimeName:
         """Return the requested runtime, or the default one. Raises InvalidRuntime."""
-        return RuntimeName.parse(asked) if asked else self.default_runtime
+        return RuntimeName.parse(name) if name else self.default_runtime
 
     def network_of(self, request: CreateRequest) -> NetworkPolicy:
         """Return the network policy of an environment for this request."""
@@ -205,7 +198,7 @@ class Limits:
     ) -> Environment:
         """Return the environment to create for `request`. Raises InvalidArgument."""
         named = self.allowed.check(request.image) if request.image else None
-        return self._asked(
+        return self._described(
             request,
             id=environment_id,
             runtime=request.runtime,
@@ -226,7 +219,7 @@ class Limits:
         now: datetime,
     ) -> Environment:
         """Return the environment to create from a snapshot. Raises InvalidArgument."""
-        return self._asked(
+        return self._described(
             request,
             id=environment_id,
             runtime=snapshot.runtime,
@@ -239,10 +232,10 @@ class Limits:
             packages=snapshot.packages,
         )
 
-    def _asked(
+    def _described(
         self, request: CreateRequest | CopyRequest, **preset: Unpack[_Preset]
     ) -> Environment:
-        """Apply what the client asked for to the preset."""
+        """Apply the client's wishes to the preset."""
         minutes = request.timeout_minutes
         name = request.name or f"{preset['runtime']}-{preset['id'][:8]}"
         preset["network"] = request.network or preset["network"]
@@ -270,12 +263,12 @@ class _Preset(TypedDict):
     packages: NotRequired[tuple[str, ...]]
 
 
-def _within(name: str, asked: int | None, usual: int, least: int, most: int) -> int:
-    if asked is None:
+def _within(name: str, wish: int | None, usual: int, least: int, most: int) -> int:
+    if wish is None:
         return usual
-    if not least <= asked <= most:
+    if not least <= wish <= most:
         raise InvalidArgument(
             f"{name} must be {least} to {most}.",
             hint=f"Leave it out for {usual}; the operator's limit is WAGGLE_MAX_{name.upper()}.",
         )
-    return asked
+    return wish

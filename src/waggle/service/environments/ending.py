@@ -29,9 +29,9 @@ async def recover(
 ) -> tuple[int, list[Environment]]:
     """Remove what an earlier server left; return how many, and those that are paused to disk.
 
-    One that was being paused to disk as the server died is kept until `asleep_until`, whether or
-    not that can be recorded: the next start finds it in the same way. One whose recovery fails
-    keeps its record and all that it has for the next start, and does not stop the others.
+    One that was being paused to disk as the server died is kept until `keep_until`, whether or not
+    that can be recorded: the next start finds it in the same way. One whose recovery fails keeps
+    its record and all that it has for the next start, and does not stop the others.
     """
     removed, on_disk = 0, list[Environment]()
     for environment in await store.unfinished():
@@ -49,8 +49,7 @@ async def recover(
             if ending.state is not State.DESTROYING:
                 ending = ending.to(State.DESTROYING)
             why = environment.error or "The server was restarted."
-            gone = ending.to(State.DESTROYED, error=why)
-            await store.save(gone)
+            await store.save(ending.to(State.DESTROYED, error=why))
         except Exception:
             log.exception("environment_recovery_failed", environment=environment.id)
         else:
@@ -89,7 +88,7 @@ def cause_of(error: BaseException) -> str:
 
 
 log = structlog.get_logger(__name__)
-_LIVING = (State.RUNNING, State.PAUSED)
+LIVING = (State.RUNNING, State.PAUSED)
 
 
 class Life:
@@ -117,7 +116,7 @@ class Life:
         self._changed = changed
         self._guest: Guest | None = None
         self.may_have_left = environment.state is not State.CREATING
-        """Whether programs of ended calls may still run in it, so that the guest is asked."""
+        """Whether programs of ended calls may still run in it, so that the guest must list them."""
         self._creation = anyio.CancelScope()
         self._settled = anyio.Event()
         self._ending = anyio.Lock()
@@ -165,6 +164,11 @@ class Life:
                     ended = True
         return ended
 
+    async def end_quietly(self) -> None:
+        """Destroy it; do not raise."""
+        with contextlib.suppress(Exception):  # logged where it happened
+            await self.end()
+
     async def _tear_down(self, *, reason: str | None) -> None:
         """Free the guest and record the end. Call it only with `_ending` held."""
         self.environment = self.environment.to(State.DESTROYING)
@@ -197,7 +201,7 @@ class Life:
         cause = await death(guest)
         with anyio.CancelScope(shield=True):
             async with self._ending:
-                if self._guest is not guest or self.environment.state not in _LIVING:
+                if self._guest is not guest or self.environment.state not in LIVING:
                     return
                 self.environment = self.environment.to(
                     State.ERROR, error=f"The machine died: {cause}"

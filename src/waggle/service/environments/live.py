@@ -14,8 +14,8 @@ notice change in `environment`, in one step without an await, so that it is alwa
 Create: CREATING is recorded first, and RUNNING is visible only once it is recorded. A create that
 fails or is cancelled, by its caller or by `end`, frees its guest and is DESTROYED with the cause;
 if the guest cannot be freed, it is in ERROR and keeps its machine, and the reaper tries again.
-Pause: PAUSED is set first, so that new calls wait for the lock. If the machine cannot be paused, or
-its state cannot be written, it runs again, even if it was paused in memory before.
+Pause: PAUSED is set first, so that new calls wait for the lock. If the machine cannot be paused or
+ended, or its state cannot be written, it runs again, even if it was paused in memory before.
 Resume: the paused machine continues, or the host starts another from the state on the disk, in a
 slot that `admit` takes. After a failure it is PAUSED as before.
 Rollback: the old machine and its state are destroyed first, so a failure ends in ERROR.
@@ -39,7 +39,7 @@ from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound,
 from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import ExposedPort, ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
-from waggle.service.environments.ending import Life, cause_of, save_if_possible
+from waggle.service.environments.ending import LIVING, Life, cause_of, save_if_possible
 
 log = structlog.get_logger(__name__)
 
@@ -51,23 +51,21 @@ class LiveEnvironment(Life):
     Ports that are exposed when it is paused or rolled back are exposed again afterwards.
     """
 
-    _doors: Sequence[ExposedPort] = ()
+    _closed_ports: Sequence[ExposedPort] = ()
     _stalled: DiskFull | None = None
     _misconduct: str | None = None
     pause_again_at: datetime | None = None
     """When to try again to pause it to disk, after its state could not be written."""
 
-    async def create(
-        self, progress: Progress, frozen_machine: FrozenMachine | None = None
-    ) -> Environment:
-        """Boot it, or resume `moment`, and return it running. A task watches for its death.
+    async def create(self, progress: Progress, frozen: FrozenMachine | None = None) -> Environment:
+        """Boot it, or resume `frozen`, and return it running. A task watches for its death.
 
         If that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
         Raises NotFound if `end` was called, and what the host and the store raise.
         """
-        self.may_have_left = frozen_machine is not None
+        self.may_have_left = frozen is not None
         try:
-            self.environment = await self._boot(progress, frozen_machine)
+            self.environment = await self._boot(progress, frozen)
             self._tasks.start_soon(self._watch, self._the_guest())
         except BaseException as error:
             await self._undo(error)
@@ -78,11 +76,11 @@ class LiveEnvironment(Life):
         log.info("environment_created", environment=self.environment.id, template=template)
         return self.environment
 
-    async def _boot(self, progress: Progress, frozen_machine: FrozenMachine | None) -> Environment:
+    async def _boot(self, progress: Progress, frozen: FrozenMachine | None) -> Environment:
         """Boot, record, and return the environment as running, unless `end` was called."""
         with self._creation:
             await self._store.save(self.environment)
-            self._take_in(await self._host.create(self.environment, progress, frozen_machine))
+            self._take_in(await self._host.create(self.environment, progress, frozen))
             running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
             await self._store.save(running)
             if not self._creation.cancel_called:
@@ -94,25 +92,25 @@ class LiveEnvironment(Life):
         self._stalled = self._misconduct = None
         guest.when_misbehaves(self._misbehaves)
         guest.when_visited(self._visited)
-        guest.when_stalled(self._stands_still)
+        guest.when_stalled(self._stall)
 
-    def _stands_still(self, why: DiskFull | None) -> None:
+    def _stall(self, why: DiskFull | None) -> None:
         """Note that the server's disk refuses a write of the machine, or with None, accepts it."""
         self._stalled = why
-        if self.environment.state not in (State.RUNNING, State.PAUSED):
+        if self.environment.state not in LIVING:
             return
         self.environment = self.environment.noticing(why.message if why else self._misconduct)
         if why is None:
             self.touch()  # it could not be used meanwhile
-            log.info("environment_goes_on", environment=self.environment.id)
+            log.info("environment_unstalled", environment=self.environment.id)
         else:
-            log.error("environment_stands_still", environment=self.environment.id, why=why.message)
+            log.error("environment_stalled", environment=self.environment.id, why=why.message)
         self._changed(self.environment)
 
     def _misbehaves(self, error: GuestMisbehaves) -> None:
         """Note that the guest is unusable, so that the owner sees it without a call."""
         self._misconduct = str(error)
-        if self.environment.state in (State.RUNNING, State.PAUSED):
+        if self.environment.state in LIVING:
             self.environment = self.environment.noticing(self._misconduct)
             how = error.message
             log.warning("environment_misbehaves", environment=self.environment.id, how=how)
@@ -145,10 +143,11 @@ class LiveEnvironment(Life):
         finally:
             self.environment = self.environment.call_ended(self._clock())
 
-    def touch(self) -> None:
-        """Restart the idle time if it runs, because somebody asked about its programs."""
+    def touch(self) -> Environment:
+        """Restart the idle time if it runs, because a client looked at its programs; return it."""
         if self.environment.state is State.RUNNING:
             self.environment = self.environment.used(self._clock())
+        return self.environment
 
     async def extend(self, idle_timeout: timedelta) -> Environment:
         """Set its idle timeout, restart its idle time, record both, and return it.
@@ -166,7 +165,7 @@ class LiveEnvironment(Life):
     async def pause(
         self, *, keep_for: timedelta | None = None, notice: str | None = None
     ) -> Environment:
-        """Pause it in memory, or with `asleep_for`, to disk for that time. Idempotent.
+        """Pause it in memory, or with `keep_for`, to disk for that time. Idempotent.
 
         `notice` is the reason to show if the owner did not ask for it. Raises Busy,
         NotRunning, or what the guest raises; then it runs. Finishes when cancelled.
@@ -175,15 +174,15 @@ class LiveEnvironment(Life):
             async with self._ending:
                 if is_running := self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
-                    self._doors = self.exposed
+                    self._closed_ports = self.exposed
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                 self.environment.require(State.PAUSED)
                 if keep_for is not None and not self.environment.is_on_disk:
-                    await self._or_go_on(self._the_guest().pause_to_disk)
+                    await self._or_run_again(self._the_guest().pause_to_disk)
                     self._guest = None
                     self.environment = self.environment.paused_to_disk(self._clock() + keep_for)
                 elif is_running:
-                    await self._or_go_on(self._the_guest().pause)
+                    await self._or_run_again(self._the_guest().pause)
                 if notice is not None:
                     self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)
@@ -192,14 +191,14 @@ class LiveEnvironment(Life):
                 log.info("environment_paused", environment=now.id, on_disk=now.is_on_disk)
         return self.environment
 
-    async def _or_go_on(self, obey: Callable[[], Awaitable[None]]) -> None:
+    async def _or_run_again(self, pause: Callable[[], Awaitable[None]]) -> None:
         try:
-            await obey()
+            await pause()
         except BaseException:
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
             with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
                 await self._the_guest().unpause()
-                await self._open_again(self._doors)
+                await self._expose_again(self._closed_ports)
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
@@ -215,7 +214,7 @@ class LiveEnvironment(Life):
                         admit()
                     self.environment = self.environment.to(State.RESUMING)
                     try:
-                        await self._go_on(progress)
+                        await self._continue(progress)
                     except BaseException:
                         self.environment = self.environment.to(State.PAUSED)
                         raise
@@ -226,22 +225,22 @@ class LiveEnvironment(Life):
                 self.environment.require_running()
         return self.environment
 
-    async def _go_on(self, progress: Progress) -> None:
+    async def _continue(self, progress: Progress) -> None:
         if self._guest is not None:
             await self._guest.unpause()
         else:
             self._take_in(await self._host.resume(self.environment, progress))
             self._tasks.start_soon(self._watch, self._the_guest())
-        await self._open_again(self._doors)
+        await self._expose_again(self._closed_ports)
 
-    async def _open_again(self, doors: Sequence[ExposedPort]) -> None:
+    async def _expose_again(self, ports: Sequence[ExposedPort]) -> None:
         """Expose ports again, on the same local ports where those are free."""
-        for door in doors:
+        for exposed in ports:
             with contextlib.suppress(WaggleError):
-                await self._the_guest().expose(door.port, door.local_port)
+                await self._the_guest().expose(exposed.port, exposed.local_port)
 
-    async def roll_back(self, progress: Progress, frozen_machine: FrozenMachine) -> Environment:
-        """Replace its machine with a copy of `moment`. Finishes when cancelled.
+    async def roll_back(self, progress: Progress, frozen: FrozenMachine) -> Environment:
+        """Replace its machine with a copy of `frozen`. Finishes when cancelled.
 
         Raises Busy or NotRunning, or what the host raises; after that it is in ERROR.
         """
@@ -250,15 +249,13 @@ class LiveEnvironment(Life):
                 self.environment.require_running()
                 self.environment.require_quiet()
                 self.environment = self.environment.to(State.PAUSED)
-                doors = self.exposed
+                ports = self.exposed
                 try:
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
-                    self._take_in(
-                        await self._host.create(self.environment, progress, frozen_machine)
-                    )
+                    self._take_in(await self._host.create(self.environment, progress, frozen))
                     self.may_have_left = True
-                    await self._open_again(doors)
+                    await self._expose_again(ports)
                 except BaseException as error:
                     why = f"Rollback failed: {cause_of(error)}"
                     self.environment = self.environment.to(State.ERROR, error=why)

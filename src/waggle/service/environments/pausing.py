@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
 """After a state could not be written: every try stops the machine and writes for a while."""
-RESTS = 3
-"""How many idle ones are paused to disk at once: each may write gigabytes."""
+AT_ONCE = 3
+"""How many idle ones are paused to disk at once: one may write gigabytes."""
 
 
 class Pauses:
@@ -54,14 +54,14 @@ class Pauses:
         self._clock = clock
         self._host = host
         self._disk = disk
-        self._falling: list[LiveEnvironment] = []
+        self._pausing_to_disk: list[LiveEnvironment] = []
         """Those that are being paused to disk: they count towards the quota already."""
-        self._resting = anyio.CapacityLimiter(RESTS)
+        self._at_once = anyio.CapacityLimiter(AT_ONCE)
         self._quota = Quota(
             "environments paused to disk",
             pausing.max_on_disk,
             "WAGGLE_MAX_PAUSED",
-            "Destroy one of yours that is paused, or have it go on with any call.",
+            "Destroy one of yours that is paused, or resume it with any call.",
         )
 
     @property
@@ -76,9 +76,9 @@ class Pauses:
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
         SnapshotFailed; then it continues to run.
         """
-        return await (self._sleep(live) if to_disk else live.pause())
+        return await (self._to_disk(live) if to_disk else live.pause())
 
-    async def _sleep(self, live: LiveEnvironment) -> Environment:
+    async def _to_disk(self, live: LiveEnvironment) -> Environment:
         """Pause it to disk. Raises as `pause` does, or OSError."""
         environment, keep = live.environment, self._pausing.keep
         if environment.is_on_disk:
@@ -92,14 +92,17 @@ class Pauses:
     def _place(self, live: LiveEnvironment) -> Generator[None]:
         """Count it towards its owner's quota while it is being paused. Raises QuotaExceeded."""
         owner = live.environment.owner
-        falling = {each.environment.id for each in self._falling if each.environment.owner == owner}
-        others = (self._registry.on_disk(owner) | falling) - {live.environment.id}
+        coming = (other.environment for other in self._pausing_to_disk)
+        held = self._registry.on_disk(owner) | {
+            other.id for other in coming if other.owner == owner
+        }
+        others = held - {live.environment.id}
         self._quota.require(owner, len(others))
-        self._falling.append(live)
+        self._pausing_to_disk.append(live)
         try:
             yield
         finally:
-            self._falling.remove(live)
+            self._pausing_to_disk.remove(live)
 
     async def resume(self, live: LiveEnvironment, progress: Progress = no_progress) -> Environment:
         """Resume a paused one, in a free slot. Idempotent.
@@ -109,7 +112,7 @@ class Pauses:
         admit = self._registry.require_room_for
         return await live.resume(progress, lambda: admit(live.environment))
 
-    def may_rest(self, environment: Environment) -> bool:
+    def may_keep(self, environment: Environment) -> bool:
         """Return whether an idle one is kept, on the disk or else in memory, not destroyed.
 
         One that is paused in memory is kept as long as it would have been on the disk.
@@ -120,36 +123,33 @@ class Pauses:
             return self._clock() < environment.expires_at() + self._pausing.keep
         return environment.state in (State.RUNNING, State.PAUSED)
 
-    async def rest(self, live: LiveEnvironment) -> bool:
+    async def keep(self, live: LiveEnvironment) -> bool:
         """Pause an idle one to disk, or else in memory; return whether it is on the disk now.
 
         Does not raise. A later call tries again, after TRY_AGAIN if the state was not written. At
-        most RESTS at once; the others wait.
+        most AT_ONCE together; the others wait.
         """
-        async with self._resting:
-            return await self._rest(live)
+        async with self._at_once:
+            now = self._clock()
+            if not (live.environment.is_expired(now) and self.may_keep(live.environment)):
+                return False  # it was used or destroyed while it waited
+            if live.pause_again_at is not None and now < live.pause_again_at:
+                return False
+            try:
+                await self._to_disk(live)
+            except (WaggleError, OSError) as error:
+                if live.environment.is_expired(now):  # else a call used it meanwhile
+                    if not isinstance(error, QuotaExceeded):
+                        live.pause_again_at = now + TRY_AGAIN
+                    await self._keep_in_memory(live, error)
+            else:
+                live.pause_again_at = None
+            return live.environment.is_on_disk
 
-    async def _rest(self, live: LiveEnvironment) -> bool:
-        now = self._clock()
-        if not (live.environment.is_expired(now) and self.may_rest(live.environment)):
-            return False  # it was used or destroyed while it waited
-        if live.pause_again_at is not None and now < live.pause_again_at:
-            return False
-        try:
-            await self._sleep(live)
-        except (WaggleError, OSError) as error:
-            if live.environment.is_expired(now):  # else a call used it meanwhile
-                if not isinstance(error, QuotaExceeded):
-                    live.pause_again_at = now + TRY_AGAIN
-                await self._stand_still(live, error)
-        else:
-            live.pause_again_at = None
-        return live.environment.is_on_disk
-
-    async def _stand_still(self, live: LiveEnvironment, error: Exception) -> None:
-        told = error.strerror if isinstance(error, OSError) else None
-        cause = told or cause_of(error)
-        why = f"It is idle, and stands still in memory until it can be paused to disk: {cause}"
+    async def _keep_in_memory(self, live: LiveEnvironment, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) else None
+        cause = reason or cause_of(error)
+        why = f"It is idle, and paused in memory until it can be paused to disk: {cause}"
         known = live.environment.notice
         if known == why:
             return
@@ -165,7 +165,10 @@ class Pauses:
 def expired(environments: Iterable[Environment], now: datetime) -> list[str]:
     """Return the ids to retire at `now`, longest expired first. Pure."""
     due = [environment for environment in environments if environment.is_expired(now)]
-    return [environment.id for environment in sorted(due, key=lambda e: e.expires_at())]
+    return [
+        environment.id
+        for environment in sorted(due, key=lambda environment: environment.expires_at())
+    ]
 
 
 class Reaper:
@@ -198,7 +201,7 @@ class Reaper:
     async def sweep(self) -> list[str]:
         """Retire what has expired, all at once; return the ids of what is destroyed or on the disk.
 
-        What an earlier sweep is still doing is left to that one.
+        It leaves alone what an earlier sweep still retires.
         """
         removed: list[str] = []
 

@@ -24,7 +24,7 @@ from waggle.domain.programs.job import parse_wait
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.service import EnvironmentService
 
-_MAX_TOLD = 5
+_MAX_LISTED = 5
 log = structlog.get_logger(__name__)
 
 
@@ -93,8 +93,8 @@ async def end_unless_used(environments: EnvironmentService, made: Environment) -
 def _instead(environments: EnvironmentService, owner: str) -> str:
     """Return a hint for when there is no room for a new one."""
     own = environments.list(owner=owner)
-    told = ", ".join(f"{each.id} ({each.name})" for each in own[-_MAX_TOLD:])
-    use = f"Give environment_id to go on in one that you have: {told}. " if own else ""
+    listed = ", ".join(f"{mine.id} ({mine.name})" for mine in own[-_MAX_LISTED:])
+    use = f"Give environment_id to use one that you have: {listed}. " if own else ""
     return f"{use}destroy_environment ends one that is no longer needed."
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state that `EnvironmentService` keeps about all live environments.
 
-The registry of live environments and of the slots they take, the news of changes to them, what can
-be reported of one without asking its guest, and how much of the host's disk each owner may use. No
-method of `Registry` awaits: nothing else runs between the check and the entry, and that makes the
-cap exact. Knows no files.
+`Registry` holds the live environments and counts the slots they take. None of its methods awaits:
+nothing else runs between the check and the entry, which makes the cap exact. `Events` notifies of
+changes, `Inspection` is all that is known without asking the guest, and `DiskShares` says how much
+of the host's disk an owner may use. Knows no files.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ class Registry:
         """Raise MaxEnvironments or QuotaExceeded unless that many more slots are free."""
         quota = self._quota
         if quota.most < self._capacity and not self._closed:  # the more precise refusal comes first
-            own = self._held(each for each in self.environments() if each.owner == owner)
-            quota.require(owner, own, slots)
+            quota.require(owner, self._held(self.of(owner)), slots)
         if refusal := self.refusal(slots):
             raise refusal
 
@@ -88,7 +87,7 @@ class Registry:
         return self._held(self.environments())
 
     def _held(self, environments: Iterable[Environment]) -> int:
-        return sum(self._slots_of(each.resources) for each in environments if each.holds_capacity)
+        return sum(self._slots_of(held.resources) for held in environments if held.holds_capacity)
 
     def require_room_for(self, environment: Environment) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless this one may run."""
@@ -100,7 +99,7 @@ class Registry:
 
     def on_disk(self, owner: str) -> set[str]:
         """Return the ids of an owner's environments that are paused to disk."""
-        return {each.id for each in self.environments() if each.owner == owner and each.is_on_disk}
+        return {environment.id for environment in self.of(owner) if environment.is_on_disk}
 
     def remove(self, environment_id: str) -> None:
         """Forget it. Idempotent."""
@@ -118,6 +117,10 @@ class Registry:
         """Return the environments as of now, oldest first."""
         return tuple(live.environment for live in self._live.values())
 
+    def of(self, owner: str) -> list[Environment]:
+        """Return an owner's environments as of now, oldest first."""
+        return [own for own in self.environments() if own.owner == owner]
+
     def close(self) -> None:
         """Admit nothing from now on."""
         self._closed = True
@@ -132,16 +135,16 @@ class Events:
         self._removed: list[Callable[[str], None]] = []
         self._changed: list[Callable[[Environment], None]] = []
 
-    def when_removed(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the id of every environment that is destroyed."""
-        self._removed.append(tell)
+    def when_removed(self, notify: Callable[[str], None]) -> None:
+        """Call `notify` with the id of every environment that is destroyed."""
+        self._removed.append(notify)
 
-    def when_changed(self, tell: Callable[[Environment], None]) -> None:
-        """Call `tell` with every environment whose state or notice has changed."""
-        self._changed.append(tell)
+    def when_changed(self, notify: Callable[[Environment], None]) -> None:
+        """Call `notify` with every environment whose state or notice has changed."""
+        self._changed.append(notify)
 
-    def tell(self, environment: Environment) -> None:
-        """Report an environment whose state or notice has changed."""
+    def notify(self, environment: Environment) -> None:
+        """Notify of an environment whose state or notice has changed."""
         if environment.state is State.DESTROYED:
             for removed in self._removed:
                 removed(environment.id)
@@ -188,10 +191,10 @@ FIRST_BYTES = 64 << 20
 
 
 class DiskShares:
-    """How much of the disk each owner uses and may use, of all kinds of data together.
+    """How much of the disk every owner uses and may use, of all kinds of data together.
 
-    Use cases hold `room` open around work that takes much of the disk. What a guest writes later is
-    bounded by the size of its disk and counts from then on. `most_mib` is the limit of one owner; 0
+    Use cases hold `room` open around work that takes much of the disk. Later writes of a guest are
+    bounded by the size of its disk and count from then on. `most_mib` is the limit of one owner; 0
     means a share if there are several: half of what is free and what they hold, together.
     """
 

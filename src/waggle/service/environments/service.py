@@ -22,13 +22,7 @@ from waggle.domain.machine import Resources
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
-from waggle.service.environments.creating import (
-    CopyRequest,
-    CreateRequest,
-    Creator,
-    Limits,
-    end_quietly,
-)
+from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
 from waggle.service.environments.ending import recover
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
@@ -83,7 +77,7 @@ class EnvironmentService:
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
             self._registry.remove(environment.id)
-        self.events.tell(environment)
+        self.events.notify(environment)
 
     async def recover(self) -> int:
         """Remove what an earlier server left, except what is paused to disk: `ending.recover`."""
@@ -112,7 +106,7 @@ class EnvironmentService:
     async def create_from(
         self,
         snapshot: Snapshot,
-        frozen_machine: FrozenMachine,
+        frozen: FrozenMachine,
         request: CopyRequest,
         *,
         owner: str,
@@ -123,17 +117,17 @@ class EnvironmentService:
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner, snapshot.size):
-            (created,) = await self._creator.create([described], progress, frozen_machine)
+            (created,) = await self._creator.create([described], progress, frozen)
         return created
 
     async def fork(
-        self, origin: Environment, frozen_machine: FrozenMachine, count: int
+        self, origin: Environment, frozen: FrozenMachine, count: int
     ) -> builtins.list[Environment]:
-        """Return `count` copies of `origin`, frozen as `moment`. Raises as `create` does."""
+        """Return `count` copies of `origin`, whose machine is `frozen`. Raises as `create` does."""
         now = self._clock()
         described = [origin.copy(self._new_id(), now) for _ in range(count)]
         async with self.disk.room(origin.owner, copies=count, of=origin.id):
-            return await self._creator.create(described, no_progress, frozen_machine)
+            return await self._creator.create(described, no_progress, frozen)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless `count` more of that size may run."""
@@ -152,7 +146,7 @@ class EnvironmentService:
     # `builtins.list` because this class has a method `list`.
     def list(self, *, owner: str) -> builtins.list[Environment]:
         """Return the owner's live environments, oldest first, failed ones included."""
-        return [each for each in self._registry.environments() if each.owner == owner]
+        return self._registry.of(owner)
 
     def all(self) -> builtins.list[Environment]:
         """Return every live environment, for the reaper and the operator."""
@@ -177,9 +171,7 @@ class EnvironmentService:
 
     def touch(self, environment_id: str, *, owner: str) -> Environment:
         """Restart its idle time if it runs, and return it. Raises as `get` does."""
-        live = self._owned(environment_id, owner)
-        live.touch()
-        return live.environment
+        return self._owned(environment_id, owner).touch()
 
     async def extend(self, environment_id: str, minutes: int, *, owner: str) -> Environment:
         """Set its idle timeout to that many minutes and restart its idle time.
@@ -191,7 +183,7 @@ class EnvironmentService:
     def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
         """Return the owner's environment with that id, name or start of an id."""
         reference = parse_reference_text(environment_id, "environment_id", "create_environment")
-        found = find_id(reference, ((each.id, each.name) for each in self.list(owner=owner)))
+        found = find_id(reference, ((own.id, own.name) for own in self.list(owner=owner)))
         live = self._registry.find(found) if found else None
         if live is None:
             raise NotFound(f"There is no environment {reference}.")
@@ -225,17 +217,16 @@ class EnvironmentService:
     async def roll_back(
         self,
         environment_id: str,
-        frozen_machine: FrozenMachine,
+        frozen: FrozenMachine,
         *,
         owner: str,
         progress: Progress = no_progress,
     ) -> Environment:
-        """Make it a copy of `moment`. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
+        """Make it a copy of `frozen`. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
         live = self._owned(environment_id, owner)
         self.disk.require()
-        if live.environment.state is State.PAUSED:
-            await self._pauses.resume(live)
-        return await live.roll_back(progress, frozen_machine)
+        await self._pauses.resume(live)
+        return await live.roll_back(progress, frozen)
 
     @contextlib.asynccontextmanager
     async def temporary(
@@ -250,7 +241,7 @@ class EnvironmentService:
             yield environment
         finally:
             if live := self._registry.find(environment.id):
-                await end_quietly(live)
+                await live.end_quietly()
 
     async def destroy(self, environment_id: str, *, owner: str) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
@@ -279,8 +270,8 @@ class EnvironmentService:
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
             return None
-        if self._pauses.may_rest(live.environment):
-            return State.PAUSED if await self._pauses.rest(live) else None
+        if self._pauses.may_keep(live.environment):
+            return State.PAUSED if await self._pauses.keep(live) else None
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()
@@ -297,7 +288,7 @@ class EnvironmentService:
             group.start_soon(self.unclaimed.aclose)
             for live in self._registry.everything():
                 if not live.environment.is_on_disk:
-                    group.start_soon(end_quietly, live)
+                    group.start_soon(live.end_quietly)
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now, or None: capacity first, then the host."""

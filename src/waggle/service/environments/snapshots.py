@@ -19,11 +19,7 @@ import structlog
 
 from waggle.domain.access import Quota, find_id, parse_reference_text
 from waggle.domain.environment import Environment, parse_name
-from waggle.domain.errors import (
-    InvalidArgument,
-    NotFound,
-    SnapshotFailed,
-)
+from waggle.domain.errors import InvalidArgument, NotFound, SnapshotFailed
 from waggle.domain.host import Progress, no_progress
 from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
@@ -70,7 +66,7 @@ class SnapshotService:
 
     def list(self, *, owner: str) -> list[Snapshot]:
         """Return the owner's snapshots, oldest first."""
-        return [each for each in self.all() if each.owner == owner]
+        return [snapshot for snapshot in self.all() if snapshot.owner == owner]
 
     def all(self) -> builtins.list[Snapshot]:
         """Return all owners' snapshots, for the reaper and the pruner."""
@@ -78,9 +74,8 @@ class SnapshotService:
 
     def images_in_use(self) -> frozenset[str]:
         """Return the digests of images that environments and snapshots were made from."""
-        made = [each.booted_from for each in self._environments.all()]
-        made += [each.booted_from for each in self.all()]
-        return frozenset(each.get("image", "") for each in made)
+        users = [*self._environments.all(), *self.all()]
+        return frozenset(user.booted_from.get("image", "") for user in users)
 
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
         """Return one snapshot, by its id, its name or the start of its id.
@@ -89,7 +84,7 @@ class SnapshotService:
         """
         reference = parse_reference_text(snapshot_id, "snapshot_id", "snapshot_environment")
         own = {snapshot.id: snapshot for snapshot in self.list(owner=owner)}
-        found = find_id(reference, ((each.id, each.name) for each in own.values()))
+        found = find_id(reference, ((snapshot.id, snapshot.name) for snapshot in own.values()))
         if found is None:
             raise NotFound(f"There is no snapshot {reference}.", hint="list_snapshots shows yours.")
         return own[found]
@@ -116,7 +111,7 @@ class SnapshotService:
             ):
                 await progress(0.0, "Freezing the machine")
                 try:
-                    async with guest.freeze() as frozen_machine:
+                    async with guest.freeze() as frozen:
                         await progress(0.5, "Writing its state")
                         now = self._clock()
                         described = Snapshot.of(
@@ -126,7 +121,7 @@ class SnapshotService:
                             now=now,
                             expires_at=now + self._limits.keep,
                         )
-                        kept = await self._shelf.keep(frozen_machine, described)
+                        kept = await self._shelf.keep(frozen, described)
                 except OSError as error:
                     raise SnapshotFailed(
                         f"The snapshot could not be written: {error.strerror or error}."
@@ -145,13 +140,13 @@ class SnapshotService:
     ) -> Environment:
         """Return a new environment that continues from a snapshot.
 
-        Raises NotFound, MomentUnusable, and as `EnvironmentService.create` does.
+        Raises NotFound, FrozenMachineUnusable, and as `EnvironmentService.create` does.
         """
         snapshot = self.get(snapshot_id, owner=owner)
         self._environments.require_room(owner, 1, snapshot.resources)
-        async with self._shelf.opened(snapshot) as frozen_machine:
+        async with self._shelf.opened(snapshot) as frozen:
             return await self._environments.create_from(
-                snapshot, frozen_machine, request, owner=owner, progress=progress
+                snapshot, frozen, request, owner=owner, progress=progress
             )
 
     async def fork(
@@ -169,9 +164,9 @@ class SnapshotService:
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
-            async with guest.freeze() as frozen_machine:
+            async with guest.freeze() as frozen:
                 await progress(0.5, f"Resuming {count} copies")
-                return await self._environments.fork(origin, frozen_machine, count)
+                return await self._environments.fork(origin, frozen, count)
 
     async def roll_back(
         self,
@@ -183,18 +178,18 @@ class SnapshotService:
     ) -> Environment:
         """Replace an environment's state with one of its own snapshots; later state is lost.
 
-        Raises NotFound, NotRunning, Busy, InvalidArgument, MomentUnusable and what the host raises.
+        Raises NotFound, NotRunning, Busy, InvalidArgument, FrozenMachineUnusable and as the host.
         """
         snapshot = self.get(snapshot_id, owner=owner)
         environment = self._environments.get(environment_id, owner=owner)
         if snapshot.origin != environment.id:
             raise InvalidArgument(
                 f"Snapshot {snapshot.id} is not of environment {environment.id}.",
-                hint="create_environment(snapshot=...) goes on from any snapshot of yours.",
+                hint="create_environment(snapshot=...) continues from any snapshot of yours.",
             )
-        async with self._shelf.opened(snapshot) as frozen_machine:
+        async with self._shelf.opened(snapshot) as frozen:
             return await self._environments.roll_back(
-                environment.id, frozen_machine, owner=owner, progress=progress
+                environment.id, frozen, owner=owner, progress=progress
             )
 
     async def delete(self, snapshot_id: str, *, owner: str) -> Snapshot:
@@ -205,7 +200,7 @@ class SnapshotService:
 
     async def expire(self) -> builtins.list[str]:
         """Delete expired snapshots and return their ids. For the reaper."""
-        gone = [each.id for each in self.all() if each.is_expired(self._clock())]
+        gone = [snapshot.id for snapshot in self.all() if snapshot.is_expired(self._clock())]
         for snapshot_id in gone:
             await self._shelf.remove(snapshot_id)
         return gone
@@ -213,8 +208,8 @@ class SnapshotService:
     def _bytes(self) -> Counter[str]:
         """Return what snapshots take of the disk, by owner."""
         taken = Counter[str]()
-        for each in self.all():
-            taken[each.owner] += each.size
+        for snapshot in self.all():
+            taken[snapshot.owner] += snapshot.size
         return taken
 
     def _room(self, origin: Environment) -> AbstractAsyncContextManager[None]:

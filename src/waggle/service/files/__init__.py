@@ -23,10 +23,10 @@ from waggle.domain.files import (
     Listing,
     at_home,
     check_content,
+    describe_nearest,
     parents,
     parse_mode,
     parse_path,
-    told,
 )
 from waggle.domain.files.edit import Edited, replace_exactly
 from waggle.domain.files.search import Searched, SearchQuery, glob_below
@@ -55,7 +55,7 @@ async def _near(guest: Guest, path: str) -> str:
             if directory in EMPTY_PLACES:
                 directory = await guest.home()  # noqa: PLW2901 - described in its place
             try:
-                return told(path, await guest.list_files(directory))
+                return describe_nearest(path, await guest.list_files(directory))
             except FileNotFound:
                 continue
             except FileRefused as error:

@@ -169,7 +169,7 @@ class TreeService:
         taken = Counter[str]()
         for environment in self._environments.all():
             archives = self._archives.get(environment.id, {}).values()
-            taken[environment.owner] += sum(each.size for each in archives)
+            taken[environment.owner] += sum(archive.size for archive in archives)
         return taken
 
     def _forget(self, environment_id: str) -> None:
@@ -205,7 +205,7 @@ def _rewrite(
     if packed.disk_full:
         raise _no_room()
     if packed.kept < packed.total:
-        raise GuestLost("The guest sent more than it was asked for.", hint="")
+        raise GuestLost("The guest sent more than it may.", hint="")
     out = _Hashed(content.feed)
     count = 0
 
@@ -219,7 +219,7 @@ def _rewrite(
         left_out = write_archive(counted(), out, check)
     except ValueError as error:
         raise GuestLost(
-            "The guest's program for files gave an answer that is none.",
+            "The guest's program for files gave an invalid answer.",
             hint="Something in the environment changed its tools; use execute instead.",
         ) from error
     if content.disk_full:

@@ -80,7 +80,7 @@ class MachineParts:
 class Blueprint:
     """A machine before it starts: its parts, its identity, and the directory for its files.
 
-    `owner` is the environment's owner; None if that is not known yet.
+    `owner` is the environment's owner; None if it has none yet.
     """
 
     parts: MachineParts
@@ -215,9 +215,9 @@ class LocalMachines:
         self.templates = templates
 
     async def start(
-        self, blueprint: Blueprint, since: FrozenMachine | None = None, *, background: bool = False
+        self, blueprint: Blueprint, frozen: FrozenMachine | None = None, *, background: bool = False
     ) -> StartedMachine:
-        """Return a machine whose guest is ready and has its identity; a copy of `moment` if given.
+        """Return a machine whose guest is ready and has its identity; a copy of `frozen` if given.
 
         In the `background` it yields to others; see `infra.shared.confined.come_forward`.
 
@@ -225,8 +225,8 @@ class LocalMachines:
         not work, the machine boots. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
         Unsupported or OSError.
         """
-        if since is not None:
-            return await self._go_on(blueprint, since, background)
+        if frozen is not None:
+            return await self._resume(blueprint, frozen, background)
         if (resumed := await self._from_template(blueprint, background)) is not None:
             return resumed
         booted = await self._boot(blueprint, background)
@@ -241,7 +241,7 @@ class LocalMachines:
                 return None
             template = found.directory.name
             try:
-                return replace(await self._go_on(blueprint, found, background), template=template)
+                return replace(await self._resume(blueprint, found, background), template=template)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=template, error=str(error))
                 self.templates.reject(template)
@@ -249,13 +249,13 @@ class LocalMachines:
                     disk.unlink(missing_ok=True)
                 return None
 
-    async def _go_on(
-        self, blueprint: Blueprint, since: FrozenMachine, background: bool
+    async def _resume(
+        self, blueprint: Blueprint, frozen: FrozenMachine, background: bool
     ) -> StartedMachine:
         disks = blueprint.disks
         with stage("disks"):
-            await asyncio.to_thread(since.copy_disks, disks.scratch, disks.identity)
-        start = partial(self._renewed, since, blueprint)
+            await asyncio.to_thread(frozen.copy_disks, disks.scratch, disks.identity)
+        start = partial(self._renewed, frozen, blueprint)
         return await self.launcher.launch(blueprint, start, background=background)
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
@@ -267,10 +267,10 @@ class LocalMachines:
             return await self.launcher.launch(blueprint, boot, background=background)
 
     async def _renewed(
-        self, since: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
+        self, frozen: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
     ) -> Machine:
         """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
-        machine = await self._freezing.resume(spec, since)
+        machine = await self._freezing.resume(spec, frozen)
         try:
             with stage("renewal"):
                 renewed = {name: blueprint.identity[name] for name in RENEWED}

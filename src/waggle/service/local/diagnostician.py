@@ -75,8 +75,8 @@ class Diagnostician:
         listeners: tuple[Listener, ...] = ()
         try:
             async with asyncio.timeout(self.patience):
-                asked = (*TOOLS, *([command_name] if command_name else []))
-                record = await self.why(result.run_id, asked)
+                tools = (*TOOLS, *([command_name] if command_name else []))
+                record = await self.why(result.run_id, tools)
                 if suspect := suspected(said, result.exit_code):
                     missing = await self._confirmed(suspect, command)
                 if address_is_taken(said):
@@ -146,40 +146,40 @@ _SETTLE_SECONDS = 1.0
 
 
 class Causes:
-    """The causes for one machine. `still` is called with whether it is stopped by a full disk."""
+    """The causes for one machine. `stalled` is called with whether a full disk stops it."""
 
     def __init__(
         self,
         machine: Machine,
         require_good_conduct: Callable[[], None],
-        *still: Callable[[bool], None],
+        *stalled: Callable[[bool], None],
     ) -> None:
         """`require_good_conduct` raises an error with the misconduct if the guest misbehaves."""
         self._machine = machine
         self._require_good_conduct = require_good_conduct
-        self._still = still
+        self._when_stalled = stalled
         self._stalled: DiskFull | None = None
         self._is_destroyed = False
-        self._tell: Callable[[DiskFull | None], None] = lambda _why: None
-        machine.when_stalled(self._stands_still)
+        self._notify: Callable[[DiskFull | None], None] = lambda _why: None
+        machine.when_stalled(self._stall)
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """See `domain.host.Guest.when_stalled`."""
-        self._tell = tell
+        self._notify = notify
         if self._stalled is not None:
-            tell(self._stalled)
+            notify(self._stalled)
 
-    def _stands_still(self, why: DiskFull | None) -> None:
+    def _stall(self, why: DiskFull | None) -> None:
         self._stalled = why
-        for each in self._still:
-            each(why is not None)
-        self._tell(why)
+        for stalled in self._when_stalled:
+            stalled(why is not None)
+        self._notify(why)
 
     def destroyed(self) -> None:
-        """Make its destruction the cause why calls break from now on, unless it is dead already."""
+        """Make its destruction the cause of broken calls from now on, unless it is dead already."""
         self._is_destroyed |= self._machine.is_alive
 
-    def require_going(self) -> None:
+    def require_unstalled(self) -> None:
         """Raise DiskFull while it is stopped by a full disk."""
         if self._stalled is not None:
             raise DiskFull(self._stalled.message, hint=self._stalled.hint)
@@ -194,11 +194,11 @@ class Causes:
             yield
         except TimedOut:
             self._require_wanted()
-            self.require_going()
+            self.require_unstalled()
             raise
         except GuestLost as error:
             self._require_wanted()
-            self.require_going()
+            self.require_unstalled()
             self._require_good_conduct()
             cause: str | None = None
             with contextlib.suppress(TimeoutError):

@@ -16,15 +16,7 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
-from waggle.domain.programs import (
-    HOME,
-    Command,
-    ExecutionResult,
-    GuestUser,
-    Left,
-    Stream,
-    Streams,
-)
+from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream, Streams
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
@@ -66,7 +58,7 @@ class LocalGuest:
             environment=environment,
             why=self._shell.why,
             run=self._shell.run,
-            refused_since=proxy.refused_since if proxy else lambda _frozen_machine: (),
+            refused_since=proxy.refused_since if proxy else lambda _since: (),
         )
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)
@@ -85,8 +77,8 @@ class LocalGuest:
         self._causes = Causes(
             self._machine,
             connection.require_good_conduct,
-            connection.stand_still,
-            self._shell.stand_still,
+            connection.set_paused,
+            self._shell.set_paused,
         )
         self._naming_the_cause = self._causes.named
         self._user_home: str | None = None
@@ -102,13 +94,13 @@ class LocalGuest:
             await self._connection.get()
 
     async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
-        """Return a user's home directory; asked once. See `domain.host.Guest`."""
+        """Return a user's home directory; asks the guest once. See `domain.host.Guest`."""
         if user is GuestUser.ROOT:
             return _HOME_OF_ROOT
         if self._user_home is None:
-            said = (await self.run(_ASK_HOME)).stdout.text().removesuffix("\n")
-            fits = said.startswith("/") and said.isprintable()
-            self._user_home = said if fits and len(said) <= MAX_PATH_BYTES else HOME
+            home = (await self.run(_ASK_HOME)).stdout.text().removesuffix("\n")
+            fits = home.startswith("/") and home.isprintable()
+            self._user_home = home if fits and len(home) <= MAX_PATH_BYTES else HOME
         return self._user_home
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
@@ -204,17 +196,17 @@ class LocalGuest:
         """Listen for a port of the guest; see `domain.host.Guest`."""
         return await self._exposures.expose(port, local_port)
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Report writes that the disk refuses; see `domain.host.Guest`."""
-        self._causes.when_stalled(tell)
+        self._causes.when_stalled(notify)
 
-    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
+    def when_misbehaves(self, notify: Callable[[GuestMisbehaves], None]) -> None:
         """Report misconduct; see `domain.host.Guest`."""
-        self._connection.when_misbehaves = tell
+        self._connection.when_misbehaves = notify
 
-    def when_visited(self, tell: Callable[[], None]) -> None:
+    def when_visited(self, notify: Callable[[], None]) -> None:
         """Report connections to exposed ports; see `domain.host.Guest`."""
-        self._exposures.visited = tell
+        self._exposures.visited = notify
 
     async def unexpose(self, port: int) -> bool:
         """Close it; see `domain.host.Guest`."""
@@ -244,12 +236,12 @@ class LocalGuest:
 
     def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
         """Freeze it; see `domain.host.Guest`."""
-        self._causes.require_going()
+        self._causes.require_unstalled()
         return self._freezing.freeze(self._started)
 
     async def pause_to_disk(self) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
-        self._causes.require_going()
+        self._causes.require_unstalled()
         await finish(self._pause_to_disk())
 
     async def _pause_to_disk(self) -> None:

@@ -21,7 +21,7 @@ cancellation runs these in reverse. At the end the stacks are emptied: `LocalGue
 5. The keys for `waggle shell` are written, the proxy is offered if the environment has a network,
    and the SSH connection is made. The guest answers: `create` returns.
 The order of undoing is: connection and proxy, machine and lease, files, directory. From step 3 on,
-GuestLost and OSError become BootFailed or DiskFull. `wake` takes the same path from the state on
+GuestLost and OSError become BootFailed or DiskFull. `resume` takes the same path from the state on
 the disk, which it removes only once the guest answers, so that a failed resume can be repeated.
 """
 
@@ -39,12 +39,7 @@ import structlog
 
 from waggle.domain import host
 from waggle.domain.environment import Environment
-from waggle.domain.errors import (
-    BootFailed,
-    FrozenMachineUnusable,
-    GuestLost,
-    WaggleError,
-)
+from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost, WaggleError
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
 from waggle.domain.machine import DiskUse
@@ -102,17 +97,15 @@ class LocalHost:
     ) -> LocalGuest:
         """Boot and connect; see `domain.host.EnvironmentHost.create`."""
         if frozen_machine is not None and not isinstance(frozen_machine, FrozenMachine):
-            raise FrozenMachineUnusable("It was not taken by this server's hypervisor.")
+            raise FrozenMachineUnusable("It was not frozen by this server's hypervisor.")
         await progress(0.0, f"Looking up the image {environment.image}")
         kind = WarmKind(environment.runtime, environment.image, environment.resources)
-        owner = environment.owner
-        parts = (
-            frozen_machine.parts if frozen_machine else await self._newest(kind, progress, owner)
-        )
-        if frozen_machine is None and (
-            guest := await self._claimed(environment, kind, parts, progress)
-        ):
-            return guest
+        if frozen_machine is not None:
+            parts = frozen_machine.parts
+        else:
+            parts = await self._newest(kind, progress, environment.owner)
+            if guest := await self._claimed(environment, kind, parts, progress):
+                return guest
         if self._pool is not None:
             await self._pool.make_room()
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
@@ -150,22 +143,21 @@ class LocalHost:
         return machine
 
     async def resume(self, environment: Environment, progress: Progress) -> LocalGuest:
-        """Resume it from the disk; see `domain.host.EnvironmentHost.wake`."""
+        """Resume it from the disk; see `domain.host.EnvironmentHost.resume`."""
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         if self._pool is not None:
             await self._pool.make_room()
         async with self._clear_errors():
             clear(files)  # its machine left its keys and log here
-            async with self._freezing.opened(frozen_in(files), alone=True) as frozen_machine:
-                guest = await self._start.new_guest(
-                    environment, frozen_machine.parts, files, frozen_machine, progress
-                )
-            await asyncio.to_thread(remove_directory, frozen_machine.directory)
+            async with self._freezing.opened(frozen_in(files), alone=True) as frozen:
+                parts = frozen.parts
+                guest = await self._start.new_guest(environment, parts, files, frozen, progress)
+            await asyncio.to_thread(remove_directory, frozen.directory)
         return guest
 
     async def recover(self, environment: Environment) -> bool:
-        """Return whether it can be resumed; see `domain.host.EnvironmentHost.salvage`."""
+        """Return whether it can be resumed; see `domain.host.EnvironmentHost.recover`."""
         if environment.machine is not None:
             kill_identified(environment.machine)
         files = self._directory / environment.id

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines,
 from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
-from waggle.tasks import end, stage
+from waggle.tasks import stage, together
 
 NewProxy = Callable[[Environment], Proxy]
-_NOBODY = "warm"
+_NO_OWNER = "warm"
 """The host name of a warm machine."""
 _RUNS, _ENOUGH = 3, 5.0
 """An emulated processor repeats faster; a command that takes _ENOUGH seconds runs once."""
@@ -62,7 +62,7 @@ class LocalStart:
         environment: Environment,
         parts: MachineParts,
         files: Path,
-        frozen_machine: FrozenMachine | None,
+        frozen: FrozenMachine | None,
         progress: Progress,
     ) -> LocalGuest:
         """Bring its machine up and connect. A failure leaves `files` as they were."""
@@ -72,8 +72,8 @@ class LocalStart:
                 keys = new_keys()
             identity = self._identity_of(environment, parts, keys)
             blueprint = Blueprint(parts, identity, files, environment.owner)
-            await progress(0.4, "Resuming the machine" if frozen_machine else "Booting the machine")
-            started = await self._machines.start(blueprint, frozen_machine)
+            await progress(0.4, "Resuming the machine" if frozen else "Booting the machine")
+            started = await self._machines.start(blueprint, frozen)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
             connection = SshConnection(started.lease.port, keys)
@@ -96,7 +96,7 @@ class LocalStart:
             undo.callback(clear, files)
             keys = new_keys()
             identity = identity_of(
-                *(parts.image, keys, _NOBODY, NetworkPolicy.NONE),
+                *(parts.image, keys, _NO_OWNER, NetworkPolicy.NONE),
                 certificates=self._parts.certificates,
             )
             blueprint = Blueprint(parts, identity, files)
@@ -127,12 +127,13 @@ class LocalStart:
             guest = self._guest(environment, own)
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
-            records = {each: identity[each] for each in CLAIMED}
+            records = {name: identity[name] for name in CLAIMED}
             try:
-                async with asyncio.timeout(_CLAIM_SECONDS):
-                    await _both(own.started.machine.renew(records), guest.connect())
+                async with asyncio.timeout(_CLAIM_SECONDS), together() as group:
+                    group.start_soon(own.started.machine.renew, records)
+                    group.start_soon(guest.connect)
             except TimeoutError:
-                raise GuestLost("The machine that waited does not answer.") from None
+                raise GuestLost("The warm machine does not answer.") from None
             await progress(1.0, "Ready")
             undo.pop_all()
         return guest
@@ -176,19 +177,8 @@ async def repeated(run: Callable[[], Awaitable[ExecutionResult]]) -> None:
             break
 
 
-async def _both(*work: Coroutine[None, None, None]) -> None:
-    """Run both at once; the first failure cancels the other."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for each in done:
-            each.result()
-    finally:
-        await end(*tasks)
-
-
 def clear(files: Path) -> None:
-    """Remove a gone machine's files, but not the frozen machine that it resumed from."""
+    """Remove an ended machine's files, but not the frozen machine that it resumed from."""
     for path in files.iterdir():
         if path != frozen_in(files):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -199,8 +189,8 @@ TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
 OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
 """Names that bypass the proxy, in a form that every program understands; `[::1]` would break httpx.
-The kit adds the host name (kit/guest/image.c). Requests for them that reach the proxy all the same,
-it connects in the guest (infra/net/guest_request.py)."""
+The kit adds the host name (kit/guest/image.c). The proxy connects requests for them that reach it
+all the same in the guest (infra/net/guest_request.py)."""
 _TRUST_VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -261,7 +251,7 @@ def identity_of(
     `variables` are those of the environment, which win over the image's.
     """
     has_network = network is not NetworkPolicy.NONE
-    told = guest_variables(
+    presets = guest_variables(
         image.variables,
         proxy_port=PROXY_PORT if has_network else None,
         has_certificates=bool(certificates),
@@ -271,7 +261,7 @@ def identity_of(
             host_key=keys.host_key,
             authorized_keys=keys.authorized_keys,
             hostname=hostname,
-            environment={**told, **(variables or {})},
+            environment={**presets, **(variables or {})},
             certificates=certificates,
             user=image.user,
             directory=image.directory,

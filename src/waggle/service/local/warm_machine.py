@@ -149,7 +149,7 @@ class Warm(Protocol):
 
 
 class Endings:
-    """Machines that were given up and are not gone yet; they still count."""
+    """Machines that the pool ends and that are not gone yet; they still count."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._sleep = sleep
@@ -180,5 +180,5 @@ class Endings:
 
     async def tried(self) -> None:
         """Return when all machines known now are gone, or one try to end them has failed."""
-        for each in [*self._tried]:
-            await each.wait()
+        for tried in [*self._tried]:
+            await tried.wait()

@@ -79,8 +79,8 @@ class WarmPool(Generic[_W]):
 
     def counts(self) -> Mapping[str, int]:
         """Return how many machines wait, by runtime."""
-        ready = Counter(each.kind.runtime for each in self._ready)
-        return {kind.runtime.value: ready[kind.runtime] for kind in self._wanted}
+        counts = Counter(ready.kind.runtime for ready in self._ready)
+        return {kind.runtime.value: counts[kind.runtime] for kind in self._wanted}
 
     @property
     def size(self) -> int:
@@ -97,12 +97,12 @@ class WarmPool(Generic[_W]):
         Machines of that kind with other parts, such as an image that was rebuilt since, are ended.
         """
         found: _W | None = None
-        for each in [each for each in self._ready if each.kind == kind]:
-            if each.machine.parts != parts:
+        for ready in [ready for ready in self._ready if ready.kind == kind]:
+            if ready.machine.parts != parts:
                 log.info("warm_machine_outdated", runtime=kind.runtime)
-                self._give_up(each)
-            elif found is None and each.machine.is_alive:
-                found = self._remove(each)
+                self._give_up(ready)
+            elif found is None and ready.machine.is_alive:
+                found = self._remove(ready)
                 self._claims += 1
                 self._troubles.pop(kind, None)
         return found
@@ -141,7 +141,7 @@ class WarmPool(Generic[_W]):
     def _next(self) -> WarmKind | None:
         if self.size >= self._room() or self._outlook() is not Outlook.FILL:
             return None
-        have = (each.kind for each in self._ready)
+        have = (ready.kind for ready in self._ready)
         return next_kind(self._wanted, have, self._troubles, self._clock())
 
     async def _pause(self) -> None:
@@ -192,8 +192,8 @@ class WarmPool(Generic[_W]):
 
     def _failed(self, kind: WarmKind, why: str) -> None:
         trouble = self._troubles[kind] = Trouble.after(self._troubles.get(kind), self._clock())
-        tell = log.warning if trouble.times == 1 else log.debug
-        tell("warm_machine_failed", runtime=kind.runtime, error=why)
+        record = log.warning if trouble.times == 1 else log.debug
+        record("warm_machine_failed", runtime=kind.runtime, error=why)
 
     async def _drop_one(self) -> None:
         """Drop one machine: the one that is being made, else the newest."""

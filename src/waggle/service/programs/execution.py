@@ -97,25 +97,27 @@ class ExecutionService:
             self._installation(packages, runtime)
 
     def runtime_for_code(
-        self, code: str, language: str | None, asked: str | None, how: Surroundings
+        self, code: str, language: str | None, requested: str | None, how: Surroundings
     ) -> RuntimeName:
         """Return the runtime of a new environment for a program: the default one if it can run it.
 
         Raises what `execute` would, and InvalidRuntime.
         """
         parse_code(code)
-        runtime = self._environments.limits.runtime_of(asked)
+        runtime = self._environments.limits.runtime_of(requested)
         chosen = read_program(code, language, runtime).language
-        if not asked and chosen and chosen.runtime not in (runtime.language, RuntimeName.SHELL):
+        if not requested and chosen and chosen.runtime not in (runtime.language, RuntimeName.SHELL):
             runtime = chosen.runtime
         self._program(code, language, runtime, how)
         return runtime
 
-    def runtime_for_packages(self, packages: str | Sequence[str], asked: str | None) -> RuntimeName:
+    def runtime_for_packages(
+        self, packages: str | Sequence[str], requested: str | None
+    ) -> RuntimeName:
         """Return the runtime of a new environment for packages. Raises what `install` would."""
-        runtime = self._environments.limits.runtime_of(asked)
+        runtime = self._environments.limits.runtime_of(requested)
         installer = read_packages(packages).installer
-        if not asked and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
+        if not requested and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
             runtime = _RUNTIMES[installer]
         self._installation(packages, runtime)
         return runtime
@@ -191,13 +193,13 @@ class ExecutionService:
     ) -> tuple[Sequence[str], Command]:
         """Return the package names and the command of the requested or default installer."""
         wanted = read_packages(packages)
-        asked = wanted.installer or installer_of(own)
-        runtime = self._runtimes[own if asked is installer_of(own) else _RUNTIMES[asked]]
+        default = installer_of(own)
+        installer = wanted.installer or default
+        runtime = self._runtimes[own if installer is default else _RUNTIMES[installer]]
         names = runtime.check_packages(wanted.names)
         command = Command(
             argv=runtime.install_argv(("--upgrade", *names) if wanted.upgrade else names),
             timeout=self._limits.install_timeout,
-            output_limit=self._limits.output,
             cwd=HOME,
             user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
         )
@@ -230,7 +232,6 @@ class ExecutionService:
         return Command(
             argv=argv,
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
-            output_limit=self._limits.output,
             cwd=None if how.cwd is None else parse_path(how.cwd),
             env=parse_variables(how.env),
             stdin=encoded(how.stdin, "stdin"),

@@ -79,13 +79,11 @@ class Leftovers:
         self._noted.discard(environment.id)  # `may_have_left` remembers it from now on
         with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost, GuestMisbehaves):
             left = await self._environments.left(environment.id, owner=owner, always=ask)
-        return self._told(environment.id, left)
-
-    def _told(self, environment_id: str, left: Left) -> LeftList:
-        numbers = {job.run_id: job.number for job in self._jobs_of(environment_id) if job.run_id}
-        programs = (
-            LeftRunning(each.pid, each.command, numbers.get(each.run_id)) for each in left.programs
-        )
+        numbers = {job.run_id: job.number for job in self._jobs_of(environment.id) if job.run_id}
+        programs = [
+            LeftRunning(program.pid, program.command, numbers.get(program.run_id))
+            for program in left.programs
+        ]
         return LeftList(tuple(programs), left.count)
 
     async def end(self, environment_id: str, pid: int, *, owner: str) -> None:
@@ -134,9 +132,6 @@ class _Jobs:
     by_number: dict[int, Job] = field(default_factory=dict[int, Job])
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def running(self) -> int:
-        return sum(job.is_running for job in self.by_number.values())
-
     def trim(self) -> None:
         """Forget the oldest ended jobs until the rest is within the bounds."""
         ended = [job for job in self.by_number.values() if not job.is_running]
@@ -170,16 +165,16 @@ class JobService:
         environments.events.when_removed(self._forget)
         environments.disk.count(self._bytes)
 
-    def when_changed(self, tell: Changed) -> None:
-        """Call `tell` when a job starts, prints or ends; see `Changed`."""
-        self._listeners.append(tell)
+    def when_changed(self, notify: Changed) -> None:
+        """Call `notify` when a job starts, prints or ends; see `Changed`."""
+        self._listeners.append(notify)
 
-    def _tell(self, job: Job, stream: StreamName | None = None) -> None:
-        for tell in self._listeners:
-            tell(job, stream)
+    def _notify(self, job: Job, stream: StreamName | None = None) -> None:
+        for notify in self._listeners:
+            notify(job, stream)
 
     async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:
-        """Start a program and return its job, which runs on without a waiting caller.
+        """Start a program and return its job, which does not need a waiting caller.
 
         With a `turn` it may be a job that exists already; see `What`. Raises NotFound, NotRunning,
         InvalidArgument or TooManyJobs.
@@ -197,7 +192,7 @@ class JobService:
             job = self._admit(environment, what)
             job.limit = command.timeout
             self._tasks.start_soon(self._run, job, guest, command, stack.pop_all(), queue)
-            self._tell(job)
+            self._notify(job)
             return job
 
     def _bytes(self) -> Counter[str]:
@@ -217,7 +212,7 @@ class JobService:
 
     def _admit(self, environment: Environment, what: What) -> Job:
         jobs = self._jobs.setdefault(environment.id, _Jobs())
-        if jobs.running() >= MAX_RUNNING:
+        if self.running(environment.id) >= MAX_RUNNING:
             raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment.id}.")
         job = Job(environment.id, next(jobs.numbers), what, self._record, self._clock)
         jobs.by_number[job.number] = job
@@ -234,12 +229,12 @@ class JobService:
     ) -> None:
         try:
             async with held:
-                await job.run(guest, command, self._tell, before)
+                await job.run(guest, command, self._notify, before)
         finally:
             if job.has_left:
                 self.left.note(job.environment_id)
             job.settle()
-            self._tell(job)
+            self._notify(job)
             if jobs := self._jobs.get(job.environment_id):
                 jobs.trim()
             else:
@@ -260,8 +255,7 @@ class JobService:
     def newest(self, environment_id: str, count: int, *, owner: str) -> tuple[Job, ...]:
         """Return the last `count` jobs, newest first. Raises NotFound or InvalidArgument."""
         environment = self._environments.get(environment_id, owner=owner)
-        jobs = self._jobs.get(environment.id)
-        return tuple(itertools.islice(reversed(jobs.by_number.values()), count)) if jobs else ()
+        return self._of(environment.id)[::-1][:count]
 
     def list(self, environment_id: str, *, owner: str) -> tuple[JobBrief, ...]:
         """Return the remembered jobs, oldest first. This counts as use, as with `get`.
@@ -269,13 +263,11 @@ class JobService:
         Raises NotFound or InvalidArgument.
         """
         environment = self._environments.touch(environment_id, owner=owner)
-        jobs = self._jobs.get(environment.id)
-        return tuple(job.brief() for job in jobs.by_number.values()) if jobs else ()
+        return tuple(job.brief() for job in self._of(environment.id))
 
     def running(self, environment_id: str) -> int:
         """Return how many jobs run in an environment."""
-        jobs = self._jobs.get(environment_id)
-        return jobs.running() if jobs else 0
+        return sum(job.is_running for job in self._of(environment_id))
 
     def _forget(self, environment_id: str) -> None:
         self.left.forget(environment_id)

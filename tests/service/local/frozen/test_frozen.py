@@ -35,21 +35,21 @@ class FrozenState:
 
 @dataclass
 class Machine:
-    """A machine that records what it is told. With `stubborn` it cannot be stopped."""
+    """A machine that records the calls of its methods. With `stubborn` it cannot be stopped."""
 
     stubborn: bool = False
-    told: list[str] = field(default_factory=list[str])
+    calls: list[str] = field(default_factory=list[str])
     is_alive: bool = True
 
     async def freeze(self, disks: object) -> FrozenState:
-        self.told.append("freeze")
+        self.calls.append("freeze")
         return FrozenState()
 
     async def unpause(self) -> None:
-        self.told.append("unpause")
+        self.calls.append("unpause")
 
     async def stop(self) -> None:
-        self.told.append("stop")
+        self.calls.append("stop")
         if self.stubborn:
             raise TimedOut("It does not die.")
         self.is_alive = False
@@ -76,14 +76,14 @@ def started(tmp_path: Path, machine: Machine) -> StartedMachine:
 
 
 def freezer(tmp_path: Path) -> Freezer:
-    return Freezer(cast("Any", Vmm()), tmp_path / "moments", tmp_path, cast("GuestParts", None))
+    return Freezer(cast("Any", Vmm()), tmp_path / "frozen", tmp_path, cast("GuestParts", None))
 
 
 async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
     machine = Machine()
     hers = started(tmp_path, machine)
     await freezer(tmp_path).pause_to_disk(hers)
-    assert machine.told == ["freeze", "stop"]
+    assert machine.calls == ["freeze", "stop"]
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
 
@@ -94,7 +94,7 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     hers = started(tmp_path, machine)
     with pytest.raises(TimedOut):
         await freezer(tmp_path).pause_to_disk(hers)
-    assert machine.told == ["freeze", "stop"], "its owner has it continue"
+    assert machine.calls == ["freeze", "stop"], "its owner has it continue"
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
     assert disks.scratch.stat().st_nlink == 1

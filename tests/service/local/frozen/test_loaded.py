@@ -48,10 +48,10 @@ class Reader:
         return self.made[-1]
 
 
-def places(directory: Path, count: int) -> list[Path]:
-    made = [directory / str(number) for number in range(count)]
-    for each in made:
-        each.mkdir()
+def places(parent: Path, count: int) -> list[Path]:
+    made = [parent / str(number) for number in range(count)]
+    for directory in made:
+        directory.mkdir()
     return made
 
 
@@ -75,7 +75,7 @@ async def test_a_frozen_machine_is_read_once_and_shared(tmp_path: Path) -> None:
     async with loaded.using(tmp_path, partial(reader, tmp_path)) as third:
         assert third is first
     loaded.close()
-    assert [each.closed for each in reader.made] == [1]
+    assert [state.closed for state in reader.made] == [1]
 
 
 async def test_the_least_recently_used_is_closed_but_never_one_in_use(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ async def test_the_least_recently_used_is_closed_but_never_one_in_use(tmp_path: 
             pass
         async with loaded.using(third, partial(reader, third)):
             pass
-        assert [each.closed for each in reader.made] == [0, 1, 0]
+        assert [state.closed for state in reader.made] == [0, 1, 0]
         loaded.close()
-        assert [each.closed for each in reader.made] == [0, 1, 1]
+        assert [state.closed for state in reader.made] == [0, 1, 1]
     loaded.close()
-    assert [each.closed for each in reader.made] == [1, 1, 1]
+    assert [state.closed for state in reader.made] == [1, 1, 1]
 
 
 async def test_a_machine_whose_reader_was_cancelled_is_kept_and_closed(
@@ -109,7 +109,7 @@ async def test_a_machine_whose_reader_was_cancelled_is_kept_and_closed(
     async with loaded.using(tmp_path, partial(reader, tmp_path)) as frozen:
         assert frozen is reader.made[0]
     loaded.close()
-    assert [each.closed for each in reader.made] == [1]
+    assert [state.closed for state in reader.made] == [1]
 
 
 async def test_a_result_that_a_cancelled_caller_never_got_is_closed(tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ async def test_a_result_that_a_cancelled_caller_never_got_is_closed(tmp_path: Pa
             await finish(closing_with(held, asyncio.to_thread(make, tmp_path)))
 
     await cancelled(asyncio.create_task(take(reader)), reader)
-    assert [each.closed for each in reader.made] == [1]
+    assert [state.closed for state in reader.made] == [1]

@@ -25,6 +25,7 @@ from tests.support.small_disk import needs_root, small_disk
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
+from waggle.infra.store.frozen_archive import pack
 from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.blueprint import GuestParts
 from waggle.service.local.frozen import Freezer
@@ -51,10 +52,10 @@ class Qemu:
 
 
 def freezer(here: Path, vmm: dict[str, str] = VMM) -> Freezer:
-    """Return the `Moments` of machines whose parts are below `here`."""
+    """Return the `Freezer` of machines whose parts are below `here`."""
     disk, kernel, kit = machine_parts(here)
     parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
-    return Freezer(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
+    return Freezer(cast("Any", Qemu(vmm)), here / "freezing", disk.parent, parts)
 
 
 def exported(directory: Path) -> io.BytesIO:
@@ -93,11 +94,11 @@ def test_an_imported_snapshot_belongs_to_its_new_owner(tmp_path: Path) -> None:
 def test_a_running_server_notices_imported_and_removed_snapshots(tmp_path: Path) -> None:
     data = exported(kept(tmp_path / "a"))
     shelf = LocalSnapshots(tmp_path / "a" / "snapshots", freezer(tmp_path / "a"))
-    assert [each.id for each in shelf.all()] == [OLD]
+    assert [snapshot.id for snapshot in shelf.all()] == [OLD]
     imported(data, tmp_path / "a")
-    assert {each.id for each in shelf.all()} == {OLD, NEW}
+    assert {snapshot.id for snapshot in shelf.all()} == {OLD, NEW}
     (tmp_path / "a" / "snapshots" / OLD).rename(tmp_path / "gone")
-    assert [each.id for each in shelf.all()] == [NEW]
+    assert [snapshot.id for snapshot in shelf.all()] == [NEW]
 
 
 def test_an_import_is_refused_where_parts_or_versions_differ(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_an_import_is_refused_where_parts_or_versions_differ(tmp_path: Path) -> 
         here = installed(tmp_path / str(number))
         (path,) = here.rglob(part)
         path.unlink()
-        assert f"not here any more: {part}" in refusal(exported(there), here)
+        assert f"parts is gone: {part}" in refusal(exported(there), here)
     newer = {**VMM, "vmm": "QEMU 11.0"}
     assert "another version of QEMU" in refusal(
         exported(there), installed(tmp_path / "newer"), newer
@@ -127,23 +128,17 @@ def test_a_snapshot_that_does_not_match_its_digests_is_not_imported(tmp_path: Pa
     manifest["sha256"]["state"] = "0" * 64
     (there / MANIFEST).write_text(json.dumps(manifest))
     out = io.BytesIO()
-    frozen_files_pack(there, out)
-    assert "state is corrupt" in refusal(out, installed(tmp_path / "b"))
-
-
-def frozen_files_pack(directory: Path, out: io.BytesIO) -> None:
-    from waggle.infra.store.frozen_archive import pack
-
-    pack(directory, out)
+    pack(there, out)
     out.seek(0)
+    assert "state is corrupt" in refusal(out, installed(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(
     "part, name, value, words",
     [
         ("", "resources", None, "not one of ours"),
-        ("resources", "memory_mib", 1 << 30, "larger than there are"),
-        ("resources", "disk_mib", "64", "larger than there are"),
+        ("resources", "memory_mib", 1 << 30, "too large"),
+        ("resources", "disk_mib", "64", "too large"),
         ("image", "disk", "../guest/kernel-1", "not one of ours"),
         ("", "kernel", "/etc/passwd", "not one of ours"),
         ("", "snapshot", None, "not one of ours"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of a frozen machine's manifest, and the frozen machines that are held in memory.
 
-Used by `Moments` and `templates`. Facts name files without their directories, so that a frozen
+Used by `Freezer` and `templates`. Facts name files without their directories, so that a frozen
 machine can move to another host that has the same files. `Loaded` lets copies share memory and
 start without reading it again.
 """
@@ -80,8 +80,8 @@ def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MachineParts:
 
 def vmm_of(facts: Mapping[str, object]) -> dict[str, str]:
     """Return what the state is locked to. Raises as `from_facts` does."""
-    told = cast("dict[object, object]", facts["vmm"])
-    return {str(name): str(value) for name, value in told.items()}
+    vmm = cast("dict[object, object]", facts["vmm"])
+    return {str(name): str(value) for name, value in vmm.items()}
 
 
 def _plain(name: object) -> str:

@@ -4,8 +4,8 @@
 Built by the composition root; `waggle snapshot` reads and writes it, too. A snapshot is a directory
 whose manifest has its description beside the facts of `manifest`. `export` and `bring` make it one
 file and read that back, beside a server or without one; they block. An imported file is checked as
-far as possible, but QEMU still reads device state from it: it has to come from somebody who is
-trusted like this host's operator.
+far as possible, but QEMU still reads device state from it: it has to come from somebody whom this
+host's operator trusts like themselves.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ class LocalSnapshots:
                 self._known[new] = snapshot
             else:
                 self._unreadable.add(new)
-        return sorted(self._known.values(), key=lambda each: each.created_at)
+        return sorted(self._known.values(), key=lambda snapshot: snapshot.created_at)
 
     async def keep(self, frozen_machine: host.FrozenMachine, snapshot: Snapshot) -> Snapshot:
         """See `SnapshotShelf.keep`."""
         if not isinstance(frozen_machine, FrozenMachine):
-            raise FrozenMachineUnusable("It was not taken by this server's hypervisor.")
+            raise FrozenMachineUnusable("It was not frozen by this server's hypervisor.")
         return await finish(self._keep(frozen_machine, snapshot))
 
-    async def _keep(self, frozen_machine: FrozenMachine, snapshot: Snapshot) -> Snapshot:
+    async def _keep(self, frozen: FrozenMachine, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._freezing.keep(frozen_machine, path, {"snapshot": to_facts(snapshot)})
+        await self._freezing.keep(frozen, path, {"snapshot": to_facts(snapshot)})
         kept = replace(snapshot, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
 
     def opened(self, snapshot: Snapshot) -> AbstractAsyncContextManager[FrozenMachine]:
-        """See `SnapshotShelf.recalled`."""
+        """See `SnapshotShelf.opened`."""
         return self._freezing.opened(self._directory / snapshot.id)
 
     async def remove(self, snapshot_id: str) -> None:
@@ -88,7 +88,7 @@ class LocalSnapshots:
 def read_snapshots(directory: Path) -> list[Snapshot]:
     """Return every whole snapshot below a directory, oldest first."""
     found = (_read(directory / name) for name in _ids(directory))
-    return sorted(filter(None, found), key=lambda each: each.created_at)
+    return sorted(filter(None, found), key=lambda snapshot: snapshot.created_at)
 
 
 def _ids(directory: Path) -> list[str]:
@@ -102,8 +102,8 @@ def _ids(directory: Path) -> list[str]:
 def _read(path: Path) -> Snapshot | None:
     try:
         with frozen_files.understanding():
-            told = parse_snapshot(frozen_files.facts(path))
-        return replace(told, id=path.name, size=frozen_files.size(path))
+            snapshot = parse_snapshot(frozen_files.facts(path))
+        return replace(snapshot, id=path.name, size=frozen_files.size(path))
     except (OSError, FrozenMachineUnusable) as error:
         log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
         return None
@@ -134,24 +134,24 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
 
     Raises KeyError, TypeError, AttributeError or ValueError.
     """
-    told = cast("dict[str, object]", facts["snapshot"])
-    booted_from = cast("dict[str, object]", told["made_of"])
-    variables = cast("dict[str, object]", told.get("variables", {}))
+    own = cast("dict[str, object]", facts["snapshot"])
+    booted_from = cast("dict[str, object]", own["made_of"])
+    variables = cast("dict[str, object]", own.get("variables", {}))
     return Snapshot(
         id="",
-        name=str(told["name"]),
-        owner=str(told["owner"]),
-        origin=str(told["origin"]),
-        runtime=RuntimeName(str(told["runtime"])),
-        image=str(told["image"]),
-        resources=Resources(*(int(each) for each in cast("list[int]", told["resources"]))),
-        network=NetworkPolicy(str(told["network"])),
-        directory=str(told["directory"]),
+        name=str(own["name"]),
+        owner=str(own["owner"]),
+        origin=str(own["origin"]),
+        runtime=RuntimeName(str(own["runtime"])),
+        image=str(own["image"]),
+        resources=Resources(*map(int, cast("list[int]", own["resources"]))),
+        network=NetworkPolicy(str(own["network"])),
+        directory=str(own["directory"]),
         booted_from={str(name): str(part) for name, part in booted_from.items()},
-        created_at=datetime.fromisoformat(str(told["created_at"])),
-        expires_at=datetime.fromisoformat(str(told["expires_at"])),
+        created_at=datetime.fromisoformat(str(own["created_at"])),
+        expires_at=datetime.fromisoformat(str(own["expires_at"])),
         variables={str(name): str(value) for name, value in variables.items()},
-        packages=tuple(str(each) for each in cast("list[object]", told.get("packages", []))),
+        packages=tuple(map(str, cast("list[object]", own.get("packages", [])))),
     )
 
 
@@ -160,7 +160,7 @@ _SLACK = 64 << 20
 
 
 def export(directory: Path, out: BinaryIO) -> None:
-    """Write the snapshot in a directory to a file. Raises MomentUnusable or OSError."""
+    """Write the snapshot in a directory to a file. Raises FrozenMachineUnusable or OSError."""
     if (why := frozen_files.problem(directory)) is not None:
         raise FrozenMachineUnusable(f"The snapshot cannot be used: {why}.")
     frozen_archive.pack(directory, out)
@@ -178,7 +178,7 @@ def bring(
     """Add what `export` wrote to the snapshots below `shelf`; return it.
 
     It is verified, and refused if this host could not resume it; nothing is left then. A running
-    server notices it. Raises MomentUnusable, SetupIncomplete or OSError.
+    server notices it. Raises FrozenMachineUnusable, SetupIncomplete or OSError.
     """
     with workspace(shelf, 0o700) as work:
         made = work / "snapshot"
@@ -187,8 +187,8 @@ def bring(
         freezing.check(made)
         facts = frozen_files.facts(made)
         with frozen_files.understanding():
-            told = parse_snapshot(facts)
-        kept = replace(told, id=snapshot_id, owner=owner, expires_at=expires_at)
+            imported = parse_snapshot(facts)
+        kept = replace(imported, id=snapshot_id, owner=owner, expires_at=expires_at)
         frozen_files.amend(made, {**facts, "snapshot": to_facts(kept)})
         target = shelf / snapshot_id
         if target.exists():
@@ -200,7 +200,7 @@ def bring(
 def write_new(target: Path, directory: Path) -> int:
     """Export to a new file that only its owner may read; return its size.
 
-    Raises FileExistsError, MomentUnusable or OSError; nothing is left then.
+    Raises FileExistsError, FrozenMachineUnusable or OSError; nothing is left then.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(target, flags, 0o600), "wb") as file:
@@ -223,7 +223,7 @@ def _bounds(manifest: bytes) -> dict[str, int]:
     if not (type(memory) is int and 0 < memory <= _MOST_MEMORY_MIB) or not (
         type(disk) is int and 0 < disk <= _MOST_DISK_MIB
     ):
-        raise FrozenMachineUnusable("Its manifest tells of a machine larger than there are.")
+        raise FrozenMachineUnusable("Its manifest describes a machine that is too large.")
     return {
         RAM: (memory << 20) + _SLACK,
         STATE: _SLACK,

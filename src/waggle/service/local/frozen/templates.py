@@ -107,12 +107,12 @@ class Templates:
 
     async def find(self, blueprint: Blueprint) -> Template | None:
         """Return the template that fits, or None. Raises SetupIncomplete without a VMM."""
-        if self._is_nobodys(blueprint):
+        if self._may_not_share(blueprint):
             return None
         return await asyncio.to_thread(self.store.find, self._key(blueprint))
 
-    def _is_nobodys(self, blueprint: Blueprint) -> bool:
-        """Return whether it must not share memory with any: its owner is not known yet."""
+    def _may_not_share(self, blueprint: Blueprint) -> bool:
+        """Return whether it has no owner yet, although templates are per owner."""
         return self._recipe.apart and blueprint.owner is None
 
     def want(self, blueprint: Blueprint) -> None:
@@ -121,9 +121,9 @@ class Templates:
         Does not raise: without a VMM there is nothing to make.
         """
         usual = self._recipe.usual
-        if self._tasks is None or (usual and blueprint.parts.resources != usual):
+        if self._tasks is None or self._may_not_share(blueprint):
             return
-        if self._is_nobodys(blueprint):
+        if usual and blueprint.parts.resources != usual:
             return
         try:
             key = self._key(blueprint)
@@ -162,8 +162,8 @@ class Templates:
             yield None
             return
         load = partial(self.hypervisor.load, template.directory, self.hypervisor.fingerprint())
-        async with self.loaded.using(template.directory, load) as frozen:
-            yield FrozenMachine(template.directory, blueprint.parts, frozen)
+        async with self.loaded.using(template.directory, load) as state:
+            yield FrozenMachine(template.directory, blueprint.parts, state)
 
     def reject(self, template_id: str) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""
@@ -216,10 +216,10 @@ class Templates:
                     await self._warm(started.lease.port, keys, own.parts.runtime)
                     await machine.agent("guest-ping")  # it starts late; copies have it at once
                     await machine.settle()
-                    frozen = await finish(closing_with(held, machine.freeze(disks)))
+                    state = await finish(closing_with(held, machine.freeze(disks)))
                 finally:
                     await started.stop()
-                await asyncio.to_thread(frozen.save, work)
+                await asyncio.to_thread(state.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
         await asyncio.to_thread(self.store.trim, OF_ONE_OWNER, OF_ALL_OWNERS)

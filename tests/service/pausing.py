@@ -13,7 +13,7 @@ from waggle.service.environments.creating import Pausing
 from waggle.service.environments.pausing import Reaper
 
 KEEP = timedelta(hours=24)
-SLEEPY = Pausing(when_idle=True, keep=KEEP, max_on_disk=2)
+PAUSING = Pausing(when_idle=True, keep=KEEP, max_on_disk=2)
 
 
 async def paused(here: World, environment: Environment, *, to_disk: bool = True) -> Environment:
