@@ -43,7 +43,7 @@ HEAD = """\
 
 # Tools
 
-What an agent gets over MCP: ten tools, unless [the operator or the client](clients.md#toolsets)
+An agent gets ten tools over MCP, unless [the operator or the client](clients.md#toolsets)
 chose more. Most work needs two or three of them:
 
 ```text
@@ -53,34 +53,35 @@ TRANSCRIPT
 CORE
 ## Of all tools
 
-Times are RFC 3339, sizes bytes; limits are those of the default settings. An environment is meant
+Times are RFC 3339, sizes bytes; limits are those of the default settings. Name an environment
 by its id, by the first six characters or more of that, or by its name.
 
-Every tool answers with text and with structured content, which say the same, since clients show a
-model the one or the other. A field of the structured content that has nothing to say is left out:
-read one that is absent as null, zero, false, empty, or the default that is told here.
+Every tool answers with text and with structured content, with the same information, since
+clients show a model the one or the other. A field without information is left out of the structured
+content: read an absent one as null, zero, false, empty, or the default that is documented here.
 A result with a picture is text, the picture and a link to it, without structured content, which
 would hide the picture in some clients; so the tools that show pictures publish no output schema.
 
-A mistake or a failure in the machine is a result with `isError`: its text says what happened and
-what to do next, and its `_meta` has `waggle/error` with `code`, `message`, `hint` and `retryable`.
+A mistake or a failure in the machine is a result with `isError`: its text has the cause and
+the next step, and its `_meta` has `waggle/error` with `code`, `message`, `hint` and `retryable`.
 Where there was output before, the structured content has it, with the error as `error`.
 
-What is long is cut: the output of a program in the middle, to `WAGGLE_OUTPUT_LIMIT` characters or
+Long results are cut: the output of a program in the middle, to `WAGGLE_OUTPUT_LIMIT` characters or
 `max_output`, a file after a page of whole lines, a list after its first entries. The result says
 how much is missing and which call shows it.
 
-Parameters without `*` may be left out or `null`. What clients add by themselves (ADDED) is ignored,
+Parameters without `*` may be left out or `null`. Names that clients add (ADDED) are ignored,
 `environmentId` is `environment_id`, and any other unknown parameter is refused with the one that it
 resembles. Published schemas have only words that the APIs of all models take; more is accepted than
 they say: lists also as one text or as JSON in a text, `env` and `files` also as objects, and
 parameters marked with † are not published.
 
 All of it is in an agent's context, so it is short: name, description and input schema of the core
-are at most 1,600 tokens (o200k_base, each tool as compact JSON), of all tools 5,000; with output
+are at most 1,600 tokens (o200k_base, every tool as compact JSON), of all tools 5,000; with output
 schemas 3,000 and 9,000. A test counts them. Clients may keep the lists for an hour.
 
-The server tells a client that has all tools, and one that has fewer the same without the others:
+The server sends these instructions to a client with all tools; other clients get the parts on
+theirs:
 
 ```text
 INSTRUCTIONS
@@ -94,7 +95,7 @@ TRANSCRIPT = """\
 You    What is the 10,000th prime? Write it out in words, too.
 
 Agent  execute {"code": "primes = [n for n in range(2, ..."}
-         environment_id: aa7aa9ce-... (new, data; give it to go on there)
+         environment_id: aa7aa9ce-... (new, data; give it to continue there)
          104729
        install_packages {"environment_id": "aa7aa9", "packages": ["num2words"]}
          Successfully installed docopt-0.6.2 num2words-0.5.14
@@ -108,39 +109,38 @@ Agent  execute {"code": "primes = [n for n in range(2, ..."}
 RESOURCES = f"""\
 ## Resources
 
-What the tools leave behind can be read as resources, in parts that every client accepts. The
-`_meta` of what is read has `{PAGE_META_KEY}` with `offset`, `next_offset` (null at the end) and
-`size`, for output the `status` of the execution, for an archive its `sha256`. `resources/list` has
-the caller's environments and the newest {EXECUTIONS_LISTED} executions of each, with
+Environments, output, files and archives can be read as resources, in parts that every client
+accepts. The `_meta` of a part has `{PAGE_META_KEY}` with `offset`, `next_offset` (null at the end)
+and `size`, for output the `status` of the execution, for an archive its `sha256`. `resources/list`
+has the caller's environments and the newest {EXECUTIONS_LISTED} executions in them, with
 {ENVIRONMENTS_LISTED} environments a page.
 `id`, `n` and `stream` of the templates can be completed.
 
 Where the operator does not allow all tools, resources follow: environments need a tool of
 `environments`, files `read_file`, archives `download_files`, and output one of `execution`, `jobs`
-and `packages`. What is not allowed is in no template, list or completion, and reading it is
+and `packages`. Other resources are in no template, list or completion, and reading them is
 refused.
 
 Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
-`subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} each. A client is told at most once a second of
-the same resource, and when a program ends. A session that has read the list is also told when
-environments come, die and go.
+`subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} of them. A client is notified of one resource at
+most once a second, and when a program ends. A session that has read the list is also notified when
+environments are created, fail and end.
 
 A resource that is missing, or another owner's, is an error with code {NOT_FOUND_BEFORE_2026}, in
 2026-07-28 -32602; `data` has `waggle/error` as with tools.
 
-Images are told by their content. `read_file` shows a png, jpeg, gif, webp or svg of at most
+Images are recognized by their content. `read_file` shows a png, jpeg, gif, webp or svg of at most
 {MAX_IMAGE_BYTES:,} bytes as an image. `execute` and `run_command` show up to {MAX_IMAGES} that the
-program wrote into its working directory, once it has ended: by default when its
-text names an image file (or `savefig`), or with `images`. Of one that outlasts its call, `read_job`
-(with `wait_seconds`) and `wait_job` show them. With `files`, a link to its resource stands beside
-each.
+program wrote into its working directory, once it has ended: by default when its text names an image
+file (or `savefig`), or with `images`. Of a program that outlives its call, `read_job` (with
+`wait_seconds`) and `wait_job` show them. With `files`, a link to its resource follows an image.
 """
 
 Schema = Mapping[str, Any]
 
 
 def default_tools() -> list[OfferedTool]:
-    """The tools of a server with default settings; they can be described, not called."""
+    """Return the tools of a server with default settings, which can be described, not called."""
     settings = load({}, is_root=False)
     services = Services(
         environments=cast("EnvironmentService", None),
@@ -190,7 +190,7 @@ def prompts() -> str:
     """Return the part about prompts."""
     lines = [
         "# Prompts\n",
-        "What a person picks in a client; each tells the agent how to use the tools for one kind",
+        "A person picks one in a client; it tells the agent how to use the tools for one kind",
         "of work, and is offered only with the tools that it names. Arguments with `*` must be",
         "given.\n",
         "| Prompt | Arguments | |",
@@ -198,16 +198,16 @@ def prompts() -> str:
     ]
     for name, (function, _) in PROMPTS.items():
         prompt = Prompt.from_function(function, name=name)
-        given = [f"`{each.name}`{' *' * bool(each.required)}: {each.description}"
-                 for each in prompt.arguments or []]  # fmt: skip
+        given = [f"`{taken.name}`{' *' * bool(taken.required)}: {taken.description}"
+                 for taken in prompt.arguments or []]  # fmt: skip
         lines.append(f"| `{name}` | {' '.join(given)} | {prompt.description} |")
     return "\n".join(lines) + "\n"
 
 
 def resources() -> str:
     """Return the part of the page about resources."""
-    each = "\n".join(f"| `{one.uri_template}` | {one.description} |" for one in TEMPLATES)
-    return f"{RESOURCES}\n| Template | |\n|---|---|\n{each}\n"
+    rows = "\n".join(f"| `{one.uri_template}` | {one.description} |" for one in TEMPLATES)
+    return f"{RESOURCES}\n| Template | |\n|---|---|\n{rows}\n"
 
 
 def section(tool: OfferedTool) -> str:
@@ -218,7 +218,7 @@ def section(tool: OfferedTool) -> str:
     if examples := EXAMPLES.get(tool.name):
         lines.append("\n".join(f"```json\n{json.dumps(one)}\n```" for one in examples) + "\n")
     lines.append(_table("Parameter", _marked(tool), tool.accepted))
-    lines.append(_table("Result", tool.told, tool.told))
+    lines.append(_table("Result", tool.result_schema, tool.result_schema))
     return "\n".join(line for line in lines if line)
 
 
@@ -269,18 +269,18 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
 
 
 def _of_items(about: Schema) -> str:
-    """Return what is said of the items of a list that have no schema of their own."""
+    """Return the description of the items of a list that have no schema of their own."""
     items = about.get("items", {})
     return "" if "properties" in items else str(items.get("description", ""))
 
 
 def _is_input(schema: Schema) -> bool:
-    """Whether a schema describes parameters: those refuse what they do not know."""
+    """Whether a schema describes parameters."""
     return "title" not in schema
 
 
 def _resolved(about: Schema, root: Schema) -> Schema:
-    """Return what is meant: the schema itself, or the definition that it refers to."""
+    """Return the schema itself, or the definition that it refers to."""
     reference = about.get("$ref", "")
     return root["$defs"][reference.rpartition("/")[2]] if reference else about
 
@@ -308,7 +308,7 @@ def _kind(about: Schema) -> str:
         return f"{about['type']}, {low} to {high:,}"
     kind = about["type"]
     kinds = cast("list[str]", kind) if isinstance(kind, list) else [str(kind)]
-    return " or ".join(each for each in kinds if each != "null")
+    return " or ".join(kind for kind in kinds if kind != "null")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/tools.md says of tools beyond what a model is told: limits, rules and examples.
+"""The notes of docs/tools.md on tools, beyond their descriptions: limits, rules and examples.
 
 Descriptions are in every prompt, so they are short; the rest is here. `generate_tools` puts it
 under each tool. A test checks the examples against the schemas.
@@ -30,8 +30,8 @@ from waggle.service.files.trees import MAX_KEPT
 
 _LIMITS = execution_limits(load({}, is_root=False))
 _KEPT = (
-    "Memory, files, open files and programs go on in it. Nobody there waits for those of "
-    "unfinished calls and jobs, whose output is not kept: `read_job` without a job lists them. "
+    "Memory, files, open files and programs continue in it. Programs of unfinished calls and jobs "
+    "run on without a job, and their output is not kept: `read_job` without a job lists them. "
     "Exposed ports are closed and network connections are broken."
 )
 
@@ -41,19 +41,19 @@ NOTES: dict[str, str] = {
 `sandbox` unless `user` is `root`, and starts in the environment's working directory, {HOME} unless
 the image names another. A non-zero exit code is a result, not an error. After `wait_seconds`
 (default {_LIMITS.wait:g}, at most {MAX_WAIT_SECONDS:g}) the result has the output so far and a
-`job_id`, and the program goes on; `background` is the same as 0. It is killed after
+`job_id`, and the program continues; `background` is the same as 0. It is killed after
 `timeout_seconds`, at most and by default {_LIMITS.max_timeout:g}.
 
 Without `environment_id` one is made, of `runtime` or the default one (`WAGGLE_DEFAULT_RUNTIME`), or
-of another when the language needs it; its id stands first in the result. It stays once the program
+of another when the language needs it; its id is first in the result. It stays once the program
 has started, also when that fails. Everywhere an environment's name, or {MIN_SHORT} and more
 characters of its id, will do.
 
-What models write is understood: a Markdown fence around the code (its tag names the language), a
-first line `#!`, a shell's commands, JavaScript or Python in the place of one another, a session
-with its prompts (`$`, `>>>`), `!cmd`, `%pip` and `%%bash` as in a notebook, carriage returns in
-shell code, languages as `py`, `js`, `ts`, `sh`, `bash`, paths that begin with `~/`, numbers in
-`env`.""",
+Common habits of models are understood: a Markdown fence around the code (its tag names the
+language), a first line `#!`, a shell's commands, JavaScript or Python in the place of one another,
+a session with its prompts (`$`, `>>>`), `!cmd`, `%pip` and `%%bash` as in a notebook, carriage
+returns in shell code, languages as `py`, `js`, `ts`, `sh`, `bash`, paths that begin with `~/`,
+numbers in `env`.""",
     "write_file": f"At most {MAX_FILE_BYTES:,} bytes (10 MiB). Missing directories are made.",
     "read_file": f"""\
 Reads files of at most {MAX_FILE_BYTES:,} bytes. `offset` and `limit` count bytes. A page of text
@@ -65,28 +65,27 @@ Keeps the file's mode; refuses binary files and files over {MAX_FILE_BYTES:,} by
     "install_packages": f"""\
 1 to {MAX_PACKAGES} names, as a list or separated by spaces; versions as the installer takes them:
 `numpy==2.*`, `uvicorn[standard]`, `@types/node@22`. Whole commands such as `pip install x`,
-`npm i x` or `apt-get install -y x` are read as what they install, by their own installer; what
-installs more than names (`-r requirements.txt`, a URL) is refused with the call that does it. At
-most {_LIMITS.install_timeout:g} s. The next
-program can use them.""",
+`npm i x` or `apt-get install -y x` are read as their packages, with their own installer; a command
+that installs more than names (`-r requirements.txt`, a URL) is refused with the call that does
+it. At most {_LIMITS.install_timeout:g} s. The next program can use them.""",
     "read_job": f"""\
 With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}) or `kill` alone it answers as `execute` does;
-otherwise with a page of one stream. A job goes on when this call ends or is cancelled.""",
+otherwise with a page of one stream. A job continues when this call ends or is cancelled.""",
     "create_environment": f"""\
 Give a `runtime` or a `snapshot`, or neither for the default runtime. `cpus`, `memory_mb` and
 `disk_mb` are within what the operator allows (`WAGGLE_MAX_CPUS`, `WAGGLE_MAX_MEMORY_MB`,
 `WAGGLE_MAX_DISK_MB`); one with more memory than usual counts as several environments, and one of
-any other size than the default boots where others go on from a template. `env` is for all its
+any other size than the default boots where others resume from a template. `env` is for all its
 programs. `files` (at most {MAX_FILES}) are written, then `packages` installed; when these fail, the
-environment stays, and the error tells its id. A call that is cancelled goes on for two minutes: the
-same call again takes up what it has begun or made; otherwise that is destroyed, unless it was used.
+environment stays, and the error has its id. A cancelled call continues for two minutes: the
+same call again takes over its environment; otherwise that is destroyed, unless it was used.
 `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first and last, and need not
 be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}; every call restarts
 the time. `network` is `public` (the internet, through a proxy; never the server's own network) or
 `none`; the default is the operator's choice. The operator
 decides which images may be named.""",
     "destroy_environment": "Destroying it twice is fine.",
-    "get_environment": "It does not count as use: the idle time goes on.",
+    "get_environment": "It does not count as use: the idle time continues.",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
     "kill_job": "Killing one that has ended is fine.",
     "search_files": f"""\
@@ -112,13 +111,13 @@ environment. At most {MAX_EXPOSED_PORTS} ports.""",
 With `to_disk` it takes no memory either, leaves its place among the environments, survives a
 restart of the server and is kept for longer (see `on_disk_until`).""",
     "resume_environment": """\
-Not needed before other calls, which do it by themselves, but then the next one need not wait. Fine
-for one that runs.""",
+Not needed before other calls, which resume it themselves; but the next one need not wait then.
+A running one stays as it is.""",
     "snapshot_environment": _KEPT,
     "fork_environment": f"""\
-Each copy is an environment of its own, counts as one and is to be destroyed; all of them or none
+Every copy is an environment of its own, counts as one and is to be destroyed; all of them or none
 are made. {_KEPT}""",
-    "delete_snapshot": "You may keep only so many.",
+    "delete_snapshot": "The number that one owner may keep is limited.",
     "run_code": f"""\
 At most {MAX_FILES} text files. Takes seconds longer than `execute` in an environment that runs
 already.""",

@@ -14,10 +14,10 @@ from mcp_types import (
 
 
 async def subscribe(agent: Client, uri: str) -> None:
-    asked = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
-    await agent.session.send_request(asked, EmptyResult)
+    request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+    await agent.session.send_request(request, EmptyResult)
 
 
 async def unsubscribe(agent: Client, uri: str) -> None:
-    asked = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
-    await agent.session.send_request(asked, EmptyResult)
+    request = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
+    await agent.session.send_request(request, EmptyResult)

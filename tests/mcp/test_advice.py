@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import waggle.mcp
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.mcp.errors import Failure
-from waggle.mcp.offered import told
+from waggle.mcp.offered import result_for
 from waggle.mcp.results import ADVICE, Hint, Reply, failed, success
 
 WITHOUT_FILES = Offer(ALL_TOOLSETS - {Toolset.FILES, Toolset.CORE})
@@ -42,8 +42,10 @@ def text(model: Ran) -> str:
     return f"{model.stdout}\n{model.why.cause} {model.why.step}"
 
 
-def test_only_what_is_marked_as_advice_is_cut() -> None:
-    result = told(success(ran(), text, hints=[Hint("write_file makes it.", GUEST)]), WITHOUT_FILES)
+def test_only_marked_advice_is_cut() -> None:
+    result = result_for(
+        success(ran(), text, hints=[Hint("write_file makes it.", GUEST)]), WITHOUT_FILES
+    )
     note = f"{GUEST} {GUEST}."
     assert [block.model_dump()["text"] for block in result.content] == [
         f"{GUEST}\n{GUEST} Try it.",
@@ -57,7 +59,7 @@ def test_only_what_is_marked_as_advice_is_cut() -> None:
 
 
 def test_all_advice_is_kept_if_everything_is_offered() -> None:
-    result = told(success(ran(), text, hints=[Hint("write_file makes it.", "No a")]), Offer())
+    result = result_for(success(ran(), text, hints=[Hint("write_file makes it.", "No a")]), Offer())
     assert result.structured_content is not None
     assert result.structured_content["note"] == f"{GUEST} No a: write_file makes it."
     assert result.structured_content["why"]["step"] == "Try it; read_file shows it."
@@ -65,7 +67,7 @@ def test_all_advice_is_kept_if_everything_is_offered() -> None:
 
 def test_a_failure_loses_its_advice_and_keeps_the_output_before_it() -> None:
     failure = Failure("lost", GUEST, "Try again; read_file shows it.")
-    result = told(failed(failure, ran(), text), WITHOUT_FILES)
+    result = result_for(failed(failure, ran(), text), WITHOUT_FILES)
     assert result.structured_content is not None
     assert result.structured_content["error"]["hint"] == "Try again."
     (block,) = result.content
@@ -79,11 +81,11 @@ def test_a_link_is_kept_only_if_its_kind_is_offered(offer: Offer, kinds: int) ->
         ImageContent(type="image", data="", mime_type="image/png"),
         ResourceLink(type="resource_link", name="a.png", uri=uri),
     )
-    result = told(Reply(None, (), also), offer)
+    result = result_for(Reply(None, (), also), offer)
     assert len(result.content) == kinds
 
 
-def test_no_file_between_the_edges_knows_what_is_offered() -> None:
+def test_no_module_between_the_edges_knows_the_offer() -> None:
     top = Path(waggle.mcp.__file__).parent
     knowing = {
         str(path.relative_to(top))

@@ -70,19 +70,21 @@ def check(arguments: Mapping[str, Any], result: CallToolResult) -> None:
         if isinstance(block, EmbeddedResource) and isinstance(block.resource, BlobResourceContents)
     ]
     text = "\n".join([text_of(result), *links, *blobs])
-    told = list(leaves(data))
-    for name, value in told:
+    pairs = list(leaves(data))
+    for name, value in pairs:
         assert value or name == "exit_code", name
         if name in UNTOLD:
             continue
         for line in words(name, value).strip().splitlines():
             assert line in text, (name, line, text)
-    said = " ".join([words(*each) for each in told] + [json.dumps(data), json.dumps(arguments)])
+    said = " ".join([words(*pair) for pair in pairs] + [json.dumps(data), json.dumps(arguments)])
     for number in re.findall(r"\d+", text_of(result)):
         assert number in said or number == "0", (number, text, data)
     for line in text_of(result).splitlines():
         if any(re.search(rf"\b{tool}\b", line) for tool in NAMES):
-            assert any(line in str(value) or str(value) in line for _, value in told if value), line
+            assert any(line in str(value) or str(value) in line for _, value in pairs if value), (
+                line
+            )
 
 
 @dataclass
@@ -158,8 +160,8 @@ async def test_both_forms_agree_for_every_tool() -> None:
         await call("pause_environment", to_disk=True)
         await call("list_environments")
         await call("run_code", code="echo 1\nerr 2\nexit 3")
-        for each in (await call("list_environments"))["environments"]:
-            here.environment = each["environment_id"]
+        for item in (await call("list_environments"))["environments"]:
+            here.environment = item["environment_id"]
             await call("destroy_environment")
         await call("list_environments")
         assert here.seen == NAMES

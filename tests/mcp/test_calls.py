@@ -37,18 +37,18 @@ async def test_waiting_ends_with_the_last_call() -> None:
 
 
 async def test_cut_calls_end_as_cancelled() -> None:
-    calls, told = Calls(), list[bool]()
+    calls, cut = Calls(), list[bool]()
 
     async def one() -> None:
         with calls.one() as scope:
             await anyio.sleep_forever()
-        told.append(scope.cancelled_caught)
+        cut.append(scope.cancelled_caught)
 
     async with anyio.create_task_group() as group:
         group.start_soon(one)
         await anyio.wait_all_tasks_blocked()
         assert calls.cut() == 1
-    assert told == [True]
+    assert cut == [True]
     assert calls.cut() == 0
     await calls.finished()
 

@@ -51,8 +51,8 @@ def test_every_unbounded_text_is_listed_as_short_or_as_a_file(name: str) -> None
 
 def test_every_listed_tool_and_parameter_exists() -> None:
     assert TOOLS.keys() >= CARRIERS
-    for each in FILES | SHORT:
-        assert any(takes(tool, each) for tool in TOOLS.values()), each
+    for name in FILES | SHORT:
+        assert any(takes(tool, name) for tool in TOOLS.values()), name
 
 
 @pytest.mark.anyio

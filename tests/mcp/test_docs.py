@@ -37,7 +37,7 @@ def test_every_tool_and_parameter_is_on_the_page(generator: ModuleType) -> None:
     page = generator.page()
     for tool in generator.default_tools():
         section = page.partition(f"## `{tool.name}`\n")[2].partition("\n## ")[0]
-        for name in (*tool.accepted["properties"], *tool.told["properties"]):
+        for name in (*tool.accepted["properties"], *tool.result_schema["properties"]):
             assert f"| `{name}`" in section
 
 

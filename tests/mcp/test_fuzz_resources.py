@@ -64,9 +64,9 @@ def check(sent: str, answer: dict[str, Any]) -> None:
         return  # JSON between programs may not hold a lone surrogate
     if "error" in answer:
         assert answer["error"]["code"] in REFUSALS
-        told = answer["error"]["data"][ERROR_META_KEY]
-        assert told["code"] != "internal"
-        assert told["message"]
+        failure = answer["error"]["data"][ERROR_META_KEY]
+        assert failure["code"] != "internal"
+        assert failure["message"]
 
 
 def test_any_uri_is_read_or_refused(ground: Ground) -> None:
@@ -101,8 +101,8 @@ def test_any_cursor_lists_only_resources_of_the_caller(ground: Ground) -> None:
     def whatever(cursor: str) -> None:
         answer = ground.wire.send("resources/list", {"cursor": cursor})
         check(cursor, answer)
-        for each in answer.get("result", {}).get("resources", ()):
-            assert each["uri"].startswith(f"waggle://environments/{OWN}")
+        for resource in answer.get("result", {}).get("resources", ()):
+            assert resource["uri"].startswith(f"waggle://environments/{OWN}")
 
     whatever()
     ground.assert_untouched()
@@ -110,8 +110,8 @@ def test_any_cursor_lists_only_resources_of_the_caller(ground: Ground) -> None:
 
 def test_any_completion_offers_only_environments_of_the_caller(ground: Ground) -> None:
     templates = [
-        each["uriTemplate"]
-        for each in ground.wire.rpc("resources/templates/list", {})["resourceTemplates"]
+        template["uriTemplate"]
+        for template in ground.wire.rpc("resources/templates/list", {})["resourceTemplates"]
     ]
 
     @settings(max_examples=60, deadline=None)

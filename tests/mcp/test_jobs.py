@@ -136,7 +136,7 @@ async def test_output_is_read_in_parts_and_searched() -> None:
         assert f"[all of it: {output['stdout_uri']}]" in text_of(result)
         assert output["note"] in text_of(result)
         where = re.fullmatch(
-            r"What was cut: read_job with job_id 1, offset (\d+)\.", output["note"]
+            r"The part that was cut: read_job with job_id 1, offset (\d+)\.", output["note"]
         )
         assert where
         assert output["stdout"].index("\n[... ") == int(where[1])
@@ -233,7 +233,7 @@ async def test_a_program_left_running_is_reported_listed_and_killed(era: str) ->
         result = await agent.call_tool("execute", code)
         left = {"pid": 100, "command": "python3 -m http.server"}
         assert data_of(result)["left_running"] == [left]
-        assert "1 program goes on: 100 python3 -m http.server" in text_of(result)
+        assert "1 program still runs: 100 python3 -m http.server" in text_of(result)
         listed = await agent.call_tool("list_jobs", {"environment_id": environment})
         assert data_of(listed)["left_running"] == [{**left, "job_id": 1}]
         line = "left running: pid 100 of job 1: python3 -m http.server"
@@ -242,14 +242,14 @@ async def test_a_program_left_running_is_reported_listed_and_killed(era: str) ->
         assert line in text_of(shown)
         job = {"environment_id": environment, "job_id": data_of(result)["job_id"]}
         killed = await agent.call_tool("kill_job", job)
-        assert "goes on" not in text_of(killed)
+        assert "still runs" not in text_of(killed)
         assert "left_running" not in data_of(killed)
         code["code"] = "leave worker"
         for _ in range(2):
             await agent.call_tool("execute", code)
         by_pid = {"environment_id": environment, "pid": 100}
         read = await agent.call_tool("read_job", by_pid)
-        assert [each["job_id"] for each in data_of(read)["left_running"]] == [3]
+        assert [item["job_id"] for item in data_of(read)["left_running"]] == [3]
         again = await agent.call_tool("read_job", by_pid)
         assert "No call has left a program 100 running" in error_of(again)["message"]
         by_job = {"environment_id": environment, "job_id": 3, "kill": True}

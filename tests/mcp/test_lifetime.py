@@ -81,7 +81,7 @@ async def test_an_idle_environment_that_cannot_be_paused_to_disk_states_why() ->
         now += timedelta(minutes=30)
         assert await rig.services.environments.retire(idle) is None
         why = (
-            "It is idle, and stands still in memory until it can be paused to disk: Owner local "
+            "It is idle, and paused in memory until it can be paused to disk: Owner local "
             "has 1 of the 1 environments paused to disk that one owner may have."
         )
         looked = await agent.call_tool("get_environment", {"environment_id": idle})
@@ -97,7 +97,7 @@ async def test_an_idle_environment_that_cannot_be_paused_to_disk_states_why() ->
         assert error_of(refused) == {
             "code": "quota_exceeded",
             "message": why.partition("disk: ")[2],
-            "hint": "Destroy one of yours that is paused, or have it go on with any call. "
+            "hint": "Destroy one of yours that is paused, or resume it with any call. "
             "The operator's limit is WAGGLE_MAX_PAUSED.",
             "retryable": True,
         }

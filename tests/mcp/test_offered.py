@@ -36,12 +36,12 @@ FAILURE = Diagnosis(
     "Write its file; write_file does that. install_packages gets packages; run_command works as "
     "root. Start less at once, and use kill_job or execute. Look at it again.",
 )
-TOPICS = [each for each in Toolset if each is not Toolset.CORE]
+TOPICS = [toolset for toolset in Toolset if toolset is not Toolset.CORE]
 """The toolsets without the core: every tool is in exactly one of them."""
 NARROWED = [
-    *({each} for each in Toolset),
+    *({toolset} for toolset in Toolset),
     *({*pair} for pair in itertools.combinations(TOPICS, 2)),
-    *({*TOPICS} - {each} for each in TOPICS),
+    *({*TOPICS} - {toolset} for toolset in TOPICS),
 ]
 CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "execute": [
@@ -150,8 +150,8 @@ async def answers(made: Narrowed, tool: Tool) -> AsyncGenerator[str]:
     wrong = [{"environment_id": UNKNOWN}, {"environment_id": "x"}] if takes_id else []
     here = {"environment_id": made.environment_id} if takes_id else {}
     tried = CALLS.get(tool.name, [{}])
-    good = [{**here, **each} for each in tried]
-    for arguments in [*good, *({**tried[0], **each} for each in wrong)]:
+    good = [{**here, **extra} for extra in tried]
+    for arguments in [*good, *({**tried[0], **extra} for extra in wrong)]:
         yield said(await made.agent.call_tool(tool.name, arguments))
     yield said(await made.agent.call_tool(tool.name, {"nonsense": 1}))
 
@@ -186,7 +186,7 @@ def test_every_tool_has_calls_or_needs_none() -> None:
 
 async def test_if_everything_is_offered_answers_name_tools_of_all_sets_but_run() -> None:
     async with narrowed(ALL_TOOLSETS) as made:
-        told = named(
+        names = named(
             "\n".join(
                 [
                     answer
@@ -196,14 +196,14 @@ async def test_if_everything_is_offered_answers_name_tools_of_all_sets_but_run()
             )
         )
     for toolset, tools in TOOLS.items():
-        assert told.intersection(tools) or toolset is Toolset.RUN
+        assert names.intersection(tools) or toolset is Toolset.RUN
 
 
-@pytest.mark.parametrize("toolsets", NARROWED, ids=lambda each: "+".join(sorted(each)))
+@pytest.mark.parametrize("toolsets", NARROWED, ids=lambda toolsets: "+".join(sorted(toolsets)))
 async def test_answers_name_only_offered_tools(toolsets: set[Toolset]) -> None:
     async with narrowed(toolsets) as made:
-        told = named(await everything(made))
-    assert told <= {name for each in toolsets for name in TOOLS[each]}
+        names = named(await everything(made))
+    assert names <= {name for toolset in toolsets for name in TOOLS[toolset]}
 
 
 async def test_the_output_of_a_program_is_not_changed() -> None:

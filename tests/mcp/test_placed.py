@@ -27,7 +27,7 @@ async def call(agent: Client, tool: str, **arguments: Any) -> CallToolResult:
 
 def running(rig: Rig) -> list[str]:
     listed = rig.services.environments.list(owner=LOCAL)
-    return [each.id for each in listed if each.state is State.RUNNING]
+    return [environment.id for environment in listed if environment.state is State.RUNNING]
 
 
 async def test_a_program_without_an_environment_gets_one_and_its_id_first() -> None:
@@ -129,7 +129,7 @@ async def test_a_call_without_room_is_refused_with_the_existing_environments() -
             await call(agent, "execute", code="echo hi")
         full = await call(agent, "execute", code="echo hi")
         assert error_of(full)["code"] == "max_environments"
-        assert all(each in text_of(full) for each in running(rig))
+        assert all(identity in text_of(full) for identity in running(rig))
         assert "destroy_environment" in text_of(full)
 
 
@@ -139,7 +139,7 @@ async def test_repeated_calls_with_a_key_create_one_environment() -> None:
             await call(agent, "execute", code="echo hi", idempotency_key="k") for _ in range(2)
         ]
         (made,) = running(rig)
-        assert all(data_of(each)["environment_id"] == made for each in results)
+        assert all(data_of(result)["environment_id"] == made for result in results)
 
 
 async def test_an_environment_may_be_given_by_name_or_short_id() -> None:

@@ -85,8 +85,8 @@ async def test_long_work_reports_progress_until_it_ends(
                 await watcher.first.wait()
             guest.release.set()
         assert watcher.reports[0] == (0.02, None, f"{words}, 0.02 s")
-        told = [progress for progress, _, _ in watcher.reports]
-        assert told == sorted(set(told))
+        shares = [progress for progress, _, _ in watcher.reports]
+        assert shares == sorted(set(shares))
 
 
 async def test_a_bare_call_without_a_token_gets_one_event() -> None:

@@ -56,7 +56,7 @@ async def test_read_job_kills_and_lists() -> None:
         assert (killed["status"], killed["stdout"]) == ("killed", "part\n")
         place = {"environment_id": job["environment_id"]}
         listed = data_of(await agent.call_tool("read_job", place))
-        assert [(each["job_id"], each["status"]) for each in listed["jobs"]] == [(1, "killed")]
+        assert [(item["job_id"], item["status"]) for item in listed["jobs"]] == [(1, "killed")]
         refused = error_of(await agent.call_tool("read_job", {**place, "kill": True}))
         assert refused["code"] == "invalid_argument"
         assert refused["hint"].startswith("Give job_id")

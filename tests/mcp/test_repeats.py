@@ -50,7 +50,7 @@ async def test_a_repeated_result_is_marked_even_if_its_machine_is_gone() -> None
         assert again.content[:-1] == first.content
         assert text_of(again).endswith(
             "\nThis is the result of the first call with this idempotency_key; nothing was done "
-            "again. list_environments tells whether it is still there."
+            "again. list_environments shows whether it is still there."
         )
 
 

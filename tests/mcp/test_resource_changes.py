@@ -40,19 +40,19 @@ pytestmark = pytest.mark.anyio
 class Heard:
     """The notices that a 2025 client received, as URIs; `list` means that the list changed."""
 
-    told: list[str] = field(default_factory=list[str])
+    notices: list[str] = field(default_factory=list[str])
     events: anyio.Event = field(default_factory=anyio.Event)
 
     async def take(self, message: object) -> None:
         if isinstance(message, ResourceUpdatedNotification):
-            self.told.append(message.params.uri)
+            self.notices.append(message.params.uri)
         elif isinstance(message, ResourceListChangedNotification):
-            self.told.append("list")
+            self.notices.append("list")
         self.events.set()
 
     async def until(self, enough: Callable[[list[str]], bool]) -> None:
         with anyio.fail_after(5):
-            while not enough(self.told):
+            while not enough(self.notices):
                 self.events = anyio.Event()
                 await self.events.wait()
 
@@ -90,8 +90,8 @@ async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
 
 def changes_of(rig: Rig) -> Changes:
     """Return the server's `Changes`, the only listener of this rig's jobs."""
-    (teller,) = rig.services.jobs._listeners  # pyright: ignore[reportPrivateUsage]  # to look inside
-    return cast("Changes", cast("Any", teller).__self__)
+    (listener,) = rig.services.jobs._listeners  # pyright: ignore[reportPrivateUsage]  # to look inside
+    return cast("Changes", cast("Any", listener).__self__)
 
 
 async def test_a_session_is_notified_of_output_at_a_limited_rate() -> None:
@@ -102,11 +102,11 @@ async def test_a_session_is_notified_of_output_at_a_limited_rate() -> None:
         began = time.monotonic()
         for _ in range(50):
             lines.send_nowait(b"line\n")
-        await heard.until(lambda told: uri in told)
-        before = len(heard.told)
+        await heard.until(lambda notices: uri in notices)
+        before = len(heard.notices)
         lines.close()
-        await heard.until(lambda told: len(told) > before)
-        assert len(heard.told) < 3 + time.monotonic() - began
+        await heard.until(lambda notices: len(notices) > before)
+        assert len(heard.notices) < 3 + time.monotonic() - began
         (content,) = (await agent.read_resource(uri)).contents
         assert dict(content.meta or {})["waggle/page"]["size"] == 250
 
@@ -114,18 +114,20 @@ async def test_a_session_is_notified_of_output_at_a_limited_rate() -> None:
 async def test_a_session_is_notified_of_an_environment_and_its_end() -> None:
     heard = Heard()
     async with serving() as rig, session(rig, heard) as agent:
-        told = agent.server_capabilities.resources
-        assert told == ResourcesCapability(subscribe=True, list_changed=True)
+        offered = agent.server_capabilities.resources
+        assert offered == ResourcesCapability(subscribe=True, list_changed=True)
         await agent.list_resources()
         uri, lines = await talking(rig, agent)
         environment = uri.partition("/executions")[0]
-        await heard.until(lambda told: told == ["list"])
+        await heard.until(lambda notices: notices == ["list"])
         await subscribe(agent, environment)
         await subscribe(agent, uri)
         lines.close()
-        await heard.until(lambda told: {environment, uri} < {*told})
+        await heard.until(lambda notices: {environment, uri} < {*notices})
         await agent.call_tool("destroy_environment", {"environment_id": environment[-36:]})
-        await heard.until(lambda told: told.count(environment) == 2 and told.count("list") == 2)
+        await heard.until(
+            lambda notices: notices.count(environment) == 2 and notices.count("list") == 2
+        )
         with pytest.raises(MCPError):
             await subscribe(agent, environment)
 
@@ -138,12 +140,12 @@ async def test_a_session_is_notified_of_the_death_of_an_idle_machine() -> None:
         await agent.list_resources()
         await subscribe(agent, uri)
         rig.host.only.die("killed by signal 9")
-        await heard.until(lambda told: set(told) == {"list", uri})
+        await heard.until(lambda notices: set(notices) == {"list", uri})
         (content,) = (await agent.read_resource(uri)).contents
         assert json.loads(cast("Any", content).text)["status"] == "error"
         # The subscription is kept until the environment is destroyed.
         await agent.call_tool("destroy_environment", {"environment_id": environment})
-        await heard.until(lambda told: told.count(uri) == 2)
+        await heard.until(lambda notices: notices.count(uri) == 2)
 
 
 async def test_a_session_is_notified_of_a_failed_destroy_and_of_the_reaper() -> None:
@@ -155,10 +157,10 @@ async def test_a_session_is_notified_of_a_failed_destroy_and_of_the_reaper() -> 
         rig.host.only.destroy_error = OSError("stuck")
         failed = await agent.call_tool("destroy_environment", {"environment_id": environment})
         assert failed.is_error
-        await heard.until(lambda told: told == [uri])
+        await heard.until(lambda notices: notices == [uri])
         rig.host.only.destroy_error = None
         assert await rig.services.environments.retire(environment)
-        await heard.until(lambda told: told == [uri] * 2)
+        await heard.until(lambda notices: notices == [uri] * 2)
 
 
 async def test_a_stream_of_2026_is_notified_of_a_death() -> None:
@@ -169,8 +171,8 @@ async def test_a_stream_of_2026_is_notified_of_a_death() -> None:
         ) as events:
             rig.host.only.die()
             with anyio.fail_after(5):
-                told = {await anext(events), await anext(events)}
-            assert told == {ResourceUpdated(uri), ResourcesListChanged()}
+                notices = {await anext(events), await anext(events)}
+            assert notices == {ResourceUpdated(uri), ResourcesListChanged()}
 
 
 async def test_no_notice_is_sent_after_unsubscribing() -> None:
@@ -184,8 +186,8 @@ async def test_no_notice_is_sent_after_unsubscribing() -> None:
         await unsubscribe(agent, uri)
         lines.send_nowait(b"line\n")
         lines.close()
-        await heard.until(lambda told: other in told)
-    assert heard.told == [other]
+        await heard.until(lambda notices: other in notices)
+    assert heard.notices == [other]
 
 
 @pytest.mark.parametrize("uri", ["waggle://environments/{}/files/tmp/x", "{}?offset=1", "x", ""])

@@ -99,22 +99,22 @@ def test_changes_are_sent_in_time_and_not_too_often(
 ) -> None:
     pace: Pace[str] = Pace()
     now = 0.0
-    told: dict[str, float] = {}
-    untold: dict[str, float] = {}
+    sent: dict[str, float] = {}
+    unsent: dict[str, float] = {}
     for event, later, final in marks:
         now += later
         pace.mark(event, now, final=final)
-        untold.setdefault(event, now)
+        unsent.setdefault(event, now)
         now += step
-        for each in pace.take(now):
-            if not final or each != event:
-                assert now - told.get(each, -SECONDS) >= SECONDS - ROUNDING
-            told[each] = now
-            del untold[each]
-        for each, since in untold.items():
+        for taken in pace.take(now):
+            if not final or taken != event:
+                assert now - sent.get(taken, -SECONDS) >= SECONDS - ROUNDING
+            sent[taken] = now
+            del unsent[taken]
+        for taken, since in unsent.items():
             assert now - since < SECONDS + ROUNDING
-            assert told[each] + SECONDS > now - ROUNDING
+            assert sent[taken] + SECONDS > now - ROUNDING
     while (due := pace.next()) is not None:
-        for each in pace.take(due):
-            del untold[each]
-    assert untold == {}
+        for taken in pace.take(due):
+            del unsent[taken]
+    assert unsent == {}

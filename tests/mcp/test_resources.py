@@ -184,7 +184,7 @@ async def test_an_archive_is_a_resource_while_it_is_kept(era: str) -> None:
         assert hashlib.sha256(data).hexdigest() == new["sha256"]
         assert len(data) == new["size"] > 500_000
         # The page inside a result has its own URI.
-        (held,) = [each for each in content if isinstance(each, EmbeddedResource)]
+        (held,) = [block for block in content if isinstance(block, EmbeddedResource)]
         assert isinstance(held.resource, BlobResourceContents)
         again, page = bytes_in(await agent.read_resource(held.resource.uri))
         assert again == base64.b64decode(held.resource.blob) == data[:1_000]
@@ -232,7 +232,7 @@ async def test_readable_resources_are_listed(era: str) -> None:
         assert content["status"] == "running"
         assert content["executions"][0]["stdout"] == {"uri": newest.uri, "bytes": 3}
         templates = (await agent.list_resource_templates()).resource_templates
-        assert [each.uri_template for each in templates] == [
+        assert [template.uri_template for template in templates] == [
             ENVIRONMENT_TEMPLATE,
             STREAM_TEMPLATE,
             FILE_TEMPLATE,
@@ -245,13 +245,13 @@ async def test_a_long_list_has_pages() -> None:
         made = [await created(agent) for _ in range(45)]
         seen: list[str] = []
         page = await agent.list_resources()
-        seen += [each.uri for each in page.resources]
+        seen += [resource.uri for resource in page.resources]
         # A removal between two pages does not shift the next page.
         await agent.call_tool("destroy_environment", {"environment_id": made[0]})
         while page.next_cursor:
             page = await agent.list_resources(cursor=page.next_cursor)
-            seen += [each.uri for each in page.resources]
-        assert seen == [f"waggle://environments/{each}" for each in made]
+            seen += [resource.uri for resource in page.resources]
+        assert seen == [f"waggle://environments/{identity}" for identity in made]
 
 
 @pytest.mark.parametrize("cursor", ["x", "ü", "A" * 400, "////"])

@@ -48,10 +48,10 @@ ENVIRONMENT, OUTPUT, FILE, ARCHIVE = KINDS = (
 )
 REFUSED = (
     "This server does not offer resources of this kind. resources/templates/list has those that it "
-    "does. (not_found)"
+    "offers. (not_found)"
 )
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
-TOPICS = [each for each in Toolset if each is not Toolset.CORE]
+TOPICS = [toolset for toolset in Toolset if toolset is not Toolset.CORE]
 """The toolsets without the core: every tool is in exactly one of them."""
 SETS = [{*some} for count in range(1, 3) for some in itertools.combinations(TOPICS, count)]
 
@@ -89,9 +89,9 @@ async def fill(rig: Rig) -> dict[str, str]:
 
 async def readable(agent: Client, uris: dict[str, str]) -> set[str]:
     """Return the kinds that can be read; assert that the others get the usual refusal."""
-    told = {kind: await refusal(agent, uri) for kind, uri in uris.items()}
-    assert {*told.values()} <= {"", REFUSED}
-    return {kind for kind, refused in told.items() if not refused}
+    refusals = {kind: await refusal(agent, uri) for kind, uri in uris.items()}
+    assert {*refusals.values()} <= {"", REFUSED}
+    return {kind for kind, refused in refusals.items() if not refused}
 
 
 async def refusal(agent: Client, uri: str) -> str:
@@ -103,15 +103,15 @@ async def refusal(agent: Client, uri: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("toolsets", SETS, ids=lambda each: "+".join(sorted(each)))
+@pytest.mark.parametrize("toolsets", SETS, ids=lambda toolsets: "+".join(sorted(toolsets)))
 async def test_a_kind_is_in_templates_lists_completion_and_reads_or_in_none(
     toolsets: set[Toolset],
 ) -> None:
     kinds = expected(toolsets)
     async with filled(toolsets, MODERN) as (agent, uris):
         templates = (await agent.list_resource_templates()).resource_templates
-        assert {each.uri_template for each in templates} == kinds
-        listed = {str(each.uri) for each in (await agent.list_resources()).resources}
+        assert {template.uri_template for template in templates} == kinds
+        listed = {str(resource.uri) for resource in (await agent.list_resources()).resources}
         assert listed == {uris[kind] for kind in kinds & {ENVIRONMENT, OUTPUT}}
         assert await readable(agent, uris) == kinds
         for kind in KINDS:
@@ -129,9 +129,9 @@ async def test_without_files_neither_files_nor_archives_can_be_read(era: str) ->
 async def test_a_subscription_to_an_unreadable_resource_is_refused() -> None:
     async with filled({Toolset.FILES}, LEGACY) as (agent, uris):
         for kind in (ENVIRONMENT, OUTPUT):
-            asked = SubscribeRequest(params=SubscribeRequestParams(uri=uris[kind]))
+            request = SubscribeRequest(params=SubscribeRequestParams(uri=uris[kind]))
             with pytest.raises(MCPError, match="does not offer"):
-                await agent.session.send_request(asked, EmptyResult)
+                await agent.session.send_request(request, EmptyResult)
 
 
 async def test_an_environment_does_not_list_outputs_that_are_not_offered() -> None:

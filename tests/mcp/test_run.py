@@ -77,7 +77,7 @@ async def test_repeated_calls_with_a_key_run_once(era: str) -> None:
             assert error_of(other)["code"] == "idempotency_key_reused"
             timed_out = {"code": "echo begun\ntimeout", "idempotency_key": "late"}
             late = [await run(agent, **timed_out) for _ in range(2)]
-            assert [error_of(each)["code"] for each in late] == ["timeout"] * 2
+            assert [error_of(result)["code"] for result in late] == ["timeout"] * 2
             assert len(rig.host.guests) == 2
             refused = {"code": "", "idempotency_key": "bad"}
             assert error_of(await run(agent, **refused))["code"] == "invalid_argument"

@@ -29,9 +29,9 @@ INSIDE = (
     *("exit_stack", "state", "session_id"),
     *("send_resource_updated", "send_resource_list_changed"),
 )
-"""What `resources.subscriptions` uses of a connection."""
+"""The attributes of a connection that `resources.subscriptions` uses."""
 READ = ("arg_model", "output_schema", "pre_parse_json", "validate_arguments")
-"""What `schema.tool` and `server` use of a function's metadata."""
+"""The attributes of a function's metadata that `schema.tool` and `server` use."""
 
 
 @pytest.mark.parametrize("module, name", NAMES)
@@ -50,7 +50,7 @@ def test_the_sdk_s_server_has_its_low_level_server() -> None:
         assert hasattr(lowlevel_of(server), name), f"{SDK} has no Server.{name}"
 
 
-def test_metadata_of_functions_has_what_the_tools_use() -> None:
+def test_metadata_of_functions_has_the_attributes_in_use() -> None:
     metadata = default_tools()[0].fn_metadata
     assert isinstance(metadata, FuncMetadata), f"{SDK}: Tool.fn_metadata is no FuncMetadata"
     for name in READ:
@@ -66,7 +66,7 @@ async def test_a_request_has_its_connection() -> None:
             wrong.append("ServerSession._connection")
         else:
             connection = connection_of(ctx)
-            wrong.extend(f"Connection.{each}" for each in INSIDE if not hasattr(connection, each))
+            wrong.extend(f"Connection.{name}" for name in INSIDE if not hasattr(connection, name))
         return await call_next(ctx)
 
     async with mcp_server() as server:
@@ -76,11 +76,11 @@ async def test_a_request_has_its_connection() -> None:
     assert not wrong, f"{SDK} has no {', '.join(sorted({*wrong}))}"
 
 
-def test_only_one_module_uses_what_the_sdk_does_not_publish() -> None:
+def test_only_one_module_uses_unpublished_names_of_the_sdk() -> None:
     top = Path(waggle.mcp.__file__).parent
     unpublished = re.compile(
         r"reportPrivateUsage|\._lowlevel_server|\._connection\b"
         rf"|from (?:{'|'.join({re.escape(module) for module, _ in NAMES})}) import"
     )
-    using = [each.name for each in top.rglob("*.py") if unpublished.search(each.read_text())]
+    using = [path.name for path in top.rglob("*.py") if unpublished.search(path.read_text())]
     assert using == ["sdk.py"]

@@ -75,9 +75,9 @@ async def test_an_environment_paused_in_memory_is_resumed_by_a_call(era: str) ->
         assert (await state(agent, identity))["status"] == "running"
 
 
-@pytest.mark.parametrize("sleeps,fate", [(True, "paused to disk"), (False, "destroyed")])
-async def test_texts_state_the_fate_of_an_unused_environment(sleeps: bool, fate: str) -> None:
-    setup = Setup(pausing=Pausing(when_idle=sleeps))
+@pytest.mark.parametrize("pauses,fate", [(True, "paused to disk"), (False, "destroyed")])
+async def test_texts_state_the_fate_of_an_unused_environment(pauses: bool, fate: str) -> None:
+    setup = Setup(pausing=Pausing(when_idle=pauses))
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         made = await agent.call_tool("create_environment", {"runtime": "python"})
         assert f"; {fate} after 30m without a call." in text_of(made)
@@ -92,9 +92,9 @@ async def test_texts_state_the_fate_of_an_unused_environment(sleeps: bool, fate:
         resumed = await agent.call_tool("resume_environment", one)
         assert f"is running, and {fate} at" in text_of(resumed)
     async with serving(setup) as rig, client(rig, LEGACY) as agent:
-        told = str(agent.instructions)
-        assert ("not used is paused to disk" in told) is sleeps
-        assert ("not used is destroyed" in told) is not sleeps
+        text = str(agent.instructions)
+        assert ("not used is paused to disk" in text) is pauses
+        assert ("not used is destroyed" in text) is not pauses
 
 
 async def test_an_environment_paused_to_disk_is_kept_and_resumed() -> None:
@@ -165,7 +165,7 @@ async def test_a_snapshot_is_taken_listed_resumed_and_deleted(era: str) -> None:
             some = await agent.call_tool("list_snapshots", {"environment_id": of})
             assert data_of(some).get("count", 0) == count
         copy = await agent.call_tool("create_environment", {"snapshot": item["snapshot_id"]})
-        assert "python) goes on from snapshot ready;" in text_of(copy)
+        assert "python) starts from snapshot ready;" in text_of(copy)
         assert await note(agent, data_of(copy)["environment_id"]) == "then"
         assert await note(agent, identity) == "since"
         gone = await agent.call_tool("delete_snapshot", {"snapshot_id": item["snapshot_id"]})
@@ -212,10 +212,10 @@ async def test_a_fork_makes_all_copies_or_none() -> None:
         write(rig, identity, "shared")
         made = await agent.call_tool("fork_environment", {"environment_id": identity, "count": 2})
         result = data_of(made)
-        copies = [each["environment_id"] for each in result["environments"]]
+        copies = [item["environment_id"] for item in result["environments"]]
         assert len({*copies, identity}) == 3
-        assert all(each in text_of(made) for each in copies)
-        assert [await note(agent, each) for each in copies] == ["shared"] * 2
+        assert all(identity in text_of(made) for identity in copies)
+        assert [await note(agent, identity) for identity in copies] == ["shared"] * 2
         refused = await agent.call_tool("fork_environment", {"environment_id": identity})
         assert error_of(refused)["code"] == "max_environments"
         for count in (0, 17):
@@ -237,7 +237,7 @@ async def test_an_environment_is_rolled_back_only_to_its_own_snapshot() -> None:
             "name": f"python-{identity[:8]}",
             "status": "running",
         }
-        assert "what came since is lost" in text_of(back)
+        assert "later changes are lost" in text_of(back)
         assert "xpose" not in text_of(back)  # its ports are exposed again automatically
         assert await note(agent, identity) == "before"
         refused = await agent.call_tool(
@@ -268,17 +268,17 @@ async def test_repeated_calls_with_a_key_act_once(
 async def test_progress_names_the_steps() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
-        told: list[tuple[float, str | None]] = []
+        reports: list[tuple[float, str | None]] = []
 
         async def note_it(progress: float, total: float | None, message: str | None) -> None:
             assert total == 1.0
-            told.append((progress, message))
+            reports.append((progress, message))
 
         call = {"environment_id": identity}
         await agent.call_tool("snapshot_environment", call, progress_callback=note_it)
         await agent.call_tool("fork_environment", call, progress_callback=note_it)
-        assert (0.0, "Freezing the machine") in told
-        assert (0.5, "Resuming 1 copies") in told
+        assert (0.0, "Freezing the machine") in reports
+        assert (0.5, "Resuming 1 copies") in reports
 
 
 async def test_a_machine_that_cannot_be_frozen_gives_a_clear_error() -> None:
@@ -301,4 +301,4 @@ async def test_snapshots_are_limited_and_their_list_fits_a_result() -> None:
         assert error_of(full)["code"] == "quota_exceeded"
         assert "delete_snapshot" in error_of(full)["hint"]
         listed = data_of(await agent.call_tool("list_snapshots", {}))["snapshots"]
-        assert max(len(str(each)) for each in listed) * 3 * MOST_LISTED < COPY_BUDGET
+        assert max(len(str(item)) for item in listed) * 3 * MOST_LISTED < COPY_BUDGET

@@ -211,9 +211,9 @@ async def test_a_timeout_is_an_error_that_carries_the_output_so_far(era: str) ->
         assert result.structured_content["stdout"] == "part\n"
         assert result.structured_content["status"] == "timed_out"
         assert "exit_code" not in result.structured_content
-        told = error_of(result)
+        failure = error_of(result)
         assert result.structured_content["error"] == {
-            name: told[name] for name in ("code", "message", "hint")
+            name: failure[name] for name in ("code", "message", "hint")
         }
 
 

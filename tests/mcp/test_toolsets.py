@@ -12,7 +12,7 @@ from tests.support.server import Setup, default_tools, error_of, mcp_server
 from waggle.domain.toolset import ALL_TOOLS, TOOLS, Offer, Toolset
 from waggle.mcp.surfaces import instructions, offered_tools
 
-TOPICS = [each for each in Toolset if each is not Toolset.CORE]
+TOPICS = [toolset for toolset in Toolset if toolset is not Toolset.CORE]
 ALL = [tool.name for tool in default_tools()]
 
 
@@ -43,13 +43,13 @@ async def test_an_unknown_tool_is_refused_with_only_its_equivalent() -> None:
 
 def test_every_tool_is_in_exactly_one_toolset() -> None:
     assert offered(*Toolset) == offered(*TOPICS) == ALL == [*ALL_TOOLS]
-    assert sorted(name for each in TOPICS for name in offered(each)) == sorted(ALL)
-    assert all({*offered(each)} == {*TOOLS[each]} for each in Toolset)
+    assert sorted(name for toolset in TOPICS for name in offered(toolset)) == sorted(ALL)
+    assert all({*offered(toolset)} == {*TOOLS[toolset]} for toolset in Toolset)
 
 
 @pytest.mark.parametrize(
     "toolsets",
-    [*({each} for each in Toolset), *({*TOPICS} - {each} for each in TOPICS)],
+    [*({toolset} for toolset in Toolset), *({*TOPICS} - {toolset} for toolset in TOPICS)],
     ids=lambda toolsets: "+".join(sorted(toolsets)),
 )
 def test_the_instructions_name_all_offered_tools_and_no_others(toolsets: set[Toolset]) -> None:
@@ -59,10 +59,10 @@ def test_the_instructions_name_all_offered_tools_and_no_others(toolsets: set[Too
     assert named == set(names)
 
 
-@pytest.mark.parametrize("sleeps", [False, True])
-def test_the_instructions_begin_with_their_use_and_are_short(sleeps: bool) -> None:
-    text = instructions(ALL, pauses_when_idle=sleeps)
+@pytest.mark.parametrize("pauses", [False, True])
+def test_the_instructions_begin_with_their_use_and_are_short(pauses: bool) -> None:
+    text = instructions(ALL, pauses_when_idle=pauses)
     assert text.startswith("Use waggle whenever ")
     assert len(text) < 2_048
-    assert ("paused to disk" in text) is sleeps
+    assert ("paused to disk" in text) is pauses
     assert len(instructions(offered(Toolset.CORE))) < 1_400

@@ -34,14 +34,14 @@ async def call(agent: Client, tool: str, **arguments: Any) -> CallToolResult:
     return await agent.call_tool(tool, {"environment_id": ENVIRONMENT, **arguments})
 
 
-def told(result: CallToolResult) -> str:
+def message(result: CallToolResult) -> str:
     block = result.content[0]
     assert isinstance(block, TextContent)
     return block.text
 
 
 def structured(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, told(result)
+    assert not result.is_error, message(result)
     assert result.structured_content is not None
     return result.structured_content
 
@@ -56,7 +56,7 @@ async def test_a_search_shows_a_file_once_with_all_its_lines() -> None:
         await begin(agent)
         put(rig.host.only, a=b"x\nneedle\nneedle", b=b"a needle")
         result = await call(agent, "search_files", content="needle")
-        assert told(result).splitlines() == [
+        assert message(result).splitlines() == [
             *(f"{HOME}/a:", "2: needle", "3: needle", f"{HOME}/b:", "1: a needle"),
         ]
         assert structured(result)["matches"][2] == {
@@ -69,9 +69,9 @@ async def test_a_search_shows_a_file_once_with_all_its_lines() -> None:
         assert "max_results was reached" in cut["note"]
         none = await call(agent, "search_files", content="nothing like it")
         assert structured(none) == {"note": f"No match in {HOME}."}
-        assert told(none) == f"No match in {HOME}."
+        assert message(none) == f"No match in {HOME}."
         refused = await call(agent, "search_files")
-        assert "name, content or both" in told(refused)
+        assert "name, content or both" in message(refused)
 
 
 async def test_hostile_file_names_are_escaped_and_bounded() -> None:
@@ -81,7 +81,7 @@ async def test_hostile_file_names_are_escaped_and_bounded() -> None:
         match = Match(name, Kind.FILE, None, 1, 1, "\x1b]0;x\x07" + "é" * 300)
         rig.host.only.searched = Searched(HOME, (match,) * 1_000)
         result = await call(agent, "search_files", content="x")
-        text = told(result)
+        text = message(result)
         assert all(c.isprintable() or c == "\n" for c in text)
         assert f"{HOME}/a\\n\\x1b[2J\\u202e:" in text
         found = structured(result)
@@ -98,11 +98,11 @@ async def test_an_edit_shows_its_diff_and_keeps_the_mode() -> None:
         put(rig.host.only, f=b"one\ntwo\n")
         done = await call(agent, "edit_file", path="f", old_text="two", new_text="2")
         assert structured(done)["replacements"] == 1
-        assert told(done).endswith("@@ -1,2 +1,2 @@\n one\n-two\n+2")
+        assert message(done).endswith("@@ -1,2 +1,2 @@\n one\n-two\n+2")
         assert rig.host.only.files[f"{HOME}/f"] == FakeFile(b"one\n2\n", 0o750)
         failed = await call(agent, "edit_file", path="f", old_text="two", new_text="2")
         assert failed.is_error
-        assert "old_text is not in the file" in told(failed)
+        assert "old_text is not in the file" in message(failed)
 
 
 def archive(**files: bytes) -> str:
@@ -152,11 +152,11 @@ async def test_the_pages_of_an_archive_are_from_one_moment() -> None:
             assert file is not None
             assert file.read() == b"before"
         gone = await call(agent, "download_files", path=HOME, archive_id="0" * 16)
-        assert "no such archive any more" in told(gone)
+        assert "no such archive any more" in message(gone)
         beyond = await call(
             agent, "download_files", path=HOME, archive_id=page["archive_id"], offset=10**9
         )
-        assert "has only" in told(beyond)
+        assert "has only" in message(beyond)
 
 
 async def test_a_partial_upload_lists_the_failed_entries() -> None:
@@ -167,8 +167,8 @@ async def test_a_partial_upload_lists_the_failed_entries() -> None:
         assert result.is_error
         assert result.meta is not None
         assert result.meta[ERROR_META_KEY]["code"] == "partial_upload"
-        assert "Wrote 1 files" in told(result)
-        assert "1 entries failed: b:" in told(result)
+        assert "Wrote 1 files" in message(result)
+        assert "1 entries failed: b:" in message(result)
         assert result.structured_content is not None
         assert result.structured_content["failed"] == 1
         assert result.structured_content["error"]["code"] == "partial_upload"
@@ -179,14 +179,14 @@ async def test_a_hostile_guest_or_client_writes_nothing() -> None:
         await begin(agent)
         before = dict(rig.host.only.files)
         bad = await call(agent, "upload_files", archive=archive(**{"ok": b"", "../x": b""}))
-        assert "climbs out with" in told(bad)
+        assert "climbs out with" in message(bad)
         assert rig.host.only.files == before
-        assert "base64" in told(await call(agent, "upload_files", archive="%"))
+        assert "base64" in message(await call(agent, "upload_files", archive="%"))
         rig.host.only.packed = encode(TreeEntry(Kind.FILE, b"../../x", data=b"evil"))
         down = structured(await call(agent, "download_files", path=HOME))
         assert down["left_out_count"] == 1
         rig.host.only.packed = b"nonsense"
-        assert "an answer that is none" in told(await call(agent, "download_files", path=HOME))
+        assert "an invalid answer" in message(await call(agent, "download_files", path=HOME))
 
 
 async def test_the_memory_of_a_refused_upload_is_freed_at_once() -> None:

@@ -93,6 +93,11 @@ def current_owner(ctx: Ctx) -> Owner:
     return Owner(user.access_token.client_id)
 
 
+def owner_of(ctx: Request) -> Owner:
+    """Return the owner who sends a request other than a tool call."""
+    return current_owner(Context(request_context=ctx))
+
+
 def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
     """Return a call's arguments; of a large call, those that `waggle.web` parsed. Call it once."""
     large = request.scope.pop(ARGUMENTS, None) if isinstance(request, HttpRequest) else None
@@ -100,7 +105,7 @@ def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
 
 
 class Reports(Protocol):
-    """The receiver of progress: the client, through its `Ctx`, or the calls that wait for work."""
+    """The receiver of progress: a client, through its `Ctx`, or the calls that wait for work."""
 
     async def report_progress(
         self, progress: float, total: float | None = None, message: str | None = None, /
@@ -161,7 +166,7 @@ async def attend(
     `since` is the client's progress so far, in seconds.
     """
     work = job.attend(seconds)
-    return await with_heartbeat(ctx, lambda: _heard(job, doing), every, work, since=since)
+    return await with_heartbeat(ctx, lambda: _doing(job, doing), every, work, since=since)
 
 
 class Phases:
@@ -197,30 +202,27 @@ class Phases:
 class PassedOn:
     """Reports for the call that waits for shared work, which may later be another call."""
 
-    tell: Progress
+    report: Progress
 
     async def report_progress(
         self, progress: float, _total: float | None = None, message: str | None = None, /
     ) -> None:
         """Pass the progress on."""
-        await self.tell(progress, message or "")
+        await self.report(progress, message or "")
 
 
 async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
-    """Wait as a call whose work outlives it: cancelling leaves the job for the same call again.
-
-    Raises the guest's error.
-    """
-    await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.wait(seconds))
+    """Wait as a call that can be repeated: cancelling leaves the job. Raises the guest's error."""
+    await with_heartbeat(ctx, lambda: _doing(job, doing), every, job.wait(seconds))
     return job.outcome()
 
 
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> None:
     """Wait as a call that did not start the job: cancelling it leaves the job running."""
-    await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))
+    await with_heartbeat(ctx, lambda: _doing(job, "running"), every, job.wait(seconds))
 
 
-def _heard(job: Job, doing: str) -> str:
+def _doing(job: Job, doing: str) -> str:
     """Return `doing` with the last line of output."""
     for name in (StreamName.STDOUT, StreamName.STDERR):
         if line := job.streams[name].last_line():

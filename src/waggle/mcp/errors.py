@@ -35,8 +35,8 @@ _MAX_PROBLEMS = 5
 _ALIKE = 0.7
 """The similarity from which a name counts as a misspelling of another."""
 _OTHER_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
-    word: meant
-    for words, meant in (
+    word: names
+    for words, names in (
         ("file file_path filepath filename dir_path folder paths target_file", ("path",)),
         ("directory dir", ("path", "cwd")),
         ("workdir working_dir working_directory workspace", ("cwd", "path")),
@@ -84,13 +84,13 @@ class Failure:
         return f"{self.message} {self.hint}".strip()
 
     def advised(self, advise: Callable[[str], str]) -> Failure:
-        """Return the failure with what `advise` leaves of the hint."""
+        """Return the failure with the hint that `advise` leaves."""
         return replace(self, hint=advise(self.hint))
 
     def data(self) -> dict[str, str]:
         """Return the failure as structured content, which some clients show to a model."""
-        told = {"code": self.code, "message": self.message}
-        return {**told, "hint": self.hint} if self.hint else told
+        facts = {"code": self.code, "message": self.message}
+        return {**facts, "hint": self.hint} if self.hint else facts
 
     def meta(self) -> dict[str, Any]:
         """Return the machine-readable form, for the `_meta` of a result."""
@@ -150,13 +150,8 @@ def describe(
     cause = _innermost(error)
     if isinstance(cause, WaggleError):
         log.info("tool_refused", tool=tool, code=cause.code, message=clean(cause.message, 300))
-        return Failure(
-            cause.code,
-            clean(cause.message),
-            clean(cause.hint),
-            cause.retryable,
-            cause.retry_after,
-        )
+        message, hint = clean(cause.message), clean(cause.hint)
+        return Failure(cause.code, message, hint, cause.retryable, cause.retry_after)
     if isinstance(cause, ValidationError) and cause is not error:
         return _arguments(tool, cause, parameters)
     error_id = new_id()
@@ -208,7 +203,7 @@ def _problem(
     if kind == "missing":
         return f"parameter {name!r} is missing"
     if kind == "extra_forbidden":
-        others = [each for each in _OTHER_WORDS.get(name.lower(), ()) if each in known]
-        meant = others or get_close_matches(name, known, 1, _ALIKE)
-        return f"there is no parameter {name!r}{f' (did you mean {meant[0]}?)' if meant else ''}"
+        others = [other for other in _OTHER_WORDS.get(name.lower(), ()) if other in known]
+        likely = others or get_close_matches(name, known, 1, _ALIKE)
+        return f"there is no parameter {name!r}{f' (did you mean {likely[0]}?)' if likely else ''}"
     return f"parameter {name!r}: {clean(message, 200)}"

@@ -9,7 +9,6 @@ a transport beyond the session and address that it reports.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
@@ -27,7 +26,7 @@ from starlette.requests import Request
 from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.observer import CANCELLED, OK, Call, Observer
+from waggle.domain.observer import CANCELLED, OK, Call
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, outcome, refusal
 from waggle.mcp.offered import refusing
@@ -74,34 +73,25 @@ async def counted(
     Raises MCPError for its errors, with what `advise` leaves of their hints, and if the owner
     sends too many requests.
     """
-    version = ctx.request_context.protocol_version
-    with _telling(services.observer, ctx, about):
+    session, address = _origin(ctx)
+    began, ended = time.perf_counter(), CANCELLED
+    try:
+        version = ctx.request_context.protocol_version
         async with refusing(about.method, about.uri, version, advise):
             if services.rates is not None:
                 services.rates.take(current_owner(ctx))
             yield
-
-
-@contextmanager
-def _telling(observer: Observer, ctx: Ctx, about: About) -> Generator[None]:
-    """Report to the observer how the block ended."""
-    session, address = _origin(ctx)
-    began = time.perf_counter()
-    ended = CANCELLED
-    try:
-        yield
         ended = OK
     except MCPError as error:
         ended = refusal(error)
         raise
     finally:
-        took = time.perf_counter() - began
-        observer.call_ended(
+        services.observer.call_ended(
             Call(
                 owner=current_owner(ctx),
                 tool="",
                 outcome=ended,
-                seconds=took,
+                seconds=time.perf_counter() - began,
                 environment_id=about.environment_id,
                 session=session,
                 address=address,
@@ -119,10 +109,10 @@ def _origin(ctx: Ctx) -> tuple[str, str | None]:
 
 
 def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | None:
-    """Return the environment that a call names or created."""
+    """Return the id of the environment that a call names or created."""
     given: object = arguments.get("environment_id")
     if given is None:
-        given = _made(result) if isinstance(result, CallToolResult) else None
+        given = _new_environment(result) if isinstance(result, CallToolResult) else None
     if not isinstance(given, str):
         return None
     try:
@@ -131,22 +121,23 @@ def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | N
         return None
 
 
-def _made(result: CallToolResult) -> object:
-    """Return the environment in a result; one with a picture has no structured content."""
+def _new_environment(result: CallToolResult) -> object:
+    """Return the id in a result; a result with a picture has no structured content."""
     content = cast("dict[str, object]", result.structured_content or {})
     return (result.meta or {}).get(NEW_META_KEY) or content.get("environment_id")
 
 
+_AFTER_STOP = "Its environments end with it: call again when it is back, and create a new one."
 REFUSED = Failure(
     "shutting_down",
     "The server is shutting down and takes no new calls.",
-    "Its environments end with it: call again when it is back, and create a new one.",
+    _AFTER_STOP,
     retryable=True,
 )
 CUT = Failure(
     "shutting_down",
     "The server is shutting down and had to stop this call.",
-    "Its environments end with it: call again when it is back, and create a new one.",
+    _AFTER_STOP,
     retryable=True,
 )
 
@@ -167,7 +158,7 @@ class Calls:
     def __len__(self) -> int:
         return len(self._scopes)
 
-    @contextlib.contextmanager
+    @contextmanager
     def one(self) -> Generator[anyio.CancelScope]:
         """Count a call for the length of the block; `cut` cancels the scope."""
         with anyio.CancelScope() as scope:
@@ -204,11 +195,11 @@ _REPEATED = (
     "This is the result of the first call with this idempotency_key; nothing was done again."
 )
 _SINCE = {
-    "create_environment": "list_environments tells whether it is still there.",
-    "fork_environment": "list_environments tells which of them are still there.",
-    "snapshot_environment": "list_snapshots tells whether it is still kept.",
-    "execute": "read_job tells what became of a program that still ran.",
-    "run_command": "read_job tells what became of a program that still ran.",
+    "create_environment": "list_environments shows whether it is still there.",
+    "fork_environment": "list_environments shows which of them are still there.",
+    "snapshot_environment": "list_snapshots shows whether it is still kept.",
+    "execute": "read_job shows the state of a program that still ran.",
+    "run_command": "read_job shows the state of a program that still ran.",
 }
 """Advice on the current state of what the first call made, by tool."""
 IdempotencyKey = Annotated[
@@ -216,9 +207,9 @@ IdempotencyKey = Annotated[
     Field(
         min_length=1,
         max_length=MAX_KEY,
-        description="Any text that is unique for what is to be done. A call that is repeated with "
-        "its key within a day, after a lost connection for example, returns the first result and "
-        "does nothing.",
+        description="Any text that is unique for this action. A call that is repeated with its key "
+        "within a day, after a lost connection for example, returns the first result and does "
+        "nothing.",
         json_schema_extra=unlisted(),
     ),
 ]
@@ -254,10 +245,10 @@ async def once(
     if kept is None:
         return fresh[0]
     result = CallToolResult.model_validate_json(kept)
-    told = advise(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
+    note = advise(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
     return result.model_copy(
         update={
-            "content": [*result.content, TextContent(type="text", text=told)],
+            "content": [*result.content, TextContent(type="text", text=note)],
             "meta": {**(result.meta or {}), REPEATED_META_KEY: True},
         }
     )

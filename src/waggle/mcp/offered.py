@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client is offered, where its request enters and where its answer leaves.
+"""The offer of a client, applied where its request enters and where its answer leaves.
 
 Called by `waggle.mcp.server`, `surfaces`, `observed` and the resource handlers; nothing between
-knows what is offered. Advice is cut to it, and links to resources; what a guest wrote never is. A
+knows the offer. Advice is cut to it, and links to resources; text of a guest never is. A
 resource kind is offered with any of the tools for the same data: a client without tools that read
 files cannot read them as resources. The refusal is the same for a resource that does not exist, one
 of another owner and one that cannot exist.
@@ -54,7 +54,7 @@ def chosen_offer(request: object) -> Offer | None:
     return offer if isinstance(offer, Offer) else None
 
 
-def told(reply: Reply, offer: Offer) -> CallToolResult:
+def result_for(reply: Reply, offer: Offer) -> CallToolResult:
     """Return a tool's reply as the result for a client with this offer."""
 
     def linked(link: ResourceLink) -> bool:
@@ -93,7 +93,9 @@ def _code(error: Exception, version: str) -> int:
 _NEEDS: Mapping[type[Address], Sequence[str]] = {
     EnvironmentAddress: TOOLS[Toolset.ENVIRONMENTS],
     StreamAddress: [
-        name for each in (Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES) for name in TOOLS[each]
+        *TOOLS[Toolset.EXECUTION],
+        *TOOLS[Toolset.JOBS],
+        *TOOLS[Toolset.PACKAGES],
     ],
     FileAddress: ["read_file"],
     ArchiveAddress: ["download_files"],
@@ -125,11 +127,11 @@ def offered_address(offer: Offer, uri: str) -> Address:
     if address is None:
         raise NotFound(
             "There is no such resource.",
-            hint="resources/list has what there is, resources/templates/list how URIs are made.",
+            hint="resources/list has all there are, resources/templates/list the forms of URIs.",
         )
     if not offers(offer, type(address)):
         raise NotFound(
             "This server does not offer resources of this kind.",
-            hint="resources/templates/list has those that it does.",
+            hint="resources/templates/list has those that it offers.",
         )
     return address

@@ -27,7 +27,7 @@ MOST_PROBLEMS = 5
 
 
 def quoted(name: str, text: str) -> str:
-    """`text` between marks. Raises InvalidArgument when it is too long for a prompt."""
+    """Return `text` between marks. Raises InvalidArgument if it is too long for a prompt."""
     if len(text) > MOST_TEXT:
         raise InvalidArgument(
             f"{name} is longer than {MOST_TEXT} characters.",
@@ -37,7 +37,7 @@ def quoted(name: str, text: str) -> str:
 
 
 def run_code(
-    task: Annotated[str, Field(description="What the program is to do.")],
+    task: Annotated[str, Field(description="The purpose of the program.")],
     runtime: Annotated[str, Field(description="python, node, shell or data.")] = "python",
 ) -> str:
     """Write a program for a task, run it on a fresh machine, and show that it works."""
@@ -47,9 +47,9 @@ Write and run a program for this task:
 {quoted("task", task)}
 1. create_environment with the runtime {chosen}; keep the environment_id for all that follows.
 2. Install only what the task needs, with install_packages.
-3. execute the program in small steps, and read exit_code and stderr after each before you go on.
+3. execute the program in small steps, and read exit_code and stderr after each one.
 4. Check the result in a second run: other input, an edge case, or the file that was written.
-5. Read what is to be kept with read_file, then destroy_environment.
+5. Read the files to keep with read_file, then destroy_environment.
 Report what you ran, its output, and what you did not check."""
 
 
@@ -73,7 +73,7 @@ Report cause, fix and the two runs. If you could not reproduce it, say so rather
 
 
 def analyse_data(
-    question: Annotated[str, Field(description="What is to be found out.")],
+    question: Annotated[str, Field(description="The question to answer.")],
     data: Annotated[str, Field(description="The data itself, or where to get it.")],
 ) -> str:
     """Answer a question about data with a program, and show the figures behind the answer."""
@@ -88,7 +88,7 @@ every program.
 whole.
 4. Prefer the standard library; install_packages (pandas, matplotlib) when it saves work.
 5. Compute the answer, then check it another way: totals, a sample by hand, a second method.
-6. Read results that are to be kept with read_file, then destroy_environment.
+6. Read the results to keep with read_file, then destroy_environment.
 Give the answer first, then the figures, how they were made, and what in the data limits them."""
 
 
@@ -98,9 +98,7 @@ PROMPTS: Mapping[str, tuple[Callable[..., str], frozenset[str]]] = {
     "debug-failure": (debug_failure, _ALWAYS | {"write_file"}),
     "analyse-data": (analyse_data, _ALWAYS | {"install_packages", "read_file", "write_file"}),
 }
-"""By name, each with the tools that its text names."""
-
-
+"""The prompts by name, with the tools that their texts name."""
 HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
     "debug-failure": (
         "Take a snapshot_environment once the failure is reproduced; rollback_environment goes "
@@ -109,15 +107,15 @@ HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
     ),
     "analyse-data": (
         "When loading takes long, keep the data in a program that detached itself, and use "
-        "snapshot_environment or fork_environment to go on from there more than once.",
+        "snapshot_environment or fork_environment to start from there more than once.",
         frozenset({"snapshot_environment", "fork_environment"}),
     ),
 }
-"""What a prompt says at its end where the tools that this names are offered, too."""
+"""The last lines of prompts, if the tools that they name are offered, too."""
 
 
 def prompts_for(offered: Collection[str]) -> list[Prompt]:
-    """Those that send an agent after no tool but the `offered` ones."""
+    """Return the prompts that name offered tools only."""
     names = frozenset(offered)
     found: list[Prompt] = []
     for name, (_, tools) in PROMPTS.items():
@@ -129,16 +127,16 @@ def prompts_for(offered: Collection[str]) -> list[Prompt]:
 
 @functools.cache
 def _prompt(name: str, hint: str) -> Prompt:
-    """Made once for all surfaces, since its schema takes milliseconds."""
-    said, _ = PROMPTS[name]
-    told = _with_hint(said, hint) if hint else said
-    return Prompt.from_function(told, name=name, title=name.replace("-", " ").capitalize())
+    """Make a prompt, once for all surfaces, because its schema takes milliseconds."""
+    function, _ = PROMPTS[name]
+    hinted = _with_hint(function, hint) if hint else function
+    return Prompt.from_function(hinted, name=name, title=name.replace("-", " ").capitalize())
 
 
 async def rendered(
     known: Mapping[str, Prompt], name: str, arguments: Mapping[str, str], context: Ctx
 ) -> GetPromptResult:
-    """A prompt, filled in. Raises InvalidArgument or InvalidRuntime for what is asked wrongly."""
+    """Return a prompt, filled in. Raises InvalidArgument or InvalidRuntime."""
     check(name, arguments, list(known.values()))
     prompt = known[name]
     try:
@@ -149,36 +147,36 @@ async def rendered(
 
 
 def check(name: str, arguments: Mapping[str, str], known: Sequence[Prompt]) -> None:
-    """Raises InvalidArgument unless there is such a prompt and it takes these arguments. Pure."""
-    prompt = next((each for each in known if each.name == name), None)
+    """Raise InvalidArgument unless there is this prompt and it takes these arguments. Pure."""
+    prompt = next((prompt for prompt in known if prompt.name == name), None)
     if prompt is None:
-        names = ", ".join(each.name for each in known)
+        names = ", ".join(prompt.name for prompt in known)
         raise InvalidArgument(
             f"There is no prompt {clean(name, MAX_ECHO)!r}.",
             hint=f"The prompts are: {names}." if names else "This server has none.",
         )
-    takes = {each.name: bool(each.required) for each in prompt.arguments or ()}
-    missing = [each for each, must in takes.items() if must and each not in arguments]
-    extra = [clean(each, MAX_ECHO) for each in arguments if each not in takes]
+    takes = {taken.name: bool(taken.required) for taken in prompt.arguments or ()}
+    missing = [taken for taken, must in takes.items() if must and taken not in arguments]
+    extra = [clean(given, MAX_ECHO) for given in arguments if given not in takes]
     problems = [
-        *(f"argument {each!r} is missing" for each in missing),
-        *(f"there is no argument {each!r}" for each in extra),
+        *(f"argument {taken!r} is missing" for taken in missing),
+        *(f"there is no argument {given!r}" for given in extra),
     ]
     if problems:
         said = "; ".join(problems[:MOST_PROBLEMS])
-        named = ", ".join(f"{each} (required)" if must else each for each, must in takes.items())
+        named = ", ".join(f"{taken} (required)" if must else taken for taken, must in takes.items())
         raise InvalidArgument(f"{said[0].upper()}{said[1:]}.", hint=f"{name} takes: {named}.")
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What the prompt raised, inside the SDK's wrappers."""
+    """Return the exception that the prompt raised, inside the SDK's wrappers."""
     cause = error.__cause__
     return error if isinstance(error, WaggleError) or cause is None else _innermost(cause)
 
 
 def _with_hint(prompt: Callable[..., str], hint: str) -> Callable[..., str]:
     @functools.wraps(prompt)
-    def told(*args: Any, **kwargs: Any) -> str:
+    def hinted(*args: Any, **kwargs: Any) -> str:
         return f"{prompt(*args, **kwargs)}\n{hint}"
 
-    return told
+    return hinted

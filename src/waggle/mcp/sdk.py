@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waggle uses of the MCP SDK although the SDK does not publish it; all of `waggle.mcp`'s.
+"""The unpublished parts of the MCP SDK that `waggle.mcp` uses.
 
-tests/mcp/test_sdk.py has each of these names, so that a new SDK without one is refused by name.
+tests/mcp/test_sdk.py has all of these names, so that a new SDK without one fails by name.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from waggle.mcp.observed import (
     ended_call,
     once,
 )
-from waggle.mcp.offered import told
+from waggle.mcp.offered import result_for
 from waggle.mcp.prompts import rendered
 from waggle.mcp.resources import Resources, sending
 from waggle.mcp.resources.changes import Changes
@@ -128,10 +128,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             return await rendered(surface.prompts, params.name, params.arguments or {}, context)
 
     async def call_tool(
-        self,
-        name: str,
-        arguments: dict[str, Any],
-        context: Ctx | None = None,
+        self, name: str, arguments: dict[str, Any], context: Ctx | None = None
     ) -> ToolResult:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
         request = context and context.request_context.request
@@ -139,16 +136,15 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         surface = self._surfaces.of(request)
         tool = self._surfaces.tool(surface, name)
         if tool is not None:
-            arguments = tool.fn_metadata.pre_parse_json(
-                arguments
-            )  # one name per parameter, without names that clients add
+            # One name per parameter, without names that clients add.
+            arguments = tool.fn_metadata.pre_parse_json(arguments)
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
         result: ToolResult | None = None
         began, given = time.perf_counter(), self._with_id(arguments, context)
         try:
             result = await self._admit(surface, tool, name, arguments, context)
-            return result  # the `finally` needs the variable
+            return result  # `finally` needs the variable
         finally:
             known, took = tool.name if tool else NO_TOOL, time.perf_counter() - began
             call = ended_call(context, known, given, result, took)
@@ -201,7 +197,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         offer = self._surfaces.offer_with(surface, tool.name)
 
         async def call() -> ToolResult:
-            return told(await tool.run(arguments, called), offer)
+            return result_for(await tool.run(arguments, called), offer)
 
         try:
             self._count(context)
@@ -225,7 +221,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
 
 def _refusal(failure: Failure, surface: Surface) -> ToolResult:
-    return told(failed(failure), surface.offer)
+    return result_for(failed(failure), surface.offer)
 
 
 def build_mcp(services: Services) -> WaggleServer:

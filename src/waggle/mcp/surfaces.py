@@ -29,7 +29,7 @@ from waggle.mcp.tools import all_tools
 
 _WHEN = (
     "Use waggle whenever code or commands should really run: to compute, analyse data, plot, try a "
-    "library, build, test, debug or serve something, or to run what nobody has checked. It gives "
+    "library, build, test, debug or serve something, or to run unchecked code. It gives "
     "you isolated Linux VMs (environments) with the internet, apart from the user's machine: "
     "nothing there can be harmed, and you may be root."
 )
@@ -43,25 +43,25 @@ _TREES = ("upload_files", "download_files")
 _JOBS = ("read_job", "wait_job", "kill_job", "list_jobs")
 _FIRST: Mapping[str, str] = {
     "execute": _EXECUTE,
-    "run_code": "run_code does one program that needs nothing before or after in one call.",
-    "create_environment": "create_environment chooses more: runtime, memory, network, packages or "
-    "files to begin with.",
+    "run_code": "run_code runs one program that needs nothing before or after, in one call.",
+    "create_environment": "create_environment chooses more: runtime, memory, network, first files "
+    "and packages.",
     "install_packages": "install_packages installs from PyPI, npm or the distribution.",
 }
 _CREATING = naming(["create_environment"])
 _THEN: Mapping[str, str] = {
     "expose_port": "expose_port gives a URL for a server that runs there, until unexpose_port.",
-    "snapshot_environment": "snapshot_environment keeps a moment, memory and disk; "
-    "create_environment with snapshot goes on from it; rollback_environment goes back to it; "
-    "list_snapshots and delete_snapshot look after them. fork_environment copies a running "
+    "snapshot_environment": "snapshot_environment keeps memory and disk; "
+    "create_environment with snapshot starts from it; rollback_environment goes back to it; "
+    "list_snapshots and delete_snapshot manage them. fork_environment copies a running "
     "environment, to try several ways from one state; pause_environment frees its resources until "
     "the next call or resume_environment.",
-    "get_environment": "get_environment tells how long one has, extend_environment gives it "
+    "get_environment": "get_environment shows how long one is kept, extend_environment keeps it "
     "longer.",
 }
 """By the tool that a step needs; without it, the step is left out."""
 _GONE = "One that is not used is destroyed after a while, with its files: read what you need."
-_PAUSED = "One that is not used is paused to disk; the next call has it go on."
+_PAUSED = "One that is not used is paused to disk; the next call resumes it."
 _LAST = (
     "An error says what to do next. A non-zero exit_code is the program's own result: read stderr."
 )
@@ -70,7 +70,7 @@ _LAST = (
 def instructions(offered: Collection[str], *, pauses_when_idle: bool = False) -> str:
     """Return the instructions of a server with these tools. Pure.
 
-    `sleep_when_idle` means that unused environments are paused to disk instead of destroyed.
+    `pauses_when_idle` means that unused environments are paused to disk instead of destroyed.
     """
     steps = [f"- {step}" for step in _steps(offered, pauses_when_idle)]
     return "\n".join([_WHEN, *steps, _LAST])
@@ -84,8 +84,8 @@ def _steps(offered: Collection[str], pauses_when_idle: bool) -> Iterator[str]:
         yield f"{' and '.join(trees)} move whole trees as archives."
     if jobs := [name for name in _JOBS if name in offered]:
         yield (
-            "What is not done after wait_seconds goes on as a job, and so does what you start with "
-            f"background: {', '.join(jobs)} look after it."
+            "A program that still runs after wait_seconds, or with background, becomes a job: "
+            f"{', '.join(jobs)} manage it."
         )
     for name, text in _THEN.items():
         if name in offered:
@@ -115,7 +115,7 @@ class Surfaces:
     """The surfaces of one server."""
 
     def __init__(self, services: Services) -> None:
-        self._sleeps = services.environments.pauses_when_idle
+        self._pauses = services.environments.pauses_when_idle
         self._tools = all_tools(services)
         self._made = lru_cache(maxsize=MOST_KEPT)(self._make)
         self.default = self._make(services.offer)
@@ -130,13 +130,13 @@ class Surfaces:
         """Return the tool that a client may call by this name; None if there is none.
 
         A client that did not choose toolsets may call every allowed tool, listed or not: programs
-        know what they want, and a model that guesses a name is better served than refused.
+        know their tools, and a model that guesses a name is better served than refused.
         """
         found = surface.tools.get(name)
         return found if found or surface.offer.chosen else self.whole.tools.get(name)
 
     def offer_with(self, surface: Surface, tool: str) -> Offer:
-        """Return what a client that called this tool is offered: more than it is shown, maybe."""
+        """Return the offer for a client that called this tool, which may be more than is listed."""
         return surface.offer if tool in surface.tools else self.whole.offer
 
     def _make(self, offer: Offer) -> Surface:
@@ -146,9 +146,9 @@ class Surfaces:
             offer=offer,
             tools={tool.name: tool for tool in tools},
             prompts={prompt.name: prompt for prompt in prompts},
-            instructions=instructions(names, pauses_when_idle=self._sleeps),
+            instructions=instructions(names, pauses_when_idle=self._pauses),
             tool_list=ListToolsResult(tools=[_listed(tool) for tool in tools]),
-            prompt_list=ListPromptsResult(prompts=[_listed_prompt(each) for each in prompts]),
+            prompt_list=ListPromptsResult(prompts=[_listed_prompt(prompt) for prompt in prompts]),
         )
 
 
@@ -158,7 +158,7 @@ def offered_tools(tools: Sequence[OfferedTool], offer: Offer) -> list[OfferedToo
         tool.model_copy(
             update={
                 "description": offer.advice(tool.description),
-                "parameters": _heeding(tool.parameters, offer),
+                "parameters": _advised(tool.parameters, offer),
             }
         )
         for tool in tools
@@ -166,17 +166,17 @@ def offered_tools(tools: Sequence[OfferedTool], offer: Offer) -> list[OfferedToo
     ]
 
 
-def _heeding(schema: Any, offer: Offer) -> Any:
+def _advised(schema: Any, offer: Offer) -> Any:
     if isinstance(schema, list):
-        return [_heeding(each, offer) for each in cast("list[Any]", schema)]
+        return [_advised(item, offer) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
     for name, value in cast("dict[str, Any]", schema).items():
         if name != "description" or not isinstance(value, str):
-            kept[name] = _heeding(value, offer)
-        elif told := offer.advice(value):
-            kept[name] = told
+            kept[name] = _advised(value, offer)
+        elif advice := offer.advice(value):
+            kept[name] = advice
     return kept
 
 
@@ -198,7 +198,7 @@ def _listed_prompt(prompt: Prompt) -> ListedPrompt:
         title=prompt.title,
         description=prompt.description,
         arguments=[
-            ListedArgument(name=each.name, description=each.description, required=each.required)
-            for each in prompt.arguments or ()
+            ListedArgument(name=taken.name, description=taken.description, required=taken.required)
+            for taken in prompt.arguments or ()
         ],
     )

@@ -16,7 +16,7 @@ _LONGEST = 100
 _PREFIX = re.compile(r"^.*(?:__|[./:])")
 """The prefix that clients add to a tool's name, as in mcp__waggle__execute."""
 _SHELL = 'execute with language "shell"'
-_DEEDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+_USES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
         "bash sh zsh shell terminal console cmd powershell command commands exec process computer "
         "run_shell run_bash bash_tool run_command run_cmd run_commands run_terminal run_script "
@@ -146,18 +146,18 @@ def _letters(name: str) -> str:
 
 
 WAYS: Final[Mapping[str, tuple[str, ...]]] = {
-    _letters(name): ways for names, ways in _DEEDS for name in names.split()
+    _letters(name): ways for names, ways in _USES for name in names.split()
 }
 """The ways to do the same, by the letters of the called name."""
 
 
 def meant(name: str, offered: Collection[str]) -> str:
-    """Return how to do what was meant with a tool in `offered`; empty if that is not known.
+    """Return the way to do the same with a tool in `offered`; empty if there is none.
 
     An offered tool that is only spelt differently comes first, then the table.
     """
     letters = _letters(name)
-    same = [each for each in offered if _letters(each) == letters]
+    same = [tool for tool in offered if _letters(tool) == letters]
     ways = (_offered(way, offered) for way in WAYS.get(letters, ()))
     return same[0] if same else next(filter(None, ways), "")
 

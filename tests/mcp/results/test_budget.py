@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from waggle.domain.programs import MAX_OUTPUT, Output
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
-from waggle.mcp.offered import told
+from waggle.mcp.offered import result_for
 from waggle.mcp.results import fit, share, shrink, success, wire_size
 from waggle.mcp.results.jobs import command_output, command_text
 
@@ -76,12 +76,10 @@ def test_the_room_that_a_short_stream_leaves_is_given_to_the_other() -> None:
 
 
 def ended(stdout: Output, stderr: Output) -> JobView:
-    frozen_machine = datetime(2026, 1, 1, tzinfo=UTC)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
     environment = "00000000-0000-4000-8000-000000000001"
     state = JobState.EXITED
-    return JobView(
-        environment, 1, JobKind.EXECUTE, "x", state, frozen_machine, 1.0, stdout, stderr, 0
-    )
+    return JobView(environment, 1, JobKind.EXECUTE, "x", state, now, 1.0, stdout, stderr, 0)
 
 
 def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
@@ -89,7 +87,7 @@ def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
         for err in (b"", *WORST.values()):
             stdout = Output(head=out * 100_000, tail=out * 100_000, total=1 << 30)
             output, hints = command_output(ended(stdout, whole(err * 200_000)), MAX_OUTPUT)
-            made = told(success(output, command_text, hints=hints), Offer())
+            made = result_for(success(output, command_text, hints=hints), Offer())
             wire = json.dumps(made.model_dump(mode="json", by_alias=True))
             assert len(wire) < EVENT_LIMIT - 2_000
             assert output.stdout_bytes_cut > (1 << 29)

@@ -101,8 +101,8 @@ async def test_read_file_returns_an_image_without_structured_content(era: str) -
         assert result.structured_content is None
         assert text_of(result) == f"/tmp/no-suffix: image/png, {len(png(300_000))} bytes."
         assert links(result) == [file_uri(environment, "/tmp/no-suffix")]
-        asked = {"environment_id": environment, "path": "/tmp/no-suffix", "encoding": "base64"}
-        result = await agent.call_tool("read_file", asked)
+        arguments = {"environment_id": environment, "path": "/tmp/no-suffix", "encoding": "base64"}
+        result = await agent.call_tool("read_file", arguments)
         assert images(result) == []
         assert base64.b64decode(data_of(result)["content"]) == png(300_000)[:24_000]
 

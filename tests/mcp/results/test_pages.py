@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from waggle.domain.errors import InvalidArgument
 from waggle.mcp.results import COPY_BUDGET, wire_size
 from waggle.mcp.results.pages import (
+    DEFAULT_PAGE_BYTES,
+    SMALLEST_PAGE,
     TEXT_PAGE,
     Encoding,
     Page,
@@ -19,7 +21,6 @@ from waggle.mcp.results.pages import (
     mime_type,
     model_window,
     page,
-    window,
 )
 
 files = st.binary(max_size=200) | st.text(max_size=100).map(lambda t: t.encode("utf-8", "replace"))
@@ -30,7 +31,7 @@ def pages(data: bytes, encoding: Encoding | None, limit: int | None) -> list[Pag
     read: list[Page] = []
     offset: int | None = 0
     while offset is not None:
-        part = data[offset : offset + window(limit)]
+        part = data[offset : offset + max(limit or DEFAULT_PAGE_BYTES, SMALLEST_PAGE)]
         found = page(
             part, offset=offset, size=len(data), encoding=encoding, whole=limit is not None
         )

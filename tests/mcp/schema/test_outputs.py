@@ -103,7 +103,7 @@ class TestInWords:
         assert not valid(made, {"environment_id": "x"})
 
     def test_a_listed_item_fits_the_model(self) -> None:
-        frozen_machine = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+        now = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
         environment = Environment(
             id="0b9a3c1e-6c0e-4f0e-9d7b-2f6a3f0c9f11",
             name="a",
@@ -113,9 +113,9 @@ class TestInWords:
             resources=Resources(1, 512, 4096),
             network=NetworkPolicy.PUBLIC,
             idle_timeout=timedelta(minutes=30),
-            created_at=frozen_machine,
-            last_used_at=frozen_machine,
+            created_at=now,
+            last_used_at=now,
         )
-        for each in (environment, replace(environment, state=State.ERROR, error="it died")):
-            line = summary(each)
+        for variant in (environment, replace(environment, state=State.ERROR, error="it died")):
+            line = summary(variant)
             assert fields_of(EnvironmentSummary.model_validate(line, strict=True)) == line

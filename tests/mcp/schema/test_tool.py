@@ -85,7 +85,7 @@ async def test_the_published_output_schema_has_no_descriptions() -> None:
         },
         "required": ["word"],
     }
-    assert TOOL.told["properties"]["word"]["description"] == "One."
+    assert TOOL.result_schema["properties"]["word"]["description"] == "One."
 
 
 def taken(**given: object) -> dict[str, Any]:

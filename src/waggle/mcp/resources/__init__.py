@@ -2,7 +2,7 @@
 """Resources of the protocol: environments, the output of programs, files and archives.
 
 `waggle.mcp.server` adds the handlers of this package to the SDK's low-level server. Only
-`waggle.mcp.uris` knows how URIs are formed, and only this module what is offered.
+`waggle.mcp.uris` knows how URIs are formed; the other modules here do not know offers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from mcp_types import (
 )
 from pydantic import BaseModel
 
-from waggle.domain.access import Owner
 from waggle.domain.toolset import Offer
-from waggle.mcp.context import Request, Services, current_owner
+from waggle.mcp.context import Request, Services, owner_of
 from waggle.mcp.errors import unanswered
 from waggle.mcp.observed import CUT, REFUSED, About, Calls, counted
 from waggle.mcp.offered import chosen_offer, offered_address, offers, offers_template
@@ -68,7 +67,7 @@ class Resources:
         self._services = services
         self._calls = calls
         known = partial(offered_address, self._whole)
-        self._subscriptions = Subscriptions(services, changes, _owner, known)
+        self._subscriptions = Subscriptions(services, changes, known)
 
     def add_to(self, server: Server[dict[str, Any]]) -> None:
         """Add the handlers of resources, completion of their templates, and subscriptions."""
@@ -96,7 +95,7 @@ class Resources:
         async def counting(ctx: Request, params: P) -> HandlerResult:
             uri = str(getattr(params, "uri", ""))
             about = About(method, uri[:_SHOWN_URI], environment_in(uri))
-            advise = self._told(ctx).advice
+            advise = self._offer(ctx).advice
             async with counted(self._services, Context(request_context=ctx), about, advise):
                 return await handle(ctx, params)
 
@@ -115,10 +114,10 @@ class Resources:
         return bounded
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
-        owner = _owner(ctx)
+        owner = owner_of(ctx)
         page = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
-        listed = [each for each in page.resources if self._has(each.uri)]
+        listed = [resource for resource in page.resources if self._has(resource.uri)]
         return page.model_copy(update={"resources": listed})
 
     def _has(self, uri: str) -> bool:
@@ -128,22 +127,21 @@ class Resources:
     async def _templates(
         self, ctx: Request, _params: PaginatedRequestParams
     ) -> ListResourceTemplatesResult:
-        offer = self._told(ctx)
-        return ListResourceTemplatesResult(
-            resource_templates=[e for e in TEMPLATES if offers_template(offer, e.uri_template)]
-        )
+        offer = self._offer(ctx)
+        listed = [kind for kind in TEMPLATES if offers_template(offer, kind.uri_template)]
+        return ListResourceTemplatesResult(resource_templates=listed)
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
         contents = await read_resource(
             self._services,
             params.uri,
             offered_address(self._whole, params.uri),
-            owner=_owner(ctx),
+            owner=owner_of(ctx),
             executions=EXECUTIONS_SHOWN if offers(self._whole, StreamAddress) else 0,
         )
         return ReadResourceResult(contents=[contents])
 
-    def _told(self, ctx: Request) -> Offer:
+    def _offer(self, ctx: Request) -> Offer:
         """Return the offer shown to this client; it may read everything that is allowed."""
         return chosen_offer(ctx.request) or self._shown
 
@@ -151,11 +149,7 @@ class Resources:
         template = params.ref.uri if isinstance(params.ref, ResourceTemplateReference) else None
         if template is not None and not offers_template(self._whole, template):
             return CompleteResult(completion=Completion(values=[], total=0, has_more=False))
-        return complete(self._services, params, owner=_owner(ctx))
-
-
-def _owner(ctx: Request) -> Owner:
-    return current_owner(Context(request_context=ctx))
+        return complete(self._services, params, owner=owner_of(ctx))
 
 
 async def _announcing(ctx: Request, call_next: CallNext) -> HandlerResult:

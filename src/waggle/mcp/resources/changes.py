@@ -39,20 +39,20 @@ class Pace(Generic[_Marked]):
 
     def __init__(self) -> None:
         self._due: dict[_Marked, float] = {}
-        self._told: dict[_Marked, float] = {}
+        self._sent: dict[_Marked, float] = {}
 
     def mark(self, event: _Marked, now: float, *, final: bool = False) -> None:
         """Note a change. A final one is due at once, because no later event may follow."""
-        earliest = now if final else self._told.get(event, -math.inf) + SECONDS
+        earliest = now if final else self._sent.get(event, -math.inf) + SECONDS
         self._due[event] = min(earliest, self._due.get(event, math.inf))
 
     def take(self, now: float) -> list[_Marked]:
         """Remove and return the events that are due, and count them as sent now."""
-        self._told = {each: at for each, at in self._told.items() if at + SECONDS > now}
+        self._sent = {event: at for event, at in self._sent.items() if at + SECONDS > now}
         ready = [event for event, at in self._due.items() if at <= now]
         for event in ready:
             del self._due[event]
-            self._told[event] = now
+            self._sent[event] = now
         return ready
 
     def next(self) -> float | None:
@@ -207,7 +207,7 @@ class Watcher:
             with scope:
                 await self._send_all()
         except Exception:
-            log.exception("change_not_told")
+            log.exception("notification_failed")
             self.close()
         finally:
             self._sending = None

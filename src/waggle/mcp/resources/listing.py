@@ -61,9 +61,9 @@ TEMPLATES = [
         uri_template=STREAM_TEMPLATE,
         name="output",
         title="Output of an execution",
-        description="What execution n (its job_id) printed to stream stdout or stderr, while it "
+        description="The output of execution n (its job_id) on stream stdout or stderr, while it "
         "runs and afterwards. offset is in bytes and counts from the end below 0; length is bytes; "
-        "search gives only the lines with that text, each after its offset. Text, or a blob where "
+        "search gives only the lines with that text, after their offsets. Text, or a blob where "
         "it is not UTF-8. Can be subscribed to, without a query.",
         annotations=Annotations(audience=["user", "assistant"]),
     ),
@@ -72,14 +72,14 @@ TEMPLATES = [
         name="file",
         title="File",
         description="A file of the environment by its absolute path, without the first slash: "
-        "files/tmp/chart.png is /tmp/chart.png. Percent-encode what is not a letter, a digit or "
-        "one of /._~-. offset and length are in bytes. Text, or a blob.",
+        "files/tmp/chart.png is /tmp/chart.png. Percent-encode all but letters, digits and "
+        "/._~-. offset and length are in bytes. Text, or a blob.",
     ),
     ResourceTemplate(
         uri_template=ARCHIVE_TEMPLATE,
         name="archive",
         title="Archive",
-        description=f"What download_files packed, by its archive_id: the last {MAX_KEPT} of each "
+        description=f"An archive of download_files, by its archive_id: the last {MAX_KEPT} of each "
         "environment, until it ends. offset and length are in bytes; a large one comes in pages.",
         mime_type="application/gzip",
     ),
@@ -90,10 +90,10 @@ def list_page(services: Services, cursor: str | None, *, owner: Owner) -> ListRe
     """Return one page of the owner's resources. Raises MCPError for an invalid cursor."""
     everything = sorted(services.environments.list(owner=owner), key=_place)
     after = _decode(cursor)
-    rest = [each for each in everything if _place(each) > after]
+    rest = [environment for environment in everything if _place(environment) > after]
     shown = rest[:ENVIRONMENTS_LISTED]
     return ListResourcesResult(
-        resources=[each for one in shown for each in _resources(services, one, owner)],
+        resources=[item for one in shown for item in _resources(services, one, owner)],
         next_cursor=_encode(_place(shown[-1])) if len(rest) > len(shown) else None,
     )
 
@@ -107,7 +107,7 @@ def _resources(services: Services, environment: Environment, owner: Owner) -> li
         mime_type="application/json",
     )
     jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
-    return [about, *(each for job in jobs for each in _streams(environment, job))]
+    return [about, *(stream for job in jobs for stream in _streams(environment, job))]
 
 
 def _streams(environment: Environment, job: Job) -> list[Resource]:
@@ -173,7 +173,7 @@ def complete(services: Services, params: CompleteRequestParams, *, owner: Owner)
 def _values(services: Services, name: str, environment_id: str, owner: Owner) -> list[str]:
     match name:
         case "id":
-            return [each.id for each in services.environments.list(owner=owner)]
+            return [environment.id for environment in services.environments.list(owner=owner)]
         case "stream":
             return list(StreamName)
         case "n":

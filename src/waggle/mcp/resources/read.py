@@ -20,11 +20,11 @@ from waggle.mcp.results.images import page_type
 from waggle.mcp.results.pages import (
     BASE64_PAGE_BYTES,
     DEFAULT_PAGE_BYTES,
+    SMALLEST_PAGE,
     Page,
     exact_page,
     page,
     read_page,
-    window,
 )
 from waggle.mcp.uris import (
     ARCHIVE_TYPE,
@@ -137,7 +137,7 @@ async def _file(services: Services, uri: str, address: FileAddress, owner: Owner
         address.path,
         owner=owner,
         offset=part.offset,
-        length=min(window(part.length), DEFAULT_PAGE_BYTES),
+        length=min(max(part.length or DEFAULT_PAGE_BYTES, SMALLEST_PAGE), DEFAULT_PAGE_BYTES),
     )
     shown = page(read.data, offset=part.offset, size=read.size)
     return _contents(uri, shown, page_type(name, read.data, shown), {})

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscriptions to changes: resources/subscribe of 2025 sessions, subscriptions/listen of 2026.
 
-Called by `handlers`. A session or stream has one `Watcher`, which is closed with it. A client can
-only watch what it may read: an unknown URI is refused, or left out of a stream's acknowledgement.
+Called by this package. A session or stream has one `Watcher`, which is closed with it. A client can
+only watch resources that it may read: another URI is refused, or left out of a stream's
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, WaggleError
-from waggle.mcp.context import Request, Services
+from waggle.mcp.context import Request, Services, owner_of
 from waggle.mcp.errors import invalid
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.sdk import Connection, connection_of
@@ -37,31 +38,24 @@ MAX_STREAMS = 200
 TASKS = "tasks"
 """The key of the task group for sending, in the server's lifespan context."""
 
-OwnerOf = Callable[[Request], Owner]
-
 
 class Subscriptions:
-    """The handlers of subscriptions. `owner_of` returns the owner who sends a request.
+    """The handlers of subscriptions.
 
     `address_of` returns the address that a URI names; it raises NotFound or InvalidArgument.
     """
 
     def __init__(
-        self,
-        services: Services,
-        changes: Changes,
-        owner_of: OwnerOf,
-        address_of: Callable[[str], Address],
+        self, services: Services, changes: Changes, address_of: Callable[[str], Address]
     ) -> None:
         self._services = services
         self._changes = changes
-        self._owner_of = owner_of
         self._address_of = address_of
         self._streams: dict[Owner, int] = {}
 
     async def subscribe(self, ctx: Request, params: SubscribeRequestParams) -> EmptyResult:
         """Subscribe to a resource until the session ends. Idempotent."""
-        owner = self._owner_of(ctx)
+        owner = owner_of(ctx)
         key = self._known_key(params.uri, owner)
         watcher = self._of_session(ctx, owner)
         if watcher is None:
@@ -71,14 +65,14 @@ class Subscriptions:
         if key not in watcher and len(watcher) >= MAX_SUBSCRIPTIONS:
             raise InvalidArgument(
                 f"This session has {MAX_SUBSCRIPTIONS} subscriptions.",
-                hint="Unsubscribe from what has ended.",
+                hint="Unsubscribe from those that have ended.",
             )
         watcher.add(key, params.uri)
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Request, params: UnsubscribeRequestParams) -> EmptyResult:
         """End a subscription. Idempotent, also for resources that are gone."""
-        watcher = self._of_session(ctx, self._owner_of(ctx))
+        watcher = self._of_session(ctx, owner_of(ctx))
         try:
             key = _key(parse_uri(params.uri))
         except InvalidArgument:
@@ -97,7 +91,7 @@ class Subscriptions:
         self, ctx: Request, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
         """Serve one stream of 2026-07-28, until the client closes it. Raises MCPError."""
-        owner = self._owner_of(ctx)
+        owner = owner_of(ctx)
         uris = params.notifications.resource_subscriptions or []
         if len(uris) > MAX_SUBSCRIPTIONS:
             raise invalid(f"A stream takes at most {MAX_SUBSCRIPTIONS} resources.")

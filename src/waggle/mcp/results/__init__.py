@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from waggle.domain.programs import Output
 from waggle.mcp.errors import Failure
 
-NOTE = "What to know, or to do next."
+NOTE = "A fact, or the next step."
 NEW_META_KEY = "waggle/new_environment"
 """The key in a result's `_meta` of the id of the environment that the call created."""
 _M = TypeVar("_M", bound=BaseModel)
@@ -31,7 +31,7 @@ _Data = BaseModel | Mapping[str, Any]
 
 
 class _Advice:
-    """The mark of a model's field that is waggle's own advice, not what a guest wrote."""
+    """The mark of a model's field that is waggle's own advice, not text of a guest."""
 
 
 ADVICE: Final = _Advice()
@@ -44,8 +44,8 @@ class Hint:
     advice: str
     fact: str = ""
 
-    def told(self, advise: Callable[[str], str]) -> str:
-        """Return the fact with what is left of the advice."""
+    def text(self, advise: Callable[[str], str]) -> str:
+        """Return the fact with the rest of the advice."""
         left = advise(self.advice)
         if not self.fact:
             return left
@@ -54,7 +54,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a tool answers. Advice is apart from all else until `result` puts them together.
+    """The answer of a tool. Advice is apart from all else until `result` puts them together.
 
     Advice is the hint of the `failure`, the `hints`, and the fields of the model that are marked
     with ADVICE. A text that contains such a field is a function of the model.
@@ -66,12 +66,12 @@ class Reply:
     hints: Sequence[Hint] = ()
     failure: Failure | None = None
     new_environment: tuple[str, str] | None = None
-    """The id of the environment that the call created, and what it is."""
+    """The id of the environment that the call created, and its runtime."""
 
     def result(
         self, advise: Callable[[str], str], linked: Callable[[ResourceLink], bool]
     ) -> CallToolResult:
-        """Return the result, with what `advise` leaves of the advice, and the `linked` links.
+        """Return the result, with the advice that `advise` leaves, and the `linked` links.
 
         The note is the last text before the failure's. A result with a picture has no structured
         content: common clients show only structured content if there is any, and would hide the
@@ -79,11 +79,13 @@ class Reply:
         """
         model = _advised(self.model, advise) if isinstance(self.model, BaseModel) else self.model
         data = {} if model is None else fields_of(model)
-        told = [data.get("note", ""), *(hint.told(advise) for hint in self.hints)]
-        if note := " ".join(filter(None, told)):
+        notes = [data.get("note", ""), *(hint.text(advise) for hint in self.hints)]
+        if note := " ".join(filter(None, notes)):
             data["note"] = note
         texts = [text if isinstance(text, str) else text(model) for text in self.texts]
-        also = [e for e in self.also if not isinstance(e, ResourceLink) or linked(e)]
+        also = [
+            block for block in self.also if not isinstance(block, ResourceLink) or linked(block)
+        ]
         failure = self.failure and self.failure.advised(advise)
         meta = failure.meta() if failure else {}
         if failure:
@@ -93,7 +95,7 @@ class Reply:
             texts.append(note)
         if self.new_environment:
             made, kind = self.new_environment
-            texts.insert(0, f"environment_id: {made} (new, {kind}; give it to go on there)")
+            texts.insert(0, f"environment_id: {made} (new, {kind}; give it to continue there)")
             data, meta = {"environment_id": made, **data}, {**meta, NEW_META_KEY: made}
         hidden = model is None or any(isinstance(block, ImageContent) for block in also)
         return CallToolResult(

@@ -20,10 +20,10 @@ from waggle.mcp.results import NOTE, readable, rfc3339
 from waggle.mcp.schema import in_words
 
 PUBLIC = NetworkPolicy.PUBLIC.value
-UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server has it, destroyed."
+UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or destroyed, as the server is set."
 STATUSES = "creating, running, paused, resuming, destroying or error."
-NETWORK = "none, or public unless told."
-NOTICE = "What to know of it now, e.g. why it stands still in memory and not on the disk."
+NETWORK = "public unless given, else none."
+NOTICE = "A fact about it now, e.g. why it is paused in memory and not to disk."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
 
 
@@ -31,7 +31,7 @@ class EnvironmentSummary(BaseModel):
     """An environment in a list."""
 
     environment_id: str = Field(description="UUID; every other tool takes it.")
-    name: str = Field(description="What people call it; need not be unique.")
+    name: str = Field(description="For people; need not be unique.")
     runtime: str = Field(description="python, node, shell or data.")
     status: str = Field(description=STATUSES)
     network: str = Field(default=PUBLIC, description=NETWORK)
@@ -50,7 +50,7 @@ class CreatedEnvironment(BaseModel):
     status: str
     network: str = Field(default=PUBLIC, description=NETWORK)
     working_directory: str = Field(
-        default=HOME, description=f"Where programs start; {HOME} unless told."
+        default=HOME, description=f"Where programs start; {HOME} unless given."
     )
     timeout: str = Field(description=UNUSED)
     installed: list[str] = Field(default_factory=list[str], description="Its packages.")
@@ -124,7 +124,7 @@ class PausedEnvironment(BaseModel):
     on_disk_until: str = Field(default="", description=ON_DISK)
     expires_at: str = Field(
         default="",
-        description="RFC 3339; when its time is over if nothing uses it, unless on the disk.",
+        description="RFC 3339; when its time ends if nothing uses it, unless it is on disk.",
     )
     note: str = Field(default="", description=NOTE)
 
@@ -134,8 +134,8 @@ class TakenSnapshot(BaseModel):
 
     snapshot_id: str = Field(description="UUID; create_environment takes it as snapshot.")
     name: str
-    size_bytes: int = Field(description="What it takes on the server's disk.")
-    expires_at: str = Field(description="RFC 3339; when it is deleted by itself.")
+    size_bytes: int = Field(description="Its size on the server's disk.")
+    expires_at: str = Field(description="RFC 3339; when the server deletes it.")
 
 
 class SnapshotItem(TakenSnapshot):
@@ -164,20 +164,20 @@ class DeletedSnapshot(BaseModel):
 
 
 class ForkedEnvironment(BaseModel):
-    """A copy that is running; all but these is as of the environment that was forked."""
+    """A running copy; the other fields are as those of the original."""
 
     environment_id: str
     name: str
 
 
 class ForkedEnvironments(BaseModel):
-    """New, running environments that went on from one moment of another, which goes on itself."""
+    """New, running environments that resumed from another, which continues itself."""
 
     environments: list[ForkedEnvironment]
 
 
 class RolledBackEnvironment(BaseModel):
-    """An environment that went on from an earlier moment of its own."""
+    """An environment that resumed from a snapshot of its own."""
 
     name: str
     status: str = Field(description=STATUSES)
@@ -204,8 +204,7 @@ def taken_snapshot(snapshot: Snapshot) -> TakenSnapshot:
     )
 
 
-def snapshot_item(snapshot: Snapshot) -> SnapshotItem:
-    """Return one snapshot, as its owner may see it."""
+def _snapshot_item(snapshot: Snapshot) -> SnapshotItem:
     return SnapshotItem(
         **taken_snapshot(snapshot).model_dump(),
         environment_id=snapshot.origin,
@@ -221,7 +220,7 @@ def snapshot_list(snapshots: Sequence[Snapshot]) -> SnapshotList:
     more = len(snapshots) - len(newest)
     note = f"{more} older ones are not listed." if more else ""
     return SnapshotList(
-        snapshots=[snapshot_item(each) for each in newest],
+        snapshots=[_snapshot_item(snapshot) for snapshot in newest],
         count=len(snapshots),
         note=note if snapshots else "There is no snapshot. snapshot_environment makes one.",
     )
@@ -230,5 +229,5 @@ def snapshot_list(snapshots: Sequence[Snapshot]) -> SnapshotList:
 def forked(copies: Sequence[Environment]) -> ForkedEnvironments:
     """Return the result of fork_environment."""
     return ForkedEnvironments(
-        environments=[ForkedEnvironment(environment_id=one.id, name=one.name) for one in copies]
+        environments=[ForkedEnvironment(environment_id=copy.id, name=copy.name) for copy in copies]
     )

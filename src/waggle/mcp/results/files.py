@@ -34,9 +34,9 @@ class FileContent(BaseModel):
     """A file, or one page of it."""
 
     content: str = Field(default="", description="Text; base64 where encoding says so.")
-    encoding: str = Field(default="utf-8", description="utf-8 unless told.")
+    encoding: str = Field(default="utf-8", description="utf-8 unless given.")
     mime_type: str = Field(
-        default="", description="Of what is not text: by its content, or its name."
+        default="", description="Of a file that is not text: by its content, or its name."
     )
     size: int = Field(default=0, description="Bytes of the whole file.")
     offset: int = Field(default=0, description="Where this page begins, in bytes.")
@@ -78,7 +78,7 @@ class SearchMatch(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """What a search found, in the order of paths."""
+    """The matches of a search, in the order of paths."""
 
     matches: list[SearchMatch] = Field(default_factory=list[SearchMatch])
     count: int = Field(default=0, description="Matches in this result.")
@@ -97,7 +97,7 @@ class EditedFile(BaseModel):
 
     path: str
     replacements: int
-    diff: str = Field(default="", description="What changed, as a unified diff; a long one is cut.")
+    diff: str = Field(default="", description="The change, as a unified diff; a long one is cut.")
 
 
 class LeftOut(BaseModel):
@@ -108,7 +108,7 @@ class LeftOut(BaseModel):
 
 
 class UploadedFiles(BaseModel):
-    """What became of an archive."""
+    """The entries of an archive that were written."""
 
     path: str
     files: int = 0
@@ -120,7 +120,7 @@ class UploadedFiles(BaseModel):
 
 
 class DownloadedFiles(BaseModel):
-    """A tree as a tar.gz: where it can be read, and a page of it if that was asked for."""
+    """A tree as a tar.gz: where it can be read, and a page of it if limit was given."""
 
     path: str
     archive_id: str = Field(description="Names this archive, for its pages.")
@@ -128,18 +128,18 @@ class DownloadedFiles(BaseModel):
     size: int = Field(description="Bytes of the whole archive.")
     entries: int = Field(default=0, description="Files, directories and links that the guest sent.")
     left_out: list[LeftOut] = Field(
-        default_factory=list[LeftOut], description="What is not in the archive; the first ones."
+        default_factory=list[LeftOut], description="The first entries that are not in the archive."
     )
     left_out_count: int = 0
     uri: str = Field(default="", description="Resource with the archive, in pages.")
-    content: str = Field(default="", description="A page as base64, if limit asked for one.")
+    content: str = Field(default="", description="A page as base64, if limit was given.")
     offset: int = Field(default=0, description="Where that page begins.")
     next_offset: int | None = Field(
         default=None, description="The next page's, unless that is the last."
     )
 
 
-_MAX_TOLD = 20
+_MAX_LISTED = 20
 
 
 def uploaded(path: str, done: Unpacked) -> Reply:
@@ -164,15 +164,15 @@ def uploaded(path: str, done: Unpacked) -> Reply:
     failure = Failure(
         "partial_upload",
         f"{text} {done.failed} entries failed: {first}{more}.",
-        "What was written stays. Mend the cause, then send the rest or all of it again.",
+        "The written files stay. Remove the cause, then send the rest or all of it again.",
     )
     return failed(failure, result)
 
 
 def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
     return [
-        LeftOut(path=readable(shown_name(each.name)), reason=each.reason)
-        for each in skipped[:_MAX_TOLD]
+        LeftOut(path=readable(shown_name(entry.name)), reason=entry.reason)
+        for entry in skipped[:_MAX_LISTED]
     ]
 
 
@@ -210,7 +210,7 @@ def downloaded(archive: Archive, offset: int, data: bytes | None) -> Reply:
     result.content, result.offset = base64.b64encode(data).decode("ascii"), offset
     result.next_offset = end if end < archive.size else None
     if result.next_offset is not None or offset:
-        last = "this is the end" if result.next_offset is None else f"go on at {end}"
+        last = "this is the end" if result.next_offset is None else f"continue at {end}"
         text += f"\n[bytes {offset} to {end}; {last}]"
     page_uri = f"{uri}?offset={offset}&length={max(len(data), 1)}"
     blob = BlobResourceContents(uri=page_uri, mime_type=ARCHIVE_TYPE, blob=result.content)

@@ -150,7 +150,7 @@ async def album_of(
     """Remember the images of a directory. None if it cannot be listed within LOOK_SECONDS."""
     with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
         entries = (await files.list(environment_id, directory, owner=owner)).entries
-        seen = {each.name: (each.size, each.modified) for each in entries if _is_image(each)}
+        seen = {entry.name: (entry.size, entry.modified) for entry in entries if _is_image(entry)}
         return Album(files, environment_id, directory, owner, seen)
     return None
 
@@ -162,9 +162,9 @@ def names_image(program: str | Sequence[str]) -> bool:
 
 def _changed(entries: Sequence[FileEntry], before: Seen) -> list[FileEntry]:
     return [
-        each
-        for each in entries
-        if _is_image(each) and before.get(each.name) != (each.size, each.modified)
+        entry
+        for entry in entries
+        if _is_image(entry) and before.get(entry.name) != (entry.size, entry.modified)
     ]
 
 
@@ -174,12 +174,12 @@ def _is_image(entry: FileEntry) -> bool:
     return regular and 0 < entry.size <= MAX_IMAGE_BYTES and _NAME.match(entry.name) is not None
 
 
-def hang(
+def _with_images(
     environment_id: str, output: CommandOutput, pictures: Sequence[Picture]
 ) -> tuple[CommandOutput, list[ContentBlock], list[Hint]]:
     """Return the output with its images listed, those that fit, and hints on the others.
 
-    Each image is followed by a link to its file.
+    A link to its file follows an image.
     """
     room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
     shown: list[ContentBlock] = []
@@ -212,7 +212,12 @@ def result_of(
     """
     output, hints = command_output(view, shown)
     if view.state is JobState.TIMED_OUT:
-        failure = _timeout(view, limits.max_timeout)
+        failure = timeout_failure(
+            view,
+            limits.max_timeout,
+            " or none: a program that runs longer than wait_seconds becomes a job; read_job waits "
+            "for it.",
+        )
         return failed(failure, output, command_text, hints)
     if view.state is JobState.LOST:
         why, step = view.error, "Run it again."
@@ -221,15 +226,15 @@ def result_of(
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
         return failed(failure, output, command_text, hints)
     if pictures:
-        output, images, more = hang(view.environment_id, output, pictures)
+        output, images, more = _with_images(view.environment_id, output, pictures)
         return success(output, command_text, also=images, hints=[*hints, *more])
     return success(output, command_text, hints=hints)
 
 
-def _timeout(view: JobView, longest: float) -> Failure:
+def timeout_failure(view: JobView, longest: float, otherwise: str) -> Failure:
+    """Return the failure of a program that was killed at its timeout."""
     return Failure(
         "timeout",
         f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
-        f"Give a larger timeout_seconds (at most {longest:g}) or none: what runs longer than "
-        "wait_seconds goes on as a job; read_job waits for it.",
+        f"Give a larger timeout_seconds (at most {longest:g}){otherwise}",
     )

@@ -23,7 +23,7 @@ _ENDS = "exited, signaled, timed_out, killed or lost."
 
 
 class FailureCause(BaseModel):
-    """Why a program failed, from evidence: what the machine knows, not what was printed."""
+    """Why a program failed, by the state of its machine, not by its output."""
 
     code: str = Field(
         description="out_of_memory, disk_full, network_refused, no_direct_network, "
@@ -36,7 +36,7 @@ class FailureCause(BaseModel):
 
 
 class LeftProgram(BaseModel):
-    """A program that goes on although the call that started it has ended."""
+    """A program that still runs although the call that started it has ended."""
 
     pid: int = Field(description="read_job with this pid ends it.")
     command: str
@@ -57,7 +57,7 @@ class ShownImage(BaseModel):
 
 
 class ProgramOutput(BaseModel):
-    """What a program printed and how it ended, wherever it ran."""
+    """The output of a program and how it ended."""
 
     stdout: str = ""
     stderr: str = ""
@@ -70,10 +70,10 @@ class ProgramOutput(BaseModel):
 
 
 class CommandOutput(ProgramOutput):
-    """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
+    """The status and output of a program; text that is not UTF-8 has U+FFFD in it."""
 
     job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
-    status: str = Field(description=f"running (it goes on as this job), {_ENDS}")
+    status: str = Field(description=f"running (as this job), {_ENDS}")
     ends_at: str = Field(
         default="", description="RFC 3339; when a running one is killed at the latest."
     )
@@ -86,13 +86,13 @@ class CommandOutput(ProgramOutput):
     )
     left_running: list[LeftProgram] = Field(
         default_factory=list[LeftProgram],
-        description="Programs that it left running in the background; they go on.",
+        description="Programs that it left running in the background.",
     )
     note: str = Field(default="", description=NOTE)
 
 
 class RunOutput(ProgramOutput):
-    """How a program ended and what it printed; its environment is gone."""
+    """The output of a program and how it ended; its environment is gone."""
 
     phase: str = Field(
         default="run", description="install when the packages could not be installed."
@@ -105,14 +105,14 @@ class JobItem(BaseModel):
 
     job_id: int
     tool: str = Field(description="execute, run_command or install_packages.")
-    summary: str = Field(default="", description="The first line of what runs.")
+    summary: str = Field(default="", description="The first line of the program.")
     status: str = Field(description=f"running, {_ENDS}")
     exit_code: int | None = None
     duration_ms: int = Field(default=0, description="Only from a second on, or if it did not exit.")
 
 
 class JobList(BaseModel):
-    """What ran and runs in an environment, oldest first."""
+    """The jobs of an environment, oldest first."""
 
     jobs: list[JobItem] = Field(default_factory=list[JobItem])
     count: int = 0
@@ -124,7 +124,7 @@ class JobList(BaseModel):
 
 
 class JobReport(ProgramOutput):
-    """What read_job tells: the jobs, how one stands, or a part of what it printed."""
+    """The result of read_job: the jobs, the status of one, or a part of its output."""
 
     jobs: list[JobItem] = Field(
         default_factory=list[JobItem], description="Without job_id: all, oldest first."
@@ -140,7 +140,7 @@ class JobReport(ProgramOutput):
     content: str = Field(default="", description="Text; with search, lines as 'offset: line'.")
     offset: int = Field(default=0, description="Where content begins, in bytes.")
     next_offset: int | None = Field(
-        default=None, description="Where to go on, unless this is the end."
+        default=None, description="The next page's, unless this is the last."
     )
     size: int = Field(default=0, description="Bytes printed so far.")
     left_running: list[LeftItem] = Field(
@@ -149,7 +149,7 @@ class JobReport(ProgramOutput):
     note: str = Field(default="", description=NOTE)
 
 
-def told_ms(seconds: float, state: JobState) -> int:
+def shown_ms(seconds: float, state: JobState) -> int:
     """Return milliseconds, or 0 (not shown) for a program that exited in less than a second."""
     return round(seconds * 1000) if seconds >= 1 or state is not JobState.EXITED else 0
 
@@ -165,18 +165,18 @@ _MAX_SHOWN = 100
 def left_items(left: LeftList) -> list[LeftItem]:
     """Return the programs left running as models, at most 100."""
     return [
-        LeftItem(pid=each.pid, command=clean(each.command, MAX_COMMAND), job_id=each.job)
-        for each in left.programs[:_MAX_SHOWN]
+        LeftItem(pid=program.pid, command=clean(program.command, MAX_COMMAND), job_id=program.job)
+        for program in left.programs[:_MAX_SHOWN]
     ]
 
 
 def left_lines(items: Sequence[LeftItem]) -> list[str]:
     """Return the programs left running as lines of text."""
     return [
-        f"left running: pid {each.pid}"
-        + (f" of job {each.job_id}" if each.job_id else "")
-        + f": {each.command}"
-        for each in items
+        f"left running: pid {item.pid}"
+        + (f" of job {item.job_id}" if item.job_id else "")
+        + f": {item.command}"
+        for item in items
     ]
 
 
@@ -192,7 +192,7 @@ def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[
         stdout=stdout.text(),
         stderr=stderr.text(),
         exit_code=view.exit_code,
-        duration_ms=told_ms(view.duration, view.state),
+        duration_ms=shown_ms(view.duration, view.state),
         signal=view.signal or "",
         stdout_bytes_cut=stdout.dropped,
         stderr_bytes_cut=stderr.dropped,
@@ -201,8 +201,8 @@ def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[
         stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
         diagnosis=_cause(view),
         left_running=[
-            LeftProgram(pid=each.pid, command=clean(each.command, MAX_COMMAND))
-            for each in view.left.programs
+            LeftProgram(pid=program.pid, command=clean(program.command, MAX_COMMAND))
+            for program in view.left.programs
         ],
     )
     streams = ((StreamName.STDOUT, stdout), (StreamName.STDERR, stderr))
@@ -216,7 +216,9 @@ def _uri(view: JobView, name: StreamName) -> str:
 
 def _rest(view: JobView, name: StreamName, offset: int) -> Hint:
     stream = "" if name is StreamName.STDOUT else f", stream {name}"
-    return Hint(f"What was cut: read_job with job_id {view.number}{stream}, offset {offset}.")
+    return Hint(
+        f"The part that was cut: read_job with job_id {view.number}{stream}, offset {offset}."
+    )
 
 
 def _cause(view: JobView) -> FailureCause | None:
@@ -231,7 +233,9 @@ def command_text(output: CommandOutput) -> str:
     cut = [f"[all of it: {uri}]" for uri in (output.stdout_uri, output.stderr_uri) if uri]
     until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
     how = _ending(output, output.status, f"job {output.job_id}: ", until)
-    images = [f"[image {e.path}, {e.mime_type}, {e.size} bytes]" for e in output.images]
+    images = [
+        f"[image {image.path}, {image.mime_type}, {image.size} bytes]" for image in output.images
+    ]
     return "\n".join([*_printed(output), *cut, how, *_left(output), *images])
 
 
@@ -245,10 +249,10 @@ def _left(output: CommandOutput) -> list[str]:
     if not output.left_running:
         return []
     count = len(output.left_running)
-    shown = ", ".join(f"{each.pid} {each.command[:60]}" for each in output.left_running[:5])
+    shown = ", ".join(f"{item.pid} {item.command[:60]}" for item in output.left_running[:5])
     rest = f" and {count - 5} more" if count > 5 else ""
-    verb = "1 program goes on" if count == 1 else f"{count} programs go on"
-    return [f"{verb}: {shown}{rest} (output from now on is not kept)"]
+    programs = "1 program still runs" if count == 1 else f"{count} programs still run"
+    return [f"{programs}: {shown}{rest} (output from now on is not kept)"]
 
 
 def _printed(output: ProgramOutput) -> list[str]:

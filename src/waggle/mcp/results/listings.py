@@ -135,7 +135,7 @@ def _line(item: FileItem) -> str:
 MAX_SHOWN = 200
 _KINDS = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.LINK: "link", Kind.OTHER: "other"}
 _WHY = {
-    "results": "max_results was reached: narrow the search or ask for more",
+    "results": "max_results was reached: narrow the search or raise it",
     "output": "There is more than fits: narrow the search",
     "entries": "There are too many files: search in a directory below, or exclude more",
     "bytes": "Too much was read: search in a directory below, or with a name",
@@ -206,20 +206,20 @@ def _shown(text: str) -> str:
 
 
 def _note(result: SearchResult, where: str) -> str:
-    """Return what the matches do not show: no match, more matches, limits, skipped files."""
+    """Return a note on no match, more matches, limits and skipped files."""
     skipped = [
-        f"{count} {what}"
-        for count, what in (
+        f"{count} {reason}"
+        for count, reason in (
             (result.binary_skipped, "binary"),
             (result.large_skipped, "too large"),
             (result.unreadable, "unreadable"),
         )
         if count
     ]
-    told = [
+    facts = [
         *([] if result.count else [f"No match in {where}."]),
         *([f"{result.more} more matches are not shown."] if result.more else []),
         *([f"{_WHY[result.stopped_by]}."] if result.stopped_by else []),
         *([f"Not searched: {', '.join(skipped)}."] if skipped else []),
     ]
-    return " ".join(told)
+    return " ".join(facts)

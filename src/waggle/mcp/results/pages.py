@@ -46,11 +46,6 @@ class Page:
         return self.end if self.end < self.size else None
 
 
-def window(limit: int | None) -> int:
-    """Return the number of bytes to read from a file for a page of a resource."""
-    return DEFAULT_PAGE_BYTES if limit is None else max(limit, SMALLEST_PAGE)
-
-
 def model_window(offset: int, limit: int | None, encoding: Encoding | None) -> int:
     """Return the number of bytes to read for a model's page; at offset 0 it has room for an image.
 

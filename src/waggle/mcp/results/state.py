@@ -11,7 +11,6 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
-from waggle.domain.machine import ExposedPort
 from waggle.domain.programs import HOME
 from waggle.mcp.results import NOTE, readable, rfc3339
 from waggle.mcp.results.environments import (
@@ -41,12 +40,12 @@ class EnvironmentState(BaseModel):
     environment_id: str
     name: str
     runtime: str
-    image: str = Field(description="What it was booted from.")
+    image: str = Field(description="The image that it was booted from.")
     status: str = Field(description=STATUSES)
     error: str = Field(default="", description="Why it is in the error status.")
     network: str = Field(default=PUBLIC, description=NETWORK)
     working_directory: str = Field(
-        default=HOME, description=f"Where programs start; {HOME} unless told."
+        default=HOME, description=f"Where programs start; {HOME} unless given."
     )
     created_at: str = Field(description="RFC 3339.")
     age_seconds: int = 0
@@ -109,11 +108,6 @@ def in_minutes(time: timedelta) -> str:
     return f"{int(time.total_seconds()) // 60}m"
 
 
-def port_item(exposed: ExposedPort) -> PortItem:
-    """Return an item of the list of ports."""
-    return PortItem(port=exposed.port, url=exposed.url)
-
-
 def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
     """Return the result of get_environment."""
     environment, use = found.environment, found.resource_use
@@ -142,7 +136,7 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
         disk_bytes_used=use.disk_bytes or 0 if use else 0,
         env=[*environment.variables],
         packages=[*environment.packages],
-        ports=[port_item(port) for port in found.ports],
+        ports=[PortItem(port=exposed.port, url=exposed.url) for exposed in found.ports],
         left_running=left_items(left),
         ssh_port=environment.ssh_port or 0,
     )

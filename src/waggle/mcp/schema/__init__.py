@@ -41,8 +41,8 @@ def quick(schema: Schema) -> dict[str, Any]:
 def terse(schema: Schema) -> dict[str, Any]:
     """Return a quick schema without words, and with `required` at the top level only."""
     required: list[str] = schema.get("required", [])
-    told = cast("dict[str, Any]", _terse(schema))
-    return {**told, "required": required} if required else told
+    short = cast("dict[str, Any]", _terse(schema))
+    return {**short, "required": required} if required else short
 
 
 def in_words(model: type[BaseModel]) -> dict[str, Any]:
@@ -51,18 +51,18 @@ def in_words(model: type[BaseModel]) -> dict[str, Any]:
     The SDK's client takes 7 microseconds or more for each property of each item, so the fields of
     ten items would cost it more than the rest of the answer. Clients still check required fields.
     """
-    told = (
+    fields = (
         f"{name}: {field.description}" if field.description else f"{name}."
         for name, field in model.model_fields.items()
     )
-    about = " ".join([*(model.__doc__ or "").split(), *told])
+    about = " ".join([*(model.__doc__ or "").split(), *fields])
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     return {"type": "object", "description": about, "required": required}
 
 
 def _inlined(part: object, definitions: Schema) -> object:
     if isinstance(part, list):
-        return [_inlined(each, definitions) for each in cast("list[object]", part)]
+        return [_inlined(item, definitions) for item in cast("list[object]", part)]
     if not isinstance(part, dict):
         return part
     fields = cast("dict[str, Any]", part)
@@ -75,16 +75,16 @@ def _inlined(part: object, definitions: Schema) -> object:
 
 def _quick(part: object) -> object:
     if isinstance(part, list):
-        return [_quick(each) for each in cast("list[object]", part)]
+        return [_quick(item) for item in cast("list[object]", part)]
     if not isinstance(part, dict):
         return part
     fields = cast("dict[str, Any]", part)
     if types := _types(fields.get("anyOf")):
-        fields = {"type": types} | {key: each for key, each in fields.items() if key != "anyOf"}
+        fields = {"type": types} | {key: value for key, value in fields.items() if key != "anyOf"}
     if isinstance(fields.get("properties"), dict):
         required: list[str] = fields.get("required", [])
-        each = cast("dict[str, Any]", fields["properties"])
-        named = {name: one if name in required else _present(one) for name, one in each.items()}
+        given = cast("dict[str, Any]", fields["properties"])
+        named = {name: one if name in required else _present(one) for name, one in given.items()}
         fields = {**fields, "properties": named}
     return {key: _quick(value) for key, value in fields.items()}
 
@@ -92,7 +92,7 @@ def _quick(part: object) -> object:
 def _present(field: Any) -> Any:
     """Return the schema of a field that is present: without null."""
     variants: list[dict[str, Any]] = field.get("anyOf", [])
-    others = [each for each in variants if each != {"type": "null"}]
+    others = [variant for variant in variants if variant != {"type": "null"}]
     if not variants or len(others) == len(variants):
         return field
     rest = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
@@ -101,7 +101,7 @@ def _present(field: Any) -> Any:
 
 def _terse(part: object) -> object:
     if isinstance(part, list):
-        return [_terse(each) for each in cast("list[object]", part)]
+        return [_terse(item) for item in cast("list[object]", part)]
     if not isinstance(part, dict):
         return part
     fields = cast("dict[str, Any]", part)
@@ -114,10 +114,10 @@ def _terse(part: object) -> object:
 
 
 def _types(variants: object) -> list[str]:
-    """Return the types of the variants; empty unless each variant is a type and nothing else."""
-    each = cast("list[dict[str, Any]]", variants) if isinstance(variants, list) else []
-    plain = all(list(one) == ["type"] and isinstance(one["type"], str) for one in each)
-    return [one["type"] for one in each] if plain else []
+    """Return the types of the variants; empty unless all are a type and nothing else."""
+    listed = cast("list[dict[str, Any]]", variants) if isinstance(variants, list) else []
+    plain = all(list(one) == ["type"] and isinstance(one["type"], str) for one in listed)
+    return [one["type"] for one in listed] if plain else []
 
 
 _UNLISTED = "waggle-unlisted"
@@ -156,9 +156,9 @@ def published(schema: Schema) -> dict[str, Any]:
 def _object(schema: Schema, *, everything: bool) -> dict[str, Any]:
     fields = cast("Mapping[str, Schema]", inlined(schema)["properties"])
     shown = {
-        name: _parameter(each)
-        for name, each in fields.items()
-        if everything or _UNLISTED not in each
+        name: _parameter(field)
+        for name, field in fields.items()
+        if everything or _UNLISTED not in field
     }
     required = [name for name in schema.get("required", ()) if name in shown]
     return {
@@ -176,7 +176,10 @@ def _parameter(about: Schema) -> dict[str, Any]:
     elif len(variants) == 1:
         about = {**variants[0], **rest}
     else:
-        about = {**rest, **({"anyOf": [_parameter(each) for each in variants]} if variants else {})}
+        about = {
+            **rest,
+            **({"anyOf": [_parameter(variant) for variant in variants]} if variants else {}),
+        }
     kept = {key: value for key, value in about.items() if key not in _DROPPED}
     if "default" in kept and kept["default"] in _SAID_BY_LEAVING_OUT:
         del kept["default"]

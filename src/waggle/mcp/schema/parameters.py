@@ -38,9 +38,9 @@ Code = Annotated[str, Field(description="The program, or shell lines.")]
 Seconds = Annotated[float | None, Field(description="Kill it after so long.")]
 Wait = Annotated[
     float | None,
-    Field(description="Answer after so long at the latest; it goes on as a job."),
+    Field(description="Answer after so long at the latest; it continues as a job."),
 ]
-Background = Annotated[bool, Field(description="Answer at once; it goes on as a job.")]
+Background = Annotated[bool, Field(description="Answer at once; it runs as a job.")]
 Cwd = Annotated[str | None, Field(description="Working directory.")]
 Env = Annotated[
     str | list[str] | dict[str, Any] | None,
@@ -90,12 +90,12 @@ def parse_files(given: Sequence[Mapping[str, str]] | Mapping[str, str] | None) -
         return {}
     if isinstance(given, Mapping):
         return {**given}
-    if any(set(each) != {"path", "content"} for each in given):
+    if any(set(file) != {"path", "content"} for file in given):
         raise InvalidArgument(
-            "Each of files has a path and a content.",
+            "Every item of files has a path and a content.",
             hint='Write files as [{"path": "a.txt", "content": "..."}].',
         )
-    return {each["path"]: each["content"] for each in given}
+    return {file["path"]: file["content"] for file in given}
 
 
 def parse_user(text: str | None) -> GuestUser:
@@ -121,17 +121,17 @@ def searchable(words: str) -> Hints:
 
 RuntimeArgument = Annotated[
     str,
-    Field(description="What runs the code.", json_schema_extra={"enum": [*RuntimeName]}),
+    Field(description="To run the code with.", json_schema_extra={"enum": [*RuntimeName]}),
 ]
 OptionalRuntimeArgument = Annotated[
     str | None,
     Field(
-        description="What runs code in it; a snapshot has one.",
+        description="To run code with; a snapshot has one.",
         json_schema_extra={"enum": [*RuntimeName]},
     ),
 ]
 SnapshotArgument = Annotated[
-    str | None, Field(description="Id of a snapshot to go on from, instead of runtime and image.")
+    str | None, Field(description="Id of a snapshot to start from, instead of runtime and image.")
 ]
 ImageArgument = Annotated[str | None, Field(description="OCI image instead of the runtime's own.")]
 NetworkArgument = Annotated[
@@ -141,7 +141,7 @@ NetworkArgument = Annotated[
         json_schema_extra={"enum": [*NetworkPolicy]},
     ),
 ]
-NameArgument = Annotated[str | None, Field(description="What you call it.")]
+NameArgument = Annotated[str | None, Field(description="Its name.")]
 MinutesArgument = Annotated[
     int | None, Field(description="Minutes without a call until it is removed.")
 ]
@@ -162,7 +162,7 @@ def require_fitting(
     if image:
         raise InvalidArgument(
             "A snapshot has its own image: image and snapshot exclude each other.",
-            hint="Leave out image to go on from the snapshot, or snapshot to boot the image.",
+            hint="Leave out image to start from the snapshot, or snapshot to boot the image.",
         )
     if runtime and RuntimeName.parse(runtime) is not snapshot.runtime:
         raise InvalidArgument(

@@ -81,7 +81,7 @@ def _real(name: str, given: Collection[str], known: Collection[str]) -> str:
     """Return `environment_id` for `environmentId`, unless both are given."""
     if name in known or name in ADDED_BY_CLIENTS:
         return name
-    same = [each for each in known if _letters(each) == _letters(name) and each not in given]
+    same = [real for real in known if _letters(real) == _letters(name) and real not in given]
     return same[0] if same else name
 
 
@@ -93,7 +93,7 @@ class OfferedTool(Tool):
     """A tool with its documentation: the accepted parameters and the described result schema."""
 
     accepted: dict[str, Any]
-    told: dict[str, Any]
+    result_schema: dict[str, Any]
 
 
 def _plain(value: object) -> object:
@@ -137,8 +137,8 @@ def make_tool(
     A tool that shows pictures publishes no output schema: a schema requires structured content in
     every result, and that hides pictures in common clients.
     """
-    told = {"title": title, "description": description, "annotations": annotations, "meta": meta}
-    tool = _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
+    shown = {"title": title, "description": description, "annotations": annotations, "meta": meta}
+    tool = _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **shown})
     if not shows_pictures:
         return tool
     metadata = tool.fn_metadata.model_copy(update={"output_schema": None})
@@ -164,18 +164,18 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     schema = strict.model_json_schema(by_alias=True)
     kinds = {name: _kinds(about) for name, about in schema["properties"].items()}
     optional = frozenset(kinds) - frozenset(schema.get("required", ()))
-    told = quick(_result_schema(function))
+    result = quick(_result_schema(function))
     metadata = _Metadata(
         openings={
-            name: tuple(_OPENING[kind] for kind in each if kind in _OPENING)
-            for name, each in kinds.items()
+            name: tuple(_OPENING[kind] for kind in types if kind in _OPENING)
+            for name, types in kinds.items()
         },
-        plain=frozenset(name for name, each in kinds.items() if _NUMBERS.issuperset(each)),
+        plain=frozenset(name for name, types in kinds.items() if _NUMBERS.issuperset(types)),
         optional=optional,
         blank=frozenset(name for name in optional if not _needs_text(schema["properties"][name])),
         arg_model=strict,
         # Results are made from models, so the SDK gets no model and does not check them again.
-        output_schema=terse(told),
+        output_schema=terse(result),
     )
     return OfferedTool(
         fn=tool.fn,
@@ -188,7 +188,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
         is_async=tool.is_async,
         context_kwarg=tool.context_kwarg,
         accepted=documented(schema),
-        told=told,
+        result_schema=result,
     )
 
 

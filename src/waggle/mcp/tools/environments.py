@@ -16,14 +16,7 @@ from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
-from waggle.mcp.context import (
-    Ctx,
-    PassedOn,
-    Phases,
-    Services,
-    current_owner,
-    reporter,
-)
+from waggle.mcp.context import Ctx, PassedOn, Phases, Services, current_owner, reporter
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, rfc3339, success
 from waggle.mcp.results.environments import (
@@ -73,7 +66,7 @@ _NONE = "There is no environment. Use create_environment to make one."
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A new environment with what it was to have, and how the installer ended if one ran."""
+    """A new environment, and how the installer ended if one ran."""
 
     environment: Environment
     installed: JobView | None
@@ -112,9 +105,9 @@ class EnvironmentTools:
         snapshot: SnapshotArgument = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Annotated[Reply, CreatedEnvironment]:
-        """Boot an environment, with progress for a client that asked for it.
+        """Create an environment.
 
-        One that is given up goes on a while for the same call again; see `service.unclaimed`.
+        A cancelled call continues for a while, for the same call again; see `unclaimed`.
         """
         owner, policy = current_owner(ctx), parse_network(network)
         variables = parse_own_variables(env or {})
@@ -136,9 +129,9 @@ class EnvironmentTools:
         brought = furniture(parse_files(files), packages, reach)
         furnished = bool(packages or files)
 
-        async def make(tell: Progress) -> _Made:
-            phases = Phases(PassedOn(tell), self._services.heartbeat)
-            made = await create(progress=phases.creating if furnished else tell)
+        async def make(report: Progress) -> _Made:
+            phases = Phases(PassedOn(report), self._services.heartbeat)
+            made = await create(progress=phases.creating if furnished else report)
             async with lasting(self._environments, made) as place:
                 installed = await brought.bring(self._services, place.id, phases, owner=owner)
                 place.keep()
@@ -151,10 +144,10 @@ class EnvironmentTools:
             reporter(ctx, None if furnished else 1.0),
             undo=lambda made: end_unless_used(self._environments, made.environment),
         )
-        return self._told(made, names, known)
+        return self._created(made, names, known)
 
-    def _told(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> Reply:
-        begin = f"goes on from snapshot {known.name}" if known else "is running"
+    def _created(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> Reply:
+        begin = f"starts from snapshot {known.name}" if known else "is running"
         result = created(made.environment, names if made.installed else ())
         text = (
             f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
@@ -168,7 +161,7 @@ class EnvironmentTools:
         return introduced(self._not_installed(made.installed), made.place)
 
     def _not_installed(self, view: JobView) -> Reply:
-        """The environment is there, its packages are not: an error, as of install_packages."""
+        """Return the error of install_packages; the environment exists."""
         output, hints = command_output(view, self._services.execution_limits.output)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
         return failed(failure, output, command_text, hints)
@@ -176,9 +169,9 @@ class EnvironmentTools:
     async def list_environments(
         self, ctx: Ctx, *, name: _NamePart = None
     ) -> Annotated[Reply, EnvironmentList]:
-        """List what the caller has."""
+        """List the caller's environments."""
         listed = self._environments.list(owner=current_owner(ctx))
-        environments = [each for each in listed if (name or "") in each.name]
+        environments = [environment for environment in listed if (name or "") in environment.name]
         # Without models, which would take half of the time of this frequent call.
         if not environments:
             return success(EnvironmentList(note=_NONE))
@@ -199,7 +192,7 @@ class EnvironmentTools:
     async def get_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[Reply, EnvironmentState]:
-        """Tell how it is; not a use of it. Its guest only says what was left running."""
+        """Return its state; not a use of it. The guest only reports programs left running."""
         owner = current_owner(ctx)
         found = await self._environments.inspect(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner, always=False)
@@ -226,7 +219,7 @@ class EnvironmentTools:
 
 
 def _start(directory: str) -> str:
-    """A sentence for images with a working directory of their own."""
+    """Return a sentence for images with a working directory of their own."""
     if directory == HOME:
         return ""
     return f" Programs start in {directory}; relative paths of the file tools count from {HOME}."
@@ -279,7 +272,7 @@ def environment_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.get_environment,
             title="Look at an environment",
-            description="Tell an environment's state, remaining time, running jobs, exposed ports "
+            description="Show an environment's state, remaining time, running jobs, exposed ports "
             "and resources. Does not count as use.",
             annotations=READS,
             meta=searchable("status, memory, disk and ports of a sandbox"),

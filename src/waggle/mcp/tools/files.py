@@ -22,21 +22,9 @@ from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.observed import introduced
 from waggle.mcp.results import Reply, readable, success
-from waggle.mcp.results.files import (
-    EditedFile,
-    FileContent,
-    FileList,
-    SearchResult,
-    WrittenFile,
-)
+from waggle.mcp.results.files import EditedFile, FileContent, FileList, SearchResult, WrittenFile
 from waggle.mcp.results.listings import MAX_LISTED, file_result, list_result, search_result
-from waggle.mcp.results.pages import (
-    SMALLEST_PAGE,
-    TEXT_PAGE,
-    decode_base64,
-    model_window,
-    page,
-)
+from waggle.mcp.results.pages import SMALLEST_PAGE, TEXT_PAGE, decode_base64, model_window, page
 from waggle.mcp.schema import listed_as
 from waggle.mcp.schema.parameters import (
     LARGE_RESULTS,
@@ -61,7 +49,7 @@ _Mode = Annotated[
 _WriteEncoding = Annotated[Literal["utf-8", "base64"], Field(description="Of content.")]
 _ReadEncoding = Annotated[
     Literal["auto", "utf-8", "base64"],
-    Field(description="base64 for the bytes of what is no text."),
+    Field(description="base64 for the bytes of a file that is not text."),
 ]
 _Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
 _Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
@@ -70,12 +58,12 @@ _Root = Annotated[str | None, Field(description=f"Directory or file. Default {HO
 _Name = Annotated[
     str | None, Field(max_length=MAX_PATTERN, description="Glob, as *.py or src/**/test_*.py.")
 ]
-_Line = Annotated[str | None, Field(max_length=MAX_PATTERN, description="What a line holds.")]
+_Line = Annotated[str | None, Field(max_length=MAX_PATTERN, description="Text in a line.")]
 _Regex = Annotated[bool, Field(description="content is a POSIX extended regular expression.")]
 _IgnoreCase = Annotated[bool, Field()]
 _MaxResults = Annotated[int, Field(ge=1, le=MAX_RESULTS)]
 _Context = Annotated[
-    int, Field(ge=0, le=MAX_CONTEXT, description="Lines shown before and after each.")
+    int, Field(ge=0, le=MAX_CONTEXT, description="Lines shown before and after a match.")
 ]
 _SearchExclude = Annotated[
     list[str] | None,
@@ -123,8 +111,8 @@ class FilesystemTools:
             written = await self._files.write(place.id, path, data, owner=owner, mode=mode or None)
             place.keep()
         result = WrittenFile(path=readable(written), bytes_written=len(data))
-        told = success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
-        return introduced(told, place)
+        reply = success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
+        return introduced(reply, place)
 
     async def read_file(
         self,
@@ -155,8 +143,8 @@ class FilesystemTools:
             whole=limit is not None,
             characters=TEXT_PAGE,
         )
-        asked = wanted == "base64"
-        return file_result(environment_id, name, read.data, part, as_bytes=asked)
+        as_bytes = wanted == "base64"
+        return file_result(environment_id, name, read.data, part, as_bytes=as_bytes)
 
     async def list_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
@@ -226,15 +214,15 @@ def filesystem_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.write_file,
             title="Write a file",
-            description="Write a file, replacing what is there. Makes missing directories.",
+            description="Write or replace a file. Makes missing directories.",
             annotations=SETTLES,
             meta=searchable("write, create or save a file in a sandbox"),
         ),
         make_tool(
             tools.read_file,
             title="Read a file",
-            description="Read a file: text, an image, or base64. A long one comes in pages: go on "
-            "with offset.",
+            description="Read a file: text, an image, or base64. A long one comes in pages, by "
+            "offset.",
             annotations=READS,
             shows_pictures=True,
             meta={**searchable("read, show or download a file of a sandbox"), **LARGE_RESULTS},

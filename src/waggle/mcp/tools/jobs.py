@@ -21,7 +21,7 @@ from waggle.mcp.results.jobs import (
     JobReport,
     left_items,
     left_lines,
-    told_ms,
+    shown_ms,
     took,
 )
 from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
@@ -85,14 +85,14 @@ class JobTools:
         kill: _Kill = False,
         pid: _Pid = None,
     ) -> Annotated[Reply, JobReport]:
-        """Wait for a job, end it, read a part of what it printed, or list all jobs."""
+        """Wait for a job, end it, read a part of its output, or list all jobs."""
         owner = current_owner(ctx)
         if job_id is None:
             if pid is not None:
                 await self._jobs.left.end(environment_id, pid, owner=owner)
             elif kill:
                 raise InvalidArgument(
-                    "Nothing is named that is to be killed.",
+                    "No program to kill is named.",
                     hint="Give job_id, or pid for a left-over program; without both, read_job "
                     "lists them.",
                 )
@@ -104,8 +104,8 @@ class JobTools:
             await watch(
                 ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
             )
-        asked = stream or offset is not None or limit or search
-        if not asked and (kill or wait_seconds is not None):
+        is_page = stream or offset is not None or limit or search
+        if not is_page and (kill or wait_seconds is not None):
             return await self._result(job, self._limits.output)
         name = StreamName(stream or "stdout")
         part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
@@ -121,7 +121,7 @@ class JobTools:
         return success(result, part.content, _place(part, view))
 
     async def _result(self, job: Job, shown: int) -> Reply:
-        """How it stands, as the call that started it would say."""
+        """Return its status, as the call that started it would."""
         view, album = job.view(), self._albums.get(job)
         pictures = await album.new(view) if album else ()
         return result_of(view, self._limits, shown=shown, pictures=pictures)
@@ -147,18 +147,18 @@ class JobTools:
         return await self._listed(environment_id, current_owner(ctx))
 
     async def _listed(self, environment_id: str, owner: Owner, ended: int | None = None) -> Reply:
-        """All but the one that was killed right now, which the guest may still be taking down."""
+        """List all but the program `ended`, which the guest may still be ending."""
         jobs = self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)
         items, note = [_item(job) for job in jobs], "" if jobs else _NONE
-        shown = [each for each in left_items(left) if each.pid != ended]
+        shown = [item for item in left_items(left) if item.pid != ended]
         result = JobList(jobs=items, count=len(items), left_running=shown, note=note)
         lines = [*map(_line, result.jobs), *left_lines(result.left_running)]
         return success(result, "\n".join(lines))
 
 
 def _place(part: StreamPage, view: JobView) -> str:
-    more = "this is the end" if part.next_offset is None else f"go on at {part.next_offset}"
+    more = "this is the end" if part.next_offset is None else f"continue at {part.next_offset}"
     return f"[from byte {part.offset} of {part.size}; {more}; {_how(view.state, view.exit_code)}]"
 
 
@@ -173,7 +173,7 @@ def _item(job: JobBrief) -> JobItem:
         summary=job.summary,
         status=job.state.value,
         exit_code=job.exit_code,
-        duration_ms=told_ms(job.duration, job.state),
+        duration_ms=shown_ms(job.duration, job.state),
     )
 
 
@@ -189,8 +189,8 @@ def job_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.read_job,
             title="Read, wait for or kill a job",
-            description="Wait for a job (a program that went on after its call), read or search "
-            "what it printed, or kill it.",
+            description="Wait for a job (a program that outlived its call), read or search its "
+            "output, or kill it.",
             annotations=SETTLES,
             meta=searchable("wait for, read the output of, list or kill background programs"),
             shows_pictures=True,
@@ -213,7 +213,7 @@ def job_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.list_jobs,
             title="List jobs",
-            description="List what ran and runs in an environment, oldest first.",
+            description="List the jobs of an environment, oldest first.",
             annotations=READS,
             meta=searchable("list background programs"),
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools install_packages and run_code, and `Furniture`, the initial contents of environments.
+"""The tools install_packages and run_code, and `Furniture`, the first contents of environments.
 
 run_code does everything in one call: create an environment, write files, install packages, run the
 code, destroy it. `Furniture` is the files and packages of a new environment; create_environment
@@ -26,6 +26,7 @@ from waggle.mcp.context import Ctx, Phases, Services, current_owner, follow
 from waggle.mcp.errors import Failure, clean
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, success
+from waggle.mcp.results.images import timeout_failure
 from waggle.mcp.results.jobs import (
     CommandOutput,
     RunOutput,
@@ -76,7 +77,7 @@ class PackageTools:
     ) -> Annotated[Reply, CommandOutput]:
         """Install packages; unlike with execute, a failing installer is an error.
 
-        A call that is given up leaves the job alone: the same call again waits for it.
+        A cancelled call leaves the job running: the same call again waits for it.
         """
         wait = parse_wait(wait_seconds, math.inf)
         owner, phases = current_owner(ctx), Phases(ctx, self._heartbeat)
@@ -101,7 +102,7 @@ class PackageTools:
 
 
 def install_failure(*, timed_out: bool) -> Failure:
-    """What to say when the installer did not succeed; its output says why."""
+    """Return the failure of an installer; its output has the reason."""
     return Failure(
         "timeout" if timed_out else "install_failed",
         "The packages were not installed.",
@@ -131,7 +132,7 @@ MAX_FILES = 20
 
 @dataclass(frozen=True, slots=True)
 class Furniture:
-    """Files by path, and packages as they were asked for. Make it with `furniture`."""
+    """Files by path, and packages as the client named them. Make it with `furniture`."""
 
     files: Mapping[str, bytes]
     packages: str | Sequence[str]
@@ -139,7 +140,7 @@ class Furniture:
     async def bring(
         self, services: Services, environment_id: str, phases: Phases, *, owner: Owner
     ) -> JobView | None:
-        """Write the files, then install; how the installer ended, if there was something for it.
+        """Write the files, then install; return how the installer ended if one ran.
 
         Raises FileRefused, NotFound, NotRunning, GuestLost or TooManyJobs.
         """
@@ -155,7 +156,7 @@ class Furniture:
 def furniture(
     files: Mapping[str, str], packages: str | Sequence[str] | None, network: NetworkPolicy
 ) -> Furniture:
-    """Checked as far as can be without the environment. Raises InvalidArgument or TooLarge."""
+    """Check files and packages before there is a guest. Raises InvalidArgument or TooLarge."""
     if len(files) > MAX_FILES:
         raise InvalidArgument(
             f"At most {MAX_FILES} files can be written.",
@@ -200,7 +201,7 @@ class RunTools:
         image: ImageArgument = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[Reply, RunOutput]:
-        """Run code in an environment of its own, which is gone when this ends, however it ends."""
+        """Run code in an environment of its own, which is always destroyed at the end."""
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
         )
@@ -221,27 +222,20 @@ class RunTools:
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
-            return self._result(view, "run", _failure(view, self._limits.max_timeout))
+            failure = None
+            if view.state is JobState.TIMED_OUT:
+                longer = "; with create_environment and execute, long work runs as a job."
+                failure = timeout_failure(view, self._limits.max_timeout, longer)
+            return self._result(view, "run", failure)
 
     def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
-        """The output as of execute, without what points to an environment that is gone."""
+        """Return the output as execute does, without links into the destroyed environment."""
         output, _ = command_output(view, self._limits.output)
         given = output.model_dump(include=set(RunOutput.model_fields))
         result = RunOutput(phase=phase, **given)
         if failure is None:
             return success(result, run_text)
         return failed(failure, result, run_text)
-
-
-def _failure(view: JobView, longest: float) -> Failure | None:
-    if view.state is JobState.TIMED_OUT:
-        return Failure(
-            "timeout",
-            f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
-            f"Give a larger timeout_seconds (at most {longest:g}); with create_environment "
-            "and execute, long work goes on as a job.",
-        )
-    return None
 
 
 def run_tools(services: Services) -> list[OfferedTool]:

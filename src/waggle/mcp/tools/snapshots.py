@@ -54,7 +54,7 @@ class SnapshotTools:
         name: _Name = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[Reply, TakenSnapshot]:
-        """Keep a moment."""
+        """Take a snapshot."""
         taken = await self._snapshots.take(
             environment_id, owner=current_owner(ctx), name=name or None, progress=reporter(ctx)
         )
@@ -62,20 +62,20 @@ class SnapshotTools:
         return success(
             result,
             f"Snapshot {result.snapshot_id} ({result.name}) is kept until {result.expires_at}; it "
-            f"takes {_size(result.size_bytes)}. The environment goes on.",
+            f"takes {_size(result.size_bytes)}. The environment continues.",
         )
 
     async def list_snapshots(
         self, ctx: Ctx, *, environment_id: _Of = None
     ) -> Annotated[Reply, SnapshotList]:
-        """List what the caller has."""
+        """List the caller's snapshots."""
         listed = self._snapshots.list(owner=current_owner(ctx))
         wanted = environment_id and self._origin(environment_id, current_owner(ctx))
-        result = snapshot_list([each for each in listed if each.origin.startswith(wanted or "")])
+        result = snapshot_list([item for item in listed if item.origin.startswith(wanted or "")])
         return success(result, "\n".join(map(_line, result.snapshots)))
 
     def _origin(self, environment_id: str, owner: Owner) -> str:
-        """The id of an environment; of one that is gone, the text, which may be its start."""
+        """Return the id of an environment; if it is gone, the text, which may begin its id."""
         try:
             return self._environments.get(environment_id, owner=owner).id
         except WaggleError:
@@ -84,10 +84,10 @@ class SnapshotTools:
     async def delete_snapshot(
         self, ctx: Ctx, *, snapshot_id: _SnapshotId
     ) -> Annotated[Reply, DeletedSnapshot]:
-        """Delete one."""
+        """Delete a snapshot."""
         gone = await self._snapshots.delete(snapshot_id, owner=current_owner(ctx))
         result = DeletedSnapshot(name=gone.name)
-        return success(result, f"Snapshot {gone.name} is deleted. Environments of it go on.")
+        return success(result, f"Snapshot {gone.name} is deleted. Environments of it stay.")
 
     async def fork_environment(
         self,
@@ -102,14 +102,14 @@ class SnapshotTools:
         origin = self._environments.get(environment_id, owner=owner).id
         copies = await self._snapshots.fork(origin, count, owner=owner, progress=reporter(ctx))
         result = forked(copies)
-        lines = [f"{each.environment_id} {each.name}" for each in result.environments]
-        told = "Copies that are running; the environment itself goes on:"
-        return success(result, "\n".join([told, *lines]))
+        lines = [f"{copy.environment_id} {copy.name}" for copy in result.environments]
+        head = "Running copies; the environment itself continues:"
+        return success(result, "\n".join([head, *lines]))
 
     async def rollback_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId
     ) -> Annotated[Reply, RolledBackEnvironment]:
-        """Go back to a moment."""
+        """Go back to a snapshot."""
         owner = current_owner(ctx)
         snapshot_id = self._snapshots.get(snapshot_id, owner=owner).id
         environment = await self._snapshots.roll_back(
@@ -118,14 +118,14 @@ class SnapshotTools:
         result = RolledBackEnvironment(name=environment.name, status=environment.state.value)
         return success(
             result,
-            f"Environment {result.name} is {result.status}, as it was in the snapshot; what came "
-            "since is lost.",
+            f"Environment {result.name} is {result.status}, as it was in the snapshot; later "
+            "changes are lost.",
         )
 
     async def pause_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
     ) -> Annotated[Reply, PausedEnvironment]:
-        """Have it stand still, in memory or on the disk."""
+        """Pause an environment, in memory or to disk."""
         environment = await self._environments.pause(
             environment_id, owner=current_owner(ctx), to_disk=to_disk
         )
@@ -139,7 +139,7 @@ class SnapshotTools:
     async def resume_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[Reply, PausedEnvironment]:
-        """Have it go on."""
+        """Resume a paused environment."""
         environment = await self._environments.resume(
             environment_id, owner=current_owner(ctx), progress=reporter(ctx)
         )
@@ -170,8 +170,8 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.snapshot_environment,
             title="Take a snapshot",
-            description="Keep an environment as it is now, memory and disk; it goes on. Use it "
-            "before a step that may go wrong: create_environment with snapshot goes on from there; "
+            description="Keep an environment as it is now, memory and disk; it continues. Use it "
+            "before a step that may go wrong: create_environment with snapshot starts from there; "
             "rollback_environment takes this one back. Background programs are kept; network "
             "connections and exposed ports are not.",
             annotations=CHANGES,
@@ -187,7 +187,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.delete_snapshot,
             title="Delete a snapshot",
-            description="Delete a snapshot. Environments made from it go on.",
+            description="Delete a snapshot. Environments made from it stay.",
             annotations=DESTROYS.model_copy(update={"idempotent_hint": False}),
             meta=searchable("delete a snapshot"),
         ),
@@ -195,7 +195,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             tools.fork_environment,
             title="Fork an environment",
             description="Make copies of a running environment, with memory, files and background "
-            "programs, to try several ways from one state; it goes on itself. Each copy has an id "
+            "programs, to try several ways from one state; it continues. Every copy has an id "
             "of its own and is to be destroyed.",
             annotations=CHANGES,
             meta=searchable("fork, clone or copy a sandbox"),
@@ -203,7 +203,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.rollback_environment,
             title="Roll an environment back",
-            description="Take an environment back to a snapshot of itself; what came since is "
+            description="Take an environment back to a snapshot of itself; later changes are "
             "lost. Refused while calls or jobs run.",
             annotations=DESTROYS,
             meta=searchable("roll back, restore or undo in a sandbox"),
@@ -211,7 +211,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.pause_environment,
             title="Pause an environment",
-            description="Freeze an environment with its memory, files and programs; any call "
+            description="Pause an environment with its memory, files and programs; any call "
             "resumes it. With to_disk, connections break and exposed ports close. Refused while "
             "calls or jobs run.",
             annotations=SETTLES,
@@ -220,7 +220,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.resume_environment,
             title="Resume an environment",
-            description="Have a paused environment go on, before a call does so.",
+            description="Resume a paused environment before a call does so.",
             annotations=SETTLES,
             meta=searchable("resume a paused sandbox"),
         ),

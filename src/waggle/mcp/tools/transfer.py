@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that move trees as archives and expose ports: what passes between guest and client."""
+"""The tools that move trees as archives and expose ports."""
 
 from __future__ import annotations
 
@@ -11,26 +11,10 @@ from waggle.domain.files import MAX_FILE_BYTES
 from waggle.domain.programs import HOME
 from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
 from waggle.mcp.results import Reply, success
-from waggle.mcp.results.files import (
-    DownloadedFiles,
-    UploadedFiles,
-    downloaded,
-    uploaded,
-)
-from waggle.mcp.results.pages import (
-    BASE64_PAGE_BYTES,
-    SMALLEST_PAGE,
-    decode_base64,
-)
-from waggle.mcp.results.state import (
-    ClosedPort,
-    OpenedPort,
-)
-from waggle.mcp.schema.parameters import (
-    LARGE_RESULTS,
-    EnvironmentId,
-    searchable,
-)
+from waggle.mcp.results.files import DownloadedFiles, UploadedFiles, downloaded, uploaded
+from waggle.mcp.results.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
+from waggle.mcp.results.state import ClosedPort, OpenedPort
+from waggle.mcp.schema.parameters import LARGE_RESULTS, EnvironmentId, searchable
 from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.provision import WAIT_SECONDS
 
@@ -55,7 +39,7 @@ class TreeTools:
     async def upload_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, archive: _Archive, path: _Target = None
     ) -> Annotated[Reply, UploadedFiles]:
-        """Unpack an archive; entries that fail make it an error that tells the rest."""
+        """Unpack an archive; entries that fail make it an error, with the counts of the others."""
         data = decode_base64(archive)
         target, done = await self._trees.upload(
             environment_id, path or None, data, owner=current_owner(ctx)
@@ -81,8 +65,8 @@ class TreeTools:
             archive = await self._trees.download(
                 environment_id, path, owner=owner, exclude=exclude or ()
             )
-        asked = limit is not None or archive_id is not None
-        data = archive.read(offset, limit or BASE64_PAGE_BYTES) if asked else None
+        is_page = limit is not None or archive_id is not None
+        data = archive.read(offset, limit or BASE64_PAGE_BYTES) if is_page else None
         return downloaded(archive, offset, data)
 
 
@@ -163,7 +147,7 @@ def port_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.unexpose_port,
             title="Close an exposed port",
-            description="Close a port that expose_port opened. The program goes on.",
+            description="Close a port that expose_port opened. The program still runs.",
             annotations=SETTLES,
             meta=searchable("close an exposed port"),
         ),
