@@ -25,7 +25,7 @@ YOUNG = 10_000
 """Objects made before the collector runs; each call makes some hundreds, and few cycles."""
 LOOK_SECONDS = 5.0
 MANY = 100
-"""Sessions or connections that justify a pause; each leaves some 40 objects in cycles."""
+"""Sessions or connections that justify a pause; one leaves some 40 objects in cycles."""
 _ALLOCATOR = "PYTHONMALLOC"
 _LARGE_BUFFERS: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 """Settings of glibc, in bytes; see mallopt(3)."""

@@ -53,7 +53,7 @@ from waggle.app.process import configure_logging
 configure_logging("info", "json")
 for line in sys.stdin:
     structlog.get_logger().info(line.strip(), filler="x" * 3000)
-    print("told", flush=True)
+    print("answered", flush=True)
 """
 
 
@@ -73,7 +73,7 @@ def test_a_log_on_a_full_disk_loses_lines_and_resumes_when_there_is_space(tmp_pa
             }.items():
                 server.stdin.write(f"{event}\n")
                 server.stdin.flush()
-                assert server.stdout.readline() == "told\n"
+                assert server.stdout.readline() == "answered\n"
                 change()
             server.stdin.close()
             assert server.wait(30) == 0

@@ -55,7 +55,7 @@ def ended(main: str, clings: int = 60) -> subprocess.CompletedProcess[str]:
     [
         ("fails", "the event loop failed: MemoryError"),
         ("has_no_memory", "the event loop has no memory left"),
-        ("stands_still", "the event loop stood still for 1 s"),
+        ("stands_still", "the event loop ran no callback for 1 s"),
     ],
 )
 def test_the_process_ends_with_its_loop_although_a_thread_still_runs(main: str, why: str) -> None:

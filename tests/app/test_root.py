@@ -70,19 +70,19 @@ async def test_leftovers_of_an_earlier_server_are_removed(settings: Settings) ->
         # The pid is in use, but by another process, which must survive.
         other = replace(identity, pid=os.getpid())
         left[1] = replace(left[1], machine=other, ssh_port=10_002)
-        for name in (*(each.id for each in left), "unknown"):
+        for name in (*(leftover.id for leftover in left), "unknown"):
             (places.environments / name).mkdir(parents=True)
         store = await SqliteStore.open(places.state)
-        for each in left:
-            await store.save(each)
+        for leftover in left:
+            await store.save(leftover)
         await store.aclose()
 
         async with open_app(settings) as app:
             assert machine.wait(10) == -signal.SIGKILL
             assert app.environments.all() == []
             assert list(places.environments.iterdir()) == []
-            for each in left:
-                gone = await app.environments.destroy(each.id, owner=each.owner)
+            for leftover in left:
+                gone = await app.environments.destroy(leftover.id, owner=leftover.owner)
                 assert (gone.state, gone.error) == (State.DESTROYED, "The server was restarted.")
 
 
@@ -120,9 +120,9 @@ async def test_unreadable_certificates_refuse_the_start(tmp_path: Path) -> None:
 @pytest.fixture
 def handlers() -> Generator[None]:
     """Assert that the test restores the signal handlers."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    assert {each: signal.getsignal(each) for each in before} == before
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -51,7 +51,7 @@ class Peer:
             while not self._messages:
                 data = await self.wire.read()
                 assert data, "the server closed its side"
-                self._messages += [json.loads(bytes(each)) for each in self._lines.feed(data)]  # pyright: ignore[reportArgumentType]  # none is too long
+                self._messages += [json.loads(bytes(line)) for line in self._lines.feed(data)]  # pyright: ignore[reportArgumentType]  # none is too long
         return self._messages.pop(0)
 
     async def answer(self, number: object) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_only_too_long_lines_are_dropped(longest: int, sent: list[bytes], size: 
     sent = [line.replace(b"\n", b" ") for line in sent]
     data = b"".join(line + b"\n" for line in sent)
     lines = Lines(longest)
-    found = [each for at in range(0, len(data), size) for each in lines.feed(data[at : at + size])]
+    found = [line for at in range(0, len(data), size) for line in lines.feed(data[at : at + size])]
     for line, given_back in zip(sent, found, strict=True):
         if len(line) <= longest:
             assert given_back == line

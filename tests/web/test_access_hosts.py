@@ -125,18 +125,18 @@ PAGE = "https://agents.example"
 async def test_a_page_of_an_allowed_origin_may_call() -> None:
     """Like the MCP Inspector from a page: a preflight, then calls with the session's header."""
     setup = Setup(names=("agents.example",), origins=(PAGE,))
-    asked = "authorization, content-type, mcp-protocol-version, mcp-session-id"
+    requested = "authorization, content-type, mcp-protocol-version, mcp-session-id"
     async with serving(setup) as rig, raw(rig) as http:
         for method in ("POST", "GET", "DELETE"):
             asking = {
                 "Origin": PAGE,
                 "Access-Control-Request-Method": method,
-                "Access-Control-Request-Headers": asked,
+                "Access-Control-Request-Headers": requested,
             }
             preflight = await http.options("/mcp", headers=asking)
             assert preflight.status_code == 200
             assert preflight.headers["access-control-allow-origin"] == PAGE
-            assert preflight.headers["access-control-allow-headers"] == asked
+            assert preflight.headers["access-control-allow-headers"] == requested
             assert method in preflight.headers["access-control-allow-methods"]
         opened = await http.post("/mcp", json=INITIALIZE, headers={"Origin": PAGE})
         assert opened.headers["access-control-allow-origin"] == PAGE

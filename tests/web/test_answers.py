@@ -23,7 +23,7 @@ async def test_headers_are_read_once_and_stay_as_the_client_sent_them() -> None:
     assert (read[b"accept"], read.text(b"host"), read.text(b"origin")) == (b"a", "\xe9", None)
 
 
-async def test_of_a_repeated_header_the_first_counts_and_its_name_is_told() -> None:
+async def test_of_a_repeated_header_the_first_counts_and_its_name_is_listed() -> None:
     read = Fields([(b"host", b"a"), (b"x", b""), (b"host", b"b")])
     assert (read, read.repeated) == ({b"host": b"a", b"x": b""}, {b"host"})
     assert not Fields([(b"host", b"a")]).repeated

@@ -29,7 +29,7 @@ class Ground:
     server: Waggle
     attacker: Target
     victim: Target
-    nobody: Target
+    anonymous: Target
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ground]:
 
     tokens = [token(owner) for owner in ("attacker", "victim")]
     with running(place / "server", settings) as server:
-        attacker, victim = (Target(server.url, each) for each in tokens)
+        attacker, victim = (Target(server.url, token) for token in tokens)
         yield Ground(server, attacker, victim, Target(server.url))
 
 
@@ -54,13 +54,13 @@ def withstands(ground: Ground, name: str, seconds: float, size: int) -> None:
     fared = attacked(
         ground.attacker, ground.victim, pid, attack, seconds=seconds, at_once=at_once, calm=60
     )
-    told = f"{name}: {fared}"
-    assert len(fared.waits) >= 2, told
-    assert fared.refused == 0, told
-    assert fared.stall < STALL, told
-    assert fared.p99() < WAIT, told
-    assert fared.grown < GROWTH, told
-    assert fared.after < fared.before * 1.15 + 5, told
+    report = f"{name}: {fared}"
+    assert len(fared.waits) >= 2, report
+    assert fared.refused == 0, report
+    assert fared.stall < STALL, report
+    assert fared.p99() < WAIT, report
+    assert fared.grown < GROWTH, report
+    assert fared.after < fared.before * 1.15 + 5, report
 
 
 @pytest.mark.parametrize("name", ["lists", "escapes"])
@@ -82,7 +82,7 @@ def test_idle_connections_do_not_keep_other_clients_out(ground: Ground, said: st
         return target.head(None, "/healthz", "GET") if said == "a request" else b""
 
     pid = ground.server.process.pid
-    fared = attacked(ground.nobody, ground.victim, pid, idle(1000, head), seconds=8.0, calm=60)
+    fared = attacked(ground.anonymous, ground.victim, pid, idle(1000, head), seconds=8.0, calm=60)
     assert len(fared.waits) >= 2
     assert fared.refused == 0, fared
     assert fared.p99() < 2 * WAIT, fared
@@ -91,7 +91,7 @@ def test_idle_connections_do_not_keep_other_clients_out(ground: Ground, said: st
 
 
 def test_an_unauthorised_request_is_refused_before_its_body(ground: Ground) -> None:
-    for target in (ground.nobody, Target(ground.nobody.url, "wgl_none")):
+    for target in (ground.anonymous, Target(ground.anonymous.url, "wgl_none")):
         with target.connect() as line:
             line.sendall(target.head(31 * MIB))
             assert line.recv(12) == b"HTTP/1.1 401"

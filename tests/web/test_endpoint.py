@@ -138,8 +138,8 @@ async def test_a_call_is_answered_in_the_form_that_its_client_accepts(
         for where in ({}, session):
             answer = await http.post("/mcp", json=call, headers=where | headers)
             assert answer.headers["content-type"].partition(";")[0] == form
-            told = answer.text if form.endswith("json") else answer.text.partition("data: ")[2]
-            assert (json.loads(told)["id"], answer.status_code) == (7, 200)
+            text = answer.text if form.endswith("json") else answer.text.partition("data: ")[2]
+            assert (json.loads(text)["id"], answer.status_code) == (7, 200)
             note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
             noted = await http.post("/mcp", json=note, headers=where | headers)
             assert (noted.status_code, noted.text) == (202, "")
@@ -304,13 +304,13 @@ async def hang_up_during_create(rig: Rig, **arguments: object) -> None:
 
 async def test_the_same_call_continues_a_create_that_was_given_up() -> None:
     async with serving(Setup(max_environments=1)) as rig, client(rig) as connected:
-        asked = {"runtime": "python", "files": {"a.txt": "hello"}, "idempotency_key": "k"}
-        await hang_up_during_create(rig, **asked)
-        made = data_of(await connected.call_tool("create_environment", asked))
+        arguments = {"runtime": "python", "files": {"a.txt": "hello"}, "idempotency_key": "k"}
+        await hang_up_during_create(rig, **arguments)
+        made = data_of(await connected.call_tool("create_environment", arguments))
         assert [*rig.host.guests] == [made["environment_id"]]
         where = {"environment_id": made["environment_id"], "path": "a.txt"}
         assert data_of(await connected.call_tool("read_file", where))["content"] == "hello"
-        again = data_of(await connected.call_tool("create_environment", asked))
+        again = data_of(await connected.call_tool("create_environment", arguments))
         assert again == made, "its key is that of what it made"
 
 
@@ -319,7 +319,7 @@ async def test_a_create_that_was_given_up_blocks_no_other_create() -> None:
         await hang_up_during_create(rig, runtime="python")
         environment = await created(connected, "node")
         listed = data_of(await connected.call_tool("list_environments", {}))
-        assert [each["environment_id"] for each in listed["environments"]] == [environment]
+        assert [shown["environment_id"] for shown in listed["environments"]] == [environment]
 
 
 async def test_a_session_and_its_call_survive_a_lost_connection() -> None:

@@ -116,7 +116,7 @@ async def test_a_client_gets_a_token_from_the_url_alone(era: str) -> None:
             environment = await created(client)
             (found,) = rig.services.environments.all()
         assert (found.id, found.owner) == (environment, f"{issuer.url}#ann")
-        assert issuer.asked == [
+        assert issuer.requests == [
             "GET /.well-known/oauth-authorization-server",
             "POST /register",
             "GET /authorize",
@@ -133,11 +133,11 @@ async def test_a_clients_next_run_needs_no_browser_or_registration() -> None:
     async with authorising() as issuer, resource_server(issuer) as rig:
         async with authorised(rig, LEGACY, storage) as client:
             environment = await created(client)
-        issuer.asked.clear()
+        issuer.requests.clear()
         async with authorised(rig, LEGACY, storage) as client:
             listed = data_of(await client.call_tool("list_environments", {}))
-        assert [each["environment_id"] for each in listed["environments"]] == [environment]
-        assert issuer.asked == []
+        assert [shown["environment_id"] for shown in listed["environments"]] == [environment]
+        assert issuer.requests == []
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -148,9 +148,9 @@ async def test_an_expired_token_is_refreshed(era: str) -> None:
             await client.call_tool("list_environments", {})
             first = storage.tokens
             provider.context.token_expiry_time = 1.0  # long ago
-            issuer.asked.clear()
+            issuer.requests.clear()
             assert data_of(await client.call_tool("list_environments", {})).get("count", 0) == 0
-        assert issuer.asked == ["POST /token refresh_token"]
+        assert issuer.requests == ["POST /token refresh_token"]
         assert storage.tokens != first
 
 
@@ -176,7 +176,7 @@ async def test_a_token_for_another_resource_is_refused() -> None:
             async with authorised(rig, LEGACY):
                 raise AssertionError("it was let in")
         assert not refused.group_contains(AssertionError)
-        assert issuer.asked.count("GET /authorize") == 1
+        assert issuer.requests.count("GET /authorize") == 1
 
 
 async def test_a_token_without_the_scope_is_refused() -> None:

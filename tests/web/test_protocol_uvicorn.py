@@ -94,7 +94,7 @@ def test_the_server_has_what_is_overridden_and_set() -> None:
     assert running.config.h11_max_incomplete_event_size == 123, UVICORN
 
 
-def test_the_parser_tells_of_offers_and_takes_the_rest() -> None:
+def test_the_parser_reports_offers_and_takes_the_rest() -> None:
     needed = ("feed_data", "get_method", "get_http_version", "should_upgrade")
     missing = [name for name in needed if not hasattr(httptools.HttpRequestParser, name)]
     assert not missing, f"HttpRequestParser lacks {missing} {HTTPTOOLS}"

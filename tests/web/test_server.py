@@ -148,8 +148,8 @@ async def test_an_idle_connection_is_closed_if_there_are_too_many() -> None:
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await kept.readuntil(b'{"status":"ok"}')
         async with raw(rig) as http, raw(rig) as other:
-            for each in (http, other, http, other):
-                assert (await each.get("/healthz")).status_code == 200
+            for caller in (http, other, http, other):
+                assert (await caller.get("/healthz")).status_code == 200
         with anyio.fail_after(5), contextlib.suppress(ConnectionError):
             assert await silent.read() == b""
 
@@ -244,11 +244,11 @@ async def test_a_call_that_outlasts_the_grace_period_gets_a_reason(era: str) -> 
     async with serving(setup) as rig, client(rig, era) as connected:
         environment = await created(connected)
         guest = rig.host.guests[environment]
-        told: list[dict[str, Any]] = []
+        refusals: list[dict[str, Any]] = []
 
         async def call() -> None:
             arguments = {"environment_id": environment, "code": "hang"}
-            told.append(error_of(await connected.call_tool("execute", arguments)))
+            refusals.append(error_of(await connected.call_tool("execute", arguments)))
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
@@ -256,7 +256,7 @@ async def test_a_call_that_outlasts_the_grace_period_gets_a_reason(era: str) -> 
                 await guest.started.wait()
                 rig.server.stop()
         assert guest.was_cancelled.is_set()
-        assert (told[0]["code"], told[0]["retryable"]) == ("shutting_down", True)
+        assert (refusals[0]["code"], refusals[0]["retryable"]) == ("shutting_down", True)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -266,19 +266,19 @@ async def test_a_read_that_outlasts_the_grace_period_gets_a_reason(era: str) -> 
         environment = await created(connected)
         guest = rig.host.guests[environment]
         guest.file_hold = anyio.Event()
-        told: list[MCPError] = []
+        refusals: list[MCPError] = []
 
         async def read() -> None:
             with pytest.raises(MCPError) as refused:
                 await connected.read_resource(f"waggle://environments/{environment}/files/a")
-            told.append(refused.value)
+            refusals.append(refused.value)
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 group.start_soon(read)
                 await guest.started.wait()
                 rig.server.stop()
-        assert told[0].error.data["waggle/error"]["code"] == "shutting_down"
+        assert refusals[0].error.data["waggle/error"]["code"] == "shutting_down"
 
 
 async def test_a_bare_call_that_is_cut_gets_a_complete_answer() -> None:

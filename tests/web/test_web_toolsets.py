@@ -38,8 +38,8 @@ async def discovered(rig: Rig, query: str) -> str:
     """Return `server/discover`'s instructions. The SDK's client with a fixed era skips it."""
     headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
     async with raw(rig) as http:
-        asked = request("server/discover", {"_meta": META})
-        answer = await http.post(f"/mcp{query}", json=asked, headers=headers)
+        message = request("server/discover", {"_meta": META})
+        answer = await http.post(f"/mcp{query}", json=message, headers=headers)
         return answer.json()["result"]["instructions"]
 
 
@@ -61,10 +61,10 @@ async def test_a_client_sees_the_tools_that_it_chose(era: str) -> None:
             assert all((name in said) is (name in names) for name in ALL_TOOLS), said
         assert [prompt.name for prompt in (await few.list_prompts()).prompts] == []
         assert len((await plain.list_prompts()).prompts) == len(PROMPTS)
-        told = {
+        types = {
             template.name for template in (await plain.list_resource_templates()).resource_templates
         }
-        assert len((await full.list_resource_templates()).resource_templates) == len(told) + 1
+        assert len((await full.list_resource_templates()).resource_templates) == len(types) + 1
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -85,11 +85,11 @@ async def test_only_a_client_with_a_choice_is_limited_to_it(era: str) -> None:
 @pytest.mark.parametrize("era", ERAS)
 async def test_hints_name_no_tool_that_is_hidden_from_the_client(era: str) -> None:
     async with serving(Setup(offer=CORE)) as rig:
-        asked = {"environment_id": "nowhere", "path": "a"}
+        arguments = {"environment_id": "nowhere", "path": "a"}
         hints: list[str] = []
         for query in ("?toolsets=files", ""):
             async with client(rig, era, after=query) as agent:
-                hints.append(error_of(await agent.call_tool("read_file", asked))["hint"])
+                hints.append(error_of(await agent.call_tool("read_file", arguments))["hint"])
         assert "list_environments" not in hints[0]
         assert "list_environments" in hints[1]
 

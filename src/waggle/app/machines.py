@@ -49,6 +49,7 @@ from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
+log = structlog.get_logger(__name__)
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
 _WHY_NOT = "This server's hypervisor, libkrun, cannot freeze machines."
 _QEMU_CAN = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
@@ -93,10 +94,7 @@ def machinery(
 
 
 def templates(
-    settings: Settings,
-    made: Machinery,
-    tasks: anyio.abc.TaskGroup | None,
-    stack: Stack,
+    settings: Settings, made: Machinery, tasks: anyio.abc.TaskGroup | None, stack: Stack
 ) -> Templates | NoTemplates:
     """Return the templates, or NoTemplates if the settings or the hypervisor rule them out.
 
@@ -179,7 +177,7 @@ def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Cho
     )
     reason = choice.reason
     if acceleration.reason not in reason:
-        reason = f"{reason} {acceleration.reason}"
+        reason += f" {acceleration.reason}"
     return Chosen(qemu, f"qemu ({acceleration.accel})", reason)
 
 
@@ -187,9 +185,6 @@ def library(settings: Settings) -> Library:
     """Return whether libkrun can be used here, and the remedy if not."""
     facts = read_krun_facts(settings.libkrun_path)
     return Library(facts.problem, facts.mend)
-
-
-log = structlog.get_logger(__name__)
 
 
 def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:

@@ -108,7 +108,7 @@ def watching(
         audit = AuditLog(path, programs=settings.audit_code, now=_now, monotonic=time.monotonic)
     try:
         yield Watch(
-            Observers([each for each in (metrics, audit) if each is not None]),
+            Observers([observer for observer in (metrics, audit) if observer is not None]),
             scrape=metrics.scrape if metrics else None,
             reopen=audit.reopen if audit else None,
         )
@@ -135,11 +135,11 @@ def egress_log(
     Allowed connections are not logged: they are private to the guest.
     """
 
-    def tell(denied: Denied, more: int) -> None:
+    def write(denied: Denied, more: int) -> None:
         counted = {"more_in_last_second": more} if more else {}
         log.info("egress_denied", environment=environment, **denied._asdict(), **counted)
 
-    thinned = Thinning(tell, later)
+    thinned = Thinning(write, later)
 
     def decided(host: str, port: int, verdict: Verdict) -> None:
         if not verdict.allowed:

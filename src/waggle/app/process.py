@@ -33,7 +33,7 @@ _SILENT = ("qemu",)
 """Libraries that log errors that they also raise, and cancelled boots as errors."""
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_logged(record: logging.LogRecord) -> bool:
     """Whether to log `record`. A client that leaves while it is answered is not an error."""
     error = record.exc_info[1] if record.exc_info else None
     return not (record.name.startswith("mcp.") and isinstance(error, anyio.ClosedResourceError))
@@ -120,7 +120,7 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_logged)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _SILENT:
@@ -204,8 +204,8 @@ class _Loop(asyncio.SelectorEventLoop):
 @contextlib.contextmanager
 def _watching(loop: asyncio.AbstractEventLoop, dead_after: int) -> Generator[None]:
     over = threading.Event()
-    arguments = (loop, over, dead_after)
-    threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
+    args = (loop, over, dead_after)
+    threading.Thread(target=_watch, args=args, name="watchdog", daemon=True).start()
     try:
         yield
     finally:
@@ -222,7 +222,7 @@ def _watch(loop: asyncio.AbstractEventLoop, over: threading.Event, dead_after: i
             if turned.wait(_TICK) or over.is_set():
                 break
         else:
-            _end(f"the event loop stood still for {dead_after} s")
+            _end(f"the event loop ran no callback for {dead_after} s")
         over.wait(_TICK)
 
 

@@ -66,7 +66,7 @@ from waggle.service.idempotency import Repeats
 from waggle.service.local.blueprint import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
 from waggle.service.local.host import LocalHost
-from waggle.service.local.images import ImageService, Pruner
+from waggle.service.local.images.images import ImageService, Pruner
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 from waggle.service.programs.execution import ExecutionService
@@ -116,7 +116,7 @@ async def open_app(
 
         pool = warm_pool(settings, held)
         watch = stack.enter_context(
-            watching(settings, lambda: [each.state for each in environments.all()], pool.counts)
+            watching(settings, lambda: (live.state for live in environments.all()), pool.counts)
         )
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
@@ -124,11 +124,7 @@ async def open_app(
         authorities = certificates(settings) if authorities is None else authorities
         images = image_service(settings, several_owners, authorities)
         made = machinery(settings, chosen.hypervisor, authorities, stack)
-        host = _local_host(
-            *(settings, made, stack, watch.observer, tasks),
-            images=images,
-            pool=pool,
-        )
+        host = _local_host(settings, made, stack, watch.observer, tasks, images=images, pool=pool)
         environments = EnvironmentService(
             host=host,
             store=store,
@@ -139,7 +135,7 @@ async def open_app(
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep(each.id for each in await store.unfinished())
+        host.sweep(environment.id for environment in await store.unfinished())
         snapshots = SnapshotService(
             environments,
             LocalSnapshots(places.snapshots, made.freezing),
@@ -176,10 +172,7 @@ async def open_app(
             settings=settings,
             environments=environments,
             services=_services(
-                settings,
-                environments,
-                snapshots,
-                store,
+                *(settings, environments, snapshots, store),
                 clock=clock,
                 tasks=tasks,
                 observer=watch.observer,
@@ -273,25 +266,21 @@ def _services(
     tasks: anyio.abc.TaskGroup,
     observer: Observer,
 ) -> Services:
-    spoken = execution_limits(settings)
-    record = partial(
-        Spool,
-        Places.of(settings).data,
-        keep=settings.output_keep_mb << 20,
-        view=MAX_OUTPUT,
-    )
-    archive = partial(Spool, Places.of(settings).data, keep=MAX_RECORDS_BYTES, view=0)
+    call_limits = execution_limits(settings)
+    spool = partial(Spool, Places.of(settings).data)
+    record = partial(spool, keep=settings.output_keep_mb << 20, view=MAX_OUTPUT)
+    archive = partial(spool, keep=MAX_RECORDS_BYTES, view=0)
     jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
     return Services(
         environments=environments,
         snapshots=snapshots,
-        execution=ExecutionService(environments, jobs, runtimes(settings), spoken),
+        execution=ExecutionService(environments, jobs, runtimes(settings), call_limits),
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
         trees=TreeService(environments, record=archive, trim=trim),
         ports=PortService(environments),
-        execution_limits=spoken,
+        execution_limits=call_limits,
         rates=rates(settings),
         offer=offer(settings),
         parameter_headers=settings.parameter_headers,

@@ -26,7 +26,7 @@ from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.store.select import is_local
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.service.environments.creating import Limits, Pausing
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import PullPlaces, PullPolicy
 from waggle.service.local.warm_machine import WarmKind
 from waggle.service.programs.execution import ExecutionLimits

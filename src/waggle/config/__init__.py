@@ -107,8 +107,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
     exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
     if exposed and not settings.authenticates:
         yield (
-            f"WAGGLE_LISTEN_ADDR={settings.listen_addr} can be reached from other machines, and "
-            "nobody has to authenticate: use a loopback address, set WAGGLE_AUTH_TOKENS_FILE or "
+            f"WAGGLE_LISTEN_ADDR={settings.listen_addr} can be reached from other machines without "
+            "authentication: use a loopback address, set WAGGLE_AUTH_TOKENS_FILE or "
             "WAGGLE_OAUTH_ISSUER, or set WAGGLE_ALLOW_REMOTE=true behind a proxy that checks who "
             "calls."
         )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
-
 from waggle.config.parsers import (
     Duration,
     Networks,
@@ -53,7 +51,7 @@ class EnvironmentSection(Section):
         ge=64,
         le=1_048_576,
     )
-    default_runtime: Annotated[RuntimeName, BeforeValidator(lower)] = setting(
+    default_runtime: Annotated[RuntimeName, lower] = setting(
         "data",
         "Runtime of an environment that `execute`, `write_file` or `install_packages` makes when "
         "it is called without one and needs no other.",
@@ -75,11 +73,11 @@ class EnvironmentSection(Section):
     )
     boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
     reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")
-    idle_action: Annotated[Literal["pause", "destroy"], BeforeValidator(lower)] = setting(
+    idle_action: Annotated[Literal["pause", "destroy"], lower] = setting(
         "pause",
-        "What becomes of an unused environment: `pause` keeps its state on the disk, and any call "
-        "has it go on; while there is no room for that, it stands still in memory. With libkrun, "
-        "which cannot pause, and with `destroy`, it is removed.",
+        "What becomes of an unused environment: `pause` keeps its state on the disk, or, while "
+        "there is no room for that, in memory, and any call resumes it. With libkrun, which cannot "
+        "pause, and with `destroy`, it is removed.",
     )
     paused_keep: Duration = setting(
         "24h",
@@ -99,7 +97,7 @@ class EnvironmentSection(Section):
 class MachineSection(Section):
     """Virtual machines."""
 
-    hypervisor: Annotated[Literal["auto", "krun", "qemu"], BeforeValidator(lower)] = setting(
+    hypervisor: Annotated[Literal["auto", "krun", "qemu"], lower] = setting(
         "auto", "What runs the machines; `auto` takes libkrun where it is usable, else QEMU."
     )
     libkrun_path: OptionalPath = setting(
@@ -110,28 +108,28 @@ class MachineSection(Section):
         "The libkrunfw library, 5.x, that `waggle setup` takes the guest kernel from; nothing "
         "means the Debian package.",
     )
-    accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = setting(
+    accel: Annotated[Literal["auto", "kvm", "tcg"], lower] = setting(
         "auto",
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
     )
     qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
     qemu_older: Programs = setting(
         "",
-        "Other QEMU programs. Paused environments and snapshots go on only with the very QEMU that "
-        "made them: when you upgrade, keep the old one, with its files, and name it here.",
+        "Other QEMU programs. Paused environments and snapshots resume only with the very QEMU "
+        "that made them: when you upgrade, keep the old one, with its files, and name it here.",
     )
-    templates: Annotated[Literal["on", "built", "off"], BeforeValidator(lower)] = setting(
+    templates: Annotated[Literal["on", "built", "off"], lower] = setting(
         "on",
-        "Whether QEMU's machines go on from frozen ones instead of booting: `on` makes what is "
-        "missing in the background, `built` uses what is there and makes none, `off` uses none.",
+        "Whether QEMU's machines resume from frozen ones instead of booting: `on` makes missing "
+        "ones in the background, `built` uses existing ones and makes none, `off` uses none.",
     )
-    template_sharing: Annotated[Literal["all", "owner"], BeforeValidator(lower)] = setting(
+    template_sharing: Annotated[Literal["all", "owner"], lower] = setting(
         "all",
-        "Whose machines go on from the same template, and so share its memory until they write: "
+        "Whose machines resume from the same template, and so share its memory until they write: "
         "those of `all`, or of one `owner` only, who then waits for a boot the first time. With "
         "`owner`, machines of the warm pool boot.",
     )
-    prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
+    prefer: Annotated[Literal["isolation", "speed"], lower] = setting(
         "isolation",
         "What `WAGGLE_HYPERVISOR=auto` takes where both could run: `isolation` is libkrun, `speed` "
         "is QEMU with KVM, whose machines can be frozen.",
@@ -140,7 +138,7 @@ class MachineSection(Section):
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535
     )
     ssh_port_max: Whole = setting(
-        "11000", "End of that range; this port is not used any more.", ge=1025, le=65_536
+        "11000", "End of that range; this port is not in it.", ge=1025, le=65_536
     )
     vm_uid_base: Whole = setting(
         "1900000000",

@@ -12,7 +12,7 @@ import shlex
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 from waggle.config.parsers import (
     Accepts,
@@ -22,6 +22,7 @@ from waggle.config.parsers import (
     all_matching,
     matching,
     parse_duration,
+    parsed_by,
     setting,
     split_words,
 )
@@ -35,10 +36,8 @@ _IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9\[][A-Za-z0-9._/:@+\[\]-]{0,510}"
 _MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
 
 
-def parse_registries(value: object) -> object:
+def parse_registries(value: str) -> frozenset[str]:
     """Read a list of registries, written as in references: `host` or `host:port`."""
-    if not isinstance(value, str):
-        return value
     return frozenset(parse_registry(word) for word in split_words(value))
 
 
@@ -52,10 +51,8 @@ def parse_registry(word: str) -> str:
     raise ValueError("not a registry")
 
 
-def parse_registry_mirrors(value: object) -> object:
+def parse_registry_mirrors(value: str) -> dict[str, tuple[str, ...]]:
     """Read `registry=host[:port][/path]` pairs; several of one registry keep their order."""
-    if not isinstance(value, str):
-        return value
     mirrors: dict[str, tuple[str, ...]] = {}
     for word in split_words(value):
         registry, equals, mirror = word.partition("=")
@@ -74,10 +71,8 @@ def parse_default_registry(value: str) -> str:
         raise ValueError("not a registry") from None
 
 
-def parse_pull(value: object) -> object:
+def parse_pull(value: str) -> PullRule | timedelta:
     """Read `always`, `missing`, `never` or a duration."""
-    if not isinstance(value, str):
-        return value
     if value.lower() in {*PullRule}:
         return PullRule(value.lower())
     return parse_duration(value)
@@ -90,12 +85,12 @@ DefaultRegistry = Annotated[
 ]
 Registries = Annotated[
     frozenset[str],
-    BeforeValidator(parse_registries),
+    parsed_by(parse_registries),
     Accepts("registries as host or host:port, separated by commas"),
 ]
 RegistryMirrors = Annotated[
     dict[str, tuple[str, ...]],
-    BeforeValidator(parse_registry_mirrors),
+    parsed_by(parse_registry_mirrors),
     Accepts("registry=host[:port][/path], separated by commas"),
 ]
 ImagePatterns = Annotated[
@@ -105,7 +100,7 @@ ImagePatterns = Annotated[
 ]
 Pull = Annotated[
     PullRule | timedelta,
-    BeforeValidator(parse_pull),
+    parsed_by(parse_pull),
     Accepts("always, missing, never, or a duration such as 24h"),
 ]
 
@@ -240,7 +235,7 @@ class ImageSection(Section):
     image_pull: Pull = setting(
         "missing",
         "When a create asks the registry what a tag means: `missing`, if the image is not here; "
-        "a duration, also if it was asked longer ago; `always`; `never`. Digests are asked for "
+        "a duration, also if the last request is older; `always`; `never`. Digests are requested "
         "once.",
     )
     max_pulls: Whole = setting(
@@ -256,7 +251,7 @@ class ImageSection(Section):
         "names without a slash. Nothing means that they are looked for on this machine only.",
     )
     insecure_registries: Registries = setting(
-        "", "Registries that are spoken to in plain HTTP: who is on the way reads and writes along."
+        "", "Registries used over plain HTTP: others on the path can read and change the data."
     )
     registry_mirrors: RegistryMirrors = setting(
         "", "Where to ask before the registry itself: `registry.example=mirror.example/path`."
@@ -269,7 +264,8 @@ class ImageSection(Section):
     image_cache_max_mb: Whole = setting(
         "51200",
         "What images and their disks may take together, in MiB; once an hour the least recently "
-        "used go. Those of the runtimes and of running environments stay. 0 means no bound.",
+        "used are removed. Those of the runtimes and of running environments stay. 0 means no "
+        "bound.",
         ge=0,
         le=1_000_000_000,
     )

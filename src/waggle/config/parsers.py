@@ -8,6 +8,7 @@ its text is not shown, since the type's `Accepts` describes the accepted values.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -56,19 +57,20 @@ class ListenAddress(NamedTuple):
             return False
 
 
-def parse_whole(value: object) -> object:
+def parsed_by(parse: Callable[[str], object]) -> BeforeValidator:
+    """Return a validator that parses texts with `parse`, and keeps other values."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def parse_whole(value: str) -> int:
     """Read a whole number without sign, spaces or underscores."""
-    if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]{1,12}", value):
-            raise ValueError("not a whole number")
-        return int(value)
-    return value
+    if not re.fullmatch(r"[0-9]{1,12}", value):
+        raise ValueError("not a whole number")
+    return int(value)
 
 
-def parse_duration(value: object) -> object:
+def parse_duration(value: str) -> timedelta:
     """Read `90s`, `5m`, `1h30m`, `250ms`: units in this order, each at most once, above zero."""
-    if not isinstance(value, str):
-        return value
     match = _DURATION.fullmatch(value)
     numbers = match.groups(default="0") if match else ()
     total = sum(int(number) * unit for number, unit in zip(numbers, _UNITS.values(), strict=False))
@@ -86,10 +88,8 @@ def format_duration(value: timedelta) -> str:
     return words or "0s"
 
 
-def parse_listen_address(value: object) -> object:
+def parse_listen_address(value: str) -> ListenAddress:
     """Read `host:port`, with an IPv6 address in brackets: `[::1]:8080`."""
-    if not isinstance(value, str):
-        return value
     host, colon, port = value.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > MAX_PORT:
         raise ValueError("no port")
@@ -113,17 +113,13 @@ def split_words(value: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def parse_cidrs(value: object) -> object:
+def parse_cidrs(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """Read a list of networks. Host bits must be zero, so that a slip does not widen the list."""
-    if not isinstance(value, str):
-        return value
     return tuple(ip_network(word) for word in split_words(value))
 
 
-def parse_ports(value: object) -> object:
+def parse_ports(value: str) -> tuple[int, ...]:
     """Read a list of TCP ports, at least one."""
-    if not isinstance(value, str):
-        return value
     words = split_words(value)
     if not words or not all(re.fullmatch(r"[0-9]{1,5}", word) for word in words):
         raise ValueError("not a list of ports")
@@ -133,25 +129,16 @@ def parse_ports(value: object) -> object:
     return ports
 
 
-def parse_toolsets(value: object) -> object:
+def parse_toolsets(value: str) -> frozenset[Toolset]:
     """Read names of toolsets separated by commas or spaces; `full` and `all` mean all of them."""
-    if not isinstance(value, str):
-        return value
     try:
         return toolsets_of(split_words(value))
     except InvalidArgument as error:
         raise ValueError(error.message) from error
 
 
-def parse_optional_toolsets(value: object) -> object:
-    """Read toolsets as `parse_toolsets` does; an empty text gives None."""
-    return None if value == "" else parse_toolsets(value)
-
-
-def parse_warm_pool(value: object) -> object:
+def parse_warm_pool(value: str) -> tuple[tuple[RuntimeName, int], ...]:
     """Read `python:2,node:1`: a runtime at most once, every number above zero."""
-    if not isinstance(value, str):
-        return value
     pairs = [word.partition(":") for word in split_words(value.lower())]
     if not all(re.fullmatch(r"[1-9][0-9]{0,3}", number) for _, _, number in pairs):
         raise ValueError("not a number of machines")
@@ -161,71 +148,62 @@ def parse_warm_pool(value: object) -> object:
     return tuple(counts.items())
 
 
-def parse_absolute_path(value: object) -> object:
+def parse_absolute_path(value: str) -> Path:
     """Read an absolute path without looking it up or expanding `~`."""
-    if not isinstance(value, str):
-        return value
     if not value.startswith("/") or "\0" in value:
         raise ValueError("not an absolute path")
     return Path(value)
 
 
-def parse_optional_path(value: object) -> object:
+def parse_optional_path(value: str) -> Path | None:
     """Read an absolute path, or nothing."""
-    return None if value == "" else parse_absolute_path(value)
-
-
-def lower(value: object) -> object:
-    """Convert text to lower case, for enumerations that ignore case."""
-    return value.lower() if isinstance(value, str) else value
+    return parse_absolute_path(value) if value else None
 
 
 def matching(pattern: re.Pattern[str], *, empty: bool = False) -> BeforeValidator:
     """Return a validator of a text that must match all of `pattern`."""
 
-    def check(value: object) -> object:
-        if isinstance(value, str) and not (empty and not value) and not pattern.fullmatch(value):
+    def check(value: str) -> str:
+        if not (empty and not value) and not pattern.fullmatch(value):
             raise ValueError("does not match")
         return value
 
-    return BeforeValidator(check)
+    return parsed_by(check)
 
 
 def all_matching(pattern: re.Pattern[str]) -> BeforeValidator:
     """Return a validator of a list of texts that must all match all of `pattern`."""
 
-    def check(value: object) -> object:
-        if not isinstance(value, str):
-            return value
+    def check(value: str) -> tuple[str, ...]:
         words = split_words(value)
         if not all(pattern.fullmatch(word) for word in words):
             raise ValueError("does not match")
         return words
 
-    return BeforeValidator(check)
+    return parsed_by(check)
 
 
+lower = parsed_by(str.lower)
+"""Converts to lower case, for enumerations that ignore case."""
 Duration = Annotated[
     timedelta,
-    BeforeValidator(parse_duration),
+    parsed_by(parse_duration),
     Accepts("a duration such as 250ms, 90s, 5m or 1h30m"),
 ]
 Listen = Annotated[
     ListenAddress,
-    BeforeValidator(parse_listen_address),
+    parsed_by(parse_listen_address),
     Accepts("host:port, such as 127.0.0.1:8080, localhost:8080 or [::1]:8080"),
 ]
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
-    BeforeValidator(parse_cidrs),
+    parsed_by(parse_cidrs),
     Accepts("networks separated by commas, such as 10.1.0.0/16,fd00::/8 (host bits zero)"),
 ]
-Ports = Annotated[
-    tuple[int, ...], BeforeValidator(parse_ports), Accepts("TCP ports separated by commas")
-]
-AbsolutePath = Annotated[Path, BeforeValidator(parse_absolute_path), Accepts("an absolute path")]
+Ports = Annotated[tuple[int, ...], parsed_by(parse_ports), Accepts("TCP ports separated by commas")]
+AbsolutePath = Annotated[Path, parsed_by(parse_absolute_path), Accepts("an absolute path")]
 OptionalPath = Annotated[
-    Path | None, BeforeValidator(parse_optional_path), Accepts("an absolute path, or nothing")
+    Path | None, parsed_by(parse_optional_path), Accepts("an absolute path, or nothing")
 ]
 Hosts = Annotated[
     tuple[str, ...],
@@ -247,22 +225,20 @@ Programs = Annotated[
 ]
 WarmPoolSizes = Annotated[
     tuple[tuple[RuntimeName, int], ...],
-    BeforeValidator(parse_warm_pool),
+    parsed_by(parse_warm_pool),
     Accepts(f"runtimes ({', '.join(RuntimeName)}) and numbers of machines, as in python:2,node:1"),
 ]
 Toolsets = Annotated[
     frozenset[Toolset],
-    BeforeValidator(parse_toolsets),
+    parsed_by(parse_toolsets),
     Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas"),
 ]
 OptionalToolsets = Annotated[
     frozenset[Toolset] | None,
-    BeforeValidator(parse_optional_toolsets),
+    parsed_by(lambda value: parse_toolsets(value) if value else None),
     Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas, or nothing"),
 ]
-
-
-Whole = Annotated[int, BeforeValidator(parse_whole)]
+Whole = Annotated[int, parsed_by(parse_whole)]
 
 
 def setting(default: str, description: str, *, ge: int | None = None, le: int | None = None) -> Any:

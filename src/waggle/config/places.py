@@ -9,13 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.config.parsers import (
-    AbsolutePath,
-    Duration,
-    Section,
-    Whole,
-    setting,
-)
+from waggle.config.parsers import AbsolutePath, Duration, Section, Whole, setting
 
 
 class StorageSection(Section):
@@ -36,7 +30,7 @@ class StorageSection(Section):
         "512",
         "MiB of the disks of both directories that are kept free: with less, environments are "
         "neither created nor copied, snapshots and pauses to disk are refused, images not pulled, "
-        "and machines that met a full disk stand still until there is as much again.",
+        "and machines that met a full disk stay paused until there is as much again.",
         ge=0,
         le=1_000_000_000,
     )

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from waggle.config.parsers import (
     Accepts,
     Duration,
     Hosts,
     Listen,
+    ListenAddress,
     OptionalPath,
     OptionalToolsets,
     Origins,
@@ -29,6 +29,7 @@ from waggle.config.parsers import (
     lower,
     matching,
     parse_optional_path,
+    parsed_by,
     setting,
 )
 from waggle.domain.programs import MAX_OUTPUT
@@ -43,7 +44,7 @@ def parse_url(value: str) -> str:
         return value
     parts = urlsplit(value)
     host, _ = parts.hostname or "", parts.port
-    loopback = host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+    loopback = ListenAddress(host, 0).is_loopback
     plain = re.fullmatch(r"[!-~]+", value) and not re.search(r"[@?#\\\"<>|^`{}]", value)
     if not plain or not host or parts.scheme not in ("http", "https"):
         raise ValueError("not a URL")
@@ -52,22 +53,9 @@ def parse_url(value: str) -> str:
     return value
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def parse_log_target(value: object) -> object:
+def parse_log_target(value: str) -> Path | str | None:
     """Read an absolute path, `-` for stderr, or nothing."""
     return value if value == "-" else parse_optional_path(value)
-
-
-def is_url(text: str) -> bool:
-    """Whether `text` looks like the URL of a resource (RFC 9728)."""
-    return text.startswith(("https://", "http://"))
 
 
 Url = Annotated[
@@ -90,7 +78,7 @@ Claim = Annotated[
 ]
 LogTarget = Annotated[
     Path | Literal["-"] | None,
-    BeforeValidator(parse_log_target),
+    parsed_by(parse_log_target),
     Accepts("an absolute path, - for stderr, or nothing"),
 ]
 Token = Annotated[SecretStr, Accepts("a token, or nothing")]
@@ -102,8 +90,8 @@ class ServerSection(Section):
     listen_addr: Listen = setting("127.0.0.1:8080", "Where the HTTP server listens.")
     allow_remote: bool = setting(
         "false",
-        "Allow a listen address that other machines can reach although nobody has to "
-        "authenticate; put a proxy that checks who calls in front. Not needed with authentication.",
+        "Allow a listen address that other machines can reach, without authentication; put a proxy "
+        "that checks who calls in front. Not needed with authentication.",
     )
     allowed_hosts: Hosts = setting(
         "", "Host headers that are answered, beside loopback names and the listen address."
@@ -128,7 +116,7 @@ class ServerSection(Section):
         "false",
         "Have clients of MCP 2026-07-28 repeat `environment_id` in the header "
         "`Mcp-Param-Environment-Id`, for proxies that route by it. The APIs of some models refuse "
-        "the word for it in the schemas of tools.",
+        "the keyword for it in tools' schemas.",
     )
     max_sessions: Whole = setting(
         "1000",
@@ -142,10 +130,10 @@ class ServerSection(Section):
         "30s",
         "How long a stopping server waits for running calls; machines have ten seconds or more.",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
-        setting("info", "The least severe level that is logged.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], lower] = setting(
+        "info", "The least severe level that is logged."
     )
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = setting(
+    log_format: Annotated[Literal["auto", "console", "json"], lower] = setting(
         "auto", "How log lines look; `auto` is `console` on a terminal, else `json`."
     )
 
@@ -176,7 +164,7 @@ class AccessSection(Section):
     public_url: Url = setting(
         "",
         "The URL of /mcp as clients see it, for OAuth clients; nothing means the audience, which "
-        "is then such a URL.",
+        "must then be that URL.",
     )
     max_environments_per_owner: Whole = setting(
         "0",
@@ -187,9 +175,9 @@ class AccessSection(Section):
     )
     max_disk_mb_per_owner: Whole = setting(
         "0",
-        "MiB on the disk that one owner's environments, snapshots and their output may take; what "
-        "needs more than is left of that is not created, copied or paused to disk. 0 means all, "
-        "or, where tokens of several owners are accepted, half of what is there for all.",
+        "MiB on the disk that one owner's environments, snapshots and their output may take; "
+        "creates, copies and pauses to disk that need more are refused. 0 means all, or, where "
+        "tokens of several owners are accepted, half of the room for all.",
         ge=0,
         le=1_000_000_000,
     )
@@ -241,7 +229,7 @@ def access_conflicts(settings: AccessSection) -> Iterator[str]:
     """Yield a line for each pair of these settings that cannot be used together."""
     if settings.oauth_issuer and not settings.oauth_audience:
         yield "WAGGLE_OAUTH_ISSUER needs WAGGLE_OAUTH_AUDIENCE: tokens for others must not pass."
-    if settings.oauth_issuer and not is_url(settings.resource_url):
+    if settings.oauth_issuer and not settings.resource_url.startswith(("https://", "http://")):
         yield "WAGGLE_OAUTH_AUDIENCE is no URL, so WAGGLE_PUBLIC_URL must say the URL of /mcp."
     if not settings.oauth_issuer:
         for name in ("audience", "jwks_url", "scope", "owner_claim"):
@@ -255,7 +243,7 @@ class ExecutionSection(Section):
     default_exec_timeout: Duration = setting(
         "30s",
         "How long `execute` and `run_command` wait for a program unless the caller says; then it "
-        "goes on as a job.",
+        "continues as a job.",
     )
     max_exec_timeout: Duration = setting(
         "1h", "A program is killed after so long, or earlier if the caller says."

@@ -185,8 +185,8 @@ class StdioServer:
         """
         if isinstance(line, TooLong):
             most = self._limits.line // MIB
-            said = f"A message of {line.size} bytes is refused: at most {most} MiB are read."
-            await self._refuse(line.request_id(), INVALID_REQUEST, said)
+            why = f"A message of {line.size} bytes is refused: at most {most} MiB are read."
+            await self._refuse(line.request_id(), INVALID_REQUEST, why)
             return
         if not line.strip():
             return
@@ -201,8 +201,8 @@ class StdioServer:
         if len(self._requests) >= self._limits.requests or (
             held and held + len(line) > self._limits.together
         ):
-            said = f"{len(self._requests)} requests are in progress: wait for answers."
-            await self._refuse(message.id, SERVER_BUSY, said)
+            why = f"{len(self._requests)} requests are in progress: wait for answers."
+            await self._refuse(message.id, SERVER_BUSY, why)
             return
         self._requests[message.id] = len(line)
         metadata = ServerMessageMetadata(on_request_unanswered=partial(self._settle, message.id))
@@ -214,9 +214,9 @@ class StdioServer:
         with COLLECTOR.stopped():
             return await anyio.to_thread.run_sync(_message, line, self._sizes)
 
-    async def _refuse(self, number: RequestId | None, code: int, said: str) -> None:
-        log.info("message_refused", code=code, why=said)
-        await self._put(_error(number, code, said))
+    async def _refuse(self, number: RequestId | None, code: int, why: str) -> None:
+        log.info("message_refused", code=code, why=why)
+        await self._put(_error(number, code, why))
 
     async def _send(self, outbox: MemoryObjectReceiveStream[SessionMessage]) -> None:
         async with outbox:
@@ -247,12 +247,12 @@ def _encoded(message: JSONRPCMessage) -> bytes:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
     except ValueError:  # a result holds text that is not Unicode
         log.exception("answer_not_encodable")
-        told = "The answer cannot be written as JSON."
-        return _error(getattr(message, "id", None), INTERNAL_ERROR, told)
+        why = "The answer cannot be written as JSON."
+        return _error(getattr(message, "id", None), INTERNAL_ERROR, why)
 
 
-def _error(number: RequestId | None, code: int, said: str) -> bytes:
-    error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": said}}
+def _error(number: RequestId | None, code: int, why: str) -> bytes:
+    error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": why}}
     return json.dumps(error).encode()
 
 
@@ -271,9 +271,11 @@ def _message(line: bytes, sizes: Sizes) -> JSONRPCMessage | NoMessage:
     if isinstance(message, JSONRPCRequest):
         if why := unusable(message.method, message.params or {}):
             return NoMessage(message.id, INVALID_PARAMS, why)
-        told = Message(message.method, message.id, message.params or {})
-        return sizes.refusal(told, len(line)) or message
-    told = read(line, "line")
-    if isinstance(told, NoMessage):
-        return told
-    return message or NoMessage(told.id, INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message.")
+        request = Message(message.method, message.id, message.params or {})
+        return sizes.refusal(request, len(line)) or message
+    parsed = read(line, "line")
+    if isinstance(parsed, NoMessage):
+        return parsed
+    return message or NoMessage(
+        parsed.id, INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message."
+    )

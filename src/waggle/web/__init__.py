@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
 
-Built by `waggle.app.http` with the low-level MCP server of `waggle.mcp` and a function that reports
-readiness; served by `waggle.web.server`. A client may choose toolsets in its URL
+Built by `waggle.app.serving` with the low-level MCP server of `waggle.mcp` and a function that
+reports readiness; served by `waggle.web.server`. A client may choose toolsets in its URL
 (`/mcp?toolsets=core,ports`): the choice goes to `waggle.mcp` in the request's scope. Knows no
 services, tools or settings.
 """
@@ -137,7 +137,7 @@ def _others(
         elif bodies.refusing:
             reason = "Large requests use up the memory for them; further ones are refused."
         else:
-            reason = await _ask(not_ready)
+            reason = await _reason(not_ready)
         if reason is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
@@ -176,8 +176,8 @@ def _choosing(app: ASGIApp, offer: Offer) -> ASGIApp:
             try:
                 scope[CHOSEN] = read(scope["query_string"])
             except InvalidArgument as error:
-                told = f"{error.message} {error.hint}".strip()
-                await rpc_error(400, INVALID_REQUEST, told)(scope, receive, send)
+                why = f"{error.message} {error.hint}".strip()
+                await rpc_error(400, INVALID_REQUEST, why)(scope, receive, send)
                 return
         await app(scope, receive, send)
 
@@ -195,7 +195,7 @@ def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -
     return Route("/metrics", AccessCheck(metrics, access, for_scraper=True))
 
 
-async def _ask(not_ready: NotReady) -> str | None:
+async def _reason(not_ready: NotReady) -> str | None:
     try:
         with anyio.fail_after(READINESS_SECONDS):
             return await not_ready()

@@ -86,15 +86,15 @@ class AccessRules:
 
     def challenge(self, error: str = "", scope: str = "") -> str:
         """Return the value of the WWW-Authenticate header."""
-        told = {"realm": "waggle"}
+        values = {"realm": "waggle"}
         if error:
-            told["error"] = error
+            values["error"] = error
         if self.resource is not None:
-            told["resource_metadata"] = self.resource.metadata_url
+            values["resource_metadata"] = self.resource.metadata_url
             scope = scope or self.resource.scope
         if scope:
-            told["scope"] = scope
-        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in told.items())
+            values["scope"] = scope
+        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in values.items())
 
 
 OPEN = AccessRules()
@@ -120,8 +120,8 @@ class AccessCheck:
             return
         line: GuardedProtocol | None = scope.get(CONNECTION)
         if line is not None and not line.let_in(principal.owner):
-            said = "Too many requests of yours are being served; wait for answers."
-            answer = problem(503, said, {"Retry-After": "5", "Connection": "close"})
+            why = "Too many requests of yours are being served; wait for answers."
+            answer = problem(503, why, {"Retry-After": "5", "Connection": "close"})
             await answer(scope, receive, send)
             return
         scope["user"] = _user(principal)
@@ -156,10 +156,9 @@ class AccessCheck:
                 {"Retry-After": str(RETRY_SECONDS)},
             )
         if isinstance(refusal, ScopeMissing):
-            header = {
-                "WWW-Authenticate": self._rules.challenge("insufficient_scope", refusal.scope)
-            }
-            return problem(403, f"The token lacks the scope {refusal.scope}.", header)
+            challenge = self._rules.challenge("insufficient_scope", refusal.scope)
+            why = f"The token lacks the scope {refusal.scope}."
+            return problem(403, why, {"WWW-Authenticate": challenge})
         return self._unauthorized("The token is not valid, or not any more.", "invalid_token")
 
     def _unauthorized(self, message: str, error: str = "") -> Response:

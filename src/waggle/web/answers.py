@@ -100,8 +100,8 @@ async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         log.exception("request_crashed", error_id=error_id)
         if begun:
             raise
-        told = f"Internal error {error_id}. This is a fault of the server; its log has the details"
-        await rpc_error(500, INTERNAL_ERROR, f"{told} under this id.")(scope, receive, once)
+        why = f"Internal error {error_id}. This is a fault of the server; its log has the details"
+        await rpc_error(500, INTERNAL_ERROR, f"{why} under this id.")(scope, receive, once)
 
 
 JSON = b"application/json"
@@ -119,7 +119,7 @@ def forms(accept: bytes | None) -> Forms:
     """Read an Accept header. A client that sends none is a plain program, and those parse JSON."""
     if accept is None or not accept.strip():
         return Forms(json=True, events=False)
-    kinds = {each.partition(b";")[0].strip().lower() for each in accept.split(b",")}
+    kinds = {kind.partition(b";")[0].strip().lower() for kind in accept.split(b",")}
     anything = b"*/*" in kinds
     return Forms(
         json=anything or not kinds.isdisjoint((JSON, b"application/*")),
@@ -137,7 +137,8 @@ async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
 
     async def collect(message: Message) -> None:
         nonlocal start
-        if message["type"] == "http.response.start" and _is_stream(message):
+        begins = message["type"] == "http.response.start"
+        if begins and Fields(message["headers"]).get(b"content-type", b"").startswith(EVENTS):
             start = message
         elif start is None:
             await send(message)
@@ -147,10 +148,6 @@ async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
                 await _answer(start, last_data(bytes(stream)), send)
 
     await app(scope, receive, collect)
-
-
-def _is_stream(start: Message) -> bool:
-    return Fields(start["headers"]).get(b"content-type", b"").startswith(EVENTS)
 
 
 async def _answer(start: Message, data: bytes, send: Send) -> None:

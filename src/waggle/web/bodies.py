@@ -175,8 +175,8 @@ class Bodies:
         try:
             body.structure.feed(chunk)
         except StructureRefusedError as refused:
-            told = f"The request body has {refused}."
-            raise BodyRefusedError(400, told, self._limits.penalty) from refused
+            why = f"The request body has {refused}."
+            raise BodyRefusedError(400, why, self._limits.penalty) from refused
         body.data += chunk
         return bool(message.get("more_body", False))
 

@@ -63,8 +63,8 @@ class Connections(Generic[Line]):
         if len(self._group) > self._limits.connections:
             others = self._oldest(self._idle, 0.0)
         elif self._unknown > self._limits.unknown:
-            nobodys = {group: each for group, each in self._idle.items() if group[0] == "address"}
-            others = self._oldest(nobodys, YOUNG_SECONDS)
+            unowned = {group: idle for group, idle in self._idle.items() if group[0] == "address"}
+            others = self._oldest(unowned, YOUNG_SECONDS)
         self._rest(line, group)
         return others
 

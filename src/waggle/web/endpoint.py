@@ -144,20 +144,20 @@ class McpEndpoint:
         elif scope["method"] in ("GET", "DELETE") and b"mcp-session-id" in headers:
             await self._sessions.within()(scope, receive, send)
         else:
-            said = "Send JSON-RPC requests by POST; GET and DELETE need an Mcp-Session-Id."
+            why = "Send JSON-RPC requests by POST; GET and DELETE need an Mcp-Session-Id."
             allowed = {"Allow": "POST, GET, DELETE"}
-            await rpc_error(405, INVALID_REQUEST, said, allowed)(scope, receive, send)
+            await rpc_error(405, INVALID_REQUEST, why, allowed)(scope, receive, send)
 
     async def _post(self, headers: Fields, scope: Scope, receive: Receive, send: Send) -> None:
         listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses a body that differs
         taken = forms(headers.get(b"accept"))
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
-            said = "Send Content-Type: application/json."
-            await rpc_error(415, INVALID_REQUEST, said)(scope, receive, send)
+            why = "Send Content-Type: application/json."
+            await rpc_error(415, INVALID_REQUEST, why)(scope, receive, send)
             return
         if not (taken.events or (taken.json and not listens)):
-            said = "Answers are event streams or JSON: accept both."
-            await rpc_error(406, INVALID_REQUEST, said)(scope, receive, send)
+            why = "Answers are event streams or JSON: accept both."
+            await rpc_error(406, INVALID_REQUEST, why)(scope, receive, send)
             return
         fit_for_sdk(scope, taken)
         declared = headers.text(b"content-length") or ""
@@ -167,15 +167,16 @@ class McpEndpoint:
         try:
             with request:
                 async with self._bodies.read(declared, receive, owner_of(scope)) as body:
-                    message, said = await self._bodies.parse(body, scope)
-                    app, short = self._route(headers, message, scope, has_text=bool(said))
+                    message, text = await self._bodies.parse(body, scope)
+                    app, short = self._route(headers, message, scope, has_text=bool(text))
                     if taken.json and (short or not taken.events):
                         app = partial(as_json, app)
-                    await app(scope, replay(said, receive), send)
+                    await app(scope, replay(text, receive), send)
         except BodyRefusedError as error:
             await anyio.sleep(error.penalty)
-            told = rpc_error(error.status, INVALID_REQUEST, error.message, {"Connection": "close"})
-            await told(scope, receive, send)
+            close = {"Connection": "close"}
+            refusal = rpc_error(error.status, INVALID_REQUEST, error.message, close)
+            await refusal(scope, receive, send)
         except ClientGoneError:
             pass
         finally:

@@ -86,7 +86,7 @@ class GuardedProtocol(HttpToolsProtocol):
         except HttpParserUpgrade as offer:
             version = self.parser.get_http_version().encode()
             start = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)
-            headers = [b"%s: %s" % each for each in self.headers if each[0] != b"upgrade"]
+            headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)
             self._feed(b"\r\n".join([start, *headers, b"", data[offer.args[0] :]]))
 
@@ -168,8 +168,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
-    said = "The server serves as many requests as it can; try again later."
-    await problem(503, said, {"Retry-After": "5", "Connection": "close"})(scope, receive, send)
+    why = "The server serves as many requests as it can; try again later."
+    await problem(503, why, {"Retry-After": "5", "Connection": "close"})(scope, receive, send)
 
 
 class Joined:

@@ -89,8 +89,8 @@ class Sessions:
             try:
                 self._require_share(owner)
             except QuotaExceeded as error:
-                told = {"code": error.code}
-                refusal = rpc_error(429, SERVER_BUSY, str(error), number=number, data=told)
+                data = {"code": error.code}
+                refusal = rpc_error(429, SERVER_BUSY, str(error), number=number, data=data)
                 await refusal(scope, receive, send)
                 return
             with contextlib.ExitStack() as place:
@@ -115,7 +115,7 @@ class Sessions:
         """
         if not self._limits.several_owners():
             return  # then only the manager's own maximum applies
-        held = sum(each["client_id"] == owner for each in self._owners.values())
+        held = sum(session["client_id"] == owner for session in self._owners.values())
         quota = Quota(
             "MCP sessions",
             share_of(self._limits.maximum, several=True),
@@ -134,8 +134,8 @@ class Sessions:
                 nonlocal lost
                 if message["type"] == "http.response.start" and message["status"] == 404:
                     lost = True
-                    told = rpc_error(404, SESSION_NOT_FOUND, "Session not found", number=number)
-                    await told(scope, receive, send)
+                    refusal = rpc_error(404, SESSION_NOT_FOUND, "Session not found", number=number)
+                    await refusal(scope, receive, send)
                 elif not lost:
                     await send(message)
 
@@ -147,10 +147,10 @@ class Sessions:
 def fit_for_sdk(scope: Scope, taken: Forms) -> None:
     """Replace Accept and Content-Type in `scope` where the SDK would refuse the request."""
     if not (all(taken) and fields(scope)[b"content-type"].startswith(JSON)):
-        others = [each for each in scope["headers"] if each[0] not in _WANTED]
+        others = [header for header in scope["headers"] if header[0] not in _WANTED]
         scope["headers"] = [*others, *_WANTED.items()]
 
 
 def without_session(scope: Scope) -> None:
     """Remove the session's id from `scope`, so that the SDK opens a new one."""
-    scope["headers"] = [each for each in scope["headers"] if each[0] != b"mcp-session-id"]
+    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"mcp-session-id"]
