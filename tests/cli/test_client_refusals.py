@@ -15,7 +15,7 @@ from waggle.cli.client import COMMANDS, advice, message, refused
 from waggle.domain.errors import WaggleError
 from waggle.domain.toolset import Offer
 from waggle.mcp.errors import Failure, unknown_tool
-from waggle.mcp.offered import told as told_to
+from waggle.mcp.offered import result_for
 from waggle.mcp.results import Reply, failed
 
 NAMES = [tool.name for tool in default_tools()]
@@ -38,7 +38,7 @@ def test_no_tool_is_named(tool: str) -> None:
         assert not A_TOOL.search(message(f"Internal error 1 in {tool}."))
 
 
-@pytest.mark.parametrize("command", sorted({each for each in COMMANDS.values() if each}))
+@pytest.mark.parametrize("command", sorted({command for command in COMMANDS.values() if command}))
 def test_commands_in_the_table_exist(command: str) -> None:
     words = command.strip("'").split()
     assert words[0] == "waggle"
@@ -51,15 +51,15 @@ def test_commands_in_the_table_exist(command: str) -> None:
 
 
 def all_errors(of: type[WaggleError] = WaggleError) -> Iterator[type[WaggleError]]:
-    for each in of.__subclasses__():
-        yield each
-        yield from all_errors(each)
+    for error in of.__subclasses__():
+        yield error
+        yield from all_errors(error)
 
 
 def test_no_hint_of_an_error_names_a_tool() -> None:
-    told = {each.__name__: advice(each.default_hint) for each in all_errors()}
-    assert {name: text for name, text in told.items() if A_TOOL.search(text)} == {}
-    assert told["NotFound"] == "Use 'waggle env ls' to see what exists, or 'waggle env new'."
+    hints = {error.__name__: advice(error.default_hint) for error in all_errors()}
+    assert {name: text for name, text in hints.items() if A_TOOL.search(text)} == {}
+    assert hints["NotFound"] == "Use 'waggle env ls' to see what exists, or 'waggle env new'."
 
 
 def test_names_of_files_stay_as_they_are() -> None:
@@ -68,8 +68,8 @@ def test_names_of_files_stay_as_they_are() -> None:
 
 
 def test_parameters_become_options() -> None:
-    told = advice("Give a larger timeout_seconds, or create one with network 'public'.")
-    assert told == "Give a larger --timeout-seconds, or create one with --network public."
+    text = advice("Give a larger timeout_seconds, or create one with network 'public'.")
+    assert text == "Give a larger --timeout-seconds, or create one with --network public."
     assert (
         advice("create_environment(snapshot=...) goes on from it.")
         == "'waggle env new --snapshot' goes on from it."
@@ -78,20 +78,22 @@ def test_parameters_become_options() -> None:
 
 def test_a_refusal_keeps_its_parts() -> None:
     failure = Failure("busy", "It is busy.", "Use list_environments.", retry_after=3)
-    told = refused("execute", told_to(Reply(None, ["some output"], failure=failure), Offer()))
-    assert (told.message, told.hint) == ("It is busy.", "Use 'waggle env ls'.")
-    assert (told.reason, told.wait, told.result) == ("busy", 3, {})
+    refusal = refused("execute", result_for(Reply(None, ["some output"], failure=failure), Offer()))
+    assert (refusal.message, refusal.hint) == ("It is busy.", "Use 'waggle env ls'.")
+    assert (refusal.reason, refusal.wait, refusal.result) == ("busy", 3, {})
 
 
 def test_a_tool_that_is_not_offered_names_the_setting() -> None:
-    told = refused("wait_job", told_to(failed(unknown_tool("wait_job", ["execute"])), Offer()))
-    assert "WAGGLE_TOOLSETS" in told.hint
-    assert not A_TOOL.search(str(told))
+    refusal = refused(
+        "wait_job", result_for(failed(unknown_tool("wait_job", ["execute"])), Offer())
+    )
+    assert "WAGGLE_TOOLSETS" in refusal.hint
+    assert not A_TOOL.search(str(refusal))
 
 
 def test_a_list_of_parameters_is_not_shown() -> None:
     failure = Failure("invalid_argument", "There is no parameter 'x'.", "execute takes: code.")
-    assert refused("execute", told_to(failed(failure), Offer())).hint == ""
+    assert refused("execute", result_for(failed(failure), Offer())).hint == ""
 
 
 def test_an_error_without_a_code_keeps_its_text() -> None:

@@ -25,7 +25,7 @@ def test_a_host_that_is_not_set_up_fails(tmp_path: Path) -> None:
     cache = {"image_cache_dir": str(tmp_path / "cache")}
     ended = typed("doctor", "--json", data=tmp_path / "data", settings=cache)
     assert ended.returncode == 1
-    checks = {each["name"]: each for each in json.loads(ended.stdout)}
+    checks = {check["name"]: check for check in json.loads(ended.stdout)}
     assert set(checks) >= NAMES
     for name in ("kernel", "guest kit"):
         assert checks[name]["status"] == "fail"
@@ -48,7 +48,7 @@ DONE = Plan((), (), can_act=True)
 
 def test_fixes_are_commands_that_mend() -> None:
     assert fixes(DONE, parts=True, images=True) == [
-        "Nothing is missing that 'waggle setup' or 'waggle image build' could mend."
+        "Nothing is missing that 'waggle setup' or 'waggle image build' could install."
     ]
     assert fixes(DONE, parts=False, images=True)[1:] == ["  waggle setup --yes"]
     assert fixes(DONE, parts=True, images=False)[1:] == ["  waggle image build --missing"]
@@ -64,7 +64,7 @@ def test_a_missing_hypervisor_fails(tmp_path: Path) -> None:
     settings = {"image_cache_dir": str(tmp_path / "c"), "qemu_binary": "/no/such/qemu"}
     ended = typed("doctor", "--json", data=tmp_path / "data", settings=settings)
     assert ended.returncode == 1
-    (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "qemu"]
+    (check,) = [check for check in json.loads(ended.stdout) if check["name"] == "qemu"]
     assert check["status"] == "fail"
 
 
@@ -81,7 +81,7 @@ def test_images_of_an_earlier_definition_are_a_warning(tmp_path: Path) -> None:
         "image_data": "node",
     }
     ended = command_line("doctor", "--json", "--fix", data=tmp_path / "data", settings=settings)
-    (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "images"]
+    (check,) = [check for check in json.loads(ended.stdout) if check["name"] == "images"]
     assert (check["status"], check["mend"]) == ("warn", "Run: waggle image build python")
     assert check["detail"].endswith("archive: python"), "one without a label is somebody's own"
     assert "  waggle image build --missing\n" in ended.stderr
@@ -90,7 +90,7 @@ def test_images_of_an_earlier_definition_are_a_warning(tmp_path: Path) -> None:
 @pytest.mark.vm
 def test_a_host_that_is_set_up_passes(tmp_path: Path) -> None:
     ended = command_line("doctor", "--json", data=tmp_path / "data", settings={})
-    failed = [each for each in json.loads(ended.stdout) if each["status"] == "fail"]
+    failed = [check for check in json.loads(ended.stdout) if check["status"] == "fail"]
     assert (ended.returncode, failed) == (0, [])
 
 
@@ -101,7 +101,7 @@ def test_doctor_works_beside_a_running_server(tmp_path: Path) -> None:
         address = {"listen_addr": server.url.removeprefix("http://")}
         for data in (server.data, tmp_path / "another"):
             ended = command_line("doctor", "--json", data=data, settings=server.settings | address)
-            checks = {each["name"]: each for each in json.loads(ended.stdout)}
+            checks = {check["name"]: check for check in json.loads(ended.stdout)}
             assert checks["listen address"]["status"] != "fail", "the server itself has it"
             assert checks["images"]["status"] == "fail"
             assert ended.returncode == 1

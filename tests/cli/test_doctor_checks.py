@@ -194,7 +194,10 @@ class TestFreezing:
 
     @pytest.mark.parametrize(
         "setting,way",
-        [("auto", "WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu"), ("krun", "=qemu is the way")],
+        [
+            ("auto", "WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu"),
+            ("krun", "set WAGGLE_HYPERVISOR=qemu"),
+        ],
     )
     async def test_krun_cannot_freeze_and_the_hint_names_a_way(
         self, subject: Subject, setting: HypervisorSetting, way: str
@@ -209,7 +212,7 @@ class TestFreezing:
         older = replace(subject, hypervisor="qemu", qemu_older=("sh", "/opt/old/qemu"))
         result = await doctor.freezing(older)
         assert result.status is Status.WARN
-        assert result.detail.endswith("not here: /opt/old/qemu")
+        assert result.detail.endswith("missing programs: /opt/old/qemu")
         assert result.mend
 
 

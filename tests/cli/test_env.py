@@ -85,7 +85,7 @@ def test_another_program_is_reported(
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     message, hint = ended.stderr.splitlines()
-    assert message.startswith(f"waggle: What answers at http://127.0.0.1:{port}/mcp is no waggle")
+    assert message.startswith(f"waggle: The program at http://127.0.0.1:{port}/mcp is no waggle")
     assert not message.endswith("..")
     assert "WAGGLE_LISTEN_ADDR" in hint
 

@@ -15,7 +15,7 @@ from tests.cli.beside import Commands
 from tests.support.server import client, created, serving
 
 from waggle.cli import exec as executing
-from waggle.cli.exec import How, parse_variables, read_input, standard_input, tell
+from waggle.cli.exec import How, parse_variables, read_input, report, standard_input
 from waggle.cli.program import Ended
 from waggle.domain.errors import InvalidArgument, TooLarge
 
@@ -136,12 +136,12 @@ def test_options_that_are_not_given_are_not_sent() -> None:
 def test_the_end_of_a_program_becomes_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(executing, "say", said.append)
-    assert (tell(Ended(0)), tell(Ended(5)), said) == (0, 5, [])
-    assert tell(Ended(127, "There is none."), ["ls -l"]) == 127
+    assert (report(Ended(0)), report(Ended(5)), said) == (0, 5, [])
+    assert report(Ended(127, "There is none."), ["ls -l"]) == 127
     assert "sh -c 'ls -l'" in said[-1]
-    assert tell(Ended(0, lost=7)) == 1
+    assert report(Ended(0, lost=7)) == 1
     assert "7 bytes of output are lost" in said[-1]
-    assert tell(Ended(3, lost=7)) == 3
+    assert report(Ended(3, lost=7)) == 3
 
 
 @pytest.mark.slow
@@ -153,8 +153,8 @@ async def test_exec_and_env_new_for_scripts(tmp_path: Path) -> None:
 
         # The fake guest prints the words of a command.
         words = ("-i", "--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])
-        told = await waggle("exec", *words, "--", "ls", "-l", "--env", "a  b", stdin="input")
-        assert told == (0, "ls -l --env a  b", "")
+        ended = await waggle("exec", *words, "--", "ls", "-l", "--env", "a  b", stdin="input")
+        assert ended == (0, "ls -l --env a  b", "")
         command = rig.host.only.commands[-1]
         assert (command.cwd, command.env, command.stdin) == ("/tmp", {"A": "1", "B": "2"}, b"input")
 

@@ -40,7 +40,7 @@ def image(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def names(tmp_path: Path) -> list[str]:
-    return [each["name"] for each in json.loads(image(tmp_path, "ls", "--json").stdout)]
+    return [row["name"] for row in json.loads(image(tmp_path, "ls", "--json").stdout)]
 
 
 def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_damaged_image_is_shown_and_can_be_removed(tmp_path: Path, cache: Path
     digest = index["manifests"][0]["digest"].partition(":")[2]
     (cache / "images" / "blobs" / "sha256" / digest).write_bytes(b"{}")
     listed = json.loads(image(tmp_path, "ls", "--json").stdout)
-    assert [bool(each["problem"]) for each in sorted(listed, key=lambda e: e["name"])] == [
+    assert [bool(row["problem"]) for row in sorted(listed, key=lambda e: e["name"])] == [
         False,
         True,
     ]
@@ -117,7 +117,7 @@ def test_build_missing_has_nothing_to_do(tmp_path: Path) -> None:
 @pytest.mark.vm
 def test_every_definition_is_built(tmp_path: Path) -> None:
     listed = command_line("image", "ls", "--json", data=tmp_path / "data", settings={})
-    built = {each["name"]: each for each in json.loads(listed.stdout)}
+    built = {row["name"]: row for row in json.loads(listed.stdout)}
     assert set(built) >= {"python", "node", "shell"}
-    assert not any(each["problem"] for each in built.values())
+    assert not any(row["problem"] for row in built.values())
     assert Places.of(installation()).disks.is_dir()

@@ -36,13 +36,13 @@ def image(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProce
 
 
 def names(tmp_path: Path) -> list[str]:
-    return [each["name"] for each in json.loads(image(tmp_path, "ls", "--json").stdout)]
+    return [row["name"] for row in json.loads(image(tmp_path, "ls", "--json").stdout)]
 
 
 def test_images_are_pruned_by_age_unless_a_setting_names_them(tmp_path: Path, images: Path) -> None:
-    told = image(tmp_path, "prune", "--older-than", "1h", "--dry-run")
-    assert (told.returncode, told.stdout) == (0, "")
-    assert "Would remove old; last used 1970-01-01T00:16:40Z." in told.stderr
+    listed = image(tmp_path, "prune", "--older-than", "1h", "--dry-run")
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert "Would remove old; last used 1970-01-01T00:16:40Z." in listed.stderr
     assert names(tmp_path) == ["new", "old", "python"]
     done = image(tmp_path, "prune", "--older-than", "1h")
     assert "Removed old" in done.stderr
@@ -58,7 +58,7 @@ def test_images_are_pruned_by_size_with_json_output(tmp_path: Path, images: Path
     first = pruned("--max-size", "5MB", "--dry-run")
     assert first["dry_run"] is True
     assert first == pruned("--max-size", "5MB") | {"dry_run": True}
-    assert [each["names"] for each in first["removed"]] == [["old"]]
+    assert [row["names"] for row in first["removed"]] == [["old"]]
     assert first["kept_bytes"] < 5_000_000 < first["kept_bytes"] + first["freed_bytes"]
     assert pruned("--max-size", "5MB")["removed"] == []
     assert names(tmp_path) == ["new", "python"]

@@ -22,7 +22,7 @@ from tests.support.waggle_process import environ
 from waggle.cli import image_transfer as transfer
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.store import ImageStore
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]
 NAME = "registry.example/team/mine:v1"

@@ -63,11 +63,11 @@ class Server:
     """A server that answers when `may_answer` is set, and records whether its caller gave up."""
 
     def __init__(self) -> None:
-        self.asked, self.may_answer = anyio.Event(), anyio.Event()
+        self.called, self.may_answer = anyio.Event(), anyio.Event()
         self.left = False
 
     async def call(self) -> str:
-        self.asked.set()
+        self.called.set()
         try:
             await self.may_answer.wait()
         except anyio.get_cancelled_exc_class():
@@ -86,7 +86,7 @@ async def test_an_answer_after_the_cancellation_is_received() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(caller)
-        await server.asked.wait()
+        await server.called.wait()
         group.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await anyio.lowlevel.checkpoint()
@@ -102,7 +102,7 @@ async def test_the_wait_for_an_answer_is_bounded(capsys: pytest.CaptureFixture[s
 
     async with anyio.create_task_group() as group:
         group.start_soon(caller)
-        await server.asked.wait()
+        await server.called.wait()
         group.cancel_scope.cancel()
     assert (heard, server.left) == ([], True)
     assert "has not answered within 0.01 s" in capsys.readouterr().err
@@ -118,7 +118,7 @@ async def test_an_uncancelled_wait_is_unbounded(capsys: pytest.CaptureFixture[st
 
 
 async def _answer_late(server: Server) -> None:
-    await server.asked.wait()
+    await server.called.wait()
     await anyio.lowlevel.checkpoint()
     server.may_answer.set()
 

@@ -127,10 +127,10 @@ def test_wrong_usage(
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         main.main(words)
-    told = capfd.readouterr()
-    assert (ended.value.code, told.out) == (2, "")
-    assert told.err
-    assert "Traceback" not in told.err
+    shown = capfd.readouterr()
+    assert (ended.value.code, shown.out) == (2, "")
+    assert shown.err
+    assert "Traceback" not in shown.err
 
 
 @pytest.mark.parametrize("words", [("nope",), ("image", "pull", "short")])

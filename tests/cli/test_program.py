@@ -81,8 +81,8 @@ async def follow(
 )
 async def test_output_is_copied_byte_for_byte(out: bytes, err: bytes) -> None:
     async with box() as (agent, guest, identity):
-        told = await follow(agent, guest, identity, program(out, err, 7), stdin="x", env={"A": "1"})
-        assert told == (Ended(7), out, err)
+        done = await follow(agent, guest, identity, program(out, err, 7), stdin="x", env={"A": "1"})
+        assert done == (Ended(7), out, err)
         command = guest.commands[-1]
         assert (command.argv, command.stdin, command.env) == (("tool", "a b"), b"x", {"A": "1"})
 
@@ -133,11 +133,11 @@ async def test_lost_output_is_reported() -> None:
     size = (1 << 23) + 700_000  # the rig keeps 8 MiB, and some of the end
     data = random.Random(3).randbytes(size)
     async with box() as (agent, guest, identity):
-        told, out, _ = await follow(agent, guest, identity, program(data))
-        assert 0 < told.lost < 700_000
-        assert told.lost + len(out) == size
+        done, out, _ = await follow(agent, guest, identity, program(data))
+        assert 0 < done.lost < 700_000
+        assert done.lost + len(out) == size
         assert out[: 1 << 23] == data[: 1 << 23]
-        assert out[1 << 23 :] == data[(1 << 23) + told.lost :]
+        assert out[1 << 23 :] == data[(1 << 23) + done.lost :]
 
 
 class Stubborn(RateLimiter):
@@ -145,11 +145,11 @@ class Stubborn(RateLimiter):
 
     def __init__(self) -> None:
         super().__init__(0, lambda: 0.0)
-        self.asked = 0
+        self.calls = 0
 
     def take(self, owner: str) -> None:
-        self.asked += 1
-        if self.asked > 2 and self.asked % 2:  # the environment and the job exist
+        self.calls += 1
+        if self.calls > 2 and self.calls % 2:  # the environment and the job exist
             error = RateLimited("Too many calls.", seconds=1)
             error.retry_after = 0
             raise error
@@ -158,23 +158,23 @@ class Stubborn(RateLimiter):
 async def test_a_rate_limit_only_slows_the_command_down() -> None:
     limiter = Stubborn()
     async with box(Setup(rates=limiter)) as (agent, guest, identity):
-        told = await follow(agent, guest, identity, program(PAGES, b"two", 3))
-        assert told == (Ended(3), PAGES, b"two")
-        assert limiter.asked > 6
+        done = await follow(agent, guest, identity, program(PAGES, b"two", 3))
+        assert done == (Ended(3), PAGES, b"two")
+        assert limiter.calls > 6
 
 
 async def test_the_end_of_a_program_is_reported() -> None:
     async with box() as (agent, guest, identity):
-        told, out, _ = await follow(
+        done, out, _ = await follow(
             agent, guest, identity, program(b"so far", code=None, timed_out=True)
         )
-        assert (told.code, out) == (124, b"so far")
-        assert "timeout" in told.told
-        told, _, _ = await follow(agent, guest, identity, program(code=None, signal="SIGSEGV"))
-        assert (told.code, told.told) == (139, "SIGSEGV ended it.")
+        assert (done.code, out) == (124, b"so far")
+        assert "timeout" in done.message
+        done, _, _ = await follow(agent, guest, identity, program(code=None, signal="SIGSEGV"))
+        assert (done.code, done.message) == (139, "SIGSEGV ended it.")
         guest.diagnosis = Diagnosis("command_not_found", "There is none.", "Use run_command.")
-        told, _, _ = await follow(agent, guest, identity, program(code=127))
-        assert (told.code, told.told) == (127, "There is none.\n  Use 'waggle exec'.")
+        done, _, _ = await follow(agent, guest, identity, program(code=127))
+        assert (done.code, done.message) == (127, "There is none.\n  Use 'waggle exec'.")
 
 
 async def test_invalid_arguments_are_refused() -> None:

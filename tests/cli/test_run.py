@@ -74,11 +74,11 @@ async def test_a_file_is_run_and_nothing_stays_behind(tmp_path: Path) -> None:
         waggle = Commands(rig, tmp_path / "d", **shell)
 
         def left() -> list[str]:
-            return [each.id for each in rig.services.environments.all()]
+            return [environment.id for environment in rig.services.environments.all()]
 
         # The fake guest prints the words of a command.
-        told = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
-        assert told == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
+        ended = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
+        assert ended == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
         guest = list(rig.host.guests.values())[-1]
         assert guest.files[f"{HOME}/some thing.sh"].data == file.read_bytes()
         assert guest.commands[-1].stdin == b"input"
@@ -120,5 +120,5 @@ async def test_a_signal_during_the_create_leaves_no_environment(tmp_path: Path) 
             host.hold.set()
             assert await process.wait() == 130
         assert rig.services.environments.all() == []
-        assert host.undone == [], "it was made, told and destroyed"
+        assert host.undone == [], "it was created, reported and destroyed"
         assert len(host.guests) == 1

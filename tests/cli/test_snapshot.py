@@ -23,7 +23,7 @@ async def test_an_environment_is_paused_copied_and_rolled_back(tmp_path: Path) -
         assert await waggle("env", "pause", identity[:36], "--to-disk") == (
             0,
             f"{identity}\n",
-            "It is kept until 2026-03-05T05:06:07Z, and goes on when it is used.\n",
+            "It is kept until 2026-03-05T05:06:07Z, and resumes when it is used.\n",
         )
         assert await waggle("env", "resume", f"python-{identity[:8]}") == (0, f"{identity}\n", "")
         code, out, _ = await waggle("env", "snapshot", identity, "--name", "ready", "--json")
@@ -35,7 +35,7 @@ async def test_an_environment_is_paused_copied_and_rolled_back(tmp_path: Path) -
         code, out, _ = await waggle("env", "fork", identity, "--count", "2")
         listed = data_of(await agent.call_tool("list_environments", {}))["environments"]
         assert code == 0
-        assert {identity, *out.split()} == {each["environment_id"] for each in listed}
+        assert {identity, *out.split()} == {row["environment_id"] for row in listed}
         code, _, err = await waggle("env", "fork", identity)
         assert (code, "in use" in err) == (1, True)
 

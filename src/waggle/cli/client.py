@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as an MCP client of the running server: connecting, calling, finding, refusals.
+"""The command line as an MCP client of the running server: connections, calls and refusals.
 
 A server's advice is for models and names tools; a person has commands. Advice for which there is no
 equivalent command is left out.
@@ -16,8 +16,10 @@ from typing import Any, cast
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
 
+from waggle.cli.ids import matching
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
 from waggle.domain.toolset import naming, without
@@ -43,7 +45,7 @@ class ShuttingDown(WaggleError):
 
     code = "shutting_down"
     retryable = True
-    default_hint = "Its environments end with it, but for those that sleep; start it again."
+    default_hint = "Its environments end with it, except those paused to disk; start it again."
 
 
 @asynccontextmanager
@@ -56,10 +58,10 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
     """
     refused: list[int] = [0]
 
-    async def note(answer: httpx2.Response) -> None:
+    async def note(response: httpx2.Response) -> None:
         """Remember the status, which the SDK's errors do not contain."""
-        if answer.status_code in _TELLING:
-            refused.append(answer.status_code)
+        if response.status_code in _REFUSING:
+            refused.append(response.status_code)
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = httpx2.Timeout(30, read=300)
@@ -74,7 +76,7 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
         cause = errors_in(cast("BaseException", error))[0]
         if isinstance(cause, (httpx2.HTTPError, MCPError)):
-            raise _told(cause, url, token, refused[-1]) from error
+            raise _unusable(cause, url, token, refused[-1]) from error
         raise cause from None
 
 
@@ -83,8 +85,8 @@ def connected_by(settings: Settings) -> contextlib.AbstractAsyncContextManager[C
     return connected(server_url(settings), settings.token.get_secret_value())
 
 
-def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int) -> WaggleError:
-    """Return the error for a person. `status` is the last one of `_TELLING`, or 0."""
+def _unusable(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int) -> WaggleError:
+    """Return the error to show. `status` is the last one of `_REFUSING`, or 0."""
     if status in (401, 403):
         return _unauthorized(url, token, status)
     if isinstance(cause, httpx2.ConnectError):
@@ -95,12 +97,12 @@ def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int)
     # The SDK uses the same code for a closed connection.
     if status == 503 and isinstance(cause, MCPError) and cause.error.code == SERVER_BUSY:
         return ShuttingDown(f"The server at {url} is shutting down.")
-    if isinstance(cause, MCPError) and (told := refused_request(cause)):
-        return told
+    if isinstance(cause, MCPError) and (refusal := refused_request(cause)):
+        return refusal
     why = str(cause).rstrip(".") or type(cause).__name__
     return SetupIncomplete(
-        f"What answers at {url} is no waggle server, or it stopped: {why}.",
-        hint="Look at its log, and at WAGGLE_LISTEN_ADDR.",
+        f"The program at {url} is no waggle server, or it stopped: {why}.",
+        hint="See its log, and check WAGGLE_LISTEN_ADDR.",
     )
 
 
@@ -109,11 +111,11 @@ def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
         return Unauthorized(f"The token may not be used at {url}.", hint=_ASK)
     if token:
         return Unauthorized(f"The server at {url} refuses the token in WAGGLE_TOKEN.", hint=_ASK)
-    return Unauthorized(f"The server at {url} wants a token.", hint=_ASK)
+    return Unauthorized(f"The server at {url} requires a token.", hint=_ASK)
 
 
 _LOOK = "'waggle env ls' shows what there is, 'waggle env new' makes one."
-_TELLING = (401, 403, 503)
+_REFUSING = (401, 403, 503)
 _ASK = "Set WAGGLE_TOKEN to one that 'waggle token new OWNER' printed on the server's machine."
 
 
@@ -122,15 +124,21 @@ async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]
     return _result(tool, await client.call_tool(tool, arguments))
 
 
-async def call_telling(
-    client: Client, tell: Callable[[str], None], tool: str, **arguments: object
+async def call_reporting(
+    client: Client, report: Callable[[str], None], tool: str, **arguments: object
 ) -> dict[str, Any]:
-    """Call a tool as `call` does, and pass its progress to `tell`."""
+    """Call a tool as `call` does, and report its progress."""
+    progress = progress_to(report)
+    return _result(tool, await client.call_tool(tool, arguments, progress_callback=progress))
 
-    async def heard(progress: float, total: float | None, message: str | None) -> None:
-        tell(message or f"{progress:g} of {total or 1:g}")
 
-    return _result(tool, await client.call_tool(tool, arguments, progress_callback=heard))
+def progress_to(report: Callable[[str], None]) -> ProgressFnT:
+    """Return a callback for the progress of a call, which reports it as text."""
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        report(message or f"{progress:g} of {total or 1:g}")
+
+    return on_progress
 
 
 def _result(tool: str, result: CallToolResult) -> dict[str, Any]:
@@ -145,9 +153,7 @@ async def find(client: Client, wanted: str) -> dict[str, Any]:
     Raises NotFound, and InvalidArgument if there are several.
     """
     listed = await call(client, "list_environments")
-    rows = cast("list[dict[str, Any]]", listed.get("environments", []))
-    exact = [row for row in rows if wanted in (row["environment_id"], row["name"])]
-    found = exact or [row for row in rows if str(row["environment_id"]).startswith(wanted)]
+    found = matching(listed.get("environments", []), "environment_id", wanted)
     if not found:
         raise NotFound(f"There is no environment {wanted!r}.", hint=_LOOK)
     if len(found) > 1:
@@ -233,10 +239,10 @@ class CallRefused(WaggleError):
 
 def advice(text: str) -> str:
     """Return a server's advice with commands in place of tools, without parts for no command."""
-    kept = without(_NO_COMMAND, text)
+    text = without(_NO_COMMAND, text)
     for phrase, command in _PHRASES.items():
-        kept = kept.replace(phrase, command)
-    return _IN_ADVICE.sub(lambda found: _WORDS[found[0]], kept)
+        text = text.replace(phrase, command)
+    return _IN_ADVICE.sub(lambda found: _WORDS[found[0]], text)
 
 
 def message(text: str) -> str:
@@ -246,35 +252,34 @@ def message(text: str) -> str:
 
 def refused(tool: str, result: CallToolResult) -> CallRefused:
     """Return the error in a tool's error result."""
-    told = (result.meta or {}).get(_ERROR)
-    if not isinstance(told, dict):
+    error = (result.meta or {}).get(_ERROR)
+    if not isinstance(error, dict):
         texts = [block.text for block in result.content if isinstance(block, TextContent)]
         return CallRefused("\n".join(texts) or "The server refused.")
-    return _of(tool, cast("dict[str, Any]", told), result.structured_content)
+    return _of(tool, cast("dict[str, Any]", error), result.structured_content)
 
 
 def refused_request(error: MCPError) -> CallRefused | None:
     """Return waggle's error in an error of the protocol, or None if it holds none."""
     data: object = error.error.data
-    told: object = cast("dict[str, Any]", data).get(_ERROR) if isinstance(data, dict) else None
-    return _of("", cast("dict[str, Any]", told), None) if isinstance(told, dict) else None
+    found: object = cast("dict[str, Any]", data).get(_ERROR) if isinstance(data, dict) else None
+    return _of("", cast("dict[str, Any]", found), None) if isinstance(found, dict) else None
 
 
-def _of(tool: str, told: Mapping[str, Any], result: Mapping[str, Any] | None) -> CallRefused:
-    code, hint = str(told["code"]), str(told["hint"])
+def _of(tool: str, error: Mapping[str, Any], result: Mapping[str, Any] | None) -> CallRefused:
+    code, hint = str(error["code"]), str(error["hint"])
     if code == "unknown_tool":
         return CallRefused(
             "The server does not offer what this command needs.",
-            hint="Its operator narrows what it allows, with WAGGLE_TOOLSETS_ALLOWED or "
-            "WAGGLE_TOOLSETS.",
+            hint="Its operator limits the tools with WAGGLE_TOOLSETS_ALLOWED or WAGGLE_TOOLSETS.",
             reason=code,
         )
     if tool and hint.startswith(f"{tool} takes"):
         hint = ""  # a list of its parameters
     return CallRefused(
-        message(str(told["message"])),
+        message(str(error["message"])),
         hint=advice(hint),
         reason=code,
-        wait=told.get("retry_after_seconds"),
+        wait=error.get("retry_after_seconds"),
         result=result,
     )

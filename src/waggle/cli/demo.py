@@ -22,7 +22,7 @@ import httpx2
 from mcp import Client
 from mcp_types import TextContent
 
-from waggle.cli.client import connected
+from waggle.cli.client import connected, progress_to
 from waggle.cli.image import build
 from waggle.cli.progress import interruptible, say, working
 from waggle.cli.setup import surroundings
@@ -51,7 +51,8 @@ def demo() -> None:
     for name, value in extra.items():
         say(f"This network needs {name}={value}; set it for your own server too.")
     work = partial(_demo, settings, {**environ, **extra})
-    anyio.run(interruptible, work, _told)
+    on_signal = partial(say, "Interrupted: the server destroys its environments, and stops.")
+    anyio.run(interruptible, work, on_signal)
 
 
 async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -60,11 +61,7 @@ async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
         say(f"A server listens at {url} (only its warnings are shown)")
         async with connected(url, settings.token.get_secret_value()) as client:
             await _tour(client)
-    say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")
-
-
-def _told() -> None:
-    say("Interrupted: the server destroys what it has, and stops.")
+    say(f"The server has stopped. The demo took {time.monotonic() - started:.1f} s")
 
 
 async def _tour(client: Client) -> None:
@@ -96,12 +93,8 @@ async def _tour(client: Client) -> None:
 
 async def _step(client: Client, title: str, tool: str, **arguments: object) -> dict[str, Any]:
     """Call a tool with live progress and show its text. Raises SetupIncomplete on an error."""
-    with working(title) as detail:
-
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            detail(message or f"{progress:g} of {total or 1:g}")
-
-        result = await client.call_tool(tool, arguments, progress_callback=on_progress)
+    with working(title) as report:
+        result = await client.call_tool(tool, arguments, progress_callback=progress_to(report))
     text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
     for line in text.strip().splitlines()[-8:]:
         say(f"    {line}")
@@ -128,9 +121,8 @@ async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenera
             },
         )
         try:
-            url = f"http://127.0.0.1:{port}"
-            await _until_ready(url, process)
-            yield f"{url}/mcp"
+            await _until_ready(f"http://127.0.0.1:{port}/readyz", process)
+            yield f"http://127.0.0.1:{port}/mcp"
         finally:
             with anyio.CancelScope(shield=True):
                 await _stop(process)
@@ -158,14 +150,14 @@ async def _until_ready(url: str, process: asyncio.subprocess.Process) -> None:
         with anyio.move_on_after(START_SECONDS):
             while process.returncode is None:
                 try:
-                    answer = await http.get(f"{url}/readyz")
+                    response = await http.get(url)
                 except httpx2.HTTPError:
                     await anyio.sleep(0.1)
                     continue
-                if answer.status_code == 200:
+                if response.status_code == 200:
                     return
-                reason = answer.text
+                reason = response.text
                 await anyio.sleep(0.5)
     if process.returncode is not None:
         reason = f"it ended with status {process.returncode}, see above"
-    raise SetupIncomplete(f"The server did not get ready: {reason}.")
+    raise SetupIncomplete(f"The server did not become ready: {reason}.")

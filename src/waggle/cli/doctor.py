@@ -32,15 +32,15 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
 
     With `fix`, print also the commands that repair problems. Changes nothing.
     """
-    looked_at = subject(load())
-    results = anyio.run(examine, looked_at)
+    host = subject(load())
+    results = anyio.run(examine, host)
     if as_json:
         print_json([asdict(result) for result in results])
     else:
         _print(results)
     if fix:
-        told = "\n".join(anyio.run(_fixes, looked_at))
-        (sys.stderr if as_json else sys.stdout).write(f"\n{told}\n")
+        lines = "\n".join(anyio.run(_fixes, host))
+        (sys.stderr if as_json else sys.stdout).write(f"\n{lines}\n")
     return 0 if can_run(results) else 1
 
 
@@ -70,12 +70,12 @@ def subject(settings: Settings) -> Subject:
     )
 
 
-async def _fixes(looked_at: Subject) -> list[str]:
+async def _fixes(host: Subject) -> list[str]:
     """Return the lines to show for `fix`, with the commands in order."""
     plan = await packages_plan()
-    absent = [path for path in (looked_at.kernel, looked_at.kit) if not path.exists()]
-    images = all(looked_at.images().values()) and not looked_at.outdated()
-    return fixes(plan, parts=not absent, images=images)
+    parts = host.kernel.exists() and host.kit.exists()
+    images = all(host.images().values()) and not host.outdated()
+    return fixes(plan, parts=parts, images=images)
 
 
 def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
@@ -83,14 +83,14 @@ def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
     lines: list[str] = []
     if not plan.done and not plan.can_act:
         lines += [step.command for step in plan.steps]
-        lines += [f"(install {each.name}: {each.why})" for each in plan.unknown]
+        lines += [f"(install {package.name}: {package.why})" for package in plan.unknown]
     if not plan.done or not parts:
         lines.append("waggle setup --yes")
     if not images:
         lines.append("waggle image build --missing")
     if not lines:
-        return ["Nothing is missing that 'waggle setup' or 'waggle image build' could mend."]
-    return ["To mend what is missing, run:", *(f"  {line}" for line in lines)]
+        return ["Nothing is missing that 'waggle setup' or 'waggle image build' could install."]
+    return ["To install what is missing, run:", *(f"  {line}" for line in lines)]
 
 
 def _listens(places: Places, port: int) -> bool:
@@ -117,4 +117,4 @@ def _print(results: list[CheckResult]) -> None:
         if result.mend:
             console.print(f"       {escape(result.mend)}")
     if not can_run(results):
-        console.print("\nEnvironments cannot be created here until the failures are mended.")
+        console.print("\nEnvironments cannot be created here until the failures are repaired.")

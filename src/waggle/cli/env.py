@@ -6,7 +6,6 @@ All of them are calls of the running server's tools.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,9 +13,9 @@ from typing import Any, cast
 
 import anyio
 from mcp import Client
-from rich.table import Column, Table
 
-from waggle.cli.client import call, call_telling, connected_by, find
+from waggle.cli.client import call, call_reporting, connected_by, find
+from waggle.cli.ids import matching
 from waggle.cli.progress import interruptible, print_json, print_table, say, working
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
@@ -25,22 +24,22 @@ _TABLE_WIDTH = 150
 _WAIT = 10.0
 """Seconds for a server in the environment that was just started to listen."""
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
-
-
 _NONE = "No environments. 'waggle env new' makes one."
 
 
 def new(arguments: Mapping[str, object], *, as_json: bool) -> None:
     """Create an environment with create_environment's arguments, and print its id or JSON."""
     made = anyio.run(_new, arguments)
-    told = json.dumps(made, indent=2) if as_json else str(made["environment_id"])
-    sys.stdout.write(f"{told}\n")
+    if as_json:
+        print_json(made)
+    else:
+        sys.stdout.write(f"{made['environment_id']}\n")
 
 
 async def _new(arguments: Mapping[str, object]) -> dict[str, Any]:
     async with connected_by(load()) as client:
-        with working("Creating an environment") as detail:
-            create = partial(call_telling, client, detail, "create_environment", **arguments)
+        with working("Creating an environment") as report:
+            create = partial(call_reporting, client, report, "create_environment", **arguments)
             return await interruptible(create)
 
 
@@ -50,10 +49,8 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(*(Column(name, no_wrap=True) for name in _COLUMNS), box=None)
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in _COLUMNS))
-    print_table(table, _NONE, _TABLE_WIDTH)
+    cells = [[str(row[column]) for column in _COLUMNS] for row in rows]
+    print_table(_COLUMNS, cells, _NONE, _TABLE_WIDTH)
 
 
 async def _list() -> list[dict[str, Any]]:
@@ -100,20 +97,13 @@ def expose(environment: str, port: int) -> None:
 
 async def _expose(environment: str, port: int) -> dict[str, Any]:
     async with connected_by(load()) as client:
-        row = await find(client, environment)
-        environment_id = row["environment_id"]
-        opened = await call(
-            client, "expose_port", environment_id=environment_id, port=port, wait_seconds=0
-        )
+        environment_id = (await find(client, environment))["environment_id"]
+        open_port = partial(call, client, "expose_port", environment_id=environment_id, port=port)
+        opened = await open_port(wait_seconds=0)
         if opened.get("listening"):
             return opened
         say(f"Nothing listens on port {port} yet: waiting {_WAIT:g} s for it ...")
-        return await call(
-            client, "expose_port", environment_id=environment_id, port=port, wait_seconds=_WAIT
-        )
-
-
-_NOTHING_ELSE: Mapping[str, object] = {}
+        return await open_port(wait_seconds=_WAIT)
 
 
 def pause(environment: str, *, to_disk: bool) -> None:
@@ -123,22 +113,21 @@ def pause(environment: str, *, to_disk: bool) -> None:
     )
     until = paused.get("on_disk_until") or paused.get("expires_at")
     sys.stdout.write(f"{environment_id}\n")
-    say(f"It is kept until {until}, and goes on when it is used.")
+    say(f"It is kept until {until}, and resumes when it is used.")
 
 
 def resume(environment: str) -> None:
     """Resume the environment, and print its id."""
-    environment_id, _ = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
+    environment_id, _ = anyio.run(_call, "resume_environment", environment, None)
     sys.stdout.write(f"{environment_id}\n")
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     """Take a snapshot, and print its id, or the whole result as JSON."""
-    more: dict[str, object] = {} if name is None else {"name": name}
+    more = None if name is None else {"name": name}
     environment_id, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
-        told = {**taken, "environment_id": environment_id}
-        print_json(told)
+        print_json({**taken, "environment_id": environment_id})
         return
     sys.stdout.write(f"{taken['snapshot_id']}\n")
     say(f"{taken['name']} is kept until {taken['expires_at']}.")
@@ -161,12 +150,14 @@ def rollback(environment: str, snapshot: str) -> None:
 
 
 async def _call(
-    tool: str, environment: str, more: Mapping[str, object]
+    tool: str, environment: str, more: Mapping[str, object] | None
 ) -> tuple[str, dict[str, Any]]:
     """Call a tool on an environment. Return the environment's id and the result."""
     async with connected_by(load()) as client:
         environment_id = str((await find(client, environment))["environment_id"])
-        return environment_id, await call(client, tool, environment_id=environment_id, **more)
+        return environment_id, await call(
+            client, tool, environment_id=environment_id, **(more or {})
+        )
 
 
 async def _rollback(environment: str, snapshot: str) -> str:
@@ -183,14 +174,12 @@ async def _find_snapshot(client: Client, wanted: str, environment_id: str) -> st
     Raises NotFound, and InvalidArgument if there are several.
     """
     listed = await call(client, "list_snapshots")
-    rows = cast("list[dict[str, Any]]", listed.get("snapshots", []))
-    exact = [row for row in rows if wanted in (row["snapshot_id"], row["name"])]
-    found = exact or [row for row in rows if str(row["snapshot_id"]).startswith(wanted)]
+    found = matching(listed.get("snapshots", []), "snapshot_id", wanted)
     own = [row for row in found if row["environment_id"] == environment_id]
     if not own:
         raise NotFound(
             f"The environment has no snapshot {wanted!r}.",
-            hint="'waggle snapshot ls' shows what there is, on the server's machine.",
+            hint="'waggle snapshot ls' lists them, on the server's machine.",
         )
     if len(own) > 1:
         raise InvalidArgument(f"{wanted!r} names {len(own)} snapshots.", hint="Use the id.")

@@ -10,19 +10,17 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
-from waggle.cli.options import Environment, Json, Place, Repeated
+from waggle.cli.options import Environment, Flag, Json, Place, Repeated
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 env = App(name="env", help="The environments of the running server.")
-LOOK, MOMENTS = (
-    Group("Make, look and remove", sort_key=1),
-    Group("Pause, copy, go back", sort_key=2),
-)
+BASIC = Group("Create, list and remove", sort_key=1)
+FREEZING = Group("Pause, copy and roll back", sort_key=2)
 
 
-@env.command(name="new", group=LOOK)
+@env.command(name="new", group=BASIC)
 def env_new(  # noqa: PLR0913 - one for each option
     runtime: RuntimeName | None = None,
     *,
@@ -42,30 +40,17 @@ def env_new(  # noqa: PLR0913 - one for each option
 
     Example: `E=$(waggle env new python) && waggle exec $E -- python3 --version`
 
-    Parameters
-    ----------
-    runtime
-        What it is for; python unless you say.
-    name
-        What to call it.
-    image
-        An image instead of the runtime's own.
-    timeout_minutes
-        How long it is kept without use; the server has a default.
-    network
-        What it may reach; the server has a default.
-    snapshot
-        A snapshot to go on from, instead of a runtime: its id, name or the start of its id.
-    cpus
-        Virtual processors, within the server's limit.
-    memory_mb
-        Memory in MiB, within the server's limit.
-    disk_mb
-        Writable disk in MiB, within the server's limit.
-    env
-        A variable for all its programs, as NAME=value; once for each.
-    package
-        A package to install first; once for each.
+    :param runtime: The language or shell; python by default.
+    :param name: Its name.
+    :param image: An image instead of the runtime's own.
+    :param timeout_minutes: How long it is kept without use; by default as the server is set.
+    :param network: What it may reach; by default as the server is set.
+    :param snapshot: A snapshot to resume, instead of a runtime: its id, its beginning, or a name.
+    :param cpus: Virtual processors, within the server's limit.
+    :param memory_mb: Memory in MiB, within the server's limit.
+    :param disk_mb: Writable disk in MiB, within the server's limit.
+    :param env: A variable for all its programs, as NAME=VALUE; may be repeated.
+    :param package: A package to install first; may be repeated.
     """
     from waggle.cli.env import new as run
 
@@ -85,7 +70,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     run({word: value for word, value in given.items() if value is not None}, as_json=json)
 
 
-@env.command(name="ls", group=LOOK)
+@env.command(name="ls", group=BASIC)
 def env_ls(*, json: Json = False) -> None:
     """List the environments of the running server."""
     from waggle.cli.env import ls as run
@@ -93,7 +78,7 @@ def env_ls(*, json: Json = False) -> None:
     run(as_json=json)
 
 
-@env.command(name="rm", group=LOOK)
+@env.command(name="rm", group=BASIC)
 def env_rm(*environments: str) -> None:
     """Destroy environments, each given by id, beginning of id, or name.
 
@@ -104,64 +89,52 @@ def env_rm(*environments: str) -> None:
     run(environments)
 
 
-@env.command(name="pause", group=MOMENTS)
+@env.command(name="pause", group=FREEZING)
 def env_pause(environment: Environment, *, to_disk: bool = False) -> None:
-    """Have an environment stand still until it is used again.
+    """Pause an environment until it is used again.
 
-    Parameters
-    ----------
-    to_disk
-        Keep its state on the disk and free its memory.
+    :param to_disk: Keep its state on the disk and free its memory.
     """
     from waggle.cli.env import pause as run
 
     run(environment, to_disk=to_disk)
 
 
-@env.command(name="resume", group=MOMENTS)
+@env.command(name="resume", group=FREEZING)
 def env_resume(environment: Environment) -> None:
-    """Have a paused environment go on."""
+    """Resume a paused environment."""
     from waggle.cli.env import resume as run
 
     run(environment)
 
 
-@env.command(name="snapshot", group=MOMENTS)
+@env.command(name="snapshot", group=FREEZING)
 def env_snapshot(environment: Environment, *, name: str | None = None, json: Json = False) -> None:
-    """Keep what an environment is now, memory and disk, and print the snapshot's id.
+    """Take a snapshot of an environment, memory and disk, and print its id.
 
-    Parameters
-    ----------
-    name
-        What to call the snapshot.
+    :param name: The name of the snapshot.
     """
     from waggle.cli.env import snapshot as run
 
     run(environment, name, as_json=json)
 
 
-@env.command(name="fork", group=MOMENTS)
+@env.command(name="fork", group=FREEZING)
 def env_fork(environment: Environment, *, count: int = 1, json: Json = False) -> None:
-    """Make copies of an environment as it is now, and print their ids.
+    """Copy a running environment, and print the ids of the copies.
 
-    Parameters
-    ----------
-    count
-        How many.
+    :param count: How many copies.
     """
     from waggle.cli.env import fork as run
 
     run(environment, count, as_json=json)
 
 
-@env.command(name="rollback", group=MOMENTS)
+@env.command(name="rollback", group=FREEZING)
 def env_rollback(environment: Environment, snapshot: str) -> None:
-    """Take an environment back to a snapshot of itself; what came since is lost.
+    """Return an environment to a snapshot of itself; all changes since then are lost.
 
-    Parameters
-    ----------
-    snapshot
-        Its id, the beginning of its id, or its name.
+    :param snapshot: Its id, the beginning of its id, or its name.
     """
     from waggle.cli.env import rollback as run
 
@@ -169,8 +142,7 @@ def env_rollback(environment: Environment, snapshot: str) -> None:
 
 
 File = Annotated[Place, Parameter(allow_leading_hyphen=True)]
-Input = Annotated[bool, Parameter(name=("--stdin", "-i"), negative="")]
-Keep = Annotated[bool, Parameter(negative="")]
+Input = Annotated[Flag, Parameter(alias="-i")]
 
 
 def exec_(
@@ -187,27 +159,19 @@ def exec_(
 
     Its output comes while it runs, and its exit code is this command's; 124 is a timeout, and 128
     and more a signal. It gets this command's standard input if that is a file, and with -i also if
-    it is a pipe. Ctrl-C kills it. What stands after -- is the program's, also its options;
-    no shell is involved.
+    it is a pipe. Ctrl-C kills it. All words after -- are the program's, options included; no shell
+    is involved.
 
     Examples: `waggle exec box -- python3 -c 'print(6 * 7)'`,
     `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`,
     `cat data.csv | waggle exec -i box -- wc -l`
 
-    Parameters
-    ----------
-    command
-        The program and its arguments.
-    user
-        sandbox or root.
-    cwd
-        The directory to run in; a relative path begins at the home directory.
-    env
-        A variable to set, as NAME=VALUE; may be given several times.
-    timeout_seconds
-        Kill it after so many seconds.
-    stdin
-        Pass standard input on also if it is a pipe, which is read to its end.
+    :param command: The program and its arguments.
+    :param user: sandbox or root.
+    :param cwd: The directory to run in; a relative path begins at the home directory.
+    :param env: A variable to set, as NAME=VALUE; may be repeated.
+    :param timeout_seconds: Kill it after this many seconds.
+    :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
     """
     from waggle.cli.exec import How, execute
 
@@ -222,44 +186,29 @@ def run(
     packages: Repeated = (),
     network: NetworkPolicy | None = None,
     image: str | None = None,
-    keep: Keep = False,
+    keep: Flag = False,
     stdin: Input = False,
 ) -> int:
     """Run a program of this machine in a new environment, which is destroyed afterwards.
 
     The one file is copied there. As with exec, output comes while it runs, and the exit code is the
-    program's. Options of the program stand after --.
+    program's. Write the program's own options after --.
 
     Examples: `waggle run hello.py`, `waggle run plot.py --packages numpy -- --size 3`,
     `echo 'print(6 * 7)' | waggle run -`
 
-    Parameters
-    ----------
-    file
-        A .py, .js, .mjs, .cjs, .sh or .bash file, or - for standard input.
-    words
-        What the program gets as its arguments.
-    runtime
-        What runs it, where the file's name does not say; python for standard input.
-    packages
-        What to install first: 'numpy pandas', or one and the option again.
-    network
-        What it may reach; the server has a default.
-    image
-        An image instead of the runtime's own.
-    keep
-        Keep the environment, and tell its id on stderr.
-    stdin
-        Pass standard input on also if it is a pipe, which is read to its end.
+    :param file: A .py, .js, .mjs, .cjs, .sh or .bash file, or - for standard input.
+    :param words: The program's arguments.
+    :param runtime: The language, if the file's name does not show it; python for standard input.
+    :param packages: Packages to install first: 'numpy pandas', or one, and the option again.
+    :param network: What it may reach; by default as the server is set.
+    :param image: An image instead of the runtime's own.
+    :param keep: Keep the environment, and print its id on stderr.
+    :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
     """
     from waggle.cli.run import Wanted
     from waggle.cli.run import run as begin
 
-    wanted = Wanted(
-        " ".join(packages).split(),
-        network and network.value,
-        image,
-        keep=keep,
-        stdin=stdin,
-    )
+    chosen = network and network.value
+    wanted = Wanted(" ".join(packages).split(), chosen, image, keep=keep, stdin=stdin)
     return begin(str(file), words, runtime, wanted)

@@ -64,7 +64,7 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
         )
     arguments = {**how.arguments(), "command": list(command)}
     arguments["stdin"] = standard_input(pipe=how.stdin)
-    return tell(anyio.run(_connect_and_run, environment, arguments), command)
+    return report(anyio.run(_connect_and_run, environment, arguments), command)
 
 
 async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended:
@@ -79,15 +79,19 @@ async def attached(client: Client, arguments: dict[str, Any]) -> Ended:
     return await program.run(client, arguments, sys.stdout.buffer, sys.stderr.buffer)
 
 
-def tell(ended: Ended, command: Sequence[str] = ()) -> int:
-    """Print on stderr what the program's output does not show, and return the exit code.
+def report(ended: Ended, command: Sequence[str] = ()) -> int:
+    """Report on stderr what the program's output does not show, and return the exit code.
 
     Lost output turns success into a failure.
     """
-    if ended.told:
-        say(f"waggle: {ended.told}")
+    if ended.message:
+        say(f"waggle: {ended.message}")
     if ended.code and len(command) == 1 and " " in command[0].strip():
-        say(f"  One word is one program. For a line of the shell: {_shell_line(command[0])}")
+        quoted = command[0].replace("'", "'\\''")
+        say(
+            "  One word is one program. For a line of the shell: "
+            f"waggle exec ENVIRONMENT -- sh -c '{quoted}'"
+        )
     if not ended.lost:
         return ended.code
     say(
@@ -98,18 +102,13 @@ def tell(ended: Ended, command: Sequence[str] = ()) -> int:
     return ended.code or 1
 
 
-def _shell_line(line: str) -> str:
-    quoted = line.replace("'", "'\\''")
-    return f"waggle exec ENVIRONMENT -- sh -c '{quoted}'"
-
-
 def parse_variables(words: Sequence[str]) -> dict[str, str]:
     """Parse `NAME=VALUE` words as variables; a later word wins. Raises InvalidArgument."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not name or not equals:
             raise InvalidArgument(
-                f"{name or '='!r} is no variable.", hint="Write --env NAME=VALUE, once for each."
+                f"{name or '='!r} is no variable.", hint="Write --env NAME=VALUE."
             )
     return {name: value for name, _, value in pairs}
 

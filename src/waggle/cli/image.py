@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
-from rich.table import Column, Table
 
 from waggle.app.values import image_service
 from waggle.cli.progress import filling, print_json, print_table, say, working
@@ -26,14 +25,14 @@ from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.build.definition import ImageDefinition, load_definition
 from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.store.environments import SqliteStore
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.shipped import IMAGES
 
 BY_DEFAULT = ("python", "node", "shell", "data")
 """The images of the runtimes."""
 BASE = "base"
 """The image below all others. No runtime uses it directly."""
-_COLUMNS = ("digest", "size", "disk", "last used (UTC)")
+_COLUMNS = ("name", "digest", "size", "disk", "last used (UTC)")
 _TABLE_WIDTH = 120
 _NOTHING = (
     "No images. Build waggle's own with 'waggle image build';"
@@ -49,19 +48,18 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
     """
     settings = load()
     images = image_service(settings)
-    directory = IMAGES
-    known = sorted(path.parent.name for path in directory.glob("*/image.toml"))
+    known = sorted(path.parent.name for path in IMAGES.glob("*/image.toml"))
     for name in names:
         if name not in known:
             raise InvalidArgument(
                 f"There is no definition {name[:40]!r}.", hint=f"Known are: {', '.join(known)}."
             )
     for name in names or BY_DEFAULT:
-        definition = load_definition(directory, name)
+        definition = load_definition(IMAGES, name)
         if not only_missing or _is_wanted(images, definition, settings.debian_mirror):
-            with working(f"Building the image {name}") as detail:
+            with working(f"Building the image {name}") as report:
                 build_image(
-                    definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
+                    definition, images.store, settings.debian_mirror, lambda _, text: report(text)
                 )
         if name != BASE:
             make_disk(images, name)
@@ -114,12 +112,12 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(Column("name", no_wrap=True), *_COLUMNS, box=None)
+    cells: list[tuple[str, ...]] = []
     for row in rows:
         size = f"{row['size'] / 1e6:.1f} MB" if not row["problem"] else row["problem"]
         disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
-        table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
-    print_table(table, _NOTHING, _TABLE_WIDTH)
+        cells.append((row["name"], row["digest"][:19], size, disk_size, row["used"][:16]))
+    print_table(_COLUMNS, cells, _NOTHING, _TABLE_WIDTH)
 
 
 def iso(used: float) -> str:
@@ -144,7 +142,7 @@ def rm(names: Sequence[str]) -> None:
         with storage_errors(f"{name[:200]!a} cannot be removed"):
             digest = images.digest_of(name)
             freed = images.store.remove(name, used.__contains__)
-            held = {each.digest for each in images.store.holdings()}
+            held = {holding.digest for holding in images.store.holdings()}
             if digest is not None and digest not in held:
                 images.disks.remove(digest)
         say(f"Removed {name}; {freed / 1e6:.1f} MB are free again.")
@@ -180,30 +178,24 @@ def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_jso
     if max_size is None and older_than is None and settings.image_cache_max_mb:
         max_bytes = settings.image_cache_max_mb << 20
     images = image_service(settings)
-
-    def in_use(digest: str) -> bool:
-        return digest in digests_in_use(settings)
-
     with storage_errors("The image cache cannot be pruned"):
         plan = images.cache().prune(
             max_bytes=max_bytes,
             older_than=oldest,
-            in_use=in_use,
+            in_use=lambda digest: digest in digests_in_use(settings),
             pinned=images.pinned(),
             dry_run=dry_run,
         )
-    _tell(plan, dry_run=dry_run, as_json=as_json)
+    _report(plan, dry_run=dry_run, as_json=as_json)
 
 
-def _tell(plan: PrunePlan, *, dry_run: bool, as_json: bool) -> None:
+def _report(plan: PrunePlan, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        document = {
-            "dry_run": dry_run,
-            "removed": [_described(image) for image in plan.remove],
-            "freed_bytes": plan.freed_bytes,
-            "kept_bytes": plan.kept_bytes,
-        }
-        print_json(document)
+        removed = [_described(image) for image in plan.remove]
+        freed, kept = plan.freed_bytes, plan.kept_bytes
+        print_json(
+            {"dry_run": dry_run, "removed": removed, "freed_bytes": freed, "kept_bytes": kept}
+        )
         return
     would, are = ("Would remove", "would be") if dry_run else ("Removed", "are")
     for image in plan.remove:

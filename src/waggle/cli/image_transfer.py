@@ -23,7 +23,7 @@ from waggle.infra.oci.registry.options import Transfer
 from waggle.infra.oci.store.select import Form
 from waggle.infra.oci.transfer import export
 from waggle.infra.oci.transfer import load as load_file
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import describe
 
 
@@ -49,7 +49,7 @@ def push(name: str, text: str | None, *, as_json: bool) -> None:
     puller = Puller(store.layout, registry_options(settings, authorities), platform=store.platform)
     with filling(f"Pushing {reference}") as show:
         digest = anyio.run(puller.push, known, reference, _shown(show))
-    _tell(str(reference), digest, None, as_json=as_json)
+    _report(str(reference), digest, None, as_json=as_json)
 
 
 def load(source: str, name: str | None, *, as_json: bool) -> None:
@@ -89,10 +89,10 @@ def _finish(images: ImageService, name: str, *, as_json: bool) -> None:
         images.store.remove(name, lambda _: False)  # not in use: it was never usable
         raise
     image = images.store.resolve(name)
-    _tell(name, image.digest, image.size, as_json=as_json)
+    _report(name, image.digest, image.size, as_json=as_json)
 
 
-def _tell(name: str, digest: str, size: int | None, *, as_json: bool) -> None:
+def _report(name: str, digest: str, size: int | None, *, as_json: bool) -> None:
     if as_json:
         found: dict[str, object] = {"name": name, "digest": digest}
         found |= {} if size is None else {"size": size}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from waggle import __version__
 from waggle.cli.environment_commands import env, exec_, run
@@ -19,14 +20,9 @@ from waggle.cli.options import (
     MACHINE,
     SERVER,
     Environment,
-    Fix,
+    Flag,
     Json,
-    Listen,
     Place,
-    Recursive,
-    Stdio,
-    Write,
-    Yes,
     of_program,
     of_serve,
 )
@@ -53,12 +49,15 @@ app.command(run, group=SERVER, error_formatter=of_program)
 
 
 @app.command(group=SERVER, error_formatter=of_serve)
-def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
+def serve(*, stdio: Flag = False, listen: str | None = None) -> None:
     """Run the server in the foreground until Ctrl-C or SIGTERM.
 
     Everything but the address is set with WAGGLE_* variables.
 
     Example: `WAGGLE_MAX_ENVIRONMENTS=5 waggle serve --listen 127.0.0.1:9000`
+
+    :param stdio: Serve the one client that started this, over standard input and output.
+    :param listen: Where to listen, as HOST:PORT, instead of WAGGLE_LISTEN_ADDR.
     """
     from waggle.config import load, variable
 
@@ -88,19 +87,15 @@ def mcp_config(
     *,
     http: str | None = None,
     token_env: str | None = None,
-    write: Write = False,
+    write: Flag = False,
     file: Path | None = None,
 ) -> None:
     """Print or write the configuration of an MCP client; without one, list the clients.
 
-    Parameters
-    ----------
-    http
-        The URL of a running server; without it, the client starts one over stdio.
-    token_env
-        The variable in which the client finds the bearer token for that server.
-    file
-        The file to merge into, instead of the client's own.
+    :param http: The URL of a running server; without it, the client starts one over stdio.
+    :param token_env: The variable in which the client finds the bearer token for that server.
+    :param write: Merge it into the client's file.
+    :param file: The file to merge into, instead of the client's own.
     """
     from waggle.cli.mcp_config import list_clients
     from waggle.cli.mcp_config import mcp_config as begin
@@ -112,13 +107,11 @@ def mcp_config(
 
 
 @app.command(group=MACHINE)
-def setup(*, yes: Yes = False, tests: bool = False) -> None:
+def setup(*, yes: Annotated[Flag, Parameter(alias="-y")] = False, tests: bool = False) -> None:
     """Install what is missing: system packages, the guest kernel and the guest kit.
 
-    Parameters
-    ----------
-    tests
-        Also install what only the tests need.
+    :param yes: Do not ask.
+    :param tests: Also install what only the tests need.
     """
     from waggle.cli.setup import setup as begin
 
@@ -126,8 +119,11 @@ def setup(*, yes: Yes = False, tests: bool = False) -> None:
 
 
 @app.command(group=MACHINE)
-def doctor(*, fix: Fix = False, json: Json = False) -> int:
-    """Check this machine; exit 1 when environments cannot be created here. It changes nothing."""
+def doctor(*, fix: Flag = False, json: Json = False) -> int:
+    """Check this machine; exit 1 when environments cannot be created here. It changes nothing.
+
+    :param fix: Print also the commands that repair problems.
+    """
     from waggle.cli.doctor import doctor as examine
 
     return examine(as_json=json, fix=fix)
@@ -150,16 +146,18 @@ def shell(environment: Environment) -> int:
 
 
 @app.command(group=SERVER)
-def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
+def cp(
+    *places: Place,
+    recursive: Annotated[Flag, Parameter(alias="-r")] = False,
+    json: Json = False,
+) -> int:
     """Copy files into an environment, or out of one: SOURCE... DESTINATION.
 
     One side is in an environment, as ENVIRONMENT:PATH with its id, the beginning of its id, or its
     name; a relative path begins in its home directory. Exits 1 when something was left out.
 
-    Parameters
-    ----------
-    places
-        Files or directories, then the file or directory to copy to.
+    :param places: Files or directories, then the file or directory to copy to.
+    :param recursive: Copy directories, with all in them.
     """
     from waggle.cli.cp import cp as begin
 
@@ -170,10 +168,7 @@ def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
 def port(environment: Environment, port: int) -> None:
     """Expose a port of an environment on this machine's 127.0.0.1, and print its URL.
 
-    Parameters
-    ----------
-    port
-        The TCP port that a program in it listens on.
+    :param port: The TCP port that a program in it listens on.
     """
     from waggle.cli.env import expose
 
@@ -191,16 +186,15 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         code = app() if words is None else app(words)
     except (WaggleError, OSError, BaseExceptionGroup) as error:
-        told = refusals(error)
-        if not told:
+        shown = refusals(error)
+        if not shown:
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
             raise
-        for each in told:
-            sys.stderr.write(
-                f"waggle: {each.message}\n" + (f"  {each.hint}\n" if each.hint else "")
-            )
-        sys.exit(2 if isinstance(told[0], InvalidArgument) else 1)
+        for refusal in shown:
+            hint = f"  {refusal.hint}\n" if refusal.hint else ""
+            sys.stderr.write(f"waggle: {refusal.message}\n{hint}")
+        sys.exit(2 if isinstance(shown[0], InvalidArgument) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

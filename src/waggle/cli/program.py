@@ -42,7 +42,7 @@ class Ended:
     """
 
     code: int
-    told: str = ""
+    message: str = ""
     lost: int = 0
 
 
@@ -161,8 +161,8 @@ class _Stream:
         try:
             read = await self._client.read_resource(uri, cache_mode="bypass")
         except MCPError as error:
-            if told := refused_request(error):
-                raise told from error
+            if refusal := refused_request(error):
+                raise refusal from error
             raise
         (content,) = read.contents
         about = cast("dict[str, Any]", (content.meta or {})[_PAGE_META])
@@ -186,19 +186,19 @@ async def _may_again(error: CallRefused) -> bool:
 def ended(result: Mapping[str, Any], lost: int = 0) -> Ended:
     """Return the end of a program from the last result of its job. Pure."""
     status, seconds = str(result["status"]), result.get("duration_ms", 0) / 1000
-    told = _diagnosis(result)
+    message = _diagnosis(result)
     match status:
         case "exited":
-            return Ended(int(result["exit_code"]), told, lost)
+            return Ended(int(result["exit_code"]), message, lost)
         case "timed_out":
             return Ended(TIMED_OUT, f"It was killed at its timeout, after {seconds:.1f} s.", lost)
         case "signaled":
             name = str(result["signal"])
-            return Ended(SIGNALLED + _number(name), told or f"{name} ended it.", lost)
+            return Ended(SIGNALLED + _number(name), message or f"{name} ended it.", lost)
         case "killed":
-            return Ended(SIGNALLED + signal.SIGKILL, "Somebody killed it.", lost)
+            return Ended(SIGNALLED + signal.SIGKILL, "It was killed.", lost)
         case _:
-            return Ended(1, told or "It was lost with its environment.", lost)
+            return Ended(1, message or "It was lost with its environment.", lost)
 
 
 def _number(name: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: results on stdout, progress on stderr; and the end of work at a signal.
+"""The output of commands: results on stdout, progress on stderr; and the end of work at a signal.
 
 Progress is a spinner or a bar on a terminal, plain lines elsewhere. `interruptible` and `answered`
 cancel work with its clean-up, for the commands that use the server.
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ import anyio
 import anyio.lowlevel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from waggle.tasks import together
 
@@ -40,11 +40,17 @@ def print_json(result: object) -> None:
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
-def print_table(table: Table, nothing: str, width: int = 0) -> None:
-    """Print a table on stdout, or `nothing` if it is empty.
+def print_table(
+    names: Sequence[str], rows: Iterable[Sequence[str]], nothing: str, width: int = 0
+) -> None:
+    """Print a table on stdout, or `nothing` if it has no rows.
 
-    It may take `width` characters, also on a narrower terminal: a truncated id is useless.
+    It may take `width` characters, also on a narrower terminal, and does not wrap the first column:
+    a truncated id is useless.
     """
+    table = Table(Column(names[0], no_wrap=True), *names[1:], box=None)
+    for row in rows:
+        table.add_row(*row)
     out = Console(markup=False, emoji=False, highlight=False)
     out.width = max(out.width, width)
     out.print(table if table.row_count else nothing)
@@ -73,13 +79,13 @@ def waiting(title: str) -> Generator[Callable[[str], None]]:
         with console.status(title) as status:
             yield lambda line: status.update(f"{title}  [dim]{_short(line)}[/]")
         return
-    told = threading.Timer(SLOW_SECONDS, say, (f"{title} ...",))
-    told.daemon = True
-    told.start()
+    timer = threading.Timer(SLOW_SECONDS, say, (f"{title} ...",))
+    timer.daemon = True
+    timer.start()
     try:
         yield lambda _line: None
     finally:
-        told.cancel()
+        timer.cancel()
 
 
 @contextmanager
@@ -108,29 +114,28 @@ def _short(line: str) -> str:
 
 T = TypeVar("T")
 ANSWER_SECONDS = 15.0
-_LOOK = "It may have done what it was asked for; 'waggle env ls' shows what there is."
+_LOOK = "It may still have carried out the call: see 'waggle env ls'."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def interruptible(
-    work: Callable[[], Awaitable[T]], tell: Callable[[], None] = lambda: None
+    work: Callable[[], Awaitable[T]], on_signal: Callable[[], None] = lambda: None
 ) -> T:
     """Do the work; at a signal, cancel it, let it clean up, and only then raise KeyboardInterrupt.
 
-    `tell` is called at the first signal; further ones have no effect, since clean-up has its own
-    bounds. A signal that this process was started to ignore, as by nohup, stays ignored. The whole
-    work is cancelled, so open a connection with its own tasks around this call, not in the work.
+    `on_signal` is called at the first signal; further ones have no effect, since clean-up has its
+    own bounds. A signal that this process was started to ignore, as by nohup, stays ignored. The
+    whole work is cancelled: open a connection with its own tasks around this call, not in the work.
     """
     interrupted = anyio.Event()
     done: list[T] = []
-
-    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    received = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
     async def watch(scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(*heard) as signals:
+        with anyio.open_signal_receiver(*received) as signals:
             async for _ in signals:
                 if not interrupted.is_set():
-                    tell()
+                    on_signal()
                 interrupted.set()
                 scope.cancel()
 

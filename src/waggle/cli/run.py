@@ -19,8 +19,8 @@ import anyio
 from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
-from waggle.cli.client import CallRefused, call, call_telling, connected_by
-from waggle.cli.exec import attached, read_input, standard_input, tell
+from waggle.cli.client import CallRefused, call, call_reporting, connected_by
+from waggle.cli.exec import attached, read_input, report, standard_input
 from waggle.cli.program import Ended
 from waggle.cli.progress import answered, interruptible, say, waiting
 from waggle.config import load
@@ -77,7 +77,7 @@ def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted
     chosen = runtime or runtime_of(file)
     data, stdin = _read(file, pipe=wanted.stdin)
     program = Program(chosen, _path(file, chosen), data, arguments, stdin)
-    return tell(anyio.run(_connect_and_run, program, wanted))
+    return report(anyio.run(_connect_and_run, program, wanted))
 
 
 def runtime_of(file: str) -> RuntimeName:
@@ -92,8 +92,8 @@ def runtime_of(file: str) -> RuntimeName:
     found = _SUFFIXES.get(PurePosixPath(file).suffix.lower())
     if found is None:
         raise InvalidArgument(
-            f"What runs {file!r} is not clear from its name; known are {', '.join(_SUFFIXES)}.",
-            hint=f"Say it with --runtime: {', '.join(RuntimeName)}.",
+            f"The name {file!r} shows no runtime; known endings are {', '.join(_SUFFIXES)}.",
+            hint=f"Name it with --runtime: {', '.join(RuntimeName)}.",
         )
     return found
 
@@ -149,8 +149,8 @@ async def _environment(
 
     With `keep`, print how to destroy it instead.
     """
-    with waiting("Creating an environment") as detail:
-        create = partial(call_telling, client, detail, "create_environment", **arguments)
+    with waiting("Creating an environment") as on_progress:
+        create = partial(call_reporting, client, on_progress, "create_environment", **arguments)
         made = await answered(create)  # without its id it could not be destroyed
     environment_id = str(made["environment_id"])
     if keep:
@@ -191,8 +191,8 @@ async def _install(client: Client, environment_id: str, packages: Sequence[str])
     """Install packages. Prints the installer's output on stderr before it raises CallRefused."""
     arguments = {"environment_id": environment_id, "packages": list(packages)}
     try:
-        with waiting(f"Installing {' '.join(packages)}") as detail:
-            await call_telling(client, detail, "install_packages", **arguments)
+        with waiting(f"Installing {' '.join(packages)}") as on_progress:
+            await call_reporting(client, on_progress, "install_packages", **arguments)
     except CallRefused as error:
         for stream in ("stdout", "stderr"):
             if printed := str(error.result.get(stream, "")).strip():

@@ -65,7 +65,10 @@ def _explain(plan: Plan) -> None:
 
 def _ask() -> None:
     if not _interactive():
-        raise SetupIncomplete("Nobody is there to ask.", hint="Use 'waggle setup --yes'.")
+        raise SetupIncomplete(
+            "There is no terminal for the question whether to install them.",
+            hint="Use 'waggle setup --yes'.",
+        )
     if input("Install them now? [Y/n] ").strip().lower() not in ("", "y", "yes"):
         raise SetupIncomplete("Nothing was installed.", hint="")
 

@@ -10,23 +10,23 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.table import Column, Table
-
 from waggle.app.machines import hypervisor, machinery
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates
+from waggle.cli import ids
 from waggle.cli.image import iso
 from waggle.cli.progress import print_json, print_table, say, working
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL, parse_owner
-from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.shared.files import remove_directory
 from waggle.service.local.frozen.snapshots import bring as bring_in
 from waggle.service.local.frozen.snapshots import read_snapshots, write_new
 
 _TABLE_WIDTH = 150
+_COLUMNS = ("id", "name", "owner", "runtime", "size", "created (UTC)", "expires (UTC)")
 _NOTHING = "No snapshots. 'waggle env snapshot' and the tool snapshot_environment take them."
 
 
@@ -34,31 +34,31 @@ def ls(*, as_json: bool) -> None:
     """Print the snapshots as a table, or as a JSON list; oldest first."""
     rows = [
         {
-            "id": each.id,
-            "name": each.name,
-            "owner": each.owner,
-            "environment": each.origin,
-            "runtime": each.runtime.value,
-            "image": each.image,
-            "bytes": each.size,
-            "created": iso(each.created_at.timestamp()),
-            "expires": iso(each.expires_at.timestamp()),
+            "id": kept.id,
+            "name": kept.name,
+            "owner": kept.owner,
+            "environment": kept.origin,
+            "runtime": kept.runtime.value,
+            "image": kept.image,
+            "bytes": kept.size,
+            "created": iso(kept.created_at.timestamp()),
+            "expires": iso(kept.expires_at.timestamp()),
         }
-        for each in read_snapshots(_directory())
+        for kept in read_snapshots(_directory())
     ]
     if as_json:
         print_json(rows)
         return
-    names = ("id", "name", "owner", "runtime", "size", "created (UTC)", "expires (UTC)")
-    table = Table(*(Column(name, no_wrap=True) for name in names), box=None)
-    for row in rows:
-        table.add_row(
-            *(str(row[name]) for name in ("id", "name", "owner", "runtime")),
+    cells = [
+        (
+            *(str(row[name]) for name in _COLUMNS[:4]),
             f"{int(row['bytes']) / 1e6:.1f} MB",
             str(row["created"])[:16],
             str(row["expires"])[:16],
         )
-    print_table(table, _NOTHING, _TABLE_WIDTH)
+        for row in rows
+    ]
+    print_table(_COLUMNS, cells, _NOTHING, _TABLE_WIDTH)
 
 
 def _directory() -> Path:
@@ -68,42 +68,36 @@ def _directory() -> Path:
     return Places.of(settings).snapshots
 
 
-def rm(ids: Sequence[str]) -> None:
+def rm(wanted: Sequence[str]) -> None:
     """Remove snapshots by the ids that `ls` shows, all or none, and print the ids."""
-    if not ids:
-        raise InvalidArgument("No snapshot was named.", hint="See 'waggle snapshot ls'.")
     directory = _directory()
-    known = {each.id for each in read_snapshots(directory)}
-    for wanted in ids:
-        if wanted not in known:
-            raise NotFound(
-                f"There is no snapshot {wanted[:60]!r}.", hint="See 'waggle snapshot ls'."
-            )
-    for wanted in ids:
+    ids.require("snapshot", wanted, _known(directory))
+    for snapshot_id in wanted:
         try:
-            remove_directory(directory / wanted)
+            remove_directory(directory / snapshot_id)
         except OSError as error:
             raise SetupIncomplete(
-                f"Snapshot {wanted} cannot be removed: {error.strerror}.",
+                f"Snapshot {snapshot_id} cannot be removed: {error.strerror}.",
                 hint="Run this as the user of the server.",
             ) from error
-        sys.stdout.write(f"{wanted}\n")
+        sys.stdout.write(f"{snapshot_id}\n")
+
+
+def _known(directory: Path) -> set[str]:
+    return {snapshot.id for snapshot in read_snapshots(directory)}
 
 
 def export(snapshot_id: str, file: Path) -> None:
-    """Write a snapshot to a new file. Raises NotFound, MomentUnusable and others."""
+    """Write a snapshot to a new file. Raises NotFound, FrozenMachineUnusable and others."""
     directory = Places.of(load()).snapshots
-    if snapshot_id not in {each.id for each in read_snapshots(directory)}:
-        raise NotFound(
-            f"There is no snapshot {snapshot_id[:60]!r}.", hint="See 'waggle snapshot ls'."
-        )
+    ids.require("snapshot", [snapshot_id], _known(directory))
     with _storage_errors(file, file.absolute().parent), working(f"Exporting {snapshot_id}"):
         size = write_new(file, directory / snapshot_id)
     say(f"{file}: {size / 1e6:.1f} MB. It holds what was in the memory, secrets included.")
 
 
 def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
-    """Import a snapshot and print its new id. Raises MomentUnusable, Unsupported and others."""
+    """Import a snapshot, and print its new id. Raises FrozenMachineUnusable and others."""
     settings = load()
     whose = LOCAL if owner is None else parse_owner(owner)
     with contextlib.ExitStack() as stack:
@@ -123,8 +117,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
             expires_at=datetime.now(UTC) + settings.snapshot_keep,
         )
     if as_json:
-        told = {"id": kept.id, "name": kept.name, "owner": kept.owner, "bytes": kept.size}
-        print_json(told)
+        print_json({"id": kept.id, "name": kept.name, "owner": kept.owner, "bytes": kept.size})
         return
     sys.stdout.write(f"{kept.id}\n")
     say(f"{kept.name} is {kept.owner}'s until {kept.expires_at:%Y-%m-%d %H:%M} UTC.")

@@ -7,89 +7,71 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group
 
 from waggle.cli.options import Json
 
 image = App(name="image", help="The images that environments boot from.")
-STORE, BRING = Group("The local store", sort_key=1), Group("Bring and take away", sort_key=2)
+STORE, TRANSFER = Group("The local store", sort_key=1), Group("Build and transfer", sort_key=2)
 
 
-@image.command(name="build", group=BRING)
+@image.command(name="build", group=TRANSFER)
 def image_build(*names: str, missing: bool = False) -> None:
     """Build images from their definitions in images/.
 
-    Parameters
-    ----------
-    names
-        Which ones; those of all runtimes when none is named.
-    missing
-        Build only what is not there yet, or was built from an older definition.
+    :param names: Their names; by default those of all runtimes.
+    :param missing: Build only images that are missing, or were built from an older definition.
     """
     from waggle.cli.image import build as run
 
     run(names, only_missing=missing)
 
 
-@image.command(name="pull", group=BRING)
+@image.command(name="pull", group=TRANSFER)
 def image_pull(reference: str, *, json: Json = False) -> None:
-    """Bring an image from a registry into the store and make its disk.
+    """Pull an image from a registry into the store and make its disk.
 
-    Parameters
-    ----------
-    reference
-        What to bring, such as registry.example/team/app:tag or registry.example/app@sha256:...
+    :param reference: The image, such as registry.example/team/app:tag or
+        registry.example/app@sha256:...
     """
     from waggle.cli.image_transfer import pull as run
 
     run(reference, as_json=json)
 
 
-@image.command(name="push", group=BRING)
+@image.command(name="push", group=TRANSFER)
 def image_push(name: str, reference: str | None = None, *, json: Json = False) -> None:
     """Send an image of the store to a registry.
 
-    Parameters
-    ----------
-    name
-        Its name in the store.
-    reference
-        Where it goes; its own name when not given.
+    :param name: Its name in the store.
+    :param reference: Where to send it; by default its own name.
     """
     from waggle.cli.image_transfer import push as run
 
     run(name, reference, as_json=json)
 
 
-@image.command(name="load", group=BRING)
+@image.command(name="load", group=TRANSFER)
 def image_load(source: str, *, name: str | None = None, json: Json = False) -> None:
-    """Bring an image from a file or a directory into the store and make its disk.
+    """Load an image from a file or a directory into the store and make its disk.
 
-    Parameters
-    ----------
-    source
-        A file that `docker save` or `podman save` wrote, an OCI archive or layout; or exactly:
-        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIRECTORY.
-    name
-        What to call it; the name that the source gives it when not given.
+    :param source: A file that `docker save` or `podman save` wrote, an OCI archive or layout; or
+        exactly: oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME],
+        dir:DIRECTORY.
+    :param name: Its name in the store; by default the name in the source.
     """
     from waggle.cli.image_transfer import load as run
 
     run(source, name, as_json=json)
 
 
-@image.command(name="save", group=BRING)
+@image.command(name="save", group=TRANSFER)
 def image_save(name: str, target: str) -> None:
     """Write an image of the store to a file or a directory.
 
-    Parameters
-    ----------
-    name
-        Its name in the store.
-    target
-        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME].
+    :param name: Its name in the store.
+    :param target: oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME].
     """
     from waggle.cli.image_transfer import save as run
 
@@ -106,7 +88,7 @@ def image_ls(*, json: Json = False) -> None:
 
 @image.command(name="inspect", group=STORE)
 def image_inspect(name: str) -> None:
-    """Print what is known of one image, as JSON."""
+    """Print the facts about one image, as JSON."""
     from waggle.cli.image import inspect as run
 
     run(name)
@@ -130,17 +112,12 @@ def image_prune(
 ) -> None:
     """Remove images and disks, least recently used first, and what killed commands left.
 
-    What a running environment uses and what a WAGGLE_IMAGE_* setting names always stays. Without
-    options the bound is WAGGLE_IMAGE_CACHE_MAX_MB.
+    Images that a running environment uses or a WAGGLE_IMAGE_* setting names always stay. Without
+    options, the bound is WAGGLE_IMAGE_CACHE_MAX_MB.
 
-    Parameters
-    ----------
-    max_size
-        Remove until images and disks take no more than this: 500MB, 20GB, 8GiB.
-    older_than
-        Remove what was not used for so long: 90m, 168h.
-    dry_run
-        Only tell what would go.
+    :param max_size: Remove until images and disks take no more than this: 500MB, 20GB, 8GiB.
+    :param older_than: Remove what was not used for this long: 90m, 168h.
+    :param dry_run: Only print what would be removed.
     """
     from waggle.cli.image import prune as run
 
@@ -152,7 +129,7 @@ snapshot = App(name="snapshot", help="The snapshots in the server's data directo
 
 @snapshot.command(name="ls")
 def snapshot_ls(*, json: Json = False) -> None:
-    """List everybody's snapshots: owner, size, and until when each is kept."""
+    """List the snapshots of all owners: their sizes, and until when they are kept."""
     from waggle.cli.snapshot import ls as run
 
     run(as_json=json)
@@ -160,7 +137,7 @@ def snapshot_ls(*, json: Json = False) -> None:
 
 @snapshot.command(name="rm")
 def snapshot_rm(*ids: str) -> None:
-    """Remove snapshots by id; environments that came of them go on."""
+    """Remove snapshots by id; environments that were resumed from them continue."""
     from waggle.cli.snapshot import rm as run
 
     run(ids)
@@ -170,12 +147,8 @@ def snapshot_rm(*ids: str) -> None:
 def snapshot_export(snapshot: str, file: Path) -> None:
     """Write a snapshot to one file, which holds all that was in its memory, secrets included.
 
-    Parameters
-    ----------
-    snapshot
-        Its id, as 'waggle snapshot ls' shows it.
-    file
-        The file to make; it must not exist.
+    :param snapshot: Its id, as 'waggle snapshot ls' shows it.
+    :param file: The file to make; it must not exist.
     """
     from waggle.cli.snapshot import export as run
 
@@ -184,28 +157,24 @@ def snapshot_export(snapshot: str, file: Path) -> None:
 
 @snapshot.command(name="import")
 def snapshot_import(file: Path, *, owner: str | None = None, json: Json = False) -> None:
-    """Bring a snapshot from a file that 'waggle snapshot export' wrote, and print its new id.
+    """Import a snapshot that 'waggle snapshot export' wrote to a file, and print its new id.
 
-    Import only what you made or trust: QEMU reads its devices' state from it.
+    Import only files that you made or trust: QEMU reads the state of devices from them.
 
-    Parameters
-    ----------
-    file
-        What was exported.
-    owner
-        Whose it becomes; without one, that of those who need not say who they are.
+    :param file: The exported file.
+    :param owner: Its new owner; by default the owner of clients without a token.
     """
     from waggle.cli.snapshot import bring as run
 
     run(file, owner, as_json=json)
 
 
-template = App(name="template", help="The frozen machines that environments go on from.")
+template = App(name="template", help="The frozen machines that environments start from.")
 
 
 @template.command(name="ls")
 def template_ls(*, json: Json = False) -> None:
-    """List the templates: what each is of, its size, and when it was used last."""
+    """List the templates: their images and sizes, and when they were last used."""
     from waggle.cli.template import ls as run
 
     run(as_json=json)
@@ -213,7 +182,7 @@ def template_ls(*, json: Json = False) -> None:
 
 @template.command(name="rm")
 def template_rm(*ids: str) -> None:
-    """Remove templates by id; machines that came of them go on."""
+    """Remove templates by id; machines that were resumed from them continue."""
     from waggle.cli.template import rm as run
 
     run(ids)
@@ -221,12 +190,9 @@ def template_rm(*ids: str) -> None:
 
 @template.command(name="prune")
 def template_prune(*, older_than: str = "7d") -> None:
-    """Remove templates that were not used for so long, and what was left half made.
+    """Remove templates that were not used for this long, and incomplete ones.
 
-    Parameters
-    ----------
-    older_than
-        Days, such as 7d; 0d removes all.
+    :param older_than: Days, such as 7d; 0d removes all.
     """
     from waggle.cli.template import prune as run
 
@@ -237,12 +203,9 @@ def template_prune(*, older_than: str = "7d") -> None:
 def template_build(*runtimes: str) -> None:
     """Make the templates of the configured runtimes now, and print their ids.
 
-    It needs no server; one that runs goes on from them at once.
+    It needs no server; a running server uses them at once.
 
-    Parameters
-    ----------
-    runtimes
-        Which ones; all of them when none is named.
+    :param runtimes: Their names; by default all.
     """
     from waggle.cli.template import build as run
 
@@ -250,19 +213,16 @@ def template_build(*runtimes: str) -> None:
 
 
 token = App(name="token", help="The bearer tokens in WAGGLE_AUTH_TOKENS_FILE.")
-_Owner = Annotated[
-    str, Parameter(help="Whose environments the token opens; a name of your choice.")
-]
-_Expires = Annotated[
-    str | None, Parameter(help="When the token ends, in days from now, such as 90d.")
-]
 
 
 @token.command(name="new")
-def token_new(owner: _Owner, *, expires: _Expires = None) -> None:
+def token_new(owner: str, *, expires: str | None = None) -> None:
     """Make a token and print it once; the file keeps only its hash.
 
     The owner `metrics` is special: its tokens open /metrics and nothing else.
+
+    :param owner: The owner of the environments that it opens; a name of your choice.
+    :param expires: When it ends, in days from now, such as 90d.
     """
     from waggle.cli.token import new as run
 

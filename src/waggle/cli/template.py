@@ -15,17 +15,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-from rich.table import Column, Table
 
 from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates, image_service, limits
+from waggle.cli import ids
 from waggle.cli.image import iso
 from waggle.cli.progress import filling, print_json, print_table, say, working
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL
-from waggle.domain.errors import InvalidArgument, NotFound, SettingsInvalid, Unsupported
+from waggle.domain.errors import InvalidArgument, SettingsInvalid, Unsupported
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
@@ -35,6 +35,7 @@ from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.start import identity_of
 
 _TABLE_WIDTH = 120
+_COLUMNS = ("id", "image", "cpus", "memory", "size", "used")
 _NOTHING = (
     "No templates. The server makes them in the background after a first boot,"
     " and 'waggle template build' makes them now."
@@ -43,62 +44,56 @@ _NOTHING = (
 
 def ls(*, as_json: bool) -> None:
     """Print the templates as a table, or as a JSON list."""
-    rows = [
-        {
-            "id": each.key.id,
-            "bytes": each.size,
-            "created": iso(each.created_at.timestamp()),
-            "used": iso(each.used_at.timestamp()),
-            "parts": dict(each.key.parts),
-        }
-        for each in _store().all()
-    ]
+    templates = _store().all()
     if as_json:
-        print_json(rows)
-        return
-    names = ("id", "image", "cpus", "memory", "size", "used")
-    table = Table(*(Column(name, no_wrap=True) for name in names), box=None)
-    for each in _store().all():
-        parts = each.key.parts
-        table.add_row(
-            each.key.id,
-            parts.get("image", "")[:19],
-            parts.get("cpus", ""),
-            f"{parts.get('memory_mib', '')} MiB",
-            f"{each.size / 1e6:.1f} MB",
-            iso(each.used_at.timestamp())[:16],
+        print_json(
+            [
+                {
+                    "id": template.key.id,
+                    "bytes": template.size,
+                    "created": iso(template.created_at.timestamp()),
+                    "used": iso(template.used_at.timestamp()),
+                    "parts": dict(template.key.parts),
+                }
+                for template in templates
+            ]
         )
-    print_table(table, _NOTHING, _TABLE_WIDTH)
+        return
+    cells = [
+        (
+            template.key.id,
+            template.key.parts.get("image", "")[:19],
+            template.key.parts.get("cpus", ""),
+            f"{template.key.parts.get('memory_mib', '')} MiB",
+            f"{template.size / 1e6:.1f} MB",
+            iso(template.used_at.timestamp())[:16],
+        )
+        for template in templates
+    ]
+    print_table(_COLUMNS, cells, _NOTHING, _TABLE_WIDTH)
 
 
-def rm(ids: Sequence[str]) -> None:
+def rm(wanted: Sequence[str]) -> None:
     """Remove templates by the ids that `ls` shows, all or none, and print the ids."""
-    if not ids:
-        raise InvalidArgument("No template was named.", hint="See 'waggle template ls'.")
     store = _store()
-    known = {each.key.id for each in store.all()}
-    for wanted in ids:
-        if wanted not in known:
-            raise NotFound(
-                f"There is no template {wanted[:60]!r}.", hint="See 'waggle template ls'."
-            )
-    for wanted in ids:
-        store.remove(wanted)
-        sys.stdout.write(f"{wanted}\n")
+    ids.require("template", wanted, {template.key.id for template in store.all()})
+    for template_id in wanted:
+        store.remove(template_id)
+        sys.stdout.write(f"{template_id}\n")
 
 
 def prune(older_than: str) -> None:
     """Remove templates not used for so many days, and print their ids."""
     match = re.fullmatch(r"([0-9]{1,5})d", older_than)
     if match is None:
-        raise InvalidArgument(f"{older_than[:20]!r} is no number of days.", hint="Say 7d, or 0d.")
+        raise InvalidArgument(f"{older_than[:20]!r} is no number of days.", hint="Write 7d, or 0d.")
     store, before = _store(), datetime.now(UTC) - timedelta(days=int(match[1]))
     store.sweep()
-    old = [each for each in store.all() if each.used_at <= before]
-    for each in old:
-        store.remove(each.key.id)
-        sys.stdout.write(f"{each.key.id}\n")
-    say(f"{len(old)} templates removed, {sum(each.size for each in old) / 1e6:.1f} MB.")
+    old = [template for template in store.all() if template.used_at <= before]
+    for template in old:
+        store.remove(template.key.id)
+        sys.stdout.write(f"{template.key.id}\n")
+    say(f"{len(old)} templates removed, {sum(template.size for template in old) / 1e6:.1f} MB.")
 
 
 def _store() -> TemplateStore:

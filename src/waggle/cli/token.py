@@ -11,12 +11,11 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from rich.table import Column, Table
-
+from waggle.cli import ids
 from waggle.cli.progress import print_json, print_table, say
 from waggle.config import load
 from waggle.domain.access import parse_owner
-from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.infra.access.tokens_file import (
     MAX_BYTES,
     Entry,
@@ -60,26 +59,23 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(*(Column(name, no_wrap=True) for name in ("id", "owner", "expires")), box=None)
-    for row in rows:
-        table.add_row(row["id"], row["owner"], row["expires"] or "never")
-    print_table(table, "No tokens.")
+    cells = [(row["id"] or "", row["owner"] or "", row["expires"] or "never") for row in rows]
+    print_table(("id", "owner", "expires"), cells, "No tokens.")
 
 
-def rm(ids: Sequence[str]) -> None:
+def rm(wanted: Sequence[str]) -> None:
     """Remove tokens by the ids that `ls` shows, all or none, and print the ids."""
-    if not ids:
-        raise InvalidArgument("No token was named.", hint="See 'waggle token ls'.")
     path = _path()
+    ids.require("token", wanted, wanted)
     with _changing(path) as text:
-        left, known = text, {entry.id: entry for entry in parse_tokens(text).values()}
-        for wanted in ids:
-            if wanted not in known:
-                raise NotFound(f"There is no token {wanted!r}.", hint="See 'waggle token ls'.")
-            left = without(left, known[wanted].digest)
+        known = {entry.id: entry for entry in parse_tokens(text).values()}
+        ids.require("token", wanted, known)
+        left = text
+        for token_id in wanted:
+            left = without(left, known[token_id].digest)
         _write(path, left)
-    for wanted in ids:
-        sys.stdout.write(f"{wanted}\n")
+    for token_id in wanted:
+        sys.stdout.write(f"{token_id}\n")
 
 
 def _path() -> Path:

@@ -125,7 +125,7 @@ async def test_a_copy_that_cannot_work_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     async with box() as (_, agent, guest, name):
         guest.files["/tmp/f"] = FakeFile(b"text", 0o644)
-        for words, told in (
+        for words, message in (
             ((tmp_path / "a", tmp_path / "d", f"{name}:/tmp"), "is a directory"),
             ((tmp_path / "a", tmp_path / "a", f"{name}:/nowhere"), "is no directory"),
             ((tmp_path / "none", f"{name}:/tmp"), "cannot be read"),
@@ -133,7 +133,7 @@ async def test_a_copy_that_cannot_work_is_refused_first(tmp_path: Path) -> None:
             ((f"{name}:/tmp/f", f"{name}:/tmp/f", tmp_path / "new"), "is no directory"),
             ((f"{name}:/tmp/f", tmp_path / "none" / "f"), "cannot be written"),
         ):
-            with pytest.raises(CopyFailed, match=told):
+            with pytest.raises(CopyFailed, match=message):
                 await cp(agent, *words)
         with pytest.raises(CallRefused, match="There is no /tmp/none"):
             await cp(agent, f"{name}:/tmp/none", tmp_path)

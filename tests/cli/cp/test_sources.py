@@ -44,7 +44,7 @@ def test_a_tree_keeps_its_links_whatever_their_target(tmp_path: Path) -> None:
         file.truncate(MAX_TREE_FILE + 1)
     source = look(top, "t", recursive=True)
     assert list(sent(source)) == ["t", "t/absolute", "t/d", "t/out", "t/d/a", "t/d/in"]
-    assert {each.name for each in source.left_out} == {b"pipe", b"large"}
+    assert {entry.name for entry in source.left_out} == {b"pipe", b"large"}
     assert source.size == 4
 
 
@@ -71,14 +71,14 @@ def test_a_file_removed_meanwhile_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a").unlink()
     (tmp_path / "b").write_text("longer text")
     archive, missing = pack(source.found)
-    assert [each.name for each in missing] == [b"a"]
+    assert [entry.name for entry in missing] == [b"a"]
     assert [entry.data for entry in read_archive(archive)] == [b"long"]
 
 
 @given(st.lists(st.integers(0, 50)), st.integers(1, 60), st.integers(1, 5))
 def test_pieces_are_bounded_and_lose_nothing(sizes: list[int], size: int, count: int) -> None:
-    found = [Found(b"%d" % n, b"", Kind.FILE, 0, 0, each) for n, each in enumerate(sizes)]
+    found = [Found(b"%d" % n, b"", Kind.FILE, 0, 0, length) for n, length in enumerate(sizes)]
     made = list(pieces(found, size, count))
-    assert [each for piece in made for each in piece] == found
+    assert [entry for piece in made for entry in piece] == found
     assert all(0 < len(piece) <= count for piece in made)
-    assert all(len(piece) == 1 or sum(each.size for each in piece) <= size for piece in made)
+    assert all(len(piece) == 1 or sum(entry.size for entry in piece) <= size for piece in made)

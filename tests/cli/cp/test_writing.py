@@ -41,7 +41,7 @@ def test_a_tree_is_written_and_overwritten(tmp_path: Path) -> None:
     assert (place / "d/a").stat().st_mode & 0o7777 == 0o755
     assert (place / "d").stat().st_mode & 0o700 == 0o700
     assert (place / "deep/er/b").read_text() == "two"
-    assert sorted(each.name for each in (place / "d").iterdir()) == ["a", "l"]
+    assert sorted(path.name for path in (place / "d").iterdir()) == ["a", "l"]
 
 
 def test_no_link_below_the_place_is_followed(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_no_link_below_the_place_is_followed(tmp_path: Path) -> None:
     (place / "f").symlink_to(outside / "kept")
     entries = [directory("d"), file("d/kept"), file("d/more"), file("f"), file("fine")]
     done, failed = write_tree(place, entries)
-    assert [each.name for each in failed] == [b"d", b"d/kept", b"d/more"]
-    assert {each.name: each.read_text() for each in outside.iterdir()} == {"kept": "old"}
+    assert [skipped.name for skipped in failed] == [b"d", b"d/kept", b"d/more"]
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"kept": "old"}
     assert not (place / "f").is_symlink()
     assert (place / "f").read_text() == (place / "fine").read_text() == "new"
     assert done.files == 2
@@ -64,9 +64,9 @@ def test_entries_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").write_text("old")
     done, failed = write_tree(tmp_path, [file("a"), file("b/c"), file("d")])
-    assert [each.name for each in failed] == [b"a", b"b/c"]
+    assert [skipped.name for skipped in failed] == [b"a", b"b/c"]
     assert done.files == 1
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "d"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
 
 
 def test_a_file_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:

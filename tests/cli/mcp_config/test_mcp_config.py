@@ -111,9 +111,9 @@ def test_an_existing_file_is_merged_and_keeps_its_mode(run: Run, tmp_path: Path,
     assert path.stat().st_mode & 0o777 == 0o640
     status = path.stat()
     again = run(tmp_path, "claude-desktop", "--write")
-    assert "is as it should be" in again.stderr
+    assert "no change needed" in again.stderr
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_a_link_stays_a_link(run: Run, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_broken_file_is_left_alone_and_the_entry_shown(
     path.write_bytes(content)
     ended = run(tmp_path, "cursor", "--write")
     assert ended.returncode == 1
-    assert "is left as it is" in ended.stderr
+    assert "was not changed" in ended.stderr
     assert '"mcpServers"' in ended.stderr
     assert ended.stdout == ""
     assert path.read_bytes() == content
@@ -149,7 +149,7 @@ def test_a_directory_in_the_files_place_is_reported(run: Run, tmp_path: Path) ->
     own_file("codex", tmp_path).mkdir(parents=True)
     ended = run(tmp_path, "codex", "--write")
     assert ended.returncode == 1
-    assert "is left as it is" in ended.stderr
+    assert "was not changed" in ended.stderr
 
 
 @pytest.mark.parametrize(

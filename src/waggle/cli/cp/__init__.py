@@ -54,7 +54,7 @@ class Copied:
 
     def miss(self, skipped: Sequence[Skipped]) -> None:
         """Add entries that were not copied."""
-        self.left_out += [(shown_name(each.name), each.reason) for each in skipped]
+        self.left_out += [(shown_name(entry.name), entry.reason) for entry in skipped]
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as printed for scripts."""
@@ -71,11 +71,11 @@ def cp(words: Sequence[str], *, recursive: bool, as_json: bool) -> int:
     """
     copied = anyio.run(partial(_connect_and_copy, plan(words), recursive=recursive))
     if as_json:
-        print_json([each.as_json() for each in copied])
-    for each in copied:
-        for path, reason in each.left_out:
-            say(f"Left out {path} of {each.source}: {reason}.")
-    return 1 if any(each.left_out for each in copied) else 0
+        print_json([done.as_json() for done in copied])
+    for done in copied:
+        for path, reason in done.left_out:
+            say(f"Left out {path} of {done.source}: {reason}.")
+    return 1 if any(done.left_out for done in copied) else 0
 
 
 async def _connect_and_copy(wanted: Upload | Download, *, recursive: bool) -> list[Copied]:
@@ -99,17 +99,17 @@ async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Co
     if many and not there and not target.path.endswith("/"):
         raise CopyFailed(
             f"{target} is no directory, and there are several sources.",
-            hint="End it with a slash to have it made.",
+            hint="End it with a slash to create it.",
         )
     into = there or many or target.path.endswith("/")
-    looked: list[tuple[Path, str, Source]] = []
+    inspected: list[tuple[Path, str, Source]] = []
     for source in wanted.sources:
         directory, name = uploaded_to(target, _name(source), into=into)
         found = await anyio.to_thread.run_sync(partial(look, source, name, recursive=recursive))
-        looked.append((source, directory, found))
+        inspected.append((source, directory, found))
     return [
         await _send(client, environment_id, directory, found, Copied(str(source), str(target)))
-        for source, directory, found in looked
+        for source, directory, found in inspected
     ]
 
 
@@ -138,7 +138,7 @@ async def _send(
             copied.written.directories += result.get("directories", 0)
             copied.written.links += result.get("links", 0)
             copied.written.size += result.get("bytes_written", 0)
-            sent += sum(each.size for each in piece)
+            sent += sum(entry.size for entry in piece)
             advance(sent / max(source.size, 1), f"{sent:,} of {source.size:,} bytes")
     return copied
 
@@ -189,9 +189,9 @@ async def _archive(
         "limit": BASE64_PAGE_BYTES,
     }
     page = await call(client, "download_files", **arguments)
-    left_out = [(each["path"], each["reason"]) for each in page.get("left_out", [])]
+    left_out = [(entry["path"], entry["reason"]) for entry in page.get("left_out", [])]
     if more := page.get("left_out_count", 0) - len(left_out):
-        left_out.append((f"{more} more entries", "the first ones say why"))
+        left_out.append((f"{more} more entries", "for reasons such as the first ones"))
     size = int(page["size"])
     if size > _MOST_ARCHIVE:
         raise CopyFailed(f"{source} is larger than one tree may be.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `waggle cp` copies: its words as places, and the files of this host as archives.
+"""The sources of `waggle cp`: its words as places, and the files of this host as archives.
 
 As with scp, a word with a colon before any slash is a place in an environment: `NAME:PATH`. A file
 on this host with a colon in its name is written `./a:b`. Links are copied as links, except that the
@@ -62,14 +62,14 @@ def plan(words: Sequence[str]) -> Upload | Download:
     if len(words) < 2:
         raise InvalidArgument("A source and a destination are needed.", hint=_USE)
     *sources, target = (place(word) for word in words)
-    here = [each for each in sources if isinstance(each, Path)]
-    there = [each for each in sources if isinstance(each, Remote)]
+    here = [source for source in sources if isinstance(source, Path)]
+    there = [source for source in sources if isinstance(source, Remote)]
     if isinstance(target, Remote) and not there:
         return Upload(tuple(here), target)
     if isinstance(target, Path) and not here:
         return Download(tuple(there), target)
-    what = "both sides are environments" if there else "neither side is an environment"
-    raise InvalidArgument(f"Nothing can be copied so: {what}.", hint=_USE)
+    why = "both sides are environments" if there else "neither side is an environment"
+    raise InvalidArgument(f"Nothing can be copied: {why}.", hint=_USE)
 
 
 def place(word: str) -> Path | Remote:
@@ -128,7 +128,7 @@ class Source:
     @property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(each.size for each in self.found)
+        return sum(entry.size for entry in self.found)
 
 
 def look(source: Path, name: str, *, recursive: bool) -> Source:
@@ -163,12 +163,12 @@ def _tree(root: bytes, top: bytes, about: os.stat_result) -> Source:
             continue
         for entry in entries:
             name = below + b"/" + entry.name if below else entry.name
-            each = _entry(entry, top, name)
-            if isinstance(each, Skipped):
-                left_out.append(each)
+            inspected = _entry(entry, top, name)
+            if isinstance(inspected, Skipped):
+                left_out.append(inspected)
                 continue
-            found.append(each)
-            if each.kind is Kind.DIRECTORY:
+            found.append(inspected)
+            if inspected.kind is Kind.DIRECTORY:
                 waiting.append((entry.path, name))
     return Source(tuple(found), tuple(left_out))
 
@@ -217,12 +217,12 @@ def pieces(
     """
     piece: list[Found] = []
     total = 0
-    for each in found:
-        if piece and (total + each.size > size or len(piece) >= count):
+    for entry in found:
+        if piece and (total + entry.size > size or len(piece) >= count):
             yield piece
             piece, total = [], 0
-        piece.append(each)
-        total += each.size
+        piece.append(entry)
+        total += entry.size
     if piece:
         yield piece
 
@@ -235,35 +235,35 @@ def pack(piece: Sequence[Found]) -> tuple[bytes, list[Skipped]]:
     out = io.BytesIO()
     left_out: list[Skipped] = []
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for each in piece:
-            if not each.name:
+        for entry in piece:
+            if not entry.name:
                 continue  # the tree's root, which exists
             try:
-                _add(tar, each)
+                _add(tar, entry)
             except OSError as error:
-                left_out.append(Skipped(each.name, error.strerror or "it cannot be read"))
+                left_out.append(Skipped(entry.name, error.strerror or "it cannot be read"))
     return out.getvalue(), left_out
 
 
-def _add(tar: tarfile.TarFile, each: Found) -> None:
-    info = tarfile.TarInfo(each.name.decode("utf-8", "surrogateescape"))
-    info.mode, info.mtime = each.mode, each.modified
-    match each.kind:
+def _add(tar: tarfile.TarFile, entry: Found) -> None:
+    info = tarfile.TarInfo(entry.name.decode("utf-8", "surrogateescape"))
+    info.mode, info.mtime = entry.mode, entry.modified
+    match entry.kind:
         case Kind.DIRECTORY:
             info.type = tarfile.DIRTYPE
             tar.addfile(info)
         case Kind.LINK:
             info.type = tarfile.SYMTYPE
-            target = os.readlink(each.path)  # noqa: PTH115 (a name in bytes)
+            target = os.readlink(entry.path)  # noqa: PTH115 (a name in bytes)
             info.linkname = target.decode("utf-8", "surrogateescape")
             tar.addfile(info)
         case _:
-            with open(each.path, "rb", opener=_unfollowed) as file:
-                data = file.read(each.size)
+            with open(entry.path, "rb", opener=_unfollowed) as file:
+                data = file.read(entry.size)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
 
 
 def _unfollowed(path: str, flags: int) -> int:
-    """Open without waiting for a FIFO that took the file's place."""
+    """Open without waiting if a FIFO has taken the file's place."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -40,7 +40,7 @@ def write_file(target: Path, entry: TreeEntry) -> Written:
 
     Raises CopyFailed, with the reason, when it cannot be written.
     """
-    with _telling(target), _opened(target.parent) as directory:
+    with _write_errors(target), _opened(target.parent) as directory:
         _place_file(directory, os.fsencode(target.name), entry)
     return Written(files=1, size=len(entry.data))
 
@@ -52,9 +52,9 @@ def write_tree(target: Path, entries: Iterable[TreeEntry]) -> tuple[Written, lis
     to a directory, since the user named it. Raises CopyFailed when it cannot be made or opened.
     """
     done, failed = Written(), list[Skipped]()
-    with _telling(target):
+    with _write_errors(target):
         target.mkdir(exist_ok=True)
-    with _telling(target), _opened(target) as root:
+    with _write_errors(target), _opened(target) as root:
         for entry in entries:
             try:
                 _place(root, entry, done)
@@ -140,7 +140,8 @@ def _opened(directory: Path) -> Generator[int]:
 
 
 @contextmanager
-def _telling(target: Path) -> Generator[None]:
+def _write_errors(target: Path) -> Generator[None]:
+    """Raise CopyFailed for an OSError of the block."""
     try:
         yield
     except OSError as error:

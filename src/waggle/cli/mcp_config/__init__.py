@@ -62,9 +62,9 @@ def mcp_config(
     except (CannotMerge, OSError) as error:
         why = error.message if isinstance(error, CannotMerge) else f"{error.strerror}."
         raise NotWritten(
-            f"{path} is left as it is. {why}", hint=f"Put this into it yourself:\n{text}"
+            f"{path} was not changed. {why}", hint=f"Add this to it yourself:\n{text}"
         ) from error
-    say(f"{client.title}: {'written' if changed else 'is as it should be'}. {client.then}")
+    say(f"{client.title}: {'written' if changed else 'no change needed'}. {client.then}")
     sys.stdout.write(f"{path}\n")
 
 
@@ -127,7 +127,7 @@ def _write(path: Path, client: Client, entry: dict[str, object]) -> bool:
     with contextlib.suppress(FileNotFoundError):
         status = path.stat()
         if not path.is_file() or status.st_size > _MOST_BYTES:
-            raise CannotMerge("It is no file, or too big to be a configuration.")
+            raise CannotMerge("It is no file, or too large for a configuration.")
         mode, owner = status.st_mode & 0o777, (status.st_uid, status.st_gid)
         try:
             before = path.read_bytes().decode("utf-8")

@@ -122,7 +122,7 @@ CLIENTS: tuple[Client, ...] = (
         lambda base: base.config / "Claude" / "claude_desktop_config.json",
         _plain,
         None,
-        then="Quit Claude Desktop wholly and start it again.",
+        then="Quit Claude Desktop completely and start it again.",
     ),
     Client(
         "claude-code",
@@ -131,7 +131,7 @@ CLIENTS: tuple[Client, ...] = (
         lambda base: base.home / ".claude.json",
         lambda server: _plain(server, type="stdio"),
         lambda server: {"type": "http", "url": server.url, **_headers(server, "${NAME}")},
-        then="Start Claude Code anew; `/mcp` shows the server.",
+        then="Restart Claude Code; `/mcp` shows the server.",
     ),
     Client(
         "cursor",
@@ -208,11 +208,10 @@ CLIENTS: tuple[Client, ...] = (
 
 def client_named(name: str) -> Client:
     """Return a client by its name. Raises InvalidArgument."""
-    for client in CLIENTS:
-        if client.name == name:
-            return client
-    raise InvalidArgument(
-        f"There is no client {name!r} in the list.",
-        hint=f"The clients are: {', '.join(each.name for each in CLIENTS)}. "
-        "'json' is the form that most others read.",
-    )
+    clients = {client.name: client for client in CLIENTS}
+    if name not in clients:
+        raise InvalidArgument(
+            f"There is no client {name!r} in the list.",
+            hint=f"The clients are: {', '.join(clients)}. 'json' is what most others read.",
+        )
+    return clients[name]

@@ -59,7 +59,7 @@ def _toml(text: str, section: str, name: str, entry: Entry) -> str:
     except tomllib.TOMLDecodeError:
         correct = False
     if not correct:
-        raise CannotMerge(f"Its {section!r} is written in a way that is not understood.")
+        raise CannotMerge(f"Its {section!r} has a layout that is not understood.")
     return changed
 
 
@@ -80,7 +80,9 @@ def _toml_table(path: str, entry: Mapping[str, Any]) -> str:
     tables = {key: cast("Entry", value) for key, value in entry.items() if isinstance(value, dict)}
     lines = [f"[{path}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
     text = "\n".join(lines) + "\n"
-    return text + "".join(f"\n{_toml_table(f'{path}.{key}', each)}" for key, each in tables.items())
+    return text + "".join(
+        f"\n{_toml_table(f'{path}.{key}', table)}" for key, table in tables.items()
+    )
 
 
 def _yaml(text: str, section: str, name: str, entry: Entry) -> str:
