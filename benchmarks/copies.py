@@ -180,12 +180,12 @@ async def _density(app: App, options: Options) -> Result:
             options.tick(f"copy {number + 1} of {CLONES}")
             made.append(await _create(app, RuntimeName.SHELL))
             await _run(app, made[-1], TRUE)
-        pids = [each.machine.pid for each in made if each.machine is not None]
+        pids = [environment.machine.pid for environment in made if environment.machine is not None]
         guests = [guest_bytes(pid) for pid in pids]
         own = [own_bytes(pid, CLONE_MIB << 20) for pid in pids]
     finally:
-        for each in made:
-            await _destroy(app, each)
+        for environment in made:
+            await _destroy(app, environment)
     most = max(private for private, _ in guests)
     share = statistics.median(share for _, share in guests)
     return Result(

@@ -32,7 +32,7 @@ from waggle.cli.client import connected
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import PullPolicy
 
 ROUNDS = 5
@@ -164,7 +164,7 @@ async def _peak(registry: Registry, work: Path) -> int:
     return int(said)
 
 
-async def _pull_and_tell(name: str, directory: Path) -> None:
+async def _pull_and_report(name: str, directory: Path) -> None:
     """Run the other process of `_peak`: print the bytes of its largest growth."""
     importlib.import_module("waggle.infra.oci.registry")  # so that it counts as idle
     registry = Registry(int(name.rpartition(":")[2]), 0)
@@ -174,4 +174,4 @@ async def _pull_and_tell(name: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_pull_and_tell(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(_pull_and_report(sys.argv[1], Path(sys.argv[2])))

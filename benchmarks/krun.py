@@ -67,10 +67,12 @@ async def _in_the_lab(
 def results(compared: dict[str, Comparison], where: str) -> list[Result]:
     """Make the lines of the table. Pure."""
     made: list[Result] = []
-    for key, each in compared.items():
-        line = ratio(f"krun-{key}", each)
+    for key, comparison in compared.items():
+        line = ratio(f"krun-{key}", comparison)
         if key == "memory":
-            ours, theirs = (f"{size / MEGABYTE:.1f} MB" for size in (each.ours, each.theirs))
+            ours, theirs = (
+                f"{size / MEGABYTE:.1f} MB" for size in (comparison.ours, comparison.theirs)
+            )
             line = Result(line.key, line.value, ours, theirs, line.how)
         made.append(Result(line.key, line.value, line.ours, line.theirs, f"{where}, {line.how}"))
     return made

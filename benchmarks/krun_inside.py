@@ -40,7 +40,7 @@ MINIMAL = Path(ingredients.__file__).with_name("minimal.py")
 Report = dict[str, dict[str, list[float]]]
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     """Print a line at once, for people who watch from outside."""
     print(text, flush=True)
 
@@ -68,7 +68,7 @@ async def main(result: Path, peer_directory: Path, rounds: int) -> None:
 
 async def _first_results(client: Client, msb: Peer, rounds: int) -> dict[str, list[float]]:
     return await interleave(
-        {"ours": lambda: create_and_run(client), "theirs": msb.run_true}, rounds=rounds, tick=tell
+        {"ours": lambda: create_and_run(client), "theirs": msb.run_true}, rounds=rounds, tick=report
     )
 
 
@@ -116,7 +116,7 @@ class Machines:
         seconds = await interleave(
             {"ours": lambda: self._waggle(sizes), "theirs": lambda: self._bare(sizes)},
             rounds=rounds,
-            tick=tell,
+            tick=report,
         )
         return {
             "banner": seconds,

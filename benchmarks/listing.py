@@ -57,7 +57,7 @@ async def remember(data: Path, count: int) -> None:
 
 
 def _destroyed(number: int) -> Environment:
-    frozen_machine = datetime.now(UTC) - timedelta(seconds=number)
+    now = datetime.now(UTC) - timedelta(seconds=number)
     return Environment(
         id=str(uuid.uuid4()),
         name=f"shell-{number}",
@@ -68,8 +68,8 @@ def _destroyed(number: int) -> Environment:
         resources=Resources(1, 512, 4096),
         network=NetworkPolicy.PUBLIC,
         idle_timeout=timedelta(minutes=30),
-        created_at=frozen_machine,
-        last_used_at=frozen_machine,
+        created_at=now,
+        last_used_at=now,
     )
 
 

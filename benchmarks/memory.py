@@ -29,13 +29,13 @@ async def measure(options: Options) -> list[Result]:
             for number in range(count):
                 options.tick(f"environment {number + 1} of {count}")
                 await _add(stack, client)
-            each = (resident_bytes(server.pid) - first) / count
+            average = (resident_bytes(server.pid) - first) / count
     return [
         Result("idle", idle / MEGABYTE, _shown(idle), "", "ready, one client connected"),
         Result(
             "environment",
-            each / MEGABYTE,
-            _shown(each),
+            average / MEGABYTE,
+            _shown(average),
             "",
             f"{count} used environments beside a first one, with which it takes {_shown(first)}",
         ),

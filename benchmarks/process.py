@@ -97,11 +97,11 @@ def descriptors(pid: int) -> list[str]:
 def descendants(pid: int) -> set[int]:
     """Return children, their children and so on, zombies included."""
     children: dict[int, set[int]] = {}
-    for each in _pids():
+    for child in _pids():
         with contextlib.suppress(OSError, IndexError, ValueError):
-            stat = (PROC / str(each) / "stat").read_text("utf-8", "replace")
+            stat = (PROC / str(child) / "stat").read_text("utf-8", "replace")
             parent = int(stat.rpartition(")")[2].split()[1])
-            children.setdefault(parent, set()).add(each)
+            children.setdefault(parent, set()).add(child)
     found: set[int] = set()
     waiting = [pid]
     while waiting:

@@ -16,35 +16,35 @@ HEAD = """\
 
 # Benchmarks
 
-What waggle costs beside the parts that it is made of. A time of one machine says little about
-another, so each row compares two sides of the same run: they take turns (A B, B A, A B ...), a
-round gives one ratio, and the row shows the median ratio with the range that holds the middle half
-of the rounds. `waggle` and `other` are medians of seconds, for orientation only. Limits hold on
-every machine.
+What waggle costs compared with its parts. A time of one machine says little about another, so each
+row compares two sides of the same run: they take turns (A B, B A, A B ...), a round gives one
+ratio, and the row shows the median ratio with the range of the middle half of the rounds. `waggle`
+and `other` are medians of seconds, for orientation only. Limits hold on all machines.
 
-The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP, with
-default settings, but without templates, so that every create boots; `template`, `first-python` and
-`first-data` have them, and `pause`, `density` and `fork` are of the services behind the tools, with
-templates. `krun-banner` and `krun-memory` alone are of the hypervisor. The rows of tokens have no
-other side: their limits are what was promised. Without hardware
-virtualisation the rows of krun are measured in the lab (lab.md), where a machine boots in a machine
-that is itself emulated. Run them with `./task bench`, or only some: `./task bench -- cold list`. An
-otherwise idle machine gives the narrowest ranges, but the ratios hold on a busy one too.
+The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP,
+with default settings, but without templates, so that all creates boot. `template`, `first-python`
+and `first-data` use templates; `pause`, `density` and `fork` measure the services behind the
+tools, with templates; `krun-banner` and `krun-memory` measure only the hypervisor. The rows of
+tokens have no other side: their limits are promises. Without hardware virtualisation the rows of
+krun are measured in the lab (lab.md), where a machine boots in a machine that is itself emulated.
+Run all rows with `./task bench`, or only some: `./task bench -- cold list`. An otherwise idle
+machine gives the narrowest ranges, but the ratios also hold on a busy one.
 
-In the groups `calls`, `load` and `sessions` the server has a tokens file, metrics and an audit log,
-and its environments are real machines. `call` and `session` are calls of the SDK's client; `wire`
-and `sessions` send bytes that were made before, which shows the server's share alone. Of that, the
-answer about ten environments is 1.1 to 1.25 x of a no-op when the SDK's own server gives it. Both
-sides run uvicorn on asyncio. The SDK's server parses HTTP with h11, which is what installs with it;
-waggle parses with httptools, which it installs. In the rows `same` both do.
+In the groups `calls`, `load` and `sessions` the server has a tokens file, metrics and an audit
+log, and its environments are real machines. `call` and `session` are calls of the SDK's client;
+`wire` and `sessions` send prepared bytes, which shows the server's share alone. Of that share, the
+answer about ten environments takes 1.1 to 1.25 x of a no-op when the SDK's own server gives it.
+Both sides run uvicorn on asyncio. The SDK's server parses HTTP with h11, which is installed with
+it; waggle parses with httptools, which it installs. In the rows `same` both use httptools.
 
-`template` does not reach its limit under TCG. A copy starts with no translated code, and nearly all
-of its time is QEMU translating what the guest runs for the first time: 70 % of the samples of a
-first Python. Blocks translated are 9,500 for renewal, 13,800 for the SSH handshake, 2,700 for the
-proxy's port and 17,000 for a first `true`, at about 15 us of one processor each; a first Python
-takes 54,000. Before that QEMU itself needs 30 to 40 ms of processor time. A boot of the same
-machine was once 5.7 s to a first command and is now 2.8 s on a quiet machine, so a tenth is 0.28 s,
-or 16,000 blocks. Only a machine that has run before its caller comes is there sooner.
+`template` does not reach its limit under TCG. A copy starts without translated code, and QEMU
+spends nearly all of the time translating code that the guest runs for the first time: 70 % of the
+samples of a first Python. It translates 9,500 blocks for renewal, 13,800 for the SSH handshake,
+2,700 for the proxy's port and 17,000 for a first `true`, at about 15 us of one processor per
+block; a first Python takes 54,000. Before that QEMU itself needs 30 to 40 ms of processor time. A
+boot of the same machine once took 5.7 s to a first command and now takes 2.8 s on a quiet machine,
+so a tenth is 0.28 s, or 16,000 blocks. Only a machine that has run before its caller comes is
+faster.
 """
 
 _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")

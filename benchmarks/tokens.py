@@ -29,9 +29,9 @@ async def measure(options: Options) -> list[Result]:
         results.append(_result("tokens-print", await _print(client), "structured content"))
         options.tick(f"{len(CALLS)} calls")
         found = await costs(client)
-        text = sum(each.text for each in found)
+        text = sum(row.text for row in found)
         how = f"{len(found)} calls; as text {text}"
-        results.append(_result("tokens-session", sum(each.structured for each in found), how))
+        results.append(_result("tokens-session", sum(row.structured for row in found), how))
     return results
 
 

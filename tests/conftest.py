@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("endurance")
     group.addoption("--kills", type=int, default=100, help="how often a server is killed")
     group.addoption("--cycles", type=int, default=1000, help="how often one is made and destroyed")
-    group.addoption("--seed", type=int, default=None, help="of the random moments; it is printed")
+    group.addoption("--seed", type=int, default=None, help="of the random times; it is printed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -81,16 +81,16 @@ async def test_memory_is_returned_when_half_of_many_are_gone(
 
 @pytest.mark.parametrize("name", ["lacks the function", "cannot be loaded"])
 def test_freeing_works_without_glibc(name: str) -> None:
-    asked: list[str] = []
+    loaded: list[str] = []
 
     def load() -> object:
-        asked.append(name)
+        loaded.append(name)
         if name == "cannot be loaded":
             raise OSError("no such library")
         return object()
 
     free(load)
-    assert asked == [name]
+    assert loaded == [name]
 
 
 def no_name() -> tuple[str, str]:

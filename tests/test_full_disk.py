@@ -43,15 +43,15 @@ pytestmark = pytest.mark.anyio
 FULL = DiskFull("The server's disk is full: there is no room in the data directory.")
 
 
-async def slept(places: Places) -> tuple[str, str]:
+async def leave_paused(places: Places) -> tuple[str, str]:
     """Leave an environment paused to disk, and one that was being paused at a kill."""
     until = datetime.now(UTC) + timedelta(hours=1)
     on_disk = replace(environment(), state=State.PAUSED).paused_to_disk(until)
     fallen = replace(environment(), state=State.RUNNING)
     store = await SqliteStore.open(places.state)
-    for each in (on_disk, fallen):
-        await store.save(each)
-        frozen_machine = frozen_in(places.environments / each.id)
+    for kept in (on_disk, fallen):
+        await store.save(kept)
+        frozen_machine = frozen_in(places.environments / kept.id)
         frozen_machine.mkdir(parents=True)
         (frozen_machine / "ram").write_bytes(b"what it knows")
     await store.aclose()
@@ -67,13 +67,13 @@ async def test_a_start_on_a_full_disk_keeps_all_paused_environments(
     with small_disk(tmp_path / "data", 2) as disk:
         settings = settings_in(tmp_path, image_cache_dir=str(tmp_path / "cache"))
         places = Places.of(settings)
-        ids = await slept(places)
-        (places.environments / "of nobody").mkdir()
+        ids = await leave_paused(places)
+        (places.environments / "of no environment").mkdir()
         disk.fill(leave=leave)
         said = ""
         try:
             async with open_app(settings) as app:
-                assert {each.id for each in app.environments.all()} == {*ids}
+                assert {kept.id for kept in app.environments.all()} == {*ids}
                 assert "is too full" in str(await app.environments.not_ready())
         except (DiskFull, SettingsInvalid) as error:
             said = str(error)
@@ -81,14 +81,14 @@ async def test_a_start_on_a_full_disk_keeps_all_paused_environments(
         _are_whole(places, ids)
         disk.free()
         async with open_app(settings) as app:
-            assert {each.id for each in app.environments.all()} == {*ids}
+            assert {kept.id for kept in app.environments.all()} == {*ids}
         _are_whole(places, ids)
-        assert not (places.environments / "of nobody").exists()
+        assert not (places.environments / "of no environment").exists()
 
 
 def _are_whole(places: Places, ids: tuple[str, ...]) -> None:
-    for each in ids:
-        kept = frozen_in(places.environments / each) / "ram"
+    for name in ids:
+        kept = frozen_in(places.environments / name) / "ram"
         assert kept.read_bytes() == b"what it knows"
 
 
@@ -157,9 +157,9 @@ async def test_a_disk_that_fills_up_midway_is_reported_and_the_environment_survi
 async def test_a_stalled_environment_is_reported_wherever_it_is_shown() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         identity = await created(agent)
-        rig.host.only.stall(DiskFull(f"It stands still. {FULL.message}"))
+        rig.host.only.stall(DiskFull(f"It is paused. {FULL.message}"))
         (line,) = data_of(await agent.call_tool("list_environments", {}))["environments"]
-        assert (line["status"], line["notice"]) == ("running", f"It stands still. {FULL.message}")
+        assert (line["status"], line["notice"]) == ("running", f"It is paused. {FULL.message}")
         shown = await agent.call_tool("get_environment", {"environment_id": identity})
         assert data_of(shown)["notice"] == line["notice"]
         assert line["notice"] in text_of(shown)

@@ -51,8 +51,8 @@ def test_long_strings_arrive_unchanged(kind: str, plain: bool, shift: int) -> No
     found = large(encoded(call(arguments), plain=plain), Sizes(1 << 26, ()))
     assert isinstance(found, Large)
     assert found.arguments == arguments
-    told = json.loads(found.text)
-    assert told == call({"path": "a"})
+    message = json.loads(found.text)
+    assert message == call({"path": "a"})
     assert found.message.id == "seven"
 
 

@@ -67,14 +67,14 @@ def documents(path: Path) -> list[str]:
     """Return the strings of a module that name a document, except docstrings."""
     text = path.read_text("utf-8")
     nodes = list(ast.walk(ast.parse(text))) if "docs" in text else []
-    docstrings = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     return [
-        each.value
-        for each in nodes
-        if isinstance(each, ast.Constant)
-        and isinstance(each.value, str)
-        and id(each) not in docstrings
-        and "docs/" in each.value
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
+        and "docs/" in node.value
     ]
 
 

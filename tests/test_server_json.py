@@ -101,7 +101,7 @@ def test_server_json_has_the_form_that_the_registry_accepts() -> None:
 
 
 @pytest.mark.parametrize(
-    "place, value, told",
+    "place, value, found",
     [
         (["name"], "waggle", "$.name"),
         (["name"], "a/b/c", "$.name"),
@@ -116,14 +116,14 @@ def test_server_json_has_the_form_that_the_registry_accepts() -> None:
     ],
 )  # fmt: skip
 def test_the_rules_find_mistakes_that_the_registry_refuses(
-    place: list[str | int], value: str, told: str
+    place: list[str | int], value: str, found: str
 ) -> None:
     wrong = copy.deepcopy(SERVER)
     at: Any = wrong
     for step in place[:-1]:
         at = at[step]
     at[place[-1]] = value
-    assert problems(wrong) == [told]
+    assert problems(wrong) == [found]
 
 
 def test_server_json_names_this_package_and_version() -> None:
@@ -153,13 +153,13 @@ def test_the_command_line_serves_on_stdio() -> None:
     assert bound.arguments == {"stdio": True}
 
 
-@pytest.mark.parametrize("given", OFFERED["environmentVariables"], ids=lambda each: each["name"])
+@pytest.mark.parametrize("given", OFFERED["environmentVariables"], ids=lambda given: given["name"])
 def test_the_variables_are_settings_of_waggle(given: dict[str, Any]) -> None:
     names = {variable(field): field for field in fields()}
     field = names[given["name"]]
-    told = fields()[field]
-    assert given["description"] == told.description
-    assert given.get("default", "") == (told.default or "")
-    assert given.get("isSecret", False) == (told.annotation is SecretStr)
+    setting = fields()[field]
+    assert given["description"] == setting.description
+    assert given.get("default", "") == (setting.default or "")
+    assert given.get("isSecret", False) == (setting.annotation is SecretStr)
     for choice in given.get("choices", ()):
         load({given["name"]: choice})

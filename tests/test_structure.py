@@ -28,7 +28,7 @@ def made(value: Any) -> tuple[int, int]:
     if not isinstance(value, dict | list):
         return 0, 0
     members: list[Any] = [*(value.values() if isinstance(value, dict) else value)]
-    inside = [made(each) for each in members]
+    inside = [made(member) for member in members]
     return 1 + sum(count for count, _ in inside), 1 + max((deep for _, deep in inside), default=0)
 
 
@@ -128,7 +128,7 @@ def test_a_parser_makes_no_more_of_a_text_than_was_counted() -> None:
         assert deepest <= found.deepest <= SMALL.depth, text
         try:
             # As lists, which keep duplicate names.
-            value = json.loads(text, object_pairs_hook=lambda pairs: [each for _, each in pairs])
+            value = json.loads(text, object_pairs_hook=lambda pairs: [value for _, value in pairs])
         except (ValueError, RecursionError):
             continue
         valid += 1

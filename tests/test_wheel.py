@@ -73,7 +73,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-class TestWhatTravels:
+class TestContents:
     def test_the_wheel_has_all_sources_definitions_and_documents_and_nothing_else(
         self, names: set[str]
     ) -> None:
@@ -112,8 +112,8 @@ class TestMetadata:
     def test_metadata_has_name_version_and_readme(
         self, metadata: Mapping[str, bytes], wheel: Path
     ) -> None:
-        told: Message = message_from_bytes(metadata["METADATA"])
-        assert (told["Name"], told["Version"]) == ("waggle-microvm", __version__)
+        read: Message = message_from_bytes(metadata["METADATA"])
+        assert (read["Name"], read["Version"]) == ("waggle-microvm", __version__)
         assert wheel.name == f"waggle_microvm-{__version__}-py3-none-any.whl"
         assert metadata["METADATA"].decode().endswith(README)
 
@@ -122,12 +122,12 @@ class TestMetadata:
         assert "waggle = waggle.__main__:main" in lines
 
     def test_every_imported_package_is_a_dependency(self) -> None:
-        asked = {normal(text) for text in PROJECT["dependencies"]}
+        required = {normal(text) for text in PROJECT["dependencies"]}
         providers = packages_distributions()
         for package in sorted(third_party()):
             found = {normal(name) for name in providers[package]}
             found = {PARTS.get(name, name) for name in found}
-            assert found & asked, f"{package} comes from {found}, which is no dependency"
+            assert found & required, f"{package} comes from {found}, which is no dependency"
 
 
 def third_party() -> set[str]:

@@ -62,24 +62,26 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 def main(argv: list[str]) -> int:
     """Attack, print and store, and return the exit code."""
-    asked = parse(argv)
-    if asked.list:
+    options = parse(argv)
+    if options.list:
         print("\n".join(WHAT))
         return 0
-    names = wanted(asked.only, is_missing=asked.missing, text=PAGE.read_text("utf-8"))
+    names = wanted(options.only, is_missing=options.missing, text=PAGE.read_text("utf-8"))
     results: list[Figures] = []
     _end_well()
     for number, name in enumerate(names, 1):
         now = datetime.now(UTC).strftime("%H:%M:%S")
         sys.stderr.write(f"{now} {number} of {len(names)}: {name} ...\n")
-        results.append(asyncio.run(attacked(name, asked.seconds)))
+        results.append(asyncio.run(attacked(name, options.seconds)))
         print(terminal(results[-1]), flush=True)
-        if asked.json is not None:
-            asked.json.write_text(json.dumps([asdict(each) for each in results], indent=1), "utf-8")
-        if asked.write:
-            on = f"Each for {asked.seconds:g} s, on {describe()}."
+        if options.json is not None:
+            options.json.write_text(
+                json.dumps([asdict(figures) for figures in results], indent=1), "utf-8"
+            )
+        if options.write:
+            on = f"Each for {options.seconds:g} s, on {describe()}."
             PAGE.write_text(page(PAGE.read_text("utf-8"), results, on), "utf-8")
-    over = [each.name for each in results if exceeded(each)]
+    over = [figures.name for figures in results if exceeded(figures)]
     if over:
         sys.stderr.write(f"Over the limits: {', '.join(over)}.\n")
     return 1 if over else 0

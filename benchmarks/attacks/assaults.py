@@ -54,13 +54,13 @@ class Threads:
 
     attack: Attack
     at_once: int
-    is_nobody: bool = False
+    without_token: bool = False
 
     async def prepare(self, attacker: Attacker) -> None:
         await attacker.create()
 
     async def go(self, attacker: Attacker) -> None:
-        target = Target(attacker.target.url) if self.is_nobody else attacker.target
+        target = Target(attacker.target.url) if self.without_token else attacker.target
         threads = [
             asyncio.to_thread(self.attack, target, attacker.over) for _ in range(self.at_once)
         ]
@@ -99,7 +99,7 @@ class HostileServer:
         if not attacker.made:
             await self.prepare(attacker)
         environment_id = attacker.made[0]
-        callers = (_calls(attacker, environment_id, each) for each in self.calls)
+        callers = (_calls(attacker, environment_id, call) for call in self.calls)
         await asyncio.gather(*callers)
         if environment_id in attacker.made:
             await attacker.destroy(environment_id)
@@ -110,13 +110,13 @@ class HostileFiles:
     """A program in place of the kit's `files`."""
 
     kind: str
-    asked: Call
+    call: Call
 
     async def prepare(self, attacker: Attacker) -> None:
         await hostile.lie(attacker.client, await attacker.create(), self.kind)
 
     async def go(self, attacker: Attacker) -> None:
-        callers = (_calls(attacker, attacker.made[0], self.asked) for _ in range(AT_ONCE))
+        callers = (_calls(attacker, attacker.made[0], self.call) for _ in range(AT_ONCE))
         await asyncio.gather(*callers)
 
 
@@ -149,9 +149,9 @@ class Asking:
             await asyncio.sleep(POLL)
 
 
-async def _calls(attacker: Attacker, environment_id: str, asked: Call) -> None:
+async def _calls(attacker: Attacker, environment_id: str, call: Call) -> None:
     """Call until the environment is gone or reported as misbehaving."""
-    tool, arguments = asked
+    tool, arguments = call
     while environment_id in attacker.made and not attacker.over.is_set():
         said = await attacker.tried(tool, environment_id=environment_id, **arguments)
         if said == _MISBEHAVES:
@@ -178,10 +178,10 @@ _SSH: Mapping[str, Sequence[Call]] = {
 
 def _all() -> dict[str, Assault]:
     found: dict[str, Assault] = {
-        name.replace(" ", "-"): Threads(*each) for name, each in attacks(LARGEST).items()
+        name.replace(" ", "-"): Threads(*parts) for name, parts in attacks(LARGEST).items()
     }
-    found["idle-connections"] = Threads(idle(1000), 1, is_nobody=True)
-    found["idle-requests"] = Threads(idle(1000, _request), 1, is_nobody=True)
+    found["idle-connections"] = Threads(idle(1000), 1, without_token=True)
+    found["idle-requests"] = Threads(idle(1000, _request), 1, without_token=True)
     found |= {name: Archive(name) for name in _ARCHIVES}
     found |= {kind: HostileServer(kind, calls) for kind, calls in _SSH.items()}
     found["deep-names"] = HostileFiles("deep-names", _PACK)

@@ -97,17 +97,17 @@ class Assault(Protocol):
 async def run(assault: Assault, attacker: Attacker) -> None:
     """Run one attacker, as the module describes."""
     await assault.prepare(attacker)
-    _tell({"ready": True})
-    await _told()
+    _report({"ready": True})
+    await _next_line()
     going = asyncio.create_task(_goes(assault, attacker))
-    await _told()
+    await _next_line()
     try:
         await attacker.destroy_all()
     finally:
         attacker.over.set()
         going.cancel()
         await asyncio.wait([going], timeout=30)
-    _tell(vars(attacker.report))
+    _report(vars(attacker.report))
 
 
 async def _goes(assault: Assault, attacker: Attacker) -> None:
@@ -120,12 +120,12 @@ async def _goes(assault: Assault, attacker: Attacker) -> None:
             await asyncio.sleep(0.5)
 
 
-async def _told() -> None:
+async def _next_line() -> None:
     """Wait for the next line, or the end of the input."""
     await asyncio.to_thread(sys.stdin.readline)
 
 
-def _tell(what: object) -> None:
+def _report(what: object) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 

@@ -86,7 +86,7 @@ def terminal(figures: Figures) -> str:
         f"memory {figures.before:.0f} MiB +{figures.peak - figures.before:.0f}, "
         f"after {kept(figures):+.0f} %, destroy {figures.destroy:.2f} s of {figures.destroys}",
         f"  A heard: {said or 'nothing'}",
-        *(f"  B heard: {each}" for each in figures.failures[:3]),
-        *(f"  logged: {each}" for each in figures.logged[:5]),
+        *(f"  B heard: {failure}" for failure in figures.failures[:3]),
+        *(f"  logged: {line}" for line in figures.logged[:5]),
     ]
     return "\n".join(lines)

@@ -109,7 +109,7 @@ async def _beside_a_victim(ground: Ground, name: str, seconds: float) -> Figures
         held = await settled(server, None)
         async with _attacker(name, ground) as attacker:
             _step("A prepares")
-            await _heard(attacker, PREPARED)
+            await _message(attacker, PREPARED)
             _step("quiet")
             with Observer(victim) as quiet:
                 await asyncio.sleep(max(5.0, min(15.0, seconds / 4)))
@@ -120,7 +120,7 @@ async def _beside_a_victim(ground: Ground, name: str, seconds: float) -> Figures
                 await asyncio.sleep(seconds)
                 _step("destroy")
                 await _say(attacker)
-                report = await _heard(attacker, ENDED)
+                report = await _message(attacker, ENDED)
         _step("calm")
         after = await _calm(server.pid, before)
         _step("looking for what is left")
@@ -188,7 +188,7 @@ async def _say(process: asyncio.subprocess.Process, line: str = "") -> None:
     await process.stdin.drain()
 
 
-async def _heard(process: asyncio.subprocess.Process, patience: float) -> dict[str, Any]:
+async def _message(process: asyncio.subprocess.Process, patience: float) -> dict[str, Any]:
     """Read the next line of the attacker. Raises RuntimeError if there is none."""
     assert process.stdout is not None
     async with asyncio.timeout(patience):

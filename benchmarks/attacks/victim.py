@@ -71,7 +71,7 @@ class Observer:
         for thread in self._threads:
             thread.join()
 
-    def _asked(self, body: bytes) -> tuple[int, bytes]:
+    def _request(self, body: bytes) -> tuple[int, bytes]:
         """Send a request on a new connection, like a new client; status 0 if there is no answer."""
         target = self._victim.target
         try:
@@ -87,14 +87,14 @@ class Observer:
     def _lists(self) -> None:
         while not self._over.wait(LIST_PAUSE):
             began = time.perf_counter()
-            status, _ = self._asked(LIST)
+            status, _ = self._request(LIST)
             self.seen.lists.append(time.perf_counter() - began)
             self.seen.refused += status != 200
 
     def _executes(self) -> None:
         while not self._over.wait(EXECUTE_PAUSE):
             began = time.perf_counter()
-            status, body = self._asked(self._victim.call)
+            status, body = self._request(self._victim.call)
             self.seen.executes.append(time.perf_counter() - began)
             if status != 200 or b"alive" not in body or b'"isError":true' in body:
                 self.seen.failures.append(f"{status} {body[:300]!r}")

@@ -52,7 +52,7 @@ class Beside:
 
     async def _list_tools(self, ctx: Request, params: PaginatedRequestParams) -> ListToolsResult:
         listed = await self._product(ctx, params)
-        more = [each for each in await self._server.list_tools() if each.name not in self._tools]
+        more = [tool for tool in await self._server.list_tools() if tool.name not in self._tools]
         return ListToolsResult(tools=[*listed.tools, *more])
 
     async def _call(self, ctx: Request, params: CallToolRequestParams) -> HandlerResult:
@@ -74,7 +74,7 @@ class Beside:
         return ListPromptsResult(prompts=[*listed.prompts, *await self._server.list_prompts()])
 
     async def _get_prompt(self, ctx: Request, params: GetPromptRequestParams) -> HandlerResult:
-        if params.name not in {each.name for each in await self._server.list_prompts()}:
+        if params.name not in {prompt.name for prompt in await self._server.list_prompts()}:
             return await self._product(ctx, params)
         context = Context(request_context=ctx, mcp_server=self._server, input_params=params)
         return await self._server.get_prompt(params.name, params.arguments, context)

@@ -187,4 +187,4 @@ def add_prompts(server: MCPServer[Any]) -> None:
         _context: CompletionContext | None,
     ) -> Completion:
         known = ["paris", "park", "party"]
-        return Completion(values=[each for each in known if each.startswith(argument.value)])
+        return Completion(values=[value for value in known if value.startswith(argument.value)])

@@ -91,7 +91,7 @@ def test_tokens_are_made_listed_and_removed(operator: Operator) -> None:
         (("rm",), 2, "No token was named"),
         (("new", "a b"), 2, "cannot be an owner"),
         (("new", "#ann"), 2, "comment"),
-        (("new", "ann", "--expires", "tomorrow"), 2, "no time to expire"),
+        (("new", "ann", "--expires", "tomorrow"), 2, "no lifetime of a token"),
     ],
 )
 def test_an_operators_mistake_is_reported(
@@ -151,7 +151,7 @@ async def test_a_running_server_rereads_its_tokens(operator: Operator, server: W
 async def test_the_command_line_sends_its_token(operator: Operator, server: Waggle) -> None:
     without = beside(server, "env", "ls")
     assert without.returncode == 1
-    assert "wants a token" in without.stderr
+    assert "requires a token" in without.stderr
     assert "WAGGLE_TOKEN" in without.stderr
     token = operator.new("ann")
     server.settings["token"] = token

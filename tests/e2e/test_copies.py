@@ -34,18 +34,18 @@ async def test_interpreters_and_openssl_draw_different_numbers_in_each_copy(
 ) -> None:
     have_templates(runtime)
     settings = {"max_environments": str(COPIES), "default_network": "none"}
-    told: list[list[str]] = []
+    drawn: list[list[str]] = []
 
     async def one(client: Client) -> None:
         environment = await create(client, runtime)
-        told.append((await execute(client, environment, code)).split())
+        drawn.append((await execute(client, environment, code)).split())
 
     with running(tmp_path, settings) as server:
         async with connected(server) as client, anyio.create_task_group() as group:
             for _ in range(COPIES):
                 group.start_soon(one, client)
         made = server.events("environment_created")
-    assert all(each["template"] for each in made), "they booted"
-    assert [len(each) for each in told] == [draws] * COPIES
-    for values in zip(*told, strict=True):
+    assert all(environment["template"] for environment in made), "they booted"
+    assert [len(numbers) for numbers in drawn] == [draws] * COPIES
+    for values in zip(*drawn, strict=True):
         assert len(set(values)) == COPIES, values

@@ -103,8 +103,8 @@ async def test_a_file_that_is_not_utf_8_is_read_as_base64(server: Waggle, shell:
     async with connected(server) as client:
         await execute(client, shell, r"printf 'a\377\000b' >/tmp/odd.dat")
         where = {"environment_id": shell, "path": "/tmp/odd.dat"}
-        told = await call(client, "read_file", **where)
-        assert "content" not in told
+        answer = await call(client, "read_file", **where)
+        assert "content" not in answer
         read = await call(client, "read_file", **where, encoding="base64")
         assert (read["encoding"], read["mime_type"]) == ("base64", "application/octet-stream")
         assert base64.b64decode(read["content"]) == b"a\xff\0b"

@@ -56,12 +56,12 @@ async def test_a_first_plot_is_shown_and_prepares_nothing(tmp_path: Path) -> Non
             again = {"environment_id": created["environment"], "job_id": 1, "wait_seconds": 120}
             while goes_on(answer):
                 answer = await client.call_tool("read_job", again)
-    text = "\n".join(each.text for each in answer.content if isinstance(each, TextContent))
-    assert any(isinstance(each, ImageContent) for each in answer.content), text
+    text = "\n".join(block.text for block in answer.content if isinstance(block, TextContent))
+    assert any(isinstance(block, ImageContent) for block in answer.content), text
     assert "[stderr]" not in text
-    told = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
-    assert told["modules"] > 500
-    assert told["compiled"] == []
+    facts = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+    assert facts["modules"] > 500
+    assert facts["compiled"] == []
     if created["template"] is None:
         pytest.skip("NOT TESTED: what is read, since nothing here is frozen")
-    assert told["read"] < MOST_READ
+    assert facts["read"] < MOST_READ

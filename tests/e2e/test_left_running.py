@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
         yield server
 
 
-async def test_a_program_left_running_is_told_listed_and_killed(server: Waggle) -> None:
+async def test_a_program_left_running_is_reported_listed_and_killed(server: Waggle) -> None:
     async with connected(server) as client:
 
         async def none_left(where: dict[str, str]) -> bool:
@@ -40,7 +40,7 @@ async def test_a_program_left_running_is_told_listed_and_killed(server: Waggle) 
         forked = await call(client, "fork_environment", **here)
         there = {"environment_id": forked["environments"][0]["environment_id"]}
         seen = (await call(client, "get_environment", **there))["left_running"]
-        assert [each["pid"] for each in seen] == [program["pid"]]
+        assert [listed["pid"] for listed in seen] == [program["pid"]]
         await call(client, "read_job", **there, pid=program["pid"])
         await until(lambda: none_left(there), what="it is gone from the copy")
 

@@ -54,7 +54,7 @@ def server(
 
 @pytest.fixture(autouse=True)
 def nothing_remains(server: Waggle) -> Generator[None]:
-    """Require that a test leaves no environment; a cancelled one may take a moment to end."""
+    """Require that a test leaves no environment; a cancelled one may take some time to end."""
     yield
     for _ in range(200):
         if not server.remains():
@@ -131,7 +131,7 @@ async def test_a_create_cancelled_in_a_session_frees_its_place(server: Waggle) -
         (left,) = (await call(client, "list_environments"))["environments"]
         others = [await create(client) for _ in range(2)]  # as many as the cap allows
         listed = (await call(client, "list_environments"))["environments"]
-        assert left["environment_id"] not in [each["environment_id"] for each in listed]
+        assert left["environment_id"] not in [entry["environment_id"] for entry in listed]
         for environment in others:
             await call(client, "destroy_environment", environment_id=environment)
 
@@ -180,8 +180,8 @@ async def test_a_machine_killed_during_a_call_frees_its_place(server: Waggle) ->
         assert "SIGKILL" in refused["message"]
         assert server.remains() == {}, "what it held is free before anybody destroys it"
         two = [await create(client, "shell") for _ in range(2)]  # nor does it hold a slot
-        for each in (environment, *two):
-            await call(client, "destroy_environment", environment_id=each)
+        for environment_id in (environment, *two):
+            await call(client, "destroy_environment", environment_id=environment_id)
         assert (await call(client, "list_environments")).get("count", 0) == 0
 
 

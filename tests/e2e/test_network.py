@@ -37,7 +37,7 @@ class Site:
     port: int = 0
     tls_port: int = 0
     certificate: Path = Path()
-    asked: list[str] = field(default_factory=list[str])
+    requests: list[str] = field(default_factory=list[str])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             here = f"{self.connection.getsockname()[0]}{self.path}"
-            site.asked.append(here)
+            site.requests.append(here)
             if self.path.startswith("/to/"):
                 self.send_response(302)
                 self.send_header("Location", self.path.removeprefix("/to/"))
@@ -71,11 +71,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
         context.load_cert_chain(site.certificate)
         secure.socket = context.wrap_socket(secure.socket, server_side=True)
         site.port, site.tls_port = plain.server_port, secure.server_port
-        for each in (plain, secure):
-            thread = threading.Thread(target=each.serve_forever, args=(0.05,))
+        for server in (plain, secure):
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
             thread.start()
             stack.callback(thread.join)
-            stack.callback(each.shutdown)
+            stack.callback(server.shutdown)
         yield site
 
 
@@ -156,7 +156,7 @@ async def sh(server: Waggle, environment: str, code: str) -> str:
 async def test_a_public_network_uses_the_proxy(server: Waggle, public: str, site: Site) -> None:
     said = await sh(server, public, f"{CURL} http://{ALLOWED}:{site.port}/hello; echo $http_proxy")
     assert said == f"{SECRET.decode()} 200http://127.0.0.1:3128\n"
-    assert f"{ALLOWED}/hello" in site.asked
+    assert f"{ALLOWED}/hello" in site.requests
 
 
 async def test_the_operators_certificates_are_trusted(
@@ -170,7 +170,7 @@ test -s /etc/ssl/certs/waggle-ca.pem && echo there
 git ls-remote {url}"""
     said = await sh(server, public, code)
     assert said.count(f"{SECRET.decode()} 200\n") == 2, said
-    assert said.count(" 000\n") == 1, "without it, nobody trusts it"
+    assert said.count(" 000\n") == 1, "without it, no program trusts it"
     assert "there\n" in said
     assert "certificate" not in said.partition("there\n")[2], "git trusts it, too"
 
@@ -184,9 +184,9 @@ async def test_the_host_is_refused_with_a_reason(server: Waggle, public: str, si
     code = "\n".join(
         f"{CURL} --noproxy '' 'http://{name}:{site.port}/direct'; echo" for name in names
     )
-    before = len(site.asked)
+    before = len(site.requests)
     said = await sh(server, public, code)
-    assert len(site.asked) == before, "nothing of the host was asked"
+    assert len(site.requests) == before, "nothing of the host was asked"
     home = [name for name in names if name in HOME_NAMES or name.startswith("127.")]
     assert said.count("does not accept connections") == said.count(" 502\n") == len(home), said
     assert said.count(" 403\n") == len(names) - len(home), said
@@ -201,7 +201,7 @@ async def test_a_redirect_to_the_host_is_refused(server: Waggle, public: str, si
     )
     assert said.endswith(" 502"), "it leads to the environment itself, where nothing listens"
     assert SECRET.decode() not in said
-    assert site.asked[-1].startswith(f"{ALLOWED}/to/"), "and nothing was asked after that"
+    assert site.requests[-1].startswith(f"{ALLOWED}/to/"), "and nothing was asked after that"
 
 
 async def test_there_is_no_way_around_the_proxy(server: Waggle, public: str, site: Site) -> None:
@@ -213,7 +213,7 @@ async def test_there_is_no_way_around_the_proxy(server: Waggle, public: str, sit
     said = await sh(server, public, f"{code}\ngetent hosts example.org || echo no names")
     assert SECRET.decode() not in said
     assert "no names" in said
-    assert not any(path.endswith("/around") for path in site.asked)
+    assert not any(path.endswith("/around") for path in site.requests)
 
 
 async def test_a_port_that_is_not_allowed_is_refused(server: Waggle, public: str) -> None:
@@ -223,7 +223,7 @@ async def test_a_port_that_is_not_allowed_is_refused(server: Waggle, public: str
 
 
 async def test_network_none_reaches_nothing(server: Waggle, lonely: str, site: Site) -> None:
-    before = len(site.asked)
+    before = len(site.requests)
     code = f"""env | grep -i proxy
 for a in {ALLOWED} {" ".join(own_addresses())}; do
   timeout 5 curl -sS http://$a:{site.port}/ -o /dev/null && echo REACHED
@@ -232,7 +232,7 @@ done"""
     said = await sh(server, lonely, code)
     assert "REACHED" not in said
     assert "proxy=" not in said.lower()
-    assert len(site.asked) == before
+    assert len(site.requests) == before
 
 
 async def test_a_download_works_right_after_a_rollback(server: Waggle, site: Site) -> None:

@@ -26,8 +26,8 @@ async def ready(server: Waggle) -> str | None:
 async def test_a_server_without_a_setup_is_not_ready(tmp_path: Path) -> None:
     with running(tmp_path, {"image_cache_dir": str(tmp_path / "cache")}) as server:
         assert "waggle setup" in str(await ready(server))
-        (told,) = server.events("not_ready")
-        assert (told["level"], told["why"]) == ("warning", await ready(server))
+        (event,) = server.events("not_ready")
+        assert (event["level"], event["why"]) == ("warning", await ready(server))
         async with connected(server) as client:
             error = await refusal(client, *CREATE[:1], runtime="python")
         assert error["code"] == "image_missing"

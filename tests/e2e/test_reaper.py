@@ -13,7 +13,7 @@ from tests.support.waggle_process import Waggle
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def freezer(server: Waggle, event: str, environment: str) -> list[datetime]:
+def times(server: Waggle, event: str, environment: str) -> list[datetime]:
     """Return the times at which the server logged an event of an environment."""
     found = [line for line in server.events(event) if line["environment"] == environment]
     return [datetime.fromisoformat(line["timestamp"]) for line in found]
@@ -21,10 +21,10 @@ def freezer(server: Waggle, event: str, environment: str) -> list[datetime]:
 
 async def test_an_idle_environment_is_paused_and_then_removed(aging: Aging) -> None:
     server = aging.server
-    await until(lambda: freezer(server, "environment_destroyed", aging.idle), 120)
-    (created,) = freezer(server, "environment_created", aging.idle)
-    (paused,) = freezer(server, "environment_paused", aging.idle)
-    (destroyed,) = freezer(server, "environment_destroyed", aging.idle)
+    await until(lambda: times(server, "environment_destroyed", aging.idle), 120)
+    (created,) = times(server, "environment_created", aging.idle)
+    (paused,) = times(server, "environment_paused", aging.idle)
+    (destroyed,) = times(server, "environment_destroyed", aging.idle)
     assert 60 <= (paused - created).total_seconds() < 75
     assert 4 <= (destroyed - paused).total_seconds() < 20
     assert aging.idle not in server.directories()
@@ -34,8 +34,8 @@ async def test_a_working_environment_is_not_reaped(aging: Aging) -> None:
     server = aging.server
     said, _ = aging.work.communicate(timeout=2 * WORKING_SECONDS)
     assert curl_result(said)["stdout"] == "finished\n"
-    (created,) = freezer(server, "environment_created", aging.busy)
-    for destroyed in freezer(server, "environment_destroyed", aging.busy):
+    (created,) = times(server, "environment_created", aging.busy)
+    for destroyed in times(server, "environment_destroyed", aging.busy):
         # If other tests took long, its idle time may be over by now, but it counts from the job's
         # end.
         assert (destroyed - created).total_seconds() >= WORKING_SECONDS + 60

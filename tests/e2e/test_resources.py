@@ -44,7 +44,7 @@ async def test_a_chart_is_shown_and_is_a_resource(server: Waggle, python: str, e
         assert era.encode() in base64.b64decode(content.blob)
         read = {"environment_id": python, "path": "chart.png"}
         blocks = (await client.call_tool("read_file", read)).content
-        assert image.data in [each.data for each in blocks if isinstance(each, ImageContent)]
+        assert image.data in [block.data for block in blocks if isinstance(block, ImageContent)]
 
 
 async def test_a_stream_resource_notifies_and_has_all_output(server: Waggle, shell: str) -> None:

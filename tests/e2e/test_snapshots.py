@@ -50,14 +50,14 @@ async def test_forks_are_independent_and_a_rollback_restores_files(server: Waggl
         kept = await call(client, "snapshot_environment", environment_id=origin, name="before")
         await said(client, origin, "echo after >note")
         forked = await call(client, "fork_environment", environment_id=origin, count=2)
-        first, second = [each["environment_id"] for each in forked["environments"]]
+        first, second = [copy["environment_id"] for copy in forked["environments"]]
         await said(client, first, "echo first >note")
         assert await said(client, second, "cat note") == "after"
         assert await said(client, origin, "cat note") == "after"
         seen = int(await said(client, second, "cat /tmp/n"))
-        await until(lambda: _more(client, second, seen), what="a program goes on in a fork")
+        await until(lambda: _more(client, second, seen), what="a program continues in a fork")
         who = "hostname; cat /etc/machine-id"
-        hosts = [await said(client, each, who) for each in (first, second)]
+        hosts = [await said(client, copy, who) for copy in (first, second)]
         assert hosts[0] != hosts[1]
 
         await call(
@@ -74,8 +74,8 @@ async def test_forks_are_independent_and_a_rollback_restores_files(server: Waggl
         (row,) = (await call(client, "list_snapshots"))["snapshots"]
         assert row["name"] == "before"
         await call(client, "delete_snapshot", snapshot_id=kept["snapshot_id"])
-        for each in (origin, first, second, made["environment_id"]):
-            await call(client, "destroy_environment", environment_id=each)
+        for environment_id in (origin, first, second, made["environment_id"]):
+            await call(client, "destroy_environment", environment_id=environment_id)
     assert server.remains() == {}
 
 
@@ -100,7 +100,7 @@ async def test_a_pause_to_disk_outlives_the_server(server: Waggle, number: signa
         assert (row["environment_id"], row["status"]) == (sleeper, "paused")
         assert await said(client, sleeper, "cat note") == "kept"
         seen = int(await said(client, sleeper, "cat /tmp/n"))
-        await until(lambda: _more(client, sleeper, seen), what="a program goes on")
+        await until(lambda: _more(client, sleeper, seen), what="a program continues")
         (snapshot,) = (await call(client, "list_snapshots"))["snapshots"]
         assert snapshot["snapshot_id"] == kept["snapshot_id"]
         await call(client, "destroy_environment", environment_id=sleeper)

@@ -119,8 +119,8 @@ async def _cut(server: Waggle, *signals: signal.Signals) -> float:
         group.start_soon(hang)
         await until(lambda: _started(server, environment))
         began = time.monotonic()
-        for number, each in enumerate(signals, 1):
-            server.send(each)
+        for number, sent in enumerate(signals, 1):
+            server.send(sent)
             await until(lambda: len(server.events("stopping")) == number)  # noqa: B023 - awaited here
         assert await server.wait() == 0
         return time.monotonic() - began
@@ -226,7 +226,7 @@ async def test_two_servers_can_share_a_port_range(server: Waggle) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(one, server)
             group.start_soon(one, other)
-        assert len({each["ssh_port"] for each in made}) == 2
+        assert len({environment["ssh_port"] for environment in made}) == 2
     finally:
         other.end()
     server.end()

@@ -26,5 +26,5 @@ async def test_a_session_of_fifteen_calls_costs_little(server: Waggle) -> None:
     async with connected(server, MODERN) as client:
         found = await costs(client)
     assert len(found) == len(CALLS) == 15
-    assert sum(each.structured for each in found) <= 1_000, table(found)
-    assert sum(each.text for each in found) <= 1_000, table(found)
+    assert sum(cost.structured for cost in found) <= 1_000, table(found)
+    assert sum(cost.text for cost in found) <= 1_000, table(found)

@@ -32,7 +32,7 @@ async def filled(server: Waggle) -> None:
 
 
 def homes(server: Waggle) -> set[str]:
-    return {each.name for each in (server.data / "environments").iterdir()}
+    return {directory.name for directory in (server.data / "environments").iterdir()}
 
 
 async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: 
             other = await create(client, "shell")
             assert await waiting(server) == 0
             assert (await status(server, "/readyz"))[0] == 503  # both slots are in use
-            for each in (made, other):
-                await call(client, "destroy_environment", environment_id=each)
+            for environment in (made, other):
+                await call(client, "destroy_environment", environment_id=environment)
             await filled(server)
             assert (await status(server, "/readyz"))[0] == 200
 

@@ -55,12 +55,12 @@ async def _cycles(directory: Path, count: int) -> None:
                 await _cycle(call, number)
                 samples.append(memory_kb(server))
                 if number % max(1, count // 10) == 0:
-                    _tell(f"{number} cycles in {time.monotonic() - began:.0f} s", server)
+                    _report(f"{number} cycles in {time.monotonic() - began:.0f} s", server)
         try:
             await until(lambda: not holding(server) - before, SETTLE_SECONDS)
         except pytest.fail.Exception:
             pytest.fail(f"left behind: {dict(holding(server) - before)}")
-        _tell(f"{growth_kb(samples):.1f} kB for each cycle", server)
+        _report(f"{growth_kb(samples):.1f} kB for each cycle", server)
         assert not leaks(samples), f"{growth_kb(samples):.1f} kB for each cycle: {samples}"
 
 
@@ -72,7 +72,7 @@ async def _cycle(call: Caller, number: int) -> None:
     await call("destroy_environment", environment_id=identity)
 
 
-def _tell(line: str, server: Waggle) -> None:
+def _report(line: str, server: Waggle) -> None:
     kinds = holding(server)
     descriptors = sum(many for kind, many in kinds.items() if kind.startswith("descriptor"))
     sys.stderr.write(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kill -9` of a server at random moments of a workload, and the state the next server finds.
+"""`kill -9` of a server at random times of a workload, and the state the next server finds.
 
 Agents create, write, run, pause, resume, snapshot, fork and destroy. Half of the kills come shortly
 after the start of a call that changes the disk, the others at any time.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.recovered import go_on, recover, strays
+from tests.support.recovered import hand_over, recover, strays
 from tests.support.waggle_client import until
 from tests.support.waggle_process import Waggle, small
 from tests.support.workload import Ledger, Workload
@@ -49,7 +49,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     seed = request.config.getoption("seed") or int.from_bytes(os.urandom(4), "big")
-    _tell(f"--seed={seed}")
+    _report(f"--seed={seed}")
     return random.Random(seed)
 
 
@@ -71,8 +71,8 @@ async def _kills(server: Waggle, rng: random.Random, count: int) -> None:
     for number in range(1, count + 1):
         workload = Workload(server.mcp, AGENTS, rng, ledger)
         async with workload.http:
-            await go_on(workload.agents, ledger, rng, USED)
-            told = await _until_killed(server, workload, rng)
+            await hand_over(workload.agents, ledger, rng, USED)
+            killed = await _until_killed(server, workload, rng)
         assert server.complaints() == []
         await _all_ended(server)
         began = time.monotonic()
@@ -83,9 +83,9 @@ async def _kills(server: Waggle, rng: random.Random, count: int) -> None:
         async with after.http:
             await recover(server, ledger, after.call)
         again = workload.call.again
-        _tell(
-            f"kill {number} of {count}, {told}: up again after {started:.1f} s with "
-            f"{len(ledger.environments)} asleep and {len(ledger.snapshots)} snapshots"
+        _report(
+            f"kill {number} of {count}, {killed}: up again after {started:.1f} s with "
+            f"{len(ledger.environments)} paused to disk and {len(ledger.snapshots)} snapshots"
             f"{f'; called again: {again}' if again else ''}"
         )
     await _all_is_usable_and_goes(server, rng, ledger)
@@ -100,7 +100,7 @@ async def _all_ended(server: Waggle) -> None:
 
 
 async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) -> str:
-    """Kill the server at a random moment of the work; return a description of the moment."""
+    """Kill the server at a random time of the work; return a description of the time."""
     stage = ""
 
     async def strike() -> None:
@@ -112,7 +112,7 @@ async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) 
             tool = rng.choice(DELICATE)
             await workload.begins(tool)
             stage = f" and at {tool}"
-        await anyio.sleep(rng.uniform(0, CALL_SECONDS))  # waits for nothing: any moment will do
+        await anyio.sleep(rng.uniform(0, CALL_SECONDS))  # waits for nothing: any time will do
         server.kill()
         stage = f"after {calls} calls{stage}, {time.monotonic() - began:.1f} s"
 
@@ -125,7 +125,7 @@ async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) 
 async def _all_is_usable_and_goes(server: Waggle, rng: random.Random, ledger: Ledger) -> None:
     workload = Workload(server.mcp, AGENTS, rng, ledger)
     async with workload.http:
-        await go_on(workload.agents, ledger, rng, share=1.0)
+        await hand_over(workload.agents, ledger, rng, share=1.0)
         for agent in workload.agents:
             for known in [*agent.kept]:
                 await agent.forget(known)
@@ -137,5 +137,5 @@ async def _all_is_usable_and_goes(server: Waggle, rng: random.Random, ledger: Le
     assert server.complaints() == []
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     sys.stderr.write(f"{line}\n")

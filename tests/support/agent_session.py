@@ -67,6 +67,6 @@ async def costs(agent: Client) -> list[Cost]:
 
 def table(found: list[Cost]) -> str:
     """Format the costs for a failing test's message."""
-    lines = [f"{each.tool:22} {each.structured:5} {each.text:5}" for each in found]
-    sums = sum(each.structured for each in found), sum(each.text for each in found)
+    lines = [f"{cost.tool:22} {cost.structured:5} {cost.text:5}" for cost in found]
+    sums = sum(cost.structured for cost in found), sum(cost.text for cost in found)
     return "\n".join([*lines, f"{'all':22} {sums[0]:5} {sums[1]:5}"])

@@ -32,4 +32,4 @@ def packed_zeros(size: int, window: int) -> bytes:
     header = b"\x28\xb5\x2f\xfd" + bytes([0, (window.bit_length() - 11) << 3])
     last = size // block - 1
     repeats = ((block << 3 | 1 << 1 | (at == last)).to_bytes(3, "little") for at in range(last + 1))
-    return header + b"".join(each + b"\0" for each in repeats)
+    return header + b"".join(part + b"\0" for part in repeats)

@@ -64,7 +64,7 @@ class Target:
 
 
 @dataclass
-class Fared:
+class Effects:
     """The results of the victim's requests, and the server's state. Seconds and MiB."""
 
     waits: list[float] = field(default_factory=list[float])
@@ -109,16 +109,16 @@ def attacked(
     seconds: float,
     at_once: int = 1,
     calm: float = 0.0,
-) -> Fared:
+) -> Effects:
     """Run `attack` in `at_once` threads for `seconds`, then wait up to `calm` s for recovery.
 
     Continues until the victim got two answers, since a busy machine may need longer for that.
     """
-    fared, over, twice = Fared(before=memory(pid)), threading.Event(), threading.Event()
+    effects, over, twice = Effects(before=memory(pid)), threading.Event(), threading.Event()
     threads = [
         *(threading.Thread(target=attack, args=(attacker, over)) for _ in range(at_once)),
-        threading.Thread(target=_lists, args=(victim, over, fared, twice)),
-        threading.Thread(target=_watches, args=(victim, over, fared, pid)),
+        threading.Thread(target=_lists, args=(victim, over, effects, twice)),
+        threading.Thread(target=_watches, args=(victim, over, effects, pid)),
     ]
     for thread in threads:
         thread.start()
@@ -128,11 +128,11 @@ def attacked(
     for thread in threads:
         thread.join()
     deadline = time.monotonic() + calm
-    fared.after = memory(pid)
-    while time.monotonic() < deadline and fared.after > fared.before * 1.15:
+    effects.after = memory(pid)
+    while time.monotonic() < deadline and effects.after > effects.before * 1.15:
         threading.Event().wait(0.2)
-        fared.after = memory(pid)
-    return fared
+        effects.after = memory(pid)
+    return effects
 
 
 def memory(pid: int) -> float:
@@ -143,7 +143,7 @@ def memory(pid: int) -> float:
     raise AssertionError("no such process")
 
 
-def _lists(victim: Target, over: threading.Event, fared: Fared, twice: threading.Event) -> None:
+def _lists(victim: Target, over: threading.Event, effects: Effects, twice: threading.Event) -> None:
     """List the tools repeatedly, each time on a new connection like a new client."""
     while not over.wait(0.02):
         began = time.perf_counter()
@@ -153,15 +153,15 @@ def _lists(victim: Target, over: threading.Event, fared: Fared, twice: threading
                 answer = http.client.HTTPResponse(line)
                 answer.begin()
                 answer.read()
-                fared.statuses.append(answer.status)
+                effects.statuses.append(answer.status)
         except (OSError, http.client.HTTPException):
-            fared.statuses.append(0)
-        fared.waits.append(time.perf_counter() - began)
-        if len(fared.waits) == 2:
+            effects.statuses.append(0)
+        effects.waits.append(time.perf_counter() - began)
+        if len(effects.waits) == 2:
             twice.set()
 
 
-def _watches(target: Target, over: threading.Event, fared: Fared, pid: int) -> None:
+def _watches(target: Target, over: threading.Event, effects: Effects, pid: int) -> None:
     line = http.client.HTTPConnection(*target.address, timeout=PATIENCE)
     with contextlib.closing(line):
         while not over.wait(0.005):
@@ -171,8 +171,8 @@ def _watches(target: Target, over: threading.Event, fared: Fared, pid: int) -> N
                 line.getresponse().read()
             except (OSError, http.client.HTTPException):
                 line.close()
-            fared.stall = max(fared.stall, time.perf_counter() - began)
-            fared.peak = max(fared.peak, memory(pid))
+            effects.stall = max(effects.stall, time.perf_counter() - began)
+            effects.peak = max(effects.peak, memory(pid))
 
 
 def repeated(body: bytes) -> Attack:

@@ -50,7 +50,7 @@ class AuthorizationServer:
     audience: str = ""
     """Audience of the tokens; by default the resource that the client requested."""
     issuer: Issuer = field(default_factory=Issuer)
-    asked: list[str] = field(default_factory=list[str])
+    requests: list[str] = field(default_factory=list[str])
     """Every request as `GET /path`; token requests also have their grant type."""
     clients: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     grants: dict[str, Grant] = field(default_factory=dict[str, Grant])
@@ -79,7 +79,7 @@ class AuthorizationServer:
         """Return status, redirect location, and document."""
         where = urlsplit(target)
         query = _form(where.query)
-        self.asked.append(f"{method} {where.path}")
+        self.requests.append(f"{method} {where.path}")
         match method, where.path:
             case "GET", "/.well-known/oauth-authorization-server":
                 return 200, "", self.metadata()
@@ -94,38 +94,38 @@ class AuthorizationServer:
             case _:
                 return 404, "", {}
 
-    def register(self, asked: dict[str, Any]) -> dict[str, object]:
+    def register(self, form: dict[str, Any]) -> dict[str, object]:
         client = f"client-{next(self._numbers)}"
-        self.clients[client] = asked["redirect_uris"]
-        return {**asked, "client_id": client, "token_endpoint_auth_method": "none"}
+        self.clients[client] = form["redirect_uris"]
+        return {**form, "client_id": client, "token_endpoint_auth_method": "none"}
 
-    def authorize(self, asked: Form) -> str:
+    def authorize(self, form: Form) -> str:
         """Return the location to which the browser is redirected with the code."""
-        _check(asked["redirect_uri"] in self.clients.get(asked["client_id"], []), "invalid_client")
-        _check(asked["response_type"] == "code", "unsupported_response_type")
-        _check(asked.get("code_challenge_method") == "S256", "invalid_request")
-        _check(bool(asked.get("resource")), "invalid_target")
-        granted = sorted(self.scopes.intersection(asked.get("scope", "").split()))
-        claims = {"sub": self.user, "scope": " ".join(granted), "aud": asked["resource"]}
-        grant = Grant(asked["client_id"], asked["redirect_uri"], asked["code_challenge"], claims)
+        _check(form["redirect_uri"] in self.clients.get(form["client_id"], []), "invalid_client")
+        _check(form["response_type"] == "code", "unsupported_response_type")
+        _check(form.get("code_challenge_method") == "S256", "invalid_request")
+        _check(bool(form.get("resource")), "invalid_target")
+        granted = sorted(self.scopes.intersection(form.get("scope", "").split()))
+        claims = {"sub": self.user, "scope": " ".join(granted), "aud": form["resource"]}
+        grant = Grant(form["client_id"], form["redirect_uri"], form["code_challenge"], claims)
         code = self._kept("code", grant)
         return f"{grant.redirect}?" + urlencode(
-            {"code": code, "state": asked["state"], "iss": self.url}
+            {"code": code, "state": form["state"], "iss": self.url}
         )
 
-    def token(self, asked: Form) -> dict[str, object]:
+    def token(self, form: Form) -> dict[str, object]:
         """Return the answer with the tokens. A code or refresh token is valid once."""
-        kind = asked["grant_type"]
-        self.asked[-1] += f" {kind}"
-        grant = self.grants.pop(asked.get("code") or asked.get("refresh_token", ""), None)
-        if grant is None or grant.client != asked["client_id"]:
+        kind = form["grant_type"]
+        self.requests[-1] += f" {kind}"
+        grant = self.grants.pop(form.get("code") or form.get("refresh_token", ""), None)
+        if grant is None or grant.client != form["client_id"]:
             raise Refused("invalid_grant")
-        _check(asked.get("resource") == grant.claims["aud"], "invalid_target")
+        _check(form.get("resource") == grant.claims["aud"], "invalid_target")
         if kind == "authorization_code":
-            digest = hashlib.sha256(asked["code_verifier"].encode()).digest()
+            digest = hashlib.sha256(form["code_verifier"].encode()).digest()
             proof = base64.urlsafe_b64encode(digest).decode().rstrip("=")
             _check(proof == grant.challenge, "invalid_grant")
-            _check(asked["redirect_uri"] == grant.redirect, "invalid_grant")
+            _check(form["redirect_uri"] == grant.redirect, "invalid_grant")
         audience = self.audience or grant.claims["aud"]
         return {
             "access_token": self.issuer.token(**{**grant.claims, "aud": audience}),

@@ -106,7 +106,7 @@ class FakeGuest:
     `release` ends it; `cancelled` lists the cancelled commands. `listing` and `searched` override
     the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
     the programs that `leave` lines left running. `listening` holds the guest's ports that answer,
-    `asked` the tried ports and the seconds.
+    `tried_ports` those that `answers` tried, with the seconds.
     """
 
     environment: Environment
@@ -142,7 +142,7 @@ class FakeGuest:
     stall: Callable[[DiskFull | None], None] = lambda _why: None
     misbehave: Callable[[GuestMisbehaves], None] = lambda _error: None
     listening: set[int] = field(default_factory=set[int])
-    asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    tried_ports: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
     freeze_error: Exception | None = None
     obeyed: list[str] = field(default_factory=list[str])
@@ -183,11 +183,11 @@ class FakeGuest:
         """Return the test's programs; killed ones appear once more, as in a real guest."""
         await anyio.lowlevel.checkpoint()
         self._enter()
-        told = self.left
-        kept = tuple(each for each in told.programs if each.pid not in self.dying)
-        self.left = Left(kept, told.count - len(told.programs) + len(kept))
+        left = self.left
+        kept = tuple(program for program in left.programs if program.pid not in self.dying)
+        self.left = Left(kept, left.count - len(left.programs) + len(kept))
         self.dying.clear()
-        return told
+        return left
 
     def leave(self, command: str, run_id: str) -> Left:
         """Leave one more program running and return all programs of this run."""
@@ -198,7 +198,7 @@ class FakeGuest:
 
     async def end_program(self, pid: int) -> bool:
         await anyio.lowlevel.checkpoint()
-        found = pid not in self.dying and pid in [each.pid for each in self.left.programs]
+        found = pid not in self.dying and pid in [program.pid for program in self.left.programs]
         self.dying.add(pid)
         return found
 
@@ -380,21 +380,21 @@ class FakeGuest:
 
     @property
     def exposed(self) -> tuple[ExposedPort, ...]:
-        return tuple(ExposedPort(*each) for each in self.ports.items())
+        return tuple(ExposedPort(*ports) for ports in self.ports.items())
 
     async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
         await anyio.lowlevel.checkpoint()
         free = local_port or 40_000 + len(self.ports)
         return ExposedPort(port, self.ports.setdefault(port, free))
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        self.stall = tell
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
+        self.stall = notify
 
-    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
-        self.misbehave = tell
+    def when_misbehaves(self, notify: Callable[[GuestMisbehaves], None]) -> None:
+        self.misbehave = notify
 
-    def when_visited(self, tell: Callable[[], None]) -> None:
-        self.visit = tell
+    def when_visited(self, notify: Callable[[], None]) -> None:
+        self.visit = notify
 
     async def unexpose(self, port: int) -> bool:
         await anyio.lowlevel.checkpoint()
@@ -402,7 +402,7 @@ class FakeGuest:
 
     async def answers(self, port: int, seconds: float) -> bool:
         await anyio.lowlevel.checkpoint()
-        self.asked.append((port, seconds))
+        self.tried_ports.append((port, seconds))
         return port in self.listening
 
     async def wait_dead(self) -> str:
@@ -418,7 +418,7 @@ class FakeGuest:
 
     @asynccontextmanager
     async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
-        await self._obey("moment")
+        await self._obey("freeze")
         taken = FakeFrozenMachine(copy.deepcopy(self.files))
         try:
             yield taken
@@ -427,7 +427,7 @@ class FakeGuest:
 
     async def pause_to_disk(self) -> None:
         await self._obey("pause_to_disk")
-        self.die("hibernates")
+        self.die("paused to disk")
 
     async def _obey(self, what: str) -> None:
         """Record an order. Fails if `freeze_error` is set."""

@@ -23,7 +23,7 @@ TINY = b"s 0 0 0\0a\0"
 
 def deep_archive() -> bytes:
     """Return 865 kB whose names would take 1.3 GB as a tree."""
-    return gzip.compress(b"".join(header(each.name, each) for each in DEEP) + END, 1)
+    return gzip.compress(b"".join(header(entry.name, entry) for entry in DEEP) + END, 1)
 
 
 def deep_records() -> bytes:

@@ -98,7 +98,7 @@ class FakeMachine:
     async def renew(self, records: Mapping[str, bytes]) -> None:
         self._require_alive()
 
-    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Do nothing: it has no disk that could be full."""
 
     async def pause(self) -> None:

@@ -67,7 +67,7 @@ class Issuer:
     keys: dict[str, str] = field(default_factory=lambda: {"k1": "ec", "r1": "rsa"})
     shown: set[str] | None = None
     answers: Answers = "well"
-    asked: list[str] = field(default_factory=list[str])
+    requests: list[str] = field(default_factory=list[str])
     more: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     metadata: dict[str, object] = field(default_factory=dict[str, object])
     release: anyio.Event = field(default_factory=anyio.Event)
@@ -80,7 +80,7 @@ class Issuer:
     @property
     def fetched(self) -> int:
         """The number of requests for its keys."""
-        return self.asked.count("/keys")
+        return self.requests.count("/keys")
 
     def claims(self, **changes: object) -> dict[str, Any]:
         """Return the claims of a good token with changes; None removes a claim."""
@@ -149,7 +149,7 @@ async def issuing(**given: Any) -> AsyncGenerator[Issuer]:
                 while b"\r\n\r\n" not in head:
                     head += await stream.receive()
                 path = head.split()[1].decode()
-                issuer.asked.append(path)
+                issuer.requests.append(path)
                 await issuer.answer(path, stream)
             except (anyio.BrokenResourceError, anyio.EndOfStream):
                 pass

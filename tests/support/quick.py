@@ -57,7 +57,7 @@ async def quick(
 
 def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
     """Return the blueprint of a machine of `lab.guest()`."""
-    asked = environment()
-    parts = MachineParts(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
-    identity = identity_of(image, new_keys(), asked.name, asked.network, certificates=b"")
+    wanted = environment()
+    parts = MachineParts(wanted.runtime, image, lab.parts.kernel, lab.parts.kit, wanted.resources)
+    identity = identity_of(image, new_keys(), wanted.name, wanted.network, certificates=b"")
     return Blueprint(parts, identity, Path("/nonexistent"))

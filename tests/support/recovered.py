@@ -39,9 +39,9 @@ def _processes(server: Waggle) -> list[str]:
     found: list[str] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) not in own:
-            told = _read(str(entry / "cmdline")), _read(str(entry / "environ"))
-            if any(_is_of(server, text) for text in told):
-                found.append(f"{entry.name} {told[0][:200]}")
+            texts = _read(str(entry / "cmdline")), _read(str(entry / "environ"))
+            if any(_is_of(server, text) for text in texts):
+                found.append(f"{entry.name} {texts[0][:200]}")
     return found
 
 
@@ -65,8 +65,8 @@ async def recover(server: Waggle, ledger: Ledger, call: Caller) -> None:
     in_work = sorted(str(path) for path in server.data.rglob(".tmp-*"))
     assert in_work == []
     listed = (await call("list_environments")).get("environments", [])
-    there = {str(each["environment_id"]) for each in listed}
-    assert {each["status"] for each in listed} <= {"paused"}, listed
+    there = {str(environment["environment_id"]) for environment in listed}
+    assert {environment["status"] for environment in listed} <= {"paused"}, listed
     _compare("environments", there, ledger.environments)
     assert there == set(server.directories())
     assert there == _on_record(server)
@@ -75,7 +75,7 @@ async def recover(server: Waggle, ledger: Ledger, call: Caller) -> None:
         assert [path.name for path in files.iterdir()] == ["frozen"], identity
 
     shelf = (await call("list_snapshots")).get("snapshots", [])
-    kept = {str(each["snapshot_id"]): str(each["environment_id"]) for each in shelf}
+    kept = {str(entry["snapshot_id"]): str(entry["environment_id"]) for entry in shelf}
     for identity in kept.keys() - ledger.snapshots.keys():
         origin = kept[identity]
         assert origin in ledger.taking, f"snapshot {identity} was never asked for"
@@ -87,15 +87,15 @@ async def recover(server: Waggle, ledger: Ledger, call: Caller) -> None:
 
 
 def _compare(what: str, there: set[str], ledger: dict[str, Known]) -> None:
-    must = {each.id for each in ledger.values() if each.state is State.ASLEEP}
-    may = {each.id for each in ledger.values() if each.state is State.UNSURE}
+    must = {known.id for known in ledger.values() if known.state is State.ON_DISK}
+    may = {known.id for known in ledger.values() if known.state is State.UNSURE}
     assert must <= there, f"lost {what}: {must - there}"
     assert there <= must | may, f"{what} came back: {there - must - may}"
     for identity in {*ledger} - there:
         del ledger[identity]
 
 
-async def go_on(agents: list[Agent], ledger: Ledger, rng: random.Random, share: float) -> None:
+async def hand_over(agents: list[Agent], ledger: Ledger, rng: random.Random, share: float) -> None:
     """Give everything to agents, which use all unsure records and a share of the rest."""
     for known in ledger.environments.values():
         agent = rng.choice(agents)
@@ -108,4 +108,4 @@ async def go_on(agents: list[Agent], ledger: Ledger, rng: random.Random, share: 
         if known.state is State.UNSURE or rng.random() < share:
             await agent.copy(known)
             await agent.destroy(agent.mine[-1])
-            known.state = State.ASLEEP
+            known.state = State.ON_DISK

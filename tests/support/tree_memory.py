@@ -28,7 +28,7 @@ def _archives() -> Iterator[bytes]:
     files = [TreeEntry(Kind.FILE, b"d%d/%d" % (n % 99, n), data=noise * 10) for n in range(6_000)]
     deep = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
     for entries in (files, deep):
-        blocks = (header(each.name, each) + b"".join(content(each)) for each in entries)
+        blocks = (header(entry.name, entry) + b"".join(content(entry)) for entry in entries)
         yield gzip.compress(b"".join(blocks) + END, 1)
 
 

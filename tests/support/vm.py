@@ -41,7 +41,7 @@ from waggle.service.local.frozen import CannotFreeze, Freezer, Freezing
 from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root
-from waggle.service.local.images import ImageService
+from waggle.service.local.images.images import ImageService
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
@@ -121,7 +121,7 @@ class Lab:
         )
         freezing: Freezing = CannotFreeze("It cannot freeze machines.", hint="")
         if isinstance(self.hypervisor, QemuHypervisor):
-            place = self.directory / "moments"
+            place = self.directory / "frozen"
             freezing = Freezer(self.hypervisor, place, CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
@@ -145,8 +145,8 @@ class Lab:
         network: NetworkPolicy = NetworkPolicy.NONE,
     ) -> LocalGuest:
         """Boot a guest; `memory` and `disk` are MiB."""
-        asked = environment(image, Resources(cpus, memory, disk), network)
-        return self.adopt(await self.host().create(asked, no_progress))
+        wanted = environment(image, Resources(cpus, memory, disk), network)
+        return self.adopt(await self.host().create(wanted, no_progress))
 
     def adopt(self, guest: LocalGuest) -> LocalGuest:
         """Destroy the guest when the lab closes."""

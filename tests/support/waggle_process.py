@@ -50,7 +50,7 @@ STOP_SECONDS = 45.0
 TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """For Pythons that may not write bytecode beside sources: every start would compile for seconds."""
-PORTS_EACH = 20
+PORTS_PER_SERVER = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
 _THOUSANDS = 11
@@ -73,9 +73,9 @@ def _own_thousand() -> tuple[int, socket.socket | None]:
 _thousand, _holder = _own_thousand()
 
 
-def next_ports(count: int = PORTS_EACH) -> range:
+def next_ports(count: int = PORTS_PER_SERVER) -> range:
     """Return a range that no other server of these tests has: below those of tests.support.vm."""
-    base = 12_000 + _thousand * 1_000 + next(_blocks) * PORTS_EACH
+    base = 12_000 + _thousand * 1_000 + next(_blocks) * PORTS_PER_SERVER
     return range(base, base + count)
 
 
@@ -246,12 +246,12 @@ class Waggle:
         """Start the process and wait until it listens."""
         self.launch()
         deadline = time.monotonic() + START_SECONDS
-        while not (told := self.events("listening")):
+        while not (listening := self.events("listening")):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 pytest.fail(f"The server did not start:\n{self.text()}")
             time.sleep(0.02)
-        self.url = str(told[-1]["mcp"]).removesuffix("/mcp")
+        self.url = str(listening[-1]["mcp"]).removesuffix("/mcp")
 
     def text(self) -> str:
         """Return this run's output on stderr."""
@@ -360,7 +360,7 @@ def running(
     directory: Path,
     settings: Mapping[str, str] | None = None,
     *,
-    ports: int = PORTS_EACH,
+    ports: int = PORTS_PER_SERVER,
     expected: tuple[str, ...] = (),
     user: int | None = None,
     module: tuple[str, ...] = ("waggle", "serve"),

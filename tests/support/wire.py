@@ -97,7 +97,7 @@ class Ground:
         assert self.foreign.files == _secrets()
         (snapshot,) = self.rig.services.snapshots.list(owner=_STRANGER)
         assert snapshot.id == FOREIGN_SNAPSHOT
-        assert (self.foreign.destroys, self.foreign.ports, self.foreign.asked) == (0, {}, [])
+        assert (self.foreign.destroys, self.foreign.ports, self.foreign.tried_ports) == (0, {}, [])
 
 
 def _secrets() -> dict[str, FakeFile]:

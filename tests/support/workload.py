@@ -22,7 +22,7 @@ from tests.support.server import NO_TLS, request
 
 LARGEST = 200_000
 """Characters of a file that a client writes."""
-MOST_EACH = 3
+MOST_ENVIRONMENTS = 3
 """Environments of one client."""
 MOST_SNAPSHOTS = 2
 """Snapshots of one client."""
@@ -41,7 +41,7 @@ class State(Enum):
 
     RUNNING = "running"
     """It ends with its server."""
-    ASLEEP = "asleep"
+    ON_DISK = "on disk"
     """A pause to disk, or the snapshot, was answered: it outlives its server."""
     UNSURE = "unsure"
     """A call that changes it was not answered yet."""
@@ -74,7 +74,7 @@ class Ledger:
 
     def snapshot(self, identity: str, sums: set[str]) -> Known:
         """Record a snapshot that was kept."""
-        known = self.snapshots[identity] = Known(identity, State.ASLEEP, {*sums})
+        known = self.snapshots[identity] = Known(identity, State.ON_DISK, {*sums})
         return known
 
 
@@ -114,10 +114,10 @@ class Caller:
         except httpx2.HTTPError as error:
             raise Killed(f"{tool}: {error!r}") from error
         data = [line[5:] for line in answer.text.splitlines() if line.startswith("data:")]
-        told = [json.loads(line) for line in data if '"result"' in line]
-        if not told:
+        answers = [json.loads(line) for line in data if '"result"' in line]
+        if not answers:
             raise Killed(f"{tool}: status {answer.status_code}, {answer.text[-300:]}")
-        return dict(told[-1]["result"])
+        return dict(answers[-1]["result"])
 
 
 class Agent:
@@ -137,7 +137,7 @@ class Agent:
 
     async def _one(self) -> None:
         chance = self._rng.random()
-        if not self.mine or (len(self.mine) < MOST_EACH and chance < 0.2):
+        if not self.mine or (len(self.mine) < MOST_ENVIRONMENTS and chance < 0.2):
             again = self.kept and chance < 0.1
             await (self.copy(self._rng.choice(self.kept)) if again else self.create())
             return
@@ -146,7 +146,7 @@ class Agent:
             return
         deeds: list[Callable[[Known], Awaitable[None]]] = [self.write, self.check, self.snapshot]
         deeds += [self.sleep] * 4 + [self.resume]
-        deeds += [self.fork] if len(self.mine) < MOST_EACH else [self.destroy] * 2
+        deeds += [self.fork] if len(self.mine) < MOST_ENVIRONMENTS else [self.destroy] * 2
         await self._rng.choice(deeds)(self._rng.choice(self.mine))
 
     async def create(self) -> None:
@@ -186,7 +186,7 @@ class Agent:
         """Pause to disk; sometimes pause in memory first."""
         if known.state is State.RUNNING and self._rng.random() < 0.2:
             await self._call("pause_environment", environment_id=known.id)
-        with _changing(known, State.ASLEEP):
+        with _changing(known, State.ON_DISK):
             await self._call("pause_environment", environment_id=known.id, to_disk=True)
 
     async def resume(self, known: Known) -> None:
@@ -225,7 +225,7 @@ class Agent:
 @contextlib.contextmanager
 def _changing(known: Known, after: State = State.RUNNING) -> Generator[None]:
     """Set the state to `after` for a call. It is unsure meanwhile, unless a kill would end it."""
-    dies = known.state is State.RUNNING and after is not State.ASLEEP
+    dies = known.state is State.RUNNING and after is not State.ON_DISK
     if known.state is not after and not dies:
         known.state = State.UNSURE
     yield
