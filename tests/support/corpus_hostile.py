@@ -124,11 +124,11 @@ HOSTILE: dict[str, Sample] = {
     ),
     "a link to what is hidden": Sample(
         [[file("a")], [whiteout("a"), hard_link("b", "a")]],
-        refused=r"not there",
+        refused=r"missing",
         umoci_refuses=True,
     ),
     "a link before its hiding": Sample([[file("a", b"1")], [hard_link("b", "a"), whiteout("a")]]),
-    "a link to nothing": Sample([[hard_link("b", "a")]], refused=r"not there", umoci_refuses=True),
+    "a link to nothing": Sample([[hard_link("b", "a")]], refused=r"missing", umoci_refuses=True),
     "a link to a directory": Sample(
         [[directory("d"), hard_link("b", "d")]], refused=r"to a directory", umoci_refuses=True
     ),
