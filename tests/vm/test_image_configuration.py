@@ -24,7 +24,7 @@ from tests.support.images import (
 from tests.support.programs import program
 from tests.support.vm import CACHE, Lab, lines, root, sh
 
-from waggle.cli.shell import ssh_argv
+from waggle.cli.env.shell import ssh_argv
 from waggle.domain.host import no_progress
 from waggle.domain.programs import HOME
 from waggle.service.local.guest import LocalGuest

@@ -23,9 +23,9 @@ from mcp import Client
 from mcp_types import TextContent
 
 from waggle.cli.client import connected, progress_to
-from waggle.cli.image import build
 from waggle.cli.progress import interruptible, say, working
 from waggle.cli.setup import surroundings
+from waggle.cli.storage.image import build
 from waggle.config import Settings, load, process_environment
 from waggle.domain.errors import SetupIncomplete
 

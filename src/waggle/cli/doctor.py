@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from waggle.app.machines import library
 from waggle.app.values import image_service
-from waggle.cli.image import outdated
 from waggle.cli.progress import print_json
 from waggle.cli.setup import packages_plan
+from waggle.cli.storage.image import outdated
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.infra.host.doctor import examine

@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from waggle import __version__
-from waggle.cli.environment_commands import env, exec_, run
+from waggle.cli.env.commands import env, exec_, run
 from waggle.cli.options import (
     MACHINE,
     SERVER,
@@ -26,7 +26,7 @@ from waggle.cli.options import (
     of_program,
     of_serve,
 )
-from waggle.cli.storage_commands import image, snapshot, template, token
+from waggle.cli.storage.commands import image, snapshot, template, token
 from waggle.domain.errors import InvalidArgument, SettingsInvalid, WaggleError
 from waggle.shipped import document
 from waggle.tasks import errors_in
@@ -140,7 +140,7 @@ def demo() -> None:
 @app.command(group=SERVER)
 def shell(environment: Environment) -> int:
     """Open a shell in an environment, as the user that its programs run as."""
-    from waggle.cli.shell import shell as begin
+    from waggle.cli.env.shell import shell as begin
 
     return begin(environment)
 
@@ -170,7 +170,7 @@ def port(environment: Environment, port: int) -> None:
 
     :param port: The TCP port that a program in it listens on.
     """
-    from waggle.cli.env import expose
+    from waggle.cli.env.environments import expose
 
     expose(environment, port)
 

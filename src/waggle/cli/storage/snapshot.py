@@ -14,8 +14,8 @@ from waggle.app.machines import hypervisor, machinery
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates
 from waggle.cli import ids
-from waggle.cli.image import iso
 from waggle.cli.progress import print_json, print_table, say, working
+from waggle.cli.storage.image import iso
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL, parse_owner

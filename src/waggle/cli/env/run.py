@@ -20,8 +20,8 @@ from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
 from waggle.cli.client import CallRefused, call, call_reporting, connected_by
-from waggle.cli.exec import attached, read_input, report, standard_input
-from waggle.cli.program import Ended
+from waggle.cli.env.exec import attached, read_input, report, standard_input
+from waggle.cli.env.program import Ended
 from waggle.cli.progress import answered, interruptible, say, waiting
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge

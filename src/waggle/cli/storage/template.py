@@ -20,8 +20,8 @@ from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates, image_service, limits
 from waggle.cli import ids
-from waggle.cli.image import iso
 from waggle.cli.progress import filling, print_json, print_table, say, working
+from waggle.cli.storage.image import iso
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL

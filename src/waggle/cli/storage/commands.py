@@ -23,7 +23,7 @@ def image_build(*names: str, missing: bool = False) -> None:
     :param names: Their names; by default those of all runtimes.
     :param missing: Build only images that are missing, or were built from an older definition.
     """
-    from waggle.cli.image import build as run
+    from waggle.cli.storage.image import build as run
 
     run(names, only_missing=missing)
 
@@ -35,7 +35,7 @@ def image_pull(reference: str, *, json: Json = False) -> None:
     :param reference: The image, such as registry.example/team/app:tag or
         registry.example/app@sha256:...
     """
-    from waggle.cli.image_transfer import pull as run
+    from waggle.cli.storage.image_transfer import pull as run
 
     run(reference, as_json=json)
 
@@ -47,7 +47,7 @@ def image_push(name: str, reference: str | None = None, *, json: Json = False) -
     :param name: Its name in the store.
     :param reference: Where to send it; by default its own name.
     """
-    from waggle.cli.image_transfer import push as run
+    from waggle.cli.storage.image_transfer import push as run
 
     run(name, reference, as_json=json)
 
@@ -61,7 +61,7 @@ def image_load(source: str, *, name: str | None = None, json: Json = False) -> N
         dir:DIRECTORY.
     :param name: Its name in the store; by default the name in the source.
     """
-    from waggle.cli.image_transfer import load as run
+    from waggle.cli.storage.image_transfer import load as run
 
     run(source, name, as_json=json)
 
@@ -73,7 +73,7 @@ def image_save(name: str, target: str) -> None:
     :param name: Its name in the store.
     :param target: oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME].
     """
-    from waggle.cli.image_transfer import save as run
+    from waggle.cli.storage.image_transfer import save as run
 
     run(name, target)
 
@@ -81,7 +81,7 @@ def image_save(name: str, target: str) -> None:
 @image.command(name="ls", group=STORE)
 def image_ls(*, json: Json = False) -> None:
     """List the images of the local store."""
-    from waggle.cli.image import ls as run
+    from waggle.cli.storage.image import ls as run
 
     run(as_json=json)
 
@@ -89,7 +89,7 @@ def image_ls(*, json: Json = False) -> None:
 @image.command(name="inspect", group=STORE)
 def image_inspect(name: str) -> None:
     """Print the facts about one image, as JSON."""
-    from waggle.cli.image import inspect as run
+    from waggle.cli.storage.image import inspect as run
 
     run(name)
 
@@ -97,7 +97,7 @@ def image_inspect(name: str) -> None:
 @image.command(name="rm", group=STORE)
 def image_rm(*names: str) -> None:
     """Remove images and their disks. One that a running environment uses is refused."""
-    from waggle.cli.image import rm as run
+    from waggle.cli.storage.image import rm as run
 
     run(names)
 
@@ -119,7 +119,7 @@ def image_prune(
     :param older_than: Remove what was not used for this long: 90m, 168h.
     :param dry_run: Only print what would be removed.
     """
-    from waggle.cli.image import prune as run
+    from waggle.cli.storage.image import prune as run
 
     run(max_size=max_size, older_than=older_than, dry_run=dry_run, as_json=json)
 
@@ -130,7 +130,7 @@ snapshot = App(name="snapshot", help="The snapshots in the server's data directo
 @snapshot.command(name="ls")
 def snapshot_ls(*, json: Json = False) -> None:
     """List the snapshots of all owners: their sizes, and until when they are kept."""
-    from waggle.cli.snapshot import ls as run
+    from waggle.cli.storage.snapshot import ls as run
 
     run(as_json=json)
 
@@ -138,7 +138,7 @@ def snapshot_ls(*, json: Json = False) -> None:
 @snapshot.command(name="rm")
 def snapshot_rm(*ids: str) -> None:
     """Remove snapshots by id; environments that were resumed from them continue."""
-    from waggle.cli.snapshot import rm as run
+    from waggle.cli.storage.snapshot import rm as run
 
     run(ids)
 
@@ -150,7 +150,7 @@ def snapshot_export(snapshot: str, file: Path) -> None:
     :param snapshot: Its id, as 'waggle snapshot ls' shows it.
     :param file: The file to make; it must not exist.
     """
-    from waggle.cli.snapshot import export as run
+    from waggle.cli.storage.snapshot import export as run
 
     run(snapshot, file)
 
@@ -164,7 +164,7 @@ def snapshot_import(file: Path, *, owner: str | None = None, json: Json = False)
     :param file: The exported file.
     :param owner: Its new owner; by default the owner of clients without a token.
     """
-    from waggle.cli.snapshot import bring as run
+    from waggle.cli.storage.snapshot import bring as run
 
     run(file, owner, as_json=json)
 
@@ -175,7 +175,7 @@ template = App(name="template", help="The frozen machines that environments star
 @template.command(name="ls")
 def template_ls(*, json: Json = False) -> None:
     """List the templates: their images and sizes, and when they were last used."""
-    from waggle.cli.template import ls as run
+    from waggle.cli.storage.template import ls as run
 
     run(as_json=json)
 
@@ -183,7 +183,7 @@ def template_ls(*, json: Json = False) -> None:
 @template.command(name="rm")
 def template_rm(*ids: str) -> None:
     """Remove templates by id; machines that were resumed from them continue."""
-    from waggle.cli.template import rm as run
+    from waggle.cli.storage.template import rm as run
 
     run(ids)
 
@@ -194,7 +194,7 @@ def template_prune(*, older_than: str = "7d") -> None:
 
     :param older_than: Days, such as 7d; 0d removes all.
     """
-    from waggle.cli.template import prune as run
+    from waggle.cli.storage.template import prune as run
 
     run(older_than)
 
@@ -207,7 +207,7 @@ def template_build(*runtimes: str) -> None:
 
     :param runtimes: Their names; by default all.
     """
-    from waggle.cli.template import build as run
+    from waggle.cli.storage.template import build as run
 
     run(runtimes)
 
@@ -224,7 +224,7 @@ def token_new(owner: str, *, expires: str | None = None) -> None:
     :param owner: The owner of the environments that it opens; a name of your choice.
     :param expires: When it ends, in days from now, such as 90d.
     """
-    from waggle.cli.token import new as run
+    from waggle.cli.storage.token import new as run
 
     run(owner, expires)
 
@@ -232,7 +232,7 @@ def token_new(owner: str, *, expires: str | None = None) -> None:
 @token.command(name="ls")
 def token_ls(*, json: Json = False) -> None:
     """List the tokens: ids, owners and when they end."""
-    from waggle.cli.token import ls as run
+    from waggle.cli.storage.token import ls as run
 
     run(as_json=json)
 
@@ -240,6 +240,6 @@ def token_ls(*, json: Json = False) -> None:
 @token.command(name="rm")
 def token_rm(*ids: str) -> None:
     """Remove tokens by id; a running server refuses them within about a second."""
-    from waggle.cli.token import rm as run
+    from waggle.cli.storage.token import rm as run
 
     run(ids)

@@ -21,7 +21,7 @@ from tests.support.own_process import typed
 from tests.support.waggle_client import connected, create
 from tests.support.waggle_process import Waggle, beside, environ, running, small
 
-from waggle.cli.shell import ssh_argv
+from waggle.cli.env.shell import ssh_argv
 
 NO_PARTS = {"image_cache_dir": "/nonexistent"}
 

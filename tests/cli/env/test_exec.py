@@ -14,9 +14,9 @@ import pytest
 from tests.cli.beside import Commands
 from tests.support.server import client, created, serving
 
-from waggle.cli import exec as executing
-from waggle.cli.exec import How, parse_variables, read_input, report, standard_input
-from waggle.cli.program import Ended
+from waggle.cli.env import exec as executing
+from waggle.cli.env.exec import How, parse_variables, read_input, report, standard_input
+from waggle.cli.env.program import Ended
 from waggle.domain.errors import InvalidArgument, TooLarge
 
 

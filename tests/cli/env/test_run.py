@@ -15,7 +15,7 @@ from tests.support.fakes import FakeHost
 from tests.support.server import Setup, serving
 from tests.support.waggle_process import environ
 
-from waggle.cli.run import STDIN, Wanted, run, runtime_of
+from waggle.cli.env.run import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files import MAX_FILE_BYTES
 from waggle.domain.programs import HOME

@@ -14,8 +14,8 @@ from pathlib import Path
 import anyio
 
 from waggle.app.values import certificates, image_reference, image_service, registry_options
-from waggle.cli.image import make_disk
 from waggle.cli.progress import filling, say
+from waggle.cli.storage.image import make_disk
 from waggle.config import load as load_settings
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.registry import Puller

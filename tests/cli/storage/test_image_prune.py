@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.images import file, write_layout
 from tests.support.own_process import typed
 
-from waggle.cli.image import parse_age, parse_size
+from waggle.cli.storage.image import parse_age, parse_size
 from waggle.domain.errors import InvalidArgument
 
 

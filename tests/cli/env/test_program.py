@@ -18,7 +18,7 @@ from tests.support.server import Setup, client, created, serving
 from tests.support.waiting import until
 
 from waggle.cli.client import CallRefused
-from waggle.cli.program import Ended, ended, run
+from waggle.cli.env.program import Ended, ended, run
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import RateLimited
 from waggle.domain.programs import Command, ExecutionResult, Streams

@@ -19,7 +19,7 @@ from tests.support.own_process import typed
 from tests.support.registry import make_tls, run_registry
 from tests.support.waggle_process import environ
 
-from waggle.cli import image_transfer as transfer
+from waggle.cli.storage import image_transfer as transfer
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.store import ImageStore
 from waggle.service.local.images.images import ImageService

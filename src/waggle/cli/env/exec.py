@@ -16,9 +16,9 @@ from typing import IO, Any
 import anyio
 from mcp import Client
 
-from waggle.cli import program
 from waggle.cli.client import connected_by, find
-from waggle.cli.program import Ended
+from waggle.cli.env import program
+from waggle.cli.env.program import Ended
 from waggle.cli.progress import interruptible, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge

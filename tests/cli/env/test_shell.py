@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.cli.shell import keys
+from waggle.cli.env.shell import keys
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete

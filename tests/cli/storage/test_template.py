@@ -10,7 +10,7 @@ import pytest
 from tests.support.waggle_client import connected, environment, execute
 from tests.support.waggle_process import Waggle, command_line, own_cache, running, small
 
-from waggle.cli.template import build, ls, prune, rm
+from waggle.cli.storage.template import build, ls, prune, rm
 from waggle.domain.errors import InvalidArgument, InvalidRuntime, NotFound, SettingsInvalid
 from waggle.infra.store.frozen_files import TemplateStore
 

@@ -52,7 +52,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     :param env: A variable for all its programs, as NAME=VALUE; may be repeated.
     :param package: A package to install first; may be repeated.
     """
-    from waggle.cli.env import new as run
+    from waggle.cli.env.environments import new as run
 
     given = {
         "runtime": runtime or (None if snapshot else RuntimeName.PYTHON),
@@ -73,7 +73,7 @@ def env_new(  # noqa: PLR0913 - one for each option
 @env.command(name="ls", group=BASIC)
 def env_ls(*, json: Json = False) -> None:
     """List the environments of the running server."""
-    from waggle.cli.env import ls as run
+    from waggle.cli.env.environments import ls as run
 
     run(as_json=json)
 
@@ -84,7 +84,7 @@ def env_rm(*environments: str) -> None:
 
     One that cannot be destroyed does not keep the others; the exit code is 1 then.
     """
-    from waggle.cli.env import rm as run
+    from waggle.cli.env.environments import rm as run
 
     run(environments)
 
@@ -95,7 +95,7 @@ def env_pause(environment: Environment, *, to_disk: bool = False) -> None:
 
     :param to_disk: Keep its state on the disk and free its memory.
     """
-    from waggle.cli.env import pause as run
+    from waggle.cli.env.environments import pause as run
 
     run(environment, to_disk=to_disk)
 
@@ -103,7 +103,7 @@ def env_pause(environment: Environment, *, to_disk: bool = False) -> None:
 @env.command(name="resume", group=FREEZING)
 def env_resume(environment: Environment) -> None:
     """Resume a paused environment."""
-    from waggle.cli.env import resume as run
+    from waggle.cli.env.environments import resume as run
 
     run(environment)
 
@@ -114,7 +114,7 @@ def env_snapshot(environment: Environment, *, name: str | None = None, json: Jso
 
     :param name: The name of the snapshot.
     """
-    from waggle.cli.env import snapshot as run
+    from waggle.cli.env.environments import snapshot as run
 
     run(environment, name, as_json=json)
 
@@ -125,7 +125,7 @@ def env_fork(environment: Environment, *, count: int = 1, json: Json = False) ->
 
     :param count: How many copies.
     """
-    from waggle.cli.env import fork as run
+    from waggle.cli.env.environments import fork as run
 
     run(environment, count, as_json=json)
 
@@ -136,7 +136,7 @@ def env_rollback(environment: Environment, snapshot: str) -> None:
 
     :param snapshot: Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.env import rollback as run
+    from waggle.cli.env.environments import rollback as run
 
     run(environment, snapshot)
 
@@ -173,7 +173,7 @@ def exec_(
     :param timeout_seconds: Kill it after this many seconds.
     :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
     """
-    from waggle.cli.exec import How, execute
+    from waggle.cli.env.exec import How, execute
 
     return execute(environment, command, How(user.value, cwd, env, timeout_seconds, stdin))
 
@@ -206,8 +206,8 @@ def run(
     :param keep: Keep the environment, and print its id on stderr.
     :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
     """
-    from waggle.cli.run import Wanted
-    from waggle.cli.run import run as begin
+    from waggle.cli.env.run import Wanted
+    from waggle.cli.env.run import run as begin
 
     chosen = network and network.value
     wanted = Wanted(" ".join(packages).split(), chosen, image, keep=keep, stdin=stdin)
