@@ -66,7 +66,7 @@ class Places:
     @property
     def frozen(self) -> Path:
         """Frozen machines of environments while other machines are resumed from them."""
-        return self.data / "frozen"
+        return self.data / "moments"
 
     @property
     def snapshots(self) -> Path:

@@ -259,6 +259,20 @@ async def test_environments_paused_to_disk_outlive_the_server() -> None:
         await here.destroy(first.id).result()
 
 
+async def test_a_pause_to_disk_that_is_under_way_outlives_the_server() -> None:
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        here.gates.closed.add("pause_to_disk")
+        pausing = here.start(paused(here, environment))
+        await here.gates.reached("pause_to_disk")
+        closing = here.start(here.service.aclose())
+        here.gates.open_all()
+        assert (await pausing.result()).is_on_disk
+        await closing.result()
+        assert here.get(environment.id).is_on_disk
+        await here.destroy(environment.id).result()
+
+
 @pytest.mark.parametrize("state", [State.RUNNING, State.RESUMING, State.PAUSED])
 @pytest.mark.parametrize("is_whole", [False, True])
 async def test_recovery_after_a_killed_server(state: State, is_whole: bool) -> None:

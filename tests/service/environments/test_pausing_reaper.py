@@ -10,6 +10,7 @@ from tests.service.pausing import PAUSING
 from tests.service.world import IDLE, OWNER, START, Broken, World, settle, world
 
 from waggle.domain.environment import State
+from waggle.domain.errors import DiskFull
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.pausing import AT_ONCE, Reaper, expired
 from waggle.service.environments.service import CreateRequest
@@ -194,6 +195,21 @@ async def test_few_environments_are_paused_to_disk_at_once() -> None:
         here.gates.open_all()
         assert {*await sweeping.result()} == {environment.id for environment in idle[:-1]}
         assert here.get(idle[-1].id).state is State.RUNNING
+
+
+async def test_an_idle_environment_that_meets_a_full_disk_in_the_queue_is_left_alone() -> None:
+    async with world(pausing=replace(PAUSING, max_on_disk=9), capacity=AT_ONCE + 1) as here:
+        idle = [await here.created(SHORT) for _ in range(AT_ONCE + 1)]
+        here.clock.advance(minutes=1)
+        here.gates.closed = {"pause_to_disk"}
+        sweeping = here.start(reaper(here).sweep())
+        await settle()
+        last = here.host.guests[idle[-1].id]
+        last.stall(DiskFull("The server's disk is full."))
+        here.gates.open_all()
+        assert {*await sweeping.result()} == {environment.id for environment in idle[:-1]}
+        assert here.get(idle[-1].id).state is State.RUNNING
+        last.stall(None)
 
 
 async def test_a_clock_that_steps_back_removes_nothing_early() -> None:

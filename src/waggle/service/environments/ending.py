@@ -164,10 +164,10 @@ class Life:
                     ended = True
         return ended
 
-    async def end_quietly(self) -> None:
-        """Destroy it; do not raise."""
+    async def end_quietly(self, *, wanted: Callable[[Environment], bool] | None = None) -> None:
+        """Do what `end` does, but do not raise."""
         with contextlib.suppress(Exception):  # logged where it happened
-            await self.end()
+            await self.end(wanted=wanted)
 
     async def _tear_down(self, *, reason: str | None) -> None:
         """Free the guest and record the end. Call it only with `_ending` held."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
 """After a state could not be written: every try stops the machine and writes for a while."""
-AT_ONCE = 3
+AT_ONCE = 2
 """How many idle ones are paused to disk at once: one may write gigabytes."""
 
 
@@ -131,8 +131,9 @@ class Pauses:
         """
         async with self._at_once:
             now = self._clock()
-            if not (live.environment.is_expired(now) and self.may_keep(live.environment)):
-                return False  # it was used or destroyed while it waited
+            is_idle = live.environment.is_expired(now) and self.may_keep(live.environment)
+            if live.is_stalled or not is_idle:
+                return False  # its disk is full, or it was used or destroyed while it waited
             if live.pause_again_at is not None and now < live.pause_again_at:
                 return False
             try:

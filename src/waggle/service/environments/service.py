@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -286,9 +287,8 @@ class EnvironmentService:
         self._registry.close()
         async with anyio.create_task_group() as group:
             group.start_soon(self.unclaimed.aclose)
-            for live in self._registry.everything():
-                if not live.environment.is_on_disk:
-                    group.start_soon(live.end_quietly)
+            for live in self._registry.everything():  # some may be on their way to the disk
+                group.start_soon(partial(live.end_quietly, wanted=lambda now: not now.is_on_disk))
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now, or None: capacity first, then the host."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from waggle.domain.environment import Resources
-from waggle.domain.errors import TimedOut
+from waggle.domain.errors import SnapshotFailed, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
@@ -98,3 +98,17 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
     assert disks.scratch.stat().st_nlink == 1
+
+
+async def test_a_state_that_cannot_get_its_name_leaves_none_behind(tmp_path: Path) -> None:
+    """An old state beside a machine that continues would be resumed after a crash."""
+    machine = Machine()
+    hers = started(tmp_path, machine)
+    target = frozen_in(hers.blueprint.files)
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(SnapshotFailed):
+        await freezer(tmp_path).pause_to_disk(hers)
+    assert machine.calls == ["freeze"]
+    assert not target.exists()
+    assert hers.blueprint.disks.scratch.stat().st_nlink == 1

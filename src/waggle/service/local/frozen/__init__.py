@@ -160,12 +160,12 @@ class Freezer:
                 await asyncio.to_thread(_add_disks, os.link, disks, work)  # it is about to end
                 facts = to_facts(blueprint.parts, self.hypervisor.fingerprint(state))
                 await asyncio.to_thread(self._verified.seal, work, facts)
-                await asyncio.to_thread(place, work, target)
-            try:
-                await started.machine.stop()
-            except BaseException:  # it may still run, and its disk is a part of the state
-                await asyncio.to_thread(remove_directory, target)
-                raise
+                try:
+                    await asyncio.to_thread(place, work, target)
+                    await started.machine.stop()
+                except BaseException:  # it may still run, and its disk is a part of the state
+                    await asyncio.to_thread(remove_directory, target)
+                    raise
         for disk in (disks.scratch, disks.identity):
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 disk.unlink()
