@@ -3,8 +3,8 @@
 
 Called in a thread by `waggle.web` for bodies whose structure `waggle.jsonrpc` has counted. A parser
 holds Python's lock until it is done, also in a thread. So long strings are taken out of the text
-and decoded piece by piece, and the rest is parsed. The SDK, which parses a body up to twice more,
-gets a small one without the arguments; the tool gets the arguments that were read here.
+and decoded piece by piece, and the rest is parsed. The SDK, which parses a body again, gets a small
+one without the arguments; the tool gets the arguments that were read here.
 """
 
 from __future__ import annotations

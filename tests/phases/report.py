@@ -50,7 +50,7 @@ class Outcome:
 def read_junit(path: Path) -> Counts | None:
     """Count the results in pytest's JUnit report. Returns None if there is no readable report."""
     try:
-        root = ET.parse(path).getroot()  # noqa: S314 (pytest wrote it a moment ago)
+        root = ET.parse(path).getroot()  # noqa: S314 (pytest has just written it)
     except (OSError, ET.ParseError):
         return None
     failed: list[str] = []

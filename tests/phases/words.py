@@ -26,6 +26,7 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("src/waggle/domain/errors.py", "moment"): "moment_unusable: a code that clients know",
     ("src/waggle/config/places.py", "moments"): "a directory that servers have made",
+    ("docs/architecture.md", "moments"): "a directory that servers have made",
     ("docs/snapshots.md", "moment"): "moment_unusable: a code that clients know",
     ("src/waggle/mcp/tool_names.py", "hibernate"): "a word that agents search for",
     ("src/waggle/mcp/tools/snapshots.py", "hibernate"): "a word that agents search for",

@@ -60,7 +60,7 @@ class Places:
 
     @property
     def environments(self) -> Path:
-        """One directory for each running environment."""
+        """One directory for each environment that runs or is paused."""
         return self.data / "environments"
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MCP server: tools, prompts and instructions. It turns errors of tools into results.
+"""The MCP server: tools, prompts and instructions. Errors of tools become results by `errors`.
 
 Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
 low-level server) or over stdio. Calls `waggle.service` only, through the tools. The tools and
@@ -197,7 +197,11 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         offer = self._surfaces.offer_with(surface, tool.name)
 
         async def call() -> ToolResult:
-            return result_for(await tool.run(arguments, called), offer)
+            reply = await tool.run(arguments, called)
+            try:
+                return result_for(reply, offer)
+            except Exception as error:  # a fault of ours, described with an id as others are
+                raise ToolError(tool.name) from error
 
         try:
             self._count(context)

@@ -34,7 +34,7 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 
 
 class FrozenQemu:
-    """Memory and devices as two files in memory; implements `domain.machine.Frozen`.
+    """Memory and devices as two files in memory; implements `domain.machine.FrozenState`.
 
     Owns both descriptors. Sealed files can be read but never changed again, not even by a QEMU
     that its guest took over (memfd_create(2), F_SEAL_WRITE).
@@ -93,7 +93,7 @@ class FrozenQemu:
                 time.sleep(0.05)
 
     def save(self, directory: Path) -> None:
-        """See `domain.machine.Frozen.save`."""
+        """See `domain.machine.FrozenState.save`."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for name, source in ((RAM, self.ram), (STATE, self.state)):
             with os.fdopen(os.open(directory / name, flags, 0o600), "wb") as file:
@@ -101,7 +101,7 @@ class FrozenQemu:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """See `domain.machine.Frozen.close`."""
+        """See `domain.machine.FrozenState.close`."""
         if not self._closed:
             self._closed = True
             os.close(self.ram)

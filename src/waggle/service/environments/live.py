@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of one environment, and the guest that its calls work in.
 
-`EnvironmentService` keeps one object per environment; its base, `ending.Life`, has the ways to end.
+`EnvironmentService` keeps one per environment; the base class, `ending.Life`, has the ways to end.
 An `EnvironmentHost` provides the machine, an `EnvironmentStore` keeps the record. It knows nothing
 of owners, limits or other environments.
 

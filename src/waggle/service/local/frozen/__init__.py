@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Called by `host`, `guest`, `blueprint` and `snapshots`, which need not ask whether machines can be
-frozen: where they cannot, `CannotFreeze` takes the place of `Freezer`. A `FrozenMachine` is a
-directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity disk, manifest) and,
-while copies start from it, its memory in this process. This package knows no owners and names.
+Called by `host`, `start`, `guest`, `blueprint`, `templates` and `snapshots`, which need not ask
+whether machines can be frozen: where they cannot, `CannotFreeze` takes the place of `Freezer`. A
+`FrozenMachine` is a directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity
+disk, manifest) and, while copies start from it, its memory in this process. This module knows no
+owners and names.
 
 Freezing: the machine is paused, and it copies its memory and devices to files in memory; the
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
@@ -21,8 +22,9 @@ QEMU or processor, or whose kernel, kit or root disk is gone.
 Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
 `manifest.Loaded` keeps up to three without users. With `alone`, the one machine that resumes
 reads it anew and writes to it in place, which is how an environment resumes from the disk.
-Resuming: a copy gets a clone of the scratch disk and starts as a twin. `LocalMachines` renews it
-(identity, random state, time) and drops its old connections before it is used.
+Resuming: a copy gets a clone of the scratch disk and starts with the origin's identity.
+`LocalMachines` renews it (identity, random state, time) and drops its old connections before it is
+used.
 Crash: files that were not renamed yet lie in workspaces, which `sweep` removes, as does the host
 when it clears the environment's directory. A renamed directory is whole, and the next server
 finds it: `LocalHost.recover` for a paused environment, `LocalSnapshots` for a snapshot.
