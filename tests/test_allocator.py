@@ -103,9 +103,6 @@ def test_a_c_library_without_a_name_counts_as_unknown() -> None:
     assert c_library() == platform.libc_ver()[0]
 
 
-NO_PARTS = {"image_cache_dir": "/nonexistent"}
-
-
 @pytest.mark.parametrize(
     "module, allocator",
     [("waggle", "malloc"), ("tests.support.other_libc", None)],
@@ -114,7 +111,8 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
 def test_a_server_starts_with_any_c_library(
     tmp_path: Path, module: str, allocator: str | None
 ) -> None:
-    with running(tmp_path, NO_PARTS, module=(module, "serve")) as server:
+    no_parts = {"image_cache_dir": f"{tmp_path}/cache"}
+    with running(tmp_path, no_parts, module=(module, "serve")) as server:
         words = Path(f"/proc/{server.process.pid}/environ").read_text().split("\0")
         found = dict(word.split("=", 1) for word in words if word)
         assert found.get("PYTHONMALLOC") == allocator

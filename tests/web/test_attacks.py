@@ -35,7 +35,7 @@ class Ground:
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ground]:
     place: Path = tmp_path_factory.mktemp("attacks")
-    settings = {"image_cache_dir": "/nonexistent", "auth_tokens_file": str(place / "tokens")}
+    settings = {"image_cache_dir": f"{place}/cache", "auth_tokens_file": f"{place}/tokens"}
 
     def token(owner: str) -> str:
         made = typed("token", "new", owner, data=place, settings=settings)
