@@ -77,7 +77,7 @@ async def test_two_copies_resume_programs_memory_and_files_and_differ_in_identit
     async with origin.freeze() as frozen:
         before = await count(origin)
         first, second = [await copy(booting, host, frozen) for _ in range(2)]
-    assert list((booting.directory / "moments").iterdir()) == []
+    assert list((booting.directory / "frozen").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
     identities = [lines(await guest.run(sh(IDS))) for guest in (origin, first, second)]
@@ -330,11 +330,11 @@ async def test_leftovers_of_an_interrupted_freeze_are_removed(freezing: Lab) -> 
     files = freezing.environments / described.id
     (files / ".tmp-frozen").mkdir()
     (files / ".tmp-frozen" / "ram").write_bytes(b"half")
-    (freezing.directory / "moments" / ".tmp-x").mkdir(parents=True)
+    (freezing.directory / "frozen" / ".tmp-x").mkdir(parents=True)
     await guest.destroy()
     files.mkdir()
     (files / ".tmp-frozen").mkdir()
     assert not await host.recover(described)
     host.sweep()
     assert list(freezing.environments.iterdir()) == []
-    assert list((freezing.directory / "moments").iterdir()) == []
+    assert list((freezing.directory / "frozen").iterdir()) == []
