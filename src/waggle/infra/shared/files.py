@@ -17,7 +17,6 @@ import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from waggle.domain.errors import TimedOut
@@ -184,24 +183,14 @@ class FileLock:
         self.acquire_sync()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
 
