@@ -144,7 +144,7 @@ def test_an_environment_paused_to_disk_holds_no_slot_and_expires() -> None:
 
 def test_an_environment_with_a_call_is_busy() -> None:
     environment(R).require_quiet()
-    with pytest.raises(Busy, match="1 calls or jobs in progress"):
+    with pytest.raises(Busy, match="1 calls in progress"):
         environment(R).call_started(NOW).require_quiet()
 
 

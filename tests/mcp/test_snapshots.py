@@ -121,20 +121,18 @@ async def test_an_environment_paused_to_disk_is_kept_and_resumed() -> None:
         assert await note(agent, identity) == "kept"
 
 
-async def test_an_environment_in_use_is_neither_paused_nor_rolled_back() -> None:
+async def test_a_job_goes_on_in_an_environment_that_is_paused_and_resumed() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
-        kept = await snapshot(agent, identity)
-        code = {"environment_id": identity, "code": "hang", "background": True}
-        await agent.call_tool("execute", code)
         here = {"environment_id": identity}
-        for tool, more in (
-            ("pause_environment", {}),
-            ("rollback_environment", {"snapshot_id": kept}),
-        ):
-            refused = error_of(await agent.call_tool(tool, {**here, **more}))
-            assert (refused["code"], refused["retryable"]) == ("busy", True)
-            assert "read_job" in refused["hint"]
+        code = {**here, "code": "echo one\nhang\necho two", "background": True}
+        assert data_of(await agent.call_tool("execute", code))["status"] == "running"
+        await agent.call_tool("pause_environment", here)
+        read = data_of(await agent.call_tool("read_job", {**here, "job_id": 1, "stream": "stdout"}))
+        assert (read["status"], read["content"]) == ("running", "one\n")
+        rig.host.only.release.set()
+        waited = await agent.call_tool("wait_job", {**here, "job_id": 1})
+        assert (data_of(waited)["status"], data_of(waited)["stdout"]) == ("exited", "one\ntwo\n")
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,6 +54,8 @@ from waggle.domain.programs import (
     Streams,
 )
 from waggle.domain.programs import Program as KitProgram
+from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, Terminal
+from waggle.tasks import together
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
 USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
@@ -106,7 +108,8 @@ class FakeGuest:
     `release` ends it; `cancelled` lists the cancelled commands. `listing` and `searched` override
     the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
     the programs that `leave` lines left running. `listening` holds the guest's ports that answer,
-    `tried_ports` those that `answers` tried, with the seconds.
+    `tried_ports` those that `answers` tried, with the seconds. `found` are the jobs that it brings
+    along; `attended` lists the ids of those that were followed, `lines_done` how far they are.
     """
 
     environment: Environment
@@ -143,6 +146,13 @@ class FakeGuest:
     misbehave: Callable[[GuestMisbehaves], None] = lambda _error: None
     listening: set[int] = field(default_factory=set[int])
     tried_ports: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    found: tuple[FoundJob, ...] = ()
+    attended: list[str] = field(default_factory=list[str])
+    notes: dict[str, GuestJob] = field(default_factory=dict[str, GuestJob])
+    lines_done: dict[str, int] = field(default_factory=dict[str, int])
+    written: list[tuple[str, bytes, bool]] = field(default_factory=list[tuple[str, bytes, bool]])
+    signals: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    detached: anyio.Event = field(default_factory=anyio.Event)
     destroys: int = 0
     freeze_error: Exception | None = None
     obeyed: list[str] = field(default_factory=list[str])
@@ -158,7 +168,9 @@ class FakeGuest:
         await anyio.lowlevel.checkpoint()
         return "/root" if user is GuestUser.ROOT else self.user_home
 
-    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
+    async def run(
+        self, command: Command, into: Streams | None = None, run_id: str = ""
+    ) -> ExecutionResult:
         """Run `command.code`, line by line; without code, print argv.
 
         Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`, `signal
@@ -173,11 +185,52 @@ class FakeGuest:
             into = into or Streams(Kept(command.output_limit), Kept(command.output_limit))
             if program := self.programs.get(command.argv[0]):
                 return await program(command, into)
-            return await self.interpret(command, into)
+            return await self.interpret(command, into, run_id or str(uuid.uuid4()))
         except anyio.get_cancelled_exc_class():
-            self.cancelled.append(command)
-            self.was_cancelled.set()
+            if not self.detached.is_set():
+                self.cancelled.append(command)
+                self.was_cancelled.set()
             raise
+
+    async def attend(self, job: GuestJob) -> ExecutionResult:
+        """Run a job's program, or go on with it from the line at which it was left."""
+        job.is_started = True
+        self.attended.append(job.id)
+        self.notes[job.id] = job
+        into = Streams(job.streams.stdout, job.streams.stderr)
+        results: list[ExecutionResult] = []
+
+        async def leave() -> None:
+            await self.detached.wait()
+            group.cancel_scope.cancel()
+
+        async with together() as group:
+            group.start_soon(leave)
+            results.append(await self.run(job.command, into, job.id))
+            group.cancel_scope.cancel()
+        if not results:
+            raise Detached
+        return replace(results[0], run_id=job.id)
+
+    async def jobs(self) -> tuple[FoundJob, ...]:
+        """Return the test's jobs, which a copy or an earlier server's machine brings along."""
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        return self.found
+
+    async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self.written.append((job_id, data, close))
+        return True
+
+    async def signal(self, job_id: str, number: int) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self.signals.append((job_id, number))
+        return True
+
+    async def resize(self, job_id: str, terminal: Terminal) -> bool:
+        await anyio.lowlevel.checkpoint()
+        return False
 
     async def left_running(self) -> Left:
         """Return the test's programs; killed ones appear once more, as in a real guest."""
@@ -214,14 +267,19 @@ class FakeGuest:
         await anyio.lowlevel.checkpoint()
         return None if result.exit_code == 0 else self.diagnosis
 
-    async def interpret(self, command: Command, into: Streams) -> ExecutionResult:
+    async def interpret(
+        self, command: Command, into: Streams, run_id: str = "run"
+    ) -> ExecutionResult:
         await anyio.lowlevel.checkpoint()
-        run = _Run(self, command, into)
+        run = _Run(self, command, into, id=run_id)
         if command.code is None:
             into.stdout.feed(" ".join(command.argv).encode())
-        for line in (command.code or b"").decode().splitlines():
-            if line.strip() and not await run.step(*line.strip().partition(" ")[::2]):
+        lines = (command.code or b"").decode().splitlines()
+        for at in range(self.lines_done.get(run_id, 0), len(lines)):
+            line = lines[at].strip()
+            if line and not await run.step(*line.partition(" ")[::2]):
                 break
+            self.lines_done[run_id] = at + 1
         return run.result()
 
     def _enter(self) -> None:
@@ -411,10 +469,12 @@ class FakeGuest:
 
     async def pause(self) -> None:
         self.ports.clear()
+        self.detached.set()
         await self._obey("pause")
 
     async def unpause(self) -> None:
         await self._obey("unpause")
+        self.detached = anyio.Event()
 
     @asynccontextmanager
     async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
@@ -426,6 +486,7 @@ class FakeGuest:
             taken.ended = True
 
     async def pause_to_disk(self) -> None:
+        self.detached.set()
         await self._obey("pause_to_disk")
         self.die("paused to disk")
 

@@ -61,11 +61,12 @@ class Environment:
 
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
-    is never idle. `directory` is where programs start. `error` says why it failed or ended, and may
-    be shown to its owner. `paused_until` is set while its state is on the disk. `notice` is a text
-    for its owner, such as why an idle environment is paused in memory instead of to disk; it is not
-    recorded. `last_visited_at` is when a client was last connected to one of its exposed ports.
-    `variables` are for all its programs, `packages` were requested when it was created.
+    is never idle, nor is one that runs with `running_jobs`. `directory` is where programs start.
+    `error` says why it failed or ended, and may be shown to its owner. `paused_until` is set while
+    its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
+    paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
+    last connected to one of its exposed ports. `variables` are for all its programs, `packages`
+    were requested when it was created.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Environment:
     booted_from: dict[str, str] = field(default_factory=dict[str, str])
     error: str | None = None
     active_calls: int = 0
+    running_jobs: int = 0
     directory: str = HOME
     paused_until: datetime | None = None
     last_visited_at: datetime | None = None
@@ -148,7 +150,7 @@ class Environment:
 
     def after_restart(self) -> Environment:
         """Return it as a new server finds its record: no call is in progress."""
-        return replace(self, active_calls=0)
+        return replace(self, active_calls=0, running_jobs=0)
 
     def paused_to_disk(self, until: datetime) -> Environment:
         """Pause it to disk: its machine is gone, and its state is kept until then."""
@@ -168,9 +170,9 @@ class Environment:
         return self.state is State.PAUSED and self.machine is None
 
     def require_quiet(self) -> None:
-        """Raise Busy while calls, or programs that calls started, are in progress."""
+        """Raise Busy while calls are in progress; jobs continue with their machine."""
         if self.active_calls:
-            raise Busy(f"Environment {self.id} has {self.active_calls} calls or jobs in progress.")
+            raise Busy(f"Environment {self.id} has {self.active_calls} calls in progress.")
 
     def require_running(self) -> None:
         """Raise NotRunning unless calls can be served now."""
@@ -192,6 +194,10 @@ class Environment:
             raise InvalidTransition(f"Environment {self.id} has no call in progress.")
         return replace(self.used(now), active_calls=self.active_calls - 1)
 
+    def with_jobs(self, count: int, now: datetime) -> Environment:
+        """Set how many jobs run in it; idle time counts from the end of the last."""
+        return replace(self.used(now), running_jobs=count)
+
     def used(self, now: datetime) -> Environment:
         """Record a use: idle time counts from here."""
         return replace(self, last_used_at=max(now, self.last_used_at))
@@ -203,6 +209,11 @@ class Environment:
     def extended(self, idle_timeout: timedelta, now: datetime) -> Environment:
         """Set how long it may stay unused, counted from now on."""
         return replace(self.used(now), idle_timeout=idle_timeout)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it is not idle: a call is in progress, or it runs and a job does."""
+        return self.active_calls > 0 or (self.state is State.RUNNING and self.running_jobs > 0)
 
     def expires_at(self) -> datetime:
         """Return when it will have been idle or paused for too long, unless used before."""
@@ -222,7 +233,7 @@ class Environment:
         if self.state is State.ERROR and self.machine is not None:
             return True
         reapable = self.state in (State.RUNNING, State.PAUSED, State.ERROR)
-        return reapable and self.active_calls == 0 and now >= self.expires_at()
+        return reapable and not self.is_in_use and now >= self.expires_at()
 
 
 def is_id(text: str) -> bool:

@@ -50,9 +50,7 @@ class Busy(WaggleError):
 
     code = "busy"
     retryable = True
-    default_hint = (
-        "Wait until its calls have ended; read_job without a job_id shows what still runs."
-    )
+    default_hint = "Wait until its calls have ended."
 
 
 class MaxEnvironments(WaggleError):

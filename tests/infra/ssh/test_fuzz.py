@@ -8,6 +8,7 @@ and the number of its input.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import struct
 import time
@@ -21,14 +22,16 @@ from tests.infra.ssh.peer import Peer, peer
 from tests.support.changed import LONGEST, SEED, changed
 
 from waggle.domain.diagnosis import parse_listeners
+from waggle.domain.programs import Command
+from waggle.domain.programs.guest_job import MAX_GUEST_JOBS, GuestJob, JobStreams
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.bounded import BoundedConnection, connect
+from waggle.infra.ssh.run.following import Frames, InvalidFrame, parse_jobs
 from waggle.infra.ssh.run.launcher import (
-    MAX_LEFT,
     MAX_RECORD,
     CommandSession,
-    Ending,
+    OutputCollector,
     parse_left,
     parse_record,
 )
@@ -41,7 +44,12 @@ RECORD = (
     "file /usr/bin/x\nneeds /lib/ld.so\nhave python3 node\n"
 ).encode()
 LEFT = f"{RUN} 42 sleep 100\n{RUN} 43 python3 -m http.server\nall 2\n".encode()
-STDERR = b"words of the program\n\0waggle-left " + RUN.encode() + b"\n" + LEFT
+END = b"exit 3\nelapsed 1500000000\n" + LEFT
+FRAMES = b"".join(
+    kind + len(data).to_bytes(4, "big") + data
+    for kind, data in ((b"s", b""), (b"o", b"words"), (b"O", b"90"), (b"e", b"oops"), (b"x", END))
+)
+JOBS = f"{RUN} 1 0 5000 10 20 30 4\nnote\n{RUN} 2 768 5000 10 20 30 0\n\nall 2\n".encode()
 LISTENERS = b"  0: 0100007F:1F90 00000000:0000 0A 1000 42 python3\n8080 42 python3\n"
 FRAGMENTS = (
     b"\0", b"\n", b" ", b"\xff\xfe", b"all ", b"id ", b"9" * 30, b"-1", b"\0waggle-left ",
@@ -67,17 +75,23 @@ def try_left(data: bytes, _: random.Random) -> None:
     assert all(program.command.isprintable() for program in left.programs)
 
 
-def try_stderr(data: bytes, chance: random.Random) -> None:
-    """However it is split, the program's output stays complete, and the rest is bounded."""
-    ending, got, at = Ending(RUN), b"", 0
-    while at < len(data):
-        size = chance.randint(1, 40)
-        got += ending.feed(data[at : at + size])
-        at += size
-    got += ending.rest()
-    mark = f"\0waggle-left {RUN}\n".encode()
-    assert got == data.partition(mark)[0]
-    assert len(ending.left.programs) <= MAX_LEFT // 40
+def try_frames(data: bytes, chance: random.Random) -> None:
+    """However they are split, no more is taken than comes, and an end is whole."""
+    out, err, shown = (OutputCollector(1_000) for _ in range(3))
+    job = GuestJob(RUN, Command(("x",), 1.0), JobStreams(out, err, shown), 1.0)
+    frames, at = Frames(job), 0
+    with contextlib.suppress(InvalidFrame):
+        while at < len(data):
+            size = chance.randint(1, 40)
+            frames.feed(data[at : at + size])
+            at += size
+    assert frames.end is None or frames.end.elapsed >= 0
+    assert out.output().total == job.offsets[0]
+
+
+def try_jobs(data: bytes, _: random.Random) -> None:
+    with contextlib.suppress(InvalidFrame):
+        assert len(parse_jobs(data)) <= MAX_GUEST_JOBS
 
 
 def try_listeners(data: bytes, _: random.Random) -> None:
@@ -101,7 +115,8 @@ def try_entry(data: bytes, chance: random.Random) -> None:
     [
         pytest.param(RECORD, try_record, id="the record of a failed run"),
         pytest.param(LEFT, try_left, id="programs left running"),
-        pytest.param(STDERR, try_stderr, id="the end of stderr"),
+        pytest.param(FRAMES, try_frames, id="the frames of a job"),
+        pytest.param(JOBS, try_jobs, id="the list of jobs"),
         pytest.param(LISTENERS, try_listeners, id="listeners"),
         pytest.param(b"a name of a file", try_entry, id="an entry of a directory"),
     ],

@@ -77,7 +77,7 @@ async def test_a_busy_environment_is_not_paused() -> None:
     async with world() as here:
         environment = await here.created()
         async with here.service.using(environment.id, owner=OWNER):
-            with pytest.raises(Busy, match="1 calls or jobs"):
+            with pytest.raises(Busy, match="1 calls in progress"):
                 await paused(here, environment)
         assert here.get(environment.id).state is State.RUNNING
 

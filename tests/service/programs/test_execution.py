@@ -230,14 +230,14 @@ async def test_an_execution_counts_as_use_and_its_cancellation_reaches_the_guest
     job = here.start(executions.execute(environment.id, "hang", owner=OWNER))
     guest = here.host.only
     await guest.started.wait()
-    assert here.get(environment.id).active_calls == 1
+    assert here.get(environment.id).running_jobs == 1
     here.clock.advance(days=1)
     assert not await here.service.retire(environment.id)
     job.cancel()
     await job.wait()
     assert len(guest.cancelled) == 1
     after = here.get(environment.id)
-    assert (after.active_calls, after.last_used_at) == (0, here.clock.now)
+    assert (after.running_jobs, after.last_used_at) == (0, here.clock.now)
 
 
 async def test_a_machine_that_dies_during_a_call_fails_the_call_with_its_cause(

@@ -15,7 +15,8 @@ from waggle.domain.programs import Command, Left, Output, Program
 from waggle.domain.programs.job import JobKind, JobState, StreamName
 from waggle.infra.shared.spool import Spool
 from waggle.service.programs import Job, What
-from waggle.service.programs.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
+from waggle.service.programs.jobs import MAX_RUNNING, JobService
+from waggle.service.programs.table import MAX_REMEMBERED
 
 pytestmark = pytest.mark.anyio
 WHAT = What(JobKind.EXECUTE, "a test")
@@ -45,7 +46,7 @@ async def test_a_job_continues_without_a_waiting_call_and_is_found_again(
     view = await job.attend(0)
     assert (view.state, view.exit_code) == (JobState.RUNNING, None)
     await here.host.only.started.wait()
-    found = jobs.get(environment, 1, owner=OWNER)
+    found = await jobs.get(environment, 1, owner=OWNER)
     assert found.view().stdout.text() == "before\n"
     here.host.only.release.set()
     await found.wait(LONG)
@@ -68,7 +69,7 @@ async def test_a_job_counts_as_use_of_its_environment_until_it_ends(
     assert job.view().duration == 86_400
     here.host.only.release.set()
     await job.wait(LONG)
-    assert here.get(environment).active_calls == 0
+    assert here.get(environment).running_jobs == 0
     here.clock.advance(days=1)
     assert await here.service.retire(environment)
 
@@ -119,7 +120,7 @@ async def test_a_machine_that_dies_fails_the_call_and_marks_the_job_lost(
         await job.attend(LONG)
     await settle()
     assert here.get(environment).state is State.ERROR
-    view = jobs.get(environment, 1, owner=OWNER).view()
+    view = (await jobs.get(environment, 1, owner=OWNER)).view()
     assert (view.state, view.stdout.text()) == (JobState.LOST, "last words\n")
     assert "killed by signal 9" in view.error
 
@@ -143,7 +144,7 @@ async def test_jobs_end_and_are_forgotten_with_their_environment(
     await done.wait(LONG)
     await here.destroy(environment).result()
     with pytest.raises(NotFound):
-        jobs.get(environment, 1, owner=OWNER)
+        await jobs.get(environment, 1, owner=OWNER)
     assert done.streams[StreamName.STDOUT].kept == 0
 
 
@@ -151,7 +152,7 @@ async def test_another_owner_sees_no_job(here: World, jobs: JobService) -> None:
     environment = (await here.created()).id
     await start(jobs, environment, "echo")
     with pytest.raises(NotFound):
-        jobs.get(environment, 1, owner="mallory")
+        await jobs.get(environment, 1, owner="mallory")
     with pytest.raises(NotFound):
         jobs.list(environment, owner="mallory")
 
@@ -161,7 +162,7 @@ async def test_the_number_of_running_jobs_is_limited(here: World, jobs: JobServi
     running = [await start(jobs, environment, "hang") for _ in range(MAX_RUNNING)]
     with pytest.raises(TooManyJobs):
         await start(jobs, environment, "echo")
-    assert here.get(environment).active_calls == MAX_RUNNING
+    assert here.get(environment).running_jobs == MAX_RUNNING
     await running[0].kill()
     assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
 
@@ -205,7 +206,7 @@ async def test_the_oldest_ended_job_is_forgotten_first(here: World, jobs: JobSer
     numbers = [view.number for view in jobs.list(environment, owner=OWNER)]
     assert numbers == [1, *range(8, MAX_REMEMBERED + 7)]
     with pytest.raises(JobNotFound):
-        jobs.get(environment, 2, owner=OWNER)
+        await jobs.get(environment, 2, owner=OWNER)
     assert old.is_running
 
 

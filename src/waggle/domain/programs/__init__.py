@@ -170,6 +170,10 @@ class Stream(Protocol):
 class Recording(Stream, Protocol):
     """A stream that can be read again while it is written."""
 
+    def skip(self, count: int) -> None:
+        """Note that the next `count` bytes were printed but not kept."""
+        ...
+
     @property
     def total(self) -> int:
         """The number of bytes that were written."""
@@ -220,7 +224,7 @@ class ExecutionResult:
 
     `exit_code` is None when a signal or the timeout ended it. `duration` is seconds. `run_id` is
     the guest's name for this run, under which it remembers why the run failed. `left` is what still
-    runs in the background.
+    runs in the background. `context_ended` says that the interpreter which ran it ended first.
     """
 
     stdout: Output
@@ -231,6 +235,7 @@ class ExecutionResult:
     duration: float
     run_id: str = ""
     left: Left = NOTHING_LEFT
+    context_ended: bool = False
 
 
 def parse_code(code: str) -> bytes:

@@ -21,11 +21,13 @@ MAX_SUMMARY = 80
 
 
 class JobKind(StrEnum):
-    """The tool that started the job."""
+    """The tool that started the job; or it is an interpreter that calls share, or a terminal."""
 
     EXECUTE = "execute"
     COMMAND = "run_command"
     INSTALL = "install_packages"
+    CONTEXT = "context"
+    TERMINAL = "terminal"
 
 
 class JobState(StrEnum):
@@ -52,8 +54,9 @@ class JobView:
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
-    its owner or with its environment. `limit` is seconds after which it is killed. `diagnosis` says
-    why it failed, where that is known. `left` is what it left running when it ended.
+    its owner or with its environment. `limit` is seconds after which it is killed, those included
+    for which it was paused. `is_paused` says that its environment is. `diagnosis` says why it
+    failed, where that is known. `left` is what it left running when it ended.
     """
 
     environment_id: str
@@ -71,6 +74,7 @@ class JobView:
     diagnosis: Diagnosis | None = None
     left: Left = NOTHING_LEFT
     limit: float = 0.0
+    is_paused: bool = False
 
     @property
     def ends_at(self) -> datetime:

@@ -65,6 +65,12 @@ class Spool:
         if len(self._rest) > 2 * TAIL:
             del self._rest[:-TAIL]
 
+    def skip(self, count: int) -> None:
+        """Note bytes that are missing: the beginning ends before them, and the end begins after."""
+        self._total += count
+        self._keep = self._kept
+        self._rest.clear()
+
     def _store(self, data: bytes) -> int:
         if not data or self._closed:
             return 0

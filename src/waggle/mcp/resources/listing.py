@@ -40,7 +40,7 @@ from waggle.mcp.uris import (
 )
 from waggle.service.files.trees import MAX_KEPT
 from waggle.service.programs import Job
-from waggle.service.programs.jobs import MAX_REMEMBERED
+from waggle.service.programs.table import MAX_REMEMBERED
 
 ENVIRONMENTS_LISTED = 20
 """Environments on one page."""
@@ -119,10 +119,10 @@ def _streams(environment: Environment, job: Job) -> list[Resource]:
             title=f"{name} of execution {job.number} in {environment.name}",
             description=f"{job.what.kind}: {job.what.summary} ({job.state})",
             mime_type="text/plain",
-            size=recording.total,
+            size=job.printed(name),
         )
-        for name, recording in job.streams.items()
-        if recording.total or name is StreamName.STDOUT
+        for name in job.streams
+        if job.printed(name) or name is StreamName.STDOUT
     ]
 
 

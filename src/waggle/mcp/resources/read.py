@@ -78,7 +78,7 @@ async def read_resource(
         case EnvironmentAddress():
             return _environment(services, uri, address, owner, executions)
         case StreamAddress():
-            return _stream(services, uri, address, owner)
+            return await _stream(services, uri, address, owner)
         case FileAddress():
             return await _file(services, uri, address, owner)
         case ArchiveAddress():
@@ -100,8 +100,8 @@ def _environment(
 
 def _execution(job: Job) -> ExecutionItem:
     stdout, stderr = (
-        StreamItem(uri=output_uri(job.environment_id, job.number, name), bytes=recording.total)
-        for name, recording in job.streams.items()
+        StreamItem(uri=output_uri(job.environment_id, job.number, name), bytes=job.printed(name))
+        for name in job.streams
     )
     return ExecutionItem(
         job_id=job.number,
@@ -113,8 +113,8 @@ def _execution(job: Job) -> ExecutionItem:
     )
 
 
-def _stream(services: Services, uri: str, address: StreamAddress, owner: Owner) -> Contents:
-    job = services.jobs.get(address.environment_id, address.number, owner=owner)
+async def _stream(services: Services, uri: str, address: StreamAddress, owner: Owner) -> Contents:
+    job = await services.jobs.get(address.environment_id, address.number, owner=owner)
     recording, part = job.streams[address.stream], address.part
     status = {"status": job.state.value}
     if part.search is not None:

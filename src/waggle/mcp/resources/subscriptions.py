@@ -125,7 +125,7 @@ class Subscriptions:
         """Return the key of a URI to watch. Raises NotFound, JobNotFound or InvalidArgument."""
         key = _key(self._address_of(uri))
         if isinstance(key, StreamAddress):
-            self._services.jobs.get(key.environment_id, key.number, owner=owner)
+            self._services.jobs.known(key.environment_id, key.number, owner=owner)
         elif key is not None:
             self._services.environments.get(key.environment_id, owner=owner)
         else:

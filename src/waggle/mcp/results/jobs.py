@@ -17,7 +17,7 @@ from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.mcp.errors import clean
 from waggle.mcp.results import ADVICE, NOTE, Hint, rfc3339, share
 from waggle.mcp.uris import output_uri
-from waggle.service.programs.jobs import LeftList
+from waggle.service.programs.leftovers import LeftList
 
 _ENDS = "exited, signaled, timed_out, killed or lost."
 
@@ -207,7 +207,16 @@ def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[
     )
     streams = ((StreamName.STDOUT, stdout), (StreamName.STDERR, stderr))
     hints = [_rest(view, name, len(cut.head)) for name, cut in streams if cut.dropped]
-    return output, [*hints, *([Hint(_RUNNING)] if view.is_running else [])]
+    return output, [*hints, *_continues(view)]
+
+
+def _continues(view: JobView) -> list[Hint]:
+    if not view.is_running:
+        return []
+    if view.is_paused:
+        state = f"It goes on as job {view.number} when the environment is resumed"
+        return [Hint("wait_job or any other use resumes it.", state)]
+    return [Hint(_RUNNING)]
 
 
 def _uri(view: JobView, name: StreamName) -> str:

@@ -24,7 +24,7 @@ from waggle.mcp.results.environments import (
 )
 from waggle.mcp.results.jobs import LeftItem, left_items, left_lines
 from waggle.service.environments.registry import Inspection
-from waggle.service.programs.jobs import LeftList
+from waggle.service.programs.leftovers import LeftList
 
 
 class PortItem(BaseModel):

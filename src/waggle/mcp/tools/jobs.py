@@ -67,7 +67,9 @@ class JobTools:
         """Wait for a job's end, or a while."""
         wait = parse_wait(wait_seconds, self._limits.wait)
         shown = parse_output(max_output, self._limits.output)
-        job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
+        owner = current_owner(ctx)
+        job = await self._jobs.get(environment_id, job_id, owner=owner)
+        await self._jobs.resume(job, owner=owner)
         await watch(ctx, job, wait, every=self._heartbeat)
         return await self._result(job, shown)
 
@@ -97,10 +99,11 @@ class JobTools:
                     "lists them.",
                 )
             return await self._listed(environment_id, owner, ended=pid)
-        job = self._jobs.get(environment_id, job_id, owner=owner)
+        job = await self._jobs.get(environment_id, job_id, owner=owner)
         if kill:
-            await self._kill(job, owner)
+            await self._jobs.kill(job, owner=owner)
         elif wait_seconds is not None:
+            await self._jobs.resume(job, owner=owner)
             await watch(
                 ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
             )
@@ -131,14 +134,9 @@ class JobTools:
     ) -> Annotated[Reply, CommandOutput]:
         """End a job with all its processes."""
         owner = current_owner(ctx)
-        job = self._jobs.get(environment_id, job_id, owner=owner)
-        await self._kill(job, owner)
+        job = self._jobs.known(environment_id, job_id, owner=owner)
+        await self._jobs.kill(job, owner=owner)
         return result_of(job.view(), self._limits, shown=self._limits.output)
-
-    async def _kill(self, job: Job, owner: Owner) -> None:
-        """End it and what it has left running."""
-        await job.kill()
-        await self._jobs.left.end_of(job, owner=owner)
 
     async def list_jobs(
         self, ctx: Ctx, *, environment_id: EnvironmentId

@@ -100,6 +100,7 @@ class Creator:
             clock=self._clock,
             tasks=self._tasks,
             changed=self._changed,
+            adopt=self._events.adopt,
         )
 
 

@@ -11,15 +11,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
 import anyio
 import anyio.abc
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import NotRunning, WaggleError
+from waggle.domain.errors import GuestLost, NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.observer import Clock, EnvironmentStore
+
+
+class Adopt(Protocol):
+    """Called with a guest that has jobs of another machine or server, before it is used.
+
+    `anew` says that the environment's jobs are those of the guest, whatever was known of them. It
+    must not raise, and is bounded in time.
+    """
+
+    async def __call__(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
+        """Take over the guest's jobs."""
+        ...
+
 
 _RESUMABLE = (State.RUNNING, State.PAUSED, State.RESUMING)
 
@@ -95,7 +109,7 @@ class Life:
     """An environment, the guest it works in, and the lock under which it changes.
 
     A change of state never spans an await unless `_ending` is held, so `environment` is always
-    right. `changed` is called, without an await, when state or notice has changed.
+    right. `changed` is called, without an await, when state or notice has changed; see `Adopt`.
     """
 
     def __init__(
@@ -107,13 +121,16 @@ class Life:
         clock: Clock,
         tasks: anyio.abc.TaskGroup,
         changed: Callable[[Environment], None],
+        adopt: Adopt,
     ) -> None:
-        self.environment: Environment = environment
+        self._environment = environment
+        self._moved = anyio.Event()
         self._host = host
         self._store = store
         self._clock = clock
         self._tasks = tasks
         self._changed = changed
+        self._adopt = adopt
         self._guest: Guest | None = None
         self.may_have_left = environment.state is not State.CREATING
         """Whether programs of ended calls may still run in it, so that the guest must list them."""
@@ -122,6 +139,19 @@ class Life:
         self._ending = anyio.Lock()
         if environment.state is not State.CREATING:
             self._settled.set()
+
+    @property
+    def environment(self) -> Environment:
+        """The environment as it is now."""
+        return self._environment
+
+    @environment.setter
+    def environment(self, now: Environment) -> None:
+        has_moved = now.state is not self._environment.state
+        self._environment = now
+        if has_moved:
+            self._moved.set()
+            self._moved = anyio.Event()
 
     def _take_in(self, guest: Guest) -> None:
         """Use that guest from now on."""
@@ -144,6 +174,26 @@ class Life:
         if self._guest is None:
             raise NotRunning(f"Environment {self.environment.id} has no machine.")
         return self._guest
+
+    async def running_guest(self) -> Guest:
+        """Return the guest that it has while it runs; wait for that while it is paused.
+
+        Not a use of it. Raises GuestLost when it has ended or failed.
+        """
+        while self.environment.state in (State.CREATING, State.PAUSED, State.RESUMING):
+            await self._moved.wait()
+        if self.environment.state is not State.RUNNING:
+            raise GuestLost(self.environment.error or "The environment is being destroyed.")
+        return self._the_guest()
+
+    def continues_without(self, guest: Guest) -> bool:
+        """Whether it is paused, or runs in another guest than this."""
+        is_paused = self.environment.state in (State.PAUSED, State.RESUMING)
+        return is_paused or (self.environment.state is State.RUNNING and self._guest is not guest)
+
+    def set_jobs(self, count: int) -> None:
+        """Note how many jobs run in it."""
+        self.environment = self.environment.with_jobs(count, self._clock())
 
     async def end(self, *, wanted: Callable[[Environment], bool] | None = None) -> bool:
         """Destroy it, unless it is destroyed already or `wanted` is false once the lock is held.

@@ -81,6 +81,8 @@ class LiveEnvironment(Life):
         with self._creation:
             await self._store.save(self.environment)
             self._take_in(await self._host.create(self.environment, progress, frozen))
+            if frozen is not None:
+                await self._adopt(self.environment, self._the_guest(), anew=True)
             running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
             await self._store.save(running)
             if not self._creation.cancel_called:
@@ -231,6 +233,7 @@ class LiveEnvironment(Life):
         else:
             self._take_in(await self._host.resume(self.environment, progress))
             self._tasks.start_soon(self._watch, self._the_guest())
+            await self._adopt(self.environment, self._the_guest(), anew=False)
         await self._expose_again(self._closed_ports)
 
     async def _expose_again(self, ports: Sequence[ExposedPort]) -> None:
@@ -254,6 +257,7 @@ class LiveEnvironment(Life):
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
                     self._take_in(await self._host.create(self.environment, progress, frozen))
+                    await self._adopt(self.environment, self._the_guest(), anew=True)
                     self.may_have_left = True
                     await self._expose_again(ports)
                 except BaseException as error:

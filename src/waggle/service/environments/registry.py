@@ -18,9 +18,10 @@ from datetime import datetime, timedelta
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import MaxEnvironments, WaggleError
-from waggle.domain.host import EnvironmentHost
+from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.machine import ExposedPort, Resources, ResourceUse
 from waggle.domain.observer import CANCELLED, Clock, Observer
+from waggle.service.environments.ending import Adopt
 from waggle.service.environments.live import LiveEnvironment
 
 
@@ -127,13 +128,26 @@ class Registry:
 
 
 class Events:
-    """Calls listeners, at once, when an environment changes. They must not raise or wait."""
+    """Calls listeners, at once, when an environment changes. They must not raise or wait.
+
+    Only those that take over a guest's jobs may wait; see `Adopt`.
+    """
 
     def __init__(self, observer: Observer, clock: Clock) -> None:
         self._observer = observer
         self._clock = clock
         self._removed: list[Callable[[str], None]] = []
         self._changed: list[Callable[[Environment], None]] = []
+        self._adopters: list[Adopt] = []
+
+    def when_adopted(self, adopt: Adopt) -> None:
+        """Call `adopt` with every guest that has jobs of another machine or server."""
+        self._adopters.append(adopt)
+
+    async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
+        """See `Adopt`."""
+        for adopt in self._adopters:
+            await adopt(environment, guest, anew=anew)
 
     def when_removed(self, notify: Callable[[str], None]) -> None:
         """Call `notify` with the id of every environment that is destroyed."""
@@ -176,7 +190,7 @@ class Inspection:
     @property
     def is_busy(self) -> bool:
         """Whether a call or a job is in progress: its idle time does not run then."""
-        return self.environment.active_calls > 0
+        return self.environment.is_in_use
 
     @property
     def idle_left(self) -> timedelta:

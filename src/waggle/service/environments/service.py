@@ -24,7 +24,7 @@ from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
-from waggle.service.environments.ending import recover
+from waggle.service.environments.ending import Life, recover
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry
@@ -204,6 +204,10 @@ class EnvironmentService:
             await self._pauses.resume(live)
         async with live.using() as held:
             yield held
+
+    def life(self, environment_id: str) -> Life | None:
+        """Return the life of an environment, for its jobs, whose owner is known already."""
+        return self._registry.find(environment_id)
 
     async def pause(self, environment_id: str, *, owner: str, to_disk: bool) -> Environment:
         """See `Pauses.pause`. Raises NotFound, too."""

@@ -41,6 +41,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, TimedOut, WaggleError
 from waggle.domain.machine import Machine
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
+from waggle.domain.programs.guest_job import Detached
 
 log = structlog.get_logger(__name__)
 
@@ -196,6 +197,8 @@ class Causes:
             self._require_wanted()
             self.require_unstalled()
             raise
+        except Detached:
+            raise  # the machine is being paused, and may end for that
         except GuestLost as error:
             self._require_wanted()
             self.require_unstalled()

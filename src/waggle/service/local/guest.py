@@ -16,15 +16,17 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
-from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream, Streams
+from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh import GuestPorts, SshConnection
 from waggle.infra.ssh.run import LeftPrograms, Shell
+from waggle.infra.ssh.run.jobs import GuestJobs
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
+from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
@@ -34,7 +36,7 @@ _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH
 _HOME_OF_ROOT = "/root"
 
 
-class LocalGuest:
+class LocalGuest(JobsOfGuest):
     """Made by `LocalStart`. Owns the machine, the connection to it, its proxy and exposed ports."""
 
     def __init__(
@@ -74,13 +76,15 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
+        jobs = GuestJobs(connection)
         self._causes = Causes(
             self._machine,
             connection.require_good_conduct,
             connection.set_paused,
             self._shell.set_paused,
+            jobs.set_paused,
         )
-        self._naming_the_cause = self._causes.named
+        super().__init__(jobs, self._pages.forget, self._causes.named)
         self._user_home: str | None = None
 
     @property
@@ -98,16 +102,11 @@ class LocalGuest:
         if user is GuestUser.ROOT:
             return _HOME_OF_ROOT
         if self._user_home is None:
-            home = (await self.run(_ASK_HOME)).stdout.text().removesuffix("\n")
+            async with self._naming_the_cause():
+                home = (await self._shell.run(_ASK_HOME)).stdout.text().removesuffix("\n")
             fits = home.startswith("/") and home.isprintable()
             self._user_home = home if fits and len(home) <= MAX_PATH_BYTES else HOME
         return self._user_home
-
-    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
-        """Run a command; see `domain.host.Guest`."""
-        self._pages.forget()
-        async with self._naming_the_cause():
-            return await self._shell.run(command, into)
 
     async def left_running(self) -> Left:
         """Return what was left running; see `domain.host.Guest`."""
@@ -231,6 +230,7 @@ class LocalGuest:
     async def _hang_up(self) -> None:
         """Close connections that a paused guest, or its copy, would not answer."""
         self._pages.forget()
+        self._jobs.detach()
         await self._exposures.clear()
         self._connection.hang_up()
 

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -20,15 +18,18 @@ from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
 from waggle.domain.programs import (
-    NOTHING_LEFT,
     Command,
     ExecutionResult,
     NewRecording,
     Output,
     Recording,
-    Streams,
 )
-from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
+from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
+from waggle.domain.programs.job import JobState, JobView, StreamName
+from waggle.service.programs.notes import Note
+from waggle.service.programs.record import JobRecord, What
+
+__all__ = ["Job", "What"]
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,11 @@ class Watched:
         self.recording.feed(data)
         self.grown()
 
+    def skip(self, count: int) -> None:
+        """Note bytes that are missing, and call `grown`."""
+        self.recording.skip(count)
+        self.grown()
+
     def output(self) -> Output:
         """Return the recording's output."""
         return self.recording.output()
@@ -52,94 +58,78 @@ class Watched:
 
 Grown = Callable[["Job", StreamName], None]
 """Called when a job has printed. It must not raise or wait."""
+Attend = Callable[[GuestJob], Awaitable[tuple[ExecutionResult, Guest]]]
+"""Follows a job to its end, wherever its environment runs; also returns the guest it ended in."""
 
 
-@dataclass(frozen=True, slots=True)
-class What:
-    """A description, for its owner, of what a job runs.
-
-    Jobs with a `turn` run one after the other in their environment. While one runs or waits, a
-    start with an equal `turn` returns that job.
-    """
-
-    kind: JobKind
-    summary: str
-    turn: tuple[str, ...] = ()
-
-
-class Job:
+class Job(JobRecord):
     """A program that runs or ran. Safe for any number of waiting tasks."""
 
     def __init__(
-        self, environment_id: str, number: int, what: What, record: NewRecording, clock: Clock
+        self,
+        environment_id: str,
+        note: Note,
+        what: What,
+        command: Command,
+        record: NewRecording,
+        clock: Clock,
+        *,
+        run_id: str,
     ) -> None:
-        self.environment_id = environment_id
-        self.number = number
-        self.what = what
-        self.streams = {StreamName.STDOUT: record(), StreamName.STDERR: record()}
-        self.failure: Exception | None = None
-        """The error of the guest, for the call that started the job."""
-        self.limit: float = 0.0
-        """Seconds after which it is killed."""
-        self._clock = clock
-        self._started_at: datetime = clock()
-        self._ended_at: datetime | None = None
-        self._state = JobState.RUNNING
-        self._result: ExecutionResult | None = None
-        self._diagnosis: Diagnosis | None = None
+        super().__init__(environment_id, note, what, command, record, clock, run_id=run_id)
         self._scope = anyio.CancelScope()
+        self._reading = anyio.Lock()
+        self._lost: WaggleError | None = None
         self._ended = anyio.Event()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it still runs."""
-        return self._state is JobState.RUNNING
+    def take_over(self, found: FoundJob) -> None:
+        """Be a job that its guest has already. If that has ended, its output is still unread."""
+        self.guest_job.is_started = True
+        self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
+        if not found.is_running:
+            self._unread = found
+            self._state = JobState.EXITED if found.signal is None else JobState.SIGNALED
+            self._ended.set()
 
     @property
-    def state(self) -> JobState:
-        """Its state now."""
-        return self._state
+    def is_unread(self) -> bool:
+        """Whether it has ended, and its output and the rest of its end are only in its guest."""
+        return self._unread is not None
 
-    @property
-    def run_id(self) -> str:
-        """The guest's name for it once it has ended; empty before, and if it was lost."""
-        return self._result.run_id if self._result else ""
+    async def read_from(self, guest: Guest) -> None:
+        """Read what it printed and how it ended. Raises GuestLost."""
+        async with self._reading:
+            if self._unread is not None:
+                self._result = await guest.attend(self.guest_job)
+                self._unread = None
 
-    @property
-    def has_left(self) -> bool:
-        """Whether it left programs running when it ended."""
-        return self._result is not None and self._result.left.count > 0
+    def lose(self, error: WaggleError) -> None:
+        """End it as lost, if it runs: its program is gone, whatever its guest was to do."""
+        if self.is_running:
+            self._lost = error
+            self._scope.cancel()
 
-    def forget_left(self) -> None:
-        """Note that the programs it left have been killed, so that no result names them."""
-        if self._result is not None:
-            self._result = replace(self._result, left=NOTHING_LEFT)
-
-    @property
-    def kept_bytes(self) -> int:
-        """The bytes of output that it holds."""
-        return sum(stream.kept for stream in self.streams.values())
-
-    async def run(
-        self, guest: Guest, command: Command, grown: Grown, after: Sequence[Job] = ()
-    ) -> None:
-        """Run it to its end; see `Guest.run`. Raises only when the server stops.
+    async def run(self, attend: Attend, grown: Grown, after: Sequence[Job] = ()) -> None:
+        """Follow it to its end. Raises only when the server stops.
 
         It starts when the jobs in `after` have ended.
         """
+        job = self.guest_job
         out, err = (
             Watched(self.streams[name], partial(grown, self, name))
             for name in (StreamName.STDOUT, StreamName.STDERR)
         )
-        into = Streams(out, err)
+        job.streams = JobStreams(out, err, self.display)
         state, result = JobState.KILLED, None
         try:
             with self._scope:
                 for earlier in after:
-                    await earlier.wait(math.inf)
-                result = await guest.run(command, into)
+                    await earlier.ended()
+                result, guest = await attend(job)
                 state = _ending(result)
-                self._diagnosis = await guest.diagnose(command, result)
+                self._diagnosis = await guest.diagnose(job.command, result)
+            if self._lost is not None:
+                raise self._lost
         except Exception as error:
             self.failure = error
             state = JobState.LOST
@@ -155,9 +145,15 @@ class Job:
         self._ended.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when it has ended, or after `seconds`. Cancelling ends the wait only."""
+        """Return when it has ended or is paused, or after `seconds`. Safe to cancel."""
         with anyio.move_on_after(seconds):
-            await self._ended.wait()
+            async with anyio.create_task_group() as waits:
+                for event in (self._ended, self._paused):
+                    waits.start_soon(_until, event, waits.cancel_scope)
+
+    async def ended(self) -> None:
+        """Return when it has ended."""
+        await self._ended.wait()
 
     async def attend(self, seconds: float) -> JobView:
         """Wait as the call that started it and return its outcome. Cancelling kills the job.
@@ -186,51 +182,10 @@ class Job:
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
 
-    def view(self) -> JobView:
-        """Return what is known now."""
-        result = self._result
-        return JobView(
-            environment_id=self.environment_id,
-            number=self.number,
-            kind=self.what.kind,
-            summary=self.what.summary,
-            state=self._state,
-            started_at=self._started_at,
-            duration=self._duration(),
-            stdout=self.streams[StreamName.STDOUT].output(),
-            stderr=self.streams[StreamName.STDERR].output(),
-            exit_code=result.exit_code if result else None,
-            signal=result.signal if result else None,
-            error=_words(self.failure),
-            diagnosis=self._diagnosis,
-            left=result.left if result else NOTHING_LEFT,
-            limit=self.limit,
-        )
 
-    def brief(self) -> JobBrief:
-        """Return what is known now, without reading its output."""
-        result = self._result
-        return JobBrief(
-            number=self.number,
-            kind=self.what.kind,
-            summary=self.what.summary,
-            state=self._state,
-            started_at=self._started_at,
-            duration=self._duration(),
-            exit_code=result.exit_code if result else None,
-            stdout_bytes=self.streams[StreamName.STDOUT].total,
-            stderr_bytes=self.streams[StreamName.STDERR].total,
-        )
-
-    def _duration(self) -> float:
-        if self._result is not None:
-            return self._result.duration
-        return ((self._ended_at or self._clock()) - self._started_at).total_seconds()
-
-    def close(self) -> None:
-        """Free its output. Idempotent."""
-        for stream in self.streams.values():
-            stream.close()
+async def _until(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _ending(result: ExecutionResult) -> JobState:
@@ -243,9 +198,3 @@ def _lost(error: Exception) -> Diagnosis | None:
     if not isinstance(error, GuestLost | GuestMisbehaves):
         return None
     return Diagnosis(error.code, error.message, error.hint)
-
-
-def _words(error: Exception | None) -> str:
-    if error is None:
-        return ""
-    return error.message if isinstance(error, WaggleError) else "internal error"

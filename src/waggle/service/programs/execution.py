@@ -185,7 +185,7 @@ class ExecutionService:
                 hint="Create one with network 'public', or bring an image with the packages.",
             )
         names, command = self._installation(packages, environment.runtime)
-        what = What(JobKind.INSTALL, summarise(" ".join(names)), turn=command.argv)
+        what = What(JobKind.INSTALL, summarise(" ".join(names)), command.argv, "install")
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
     def _installation(

@@ -1,146 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs as jobs that outlive their calls, and ends programs that jobs leave running.
+"""Runs programs as jobs that outlive their calls, their connection and their machine's pauses.
 
-`ExecutionService` starts jobs; `waggle.mcp` reads and ends them by number. A job holds its
-environment in use and ends with it; its record goes with that of the environment. Output is kept
-within bounds: the oldest ended jobs are forgotten first. `Leftovers` lists and ends
-programs that jobs left running, as the guest reports them.
+`ExecutionService` starts jobs; `waggle.mcp` reads and ends them by number. The program and its
+output belong to the guest: a job follows it there, waits while its environment is paused, and goes
+on in the guest that this becomes. `adopt` makes jobs of what a copy, or a machine of an earlier
+server, brings along. A job keeps its environment from being idle; its record goes with that of the
+environment. Output is kept within bounds: the oldest ended jobs are forgotten first.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import builtins
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.abc
+import structlog
 
-from waggle.domain.environment import Environment
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound, TooManyJobs
 from waggle.domain.host import Guest
-from waggle.domain.observer import Clock
-from waggle.domain.programs import Command, Left, NewRecording
+from waggle.domain.observer import Clock, NewId
+from waggle.domain.programs import Command, ExecutionResult, NewRecording
+from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob
 from waggle.domain.programs.job import JobBrief, StreamName
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files import located
 from waggle.service.programs import Job, What
-
-LOOK_SECONDS = 5.0
-"""How long `Leftovers.look` waits for the guest."""
-
-JobsOf = Callable[[str], Iterable[Job]]
-
-
-@dataclass(frozen=True, slots=True)
-class LeftRunning:
-    """A program that still runs, and the number of the job that left it, if known."""
-
-    pid: int
-    command: str
-    job: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LeftList:
-    """Some of the programs that still run, and how many there are."""
-
-    programs: tuple[LeftRunning, ...] = ()
-    count: int = 0
-
-
-class Leftovers:
-    """The programs that jobs left running, in all environments of one server."""
-
-    def __init__(self, environments: EnvironmentService, jobs_of: JobsOf) -> None:
-        self._environments = environments
-        self._jobs_of = jobs_of
-        self._noted: set[str] = set()
-
-    def note(self, environment_id: str) -> None:
-        """Note that a job left something running there."""
-        self._noted.add(environment_id)
-
-    def forget(self, environment_id: str) -> None:
-        """Forget an environment that is gone."""
-        self._noted.discard(environment_id)
-
-    async def look(self, environment_id: str, *, owner: str, always: bool = True) -> LeftList:
-        """Return those of one environment; unless `always`, ask only if something was left.
-
-        The list is empty while it does not run, or if its guest does not answer in LOOK_SECONDS.
-        Not a use of it. Raises NotFound or InvalidArgument.
-        """
-        environment = self._environments.get(environment_id, owner=owner)
-        left, ask = Left(), always or environment.id in self._noted
-        self._noted.discard(environment.id)  # `may_have_left` remembers it from now on
-        with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost, GuestMisbehaves):
-            left = await self._environments.left(environment.id, owner=owner, always=ask)
-        numbers = {job.run_id: job.number for job in self._jobs_of(environment.id) if job.run_id}
-        programs = [
-            LeftRunning(program.pid, program.command, numbers.get(program.run_id))
-            for program in left.programs
-        ]
-        return LeftList(tuple(programs), left.count)
-
-    async def end(self, environment_id: str, pid: int, *, owner: str) -> None:
-        """Kill one with its descendants.
-
-        Raises JobNotFound if no call left a program with that pid running, NotFound, NotRunning,
-        InvalidArgument or GuestLost.
-        """
-        async with self._environments.using(environment_id, owner=owner) as (environment, guest):
-            if not await guest.end_program(pid):
-                raise JobNotFound(
-                    f"No call has left a program {pid} running in environment {environment.id}.",
-                    hint="Call read_job without a job_id to see which there are.",
-                )
-
-    async def end_of(self, job: Job, *, owner: str) -> int:
-        """Kill all programs that an ended job left; return how many there were.
-
-        Idempotent. Raises NotFound, NotRunning or GuestLost.
-        """
-        if not job.has_left:
-            return 0
-        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
-            found = (await guest.left_running()).of(job.run_id)
-            if found:
-                await guest.end_run(job.run_id)
-            job.forget_left()
-        return len(found)
-
+from waggle.service.programs.leftovers import Leftovers
+from waggle.service.programs.notes import Note, parse_note
+from waggle.service.programs.table import JobTable
 
 MAX_RUNNING = 16
 """The most jobs that run in one environment at once."""
-MAX_REMEMBERED = 100
-"""The most jobs of one environment whose output can still be read."""
-MAX_KEPT_BYTES = 64 << 20
-"""The most bytes of output kept of one environment's ended jobs."""
+ADOPT_SECONDS = 10.0
+"""How long `JobService.adopt` waits for a guest's list."""
 Changed = Callable[[Job, StreamName | None], None]
 """Called when a job has printed to a stream or, with None, has started or ended. It must not raise
 or wait."""
-
-
-@dataclass(slots=True)
-class _Jobs:
-    """The jobs of one environment, oldest first."""
-
-    by_number: dict[int, Job] = field(default_factory=dict[int, Job])
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-
-    def trim(self) -> None:
-        """Forget the oldest ended jobs until the rest is within the bounds."""
-        ended = [job for job in self.by_number.values() if not job.is_running]
-        kept = sum(job.kept_bytes for job in ended)
-        for job in ended:
-            if len(self.by_number) <= MAX_REMEMBERED and kept <= MAX_KEPT_BYTES:
-                break
-            kept -= job.kept_bytes
-            self.by_number.pop(job.number).close()
+log = structlog.get_logger(__name__)
 
 
 class JobService:
@@ -153,16 +56,20 @@ class JobService:
         record: NewRecording,
         clock: Clock,
         tasks: anyio.abc.TaskGroup,
+        new_id: NewId = lambda: str(uuid.uuid4()),
     ) -> None:
         self._environments = environments
         self._record = record
         self._clock = clock
         self._tasks = tasks
-        self._jobs: dict[str, _Jobs] = {}
+        self._new_id = new_id
+        self._jobs: dict[str, JobTable] = {}
         self._listeners: list[Changed] = []
         self.left = Leftovers(environments, self._of)
         """The programs that jobs left running."""
         environments.events.when_removed(self._forget)
+        environments.events.when_changed(self._changed)
+        environments.events.when_adopted(self.adopt)
         environments.disk.count(self._bytes)
 
     def when_changed(self, notify: Changed) -> None:
@@ -186,14 +93,107 @@ class JobService:
             if command.cwd is not None:
                 cwd = await located(guest, command.cwd, command.user)
                 command = replace(command, cwd=cwd)
-            queue = self._queue(environment.id) if what.turn else []
-            if same := next((job for job in queue if job.what.turn == what.turn), None):
+            queue = self._queue(environment.id, what.queue)
+            if same := next(
+                (job for job in queue if what.turn and job.what.turn == what.turn), None
+            ):
                 return same
-            job = self._admit(environment, what)
-            job.limit = command.timeout
-            self._tasks.start_soon(self._run, job, guest, command, stack.pop_all(), queue)
-            self._notify(job)
+            job = self._admit(environment, command, what)
+            self._begin(job, queue)
             return job
+
+    def _admit(self, environment: Environment, command: Command, what: What) -> Job:
+        jobs = self._jobs.setdefault(environment.id, JobTable())
+        if self.running(environment.id) >= MAX_RUNNING:
+            raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment.id}.")
+        note = Note(
+            number=jobs.last + 1,
+            kind=what.kind,
+            summary=what.summary,
+            started_at=self._clock(),
+            limit=command.timeout,
+            program=command.argv[0],
+            user=command.user,
+        )
+        job = self._job(environment.id, note, what, command, self._new_id())
+        jobs.add(job)
+        return job
+
+    def _job(
+        self, environment_id: str, note: Note, what: What, command: Command, run_id: str
+    ) -> Job:
+        return Job(environment_id, note, what, command, self._record, self._clock, run_id=run_id)
+
+    def _begin(self, job: Job, before: Sequence[Job] = ()) -> None:
+        """Follow it in a task of its own."""
+        self._count(job.environment_id)
+        self._tasks.start_soon(self._run, job, before)
+        self._notify(job)
+
+    def _count(self, environment_id: str) -> None:
+        if life := self._environments.life(environment_id):
+            life.set_jobs(sum(job.is_work for job in self._of(environment_id)))
+
+    async def _run(self, job: Job, before: Sequence[Job]) -> None:
+        try:
+            await job.run(partial(self._attend, job.environment_id), self._notify, before)
+        finally:
+            if job.has_left:
+                self.left.note(job.environment_id)
+            self._count(job.environment_id)
+            job.settle()
+            self._notify(job)
+            if jobs := self._jobs.get(job.environment_id):
+                jobs.trim()
+            if not jobs or jobs.by_number.get(job.number) is not job:
+                job.close()  # its environment was destroyed or rolled back meanwhile
+
+    async def _attend(self, environment_id: str, job: GuestJob) -> tuple[ExecutionResult, Guest]:
+        """Follow a job to its end, in one guest after the other while its environment is paused."""
+        while life := self._environments.life(environment_id):
+            guest = await life.running_guest()
+            try:
+                return await guest.attend(job), guest
+            except GuestLost as error:
+                if not isinstance(error, Detached) and not life.continues_without(guest):
+                    raise
+        raise GuestLost("The environment is being destroyed.")
+
+    def _changed(self, environment: Environment) -> None:
+        is_paused = environment.state is State.PAUSED
+        for job in self._of(environment.id):
+            if job.is_running:
+                job.set_paused(is_paused)
+
+    async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
+        """Take over the jobs that a guest brings along; see `Adopt`."""
+        if not anew and environment.id in self._jobs:
+            return  # they are this server's own, and wait for the guest
+        found: tuple[FoundJob, ...] = ()
+        with anyio.move_on_after(ADOPT_SECONDS):
+            try:
+                found = await guest.jobs()
+            except (GuestLost, GuestMisbehaves) as error:
+                log.warning("jobs_not_adopted", environment=environment.id, error=error.message)
+        old = self._jobs.pop(environment.id, None) or JobTable()
+        jobs = self._jobs[environment.id] = JobTable(last=old.last)
+        for lost in old.by_number.values():
+            lost.lose(GuestLost("The environment was rolled back to before this job's end."))
+            if not lost.is_running:
+                lost.close()
+        notes = [(job, note) for job in found if (note := parse_note(job.note)) is not None]
+        for one, note in sorted(notes, key=lambda pair: pair[1].number):
+            if note.number not in jobs.by_number:
+                self._take_over(environment.id, jobs, one, note)
+
+    def _take_over(self, environment_id: str, jobs: JobTable, found: FoundJob, note: Note) -> None:
+        what = What(note.kind, note.summary)
+        command = Command((note.program or "program",), note.limit, user=note.user)
+        job = self._job(environment_id, note, what, command, found.id)
+        job.take_over(found)
+        jobs.add(job)
+        if found.is_running:
+            self._begin(job)
 
     def _bytes(self) -> Counter[str]:
         """Return what output takes of the disk, by owner."""
@@ -206,51 +206,60 @@ class JobService:
         jobs = self._jobs.get(environment_id)
         return tuple(jobs.by_number.values()) if jobs else ()
 
-    def _queue(self, environment_id: str) -> list[Job]:
-        """Return the jobs that take turns there and have not ended, oldest first."""
-        return [job for job in self._of(environment_id) if job.what.turn and job.is_running]
+    def _queue(self, environment_id: str, name: str) -> builtins.list[Job]:
+        """Return the jobs of that queue that have not ended, oldest first."""
+        jobs = self._of(environment_id) if name else ()
+        return [job for job in jobs if job.what.queue == name and job.is_running]
 
-    def _admit(self, environment: Environment, what: What) -> Job:
-        jobs = self._jobs.setdefault(environment.id, _Jobs())
-        if self.running(environment.id) >= MAX_RUNNING:
-            raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment.id}.")
-        job = Job(environment.id, next(jobs.numbers), what, self._record, self._clock)
-        jobs.by_number[job.number] = job
-        jobs.trim()
-        return job
-
-    async def _run(
-        self,
-        job: Job,
-        guest: Guest,
-        command: Command,
-        held: AsyncExitStack,
-        before: Sequence[Job],
-    ) -> None:
-        try:
-            async with held:
-                await job.run(guest, command, self._notify, before)
-        finally:
-            if job.has_left:
-                self.left.note(job.environment_id)
-            job.settle()
-            self._notify(job)
-            if jobs := self._jobs.get(job.environment_id):
-                jobs.trim()
-            else:
-                job.close()  # its environment was destroyed meanwhile
-
-    def get(self, environment_id: str, number: int, *, owner: str) -> Job:
+    async def get(self, environment_id: str, number: int, *, owner: str) -> Job:
         """Return a remembered job. This counts as use of a running environment.
 
-        Raises NotFound, InvalidArgument or JobNotFound.
+        One that ended under an earlier server, or before a copy was made, is read from its guest
+        first, which resumes a paused environment. Raises NotFound, InvalidArgument, JobNotFound,
+        and then what `EnvironmentService.using` raises, or GuestLost.
         """
+        job = self.known(environment_id, number, owner=owner)
+        if job.is_unread:
+            async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
+                await job.read_from(guest)
+        return job
+
+    def known(self, environment_id: str, number: int, *, owner: str) -> Job:
+        """Return a job as `get` does, but without its output if that has to be read first."""
         environment = self._environments.touch(environment_id, owner=owner)
         jobs = self._jobs.get(environment.id)
         job = jobs.by_number.get(number) if jobs else None
         if job is None:
             raise JobNotFound(f"There is no job {number} in environment {environment.id}.")
         return job
+
+    async def resume(self, job: Job, *, owner: str) -> None:
+        """Resume its environment, if that is paused and the job runs. Raises as `using` does."""
+        if job.is_running:
+            async with self._environments.using(job.environment_id, owner=owner):
+                pass
+
+    async def kill(self, job: Job, *, owner: str) -> None:
+        """End a job with all its processes, also those that it left running. Idempotent.
+
+        Resumes a paused environment first. Raises as `using` does, or GuestLost.
+        """
+        await self.resume(job, owner=owner)
+        await job.kill()
+        await self.left.end_of(job, owner=owner)
+
+    async def signal(self, job: Job, number: int, *, owner: str) -> bool:
+        """Send a signal to a job's program and its process group; False if it has ended.
+
+        Resumes a paused environment first. Raises as `using` does, or GuestLost.
+        """
+        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
+            return job.is_running and await guest.signal(job.run_id, number)
+
+    async def write(self, job: Job, data: bytes, *, close: bool, owner: str) -> bool:
+        """Write to a job's standard input; see `Guest.write_input`. Raises as `signal` does."""
+        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
+            return job.is_running and await guest.write_input(job.run_id, data, close=close)
 
     def newest(self, environment_id: str, count: int, *, owner: str) -> tuple[Job, ...]:
         """Return the last `count` jobs, newest first. Raises NotFound or InvalidArgument."""

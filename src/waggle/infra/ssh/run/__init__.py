@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands run in a guest through the kit's launcher, and programs that runs left behind.
+"""The server's own commands in a guest, through the kit's launcher, and programs left behind.
 
 Called by the local guest; the launcher is rootfs/kit/guest/session.c. Code, arguments and variables
 travel as a frame on stdin, so nothing is quoted for a shell. Each run has an id and, in the guest,
-a cgroup of that name; killing the cgroup ends the process tree. The guest controls all answers.
+a cgroup of that name; killing the cgroup ends the process tree. A run ends with its connection;
+what clients run are jobs (`jobs`). The guest controls all answers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from waggle.infra.ssh.run.launcher import (
     MAX_PROGRAMS,
     MAX_RECORD,
     CommandSession,
-    Ending,
     frame,
     is_program,
     parse_left,
@@ -41,7 +41,9 @@ _SHORT: Final = 1_000
 _SECONDS: Final = 30.0
 
 
-async def ask(connection: SshConnection, question: str, limit: int = _SHORT) -> CommandSession:
+async def ask(
+    connection: SshConnection, question: str, limit: int = _SHORT, stdin: bytes = b""
+) -> CommandSession:
     """Ask the launcher, and keep `limit` bytes of the answer; its exit code is None without one.
 
     Not bounded in time. Raises GuestLost; safe to cancel.
@@ -53,8 +55,12 @@ async def ask(connection: SshConnection, question: str, limit: int = _SHORT) -> 
     except (OSError, asyncssh.Error):
         return answer
     try:
+        if stdin:
+            channel.writelines([stdin])
         channel.write_eof()
         await answer.ended.wait()
+    except (OSError, asyncssh.Error):
+        return answer
     finally:
         channel.abort()
     return answer
@@ -101,8 +107,8 @@ KILL_PATIENCE: Final = (6.0, 6.0)
 An emulated guest needs seconds to end a thousand processes, and dropping the open connection breaks
 all other runs, so it must not happen early.
 """
-_WINDOW: Final = 2 << 20
-_CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
+WINDOW: Final = 2 << 20
+CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
 log = structlog.get_logger(__name__)
 
 
@@ -135,9 +141,8 @@ class _Run(CommandSession):
         Each attempt has its own id, so that remains of an earlier one cannot disturb it.
         """
         self.id = str(uuid.uuid4())
-        self.ending = Ending(self.id)
         self.ended.clear()
-        opening = open_exec(connection, self, f"run {self.id}", window=_WINDOW)
+        opening = open_exec(connection, self, f"run {self.id}", window=WINDOW)
         self.opening = asyncio.create_task(opening)
         return self.opening
 
@@ -153,7 +158,7 @@ class Shell:
         self._running: set[_Run] = set()
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
-        """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
+        """Run a command to its end, its timeout or its cancellation; nothing of it is left then.
 
         Raises GuestLost if the connection breaks before the command's end is known, or if the
         guest does not confirm that a command which ran out of time was killed.
@@ -182,7 +187,7 @@ class Shell:
             await finish(self._kill(run))
             raise GuestLost(
                 "The connection to the guest broke while the command ran; it was not finished.",
-                hint=_CALL_AGAIN,
+                hint=CALL_AGAIN,
             )
         return _result(run, started, timed_out=False)
 
@@ -210,7 +215,7 @@ class Shell:
         if run.opening is None:
             raise GuestLost(
                 "The guest's SSH server did not answer within the command's time.",
-                hint=_CALL_AGAIN,
+                hint=CALL_AGAIN,
             )
         if not await finish(self._kill(run)):
             raise GuestLost(
@@ -236,7 +241,7 @@ class Shell:
                 if connection.is_closed() and is_first:
                     continue
                 raise GuestLost(
-                    f"The command could not be started: {type(error).__name__}.", hint=_CALL_AGAIN
+                    f"The command could not be started: {type(error).__name__}.", hint=CALL_AGAIN
                 ) from error
 
     async def _kill(self, run: _Run) -> bool:
@@ -267,7 +272,7 @@ async def _ask_to_kill(
 ) -> bool:
     """Kill the run in the guest, then wait until its output has ended."""
     answer = CommandSession(_SHORT)
-    channel = await open_exec(connection, answer, f"kill {run.id}", window=_WINDOW)
+    channel = await open_exec(connection, answer, f"kill {run.id}", window=WINDOW)
     try:
         channel.write_eof()
         await answer.ended.wait()
@@ -284,7 +289,6 @@ async def _ask_to_kill(
 
 
 def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
-    """Make the result. A run that timed out left nothing: all was killed, whatever it reported."""
     return ExecutionResult(
         stdout=run.stdout.output(),
         stderr=run.stderr.output(),
@@ -293,5 +297,4 @@ def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
         timed_out=timed_out,
         duration=time.monotonic() - started,
         run_id=run.id,
-        left=run.ending.left if run.ending and not timed_out else NOTHING_LEFT,
     )

@@ -2,10 +2,9 @@
 """The formats of the kit's launcher (rootfs/kit/guest) and the collectors of a command's output.
 
 `frame` encodes a command (frame.c); `parse_record` reads the record of a failed run (why.c), and
-`parse_left` and `Ending` the list of programs left running (left.c). Pure, apart from
-`CommandSession`, which `Shell` gives to asyncssh. Root in the guest can write all of these answers,
-so they are parsed strictly and bounded: a record that why.c would not write counts as absent.
-Programs can imitate left.c's mark in stderr, which misleads only their owner.
+`parse_left` the list of programs left running (left.c). Pure, apart from `CommandSession`, which
+`Shell` gives to asyncssh. Root in the guest can write all of these answers, so they are parsed
+strictly and bounded: a record that why.c would not write counts as absent.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from waggle.domain.programs import (
     Program,
     Streams,
 )
+from waggle.domain.programs.guest_job import Attributes
 from waggle.infra.ssh.asyncssh_internals import STDERR
 
 MAX_RECORD = 8_192
@@ -114,43 +114,6 @@ _LINE = re.compile(r"([0-9a-f-]{36}) ([0-9]{1,7}) (.*)")
 _ALL = re.compile(r"all ([0-9]{1,6})")
 
 
-class Ending:
-    """A splitter of a run's stderr into the program's output and the list of programs left.
-
-    The launcher adds a mark, which contains the run's id, and the list at the end.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        self._mark = f"\0waggle-left {run_id}\n".encode()
-        self._held: bytes = b""
-        self._is_past = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Take the next piece; return the bytes that are certainly the program's."""
-        if self._is_past:
-            self._held += data[: MAX_LEFT + 1 - len(self._held)]
-            return b""
-        data = self._held + data
-        before, mark, after = data.partition(self._mark)
-        if mark:
-            self._is_past, self._held = True, after[: MAX_LEFT + 1]
-            return before
-        at = data.rfind(b"\0", max(0, len(data) - len(self._mark)))
-        cut = at if at >= 0 and self._mark.startswith(data[at:]) else len(data)
-        self._held = data[cut:]
-        return data[:cut]
-
-    def rest(self) -> bytes:
-        """At the end, return bytes that looked like the start of the mark but were not."""
-        rest, self._held = (b"", self._held) if self._is_past else (self._held, b"")
-        return rest
-
-    @property
-    def left(self) -> Left:
-        """The programs that the run has left running."""
-        return parse_left(self._held) if self._is_past else NOTHING_LEFT
-
-
 def parse_left(data: bytes) -> Left:
     """Parse the launcher's list; NOTHING_LEFT if it is not one."""
     lines = data[: MAX_LEFT + 1].decode("utf-8", "replace").split("\n")
@@ -169,8 +132,11 @@ def _cleaned(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text[:MAX_COMMAND])
 
 
-def frame(command: Command) -> bytes:
-    """Encode the command as the launcher reads it: a length, then NUL-terminated fields."""
+def frame(command: Command, attributes: Attributes | None = None, note: bytes = b"") -> bytes:
+    """Encode the command as the launcher reads it: a length, then NUL-terminated fields.
+
+    `attributes` and `note` are for a job; its code and standard input follow the frame.
+    """
     fields = ["r"] if command.user is GuestUser.ROOT else []
     if command.cwd is not None:
         fields.append(f"d{command.cwd}")
@@ -179,8 +145,20 @@ def frame(command: Command) -> bytes:
     if command.code is not None:
         fields += [f"c{len(command.code)}", f"x{command.extension}"]
         fields += ["o"] if command.apart else []
+    fields += [] if attributes is None else _job_fields(command, attributes, note)
     body = b"".join(field.encode() + b"\0" for field in fields)
     return struct.pack(">I", len(body)) + body
+
+
+def _job_fields(command: Command, attributes: Attributes, note: bytes) -> list[str]:
+    fields = [f"k{attributes.keep}", f"i{len(command.stdin)}", f"m{note.decode()}"]
+    fields += ["I"] if attributes.keeps_input else []
+    fields += ["D"] if attributes.has_displays else []
+    fields += ["R"] if attributes.has_driver else []
+    fields += [f"C{attributes.context}"] if attributes.context else []
+    if terminal := attributes.terminal:
+        fields.append(f"t{terminal.rows} {terminal.columns}")
+    return fields
 
 
 class OutputCollector:
@@ -207,6 +185,12 @@ class OutputCollector:
         if len(self._tail) > 2 * self._tail_limit:
             del self._tail[: len(self._tail) - self._tail_limit]
 
+    def skip(self, count: int) -> None:
+        """Note bytes that are missing: the head ends before them, and the tail begins after."""
+        self._total += count
+        self._head_limit = len(self._head)
+        self._tail.clear()
+
     def output(self) -> Output:
         """Return the bytes kept so far."""
         tail = self._tail[max(0, len(self._tail) - self._tail_limit) :]
@@ -223,15 +207,13 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.ended = asyncio.Event()
-        self.ending: Ending | None = None
-        """Splits the launcher's list off stderr, where the launcher may add one."""
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Called by asyncssh with a piece of output."""
         if datatype != STDERR:
             self.stdout.feed(data)
-        elif piece := self.ending.feed(data) if self.ending else data:
-            self.stderr.feed(piece)
+        else:
+            self.stderr.feed(data)
 
     def exit_status_received(self, status: int) -> None:
         """Called by asyncssh when the command exited."""
@@ -243,8 +225,6 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncssh when the channel has closed for any reason."""
-        if self.ending and (rest := self.ending.rest()):
-            self.stderr.feed(rest)
         self.ended.set()
 
     @property

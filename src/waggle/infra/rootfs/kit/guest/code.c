@@ -31,6 +31,12 @@ static bool create(const struct job *job, const char *path, const void *data, si
   return errno = error, good;
 }
 
+bool lay(const struct job *job, const char *name, const void *data, size_t size) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", job->place, name);
+  return create(job, path, data, size);
+}
+
 static bool lay_beside(struct job *job, const char *directory, const char *code) {
   snprintf(job->file, sizeof job->file, "%s/.waggle-%.13s%s", directory, job->id, job->extension);
   return create(job, job->file, code, job->code);
@@ -45,9 +51,8 @@ static bool lay_runner(struct job *job, const char *name) {
   ssize_t size = read(fd, text, sizeof text);
   close(fd);
   snprintf(job->runner, sizeof job->runner, "%s/%s", job->place, name);
-  snprintf(path, sizeof path, "%s/directory", job->place);
   return size > 0 && create(job, job->runner, text, (size_t)size) &&
-         create(job, path, job->directory, strlen(job->directory));
+         lay(job, "directory", job->directory, strlen(job->directory));
 }
 
 static bool lay_apart(struct job *job, const char *code) {
@@ -63,30 +68,38 @@ static bool lay_apart(struct job *job, const char *code) {
   return true;
 }
 
-void write_code(struct job *job) {
+void read_code(struct job *job) {
   char *code = job->code > MAX_CODE ? NULL : malloc(job->code + 1);
   if (!code || !read_exactly(0, code, job->code)) errno = EPROTO, fail("code");
   code[job->code] = 0;
   job->text = code;
-  if (job->is_apart ? !lay_apart(job, code)
-                    : !lay_beside(job, job->directory, code) &&
-                          !(errno == ENOSPC && lay_beside(job, "/dev/shm", code))) {
+}
+
+bool write_code(struct job *job) {
+  if (job->is_apart ? !lay_apart(job, job->text)
+                    : !lay_beside(job, job->directory, job->text) &&
+                          !(errno == ENOSPC && lay_beside(job, "/dev/shm", job->text))) {
     int error = errno;
     if (job->is_apart) remove_code(job);
     errno = error;
-    fail(errno == ENOENT || errno == ENOTDIR ? job->directory : job->file);
+    complain(errno == ENOENT || errno == ENOTDIR ? job->directory : job->file);
+    return false;
   }
   for (char **word = job->argv; *word; word++)
     if (strcmp(*word, "{file}") == 0) *word = job->file;
+  return true;
 }
 
 void remove_code(const struct job *job) {
+  static const char *const beside[] = {"directory", "env", "cwd"};
   char path[256];
   if (job->code == NO_CODE) return;
   unlink(job->file);
   if (!*job->place) return;
   if (*job->runner) unlink(job->runner);
-  snprintf(path, sizeof path, "%s/directory", job->place);
-  unlink(path);
+  for (size_t i = 0; i < LENGTH(beside); i++) {
+    snprintf(path, sizeof path, "%s/%s", job->place, beside[i]);
+    unlink(path);
+  }
   rmdir(job->place);
 }

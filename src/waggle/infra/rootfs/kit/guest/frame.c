@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A frame is u32 size (big endian) and NUL-terminated fields, each a letter and a value:
 //   r (as root), d directory, e NAME=value, a argument, c bytes of code, x its extension, o (the
-//   code in a directory of its own)
+//   code in a directory of its own); of jobs also i bytes of standard input, I (which stays open),
+//   k bytes of output to keep, m note, t ROWS COLUMNS (a terminal), D (descriptor 3 takes displays),
+//   R (descriptors 3 and 4 take a driver's requests and answers), C id (the code runs in that
+//   context)
 // The first argument may be {shell}, which is the image's; others {file}, {runner.py} or {runner.js}
 // (code.c).
 // Without r it runs as the environment's user, without d where that user's programs start.
-// The bytes of code follow the frame; the rest of stdin is the program's.
+// The bytes of code follow the frame, then those of standard input; a run has all the rest of it.
 #include "session.h"
 
 #include <arpa/inet.h>
@@ -18,13 +21,35 @@
 
 #define MAX_FRAME (512u << 10)
 
+static void add_variable(struct job *job, char *variable) {
+  int count = 0;
+  while (job->variables[count]) count++;
+  if (count == MAX_VARIABLES) errno = E2BIG, fail("variables");
+  job->variables[count] = variable;
+  putenv(variable);
+}
+
+static void parse_window(struct job *job, const char *value) {
+  if (sscanf(value, "%hu %hu", &job->window.ws_row, &job->window.ws_col) != 2 ||
+      !job->window.ws_row || !job->window.ws_col)
+    errno = EPROTO, fail("window");
+}
+
 static void parse_field(struct job *job, char *field, int *words) {
   char *value = field + 1;
   switch (*field) {
   case 'r': job->account = &ROOT; break;
-  case 'd': job->directory = value; break;
-  case 'e': putenv(value); break;
+  case 'd': job->directory = value, job->has_directory = true; break;
+  case 'e': add_variable(job, value); break;
   case 'c': job->code = strtoul(value, NULL, 10); break;
+  case 'i': job->input = strtoul(value, NULL, 10); break;
+  case 'I': job->keeps_input = true; break;
+  case 'k': job->keep = strtoull(value, NULL, 10); break;
+  case 'm': job->note = value; break;
+  case 't': parse_window(job, value); break;
+  case 'D': job->has_displays = true; break;
+  case 'R': job->has_driver = true; break;
+  case 'C': job->context = value; break;
   case 'x': job->extension = value; break;
   case 'o': job->is_apart = true; break;
   case 'a':

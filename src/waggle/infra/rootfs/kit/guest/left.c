@@ -2,7 +2,7 @@
 // Programs that a run has left behind: who they are, and their end. Of each process tree only the
 // root counts, a process whose parent is not of the same run. Each is a line "RUN PID COMMAND", and
 // a last line "all N" has their number, since not all may be shown.
-#include "session.h"
+#include "job.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define MAX_COMMAND 200
@@ -74,8 +75,16 @@ static int say_run(int to, const char *id, int most) {
   return said;
 }
 
-void tell_left(int to, const char *id) {
-  dprintf(to, "all %d\n", say_run(to, id, MAX_TOLD));
+void list_left(int to, const char *id) {
+  dprintf(to, "all %d\n", say_run(to, id, MAX_LISTED_AT_END));
+}
+
+// What belongs to a job that runs is not left.
+static bool is_running(const char *id) {
+  struct job_state *state = map_state(id, false);
+  bool runs = state && state->stage != ENDED;
+  if (state) munmap(state, sizeof *state);
+  return runs;
 }
 
 int programs(void) {
@@ -84,7 +93,7 @@ int programs(void) {
   DIR *runs = opendir(KIT_CGROUP);
   struct dirent *entry;
   while (runs && (entry = readdir(runs)))
-    if (entry->d_type == DT_DIR && strlen(entry->d_name) == 36)
+    if (entry->d_type == DT_DIR && strlen(entry->d_name) == ID_LENGTH && !is_running(entry->d_name))
       count += say_run(1, entry->d_name, count < MAX_LISTED ? MAX_LISTED - count : 0);
   if (runs) closedir(runs);
   dprintf(1, "all %d\n", count);

@@ -21,6 +21,11 @@ static const struct mount_point KIT_MOUNTS[] = {
     {"/dev/vdc", "/scratch", "ext4", SCRATCH_OPTIONS, MS_NOATIME},
 };
 
+// Apart, so that what jobs print cannot fill what a renewal writes to.
+static const struct mount_point JOBS_MOUNT[] = {
+    {"jobs", "/run/jobs", "tmpfs", "mode=0700,size=64m", MS_NOSUID | MS_NODEV | MS_NOEXEC},
+};
+
 bool mount_all(const struct mount_point *points, size_t count) {
   for (const struct mount_point *m = points; m < points + count; m++)
     if (mount(m->source, m->target, m->type, m->flags, m->options) != 0)
@@ -41,8 +46,11 @@ static bool mount_overlay(void) {
 bool mount_everything(void) {
   umask(0);
   if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
+  mkdir("/run/jobs", 0700);
+  if (!mount_all(JOBS_MOUNT, LENGTH(JOBS_MOUNT))) return false;
   if (!mount_overlay()) return false;
   chmod("/scratch", 0700);
+  mkdir("/scratch/jobs", 0700);
   limit_sandbox();
   return true;
 }

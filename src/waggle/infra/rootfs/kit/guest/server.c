@@ -107,12 +107,8 @@ static bool has_connections(void) {
   return any;
 }
 
-// When this was is noted first: what runs is told by its server's death, and looks (run.c).
+// Jobs belong to no connection, and go on.
 void hang_up(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  long long when = nanoseconds(&now);
-  write_file(KIT_HUNG_UP, O_TRUNC, 0600, &when, sizeof when);
   for (int i = 0; i < MAX_CONNECTIONS; i++)
     if (dropbears[i] != 0) kill(dropbears[i], SIGKILL);
   for (int i = 0; i < END_TRIES && has_connections(); i++)

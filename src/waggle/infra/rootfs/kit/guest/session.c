@@ -2,13 +2,17 @@
 // The login shell of the kit's root, which only the host can log in to. It enters the image's
 // root and becomes the wanted user there. Its commands, all from the host:
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
+//   start ID  the same as a job, which outlives the connection (shim.c), and follow it
+//   follow ID OFFSET OFFSET OFFSET  what a job prints, from there on, and its end (follow.c)
+//   jobs      list them, with the notes of the host (job.c)
+//   input ID, close ID, signal ID N, resize ID ROWS COLUMNS  for a job that runs (call.c)
 //   why ID NAME...  print what is known of that run's failure, and which programs are there (why.c)
 //   kill ID   kill everything in that cgroup, children of children included
 //   programs  list what runs have left running, and what still runs (left.c)
 //   end PID   kill one of these with its descendants
 //   any other path that ends in sftp-server: SFTP as that user, in waggle's home directory
 //   (none)    an interactive shell
-#include "session.h"
+#include "job.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -56,14 +60,32 @@ static int sftp(void) {
   return complain("sftp-server"), FAILED;
 }
 
+static int list(const char *nothing) {
+  (void)nothing;
+  return list_jobs();
+}
+
+static int list_programs(const char *nothing) {
+  (void)nothing;
+  return programs();
+}
+
+static const struct {
+  const char *name;
+  int (*command)(const char *words);
+} COMMANDS[] = {
+    {"run ", run},          {"start ", start_job},  {"follow ", follow_job}, {"jobs", list},
+    {"input ", input_job},  {"close ", close_input}, {"signal ", signal_job}, {"resize ", resize_job},
+    {"kill ", kill_run},    {"why ", why},          {"end ", end_program},   {"programs", list_programs},
+};
+
 int main(int argc, char **argv) {
   if (argc < 3) return shell();
   const char *command = argv[2], *end = strrchr(command, '/');
-  if (strncmp(command, "run ", 4) == 0) return run(command + 4);
-  if (strncmp(command, "kill ", 5) == 0) return kill_run(command + 5);
-  if (strncmp(command, "why ", 4) == 0) return why(command + 4);
-  if (strcmp(command, "programs") == 0) return programs();
-  if (strncmp(command, "end ", 4) == 0) return end_program(command + 4);
+  for (size_t i = 0; i < LENGTH(COMMANDS); i++) {
+    size_t length = strlen(COMMANDS[i].name);
+    if (strncmp(command, COMMANDS[i].name, length) == 0) return COMMANDS[i].command(command + length);
+  }
   if (end && strcmp(end, "/sftp-server") == 0) return sftp();
   dprintf(2, "waggle: not a command: %s\n", command);
   return FAILED;

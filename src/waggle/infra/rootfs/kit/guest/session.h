@@ -5,18 +5,33 @@
 
 #include "waggle.h"
 
+#include <signal.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+
 #define MAX_WORDS (64 << 10)
 #define FAILED 125 // as container engines say it: the launcher failed, not the program
 #define NO_CODE ((size_t)-1)
 #define MAX_EXTENSION 16
+#define MAX_VARIABLES 1024
 
-// What a frame asks for. `code` bytes of code follow the frame on stdin, unless it is NO_CODE.
+// What a frame asks for. `code` bytes of code follow the frame on stdin, unless it is NO_CODE, and
+// then `input` bytes for the program's standard input.
 struct job {
   const char *id, *directory, *extension;
   const struct account *account;
-  size_t code;
-  bool is_apart;    // the code lies in a directory of its own, `place`
-  const char *text; // the code, once it is written
+  size_t code, input;
+  bool is_apart;         // the code lies in a directory of its own, `place`
+  bool has_directory;    // the host has said where it starts
+  bool keeps_input;      // its standard input stays open for more
+  bool has_displays;     // descriptor 3 takes displays
+  bool has_driver;       // it is a context: descriptors 3 and 4 take requests and answers
+  struct winsize window; // it has a terminal of that size, unless it has no rows
+  uint64_t keep;         // bytes to keep of what it prints
+  const char *note;      // what the host wants to get back
+  const char *context;   // the job that its code runs in, or NULL
+  const char *text;      // the code, once it is read
+  char *variables[MAX_VARIABLES + 1];
   char *argv[MAX_WORDS + 1];
   char file[4352], place[64], runner[128];
 };
@@ -35,34 +50,61 @@ void show_notice(void);
 
 // frame.c: read a frame from stdin into JOB.
 void read_frame(struct job *job);
-// code.c: write its code to a fresh file and name that in argv; remove that file.
-void write_code(struct job *job);
+// code.c: read its code from stdin; write that to a fresh file and name it in argv, or complain;
+// remove the file.
+void read_code(struct job *job);
+bool write_code(struct job *job);
 void remove_code(const struct job *job);
+// A file of that name beside code that lies apart; false when it cannot be made.
+bool lay(const struct job *job, const char *name, const void *data, size_t size);
 
-// run.c, ending.c: the commands `run ID` and `kill ID`. Each returns the exit code.
+// run.c: the command `run ID`. It returns the exit code, as those below.
 int run(const char *id);
-int kill_run(const char *id);
-// ending.c: where a file of that run's cgroup is; kill all in it, and say whether nothing is left.
-void cgroup_path(char *path, size_t size, const char *id, const char *file);
-bool end_tree(const char *id);
 
-// streams.c: make the pipes that the program writes to; as the child, have them as standard output
-// and error; as its parent, keep only the ends that are read.
-bool open_streams(const struct account *account);
+// tree.c: make the cgroup of this process's run or job; its path; join it; remove it, unless
+// something is left in it; kill all in that of any id, and say whether nothing is left.
+bool make_tree(const char *id);
+const char *tree(void);
+void enter_tree(void);
+bool forget_tree(void);
+bool end_tree(const char *id);
+int kill_run(const char *id);
+// Be the program, with the signal mask that the server had.
+void become_program(const struct job *job, const sigset_t *signals) __attribute__((noreturn));
+// After its end: whether nothing is left of it; then remove the cgroup once nothing is.
+bool is_over(void);
+void forget_later(void);
+
+// streams.c: make the pipes, or the terminal, that the program writes to; as the child, have them
+// as standard output and error (and 3), or all three; as its parent, keep only the ends that are
+// read. Output goes to the SSH server, or into a function.
+#define MAX_STREAMS 3
+#define MAX_OTHERS 16
+typedef void take_output(int stream, const char *data, size_t size);
+bool open_streams(const struct account *account, int count, take_output *into);
+bool open_terminal(const struct account *account, const struct winsize *size, take_output *into);
+int terminal(void);
 bool use_streams(void);
+bool use_terminal(void);
 void share_streams(void);
-// Pass on what comes, until OTHER is ready too or that many milliseconds are over; as poll(2).
-int pass_streams(struct pollfd *other, int timeout);
+// Complain there.
+void say_on_stderr(void);
+// Pass on what comes, until one of OTHERS is ready too or that many milliseconds are over; as
+// poll(2).
+int pass_streams(struct pollfd *others, int count, int timeout);
+// Pass on what was written until now to the first so many.
+void pass_written(int count);
 // From now on pass on only what was written until now; false when nothing of it is left.
 bool limit_streams(void);
+// Whether any may still be written to.
+bool has_streams(void);
 // Pass on nothing more: read, and forget.
 void abandon_streams(void);
 
-// left.c: after the mark and the run's id on stderr, what a run has left, in at most MAX_TOLD
-// lines; the commands `programs` and `end PID`.
-#define LEFT_MARK "waggle-left"
-#define MAX_TOLD 20
-void tell_left(int to, const char *id);
+// left.c: what a run has left, in at most MAX_LISTED_AT_END lines; the commands `programs` and
+// `end PID`.
+#define MAX_LISTED_AT_END 20
+void list_left(int to, const char *id);
 int programs(void);
 int end_program(const char *pid);
 

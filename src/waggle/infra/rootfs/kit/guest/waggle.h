@@ -16,7 +16,6 @@
 #define KIT_ENVIRONMENT KIT_IDENTITY "/environment"
 #define KIT_ACCOUNT KIT_IDENTITY "/account"
 #define KIT_NOTICE KIT_IDENTITY "/notice" // what the user is told once
-#define KIT_HUNG_UP KIT "/run/hung-up"    // when PID 1 ended old connections: nanoseconds
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define KIT_MERGED "/merged"     // where the root to be is put together

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as its guest keeps it: what to start, how far it was followed, what a guest lists. Pure.
+
+The program belongs to the guest, which keeps its output within bounds, so it continues when a
+connection breaks and in copies of the machine. `service.programs` makes a `GuestJob` for each of
+its jobs, and `domain.host.Guest` attaches to it, several times if need be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from waggle.domain.errors import GuestLost
+from waggle.domain.programs import Command, Stream
+
+MAX_NOTE_BYTES = 2_000
+"""Bytes that a guest keeps of what its server wants to know about a job."""
+MAX_GUEST_JOBS = 128
+"""The most jobs that a guest remembers."""
+
+
+class Detached(GuestLost):
+    """A job is no longer followed, since its machine is being paused; it continues there."""
+
+    def __init__(self) -> None:
+        """Nothing is wrong, so there is nothing to explain."""
+        super().__init__("The environment is paused.")
+
+
+class JobStream(Stream, Protocol):
+    """Takes one output stream of a job, of which the guest may not have kept all."""
+
+    def skip(self, count: int) -> None:
+        """Note that the next `count` bytes were printed but not kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobStreams:
+    """The destinations of a job's output. Displays are records; see `domain.programs.display`."""
+
+    stdout: JobStream
+    stderr: JobStream
+    display: JobStream
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The size of a terminal that a program has for its input and output."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """How a job runs, besides its command.
+
+    `keep` is the bytes kept of the beginning of each stream. With `keeps_input`, standard input
+    stays open for more. `has_displays` lets the program print displays. The program of a context
+    has a driver's two descriptors; code with a `context` runs in the job of that id, and is given
+    `interrupt` seconds to end by itself before its context is killed.
+    """
+
+    keep: int = 1 << 20
+    keeps_input: bool = False
+    has_displays: bool = False
+    has_driver: bool = False
+    terminal: Terminal | None = None
+    context: str = ""
+    interrupt: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class GuestJob:
+    """One job of a guest and the place up to which it was followed.
+
+    `id` is the guest's name for it. `remaining` is the seconds until it is killed; it shrinks while
+    the job is followed. `is_started` is set once the guest is known to have it. `offsets` are the
+    bytes taken of each stream.
+    """
+
+    id: str
+    command: Command
+    streams: JobStreams
+    remaining: float
+    attributes: Attributes = field(default_factory=Attributes)
+    note: bytes = b""
+    is_started: bool = False
+    offsets: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJob:
+    """A job that a guest lists. The guest controls all of it, the server's note included.
+
+    `exit_code` and `signal` are None while it runs. `elapsed` is seconds. `printed` counts the
+    bytes of stdout, stderr and displays.
+    """
+
+    id: str
+    is_running: bool
+    exit_code: int | None
+    signal: int | None
+    elapsed: float
+    printed: tuple[int, int, int]
+    note: bytes

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The jobs of one guest over its connection: start, follow, list, signal, write to, kill.
+
+Called by the local guest. The guest's launcher (rootfs/kit/guest) keeps a job apart from any
+connection, so a broken one is made again and followed from where it broke. `following` has the
+formats. A start can be repeated: the guest starts a job of an id once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+
+import asyncssh
+import structlog
+
+from waggle.domain.errors import GuestLost
+from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult
+from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, JobStreams, Terminal
+from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh.asyncssh_internals import open_exec
+from waggle.infra.ssh.run import CALL_AGAIN, KILL_PATIENCE, WINDOW, ask
+from waggle.infra.ssh.run.following import (
+    CONTEXT_ENDED,
+    MAX_LIST,
+    FollowSession,
+    InvalidFrame,
+    JobEnd,
+    parse_jobs,
+)
+from waggle.infra.ssh.run.launcher import CommandSession, OutputCollector, frame
+from waggle.tasks import end, finish
+
+ATTEMPTS = 3
+"""Connections that may break in a row without a byte of the job, before it counts as lost."""
+_SECONDS = 20.0
+log = structlog.get_logger(__name__)
+
+
+class _Following:
+    """One job that is followed. `wake` is set when it is to be left, for a pause or a kill."""
+
+    def __init__(self, job: GuestJob) -> None:
+        self.job = job
+        self.deadline = asyncio.timeout(job.remaining)
+        self.wake = asyncio.Event()
+        self.is_asked = False
+        """Whether the guest may have been asked to start it."""
+        self.session: FollowSession | None = None
+        self._left: float | None = None
+
+    @property
+    def end(self) -> JobEnd | None:
+        """How it ended, once the guest has said so."""
+        return self.session.frames.end if self.session else None
+
+    @property
+    def remaining(self) -> float:
+        """The seconds until it is killed."""
+        if self._left is not None:
+            return self._left
+        when = self.deadline.when()
+        return self.job.remaining if when is None else when - asyncio.get_running_loop().time()
+
+    def set_paused(self, paused: bool) -> None:
+        """Stop the timeout while the machine is paused, then restart it with the time left."""
+        now, when = asyncio.get_running_loop().time(), self.deadline.when()
+        if self.deadline.expired():
+            return
+        if paused and when is not None:
+            self._left = when - now
+            self.deadline.reschedule(None)
+        elif not paused and self._left is not None:
+            self.deadline.reschedule(now + self._left)
+            self._left = None
+
+
+class GuestJobs:
+    """The jobs of one guest. `patience` is the seconds of each attempt to kill one."""
+
+    def __init__(
+        self, connection: SshConnection, *, patience: Sequence[float] = KILL_PATIENCE
+    ) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._under_way: set[_Following] = set()
+
+    async def attend(self, job: GuestJob) -> ExecutionResult:
+        """See `domain.host.Guest.attend`."""
+        following = _Following(job)
+        self._under_way.add(following)
+        started = time.monotonic()
+        try:
+            async with following.deadline:
+                await self._follow(following)
+        except TimeoutError:
+            if following.end is None:
+                if not await finish(self._kill(following)):
+                    raise GuestLost(
+                        "The command ran out of time, and the guest does not answer to have it "
+                        "killed.",
+                        hint="Destroy the environment: the command may still be running in it.",
+                    ) from None
+                return _result(job, None, time.monotonic() - started)
+        except asyncio.CancelledError:
+            if not following.wake.is_set():
+                await finish(self._kill(following))
+            raise
+        finally:
+            job.remaining = max(0.0, following.remaining)
+            self._under_way.discard(following)
+        return _result(job, following.end, time.monotonic() - started)
+
+    def detach(self) -> None:
+        """Stop following all jobs, which continue in the guest; `attend` raises Detached."""
+        for following in self._under_way:
+            following.wake.set()
+
+    def set_paused(self, paused: bool) -> None:
+        """Stop all timeouts while the machine is stopped: that time does not count."""
+        for following in self._under_way:
+            following.set_paused(paused)
+
+    async def _follow(self, following: _Following) -> None:
+        """Follow it to its end. Raises Detached, or GuestLost when it cannot be followed."""
+        job, broken = following.job, 0
+        while True:
+            before = list(job.offsets)
+            session = await self._attempt(following, await self._connection.get())
+            if session.frames.end is not None:
+                return _require_known(session.frames.end)
+            if following.wake.is_set():
+                raise Detached
+            if session.is_invalid or session.complaint:
+                log.warning("job_not_followed", job=job.id, complaint=session.complaint)
+                raise GuestLost(
+                    "The guest's launcher does not run the program as it should.", hint=CALL_AGAIN
+                )
+            broken = 0 if job.offsets != before else broken + 1
+            if broken == ATTEMPTS:
+                raise GuestLost(
+                    "The connection to the guest broke while the command ran; it was not finished.",
+                    hint=CALL_AGAIN,
+                )
+
+    async def _attempt(
+        self, following: _Following, connection: asyncssh.SSHClientConnection, *, start: bool = True
+    ) -> FollowSession:
+        """Follow it over this connection until it ends, that breaks, or it is to be left.
+
+        Unless `start` is false, start it if the guest is not known to have it.
+        """
+        job = following.job
+        session = following.session = FollowSession(job)
+        starts = start and not job.is_started
+        offsets = " ".join(map(str, job.offsets))
+        question = f"start {job.id}" if starts else f"follow {job.id} {offsets}"
+        following.is_asked |= starts
+        opening = asyncio.create_task(open_exec(connection, session, question, window=WINDOW))
+        leaving = asyncio.create_task(following.wake.wait())
+        closing = asyncio.create_task(session.ended.wait())
+        try:
+            await asyncio.wait({opening, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done() or opening.exception() is not None:
+                return session
+            channel = opening.result()
+            if starts:
+                words = frame(job.command, job.attributes, job.note)
+                channel.writelines([words, job.command.code or b"", job.command.stdin])
+            channel.write_eof()
+            await asyncio.wait({closing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncssh.Error):
+            return session
+        finally:
+            job.is_started |= session.frames.is_started
+            await end(opening, leaving, closing)
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().abort()
+        return session
+
+    async def _kill(self, following: _Following) -> bool:
+        """Kill the job's process tree; return whether the guest confirmed it. Bounded in time.
+
+        Code in a context is interrupted first, and then its context is killed. If the guest does
+        not obey, drop its connection and ask once more over a new one. What the job has printed is
+        taken.
+        """
+        job = following.job
+        if not following.is_asked and not job.is_started:
+            return True
+        context, grace = job.attributes.context, job.attributes.interrupt
+        if context and await self._ends(following, f"signal {job.id} 2", grace):
+            return True
+        for patience in self._patience:
+            if await self._ends(following, f"kill {context or job.id}", patience):
+                return True
+            self._connection.hang_up()
+        log.warning("job_not_killed", job=job.id)
+        return False
+
+    async def _ends(self, following: _Following, question: str, patience: float) -> bool:
+        """Ask for its end, and follow it there."""
+        following.wake = asyncio.Event()
+        try:
+            async with asyncio.timeout(patience):
+                if (await ask(self._connection, question)).exit_code != 0:
+                    return False
+                while following.end is None:
+                    connection = await self._connection.get()
+                    session = await self._attempt(following, connection, start=False)
+                    if session.complaint:  # it has not begun, and never will
+                        return True
+        except (TimeoutError, GuestLost):
+            return False
+        return True
+
+    async def all(self) -> tuple[FoundJob, ...]:
+        """See `domain.host.Guest.jobs`."""
+        answer = await self._ask("jobs", MAX_LIST)
+        stdout = answer.stdout.output()
+        try:
+            return parse_jobs(stdout.head + stdout.tail)
+        except InvalidFrame as error:
+            raise GuestLost(f"The guest lists its jobs in an invalid form: {error}.") from error
+
+    async def write(self, job_id: str, data: bytes, *, close: bool) -> bool:
+        """See `domain.host.Guest.write_input`."""
+        question = f"{'close' if close else 'input'} {job_id}"
+        return (await self._ask(question, stdin=data)).exit_code == 0
+
+    async def signal(self, job_id: str, number: int) -> bool:
+        """See `domain.host.Guest.signal`."""
+        return (await self._ask(f"signal {job_id} {number}")).exit_code == 0
+
+    async def resize(self, job_id: str, terminal: Terminal) -> bool:
+        """See `domain.host.Guest.resize`."""
+        question = f"resize {job_id} {terminal.rows} {terminal.columns}"
+        return (await self._ask(question)).exit_code == 0
+
+    async def _ask(self, question: str, limit: int = 1_000, stdin: bytes = b"") -> CommandSession:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                return await ask(self._connection, question, limit, stdin)
+        except TimeoutError:
+            raise GuestLost("The guest does not answer about its jobs.") from None
+
+
+def anonymous_job(command: Command) -> GuestJob:
+    """Return a job for a command that nobody follows again; its result holds the output."""
+    collectors = (OutputCollector(command.output_limit) for _ in range(3))
+    return GuestJob(str(uuid.uuid4()), command, JobStreams(*collectors), command.timeout)
+
+
+def _require_known(found: JobEnd) -> None:
+    if found.is_lost:
+        raise GuestLost(
+            "The guest does not know how the program ended: the process that held it was killed.",
+            hint=CALL_AGAIN,
+        )
+
+
+def _result(job: GuestJob, found: JobEnd | None, seconds: float) -> ExecutionResult:
+    """Make the result; of a job that was killed at its timeout, if `found` is None.
+
+    That has left nothing running: all was killed.
+    """
+    return ExecutionResult(
+        stdout=job.streams.stdout.output(),
+        stderr=job.streams.stderr.output(),
+        exit_code=found.exit_code if found else None,
+        signal=found.signal_name if found else None,
+        timed_out=found is None,
+        duration=found.elapsed if found else seconds,
+        run_id=job.id,
+        left=found.left if found else NOTHING_LEFT,
+        context_ended=found is not None and found.signal == CONTEXT_ENDED,
+    )

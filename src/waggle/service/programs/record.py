@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of one job, and its views for callers. The part of `Job` that waits for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import anyio
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import WaggleError
+from waggle.domain.observer import Clock
+from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, NewRecording
+from waggle.domain.programs.guest_job import Attributes, FoundJob, GuestJob, JobStreams
+from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
+from waggle.service.programs.notes import Note
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """A description, for its owner, of what a job runs.
+
+    Jobs with an equal `queue` run one after the other in their environment. While one with a `turn`
+    runs or waits, a start with an equal `turn` returns that job.
+    """
+
+    kind: JobKind
+    summary: str
+    turn: tuple[str, ...] = ()
+    queue: str = ""
+    attributes: Attributes = field(default_factory=Attributes)
+
+
+class JobRecord:
+    """A job as it is known now."""
+
+    def __init__(
+        self,
+        environment_id: str,
+        note: Note,
+        what: What,
+        command: Command,
+        record: NewRecording,
+        clock: Clock,
+        *,
+        run_id: str,
+    ) -> None:
+        self.environment_id = environment_id
+        self.number = note.number
+        self.note = note
+        self.what = what
+        self.run_id = run_id
+        """The guest's name for it."""
+        self.streams = {name: record() for name in (StreamName.STDOUT, StreamName.STDERR)}
+        self.display = record()
+        self.failure: Exception | None = None
+        """The error of the guest, for the call that started the job."""
+        self.limit = note.limit
+        """Seconds after which it is killed."""
+        self.guest_job = GuestJob(
+            id=run_id,
+            command=command,
+            streams=JobStreams(
+                self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR], self.display
+            ),
+            remaining=note.limit,
+            attributes=what.attributes,
+            note=note.encode(),
+        )
+        self._clock = clock
+        self._ended_at: datetime | None = None
+        self._state = JobState.RUNNING
+        self._result: ExecutionResult | None = None
+        self._diagnosis: Diagnosis | None = None
+        self._paused = anyio.Event()
+        self._paused_at: datetime | None = None
+        self._paused_for = 0.0
+        self._unread: FoundJob | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still runs, or is paused with its environment."""
+        return self._state is JobState.RUNNING
+
+    @property
+    def is_work(self) -> bool:
+        """Whether it keeps its environment from being idle: a context or terminal does not."""
+        return self.is_running and self.what.kind not in (JobKind.CONTEXT, JobKind.TERMINAL)
+
+    @property
+    def state(self) -> JobState:
+        """Its state now."""
+        return self._state
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it left programs running when it ended."""
+        return self._result is not None and self._result.left.count > 0
+
+    def forget_left(self) -> None:
+        """Note that the programs it left have been killed, so that no result names them."""
+        if self._result is not None:
+            self._result = replace(self._result, left=NOTHING_LEFT)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of output that it holds."""
+        return sum(stream.kept for stream in (*self.streams.values(), self.display))
+
+    def printed(self, name: StreamName) -> int:
+        """Return how many bytes it has printed there."""
+        if self._unread is not None:
+            return self._unread.printed[0 if name is StreamName.STDOUT else 1]
+        return self.streams[name].total
+
+    def set_paused(self, paused: bool) -> None:
+        """Note that its environment is paused, which ends all waits, or runs again."""
+        if paused and self._paused_at is None:
+            self._paused_at = self._clock()
+            self._paused.set()
+        elif not paused and self._paused_at is not None:
+            self._paused_for += (self._clock() - self._paused_at).total_seconds()
+            self._paused_at, self._paused = None, anyio.Event()
+
+    def view(self) -> JobView:
+        """Return what is known now."""
+        result = self._result
+        return JobView(
+            environment_id=self.environment_id,
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self.note.started_at,
+            duration=self._duration(),
+            stdout=self.streams[StreamName.STDOUT].output(),
+            stderr=self.streams[StreamName.STDERR].output(),
+            exit_code=result.exit_code if result else None,
+            signal=result.signal if result else None,
+            error=_words(self.failure),
+            diagnosis=self._diagnosis,
+            left=result.left if result else NOTHING_LEFT,
+            limit=self.limit + self._paused_seconds(),
+            is_paused=self.is_running and self._paused_at is not None,
+        )
+
+    def brief(self) -> JobBrief:
+        """Return what is known now, without reading its output."""
+        result, unread = self._result, self._unread
+        return JobBrief(
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self.note.started_at,
+            duration=self._duration(),
+            exit_code=result.exit_code if result else unread.exit_code if unread else None,
+            stdout_bytes=self.printed(StreamName.STDOUT),
+            stderr_bytes=self.printed(StreamName.STDERR),
+        )
+
+    def _duration(self) -> float:
+        if self._result is not None:
+            return self._result.duration
+        if self._unread is not None:
+            return self._unread.elapsed
+        seconds = ((self._ended_at or self._clock()) - self.note.started_at).total_seconds()
+        return max(0.0, seconds - self._paused_seconds())
+
+    def _paused_seconds(self) -> float:
+        if self._paused_at is None:
+            return self._paused_for
+        return self._paused_for + (self._clock() - self._paused_at).total_seconds()
+
+    def close(self) -> None:
+        """Free its output. Idempotent."""
+        for stream in (*self.streams.values(), self.display):
+            stream.close()
+
+
+def _words(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.message if isinstance(error, WaggleError) else "internal error"

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The remembered jobs of one environment, within bounds. `JobService` has one for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from waggle.service.programs import Job
+
+MAX_REMEMBERED = 100
+"""The most jobs of one environment whose output can still be read."""
+MAX_KEPT_BYTES = 64 << 20
+"""The most bytes of output kept of one environment's ended jobs."""
+
+
+@dataclass(slots=True)
+class JobTable:
+    """The jobs of one environment, oldest first. `last` is the highest number."""
+
+    by_number: dict[int, Job] = field(default_factory=dict[int, Job])
+    last: int = 0
+
+    def add(self, job: Job) -> None:
+        """Add a job, and forget the oldest ended ones until the rest is within the bounds."""
+        self.by_number[job.number] = job
+        self.last = max(self.last, job.number)
+        self.trim()
+
+    def trim(self) -> None:
+        """Forget the oldest ended jobs until the rest is within the bounds."""
+        ended = [job for job in self.by_number.values() if not job.is_running]
+        kept = sum(job.kept_bytes for job in ended)
+        for job in ended:
+            if len(self.by_number) <= MAX_REMEMBERED and kept <= MAX_KEPT_BYTES:
+                break
+            kept -= job.kept_bytes
+            self.by_number.pop(job.number).close()
