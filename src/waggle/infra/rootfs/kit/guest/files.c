@@ -4,6 +4,7 @@
 //   search   names and contents (search.c)
 //   pack     a tree to records on stdout (pack.c)
 //   unpack   records on stdin to a tree (unpack.c)
+//   watch    names of what changes, while it goes on (watch.c)
 // The host takes everything it prints for a claim. Exit codes: 0 done, 1 the root cannot be opened
 // (the reason is on stderr), 2 wrong usage.
 #include "files.h"
@@ -104,6 +105,7 @@ int main(int argc, char **argv) {
   if (strcmp(command, "search") == 0) return search(argc - 1, argv + 1);
   if (strcmp(command, "pack") == 0) return pack(argc - 1, argv + 1);
   if (strcmp(command, "unpack") == 0) return unpack(argc - 1, argv + 1);
+  if (strcmp(command, "watch") == 0) return watch(argc - 1, argv + 1);
   dprintf(2, "waggle: not a command: %s\n", command);
   return 2;
 }

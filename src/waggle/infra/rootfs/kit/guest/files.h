@@ -57,8 +57,16 @@ const char *content_of(const char *shown, size_t size);
 // Where the next match begins, from the beginning of a line on; NULL when there is none.
 const char *next_match(const char *from);
 
+// batch.c: note the name of what has changed, or that anything may have.
+void note(const char *name);
+void note_many(void);
+// Milliseconds until the batch is due, 0 if it is; IDLE when there is none.
+int until_batch(int idle);
+void send_batch(void);
+
 int search(int argc, char **argv);
 int pack(int argc, char **argv);
 int unpack(int argc, char **argv);
+int watch(int argc, char **argv);
 
 #endif
