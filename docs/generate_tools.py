@@ -15,6 +15,7 @@ from tool_notes import EXAMPLES, NOTES
 
 from waggle.app.values import execution_limits
 from waggle.config import load
+from waggle.domain.files.search import ALWAYS_SKIPPED
 from waggle.domain.toolset import TOOLS, Toolset
 from waggle.mcp.context import Services
 from waggle.mcp.offered import NOT_FOUND_BEFORE_2026
@@ -31,6 +32,7 @@ from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
+from waggle.service.files.watches import MAX_OF_ENVIRONMENT, MAX_OF_OWNER, WatchService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
@@ -106,6 +108,7 @@ Agent  execute {"code": "primes = [n for n in range(2, ..."}
 
        It is 104,729: one hundred and four thousand, seven hundred and twenty-nine."""
 
+SKIPPED = ", ".join(f"`{name}`" for name in ALWAYS_SKIPPED)
 RESOURCES = f"""\
 ## Resources
 
@@ -121,10 +124,18 @@ Where the operator does not allow all tools, resources follow: environments need
 and `packages`. Other resources are in no template, list or completion, and reading them is
 refused.
 
-Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
-`subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} of them. A client is notified of one resource at
-most once a second, and when a program ends. A session that has read the list is also notified when
-environments are created, fail and end.
+Environments, output, files and directories can be subscribed to: a 2025 session by
+`resources/subscribe`, 2026-07-28 by `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} of them. A
+client is notified of one resource at most once a second, and when a program ends. A session that
+has read the list is also notified when environments are created, fail and end.
+
+A file or directory changes whoever changes it, a program in the environment included, and a
+directory with everything below it, but for {SKIPPED},
+what links lead to, other file systems, and what is beyond the nearest 256 directories. Nothing is
+missed after the answer to the subscription. At most {MAX_OF_ENVIRONMENT} paths of an environment,
+and {MAX_OF_OWNER} of an owner, are watched at once; one more is refused. A watched environment is
+paused when idle as any other. After a pause, or when a path that was gone is back, clients are
+notified, and the watch continues.
 
 A resource that is missing, or another owner's, is an error with code {NOT_FOUND_BEFORE_2026}, in
 2026-07-28 -32602; `data` has `waggle/error` as with tools.
@@ -150,6 +161,7 @@ def default_tools() -> list[OfferedTool]:
         repeats=cast("Repeats", None),
         jobs=cast("JobService", None),
         trees=cast("TreeService", None),
+        watches=cast("WatchService", None),
         ports=cast("PortService", None),
         execution_limits=execution_limits(settings),
     )

@@ -41,6 +41,7 @@ from waggle.domain.files import (
 )
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
+from waggle.domain.host import Names
 from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import (
     HOME,
@@ -84,6 +85,14 @@ class Kept:
         return output(self.data, self.limit)
 
 
+@dataclass(slots=True, eq=False)
+class Watch:
+    """One watch of a fake guest. `end` is set to end it."""
+
+    changed: Callable[[Names], None]
+    end: anyio.Event = field(default_factory=anyio.Event)
+
+
 @dataclass(slots=True)
 class FakeFile:
     data: bytes
@@ -107,9 +116,11 @@ class FakeGuest:
     program that runs instead of the line language. `started` is set when a `hang` line begins,
     `release` ends it; `cancelled` lists the cancelled commands. `listing` and `searched` override
     the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
-    the programs that `leave` lines left running. `listening` holds the guest's ports that answer,
-    `tried_ports` those that `answers` tried, with the seconds. `found` are the jobs that it brings
-    along; `attended` lists the ids of those that were followed, `lines_done` how far they are.
+    the programs that `leave` lines left running. `watching` holds the open watches by path, which
+    `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
+    ports that answer, `tried_ports` those that `answers` tried, with the seconds. `found` are the jobs that it
+    brings along; `attended` lists the ids of those that were followed, `lines_done` how far they
+    are.
     """
 
     environment: Environment
@@ -158,11 +169,15 @@ class FakeGuest:
     obeyed: list[str] = field(default_factory=list[str])
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
+    watching: dict[str, list[Watch]] = field(default_factory=dict[str, "list[Watch]"])
+    watched: list[str] = field(default_factory=list[str])
+    watch_until: anyio.Event | None = None
 
     def die(self, cause: str = "killed by signal 9") -> None:
         """End the machine from inside."""
         self.cause = cause
         self.dead.set()
+        self.hang_up()
 
     async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
         await anyio.lowlevel.checkpoint()
@@ -312,6 +327,41 @@ class FakeGuest:
         if mode is None:
             mode = self.files[path].mode if path in self.files else DEFAULT_MODE
         self.files[path] = FakeFile(data, mode)
+        self.change(path)
+
+    def change(self, path: str) -> None:
+        """Notify the watches of a file or of a directory above it."""
+        for root, watches in self.watching.items():
+            if path == root or path.startswith(root.rstrip("/") + "/"):
+                for watch in watches:
+                    watch.changed(frozenset({path.removeprefix(root).lstrip("/") or path}))
+
+    async def watch(self, path: str, changed: Callable[[Names], None]) -> None:
+        """Watch until `hang_up`, or as long as the test says; it begins after `watch_until`."""
+        self.watched.append(path)
+        await anyio.lowlevel.checkpoint()
+        if self.watch_until is not None:
+            await self.watch_until.wait()
+        self._enter()
+        root = posixpath.normpath(path)
+        if root not in self.directories and root not in self.files:
+            raise FileNotFound(f"There is no {root}.")
+        watch = Watch(changed)
+        self.watching.setdefault(root, []).append(watch)
+        try:
+            changed(frozenset())
+            await watch.end.wait()
+            self._enter()
+        finally:
+            self.watching[root].remove(watch)
+            if not self.watching[root]:
+                del self.watching[root]
+
+    def hang_up(self) -> None:
+        """End all watches."""
+        for watches in self.watching.values():
+            for watch in watches:
+                watch.end.set()
 
     async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
         await anyio.lowlevel.checkpoint()
@@ -470,6 +520,7 @@ class FakeGuest:
     async def pause(self) -> None:
         self.ports.clear()
         self.detached.set()
+        self.hang_up()
         await self._obey("pause")
 
     async def unpause(self) -> None:

@@ -42,6 +42,7 @@ from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
+from waggle.service.files.watches import WatchService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
@@ -155,6 +156,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         trees=TreeService(
             environments, record=lambda: Spool(Path("/tmp"), keep=MAX_RECORDS_BYTES, view=0)
         ),
+        watches=WatchService(environments, tasks),
         ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
@@ -168,7 +170,9 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def unused_services() -> Services:
     """Return services for tools that are inspected, not called."""
     unused = cast("Any", None)
-    return Services(unused, unused, unused, unused, unused, unused, unused, unused, EXECUTION)
+    return Services(
+        *(unused, unused, unused, unused, unused, unused, unused, unused, unused), EXECUTION
+    )
 
 
 def default_tools() -> list[OfferedTool]:

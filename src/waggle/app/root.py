@@ -62,6 +62,7 @@ from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
+from waggle.service.files.watches import WatchService
 from waggle.service.idempotency import Repeats
 from waggle.service.local.blueprint import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
@@ -279,6 +280,7 @@ def _services(
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
         trees=TreeService(environments, record=archive, trim=trim),
+        watches=WatchService(environments, tasks),
         ports=PortService(environments),
         execution_limits=call_limits,
         rates=rates(settings),

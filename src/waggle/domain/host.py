@@ -26,6 +26,10 @@ Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
 
 
+Names = frozenset[str]
+"""Paths of what has changed, below the directory that is watched; none if it may be anything."""
+
+
 async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
 
@@ -181,6 +185,16 @@ class Guest(Protocol):
         """Make files from records below a directory, which is made. Some of them may fail.
 
         Each file appears whole or not at all. Raises FileRefused, TimedOut or GuestLost.
+        """
+        ...
+
+    async def watch(self, path: str, changed: Callable[[Names], None]) -> None:
+        """Call `changed` when a file or something below a directory changes, whoever changes it.
+
+        At most five times a second; first, without names, once it watches: from then on nothing is
+        missed. Parts of large trees may be left out. Returns when the path is gone, at a pause, or
+        after some hours. Raises FileNotFound, FileRefused, Unsupported or GuestLost. Safe to
+        cancel.
         """
         ...
 

@@ -31,6 +31,7 @@ from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
+from waggle.service.files.watches import WatchService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
@@ -63,6 +64,7 @@ class Services:
     filesystem: FilesystemService
     repeats: Repeats
     trees: TreeService
+    watches: WatchService
     ports: PortService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS

@@ -235,6 +235,6 @@ def build_mcp(services: Services) -> WaggleServer:
     """
     server = WaggleServer(services)
     changes = Changes()
-    changes.follow(services.environments, services.jobs)
+    changes.follow(services.environments, services.jobs, services.watches)
     Resources(services, changes, server.calls).add_to(server.lowlevel)
     return server

@@ -245,7 +245,7 @@ def test_an_overflow_is_an_empty_name_and_new_directories_are_found(
 
 
 @pytest.mark.parametrize(
-    ("path", "why"),
+    "path, why",
     [("missing", "No such file or directory"), ("file/x", "Not a directory")],
 )
 def test_a_path_that_cannot_be_opened_is_refused(

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of resources, on their way from the services to the clients that watch them.
 
-The services notify `Changes` when a program prints, starts or ends and when environments appear,
-fail and end. A `Watcher` is one listening client, a 2025 session or a stream of 2026-07-28;
-`subscriptions` opens and closes it. `Pace` limits notifications to one per second and resource, and
-always sends the last change. Nothing here waits for a client: a watcher sends in its own task,
-which exists only while there is something to send.
+The services notify `Changes` when a program prints, starts or ends, when environments appear, fail
+and end, and when a file changes that a client watches; `Changes` ends the watch of a file with its
+last watcher. A `Watcher` is one listening client, a 2025 session or a stream of 2026-07-28;
+`subscriptions` opens and closes it, and begins the watches of files. `Pace` limits notifications to
+one per second and resource, and always sends the last change. Nothing here waits for a client: a
+watcher sends in its own task, which exists only while there is something to send.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
+from waggle.domain.host import Names
 from waggle.domain.programs.job import StreamName
-from waggle.mcp.uris import EnvironmentAddress, StreamAddress
+from waggle.mcp.uris import EnvironmentAddress, FileAddress, StreamAddress
 from waggle.service.environments.service import EnvironmentService
+from waggle.service.files.watches import WatchService
 from waggle.service.programs import Job
 from waggle.service.programs.jobs import JobService
 
@@ -60,7 +63,7 @@ class Pace(Generic[_Marked]):
         return min(self._due.values(), default=None)
 
 
-Key = EnvironmentAddress | StreamAddress
+Key = EnvironmentAddress | StreamAddress | FileAddress
 Event = ResourceUpdated | ResourcesListChanged
 Send = Callable[[Event], Awaitable[None]]
 K = TypeVar("K")
@@ -75,11 +78,16 @@ class Changes:
         self._watched: dict[str, dict[Key, set[Watcher]]] = {}
         self._lists: dict[Owner, set[Watcher]] = {}
         self._watchers: set[Watcher] = set()
+        self._files: WatchService | None = None
 
-    def follow(self, environments: EnvironmentService, jobs: JobService) -> None:
+    def follow(
+        self, environments: EnvironmentService, jobs: JobService, files: WatchService
+    ) -> None:
         """Receive the changes of these services from now on."""
         environments.events.when_changed(self._environment)
         jobs.when_changed(self._job)
+        files.when_changed(self._file)
+        self._files = files
 
     @property
     def watchers(self) -> frozenset[Watcher]:
@@ -106,6 +114,8 @@ class Changes:
             _discard(self._lists, watcher.owner, watcher)
         elif of := self._watched.get(key.environment_id):
             _discard(of, key, watcher)
+            if key not in of and isinstance(key, FileAddress) and self._files is not None:
+                self._files.end(key.environment_id, key.path)
             if not of:
                 del self._watched[key.environment_id]
 
@@ -121,6 +131,9 @@ class Changes:
         self._mark(keys, final=stream is None)
         if stream is None:
             self._mark([EnvironmentAddress(job.environment_id)])
+
+    def _file(self, environment_id: str, path: str, _names: Names) -> None:
+        self._mark([FileAddress(environment_id, path)])
 
     def _mark(self, keys: Iterable[Key], *, final: bool = False) -> None:
         for key in keys:

@@ -73,7 +73,8 @@ TEMPLATES = [
         title="File",
         description="A file of the environment by its absolute path, without the first slash: "
         "files/tmp/chart.png is /tmp/chart.png. Percent-encode all but letters, digits and "
-        "/._~-. offset and length are in bytes. Text, or a blob.",
+        "/._~-. offset and length are in bytes. Text, or a blob. Can be subscribed to, without a "
+        "query, and so can a directory: it changes with everything below it.",
     ),
     ResourceTemplate(
         uri_template=ARCHIVE_TEMPLATE,

@@ -2,8 +2,8 @@
 """Subscriptions to changes: resources/subscribe of 2025 sessions, subscriptions/listen of 2026.
 
 Called by this package. A session or stream has one `Watcher`, which is closed with it. A client can
-only watch resources that it may read: another URI is refused, or left out of a stream's
-acknowledgement.
+only watch resources that it may read, and directories: another URI is refused, or left out of a
+stream's acknowledgement. Files are watched before the answer, so that no later change is missed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ from waggle.mcp.context import Request, Services, owner_of
 from waggle.mcp.errors import invalid
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.sdk import Connection, connection_of
-from waggle.mcp.uris import Address, EnvironmentAddress, Range, StreamAddress, parse_uri
+from waggle.mcp.uris import (
+    Address,
+    EnvironmentAddress,
+    FileAddress,
+    Range,
+    StreamAddress,
+    parse_uri,
+)
 
 MAX_SUBSCRIPTIONS = 100
 """The most resources that one session or one stream may watch."""
@@ -67,8 +74,20 @@ class Subscriptions:
                 f"This session has {MAX_SUBSCRIPTIONS} subscriptions.",
                 hint="Unsubscribe from those that have ended.",
             )
+        is_new = key not in watcher
         watcher.add(key, params.uri)
+        try:
+            await self._begin(key, owner)
+        except BaseException:
+            if is_new:
+                watcher.remove(key)
+            raise
         return EmptyResult()
+
+    async def _begin(self, key: Key, owner: Owner) -> None:
+        """Have a file or directory watched that a watcher has; `Changes` ends it."""
+        if isinstance(key, FileAddress):
+            await self._services.watches.begin(key.environment_id, key.path, owner=owner)
 
     async def unsubscribe(self, ctx: Request, params: UnsubscribeRequestParams) -> EmptyResult:
         """End a subscription. Idempotent, also for resources that are gone."""
@@ -98,19 +117,38 @@ class Subscriptions:
         if self._streams.get(owner, 0) >= MAX_STREAMS:
             raise invalid(f"{MAX_STREAMS} streams are open.", "Close one first.")
         known = self._known(uris, owner)
-        honoured = params.notifications.model_copy(
-            update={"resource_subscriptions": [*known.values()]}
-        )
-        bus = _Bus(self._changes, owner, ctx, known)
+        bus = _Bus(self._changes, owner, ctx)
         self._streams[owner] = self._streams.get(owner, 0) + 1
         try:
+            await self._add_all(bus.watcher, known, owner)
+            honoured = params.notifications.model_copy(
+                update={
+                    "resource_subscriptions": [known[key] for key in known if key in bus.watcher]
+                }
+            )
             return await ListenHandler(bus)(
                 ctx, params.model_copy(update={"notifications": honoured})
             )
         finally:
+            bus.watcher.close()
             self._streams[owner] -= 1
             if not self._streams[owner]:
                 del self._streams[owner]
+
+    async def _add_all(self, watcher: Watcher, known: Mapping[Key, str], owner: Owner) -> None:
+        """Watch all of them but the files that cannot be."""
+
+        async def begin(key: Key) -> None:
+            try:
+                await self._begin(key, owner)
+            except WaggleError:
+                watcher.remove(key)
+
+        for key, uri in known.items():
+            watcher.add(key, uri)
+        async with anyio.create_task_group() as group:
+            for key in known:
+                group.start_soon(begin, key)
 
     def _known(self, uris: list[str], owner: Owner) -> Mapping[Key, str]:
         known: dict[Key, str] = {}
@@ -131,7 +169,8 @@ class Subscriptions:
         else:
             raise InvalidArgument(
                 "This cannot be subscribed to.",
-                hint="Environments and streams of executions can, without a query; nothing else.",
+                hint="Environments, files, directories and streams of executions can, without a "
+                "query; nothing else.",
             )
         return key
 
@@ -154,32 +193,30 @@ class Subscriptions:
 class _Bus:
     """The events of one owner, paced, in the form that the SDK's stream handler takes."""
 
-    def __init__(
-        self, changes: Changes, owner: Owner, ctx: Request, known: Mapping[Key, str]
-    ) -> None:
-        self._changes = changes
-        self._owner = owner
-        self._tasks: anyio.abc.TaskGroup = ctx.lifespan_context[TASKS]
-        self._known = known
+    def __init__(self, changes: Changes, owner: Owner, ctx: Request) -> None:
+        tasks: anyio.abc.TaskGroup = ctx.lifespan_context[TASKS]
+        self.watcher = changes.watch(owner, self._send, tasks)
+        self._listener: Callable[[ServerEvent], None] = _ignored
+
+    async def _send(self, event: Event) -> None:
+        self._listener(event)
 
     async def publish(self, event: ServerEvent) -> None:
         """Do nothing: events come from the services."""
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        """Open a watcher, and return the function that closes it."""
+        """Pass the watcher's events on, and return the function that closes it."""
+        self._listener = listener
+        self.watcher.add_list()  # the handler drops these if the stream did not request them
+        return self.watcher.close
 
-        async def send(event: Event) -> None:
-            listener(event)
 
-        watcher = self._changes.watch(self._owner, send, self._tasks)
-        watcher.add_list()  # the handler drops these events for a stream that did not request them
-        for key, uri in self._known.items():
-            watcher.add(key, uri)
-        return watcher.close
+def _ignored(_event: ServerEvent) -> None:
+    """Drop an event from before the acknowledgement: clients read what they watch after it."""
 
 
 def _key(address: Address | None) -> Key | None:
-    if isinstance(address, StreamAddress) and address.part == Range():
+    if isinstance(address, StreamAddress | FileAddress) and address.part == Range():
         return address
     return address if isinstance(address, EnvironmentAddress) else None
 

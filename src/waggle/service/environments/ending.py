@@ -195,6 +195,11 @@ class Life:
         """Note how many jobs run in it."""
         self.environment = self.environment.with_jobs(count, self._clock())
 
+    @property
+    def current_guest(self) -> Guest | None:
+        """Its guest, if it runs."""
+        return self._guest if self.environment.state is State.RUNNING else None
+
     async def end(self, *, wanted: Callable[[Environment], bool] | None = None) -> bool:
         """Destroy it, unless it is destroyed already or `wanted` is false once the lock is held.
 

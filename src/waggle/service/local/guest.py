@@ -14,7 +14,7 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.host import FrozenMachine
+from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.infra.net.exposure import Exposures
@@ -24,6 +24,7 @@ from waggle.infra.ssh import GuestPorts, SshConnection
 from waggle.infra.ssh.run import LeftPrograms, Shell
 from waggle.infra.ssh.run.jobs import GuestJobs
 from waggle.infra.ssh.run.trees import Trees
+from waggle.infra.ssh.run.watching import Watches
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
@@ -34,6 +35,8 @@ from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
+_END_WATCHES = 2.0
+"""Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
 
 class LocalGuest(JobsOfGuest):
@@ -64,6 +67,7 @@ class LocalGuest(JobsOfGuest):
         )
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)
+        self._watches = Watches(self._shell.run)
         self._pages = ReadAhead(self._files.read)
         ports = GuestPorts(connection)
         self._exposures = Exposures(ports.connect)
@@ -171,6 +175,11 @@ class LocalGuest(JobsOfGuest):
         async with self._naming_the_cause():
             return await self._trees.unpack(path, records)
 
+    async def watch(self, path: str, changed: Callable[[Names], None]) -> None:
+        """Watch files; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._watches.watch(path, changed)
+
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Call the guest agent. Raises GuestLost."""
         self._pages.forget()
@@ -231,6 +240,7 @@ class LocalGuest(JobsOfGuest):
         """Close connections that a paused guest, or its copy, would not answer."""
         self._pages.forget()
         self._jobs.detach()
+        await self._watches.end_all(_END_WATCHES)
         await self._exposures.clear()
         self._connection.hang_up()
 

@@ -173,7 +173,7 @@ def unpacked(answer: bytes) -> Unpacked:
 
 Run = Callable[[Command, Streams | None], Awaitable[ExecutionResult]]
 
-_PROGRAM: Final = "/.waggle/bin/files"
+PROGRAM: Final = "/.waggle/bin/files"
 _GRACE: Final = 15.0
 """Seconds for a slow guest to start the program and to send the results."""
 _TREE_SECONDS: Final = 120.0
@@ -202,7 +202,7 @@ class Trees:
 
     async def pack(self, path: str, exclude: Sequence[str], into: Stream) -> None:
         """See `domain.host.Guest.pack_tree`."""
-        argv = [_PROGRAM, "pack", "-m", str(MAX_TREE_BYTES), "-n", str(MAX_TREE_ENTRIES)]
+        argv = [PROGRAM, "pack", "-m", str(MAX_TREE_BYTES), "-n", str(MAX_TREE_ENTRIES)]
         if exclude:
             argv += ["-x", glob_expression(exclude)]
         records = _Bounded(into, MAX_RECORDS_BYTES)
@@ -220,7 +220,7 @@ class Trees:
 
     async def unpack(self, path: str, records: bytes) -> Unpacked:
         """See `domain.host.Guest.unpack_tree`."""
-        argv = (_PROGRAM, "unpack", path)
+        argv = (PROGRAM, "unpack", path)
         result = await self._ask(argv, path, _TREE_SECONDS, stdin=records)
         if result.timed_out:
             raise _out_of_time()
@@ -276,7 +276,7 @@ def _whole(result: ExecutionResult) -> bytes:
 
 
 def _search_argv(query: SearchQuery) -> tuple[str, ...]:
-    argv = [_PROGRAM, "search", "-m", str(query.max_results), "-c", str(query.context_lines)]
+    argv = [PROGRAM, "search", "-m", str(query.max_results), "-c", str(query.context_lines)]
     argv += ["-s", str(SEARCH_SECONDS)]
     if query.ignore_case:
         argv.append("-i")
