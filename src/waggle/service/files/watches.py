@@ -9,7 +9,7 @@ does when its path is gone or the guest fails, ever more slowly. Environments en
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,9 +50,19 @@ class _Watch:
 class WatchService:
     """All watches of one server. Their tasks run in `tasks`, and no failure of theirs ends it."""
 
-    def __init__(self, environments: EnvironmentService, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        tasks: anyio.abc.TaskGroup,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        patience: float = BEGIN_SECONDS,
+    ) -> None:
+        """`patience` is how many seconds `begin` waits for the guest."""
         self._environments = environments
         self._tasks = tasks
+        self._sleep = sleep
+        self._patience = patience
         self._watches: dict[tuple[str, str], _Watch] = {}
         self._listeners: list[Notify] = []
         environments.events.when_changed(self._environment)
@@ -73,7 +83,7 @@ class WatchService:
         watch = self._watches.get((environment.id, path))
         if watch is None:
             watch = self._new(environment, path)
-        with anyio.move_on_after(BEGIN_SECONDS):
+        with anyio.move_on_after(self._patience):
             await watch.decided.wait()
         if watch.error is not None:
             raise watch.error
@@ -130,7 +140,7 @@ class WatchService:
             watch.decided.set()
             lasted = anyio.current_time() - began
             delay = SHORTEST if lasted > LONGEST else min(2 * delay, LONGEST)
-            await anyio.sleep(delay)
+            await self._sleep(delay)
 
     async def _once(self, watch: _Watch, guest: Guest) -> Exception | None:
         """Watch until it ends; return its error. The first of all notifications is the begin's."""
