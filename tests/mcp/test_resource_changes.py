@@ -5,23 +5,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
 import pytest
 from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import (
-    ResourceListChangedNotification,
     ResourcesCapability,
-    ResourceUpdatedNotification,
 )
-from tests.mcp.subscribing import subscribe, unsubscribe
+from tests.mcp.subscribing import Heard, session, subscribe, unsubscribe
 from tests.support.server import MODERN, Rig, client, created, data_of, raw, request, serving
 
 from waggle.domain.access import Owner
@@ -34,36 +28,6 @@ from waggle.mcp.uris import output_uri
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass(slots=True)
-class Heard:
-    """The notices that a 2025 client received, as URIs; `list` means that the list changed."""
-
-    notices: list[str] = field(default_factory=list[str])
-    events: anyio.Event = field(default_factory=anyio.Event)
-
-    async def take(self, message: object) -> None:
-        if isinstance(message, ResourceUpdatedNotification):
-            self.notices.append(message.params.uri)
-        elif isinstance(message, ResourceListChangedNotification):
-            self.notices.append("list")
-        self.events.set()
-
-    async def until(self, enough: Callable[[list[str]], bool]) -> None:
-        with anyio.fail_after(5):
-            while not enough(self.notices):
-                self.events = anyio.Event()
-                await self.events.wait()
-
-
-@asynccontextmanager
-async def session(rig: Rig, heard: Heard) -> AsyncGenerator[Client]:
-    transport = streamable_http_client(rig.mcp)
-    async with Client(
-        transport, mode="legacy", read_timeout_seconds=20, message_handler=heard.take
-    ) as agent:
-        yield agent
 
 
 async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
