@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.programs import program
+from tests.support.kit_files import build_files
 
 from waggle.domain.files.search import ALWAYS_SKIPPED, glob_expression
-from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 SECONDS = 10.0
-SOURCES = ("files", "walk", "search", "content", "pack", "unpack", "watch", "batch", "common")
 
 
 class Watching:
@@ -53,14 +51,7 @@ class Watching:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit's program `files`, with the warnings of the kit's own build."""
-    made = tmp_path_factory.mktemp("files") / "files"
-    sources = [str(GUEST_SOURCES / f"{name}.c") for name in SOURCES]
-    flags = ["-static", "-Os", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
-    # Undefined behaviour ends the program instead of passing unseen.
-    checks = ["-fsanitize=bounds,undefined", "-fsanitize-undefined-trap-on-error"]
-    subprocess.run([program("cc"), *flags, *checks, "-o", str(made), *sources], check=True)
-    return made
+    return build_files(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture
