@@ -129,6 +129,7 @@ class WatchService:
             guest = life.current_guest if life else None
             if guest is None:
                 watch.decided.set()
+                delay = SHORTEST
                 with anyio.move_on_after(LONGEST):
                     await watch.woken.wait()
                 continue
