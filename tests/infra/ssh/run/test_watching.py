@@ -235,6 +235,25 @@ async def test_all_watches_end_quietly_together() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_guest_that_does_not_obey_delays_the_end_of_all_only_so_long() -> None:
+    async def deaf(_process: asyncssh.SSHServerProcess[bytes]) -> None:
+        await asyncio.Event().wait()
+
+    async with peer(says(b"\0"), kill=deaf) as made:
+        connection = SshConnection(made.port, made.keys)
+        watches, heard = Watches(Shell(connection, patience=(1.0, 1.0)).run), Heard()
+        watching = asyncio.ensure_future(watches.watch("/home", heard))
+        await heard.first()
+        began = asyncio.get_running_loop().time()
+        await watches.end_all(0.1)
+        assert asyncio.get_running_loop().time() - began < 0.9
+        assert not watching.done()
+        async with asyncio.timeout(20):
+            await watching
+        await connection.aclose()
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "code, words, error",
     [
