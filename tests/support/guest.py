@@ -118,9 +118,9 @@ class FakeGuest:
     the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
     the programs that `leave` lines left running. `watching` holds the open watches by path, which
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
-    ports that answer, `tried_ports` those that `answers` tried, with the seconds. `found` are the jobs that it
-    brings along; `attended` lists the ids of those that were followed, `lines_done` how far they
-    are.
+    ports that answer, `tried_ports` those that `answers` tried, with the seconds. `found` are the
+    jobs that it brings along; `attended` lists the ids of those that were followed, `lines_done`
+    how far they are.
     """
 
     environment: Environment

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
+from tests.support.jobs import again, job
 from tests.support.vm import Lab, environment, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
@@ -127,29 +128,22 @@ async def test_each_of_20_resumes_can_download_in_the_first_call(quick: Lab, por
     assert got == [str(SIZE)] * TIMES
 
 
-async def test_a_program_of_a_running_call_continues_in_a_fork(quick: Lab, port: int) -> None:
-    """The program also prints, although the connection that it printed to is gone."""
+async def test_a_job_that_runs_continues_in_a_fork_which_has_its_own(quick: Lab, port: int) -> None:
     host, _, origin = await started(quick, port)
-    script = (
-        "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; "
-        "echo $i >/dev/shm/next; mv /dev/shm/next /dev/shm/count; done"
-    )
+    script = "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; sleep 0.05; done; echo end"
+    running = job(sh(script), note=b"a note")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(origin.run, sh(script))
+        tasks.start_soon(origin.attend, running)
         with anyio.fail_after(60):
-            while "yes" not in await root(origin, "[ ! -e /dev/shm/count ] || echo yes"):
-                pass
+            while not running.offsets[0]:
+                await anyio.sleep(0.01)
         async with origin.freeze() as frozen:
             fork = await copy(quick, host, frozen)
-        left = await fork.left_running()
-        assert (left.count, left.programs[0].command[:30]) == (1, "/.waggle/bin/busybox sh -c i=0")
-        before = int(await root(fork, "cat /dev/shm/count"))
-        with anyio.fail_after(60):
-            while int(await root(fork, "cat /dev/shm/count")) <= before:
-                pass
-        assert await fork.end_program(left.programs[0].pid)
-        with anyio.fail_after(60):
-            while (await fork.left_running()).count:
-                pass
+        (found,) = [one for one in await fork.jobs() if one.is_running]
+        assert (found.id, found.note) == (running.id, b"a note")
+        assert (await fork.left_running()).count == 0
+        await root(fork, "touch /tmp/enough")
+        printed = lines(await fork.attend(again(found)))
+        assert printed == [*map(str, range(1, len(printed))), "end"]
+        assert [one.is_running for one in await origin.jobs() if one.id == running.id] == [True]
         await root(origin, "touch /tmp/enough")
-    assert (await origin.left_running()).count == 0

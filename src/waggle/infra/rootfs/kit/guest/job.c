@@ -42,6 +42,20 @@ struct job_state *map_state(const char *id, bool is_mine) {
   return state == MAP_FAILED ? NULL : state;
 }
 
+static int stage_of(const char *id) {
+  struct job_state *state = map_state(id, false);
+  int stage = state ? state->stage : -1;
+  if (state) munmap(state, sizeof *state);
+  return stage;
+}
+
+bool is_running(const char *id) {
+  int stage = stage_of(id);
+  return stage == STARTING || stage == RUNNING;
+}
+
+bool has_ended(const char *id) { return stage_of(id) == ENDED; }
+
 int64_t monotonic(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

@@ -44,6 +44,9 @@ struct job_state {
 void job_path(char path[MAX_JOB_PATH], const char *id, const char *file);
 struct job_state *map_state(const char *id, bool is_mine);
 int64_t monotonic(void);
+// Whether there is a job of that id that runs, or has ended.
+bool is_running(const char *id);
+bool has_ended(const char *id);
 // Nanoseconds that it ran, until now or until its end.
 int64_t elapsed(const struct job_state *state);
 // Remove the oldest ended jobs, so that another has room.

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define MAX_COMMAND 200
@@ -79,20 +78,13 @@ void list_left(int to, const char *id) {
   dprintf(to, "all %d\n", say_run(to, id, MAX_LISTED_AT_END));
 }
 
-// What belongs to a job that runs is not left.
-static bool is_running(const char *id) {
-  struct job_state *state = map_state(id, false);
-  bool runs = state && state->stage != ENDED;
-  if (state) munmap(state, sizeof *state);
-  return runs;
-}
-
 int programs(void) {
   int count = 0;
   enter_image();
   DIR *runs = opendir(KIT_CGROUP);
   struct dirent *entry;
   while (runs && (entry = readdir(runs)))
+    // What belongs to a job that runs is not left.
     if (entry->d_type == DT_DIR && strlen(entry->d_name) == ID_LENGTH && !is_running(entry->d_name))
       count += say_run(1, entry->d_name, count < MAX_LISTED ? MAX_LISTED - count : 0);
   if (runs) closedir(runs);

@@ -208,7 +208,10 @@ void begin_job(struct job *job) {
   if (mkdir(path, 0700)) fail(job->id);
   job_path(path, job->id, "note");
   if (job->note) write_text(path, job->note);
-  if (!make_tree(job->id)) remove_job(job->id), fail(job->id); // it was killed before it began
+  if (!make_tree(job->id)) { // it was killed before it began
+    forget_tree(), remove_job(job->id);
+    errno = ECANCELED, fail(job->id);
+  }
   state = map_state(job->id, true);
   if (!state) forget_tree(), remove_job(job->id), fail("state");
   pid_t shim = fork();

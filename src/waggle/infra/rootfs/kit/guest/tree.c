@@ -3,7 +3,7 @@
 // be ended at once, and the program that it begins with. The cgroup's directory is also what a start
 // and `kill` agree on: whoever makes it first decides. A `kill` that comes first leaves it behind,
 // and the start that finds it there does not begin.
-#include "session.h"
+#include "job.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,6 +67,7 @@ int kill_run(const char *id) {
   char path[160];
   enter_image();
   cgroup_path(path, sizeof path, id, "");
+  if (has_ended(id)) return end_tree(id) ? 0 : FAILED; // but something of it may be left
   if (mkdir(path, 0755) == 0) return 0; // it has not started, and never will
   if (errno != EEXIST) fail(path);
   return end_tree(id) ? 0 : FAILED;

@@ -4,7 +4,7 @@
 // what -x matches, other file systems and the directories after the nearest 256. Links are followed
 // in PATH only. Prints NUL-terminated records: paths below PATH, of a file its name. An empty one
 // means that anything may have changed; the first one does, and from then on nothing is missed.
-// Ends when PATH is gone, when nobody reads any more, and in a copy of the machine.
+// Ends when PATH is gone, and when nobody reads any more.
 #include "files.h"
 #include "waggle.h"
 
@@ -20,7 +20,7 @@
 
 #define MAX_DIRECTORIES 256
 #define MAX_SCANNED 200000 // entries of a directory
-#define LOOK_MS 1000       // between looks whether this is a copy
+#define LOOK_MS 1000       // between looks whether PATH is there
 #define CHANGES                                                                                    \
   (IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB | IN_MOVED_FROM | IN_MOVED_TO)
 #define ENDS (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
@@ -137,13 +137,6 @@ static void take_all(void) {
   }
 }
 
-// When PID 1 ended the connections of a machine that is a copy, or was paused; 0 for never. The
-// time can be seen, though not read.
-static long long hung_up(void) {
-  struct stat about;
-  return stat(KIT_HUNG_UP, &about) ? 0 : nanoseconds(&about.st_mtim);
-}
-
 // A directory that is removed while a program is in it gives no event.
 static bool is_gone(void) {
   struct stat about;
@@ -151,8 +144,7 @@ static bool is_gone(void) {
 }
 
 static void go_on(void) {
-  long long began = hung_up();
-  while (hung_up() == began) {
+  for (;;) {
     struct pollfd waits[] = {{.fd = queue, .events = POLLIN}, {.fd = 1}};
     if (poll(waits, LENGTH(waits), until_batch(LOOK_MS)) < 0) return;
     if (waits[1].revents) return;
