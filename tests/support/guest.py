@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -55,10 +56,11 @@ from waggle.domain.programs import (
     Streams,
 )
 from waggle.domain.programs import Program as KitProgram
-from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, Terminal
+from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, JobStreams, Terminal
 from waggle.tasks import together
 
-Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
+Program = Callable[[Command, Any], Awaitable[ExecutionResult]]
+"""A test's program; it gets `Streams`, or `JobStreams` if it is a job's."""
 USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
 MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -184,7 +186,7 @@ class FakeGuest:
         return "/root" if user is GuestUser.ROOT else self.user_home
 
     async def run(
-        self, command: Command, into: Streams | None = None, run_id: str = ""
+        self, command: Command, into: Streams | JobStreams | None = None, run_id: str = ""
     ) -> ExecutionResult:
         """Run `command.code`, line by line; without code, print argv.
 
@@ -212,7 +214,6 @@ class FakeGuest:
         job.is_started = True
         self.attended.append(job.id)
         self.notes[job.id] = job
-        into = Streams(job.streams.stdout, job.streams.stderr)
         results: list[ExecutionResult] = []
 
         async def leave() -> None:
@@ -221,7 +222,7 @@ class FakeGuest:
 
         async with together() as group:
             group.start_soon(leave)
-            results.append(await self.run(job.command, into, job.id))
+            results.append(await self.run(job.command, job.streams, job.id))
             group.cancel_scope.cancel()
         if not results:
             raise Detached
@@ -283,7 +284,7 @@ class FakeGuest:
         return None if result.exit_code == 0 else self.diagnosis
 
     async def interpret(
-        self, command: Command, into: Streams, run_id: str = "run"
+        self, command: Command, into: Streams | JobStreams, run_id: str = "run"
     ) -> ExecutionResult:
         await anyio.lowlevel.checkpoint()
         run = _Run(self, command, into, id=run_id)
@@ -568,7 +569,7 @@ class _Run:
 
     guest: FakeGuest
     command: Command
-    into: Streams
+    into: Streams | JobStreams
     exit_code: int | None = 0
     signal: str | None = None
     timed_out: bool = False

@@ -14,6 +14,7 @@ from enum import StrEnum
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import NOTHING_LEFT, Left, Output
+from waggle.domain.programs.display import NO_DISPLAYS, Displays
 
 MAX_WAIT_SECONDS = 300.0
 """The longest wait of one call; clients give up on silent calls sooner or later."""
@@ -56,7 +57,8 @@ class JobView:
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
     its owner or with its environment. `limit` is seconds after which it is killed, those included
     for which it was paused. `is_paused` says that its environment is. `diagnosis` says why it
-    failed, where that is known. `left` is what it left running when it ended.
+    failed, where that is known. `left` is what it left running when it ended. `displays` are its
+    rich outputs.
     """
 
     environment_id: str
@@ -75,6 +77,7 @@ class JobView:
     left: Left = NOTHING_LEFT
     limit: float = 0.0
     is_paused: bool = False
+    displays: Displays = NO_DISPLAYS
 
     @property
     def ends_at(self) -> datetime:

@@ -12,6 +12,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import Clock
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, NewRecording
+from waggle.domain.programs.display import displays_of
 from waggle.domain.programs.guest_job import Attributes, FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
 from waggle.service.programs.notes import Note
@@ -54,6 +55,7 @@ class JobRecord:
         """The guest's name for it."""
         self.streams = {name: record() for name in (StreamName.STDOUT, StreamName.STDERR)}
         self.display = record()
+        """The records of its rich output; see `waggle.domain.programs.display`."""
         self.failure: Exception | None = None
         """The error of the guest, for the call that started the job."""
         self.limit = note.limit
@@ -143,6 +145,7 @@ class JobRecord:
             left=result.left if result else NOTHING_LEFT,
             limit=self.limit + self._paused_seconds(),
             is_paused=self.is_running and self._paused_at is not None,
+            displays=displays_of(self.display, ended=not self.is_running),
         )
 
     def brief(self) -> JobBrief:
