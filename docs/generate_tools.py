@@ -23,7 +23,8 @@ from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
-from waggle.mcp.results.images import MAX_IMAGE_BYTES, MAX_IMAGES
+from waggle.mcp.results.images import MAX_IMAGES
+from waggle.mcp.results.pictures import MAX_IMAGE_BYTES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.surfaces import instructions
 from waggle.mcp.tools import all_tools

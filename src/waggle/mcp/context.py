@@ -23,6 +23,7 @@ from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
 from waggle.domain.programs.job import JobView, StreamName
+from waggle.domain.programs.text import last_line
 from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
 from waggle.mcp.errors import clean
@@ -227,6 +228,6 @@ async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> None:
 def _doing(job: Job, doing: str) -> str:
     """Return `doing` with the last line of output."""
     for name in (StreamName.STDOUT, StreamName.STDERR):
-        if line := job.streams[name].last_line():
-            return f"{doing}: {clean(line.strip(), _MAX_LINE)}"
+        if line := last_line(job.streams[name].last_line()):
+            return f"{doing}: {clean(line, _MAX_LINE)}"
     return doing

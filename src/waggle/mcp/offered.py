@@ -32,11 +32,16 @@ from waggle.mcp.errors import describe
 from waggle.mcp.results import Reply
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
+    DISPLAY_TEMPLATE,
+    DISPLAYS_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
+    FORM_TEMPLATE,
     STREAM_TEMPLATE,
     Address,
     ArchiveAddress,
+    DisplayAddress,
+    DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
     StreamAddress,
@@ -90,19 +95,25 @@ def _code(error: Exception, version: str) -> int:
     return INTERNAL_ERROR
 
 
+_RUNS: Final = (
+    *TOOLS[Toolset.EXECUTION],
+    *TOOLS[Toolset.JOBS],
+    *TOOLS[Toolset.PACKAGES],
+)
 _NEEDS: Mapping[type[Address], Sequence[str]] = {
     EnvironmentAddress: TOOLS[Toolset.ENVIRONMENTS],
-    StreamAddress: [
-        *TOOLS[Toolset.EXECUTION],
-        *TOOLS[Toolset.JOBS],
-        *TOOLS[Toolset.PACKAGES],
-    ],
+    StreamAddress: _RUNS,
+    DisplaysAddress: _RUNS,
+    DisplayAddress: _RUNS,
     FileAddress: ["read_file"],
     ArchiveAddress: ["download_files"],
 }
 _KINDS: Mapping[str, type[Address]] = {
     ENVIRONMENT_TEMPLATE: EnvironmentAddress,
     STREAM_TEMPLATE: StreamAddress,
+    DISPLAYS_TEMPLATE: DisplaysAddress,
+    DISPLAY_TEMPLATE: DisplayAddress,
+    FORM_TEMPLATE: DisplayAddress,
     FILE_TEMPLATE: FileAddress,
     ARCHIVE_TEMPLATE: ArchiveAddress,
 }

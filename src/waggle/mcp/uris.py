@@ -19,6 +19,9 @@ from waggle.mcp.results.pages import MAX_PATTERN
 
 ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
 STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"
+DISPLAYS_TEMPLATE = "waggle://environments/{id}/executions/{n}/displays{?offset,length}"
+DISPLAY_TEMPLATE = "waggle://environments/{id}/executions/{n}/displays/{k}{?offset,length}"
+FORM_TEMPLATE = "waggle://environments/{id}/executions/{n}/displays/{k}/{+form}{?offset,length}"
 FILE_TEMPLATE = "waggle://environments/{id}/files/{+path}{?offset,length}"
 ARCHIVE_TEMPLATE = "waggle://environments/{id}/archives/{archive}{?offset,length}"
 ARCHIVE_TYPE = "application/gzip"
@@ -29,6 +32,11 @@ _PREFIX = "waggle://environments/"
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _JOB = re.compile(r"[1-9][0-9]{0,8}")
 _ARCHIVE = re.compile(r"[0-9a-f]{16}")
+_DISPLAYS = re.compile(
+    r"displays(?:/([1-9][0-9]{0,8})(?:/([a-z0-9._+-]{1,63}(?:/[a-z0-9._+-]{1,127})?))?)?"
+)
+CHART = "chart"
+"""The form of a display that is the data of its chart; all other forms are media types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,26 @@ class StreamAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class DisplaysAddress:
+    """The list of displays of an execution."""
+
+    environment_id: str
+    number: int
+    part: Range = field(default=Range())
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayAddress:
+    """A display of an execution: all of it or, with a `form`, one representation or its chart."""
+
+    environment_id: str
+    number: int
+    index: int
+    form: str = ""
+    part: Range = field(default=Range())
+
+
+@dataclass(frozen=True, slots=True)
 class FileAddress:
     """A file of the guest, by its absolute path."""
 
@@ -75,7 +103,14 @@ class ArchiveAddress:
     part: Range = field(default=Range())
 
 
-Address = EnvironmentAddress | StreamAddress | FileAddress | ArchiveAddress
+Address = (
+    EnvironmentAddress
+    | StreamAddress
+    | DisplaysAddress
+    | DisplayAddress
+    | FileAddress
+    | ArchiveAddress
+)
 
 
 def environment_uri(environment_id: str) -> str:
@@ -86,6 +121,17 @@ def environment_uri(environment_id: str) -> str:
 def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
     """Return the URI of a whole output stream."""
     return f"{environment_uri(environment_id)}/executions/{number}/{stream}"
+
+
+def displays_uri(environment_id: str, number: int) -> str:
+    """Return the URI of the list of an execution's displays."""
+    return f"{environment_uri(environment_id)}/executions/{number}/displays"
+
+
+def display_uri(environment_id: str, number: int, index: int, form: str = "") -> str:
+    """Return the URI of a display, or of one form of it: a media type or CHART."""
+    whole = f"{displays_uri(environment_id, number)}/{index}"
+    return f"{whole}/{form}" if form else whole
 
 
 def file_uri(environment_id: str, path: str) -> str:
@@ -118,7 +164,8 @@ def parse_uri(uri: str) -> Address | None:
         return None
     match kind:
         case "executions":
-            return _stream(environment_id, rest, query)
+            number, _, rest = rest.partition("/")
+            return _execution(environment_id, number, rest, query)
         case "files":
             return _file(environment_id, rest, query)
         case "archives":
@@ -133,12 +180,21 @@ def environment_in(uri: str) -> str | None:
     return None if address is None else address.environment_id
 
 
-def _stream(environment_id: str, rest: str, query: str) -> StreamAddress | None:
-    number, _, stream = rest.partition("/")
-    if not _JOB.fullmatch(number) or stream not in set(StreamName):
+def _execution(
+    environment_id: str, number: str, rest: str, query: str
+) -> StreamAddress | DisplaysAddress | DisplayAddress | None:
+    if not _JOB.fullmatch(number):
         return None
-    part = _range(query, ("offset", "length", "search"))
-    return StreamAddress(environment_id, int(number), StreamName(stream), part)
+    if rest in set(StreamName):
+        part = _range(query, ("offset", "length", "search"))
+        return StreamAddress(environment_id, int(number), StreamName(rest), part)
+    match = _DISPLAYS.fullmatch(rest)
+    if match is None:
+        return None
+    part = _part_of_file(query)
+    if match[1] is None:
+        return DisplaysAddress(environment_id, int(number), part)
+    return DisplayAddress(environment_id, int(number), int(match[1]), match[2] or "", part)
 
 
 def _file(environment_id: str, rest: str, query: str) -> FileAddress | None:

@@ -15,7 +15,8 @@ from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
 
 from waggle.domain.programs import HOME, ExecutionResult
-from waggle.mcp.results.images import MAX_IMAGE_BYTES, MAX_IMAGES, image_type, names_image
+from waggle.mcp.results.images import MAX_IMAGES, names_image
+from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, image_type
 from waggle.mcp.uris import file_uri
 
 

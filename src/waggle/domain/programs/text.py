@@ -8,9 +8,13 @@ Nothing here makes a text longer, and the work grows with its length alone.
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
+
+from waggle.domain.programs import Output
 
 REACH: Final = 64
 """Lines from the end that the cursor can go back to, as on a screen."""
@@ -19,6 +23,7 @@ MOST: Final = 3
 _PERIODS: Final = (1, 2)
 """Lines that repeat together; a warning of Python is two, with its source."""
 
+_CONTINUED: Final = re.compile(rb"[\x80-\xbf]{0,3}")
 _MOVES: Final = re.compile(r"[\x07\x08\x0e\x0f\r\x1b]")
 _TOKEN: Final = re.compile(
     r"(?P<text>[^\x07\x08\x0e\x0f\n\r\x1b]+)"
@@ -38,6 +43,51 @@ def last_line(text: str) -> str:
     """Return the last line that is not empty."""
     lines = cleaned(text).split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Lines that belong between what a stream had printed at an offset and what follows."""
+
+    at: int
+    text: str
+
+
+def printed(output: Output, inserts: Sequence[Insert] = ()) -> str:
+    """Return a stream as `Output.text` does, cleaned, with `inserts` in their order.
+
+    The offsets only grow; those in the part that was cut are shown there.
+    """
+    if not output.dropped:
+        return _section(0, output.head + output.tail, inserts, ended=True)
+    kept, resumed = len(output.head), output.total - len(output.tail)
+    before = [insert for insert in inserts if insert.at <= kept]
+    after = [insert for insert in inserts[len(before) :] if insert.at >= resumed]
+    between = inserts[len(before) : len(inserts) - len(after)]
+    mark = f"\n[... {output.dropped} of {output.total} bytes cut ...]\n"
+    split = _CONTINUED.match(output.tail)
+    lost = split.end() if split else 0
+    return "".join(
+        (
+            _section(0, output.head, before, ended=False),
+            mark,
+            _section(0, b"", between, ended=True),
+            _section(resumed + lost, output.tail[lost:], after, ended=True),
+        )
+    )
+
+
+def _section(start: int, data: bytes, inserts: Sequence[Insert], *, ended: bool) -> str:
+    """Return bytes from `start` on; without a character that is cut at the end unless `ended`."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    shown, at = "", 0
+    for insert in inserts:
+        end = min(max(at, insert.at - start), len(data))
+        shown += cleaned(decoder.decode(data[at:end]))
+        lines = insert.text.strip("\n")
+        shown += f"{'' if shown.endswith(chr(10)) or not shown else chr(10)}{lines}\n"
+        at = end
+    return shown + cleaned(decoder.decode(data[at:], ended))
 
 
 class _Screen:

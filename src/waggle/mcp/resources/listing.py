@@ -32,9 +32,13 @@ from waggle.mcp.errors import invalid
 from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
+    DISPLAY_TEMPLATE,
+    DISPLAYS_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
+    FORM_TEMPLATE,
     STREAM_TEMPLATE,
+    displays_uri,
     environment_uri,
     output_uri,
 )
@@ -66,6 +70,30 @@ TEMPLATES = [
         "search gives only the lines with that text, after their offsets. Text, or a blob where "
         "it is not UTF-8. Can be subscribed to, without a query.",
         annotations=Annotations(audience=["user", "assistant"]),
+    ),
+    ResourceTemplate(
+        uri_template=DISPLAYS_TEMPLATE,
+        name="displays",
+        title="Displays of an execution",
+        description="The list of what execution n displayed (pictures, tables, charts, HTML) as "
+        "JSON: URIs, media types, and after how many bytes of output.",
+        mime_type="application/json",
+    ),
+    ResourceTemplate(
+        uri_template=DISPLAY_TEMPLATE,
+        name="display",
+        title="Display",
+        description="Display k of execution n as JSON: data by media type (base64 for images and "
+        "PDF), metadata, and the chart, where known. offset and length are in bytes.",
+        mime_type="application/json",
+    ),
+    ResourceTemplate(
+        uri_template=FORM_TEMPLATE,
+        name="form",
+        title="One form of a display",
+        description="One representation of display k by its media type, such as image/png or "
+        "text/html; or chart, the data of a chart as JSON. offset and length are in bytes. Text, "
+        "or a blob.",
     ),
     ResourceTemplate(
         uri_template=FILE_TEMPLATE,
@@ -112,19 +140,30 @@ def _resources(services: Services, environment: Environment, owner: Owner) -> li
 
 
 def _streams(environment: Environment, job: Job) -> list[Resource]:
-    """Return a job's stdout, and its stderr if it printed something there."""
-    return [
-        Resource(
-            uri=output_uri(environment.id, job.number, name),
-            name=f"{environment.name}/{job.number}/{name}",
-            title=f"{name} of execution {job.number} in {environment.name}",
-            description=f"{job.what.kind}: {job.what.summary} ({job.state})",
-            mime_type="text/plain",
-            size=job.printed(name),
+    """Return a job's stdout, and its stderr and displays if it has any."""
+    streams = [
+        _resource(environment, job, name, output_uri(environment.id, job.number, name)).model_copy(
+            update={"mime_type": "text/plain", "size": job.printed(name)}
         )
         for name in job.streams
         if job.printed(name) or name is StreamName.STDOUT
     ]
+    if not job.displayed:
+        return streams
+    return [
+        *streams,
+        _resource(environment, job, "displays", displays_uri(environment.id, job.number)),
+    ]
+
+
+def _resource(environment: Environment, job: Job, name: str, uri: str) -> Resource:
+    return Resource(
+        uri=uri,
+        name=f"{environment.name}/{job.number}/{name}",
+        title=f"{name} of execution {job.number} in {environment.name}",
+        description=f"{job.what.kind}: {job.what.summary} ({job.state})",
+        mime_type="application/json",
+    )
 
 
 def _place(environment: Environment) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.mcp.context import Services
+from waggle.mcp.resources.displays import Form, form_of, listed
 from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.results.images import page_type
 from waggle.mcp.results.pages import (
@@ -30,9 +31,13 @@ from waggle.mcp.uris import (
     ARCHIVE_TYPE,
     Address,
     ArchiveAddress,
+    DisplayAddress,
+    DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
+    Range,
     StreamAddress,
+    displays_uri,
     output_uri,
 )
 from waggle.service.programs import Job
@@ -51,7 +56,7 @@ class StreamItem(BaseModel):
 
 
 class ExecutionItem(BaseModel):
-    """An execution of an environment."""
+    """An execution of an environment; `displays` are bytes of records, of which a list is made."""
 
     job_id: int
     tool: str
@@ -59,6 +64,7 @@ class ExecutionItem(BaseModel):
     status: str
     stdout: StreamItem
     stderr: StreamItem
+    displays: StreamItem | None = None
 
 
 class EnvironmentContent(EnvironmentSummary):
@@ -79,6 +85,12 @@ async def read_resource(
             return _environment(services, uri, address, owner, executions)
         case StreamAddress():
             return await _stream(services, uri, address, owner)
+        case DisplaysAddress():
+            job = await services.jobs.get(address.environment_id, address.number, owner=owner)
+            return _form(uri, listed(job, address), address.part, job)
+        case DisplayAddress():
+            job = await services.jobs.get(address.environment_id, address.number, owner=owner)
+            return _form(uri, form_of(job, address), address.part, job)
         case FileAddress():
             return await _file(services, uri, address, owner)
         case ArchiveAddress():
@@ -110,6 +122,9 @@ def _execution(job: Job) -> ExecutionItem:
         status=job.state.value,
         stdout=stdout,
         stderr=stderr,
+        displays=StreamItem(uri=displays_uri(job.environment_id, job.number), bytes=job.displayed)
+        if job.displayed
+        else None,
     )
 
 
@@ -128,6 +143,15 @@ async def _stream(services: Services, uri: str, address: StreamAddress, owner: O
     printed = exact_page(recording, offset=part.offset, length=part.length)
     kind = "text/plain" if printed.encoding == "utf-8" else "application/octet-stream"
     return _contents(uri, printed, kind, status)
+
+
+def _form(uri: str, form: Form, part: Range, job: Job) -> Contents:
+    """Return a page of one form of a display: text, or a blob."""
+    length = min(max(part.length or DEFAULT_PAGE_BYTES, SMALLEST_PAGE), DEFAULT_PAGE_BYTES)
+    data = form.data[part.offset : part.offset + length]
+    encoding = None if form.is_text else "base64"
+    shown = page(data, offset=part.offset, size=len(form.data), encoding=encoding)
+    return _contents(uri, shown, form.mime_type, {"status": job.state.value})
 
 
 async def _file(services: Services, uri: str, address: FileAddress, owner: Owner) -> Contents:

@@ -21,6 +21,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from pydantic import BaseModel
 
 from waggle.domain.programs import Output
+from waggle.domain.programs.text import Insert, printed
 from waggle.mcp.errors import Failure
 
 NOTE = "A fact, or the next step."
@@ -188,38 +189,50 @@ def fit(text: str, budget: int) -> str:
     return text[:keep]
 
 
-def share(stdout: Output, stderr: Output, characters: int) -> tuple[Output, Output]:
+def share(
+    stdout: Output, stderr: Output, characters: int, inserts: Sequence[Insert] = ()
+) -> tuple[Output, Output]:
     """Return both streams, cut so that their texts have at most `characters` and fit a result.
 
-    A short stream leaves its room to the other.
+    A short stream leaves its room to the other. The `inserts` belong to stdout, and are never cut.
     """
-    first, second = _cost(stdout.text(), characters), _cost(stderr.text(), characters)
+    first, second = _cost(stdout, inserts, characters), _cost(stderr, (), characters)
     if first + second <= characters:
         return stdout, stderr
     half = characters // 2
     if first <= half:
         return stdout, shrink(stderr, characters - first, characters)
     if second <= half:
-        return shrink(stdout, characters - second, characters), stderr
-    return shrink(stdout, half, characters), shrink(stderr, half, characters)
+        return shrink(stdout, characters - second, characters, inserts), stderr
+    return shrink(stdout, half, characters, inserts), shrink(stderr, half, characters)
 
 
-def shrink(output: Output, room: int, characters: int) -> Output:
+_ROUNDS = 8
+"""Rounds in which `shrink` looks for the most that fits; then it halves what is kept."""
+
+
+def shrink(output: Output, room: int, characters: int, inserts: Sequence[Insert] = ()) -> Output:
     """Return the stream with more of its middle cut out, until its text takes at most `room`."""
-    kept = len(output.head) + len(output.tail)
-    while (cost := _cost(output.text(), characters)) > room and kept > 0:
-        kept = min(kept * room // cost, kept - 1)
+    kept, rounds = len(output.head) + len(output.tail), 0
+    while (cost := _cost(output, inserts, characters)) > room and kept > 0:
+        rounds += 1
+        kept = min(kept * room // cost, kept - 1) if rounds <= _ROUNDS else kept // 2
         output = _cut(output, kept)
     return output
 
 
-def _cost(text: str, characters: int) -> int:
+def _cost(output: Output, inserts: Sequence[Insert], characters: int) -> int:
+    """Return what the text of a stream takes; see `text_cost`."""
+    return text_cost(printed(output, inserts), characters)
+
+
+def text_cost(text: str, characters: int) -> int:
     """Return the length of `text`, or its share of COPY_BUDGET scaled to `characters` if larger."""
     return max(len(text), -(-wire_size(text) * characters // COPY_BUDGET))
 
 
 def _cut(output: Output, kept: int) -> Output:
-    """Keep `kept` bytes, half from each end. `Output.text` leaves out characters cut in two."""
+    """Keep `kept` bytes, half from each end. `printed` leaves out characters cut in two."""
     rest = output.tail or output.head
     half = kept // 2
     return Output(

@@ -1,82 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The result of a program with its images, which are recognized by content and found after its run.
+"""The result of a program with its pictures: those that it displayed, and images that it wrote.
 
-The guest wrote the bytes. A truncated file does not count as an image, because models refuse a
-whole conversation over a broken one. The images of a program are the image files in its working
-directory that are new or changed since it started; the guest needs no support for this. It costs a
-listing before and one after the run, so it is done only for programs that name an image file or
-when the client requests it. Called by `results.listings`, `resources.read` and the tools.
+The images of a program are the image files in its working directory that are new or changed since
+it started; the guest needs no support for this. It costs a listing before and one after the run, so
+it is done only for programs that name an image file or when the client requests it. Called by
+`resources.read` and the tools.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import anyio
-from mcp_types import Annotations, ContentBlock, ImageContent, ResourceLink
+from mcp_types import ContentBlock, ImageContent
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.files import FileEntry
 from waggle.domain.programs.job import JobState, JobView
 from waggle.mcp.errors import Failure, clean
-from waggle.mcp.results import COPY_BUDGET, Hint, Reply, failed, readable, success, wire_size
-from waggle.mcp.results.jobs import CommandOutput, ShownImage, command_output, command_text
-from waggle.mcp.results.pages import BASE64_PAGE_BYTES, Page, mime_type
+from waggle.mcp.results import COPY_BUDGET, Hint, Reply, failed, success, wire_size
+from waggle.mcp.results.jobs import CommandOutput, ShownImage, command_text, job_shown
+from waggle.mcp.results.pages import Page, mime_type
+from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, file_link, image_content, image_type
 from waggle.mcp.uris import file_uri
 from waggle.service.files import FilesystemService
 from waggle.service.programs.execution import ExecutionLimits
-
-MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
-"""The largest size of one image; larger ones are treated as ordinary files."""
-SVG = "image/svg+xml"
-_HEAD = 4_096
-_END = 64
-_TAG = re.compile(rb"<svg[\s/>]")
-
-
-def image_type(data: bytes) -> str | None:
-    """Return the media type of a complete png, jpeg, gif, webp or svg; None for anything else."""
-    start, end = data[:16], data[-_END:]
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png" if b"IEND" in end else None
-    if start.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg" if b"\xff\xd9" in end else None
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif" if end.endswith(b";") else None
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        return "image/webp" if int.from_bytes(start[4:8], "little") + 8 <= len(data) else None
-    return SVG if _is_svg(data) else None
-
-
-def _is_svg(data: bytes) -> bool:
-    """Whether the first element, after declarations and comments, is `svg`, and it is closed."""
-    rest = data[:_HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
-    while rest.startswith((b"<?", b"<!")):
-        _, found, rest = rest.partition(b"-->" if rest.startswith(b"<!--") else b">")
-        rest = rest.lstrip()
-        if not found:
-            return False
-    return _TAG.match(rest) is not None and data.rstrip().endswith((b"</svg>", b"/>"))
-
-
-def image_content(data: bytes, kind: str) -> ImageContent:
-    """Return the image as a block of a result. Models take no SVG: it is marked for the user."""
-    annotations = Annotations(audience=["user"]) if kind == SVG else None
-    encoded = base64.b64encode(data).decode("ascii")
-    return ImageContent(type="image", data=encoded, mime_type=kind, annotations=annotations)
-
-
-def file_link(uri: str, path: str, kind: str, size: int) -> ResourceLink:
-    """Return a link to a file of `size` bytes, for a client that stores the bytes."""
-    name = readable(posixpath.basename(path)) or "file"
-    return ResourceLink(type="resource_link", name=name, uri=uri, mime_type=kind, size=size)
 
 
 def page_type(path: str, data: bytes, part: Page) -> str:
@@ -175,13 +128,13 @@ def _is_image(entry: FileEntry) -> bool:
 
 
 def _with_images(
-    environment_id: str, output: CommandOutput, pictures: Sequence[Picture]
+    environment_id: str, output: CommandOutput, pictures: Sequence[Picture], taken: int
 ) -> tuple[CommandOutput, list[ContentBlock], list[Hint]]:
     """Return the output with its images listed, those that fit, and hints on the others.
 
-    A link to its file follows an image.
+    A link to its file follows an image. Other pictures have `taken` so many bytes.
     """
-    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
+    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr)) - taken
     shown: list[ContentBlock] = []
     items: list[ShownImage] = []
     hints: list[Hint] = []
@@ -204,13 +157,16 @@ def result_of(
     limits: ExecutionLimits,
     *,
     shown: int,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[Picture] | None = None,
 ) -> Reply:
     """Return a job as a result: ended, still running, or an error with the output so far.
 
-    `shown` is the most characters of output. `pictures` are shown with it.
+    `shown` is the most characters of output. `pictures` are shown with it, and those that it
+    displayed; with None neither are.
     """
-    output, hints = command_output(view, shown)
+    failing = view.state in (JobState.TIMED_OUT, JobState.LOST)
+    made = job_shown(view, shown, pictures=pictures is not None and not failing)
+    output, hints = made.output, made.hints
     if view.state is JobState.TIMED_OUT:
         failure = timeout_failure(
             view,
@@ -225,10 +181,12 @@ def result_of(
             why, step = view.diagnosis.cause, view.diagnosis.next_step
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
         return failed(failure, output, command_text, hints)
+    also = made.pictures
     if pictures:
-        output, images, more = _with_images(view.environment_id, output, pictures)
-        return success(output, command_text, also=images, hints=[*hints, *more])
-    return success(output, command_text, hints=hints)
+        taken = sum(len(block.data) for block in also if isinstance(block, ImageContent))
+        output, images, more = _with_images(view.environment_id, output, pictures, taken)
+        also, hints = [*also, *images], [*hints, *more]
+    return success(output, command_text, also=also, hints=hints)
 
 
 def timeout_failure(view: JobView, longest: float, otherwise: str) -> Failure:

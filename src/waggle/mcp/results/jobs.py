@@ -8,14 +8,18 @@ lines of programs left running, so they are cleaned here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
+from mcp_types import ContentBlock
 from pydantic import BaseModel, Field
 
 from waggle.domain.programs import MAX_COMMAND
 from waggle.domain.programs.job import JobState, JobView, StreamName
+from waggle.domain.programs.text import printed
 from waggle.mcp.errors import clean
 from waggle.mcp.results import ADVICE, NOTE, Hint, rfc3339, share
+from waggle.mcp.results.displays import DisplayItem, item_lines, shown_displays
 from waggle.mcp.uris import output_uri
 from waggle.service.programs.leftovers import LeftList
 
@@ -59,7 +63,7 @@ class ShownImage(BaseModel):
 class ProgramOutput(BaseModel):
     """The output of a program and how it ended."""
 
-    stdout: str = ""
+    stdout: str = Field(default="", description="With its displays in between, as text.")
     stderr: str = ""
     exit_code: int | None = Field(default=None, description="Only if it exited by itself.")
     duration_ms: int = Field(default=0, description="Only from a second on, or if it did not exit.")
@@ -83,6 +87,10 @@ class CommandOutput(ProgramOutput):
         default_factory=list[ShownImage],
         description="Images that the program wrote. Where one is shown, the result is text and "
         "images only.",
+    )
+    displays: list[DisplayItem] = Field(
+        default_factory=list[DisplayItem],
+        description="Rich output of which stdout shows a part.",
     )
     left_running: list[LeftProgram] = Field(
         default_factory=list[LeftProgram],
@@ -143,6 +151,10 @@ class JobReport(ProgramOutput):
         default=None, description="The next page's, unless this is the last."
     )
     size: int = Field(default=0, description="Bytes printed so far.")
+    displays: list[DisplayItem] = Field(
+        default_factory=list[DisplayItem],
+        description="Rich output of which stdout shows a part.",
+    )
     left_running: list[LeftItem] = Field(
         default_factory=list[LeftItem], description="Programs that ended jobs left running."
     )
@@ -183,14 +195,35 @@ def left_lines(items: Sequence[LeftItem]) -> list[str]:
 _RUNNING = "read_job waits for its end, shows what it prints or kills it."
 
 
-def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[Hint]]:
-    """Return a job as a model with at most `characters` of output, and hints on the rest of it."""
-    stdout, stderr = share(view.stdout, view.stderr, characters)
+@dataclass(frozen=True, slots=True)
+class JobShown:
+    """A job as a model, pictures that it displayed, and hints on what the model lacks."""
+
+    output: CommandOutput
+    pictures: Sequence[ContentBlock]
+    hints: Sequence[Hint]
+
+
+def command_output(view: JobView, characters: int) -> tuple[CommandOutput, Sequence[Hint]]:
+    """Return a job as `job_shown` does, without pictures."""
+    made = job_shown(view, characters, pictures=False)
+    return made.output, made.hints
+
+
+def job_shown(
+    view: JobView, characters: int, *, pictures: bool = True, linked: bool = True
+) -> JobShown:
+    """Return a job with at most `characters` of output, and hints on the rest of it.
+
+    `linked` means that its resources can be read, which is not so when its environment is gone.
+    """
+    displays = shown_displays(view, characters, pictures=pictures, linked=linked)
+    stdout, stderr = share(view.stdout, view.stderr, characters, displays.inserts)
     output = CommandOutput(
         job_id=view.number,
         status=view.state.value,
-        stdout=stdout.text(),
-        stderr=stderr.text(),
+        stdout=printed(stdout, displays.inserts),
+        stderr=printed(stderr),
         exit_code=view.exit_code,
         duration_ms=shown_ms(view.duration, view.state),
         signal=view.signal or "",
@@ -200,14 +233,15 @@ def command_output(view: JobView, characters: int) -> tuple[CommandOutput, list[
         stdout_uri=_uri(view, StreamName.STDOUT) if stdout.dropped else "",
         stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
         diagnosis=_cause(view),
+        displays=displays.items,
         left_running=[
             LeftProgram(pid=program.pid, command=clean(program.command, MAX_COMMAND))
             for program in view.left.programs
         ],
     )
     streams = ((StreamName.STDOUT, stdout), (StreamName.STDERR, stderr))
-    hints = [_rest(view, name, len(cut.head)) for name, cut in streams if cut.dropped]
-    return output, [*hints, *_continues(view)]
+    rest = [_rest(view, name, len(cut.head)) for name, cut in streams if cut.dropped]
+    return JobShown(output, displays.blocks, [*rest, *displays.hints, *_continues(view)])
 
 
 def _continues(view: JobView) -> list[Hint]:
@@ -245,7 +279,8 @@ def command_text(output: CommandOutput) -> str:
     images = [
         f"[image {image.path}, {image.mime_type}, {image.size} bytes]" for image in output.images
     ]
-    return "\n".join([*_printed(output), *cut, how, *_left(output), *images])
+    shown = item_lines(output.displays)
+    return "\n".join([*_printed(output), *shown, *cut, how, *_left(output), *images])
 
 
 def run_text(output: RunOutput) -> str:

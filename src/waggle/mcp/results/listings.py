@@ -23,14 +23,9 @@ from waggle.mcp.results.files import (
     SearchMatch,
     SearchResult,
 )
-from waggle.mcp.results.images import (
-    MAX_IMAGE_BYTES,
-    file_link,
-    image_content,
-    image_type,
-    page_type,
-)
+from waggle.mcp.results.images import page_type
 from waggle.mcp.results.pages import Page
+from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, file_link, image_content, image_type
 from waggle.mcp.uris import file_uri
 
 MAX_LISTED = 200

@@ -32,6 +32,7 @@ from waggle.mcp.results.jobs import (
     RunOutput,
     command_output,
     command_text,
+    job_shown,
     run_text,
 )
 from waggle.mcp.schema.parameters import (
@@ -230,11 +231,12 @@ class RunTools:
 
     def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
         """Return the output as execute does, without links into the destroyed environment."""
-        output, _ = command_output(view, self._limits.output)
-        given = output.model_dump(include=set(RunOutput.model_fields))
+        shown = self._limits.output
+        made = job_shown(view, shown, pictures=failure is None, linked=False)
+        given = made.output.model_dump(include=set(RunOutput.model_fields))
         result = RunOutput(phase=phase, **given)
         if failure is None:
-            return success(result, run_text)
+            return success(result, run_text, also=made.pictures)
         return failed(failure, result, run_text)
 
 
@@ -247,6 +249,7 @@ def run_tools(services: Services) -> list[OfferedTool]:
             description="Run one program in a new environment that is destroyed at once, with all "
             "files. For more than one call use execute.",
             annotations=RUNS,
+            shows_pictures=True,
             meta=searchable("run a program once in a throw-away sandbox"),
         )
     ]

@@ -116,6 +116,11 @@ class JobRecord:
             return self._unread.printed[0 if name is StreamName.STDOUT else 1]
         return self.streams[name].total
 
+    @property
+    def displayed(self) -> int:
+        """The bytes of records of displays that it has printed."""
+        return self._unread.printed[2] if self._unread is not None else self.display.total
+
     def set_paused(self, paused: bool) -> None:
         """Note that its environment is paused, which ends all waits, or runs again."""
         if paused and self._paused_at is None:

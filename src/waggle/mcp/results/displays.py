@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The displays of a job as a result shows them: among its output, as pictures, by their URIs. Pure.
+
+Called by `results.jobs`. The guest wrote all of it: titles are cleaned, a picture is shown only if
+its bytes are what they claim and its header gives a size within MAX_PIXELS, and everything is
+bounded in number and in size.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from mcp_types import ContentBlock, ImageContent, ResourceLink
+from pydantic import BaseModel, Field
+
+from waggle.domain.programs.display import Display
+from waggle.domain.programs.job import JobView
+from waggle.domain.programs.text import Insert, cleaned
+from waggle.mcp.errors import clean
+from waggle.mcp.results import COPY_BUDGET, Hint, text_cost, wire_size
+from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, image_content, image_type, pixels
+from waggle.mcp.uris import CHART, display_uri, displays_uri
+
+MAX_PICTURES: Final = 8
+"""Pictures in one result."""
+MAX_PIXELS: Final = 4 << 20
+"""Pixels of one picture: more is scaled down by models, and costs them as much."""
+MAX_SHOWN: Final = 50
+"""Displays among the text of a result."""
+MAX_LISTED: Final = 10
+MAX_TYPES: Final = 8
+MAX_TEXT: Final = 4_000
+"""Characters of one display among the text."""
+MAX_SOURCE: Final = 400
+"""The same where text is only the source of what a client draws."""
+MAX_CHART: Final = 2_000
+"""Bytes of a chart's JSON in structured content."""
+MAX_CHARTS: Final = 8_000
+_MAX_TITLE = 80
+_PICTURES: Final = ("image/png", "image/jpeg", "image/webp", "image/gif")
+_TEXTS: Final = ("text/plain", "text/markdown", "text/latex")
+_REPR: Final = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-f]+)?>")
+"""Text that only names the class of an object."""
+_DRAWN: Final = re.compile(r"application/vnd\.(?:plotly|vega)[\w.-]*\+json")
+
+
+class DisplayItem(BaseModel):
+    """A rich output of a program that has more than the text shows."""
+
+    index: int = Field(description="Counts from 1 in its job.")
+    mime_types: list[str]
+    uri: str = Field(description="Resource with all of it; a media type after it has one form.")
+    chart: dict[str, Any] | None = Field(
+        default=None, description="What it draws: type, titles, series."
+    )
+    chart_uri: str = Field(default="", description="Resource with the same, if it is long.")
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDisplays:
+    """Displays in the parts of a result: among stdout, as structured content, blocks and hints."""
+
+    inserts: Sequence[Insert] = ()
+    items: list[DisplayItem] = field(default_factory=list[DisplayItem])
+    blocks: Sequence[ContentBlock] = ()
+    hints: Sequence[Hint] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The representation of a display that a model can see, and its block if it is shown."""
+
+    kind: str
+    size: tuple[int, int]
+    block: ImageContent | None
+
+
+def shown_displays(
+    view: JobView, characters: int, *, pictures: bool, linked: bool = True
+) -> ShownDisplays:
+    """Return the displays of a job; text of at most a third of `characters`.
+
+    `pictures` shows pictures. Without `linked` nothing refers to resources, because there are none.
+    """
+    displays = view.displays.items
+    if not displays and not view.displays.dropped:
+        return ShownDisplays()
+    drawn = _pictures(view) if pictures else {}
+    inserts, texts = _inserts(displays, drawn, characters)
+    blocks: list[ContentBlock] = []
+    for display in displays:
+        picture = drawn.get(display.index)
+        if picture and picture.block:
+            blocks.append(picture.block)
+            blocks += [_link(view, display, picture)] if linked else []
+    items, hints = _items(view, drawn, texts) if linked else ([], [])
+    return ShownDisplays(inserts, items, blocks, [*hints, *_lost(view)])
+
+
+def _lost(view: JobView) -> list[Hint]:
+    count = view.displays.dropped
+    what = "1 display was" if count == 1 else f"{count} displays were"
+    return [Hint("", f"{what} too large, damaged or too many, and not kept")] if count else []
+
+
+def _pictures(view: JobView) -> dict[int, _Picture]:
+    """Return the pictures by index; the first that fit have a block.
+
+    A result with pictures has no structured content, so they have the room of its copy too.
+    """
+    printed = wire_size(view.stdout.text()) + wire_size(view.stderr.text()) + COPY_BUDGET // 3
+    room, count = 2 * COPY_BUDGET - min(COPY_BUDGET, printed), MAX_PICTURES
+    found: dict[int, _Picture] = {}
+    for display in view.displays.items[:MAX_SHOWN]:
+        for kind in _PICTURES:
+            data = display.data.get(kind)
+            size = pixels(data, kind) if isinstance(data, bytes) else None
+            if not isinstance(data, bytes) or not size or image_type(data) != kind:
+                continue
+            fits = size[0] * size[1] <= MAX_PIXELS and len(data) <= MAX_IMAGE_BYTES
+            block = image_content(data, kind) if fits and count else None
+            if block and len(block.data) > room:
+                block = None
+            if block:
+                room, count = room - len(block.data), count - 1
+            found[display.index] = _Picture(kind, size, block)
+            break
+    return found
+
+
+def _link(view: JobView, display: Display, picture: _Picture) -> ResourceLink:
+    """Return a link to a picture, for a client that stores the bytes."""
+    uri = display_uri(view.environment_id, view.number, display.index, picture.kind)
+    return ResourceLink(
+        type="resource_link",
+        name=f"display {display.index}",
+        uri=uri,
+        mime_type=picture.kind,
+        size=len(display.data[picture.kind]),
+    )
+
+
+def _inserts(
+    displays: Sequence[Display], drawn: Mapping[int, _Picture], characters: int
+) -> tuple[list[Insert], dict[int, bool]]:
+    """Return texts for the first displays, and of which it is all; in a third of `characters`."""
+    inserts: list[Insert] = []
+    whole: dict[int, bool] = {}
+    at, room = 0, characters // 3
+    for number, display in enumerate(displays):
+        at = max(at, display.stdout_at)
+        for text, all_of_it in _choices(display, drawn.get(display.index)):
+            if (cost := text_cost(text, characters) + 1) <= room and number < MAX_SHOWN:
+                inserts.append(Insert(at, text))
+                whole[display.index] = all_of_it
+                room -= cost
+                break
+        else:
+            left = len(displays) - number
+            inserts.append(Insert(at, f"[{left} more display{'s' if left > 1 else ''}]"))
+            break
+    return inserts, whole
+
+
+def _choices(display: Display, picture: _Picture | None) -> list[tuple[str, bool]]:
+    """Return what can stand for a display, the best first, and whether it is all of its text."""
+    named = _named(display)
+    if picture is not None:
+        width, height = picture.size
+        shown = "" if picture.block else "; not shown"
+        what = f"picture {display.index}: {picture.kind} {width}x{height}{named}{shown}"
+        return [(f"[{what}]", False)]
+    line = f"[display {display.index}: {', '.join(_types(display))}{named}]"
+    text = _text(display)
+    if text is None:
+        return [(line, False)]
+    drawn = any(_DRAWN.fullmatch(mime) for mime in display.data)
+    if len(text) <= (MAX_SOURCE if drawn else MAX_TEXT):
+        return [(text, True), (line, False)]
+    if drawn:
+        return [(line, False)]
+    kept = text[:MAX_TEXT]
+    kept = kept[: kept.rfind("\n") + 1].rstrip() or kept
+    rest = f"[the rest of display {display.index} is not shown]"
+    return [(f"{kept}\n{rest}", False), (line, False)]
+
+
+def _text(display: Display) -> str | None:
+    """Return a display's text for a model; None if it has none that says something."""
+    for mime in _TEXTS:
+        given = display.data.get(mime)
+        text = cleaned(given[: 10 * MAX_TEXT]).strip("\n") if isinstance(given, str) else ""
+        if text.strip() and not (len(display.data) > 1 and _REPR.fullmatch(text)):
+            return text
+    return None
+
+
+def _named(display: Display) -> str:
+    """Return the title of its chart after a comma; empty if it has none."""
+    title = _title(display.chart)
+    return f", {' '.join(clean(title, _MAX_TITLE).split())}" if title.strip() else ""
+
+
+def _title(chart: Mapping[str, Any] | None) -> str:
+    """Return the title of a chart, or of the first part that has one."""
+    if chart is None:
+        return ""
+    title: object = chart.get("title")
+    if isinstance(title, str) and title.strip():
+        return title
+    for value in chart.values():
+        for part in cast("list[object]", value)[:MAX_PICTURES] if isinstance(value, list) else ():
+            inner = cast("dict[str, object]", part).get("title") if isinstance(part, dict) else None
+            if isinstance(inner, str) and inner.strip():
+                return inner
+    return ""
+
+
+def _types(display: Display) -> list[str]:
+    return list(display.data)[:MAX_TYPES]
+
+
+def _items(
+    view: JobView, drawn: Mapping[int, _Picture], whole: Mapping[int, bool]
+) -> tuple[list[DisplayItem], list[Hint]]:
+    """Return the first displays that have more than the text shows, and a hint on others."""
+    items: list[DisplayItem] = []
+    room, more = MAX_CHARTS, 0
+    for display in view.displays.items:
+        picture = drawn.get(display.index)
+        shown = {picture.kind, "text/plain"} if picture and picture.block else set[str]()
+        shown |= {*_TEXTS} if whole.get(display.index) else set()
+        if set(display.data) <= shown and display.chart is None:
+            continue
+        if len(items) >= MAX_LISTED:
+            more += 1
+            continue
+        of = (view.environment_id, view.number, display.index)
+        item = DisplayItem(index=display.index, mime_types=_types(display), uri=display_uri(*of))
+        if display.chart is not None:
+            size = wire_size(chart_text(display.chart))
+            if size <= min(MAX_CHART, room) and not shown.intersection(_PICTURES):
+                item.chart, room = dict(display.chart), room - size
+            else:
+                item.chart_uri = display_uri(*of, CHART)
+        items.append(item)
+    if not more:
+        return items, []
+    uri = displays_uri(view.environment_id, view.number)
+    return items, [Hint("", f"{more} more displays: {uri}")]
+
+
+def chart_text(chart: Mapping[str, Any]) -> str:
+    """Return the JSON of a chart."""
+    return json.dumps(chart, ensure_ascii=False, separators=(",", ":"))
+
+
+def item_lines(items: Sequence[DisplayItem]) -> list[str]:
+    """Return the displays of structured content as lines of text."""
+    lines: list[str] = []
+    for item in items:
+        lines.append(f"[display {item.index}: {', '.join(item.mime_types)}: {item.uri}]")
+        chart = item.chart_uri if item.chart is None else chart_text(item.chart)
+        lines += [f"[chart of display {item.index}: {chart}]"] if chart else []
+    return lines
