@@ -16,6 +16,7 @@ from tool_notes import EXAMPLES, NOTES
 from waggle.app.values import execution_limits
 from waggle.config import load
 from waggle.domain.files.search import ALWAYS_SKIPPED
+from waggle.domain.programs.display import MAX_RECORDS, MAX_STREAM_BYTES
 from waggle.domain.toolset import TOOLS, Toolset
 from waggle.mcp.context import Services
 from waggle.mcp.offered import NOT_FOUND_BEFORE_2026
@@ -23,6 +24,7 @@ from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
+from waggle.mcp.results.displays import MAX_PICTURES, MAX_PIXELS
 from waggle.mcp.results.images import MAX_IMAGES
 from waggle.mcp.results.pictures import MAX_IMAGE_BYTES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
@@ -146,6 +148,16 @@ Images are recognized by their content. `read_file` shows a png, jpeg, gif, webp
 program wrote into its working directory, once it has ended: by default when its text names an image
 file (or `savefig`), or with `images`. Of a program that outlives its call, `read_job` (with
 `wait_seconds`) and `wait_job` show them. With `files`, a link to its resource follows an image.
+
+What a program displays (pictures, tables, charts, HTML) is among its output, at its place: as text,
+or as a line that says what it is. The first {MAX_PICTURES} pictures with at most {MAX_PIXELS:,}
+pixels that have room are shown, unless `images` is false. What the text does not show is in `displays`, by
+URI: `displays/1` has all representations by media type, `displays/1/text/html` one of them, and
+`displays/1/chart` the data of a chart. Displays are kept with the output of their job, at most
+{MAX_RECORDS:,} of them and {MAX_STREAM_BYTES:,} bytes of records.
+
+Output is shown as a terminal shows it: without colours, a line that was rewritten in its last
+state, and lines that repeat once with a count. Pages of `read_job` and resources have every byte.
 """
 
 Schema = Mapping[str, Any]

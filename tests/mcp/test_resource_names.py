@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -15,14 +16,22 @@ from waggle.domain.programs.job import StreamName
 from waggle.mcp.resources.changes import SECONDS, Pace
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
+    CHART,
+    DISPLAY_TEMPLATE,
+    DISPLAYS_TEMPLATE,
     FILE_TEMPLATE,
+    FORM_TEMPLATE,
     STREAM_TEMPLATE,
     ArchiveAddress,
+    DisplayAddress,
+    DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
     Range,
     StreamAddress,
     archive_uri,
+    display_uri,
+    displays_uri,
     environment_uri,
     file_uri,
     output_uri,
@@ -68,6 +77,27 @@ def test_the_uri_of_an_archive_parses_back() -> None:
     assert parse_uri(uri) == ArchiveAddress(ID, archive, Range(7))
     for wrong in ("", "0123", archive.upper(), f"{archive}/x", f"../{archive}"):
         assert parse_uri(f"{environment_uri(ID)}/archives/{wrong}") is None
+
+
+def test_the_uris_of_displays_parse_back() -> None:
+    assert parse_uri(displays_uri(ID, 7)) == DisplaysAddress(ID, 7)
+    assert parse_uri(display_uri(ID, 7, 12)) == DisplayAddress(ID, 7, 12)
+    for form in ("image/svg+xml", "text/html", CHART, "application/vnd.vega-lite.v5+json"):
+        assert parse_uri(display_uri(ID, 7, 1, form)) == DisplayAddress(ID, 7, 1, form)
+        variables = {"id": ID, "n": "7", "k": "1", "form": form, "offset": "5"}
+        uri = UriTemplate.parse(FORM_TEMPLATE).expand(variables)
+        assert parse_uri(uri) == DisplayAddress(ID, 7, 1, form, Range(5))
+        coded = display_uri(ID, 7, 1, quote(form, safe=""))
+        assert parse_uri(coded) == DisplayAddress(ID, 7, 1, form)
+    variables = {"id": ID, "n": "7", "length": "9"}
+    uri = UriTemplate.parse(DISPLAYS_TEMPLATE).expand(variables)
+    assert parse_uri(uri) == DisplaysAddress(ID, 7, Range(length=9))
+    whole = UriTemplate.parse(DISPLAY_TEMPLATE).expand({**variables, "k": "3"})
+    assert parse_uri(whole) == DisplayAddress(ID, 7, 3, "", Range(length=9))
+    for wrong in ("/0", "/-1", "/x", "/1/", "/1/a/b/c", "/1/../x", "/1/text/", "/1/A/B", "/1/a b"):
+        assert parse_uri(displays_uri(ID, 7) + wrong) is None
+    with pytest.raises(InvalidArgument):
+        parse_uri(display_uri(ID, 7, 1) + "?search=x")
 
 
 def test_equal_uris_of_an_environment_parse_to_one_address() -> None:

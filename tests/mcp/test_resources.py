@@ -41,8 +41,11 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.resources.listing import EXECUTIONS_LISTED
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
+    DISPLAY_TEMPLATE,
+    DISPLAYS_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
+    FORM_TEMPLATE,
     STREAM_TEMPLATE,
     archive_uri,
     file_uri,
@@ -235,6 +238,9 @@ async def test_readable_resources_are_listed(era: str) -> None:
         assert [template.uri_template for template in templates] == [
             ENVIRONMENT_TEMPLATE,
             STREAM_TEMPLATE,
+            DISPLAYS_TEMPLATE,
+            DISPLAY_TEMPLATE,
+            FORM_TEMPLATE,
             FILE_TEMPLATE,
             ARCHIVE_TEMPLATE,
         ]

@@ -18,6 +18,7 @@ from mcp_types import (
     SubscribeRequest,
     SubscribeRequestParams,
 )
+from tests.support.displays import record
 from tests.support.fakes import FakeFile, FakeGuest
 from tests.support.server import ERAS, LEGACY, MODERN, Rig, Setup, client, data_of, serving
 
@@ -28,10 +29,15 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
+    DISPLAY_TEMPLATE,
+    DISPLAYS_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
+    FORM_TEMPLATE,
     STREAM_TEMPLATE,
     archive_uri,
+    display_uri,
+    displays_uri,
     environment_uri,
     file_uri,
     output_uri,
@@ -40,9 +46,12 @@ from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
 
-ENVIRONMENT, OUTPUT, FILE, ARCHIVE = KINDS = (
+ENVIRONMENT, OUTPUT, DISPLAYS, DISPLAY, FORM, FILE, ARCHIVE = KINDS = (
     ENVIRONMENT_TEMPLATE,
     STREAM_TEMPLATE,
+    DISPLAYS_TEMPLATE,
+    DISPLAY_TEMPLATE,
+    FORM_TEMPLATE,
     FILE_TEMPLATE,
     ARCHIVE_TEMPLATE,
 )
@@ -60,7 +69,7 @@ def expected(toolsets: set[Toolset]) -> set[str]:
     """Return the kinds of resources that these toolsets offer."""
     kinds = {ENVIRONMENT} if Toolset.ENVIRONMENTS in toolsets else set[str]()
     if toolsets & {Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES}:
-        kinds |= {OUTPUT}
+        kinds |= {OUTPUT, DISPLAYS, DISPLAY, FORM}
     return kinds | ({FILE, ARCHIVE} if Toolset.FILES in toolsets else set())
 
 
@@ -78,10 +87,14 @@ async def fill(rig: Rig) -> dict[str, str]:
     rig.host.only.files[f"{HOME}/a.txt"] = FakeFile(b"text", 0o644)
     job = await services.execution.execute(environment, "echo hello", owner=LOCAL)
     await job.attend(20)
+    job.display.feed(record({"text/html": "<b>x</b>"}))
     packed = await services.trees.download(environment, HOME, owner=LOCAL)
     return {
         ENVIRONMENT: environment_uri(environment),
         OUTPUT: output_uri(environment, job.number, StreamName.STDOUT),
+        DISPLAYS: displays_uri(environment, job.number),
+        DISPLAY: display_uri(environment, job.number, 1),
+        FORM: display_uri(environment, job.number, 1, "text/html"),
         FILE: file_uri(environment, f"{HOME}/a.txt"),
         ARCHIVE: archive_uri(environment, packed.id),
     }
@@ -112,7 +125,7 @@ async def test_a_kind_is_in_templates_lists_completion_and_reads_or_in_none(
         templates = (await agent.list_resource_templates()).resource_templates
         assert {template.uri_template for template in templates} == kinds
         listed = {str(resource.uri) for resource in (await agent.list_resources()).resources}
-        assert listed == {uris[kind] for kind in kinds & {ENVIRONMENT, OUTPUT}}
+        assert listed == {uris[kind] for kind in kinds & {ENVIRONMENT, OUTPUT, DISPLAYS}}
         assert await readable(agent, uris) == kinds
         for kind in KINDS:
             reference = ResourceTemplateReference(uri=kind)

@@ -34,7 +34,7 @@ RESULTS = {
     "list_files": "files count",
     "install_packages": "stdout stderr exit_code",
 }
-PICTURES = {"execute", "run_command", "read_file", "read_job", "wait_job"}
+PICTURES = {"execute", "run_code", "run_command", "read_file", "read_job", "wait_job"}
 """Tools without an output schema: structured content would hide the pictures they may return."""
 
 

@@ -55,7 +55,8 @@ class Services:
     """The services behind the tools, and the settings of the tools.
 
     `heartbeat` is the seconds between progress reports of work without a known end. `offer` is
-    shown to clients that do not choose toolsets. `albums` find the images that a job has written.
+    shown to clients that do not choose toolsets. `albums` find the images that a job has written;
+    None is for a job whose caller wants no pictures.
     """
 
     environments: EnvironmentService
@@ -72,7 +73,9 @@ class Services:
     rates: RateLimiter | None = None
     observer: Observer = field(default_factory=Observer)
     offer: Offer = field(default_factory=Offer)
-    albums: WeakKeyDictionary[Job, Album] = field(default_factory=WeakKeyDictionary["Job", "Album"])
+    albums: WeakKeyDictionary[Job, Album | None] = field(
+        default_factory=WeakKeyDictionary["Job", "Album | None"]
+    )
     parameter_headers: bool = False
     """Whether clients repeat environment_id in a header."""
 

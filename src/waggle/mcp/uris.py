@@ -32,9 +32,8 @@ _PREFIX = "waggle://environments/"
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _JOB = re.compile(r"[1-9][0-9]{0,8}")
 _ARCHIVE = re.compile(r"[0-9a-f]{16}")
-_DISPLAYS = re.compile(
-    r"displays(?:/([1-9][0-9]{0,8})(?:/([a-z0-9._+-]{1,63}(?:/[a-z0-9._+-]{1,127})?))?)?"
-)
+_FORM = r"[a-z0-9][a-z0-9._+-]{0,62}(?:/[a-z0-9][a-z0-9._+-]{0,126})?"
+_DISPLAYS = re.compile(rf"displays(?:/([1-9][0-9]{{0,8}})(?:/({_FORM}))?)?")
 CHART = "chart"
 """The form of a display that is the data of its chart; all other forms are media types."""
 
@@ -188,7 +187,7 @@ def _execution(
     if rest in set(StreamName):
         part = _range(query, ("offset", "length", "search"))
         return StreamAddress(environment_id, int(number), StreamName(rest), part)
-    match = _DISPLAYS.fullmatch(rest)
+    match = _DISPLAYS.fullmatch(_decoded(rest) or "")
     if match is None:
         return None
     part = _part_of_file(query)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.programs.text import cleaned, last_line
+from waggle.domain.programs import Output
+from waggle.domain.programs.text import Insert, cleaned, last_line, printed
 
 BAR = "\r  0%|          | 0/2\r 50%|#####     | 1/2\r100%|##########| 2/2"
 
@@ -72,6 +74,44 @@ def test_the_last_line_of_progress_is_its_last_state() -> None:
     assert last_line(BAR) == "100%|##########| 2/2"
     assert last_line("done\n\n \x1b[0m\n") == "done"
     assert last_line("\x1b[31m") == ""
+
+
+def test_inserts_are_where_they_belong() -> None:
+    whole = Output(b"one\ntwo")
+    inserts = [Insert(0, "A"), Insert(4, "B\n"), Insert(6, "C"), Insert(99, "D\nE")]
+    assert printed(whole, inserts) == "A\none\nB\ntw\nC\no\nD\nE\n"
+    assert printed(whole) == "one\ntwo"
+
+
+def test_inserts_in_a_cut_are_shown_at_the_cut() -> None:
+    cut = Output(b"head", b"tail", 100)
+    inserts = [Insert(4, "A"), Insert(50, "B"), Insert(95, "C"), Insert(96, "D"), Insert(98, "E")]
+    mark = "\n[... 92 of 100 bytes cut ...]\n"
+    assert printed(cut, inserts) == f"head\nA\n{mark}B\nC\nD\nta\nE\nil"
+
+
+def test_an_insert_splits_no_character() -> None:
+    data = "aéb".encode()
+    assert printed(Output(data), [Insert(2, "X")]) == "a\nX\néb"
+    assert printed(Output(data[:2], data[2:], 50)) == "a\n[... 46 of 50 bytes cut ...]\nb"
+
+
+@given(
+    st.text(alphabet="ab\néß😀", max_size=40), st.lists(st.integers(0, 200), max_size=4), st.data()
+)
+def test_printing_loses_no_insert_and_no_text(
+    text: str, places: list[int], data: st.DataObject
+) -> None:
+    raw = text.encode()
+    head = data.draw(st.integers(0, len(raw)))
+    lost = data.draw(st.integers(0, 50))
+    output = Output(raw[:head], raw[head:], len(raw) + lost)
+    inserts = [Insert(at, f"<{n}>") for n, at in enumerate(sorted(places))]
+    shown = printed(output, inserts)
+    marks = re.findall(r"<\d>", shown)
+    assert marks == [insert.text for insert in inserts]
+    if not lost and len(set(text.split("\n"))) == text.count("\n") + 1:
+        assert re.sub(r"\n?<\d>\n", "", shown).replace("\n", "") == text.replace("\n", "")
 
 
 terminal = st.lists(

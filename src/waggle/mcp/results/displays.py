@@ -89,7 +89,7 @@ def shown_displays(
     displays = view.displays.items
     if not displays and not view.displays.dropped:
         return ShownDisplays()
-    drawn = _pictures(view) if pictures else {}
+    drawn = _pictures(view, MAX_PICTURES if pictures else 0)
     inserts, texts = _inserts(displays, drawn, characters)
     blocks: list[ContentBlock] = []
     for display in displays:
@@ -107,13 +107,13 @@ def _lost(view: JobView) -> list[Hint]:
     return [Hint("", f"{what} too large, damaged or too many, and not kept")] if count else []
 
 
-def _pictures(view: JobView) -> dict[int, _Picture]:
-    """Return the pictures by index; the first that fit have a block.
+def _pictures(view: JobView, count: int) -> dict[int, _Picture]:
+    """Return the pictures by index; the first `count` that fit have a block.
 
     A result with pictures has no structured content, so they have the room of its copy too.
     """
     printed = wire_size(view.stdout.text()) + wire_size(view.stderr.text()) + COPY_BUDGET // 3
-    room, count = 2 * COPY_BUDGET - min(COPY_BUDGET, printed), MAX_PICTURES
+    room = 2 * COPY_BUDGET - min(COPY_BUDGET, printed)
     found: dict[int, _Picture] = {}
     for display in view.displays.items[:MAX_SHOWN]:
         for kind in _PICTURES:

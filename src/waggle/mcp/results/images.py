@@ -29,6 +29,7 @@ from waggle.mcp.results.pages import Page, mime_type
 from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, file_link, image_content, image_type
 from waggle.mcp.uris import file_uri
 from waggle.service.files import FilesystemService
+from waggle.service.programs import Job
 from waggle.service.programs.execution import ExecutionLimits
 
 
@@ -106,6 +107,16 @@ async def album_of(
         seen = {entry.name: (entry.size, entry.modified) for entry in entries if _is_image(entry)}
         return Album(files, environment_id, directory, owner, seen)
     return None
+
+
+async def pictures_for(
+    albums: Mapping[Job, Album | None], job: Job, view: JobView
+) -> Sequence[Picture] | None:
+    """Return the images that a job wrote, or None if its caller wants no pictures."""
+    album = albums.get(job)
+    if album is None:
+        return None if job in albums else ()
+    return await album.new(view)
 
 
 def names_image(program: str | Sequence[str]) -> bool:

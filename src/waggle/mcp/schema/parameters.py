@@ -55,7 +55,7 @@ Images = Annotated[
     bool | None,
     Field(
         description="Show the image files that it writes into its working directory. Default: if "
-        "its text names one.",
+        "its text names one. false: no pictures at all, also of what it displays.",
         json_schema_extra=unlisted(),
     ),
 ]

@@ -13,7 +13,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Phases, Services, attend, current_owner
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply
-from waggle.mcp.results.images import Album, album_of, names_image, result_of
+from waggle.mcp.results.images import Album, album_of, names_image, pictures_for, result_of
 from waggle.mcp.results.jobs import CommandOutput
 from waggle.mcp.schema import listed_as
 from waggle.mcp.schema.parameters import (
@@ -109,7 +109,8 @@ class ExecutionTools:
                 place.id, code, owner=owner, language=language, user=who, how=how
             )
             place.keep()
-            return introduced(await self._answer(ctx, job, wait, album, shown), place)
+            self._remember(job, album, images)
+            return introduced(await self._answer(ctx, job, wait, shown), place)
 
     async def run_command(
         self,
@@ -140,7 +141,8 @@ class ExecutionTools:
             user=parse_user(user),
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        return await self._answer(ctx, job, wait, album, shown)
+        self._remember(job, album, images)
+        return await self._answer(ctx, job, wait, shown)
 
     def _wait(self, seconds: float | None, *, background: bool) -> float:
         return 0.0 if background else parse_wait(seconds, self._limits.wait)
@@ -151,13 +153,14 @@ class ExecutionTools:
         directory = cwd or environment.directory
         return await album_of(self._files, environment.id, directory, owner=owner)
 
-    async def _answer(
-        self, ctx: Ctx, job: Job, wait: float, album: Album | None, shown: int
-    ) -> Reply:
-        if album:
+    def _remember(self, job: Job, album: Album | None, images: bool | None) -> None:
+        """Note for this call and later ones whether the job's pictures are shown."""
+        if album is not None or images is False:
             self._albums[job] = album
+
+    async def _answer(self, ctx: Ctx, job: Job, wait: float, shown: int) -> Reply:
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
-        pictures = await album.new(view) if album else ()
+        pictures = await pictures_for(self._albums, job, view)
         return result_of(view, self._limits, shown=shown, pictures=pictures)
 
 

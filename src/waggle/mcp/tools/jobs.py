@@ -13,7 +13,7 @@ from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner, watch
 from waggle.mcp.results import Reply, success
-from waggle.mcp.results.images import result_of
+from waggle.mcp.results.images import pictures_for, result_of
 from waggle.mcp.results.jobs import (
     CommandOutput,
     JobItem,
@@ -125,8 +125,8 @@ class JobTools:
 
     async def _result(self, job: Job, shown: int) -> Reply:
         """Return its status, as the call that started it would."""
-        view, album = job.view(), self._albums.get(job)
-        pictures = await album.new(view) if album else ()
+        view = job.view()
+        pictures = await pictures_for(self._albums, job, view)
         return result_of(view, self._limits, shown=shown, pictures=pictures)
 
     async def kill_job(
