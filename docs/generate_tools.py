@@ -151,10 +151,10 @@ file (or `savefig`), or with `images`. Of a program that outlives its call, `rea
 
 What a program displays (pictures, tables, charts, HTML) is among its output, at its place: as text,
 or as a line that says what it is. The first {MAX_PICTURES} pictures with at most {MAX_PIXELS:,}
-pixels that have room are shown, unless `images` is false. What the text does not show is in `displays`, by
-URI: `displays/1` has all representations by media type, `displays/1/text/html` one of them, and
-`displays/1/chart` the data of a chart. Displays are kept with the output of their job, at most
-{MAX_RECORDS:,} of them and {MAX_STREAM_BYTES:,} bytes of records.
+pixels that have room are shown, unless `images` is false. What the text does not show is in
+`displays`, by URI: `displays/1` has all representations by media type, `displays/1/text/html` one
+of them, and `displays/1/chart` the data of a chart. Displays are kept with the output of their job,
+at most {MAX_RECORDS:,} of them and {MAX_STREAM_BYTES:,} bytes of records.
 
 Output is shown as a terminal shows it: without colours, a line that was rewritten in its last
 state, and lines that repeat once with a count. Pages of `read_job` and resources have every byte.

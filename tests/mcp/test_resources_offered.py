@@ -136,7 +136,7 @@ async def test_a_kind_is_in_templates_lists_completion_and_reads_or_in_none(
 @pytest.mark.parametrize("era", ERAS)
 async def test_without_files_neither_files_nor_archives_can_be_read(era: str) -> None:
     async with filled({*TOPICS} - {Toolset.FILES}, era) as (agent, uris):
-        assert await readable(agent, uris) == {ENVIRONMENT, OUTPUT}
+        assert await readable(agent, uris) == {*KINDS} - {FILE, ARCHIVE}
 
 
 async def test_a_subscription_to_an_unreadable_resource_is_refused() -> None:

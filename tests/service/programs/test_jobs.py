@@ -7,11 +7,13 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.service.world import LONG, OWNER, World, settle, world
+from tests.support.displays import record
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
 from waggle.domain.programs import Command, Left, Output, Program
+from waggle.domain.programs.display import Display, Displays
 from waggle.domain.programs.job import JobKind, JobState, StreamName
 from waggle.infra.shared.spool import Spool
 from waggle.service.programs import Job, What
@@ -57,6 +59,23 @@ async def test_a_job_continues_without_a_waiting_call_and_is_found_again(
         "before\nafter\n",
     )
     assert [brief.number for brief in jobs.list(environment, owner=OWNER)] == [1]
+
+
+async def test_a_job_keeps_what_it_displays_with_its_output(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo before\nhang")
+    await here.host.only.started.wait()
+    assert job.view().displays == Displays()
+    shown = record({"text/plain": "42"}, 7)
+    job.display.feed(shown + shown[:10])
+    kept = (Display(1, 7, 0, {"text/plain": "42"}),)
+    assert job.view().displays == Displays(kept)
+    here.host.only.release.set()
+    await job.wait(LONG)
+    assert job.view().displays == Displays(kept, dropped=1)
+    assert job.kept_bytes == len("before\n") + len(shown) + 10
+    job.close()
+    assert job.kept_bytes == 0
 
 
 async def test_a_job_counts_as_use_of_its_environment_until_it_ends(
