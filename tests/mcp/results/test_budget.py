@@ -15,7 +15,7 @@ from waggle.domain.programs.text import printed
 from waggle.domain.toolset import Offer
 from waggle.mcp.offered import result_for
 from waggle.mcp.results import fit, share, shrink, success, wire_size
-from waggle.mcp.results.jobs import command_output, command_text
+from waggle.mcp.results.programs import command_output, command_text
 
 EVENT_LIMIT = 1024 * 1024
 WORST = {

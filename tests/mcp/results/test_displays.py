@@ -20,7 +20,7 @@ from waggle.domain.toolset import Offer
 from waggle.mcp.offered import result_for
 from waggle.mcp.results import success
 from waggle.mcp.results.displays import MAX_LISTED, MAX_PICTURES, MAX_SHOWN, MAX_TEXT
-from waggle.mcp.results.jobs import JobShown, command_text, job_shown
+from waggle.mcp.results.programs import JobShown, command_text, job_shown
 from waggle.mcp.uris import display_uri, displays_uri
 
 ENVIRONMENT = "00000000-0000-4000-8000-000000000001"

@@ -24,6 +24,7 @@ _PERIODS: Final = (1, 2)
 """Lines that repeat together; a warning of Python is two, with its source."""
 
 _CONTINUED: Final = re.compile(rb"[\x80-\xbf]{0,3}")
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 _MOVES: Final = re.compile(r"[\x07\x08\x0e\x0f\r\x1b]")
 _TOKEN: Final = re.compile(
     r"(?P<text>[^\x07\x08\x0e\x0f\n\r\x1b]+)"
@@ -36,7 +37,8 @@ _TOKEN: Final = re.compile(
 
 def cleaned(text: str) -> str:
     """Return the text as it is shown in the end. It is never longer."""
-    return _counted(_Screen().shown(text) if _MOVES.search(text) else text)
+    plain = _COLOUR.sub("", text)
+    return _counted(_Screen().shown(plain) if _MOVES.search(plain) else plain)
 
 
 def last_line(text: str) -> str:
@@ -102,13 +104,16 @@ class _Screen:
 
     def shown(self, text: str) -> str:
         """Print a text and return all lines."""
-        for match in _TOKEN.finditer(text):
-            if plain := match["text"]:
-                self._write(plain)
-            elif command := match["command"]:
-                self._move(command, match["number"])
-            elif sign := match["sign"]:
-                self._sign(sign)
+        for found in _TOKEN.finditer(text):
+            match found.lastgroup:
+                case "text":
+                    self._write(found[0])
+                case "sign":
+                    self._sign(found[0])
+                case "command":
+                    self._move(found["command"], found["number"])
+                case _:
+                    pass
         self._finish(len(self._rows))
         return "\n".join(self._finished)
 
@@ -185,7 +190,8 @@ def _once(lines: list[str]) -> Iterator[str]:
     """Yield the lines; the last one may be empty, after the end of the last line."""
     at, last = 0, len(lines) - (not lines[-1])
     while at < last:
-        width, times = max(((p, _times(lines, at, last, p)) for p in _PERIODS), key=_saved)
+        width = next((width for width in _PERIODS if _repeats(lines, at, last, width)), 0)
+        times = _times(lines, at, last, width) if width else 0
         block = lines[at : at + width]
         what = "line above was" if width == 1 else f"{width} lines above were"
         count = f"[the {what} printed {times} times]"
@@ -198,13 +204,15 @@ def _once(lines: list[str]) -> Iterator[str]:
     yield from lines[last:]
 
 
+def _repeats(lines: list[str], at: int, last: int, width: int) -> bool:
+    """Whether a line is there again where it must be if `width` lines repeat too often."""
+    end = at + width * MOST
+    return end + width <= last and lines[at] == lines[end] and lines[at] == lines[at + width]
+
+
 def _times(lines: list[str], at: int, last: int, width: int) -> int:
     """Return how often the `width` lines at a place follow each other there."""
     end = at + width
     while end < last and lines[end] == lines[end - width]:
         end += 1
-    return (end - at) // width if end <= last else 0
-
-
-def _saved(found: tuple[int, int]) -> int:
-    return found[0] * (found[1] - 1) if found[1] > MOST else 0
+    return (end - at) // width

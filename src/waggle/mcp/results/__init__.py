@@ -207,7 +207,7 @@ def share(
     return shrink(stdout, half, characters, inserts), shrink(stderr, half, characters)
 
 
-_ROUNDS = 8
+_ROUNDS = 4
 """Rounds in which `shrink` looks for the most that fits; then it halves what is kept."""
 
 

@@ -193,7 +193,7 @@ def _text(display: Display) -> str | None:
     """Return a display's text for a model; None if it has none that says something."""
     for mime in _TEXTS:
         given = display.data.get(mime)
-        text = cleaned(given[: 10 * MAX_TEXT]).strip("\n") if isinstance(given, str) else ""
+        text = cleaned(given[: 2 * MAX_TEXT]).strip("\n") if isinstance(given, str) else ""
         if text.strip() and not (len(display.data) > 1 and _REPR.fullmatch(text)):
             return text
     return None

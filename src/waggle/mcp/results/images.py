@@ -24,9 +24,10 @@ from waggle.domain.files import FileEntry
 from waggle.domain.programs.job import JobState, JobView
 from waggle.mcp.errors import Failure, clean
 from waggle.mcp.results import COPY_BUDGET, Hint, Reply, failed, success, wire_size
-from waggle.mcp.results.jobs import CommandOutput, ShownImage, command_text, job_shown
+from waggle.mcp.results.jobs import CommandOutput, ShownImage
 from waggle.mcp.results.pages import Page, mime_type
 from waggle.mcp.results.pictures import MAX_IMAGE_BYTES, file_link, image_content, image_type
+from waggle.mcp.results.programs import command_text, job_shown
 from waggle.mcp.uris import file_uri
 from waggle.service.files import FilesystemService
 from waggle.service.programs import Job

@@ -28,7 +28,7 @@ from waggle.mcp.results.environments import (
     on_disk_until,
     summary,
 )
-from waggle.mcp.results.jobs import command_output, command_text
+from waggle.mcp.results.programs import command_output, command_text
 from waggle.mcp.results.state import (
     EnvironmentState,
     ExtendedEnvironment,

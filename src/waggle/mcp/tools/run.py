@@ -27,14 +27,8 @@ from waggle.mcp.errors import Failure, clean
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, success
 from waggle.mcp.results.images import timeout_failure
-from waggle.mcp.results.jobs import (
-    CommandOutput,
-    RunOutput,
-    command_output,
-    command_text,
-    job_shown,
-    run_text,
-)
+from waggle.mcp.results.jobs import CommandOutput, RunOutput
+from waggle.mcp.results.programs import command_output, command_text, job_shown, run_text
 from waggle.mcp.schema.parameters import (
     Code,
     Files,
