@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import BlobResourceContents, CallToolResult, ImageContent, TextResourceContents
-from tests.mcp.test_both_forms import check
+from tests.mcp.forms import check
 from tests.support.displays import framed, png, record
 from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
