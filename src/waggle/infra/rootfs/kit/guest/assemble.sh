@@ -29,6 +29,10 @@ x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c
 cp runner.python /kit/runners/runner.py
 cp runner.node /kit/runners/runner.js
+for part in context context_cell context_interrupts context_streams; do
+  cp "$part.node" "/kit/runners/$part.js"
+done
+cp context.shell /kit/runners/context.sh
 cp storage.conf /kit/etc/
 cd /kit
 
