@@ -40,11 +40,12 @@ class _Reader(threading.Thread):
     def __init__(self, fd: int, may_read: threading.Event) -> None:
         super().__init__(daemon=True)
         self.fd, self.may_read, self.data = fd, may_read, bytearray()
+        self.is_gone = False
         self.start()
 
     def run(self) -> None:
         self.may_read.wait()
-        while piece := os.read(self.fd, 1 << 16):
+        while not self.is_gone and (piece := os.read(self.fd, 1 << 16)):
             self.data += piece
         os.close(self.fd)
 
@@ -74,6 +75,14 @@ class Cell:
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+
+    def hang_up(self) -> None:
+        """Close the reading ends, of a cell without `is_read`."""
+        for reader in self.readers:
+            reader.is_gone = True
+        self.may_read.set()
+        for reader in self.readers:
+            reader.join(PATIENCE)
 
     def printed(self, text: str, stream: int = 1) -> None:
         """Wait until the cell has printed `text`."""
