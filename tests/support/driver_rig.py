@@ -231,6 +231,14 @@ class Driver:
         """Send SIGINT to the process group, as the kit does."""
         os.killpg(self.pid, signal.SIGINT)
 
+    def interrupted(self, cell: Cell, *, whole: bool = True) -> Ended:
+        """Interrupt a cell until it answers: a shell may start a program just after the signal."""
+        for _ in range(int(PATIENCE)):
+            self.interrupt()
+            if self._buffer or select.select([self._answers], [], [], 1.0)[0]:
+                break
+        return self.wait(cell, whole=whole)
+
     def exit_status(self) -> int:
         """Wait for the driver's end and return its status, negative for a signal."""
         until = time.monotonic() + PATIENCE

@@ -170,8 +170,7 @@ def test_an_interrupt_ends_the_cell_alone(node: Driver) -> None:
     for code in BUSY:
         cell = node.ask(code)
         cell.printed("go")
-        node.interrupt()
-        ended = node.wait(cell)
+        ended = node.interrupted(cell)
         assert ended.status == 1, code
         assert "SIGINT" in ended.err, code
         assert node.run("kept").out == "'kept'\n", code

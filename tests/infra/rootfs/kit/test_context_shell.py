@@ -139,8 +139,7 @@ def test_an_interrupt_ends_the_cell_and_not_the_shell(shell: Driver) -> None:
     for code in RUNNING:
         cell = shell.ask(code, stdin=None)
         cell.printed("go")
-        shell.interrupt()
-        ended = shell.wait(cell)
+        ended = shell.interrupted(cell)
         os.close(cell.stdin)
         assert (ended.status, ended.out) == (130, "go\n"), code
         assert shell.run("echo $kept $?").out == "kept 130\n", code
@@ -152,8 +151,7 @@ def test_an_interrupt_spares_programs_in_the_background(shell: Driver) -> None:
     shell.run("sleep 100 >/dev/null 2>&1 & left=$!")
     cell = shell.ask("echo go; sleep 100; echo not")
     cell.printed("go")
-    shell.interrupt()
-    assert shell.wait(cell).status == 130
+    assert shell.interrupted(cell).status == 130
     assert shell.run("kill $left && echo it lived").out == "it lived\n"
 
 
