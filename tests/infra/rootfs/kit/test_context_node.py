@@ -140,6 +140,22 @@ def test_a_flood_to_a_slow_reader_is_whole_and_answered(node: Driver) -> None:
     assert (ended.status, len(ended.out), len(ended.err)) == (0, 100_000_000, 10_001)
 
 
+def test_streams_that_end_in_standard_output_leave_it_open(node: Driver) -> None:
+    (node.cwd / "file").write_text("text\n")
+    code = (
+        "const read = () => require('fs').createReadStream('file')\n"
+        "await require('stream/promises').pipeline(read(), process.stdout)\n"
+        "await new Promise(r => read().on('close', r).pipe(process.stdout)); await 1"
+    )
+    for _ in range(2):
+        assert node.run(code).out == "text\ntext\n1\n"
+
+
+def test_programs_that_replace_globals_end_nothing(node: Driver) -> None:
+    assert node.run("Buffer = Promise = setImmediate = null; 5").status == 0
+    assert node.run("6").out == "6\n"
+
+
 def test_a_reader_that_is_gone_ends_nothing(node: Driver) -> None:
     code = "await new Promise(r => process.stdin.on('end', r).resume())\n"
     code += "console.log(1); console.error(2); display(3); 4"
