@@ -163,11 +163,11 @@ async def test_a_full_disk_takes_no_error_message_with_it(guest: LocalGuest) -> 
 async def test_a_shim_that_root_killed_is_a_lost_guest(guest: LocalGuest) -> None:
     made = job(sh("sleep 31415; :"))
     task = await started(guest, made)
-    program = "$(pgrep -f 'sh -c sleep 3141[5]')"
-    await root(guest, f"kill -9 $(cut -d' ' -f4 /proc/{program}/stat)")
+    find = "grep -l 'sleep 3141[5]' /proc/[0-9]*/cmdline | cut -d/ -f3"
+    await root(guest, f"program=$({find}); kill -9 $(cut -d' ' -f4 /proc/$program/stat)")
     with pytest.raises(GuestLost):
         await task
-    await root(guest, "pkill -f 'sleep 3141[5]'")
+    await root(guest, f"kill -9 $({find})")
 
 
 async def test_a_job_whose_time_is_over_shows_what_it_printed(guest: LocalGuest) -> None:

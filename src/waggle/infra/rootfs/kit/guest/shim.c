@@ -209,7 +209,7 @@ void begin_job(struct job *job) {
   job_path(path, job->id, "note");
   if (job->note) write_text(path, job->note);
   if (!make_tree(job->id)) { // it was killed before it began
-    forget_tree(), remove_job(job->id);
+    remove_job(job->id);
     errno = ECANCELED, fail(job->id);
   }
   state = map_state(job->id, true);
@@ -222,13 +222,21 @@ void begin_job(struct job *job) {
     nanosleep(&(struct timespec){.tv_nsec = tries < 100 ? 500000 : 10000000}, NULL);
 }
 
+static const char *wanted;
+
+// A `kill` that came before a start leaves a directory, which is of no use once that has failed.
+static void forget_kill(void) {
+  if (!is_running(wanted) && !has_ended(wanted)) end_tree(wanted);
+}
+
 int start_job(const char *id) {
   static struct job job = {.extension = "", .code = NO_CODE};
   char path[MAX_JOB_PATH];
   uint64_t offsets[JOB_STREAMS] = {0};
   enter_image();
   job_path(path, id, "state");
-  job.id = id;
+  job.id = wanted = id;
+  atexit(forget_kill);
   if (access(path, F_OK)) begin_job(&job);
   return follow_from(id, offsets);
 }
