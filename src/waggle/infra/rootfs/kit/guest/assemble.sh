@@ -33,6 +33,10 @@ for part in context context_cell context_interrupts context_streams; do
   cp "$part.node" "/kit/runners/$part.js"
 done
 cp context.shell /kit/runners/context.sh
+cp context.python /kit/runners/context.py
+for name in axes cells chart display figures hooks ipython rich streams; do
+  cp $name.python /kit/runners/waggle_$name.py
+done
 cp storage.conf /kit/etc/
 cd /kit
 
