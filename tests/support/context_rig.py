@@ -26,7 +26,10 @@ from typing import Any, Self
 
 from waggle.infra.rootfs.kit import GUEST_SOURCES
 
-_SHARED = ("axes", "cells", "chart", "display", "figures", "hooks", "ipython", "rich", "streams")
+_SHARED = (
+    *("axes", "boxes", "cells", "chart", "display", "figures", "hooks", "ipython"),
+    *("record", "request", "rich", "showing", "streams", "ticks"),
+)
 _SECONDS = 60.0
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cells and plain runs of Python display (kit/guest/display.python and those beside it).
 
-WAGGLE_TESTS_PYTHON names interpreters, separated by colons, that have IPython and the packages; the
+TESTED_PYTHONS names interpreters, separated by colons, that have IPython and the packages; the
 same cells run in a guest, whose image has them (tests/vm).
 """
 
@@ -19,7 +19,7 @@ import pytest
 from tests.support.cells import ALL, OWN_BACKEND, Case, check, pixels
 from tests.support.context_rig import Cell, ContextRig, lay_runners, records
 
-PYTHONS = [python for python in os.environ.get("WAGGLE_TESTS_PYTHON", "").split(":") if python]
+PYTHONS = [python for python in os.environ.get("TESTED_PYTHONS", "").split(":") if python]
 BY_ITSELF = sys.executable
 
 
@@ -32,7 +32,7 @@ def _lacks(python: str, modules: tuple[str, ...]) -> str:
 
 def _need(python: str, *modules: str) -> None:
     if lacking := _lacks(python, modules):
-        pytest.skip(f"{python} lacks {lacking}: WAGGLE_TESTS_PYTHON names one that has it")
+        pytest.skip(f"{python} lacks {lacking}: TESTED_PYTHONS names one that has it")
 
 
 @pytest.fixture(scope="module", params=[BY_ITSELF, *PYTHONS])

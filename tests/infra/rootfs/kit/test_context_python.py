@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contexts of Python (kit/guest/context.python): state, streams, errors and their ends.
 
-WAGGLE_TESTS_PYTHON names more interpreters, separated by colons: other versions, and those with
+TESTED_PYTHONS names more interpreters, separated by colons: other versions, and those with
 IPython, which are tested with its shell and without.
 """
 
@@ -19,7 +19,7 @@ import pytest
 from tests.support.context_rig import ContextRig
 from tests.support.waiting import until
 
-PYTHONS = [python for python in os.environ.get("WAGGLE_TESTS_PYTHON", "").split(":") if python]
+PYTHONS = [python for python in os.environ.get("TESTED_PYTHONS", "").split(":") if python]
 
 
 def _has_ipython(python: str) -> bool:
@@ -35,7 +35,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[sys.executable, *PYTHONS])
 def rig(request: pytest.FixtureRequest, shell: str, tmp_path: Path) -> Iterator[ContextRig]:
     if shell == "IPython" and not _has_ipython(request.param):
-        pytest.skip(f"{request.param} lacks IPython: WAGGLE_TESTS_PYTHON names one that has it")
+        pytest.skip(f"{request.param} lacks IPython: TESTED_PYTHONS names one that has it")
     environment = {} if shell == "IPython" else {"WAGGLE_PLAIN": "1"}
     with ContextRig(tmp_path, request.param, **environment) as rig:
         yield rig
@@ -318,7 +318,7 @@ def test_future_statements_stay(rig: ContextRig) -> None:
 def test_magics_and_commands(rig: ContextRig, shell: str) -> None:
     if shell != "IPython":
         pytest.skip("magics are IPython's")
-    assert rig.run("x = 'a b'\n!echo {x} $HOME").out == f"a b {rig.home}\n"
+    assert rig.run("x = 'a b'\n!echo {x} $$HOME").out == f"a b {rig.home}\n"
     assert rig.run("lines = !echo one; echo two\nprint(lines)").out == "['one', 'two']\n"
     assert rig.run("%cd -q /usr\n%pwd").out == "'/usr'\n"
     assert rig.run("%%bash\necho from bash").out == "from bash\n"
