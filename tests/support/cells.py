@@ -48,7 +48,9 @@ def check(case: Case, out: str, err: str, displays: Sequence[Display]) -> None:
         kind, series = case.chart
         chart = displays[0]["chart"]
         assert chart["type"] == kind, chart
-        found = tuple((each["label"], tuple(each["x"]), tuple(each["y"])) for each in chart["series"])
+        found = tuple(
+            (each["label"], tuple(each["x"]), tuple(each["y"])) for each in chart["series"]
+        )
         assert found == series, chart
 
 
@@ -66,7 +68,8 @@ _ONE_PNG = ((PNG, "text/plain"),)
 FIGURES = (
     Case(
         "line",
-        _PLOT + "plt.plot([1, 2, 3], [1.5, float('nan'), 4], label='a')\nplt.title('T')\nplt.show()",
+        _PLOT
+        + "plt.plot([1, 2, 3], [1.5, float('nan'), 4], label='a')\nplt.title('T')\nplt.show()",
         _MATPLOTLIB,
         _ONE_PNG,
         chart=("line", (("a", (1, 2, 3), (1.5, None, 4)),)),
@@ -171,7 +174,9 @@ FIGURES = (
 )
 
 OWN_BACKEND = (
-    "import matplotlib\nmatplotlib.use('agg')\n" + _PLOT + "lines = plt.plot([1])\nlines[0].get_label()"
+    "import matplotlib\nmatplotlib.use('agg')\n"
+    + _PLOT
+    + "lines = plt.plot([1])\nlines[0].get_label()"
 )
 """Chooses a backend that shows nothing, for good."""
 

@@ -98,9 +98,11 @@ class Running:
 class ContextRig:
     """A driver that runs, and all that it needs. Use it as a context manager."""
 
-    def __init__(self, place: Path, python: str = sys.executable, **environment: str) -> None:
+    def __init__(
+        self, place: Path, python: str = sys.executable, *, warm: str = "", **environment: str
+    ) -> None:
         self._place, self.python, self.environment = place, python, environment
-        self._count = 0
+        self._count, self._warm = 0, warm
         self._answers = b""
         self.runners = place / "runners"
         self.work = place / "work"
@@ -121,6 +123,8 @@ class ContextRig:
         }
         self._own = (self._place / "own").open("wb")
         argv = [self.python, str(self.runners / "context.py")]
+        if self._warm:
+            argv.append(str(self._place.parent / self._warm))
         self.driver = subprocess.Popen(
             ["/bin/sh", "-c", 'exec "$@" 3<"$0/requests" 4>"$0/answers"', str(self._place), *argv],
             cwd=self.work,

@@ -25,7 +25,9 @@ BY_ITSELF = sys.executable
 
 @functools.cache
 def _lacks(python: str, modules: tuple[str, ...]) -> str:
-    code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
+    code = (
+        "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
+    )
     argv = [python, "-c", code, *modules]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -96,7 +98,8 @@ def test_plain_runs_display(tmp_path: Path, python: str, case: Case) -> None:
 
 
 def test_a_plain_run_without_the_variable_is_as_ever(tmp_path: Path, python: str) -> None:
-    code = "import sys\nprint([n for n in sys.modules if 'waggle' in n], hasattr(__builtins__, 'display'))"
+    code = "import builtins, sys\n"
+    code += "print([n for n in sys.modules if 'waggle' in n], hasattr(builtins, 'display'))"
     assert _plain_run(python, tmp_path, code).out == "[] False\n"
 
 
