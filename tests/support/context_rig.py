@@ -28,7 +28,7 @@ from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 _SHARED = (
     *("axes", "boxes", "cells", "chart", "display", "figures", "hooks", "ipython"),
-    *("record", "request", "rich", "showing", "streams", "ticks"),
+    *("libraries", "record", "request", "rich", "showing", "streams", "ticks"),
 )
 _SECONDS = 60.0
 
