@@ -166,6 +166,14 @@ FIGURES = (
         chart=("bar", (("a", ("p", "q"), (1, 2)), ("b", ("p", "q"), (3, 4)))),
     ),
     Case(
+        "frame of days",
+        _PLOT + "import pandas\nframe = pandas.DataFrame({'a': [1, 2]},"
+        " index=pandas.date_range('2026-01-01', periods=2))\nframe.plot()\nplt.show()",
+        ("matplotlib", "pandas"),
+        _ONE_PNG,
+        chart=("line", (("a", ("2026-01-01", "2026-01-02"), (1, 2)),)),
+    ),
+    Case(
         "nothing on it",
         _PLOT + "plt.figure()\nplt.show()",
         _MATPLOTLIB,

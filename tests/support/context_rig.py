@@ -26,20 +26,15 @@ from typing import Any, Self
 
 from waggle.infra.rootfs.kit import GUEST_SOURCES
 
-_SHARED = (
-    *("axes", "boxes", "cells", "chart", "display", "figures", "hooks", "ipython"),
-    *("libraries", "record", "request", "rich", "showing", "streams", "ticks"),
-)
 _SECONDS = 60.0
 
 
 def lay_runners(directory: Path) -> Path:
     """Copy the runners of Python to a directory, by the names that the kit gives them."""
     directory.mkdir(exist_ok=True)
-    for name in ("context", "runner"):
-        shutil.copy(GUEST_SOURCES / f"{name}.python", directory / f"{name}.py")
-    for name in _SHARED:
-        shutil.copy(GUEST_SOURCES / f"{name}.python", directory / f"waggle_{name}.py")
+    for source in GUEST_SOURCES.glob("*.python"):
+        prefix = "" if source.stem in {"context", "runner"} else "waggle_"
+        shutil.copy(source, directory / f"{prefix}{source.stem}.py")
     return directory
 
 

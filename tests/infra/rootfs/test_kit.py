@@ -62,6 +62,12 @@ def test_every_source_is_built() -> None:
         assert file.name in script
 
 
+def test_every_module_of_python_is_copied() -> None:
+    words = source("assemble.sh").replace(".python", " ").split()
+    for file in GUEST_SOURCES.glob("*.python"):
+        assert file.stem in [word.rstrip(";") for word in words]
+
+
 def test_sources_stay_readable() -> None:
     for file in GUEST_SOURCES.iterdir():
         text = file.read_text()

@@ -167,6 +167,16 @@ def test_failing_chart_data_leaves_the_picture(rig: ContextRig, python: str) -> 
     assert "chart" not in display
 
 
+def test_a_figure_that_cannot_be_drawn_is_an_error(rig: ContextRig, python: str) -> None:
+    _need(python, "matplotlib")
+    code = "import matplotlib.pyplot as plt\nplt.plot([1])\nline = plt.title('$\\\\frac{$')"
+    for end in ("", "\nplt.show()"):
+        cell = rig.run(code + end)
+        assert (cell.status, cell.displays) == (1, []), cell.err
+        assert "ValueError" in cell.err
+    assert rig.run("plt.get_fignums()").out == "[]\n"
+
+
 def test_other_processes_do_not_get_the_backend(rig: ContextRig, python: str) -> None:
     _need(python, "matplotlib")
     code = (
