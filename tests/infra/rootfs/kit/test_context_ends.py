@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from pathlib import Path
 
@@ -176,3 +177,24 @@ def test_modules_are_loaded_before_the_first_request(rig: ContextRig, tmp_path: 
     with ContextRig(place, rig.python, warm="warm.py", **rig.environment) as second:
         cell = second.run("import sys\nprint('colorsys' in sys.modules, 'name' in globals())")
     assert (cell.out, cell.err, second.printed) == ("True False\n", "", "")
+
+
+def test_interrupts_at_any_time_leave_the_context(rig: ContextRig) -> None:
+    rig.run("import asyncio\nx = 1\nclass Rich:\n    def _repr_html_(self): return 'x' * 300000")
+    cells = ("x", "Rich()", "await asyncio.sleep(0.001)", "sum(range(20000))", "1 / 0")
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.wait(0.003):
+            rig.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        statuses = {rig.run(cell).status for cell in cells * 20}
+    finally:
+        over.set()
+        thread.join()
+    assert statuses <= {0, 1}
+    assert rig.run("x").out == "1\n"
+    assert rig.printed == ""

@@ -154,3 +154,14 @@ def test_magics_and_commands(rig: ContextRig, shell: str) -> None:
     assert (ended.status, ended.out) == (1, "runs\n")
     assert ended.err.splitlines()[-1] == "KeyboardInterrupt"
     assert not list(rig.home.iterdir())
+
+
+def test_what_is_printed_is_not_kept_in_memory(rig: ContextRig, shell: str) -> None:
+    if shell != "IPython":
+        pytest.skip("only IPython keeps it")
+    rig.run("print('x' * 100000)")
+    code = "import sys\nkept = get_ipython().history_manager\n"
+    code += (
+        "print(sum(map(len, getattr(kept, 'outputs', {}).values())), 'write' in vars(sys.stdout))"
+    )
+    assert rig.run(code).out == "0 False\n"
