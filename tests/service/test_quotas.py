@@ -17,7 +17,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.creating import CreateRequest, Pausing
 from waggle.service.environments.pausing import Reaper
 from waggle.service.programs import What
-from waggle.service.programs.jobs import MAX_RUNNING
+from waggle.service.programs.starting import MAX_RUNNING
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import AsyncGenerator
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.support.jobs import again, job
 from tests.support.vm import Lab, environment, lines, no_names, root, sh
@@ -136,7 +137,7 @@ async def test_a_job_that_runs_continues_in_a_fork_which_has_its_own(quick: Lab,
         tasks.start_soon(origin.attend, running)
         with anyio.fail_after(60):
             while not running.offsets[0]:
-                await anyio.sleep(0.01)
+                await anyio.lowlevel.checkpoint()
         async with origin.freeze() as frozen:
             fork = await copy(quick, host, frozen)
         (found,) = [one for one in await fork.jobs() if one.is_running]

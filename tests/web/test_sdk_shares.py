@@ -26,7 +26,7 @@ from tests.support.server import (
 )
 
 from waggle.service.environments.creating import Pausing
-from waggle.service.programs.jobs import MAX_RUNNING
+from waggle.service.programs.starting import MAX_RUNNING
 from waggle.web.access import AccessRules
 from waggle.web.sdk import SessionLimits
 

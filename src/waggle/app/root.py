@@ -271,7 +271,8 @@ def _services(
     spool = partial(Spool, Places.of(settings).data)
     record = partial(spool, keep=settings.output_keep_mb << 20, view=MAX_OUTPUT)
     archive = partial(spool, keep=MAX_RECORDS_BYTES, view=0)
-    jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
+    keep = settings.output_keep_mb << 20
+    jobs = JobService(environments, record=record, clock=clock, tasks=tasks, keep=keep)
     return Services(
         environments=environments,
         snapshots=snapshots,

@@ -17,7 +17,8 @@ from waggle.domain.programs.display import Display, Displays
 from waggle.domain.programs.job import JobKind, JobState, StreamName
 from waggle.infra.shared.spool import Spool
 from waggle.service.programs import Job, What
-from waggle.service.programs.jobs import MAX_RUNNING, JobService
+from waggle.service.programs.jobs import JobService
+from waggle.service.programs.starting import MAX_RUNNING
 from waggle.service.programs.table import MAX_REMEMBERED
 
 pytestmark = pytest.mark.anyio

@@ -8,6 +8,7 @@ its jobs, and `domain.host.Guest` attaches to it, several times if need be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,17 +60,21 @@ class Attributes:
 
     `keep` is the bytes kept of the beginning of each stream. With `keeps_input`, standard input
     stays open for more. `has_displays` lets the program print displays. The program of a context
-    has a driver's two descriptors; code with a `context` runs in the job of that id, and is given
-    `interrupt` seconds to end by itself before its context is killed.
+    has a driver's two descriptors; code with a `context` runs in the job of that id, and is
+    interrupted `interrupts` times, once a second, before its context is killed.
     """
 
-    keep: int = 1 << 20
+    keep: int = 1 << 30
     keeps_input: bool = False
     has_displays: bool = False
     has_driver: bool = False
     terminal: Terminal | None = None
     context: str = ""
-    interrupt: float = 5.0
+    interrupts: int = 5
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +82,8 @@ class GuestJob:
     """One job of a guest and the place up to which it was followed.
 
     `id` is the guest's name for it. `remaining` is the seconds until it is killed; it shrinks while
-    the job is followed. `is_started` is set once the guest is known to have it. `offsets` are the
-    bytes taken of each stream.
+    the job is followed. `is_started` is set once the guest is known to have it, and `started` is
+    called then, without an await. `offsets` are the bytes taken of each stream.
     """
 
     id: str
@@ -88,6 +93,7 @@ class GuestJob:
     attributes: Attributes = field(default_factory=Attributes)
     note: bytes = b""
     is_started: bool = False
+    started: Callable[[], None] = _nothing
     offsets: list[int] = field(default_factory=lambda: [0, 0, 0])
 
 

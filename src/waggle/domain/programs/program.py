@@ -234,8 +234,12 @@ class Program:
     language: Language | None = None
 
 
-def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
+def read_program(
+    code: str, language: str | None, own: RuntimeName, *, notebook: bool = False
+) -> Program:
     """Return the program that was meant. `own` runs code whose language is not known.
+
+    Notebook lines stay as they are for a `notebook`, whose shell runs them itself.
 
     Raises InvalidRuntime for a language that does not exist, and InvalidArgument, with the next
     step, for code that cannot be understood.
@@ -253,7 +257,7 @@ def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
     if runtime is RuntimeName.SHELL:
         code = unix_lines(commands(code) if is_session(code) else code)
     elif runtime is RuntimeName.PYTHON:
-        code = translated(python_lines(code))
+        code = python_lines(code) if notebook else translated(python_lines(code))
     elif not (chosen and chosen.extension) and has_types(code):
         chosen = parse_language("typescript")
     if chosen and chosen.extension:

@@ -205,6 +205,11 @@ def timeout_failure(view: JobView, longest: float, otherwise: str) -> Failure:
     """Return the failure of a program that was killed at its timeout."""
     return Failure(
         "timeout",
-        f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
+        f"The program ran into its timeout and {_how_ended(view)} after {view.duration:.1f} s.",
         f"Give a larger timeout_seconds (at most {longest:g}){otherwise}",
     )
+
+
+def _how_ended(view: JobView) -> str:
+    is_kept = view.diagnosis is not None and view.diagnosis.code == "interrupted"
+    return "was interrupted" if is_kept else "was killed"

@@ -52,6 +52,10 @@ _Language = Annotated[
         json_schema_extra={"enum": ["python", "javascript", "shell"]},
     ),
 ]
+_Context = Annotated[
+    str | None,
+    Field(description="Name of a live interpreter whose variables stay, as main. Default: none."),
+]
 _Command = Annotated[
     str | list[str],
     Field(
@@ -89,6 +93,7 @@ class ExecutionTools:
         background: Background = False,
         max_output: MaxOutput = None,
         images: Images = None,
+        context: _Context = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[Reply, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
@@ -106,7 +111,13 @@ class ExecutionTools:
         ) as place:
             album = await self._album(ctx, place.id, cwd) if look else None
             job = await self._execution.execute(
-                place.id, code, owner=owner, language=language, user=who, how=how
+                place.id,
+                code,
+                owner=owner,
+                language=language,
+                user=who,
+                how=how,
+                context=context or None,
             )
             place.keep()
             self._remember(job, album, images)
@@ -175,8 +186,7 @@ def execution_tools(services: Services) -> list[OfferedTool]:
                 "Run code or bash commands in a sandbox: an isolated Linux VM with Python, "
                 "Node.js, a terminal and the internet. Returns stdout, stderr and the exit code. "
                 "Files, packages and servers stay for the next calls in the same environment; "
-                "variables do not, as each call is a new process. Plots saved as chart.png are "
-                "shown."
+                "variables only in a context. Plots are shown."
             ),
             annotations=RUNS,
             shows_pictures=True,

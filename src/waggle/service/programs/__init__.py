@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
@@ -24,6 +24,7 @@ from waggle.domain.programs import (
     Output,
     Recording,
 )
+from waggle.domain.programs.context import context_ended, in_context, interrupted
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.service.programs.notes import Note
@@ -56,6 +57,8 @@ class Watched:
         return self.recording.output()
 
 
+CONTEXT_END_SECONDS = 5.0
+"""How long code whose context has ended waits for the cause."""
 Grown = Callable[["Job", StreamName], None]
 """Called when a job has printed. It must not raise or wait."""
 Attend = Callable[[GuestJob], Awaitable[tuple[ExecutionResult, Guest]]]
@@ -75,8 +78,13 @@ class Job(JobRecord):
         clock: Clock,
         *,
         run_id: str,
+        context: Job | None = None,
     ) -> None:
+        """`context` is the job of the live interpreter that its code runs in."""
         super().__init__(environment_id, note, what, command, record, clock, run_id=run_id)
+        self.context = context
+        self._begun = anyio.Event()
+        self.guest_job.started = self._begun.set
         self._scope = anyio.CancelScope()
         self._reading = anyio.Lock()
         self._lost: WaggleError | None = None
@@ -125,9 +133,14 @@ class Job(JobRecord):
             with self._scope:
                 for earlier in after:
                     await earlier.ended()
+                if self.context is not None:
+                    await self.context.begun()
                 result, guest = await attend(job)
+                result, self._diagnosis = await self._in_context(result)
                 state = _ending(result)
-                self._diagnosis = await guest.diagnose(job.command, result)
+                if self._diagnosis is None:
+                    found = await guest.diagnose(job.command, result)
+                    self._diagnosis = found if self.what.context is None else in_context(found)
             if self._lost is not None:
                 raise self._lost
         except Exception as error:
@@ -154,6 +167,28 @@ class Job(JobRecord):
     async def ended(self) -> None:
         """Return when it has ended."""
         await self._ended.wait()
+
+    async def begun(self) -> None:
+        """Return when its guest has it, or it has ended without."""
+        async with anyio.create_task_group() as waits:
+            for event in (self._begun, self._ended):
+                waits.start_soon(_until, event, waits.cancel_scope)
+
+    async def _in_context(
+        self, result: ExecutionResult
+    ) -> tuple[ExecutionResult, Diagnosis | None]:
+        """Return how it ended, as its context did if that ended first, and what is lost."""
+        key, context = self.what.context, self.context
+        if key is None or context is None or not (result.timed_out or result.context_ended):
+            return result, None
+        if not result.context_ended:
+            return result, interrupted(key)
+        await context.wait(CONTEXT_END_SECONDS)
+        view = context.view()
+        if not result.timed_out:
+            signal = None if view.exit_code is not None else view.signal or "SIGKILL"
+            result = replace(result, exit_code=view.exit_code, signal=signal)
+        return result, context_ended(key, result, view)
 
     async def attend(self, seconds: float) -> JobView:
         """Wait as the call that started it and return its outcome. Cancelling kills the job.

@@ -14,10 +14,18 @@ from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import parse_path
 from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, GuestUser, parse_code, parse_seconds
+from waggle.domain.programs.context import (
+    CONTEXT_SECONDS,
+    ContextKey,
+    driver_argv,
+    parse_context,
+)
+from waggle.domain.programs.guest_job import Attributes
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages
 from waggle.domain.programs.program import read_program, unix_lines
 from waggle.domain.programs.runtime import (
+    PYTHON_RUNNER,
     SHELL,
     Given,
     Runtime,
@@ -138,15 +146,29 @@ class ExecutionService:
         language: str | None = None,
         user: GuestUser = GuestUser.SANDBOX,
         how: Surroundings = PLAIN,
+        context: str | None = None,
     ) -> Job:
         """Run code with the environment's interpreter, or with that of another `language`.
 
-        Raises InvalidRuntime, too.
+        In a new process, or in the `context` of that name, which begins at its first use. Raises
+        InvalidRuntime, too.
         """
         environment = self._environments.get(environment_id, owner=owner)
-        command = self._program(code, language, environment.runtime, how, user=user)
-        what = What(JobKind.EXECUTE, summarise(code))
-        return await self._jobs.start(environment.id, command, what, owner=owner)
+        if context is None:
+            command = self._program(code, language, environment.runtime, how, user=user)
+            attributes = Attributes(has_displays=PYTHON_RUNNER in command.argv)
+            what = What(JobKind.EXECUTE, summarise(code), attributes=attributes)
+            return await self._jobs.start(environment.id, command, what, owner=owner)
+        key, command = self._cell(code, language, environment.runtime, how, user, context)
+        driver = Command(command.argv, CONTEXT_SECONDS, user=user)
+        what = What(
+            JobKind.EXECUTE,
+            summarise(code),
+            queue=key.queue,
+            attributes=Attributes(has_displays=True),
+            context=key,
+        )
+        return await self._jobs.start(environment.id, command, what, owner=owner, driver=driver)
 
     async def run_command(
         self,
@@ -226,6 +248,27 @@ class ExecutionService:
             extension=extension or runtime.file_extension,
             apart=apart,
         )
+
+    def _cell(
+        self,
+        code: str,
+        language: str | None,
+        own: RuntimeName,
+        how: Surroundings,
+        user: GuestUser,
+        context: str,
+    ) -> tuple[ContextKey, Command]:
+        """Return a context and code that runs in it; argv is that of the context's driver."""
+        parse_code(code)
+        name = parse_context(context)
+        # The shell of the data image is IPython, which runs notebook lines.
+        program = read_program(code, language, own, notebook=own is RuntimeName.DATA)
+        chosen = program.language
+        runtime = self._runtimes[chosen.runtime if chosen else own]
+        command = self._command(driver_argv(runtime), how, user)
+        extension = (chosen.extension if chosen else None) or runtime.file_extension
+        cell = replace(command, code=parse_code(program.code), extension=extension, apart=True)
+        return ContextKey(name, runtime.name.language, user), cell
 
     def _command(self, argv: tuple[str, ...], how: Surroundings, user: GuestUser) -> Command:
         longest = self._limits.max_timeout

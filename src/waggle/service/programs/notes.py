@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from waggle.domain.environment import is_id
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import MAX_NOTE_BYTES
 from waggle.domain.programs.job import MAX_SUMMARY, JobKind
@@ -23,7 +24,11 @@ _MAX_WORD = 200
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What to know about a job. `program` is argv's first word, `context` a context's name."""
+    """What to know about a job. `program` is argv's first word.
+
+    Of a context, and of code that runs in one, `context` is its name, `language` its language; of
+    the latter `context_id` is the context's id in the guest.
+    """
 
     number: int
     kind: JobKind
@@ -33,6 +38,8 @@ class Note:
     program: str
     user: GuestUser = GuestUser.SANDBOX
     context: str = ""
+    language: str = ""
+    context_id: str = ""
 
     def encode(self) -> bytes:
         """Return the note as the guest keeps it."""
@@ -45,6 +52,8 @@ class Note:
             "program": self.program[:_MAX_WORD],
             "user": self.user,
             "context": self.context,
+            "language": self.language,
+            "context_id": self.context_id,
         }
         return json.dumps(values).encode()
 
@@ -73,7 +82,15 @@ def _note(values: dict[str, Any]) -> Note:
         program=_text(values["program"], _MAX_WORD),
         user=GuestUser(values["user"]),
         context=_text(values["context"], _MAX_WORD),
+        language=_text(values["language"], _MAX_WORD),
+        context_id=_id(values["context_id"]),
     )
+
+
+def _id(value: object) -> str:
+    if isinstance(value, str) and (not value or is_id(value)):
+        return value
+    raise ValueError("no id")
 
 
 def _text(value: object, limit: int) -> str:

@@ -12,9 +12,11 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import Clock
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, NewRecording
+from waggle.domain.programs.context import ContextKey
 from waggle.domain.programs.display import displays_of
 from waggle.domain.programs.guest_job import Attributes, FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.programs.notes import Note
 
 
@@ -23,7 +25,8 @@ class What:
     """A description, for its owner, of what a job runs.
 
     Jobs with an equal `queue` run one after the other in their environment. While one with a `turn`
-    runs or waits, a start with an equal `turn` returns that job.
+    runs or waits, a start with an equal `turn` returns that job. `context` is the live interpreter
+    that this is, or that it runs in.
     """
 
     kind: JobKind
@@ -31,6 +34,16 @@ class What:
     turn: tuple[str, ...] = ()
     queue: str = ""
     attributes: Attributes = field(default_factory=Attributes)
+    context: ContextKey | None = None
+
+
+def adopted_what(note: Note) -> What:
+    """Return what a job is that its guest has already, by its note."""
+    if not note.context or note.language not in RuntimeName:
+        return What(note.kind, note.summary)
+    key = ContextKey(note.context, RuntimeName(note.language), note.user)
+    attributes = Attributes(context=note.context_id)
+    return What(note.kind, note.summary, queue=key.queue, attributes=attributes, context=key)
 
 
 class JobRecord:
@@ -84,6 +97,11 @@ class JobRecord:
     def is_running(self) -> bool:
         """Whether it still runs, or is paused with its environment."""
         return self._state is JobState.RUNNING
+
+    @property
+    def is_context(self) -> bool:
+        """Whether it is a context that lives."""
+        return self.is_running and self.what.kind is JobKind.CONTEXT
 
     @property
     def is_work(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from waggle.domain.programs.context import ContextKey
 from waggle.service.programs import Job
 
 MAX_REMEMBERED = 100
@@ -25,6 +26,11 @@ class JobTable:
         self.by_number[job.number] = job
         self.last = max(self.last, job.number)
         self.trim()
+
+    def contexts(self) -> dict[ContextKey, Job]:
+        """Return the contexts that live."""
+        found = {job.what.context: job for job in self.by_number.values() if job.is_context}
+        return {key: job for key, job in found.items() if key is not None}
 
     def trim(self) -> None:
         """Forget the oldest ended jobs until the rest is within the bounds."""

@@ -132,7 +132,6 @@ class Frames:
             job.streams.display,
         )
         self._buffer = bytearray()
-        self.is_started = False
         self.end: JobEnd | None = None
 
     def feed(self, data: bytes) -> None:
@@ -166,7 +165,8 @@ class Frames:
             self._job.offsets[number] = begin
             self._streams[number].skip(gap)
         elif kind == _START:
-            self.is_started = True
+            self._job.is_started = True
+            self._job.started()
         else:
             self.end = parse_end(data)
 

@@ -9,6 +9,7 @@ formats. A start can be repeated: the guest starts a job of an id once.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import uuid
 from collections.abc import Sequence
@@ -17,8 +18,15 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult
-from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, JobStreams, Terminal
+from waggle.domain.programs import Command, ExecutionResult
+from waggle.domain.programs.guest_job import (
+    Attributes,
+    Detached,
+    FoundJob,
+    GuestJob,
+    JobStreams,
+    Terminal,
+)
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run import CALL_AGAIN, KILL_PATIENCE, WINDOW, ask
@@ -46,6 +54,7 @@ class _Following:
         self.job = job
         self.deadline = asyncio.timeout(job.remaining)
         self.wake = asyncio.Event()
+        self.has_killed_context = False
         self.is_asked = False
         """Whether the guest may have been asked to start it."""
         self.session: FollowSession | None = None
@@ -94,16 +103,17 @@ class GuestJobs:
         started = time.monotonic()
         try:
             async with following.deadline:
-                await self._follow(following)
+                return _result(job, await self._follow(following))
         except TimeoutError:
-            if following.end is None:
+            if (found := following.end) is None:
                 if not await finish(self._kill(following)):
                     raise GuestLost(
                         "The command ran out of time, and the guest does not answer to have it "
                         "killed.",
                         hint="Destroy the environment: the command may still be running in it.",
                     ) from None
-                return _result(job, None, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                return _timed_out(job, seconds, context_ended=following.has_killed_context)
         except asyncio.CancelledError:
             if not following.wake.is_set():
                 await finish(self._kill(following))
@@ -111,7 +121,7 @@ class GuestJobs:
         finally:
             job.remaining = max(0.0, following.remaining)
             self._under_way.discard(following)
-        return _result(job, following.end, time.monotonic() - started)
+        return _result(job, found)
 
     def detach(self) -> None:
         """Stop following all jobs, which continue in the guest; `attend` raises Detached."""
@@ -123,14 +133,14 @@ class GuestJobs:
         for following in self._under_way:
             following.set_paused(paused)
 
-    async def _follow(self, following: _Following) -> None:
-        """Follow it to its end. Raises Detached, or GuestLost when it cannot be followed."""
+    async def _follow(self, following: _Following) -> JobEnd:
+        """Return the job's end. Raises Detached, or GuestLost when it cannot be followed."""
         job, broken = following.job, 0
         while True:
             before = list(job.offsets)
             session = await self._attempt(following, await self._connection.get())
             if session.frames.end is not None:
-                return _require_known(session.frames.end)
+                return _known(session.frames.end)
             if following.wake.is_set():
                 raise Detached
             if session.is_invalid or session.complaint:
@@ -174,7 +184,6 @@ class GuestJobs:
         except (OSError, asyncssh.Error):
             return session
         finally:
-            job.is_started |= session.frames.is_started
             await end(opening, leaving, closing)
             if not opening.cancelled() and opening.exception() is None:
                 opening.result().abort()
@@ -190,9 +199,11 @@ class GuestJobs:
         job = following.job
         if not following.is_asked and not job.is_started:
             return True
-        context, grace = job.attributes.context, job.attributes.interrupt
-        if context and await self._ends(following, f"signal {job.id} 2", grace):
-            return True
+        context = job.attributes.context
+        for _ in range(job.attributes.interrupts if context else 0):
+            if await self._ends(following, f"signal {job.id} {signal.SIGINT:d}", 1.0):
+                return True
+        following.has_killed_context = bool(context)
         for patience in self._patience:
             if await self._ends(following, f"kill {context or job.id}", patience):
                 return True
@@ -250,30 +261,43 @@ class GuestJobs:
 def anonymous_job(command: Command) -> GuestJob:
     """Return a job for a command that nobody follows again; its result holds the output."""
     collectors = (OutputCollector(command.output_limit) for _ in range(3))
-    return GuestJob(str(uuid.uuid4()), command, JobStreams(*collectors), command.timeout)
+    attributes = Attributes(keep=command.output_limit)
+    streams = JobStreams(*collectors)
+    return GuestJob(str(uuid.uuid4()), command, streams, command.timeout, attributes)
 
 
-def _require_known(found: JobEnd) -> None:
+def _known(found: JobEnd) -> JobEnd:
     if found.is_lost:
         raise GuestLost(
             "The guest does not know how the program ended: the process that held it was killed.",
             hint=CALL_AGAIN,
         )
+    return found
 
 
-def _result(job: GuestJob, found: JobEnd | None, seconds: float) -> ExecutionResult:
-    """Make the result; of a job that was killed at its timeout, if `found` is None.
-
-    That has left nothing running: all was killed.
-    """
+def _timed_out(job: GuestJob, seconds: float, *, context_ended: bool) -> ExecutionResult:
+    """Make the result of a job that was killed at its timeout, so that nothing is left of it."""
     return ExecutionResult(
         stdout=job.streams.stdout.output(),
         stderr=job.streams.stderr.output(),
-        exit_code=found.exit_code if found else None,
-        signal=found.signal_name if found else None,
-        timed_out=found is None,
-        duration=found.elapsed if found else seconds,
+        exit_code=None,
+        signal=None,
+        timed_out=True,
+        duration=seconds,
         run_id=job.id,
-        left=found.left if found else NOTHING_LEFT,
-        context_ended=found is not None and found.signal == CONTEXT_ENDED,
+        context_ended=context_ended,
+    )
+
+
+def _result(job: GuestJob, found: JobEnd) -> ExecutionResult:
+    return ExecutionResult(
+        stdout=job.streams.stdout.output(),
+        stderr=job.streams.stderr.output(),
+        exit_code=found.exit_code,
+        signal=found.signal_name,
+        timed_out=False,
+        duration=found.elapsed,
+        run_id=job.id,
+        left=found.left,
+        context_ended=bool(job.attributes.context) and found.signal == CONTEXT_ENDED,
     )

@@ -106,7 +106,9 @@ void run_cell(const struct job *job) {
   int fds[WAITS] = {open_of(job->context, "answer", O_RDONLY | O_NONBLOCK), connect_shim(job->context),
                     signalfd(-1, &interrupts, SFD_CLOEXEC)};
   int ask = open_of(job->context, "ask", O_WRONLY | O_NONBLOCK);
-  if (fds[ANSWER] < 0 || fds[SHIM] < 0 || ask < 0 || context->stage != RUNNING) end_with_context();
+  if (fds[ANSWER] < 0 || fds[SHIM] < 0 || ask < 0 || context->stage != RUNNING ||
+      context->program <= 1)
+    end_with_context();
   send(fds[SHIM], (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);
   lay_surroundings(job);
   pid_t driver = context->program;

@@ -170,8 +170,9 @@ static void be_shim(struct job *job, int given) {
   show_notice();
   bool is_ready = job->code == NO_CODE || write_code(job);
   state->started = monotonic();
-  program.pid = state->program = is_ready ? fork() : -1;
-  if (program.pid == 0) start(job, given, driver, &theirs);
+  pid_t child = is_ready ? fork() : -1;
+  if (child == 0) start(job, given, driver, &theirs);
+  program.pid = state->program = child;
   dup2(1, 2); // to nowhere: nobody would read complaints from here on
   share_streams();
   if (given >= 0 && given != program.input) close(given);

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A context: a live interpreter of an environment, in which code runs cell by cell. Pure.
+
+Variables, imports, functions and the working directory stay from one cell to the next. The kit has
+a driver for each language (rootfs/kit/guest, context.*), which the image's own interpreter runs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs import ExecutionResult, GuestUser
+from waggle.domain.programs.job import JobState, JobView
+from waggle.domain.programs.runtime import Runtime, RuntimeName
+
+MAX_CONTEXTS = 8
+"""The most contexts of one environment."""
+CONTEXT_SECONDS = 30 * 86_400.0
+"""How long a context lives at most; it ends with its environment anyway."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_DRIVERS = (
+    (RuntimeName.PYTHON, re.compile(r"(?:.*/)?python[0-9.]*"), "context.py"),
+    (RuntimeName.NODE, re.compile(r"(?:.*/)?node(?:js)?"), "context.js"),
+    (RuntimeName.SHELL, re.compile(r"(?:.*/)?(?:ba|da|a)?sh|\{shell\}"), "context.sh"),
+)
+_RUNNERS = "/.waggle/runners"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextKey:
+    """What tells the contexts of one environment apart."""
+
+    name: str
+    language: RuntimeName
+    user: GuestUser = GuestUser.SANDBOX
+
+    @property
+    def queue(self) -> str:
+        """The queue in which its cells wait for each other."""
+        return f"context {self.language} {self.user} {self.name}"
+
+    def __str__(self) -> str:
+        """Name it in a sentence."""
+        return f"the {self.language} context {self.name}"
+
+
+def parse_context(name: str) -> str:
+    """Return a usable name. Raises InvalidArgument."""
+    if not _NAME.fullmatch(name.strip()):
+        raise InvalidArgument(
+            f"{name[:40]!r} cannot be the name of a context.",
+            hint='Use 1 to 32 letters, digits, "_", "-" or ".", such as "main"; leave it out for '
+            "a new process.",
+        )
+    return name.strip()
+
+
+def driver_argv(runtime: Runtime) -> tuple[str, ...]:
+    """Return the command of a context's interpreter. Raises InvalidArgument if it has no driver."""
+    program = runtime.exec_command[0]
+    for language, pattern, driver in _DRIVERS:
+        if runtime.name.language is language and pattern.fullmatch(program):
+            return (program, f"{_RUNNERS}/{driver}")
+    raise InvalidArgument(
+        f"There are no contexts for {program[:60]}, the interpreter of {runtime.name}.",
+        hint="Leave context out: the code runs in a new process.",
+    )
+
+
+def in_context(found: Diagnosis | None) -> Diagnosis | None:
+    """Return the diagnosis of code in a context; what is said of new processes is untrue there."""
+    return None if found is not None and found.code == "not_defined" else found
+
+
+def interrupted(key: ContextKey) -> Diagnosis:
+    """Return what became of the context of code that ran out of time."""
+    return Diagnosis(
+        "interrupted", f"The code was interrupted; the variables of {key} are kept.", ""
+    )
+
+
+def context_ended(key: ContextKey, cell: ExecutionResult, context: JobView) -> Diagnosis:
+    """Return why code ended whose context ended first, and what is lost."""
+    why = "it did not react to an interrupt" if cell.timed_out else _ending(context)
+    return Diagnosis(
+        "context_ended",
+        f"The interpreter of {key} has ended ({why}), and its variables are lost.",
+        "The next call with this context starts a new one.",
+    )
+
+
+def _ending(context: JobView) -> str:
+    if context.diagnosis is not None:
+        return context.diagnosis.cause.rstrip(".")
+    if context.state is JobState.EXITED:
+        return f"it exited with code {context.exit_code}"
+    if context.state is JobState.SIGNALED:
+        return f"it was ended by {context.signal}"
+    return "it was killed" if context.state is JobState.KILLED else "it was lost"
