@@ -20,7 +20,14 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.app.values import cache_room, data_room, limits, warm_kinds, warm_up
+from waggle.app.values import (
+    cache_room,
+    data_room,
+    limits,
+    spare_contexts,
+    warm_kinds,
+    warm_up,
+)
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
@@ -108,6 +115,7 @@ def templates(
         parts.scratch,
         parts.certificates,
         warm_up(settings),
+        spare_contexts(settings),
         usual,
         apart=settings.template_sharing == "owner",
     )

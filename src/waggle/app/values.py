@@ -6,6 +6,7 @@ Used by `waggle.app.root`, and by commands, which avoid the root's imports: thos
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,12 @@ from pathlib import Path
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.errors import SettingsInvalid
+from waggle.domain.errors import InvalidArgument, SettingsInvalid
 from waggle.domain.image import AllowedImages
 from waggle.domain.machine import Resources
 from waggle.domain.observer import Clock
 from waggle.domain.programs import Command
+from waggle.domain.programs.context import CONTEXT_SECONDS, WARM, driver_argv
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
@@ -113,6 +115,19 @@ def _warming(runtime: Runtime) -> Command:
         timeout=_WARM_SECONDS,
         output_limit=1024,
     )
+
+
+def spare_contexts(settings: Settings) -> dict[RuntimeName, Command]:
+    """Return the commands of contexts that templates hold ready: Python's, which starts slowly.
+
+    Node's takes more memory than it saves time, and a shell's starts at once.
+    """
+    found: dict[RuntimeName, Command] = {}
+    for name, runtime in runtimes(settings).items():
+        if name.language is RuntimeName.PYTHON:
+            with contextlib.suppress(InvalidArgument):  # it has another interpreter
+                found[name] = Command((*driver_argv(runtime), WARM), CONTEXT_SECONDS)
+    return found
 
 
 def warm_kinds(settings: Settings) -> dict[WarmKind, int]:

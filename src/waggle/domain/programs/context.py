@@ -20,6 +20,11 @@ MAX_CONTEXTS = 8
 """The most contexts of one environment."""
 CONTEXT_SECONDS = 30 * 86_400.0
 """How long a context lives at most; it ends with its environment anyway."""
+SPARE_CONTEXT = "00000000-0000-4000-8000-000000000000"
+"""The guest's id of a context that a template holds ready, for whoever starts one of that id first.
+In a machine without such a template it is an id like any other."""
+WARM = "--warm"
+"""Has a driver load what a first cell needs, and print a line when it has."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _DRIVERS = (
     (RuntimeName.PYTHON, re.compile(r"(?:.*/)?python[0-9.]*"), "context.py"),

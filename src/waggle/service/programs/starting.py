@@ -22,8 +22,8 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, TooManyJobs
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock, NewId
-from waggle.domain.programs import Command, ExecutionResult, NewRecording
-from waggle.domain.programs.context import MAX_CONTEXTS, ContextKey
+from waggle.domain.programs import Command, ExecutionResult, GuestUser, NewRecording
+from waggle.domain.programs.context import MAX_CONTEXTS, SPARE_CONTEXT, ContextKey
 from waggle.domain.programs.guest_job import Attributes, Detached, GuestJob
 from waggle.domain.programs.job import JobKind, StreamName
 from waggle.service.environments.service import EnvironmentService
@@ -126,12 +126,20 @@ class JobStarter:
             attributes=Attributes(keep=CONTEXT_KEEP, has_driver=True),
             context=key,
         )
-        job = self._admit(environment, driver, what)
+        is_own = key.language is environment.runtime.language and key.user is GuestUser.SANDBOX
+        is_spare = is_own and not self._jobs[environment.id].used_spare
+        run_id = SPARE_CONTEXT if is_spare else self._new_id()
+        job = self._admit(environment, driver, what, run_id=run_id)
         self._begin(job)
         return job
 
     def _admit(
-        self, environment: Environment, command: Command, what: What, context: Job | None = None
+        self,
+        environment: Environment,
+        command: Command,
+        what: What,
+        context: Job | None = None,
+        run_id: str | None = None,
     ) -> Job:
         jobs = self._jobs.setdefault(environment.id, JobTable())
         if what.kind is not JobKind.CONTEXT and self.running(environment.id) >= MAX_RUNNING:
@@ -152,7 +160,7 @@ class JobStarter:
             language=key.language if key else "",
             context_id=inside,
         )
-        job = self._job(environment.id, note, what, command, self._new_id(), context)
+        job = self._job(environment.id, note, what, command, run_id or self._new_id(), context)
         jobs.add(job)
         return job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from waggle.domain.programs.context import ContextKey
+from waggle.domain.programs.context import SPARE_CONTEXT, ContextKey
 from waggle.service.programs import Job
 
 MAX_REMEMBERED = 100
@@ -16,15 +16,20 @@ MAX_KEPT_BYTES = 64 << 20
 
 @dataclass(slots=True)
 class JobTable:
-    """The jobs of one environment, oldest first. `last` is the highest number."""
+    """The jobs of one environment, oldest first.
+
+    `last` is the highest number; `used_spare` says that the spare context of its template is a job.
+    """
 
     by_number: dict[int, Job] = field(default_factory=dict[int, Job])
     last: int = 0
+    used_spare: bool = False
 
     def add(self, job: Job) -> None:
         """Add a job, and forget the oldest ended ones until the rest is within the bounds."""
         self.by_number[job.number] = job
         self.last = max(self.last, job.number)
+        self.used_spare |= job.run_id == SPARE_CONTEXT
         self.trim()
 
     def contexts(self) -> dict[ContextKey, Job]:

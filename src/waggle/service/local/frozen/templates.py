@@ -15,7 +15,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
 from waggle.service.local.frozen import FrozenMachine
 from waggle.service.local.frozen.manifest import Loaded, closing_with
+from waggle.service.local.frozen.spare import hold_ready
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,9 @@ OF_ONE_OWNER, OF_ALL_OWNERS = 4, 64
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How templates are made. `warm` has the command that a runtime runs; `certificates` is PEM.
+    """How templates are made. `certificates` is PEM.
+
+    `warm` has the command that a runtime runs, `spares` those of contexts that are held ready.
 
     In the background they are made for machines of the `usual` size only, or clients could fill the
     disk with sizes; None means any. Copies share memory with their template until they write: if
@@ -55,6 +58,7 @@ class Recipe:
     scratch: Scratch
     certificates: bytes
     warm: Mapping[RuntimeName, Command]
+    spares: Mapping[RuntimeName, Command] = field(default_factory=dict[RuntimeName, Command])
     usual: Resources | None = None
     apart: bool = False
 
@@ -171,13 +175,18 @@ class Templates:
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
         warm = self._recipe.warm[blueprint.parts.runtime]
+        spare = self._recipe.spares.get(blueprint.parts.runtime)
         return TemplateKey.of(
             image=blueprint.parts.image.digest,
             kernel=blueprint.parts.kernel.stem,
             kit=blueprint.parts.kit.stem,
             resources=blueprint.parts.resources,
             certificates=self._recipe.certificates,
-            warmed=(*warm.argv, *([warm.code.decode()] if warm.code else [])),
+            warmed=(
+                *warm.argv,
+                *([warm.code.decode()] if warm.code else []),
+                *(spare.argv if spare else ()),
+            ),
             vmm=self.hypervisor.fingerprint(),
             owner=blueprint.owner if self._recipe.apart else None,
         )
@@ -233,6 +242,8 @@ class Templates:
             if result.exit_code != 0:
                 log.warning("template_not_warmed", runtime=runtime, exit_code=result.exit_code)
             await Files(connection).list("/")
+            if spare := self._recipe.spares.get(runtime):
+                await hold_ready(connection, spare)
         finally:
             await connection.aclose()
 

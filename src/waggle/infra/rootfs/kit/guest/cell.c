@@ -38,10 +38,18 @@ static int open_of(const char *id, const char *file, int flags) {
   return open(path, flags | O_CLOEXEC, 0600);
 }
 
+// The first code of a context brings all variables: its interpreter may have started in the machine
+// that this is a copy of.
+static bool is_first(const struct job *job) {
+  int fd = open_of(job->context, "used", O_WRONLY | O_CREAT | O_EXCL);
+  if (fd >= 0) close(fd);
+  return fd >= 0;
+}
+
 static void lay_surroundings(const struct job *job) {
   size_t size = 0;
   char *text = NULL;
-  for (char *const *variable = job->variables; *variable; variable++) {
+  for (char *const *variable = is_first(job) ? environ : job->variables; *variable; variable++) {
     size_t length = strlen(*variable) + 1;
     char *more = realloc(text, size + length);
     if (!more) fail("variables");

@@ -68,7 +68,7 @@ int64_t elapsed(const struct job_state *state) {
 
 void remove_job(const char *id) {
   static const char *const files[] = {"state", "0",   "1",      "2",   "note",
-                                      "socket", "ask", "answer", "lock"};
+                                      "socket", "ask", "answer", "lock", "used"};
   char path[MAX_JOB_PATH];
   for (size_t i = 0; i < LENGTH(files); i++) job_path(path, id, files[i]), unlink(path);
   for (int i = 0; i < JOB_STREAMS; i++)

@@ -7,6 +7,7 @@
 //   note              bytes of the host's, which it gets back
 //   socket            the shim's, as long as the job runs
 //   ask answer lock   of a context: the FIFOs of its driver, and whose turn it is
+//   used              there once code has run in it
 #ifndef WAGGLE_JOB_H
 #define WAGGLE_JOB_H
 

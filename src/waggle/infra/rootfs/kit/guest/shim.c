@@ -197,18 +197,29 @@ static int read_input(const struct job *job) {
   return fd;
 }
 
+// Whether it was started before. A spare context is the job of whoever starts it first.
+static bool is_begun(const struct job *job) {
+  char path[MAX_JOB_PATH];
+  if (!is_running(job->id) && !has_ended(job->id)) return false;
+  job_path(path, job->id, "note");
+  if (access(path, F_OK) == 0 || !job->note || !*job->note) return true;
+  if (has_ended(job->id)) return remove_job(job->id), false;
+  return write_text(path, job->note), true;
+}
+
 void begin_job(struct job *job) {
   char path[MAX_JOB_PATH];
   job->account = base_environment();
   job->directory = job->account->directory;
   read_frame(job);
+  if (is_begun(job)) return;
   if (job->code != NO_CODE) read_code(job);
   int given = read_input(job);
   make_room();
   job_path(path, job->id, "");
   if (mkdir(path, 0700)) fail(job->id);
   job_path(path, job->id, "note");
-  if (job->note) write_text(path, job->note);
+  if (job->note && *job->note) write_text(path, job->note);
   if (!make_tree(job->id)) { // it was killed before it began
     remove_job(job->id);
     errno = ECANCELED, fail(job->id);
@@ -232,12 +243,10 @@ static void forget_kill(void) {
 
 int start_job(const char *id) {
   static struct job job = {.extension = "", .code = NO_CODE};
-  char path[MAX_JOB_PATH];
   uint64_t offsets[JOB_STREAMS] = {0};
   enter_image();
-  job_path(path, id, "state");
   job.id = wanted = id;
   atexit(forget_kill);
-  if (access(path, F_OK)) begin_job(&job);
+  begin_job(&job);
   return follow_from(id, offsets);
 }
