@@ -39,7 +39,7 @@ class What:
 
 def adopted_what(note: Note) -> What:
     """Return what a job is that its guest has already, by its note."""
-    if not note.context or note.language not in RuntimeName:
+    if not note.context or note.language not in [*RuntimeName]:
         return What(note.kind, note.summary)
     key = ContextKey(note.context, RuntimeName(note.language), note.user)
     attributes = Attributes(context=note.context_id)
