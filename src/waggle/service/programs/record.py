@@ -42,8 +42,9 @@ def adopted_what(note: Note) -> What:
     if not note.context or note.language not in [*RuntimeName]:
         return What(note.kind, note.summary)
     key = ContextKey(note.context, RuntimeName(note.language), note.user)
+    queue = "" if note.kind is JobKind.CONTEXT else key.queue
     attributes = Attributes(context=note.context_id)
-    return What(note.kind, note.summary, queue=key.queue, attributes=attributes, context=key)
+    return What(note.kind, note.summary, queue=queue, attributes=attributes, context=key)
 
 
 class JobRecord:
