@@ -31,6 +31,7 @@ _DRIVERS = (
     (RuntimeName.NODE, re.compile(r"(?:.*/)?node(?:js)?"), "context.js"),
     (RuntimeName.SHELL, re.compile(r"(?:.*/)?(?:ba|da|a)?sh|\{shell\}"), "context.sh"),
 )
+_BUSYBOX = re.compile(r"(?:.*/)?busybox")
 _RUNNERS = "/.waggle/runners"
 
 
@@ -65,10 +66,11 @@ def parse_context(name: str) -> str:
 
 def driver_argv(runtime: Runtime) -> tuple[str, ...]:
     """Return the command of a context's interpreter. Raises InvalidArgument if it has no driver."""
-    program = runtime.exec_command[0]
+    words = runtime.exec_command[: 2 if _BUSYBOX.fullmatch(runtime.exec_command[0]) else 1]
+    program = words[-1]
     for language, pattern, driver in _DRIVERS:
         if runtime.name.language is language and pattern.fullmatch(program):
-            return (program, f"{_RUNNERS}/{driver}")
+            return (*words, f"{_RUNNERS}/{driver}")
     raise InvalidArgument(
         f"There are no contexts for {program[:60]}, the interpreter of {runtime.name}.",
         hint="Leave context out: the code runs in a new process.",

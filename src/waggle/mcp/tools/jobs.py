@@ -134,7 +134,7 @@ class JobTools:
     ) -> Annotated[Reply, CommandOutput]:
         """End a job with all its processes."""
         owner = current_owner(ctx)
-        job = self._jobs.known(environment_id, job_id, owner=owner)
+        job = await self._jobs.get(environment_id, job_id, owner=owner)
         await self._jobs.kill(job, owner=owner)
         return result_of(job.view(), self._limits, shown=self._limits.output)
 
@@ -146,7 +146,7 @@ class JobTools:
 
     async def _listed(self, environment_id: str, owner: Owner, ended: int | None = None) -> Reply:
         """List all but the program `ended`, which the guest may still be ending."""
-        jobs = self._jobs.list(environment_id, owner=owner)
+        jobs = await self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)
         items, note = [_item(job) for job in jobs], "" if jobs else _NONE
         shown = [item for item in left_items(left) if item.pid != ended]

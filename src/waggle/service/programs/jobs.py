@@ -104,11 +104,19 @@ class JobService(JobStarter):
         first, which resumes a paused environment. Raises NotFound, InvalidArgument, JobNotFound,
         and then what `EnvironmentService.using` raises, or GuestLost.
         """
+        await self._recall(environment_id, owner)
         job = self.known(environment_id, number, owner=owner)
         if job.is_unread:
             async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
                 await job.read_from(guest)
         return job
+
+    async def _recall(self, environment_id: str, owner: str) -> None:
+        """Resume an environment that an earlier server paused to disk: only its guest knows."""
+        environment = self._environments.get(environment_id, owner=owner)
+        if environment.is_on_disk and environment.id not in self._jobs:
+            async with self._environments.using(environment.id, owner=owner):
+                pass
 
     def known(self, environment_id: str, number: int, *, owner: str) -> Job:
         """Return a job as `get` does, but without its output if that has to be read first."""
@@ -152,11 +160,12 @@ class JobService(JobStarter):
         environment = self._environments.get(environment_id, owner=owner)
         return self._of(environment.id)[::-1][:count]
 
-    def list(self, environment_id: str, *, owner: str) -> tuple[JobBrief, ...]:
+    async def list(self, environment_id: str, *, owner: str) -> tuple[JobBrief, ...]:
         """Return the remembered jobs, oldest first. This counts as use, as with `get`.
 
-        Raises NotFound or InvalidArgument.
+        Raises NotFound, InvalidArgument, or as `get` if a guest must be asked.
         """
+        await self._recall(environment_id, owner)
         environment = self._environments.touch(environment_id, owner=owner)
         return tuple(job.brief() for job in self._of(environment.id))
 
