@@ -18,7 +18,7 @@ FILES = {
 }
 """Parameters that may hold a whole file or program."""
 SHORT = {
-    *("archive_id", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
+    *("archive_id", "context", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
     *("packages", "path", "snapshot", "snapshot_id"),
 }
 """Parameters without a bound in the schema that need at most a few kilobytes."""

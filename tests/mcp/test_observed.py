@@ -196,7 +196,7 @@ async def test_subscriptions_are_reported_and_a_stream_when_it_is_closed() -> No
             uri = f"waggle://environments/{environment}"
             await subscribe(one, uri)
             with pytest.raises(MCPError):
-                await subscribe(one, f"{uri}/files/a")
+                await subscribe(one, f"{uri}/executions")
             await unsubscribe(one, uri)
         async with client(rig, MODERN) as one, one.listen(resource_subscriptions=[uri]):
             pass

@@ -147,7 +147,7 @@ class TestUse:
             environment = await here.created()
             jobs = here.jobs()
             here.clock.advance(minutes=20)
-            assert jobs.list(environment.id, owner=OWNER) == ()
+            assert await jobs.list(environment.id, owner=OWNER) == ()
             assert here.get(environment.id).last_used_at == here.clock.now
 
     async def test_touching_a_failed_environment_does_not_extend_it(self) -> None:

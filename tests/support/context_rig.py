@@ -119,7 +119,7 @@ class ContextRig:
         self._own = (self._place / "own").open("wb")
         argv = [self.python, str(self.runners / "context.py")]
         if self._warm:
-            argv.append(str(self._place.parent / self._warm))
+            argv.append(self._warm)
         self.driver = subprocess.Popen(
             ["/bin/sh", "-c", 'exec "$@" 3<"$0/requests" 4>"$0/answers"', str(self._place), *argv],
             cwd=self.work,

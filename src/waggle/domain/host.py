@@ -20,7 +20,7 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.machine import DiskUse, ExposedPort, ResourceUse, VmmProcess
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left, Stream
-from waggle.domain.programs.guest_job import FoundJob, GuestJob, Terminal
+from waggle.domain.programs.guest_job import JobsOfGuest
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -43,7 +43,7 @@ class FrozenMachine(Protocol):
         ...
 
 
-class Guest(Protocol):
+class Guest(JobsOfGuest, Protocol):
     """A booted environment that can be worked in. Owns its machine and its SSH connection."""
 
     @property
@@ -68,44 +68,6 @@ class Guest(Protocol):
 
     async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
         """Return the absolute path of a user's home directory. Raises GuestLost."""
-        ...
-
-    async def run(self, command: Command) -> ExecutionResult:
-        """Run a command. On timeout or cancellation its whole process tree is killed.
-
-        The result holds its output, cut to the command's `output_limit`. Raises GuestLost when the
-        guest dies or stops answering; a failing command is a result.
-        """
-        ...
-
-    async def attend(self, job: GuestJob) -> ExecutionResult:
-        """Follow a job to its end, from where it was followed before; start it if it is not yet.
-
-        On timeout or cancellation its whole process tree is killed; code in a context is
-        interrupted first. Its output goes into its streams as it comes. Raises Detached when the
-        machine is paused, and the job continues with it: attend again, in the guest that it has
-        become. Raises GuestLost when the guest dies or stops answering.
-        """
-        ...
-
-    async def jobs(self) -> tuple[FoundJob, ...]:
-        """Return the jobs that the guest remembers, those that run first. Raises GuestLost."""
-        ...
-
-    async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
-        """Write to a job's standard input, and with `close` end it.
-
-        Waits until the program has taken all but a pipe's length. Returns False if it takes no
-        more, or never did. Raises GuestLost. Not idempotent.
-        """
-        ...
-
-    async def signal(self, job_id: str, number: int) -> bool:
-        """Send a signal to a job's process group; False if it does not run. Raises GuestLost."""
-        ...
-
-    async def resize(self, job_id: str, terminal: Terminal) -> bool:
-        """Set the size of a job's terminal; False if it has none. Raises GuestLost."""
         ...
 
     async def left_running(self) -> Left:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs import Command, Stream
+from waggle.domain.programs import Command, ExecutionResult, Stream
 
 MAX_NOTE_BYTES = 2_000
 """Bytes that a guest keeps of what its server wants to know about a job."""
@@ -112,3 +112,45 @@ class FoundJob:
     elapsed: float
     printed: tuple[int, int, int]
     note: bytes
+
+
+class JobsOfGuest(Protocol):
+    """The part of a guest that runs programs; see `domain.host.Guest`."""
+
+    async def run(self, command: Command) -> ExecutionResult:
+        """Run a command. On timeout or cancellation its whole process tree is killed.
+
+        The result holds its output, cut to the command's `output_limit`. Raises GuestLost when the
+        guest dies or stops answering; a failing command is a result.
+        """
+        ...
+
+    async def attend(self, job: GuestJob) -> ExecutionResult:
+        """Follow a job to its end, from where it was followed before; start it if it is not yet.
+
+        On timeout or cancellation its whole process tree is killed; code in a context is
+        interrupted first. Its output goes into its streams as it comes. Raises Detached when the
+        machine is paused, and the job continues with it: attend again, in the guest that it has
+        become. Raises GuestLost when the guest dies or stops answering.
+        """
+        ...
+
+    async def jobs(self) -> tuple[FoundJob, ...]:
+        """Return the jobs that the guest remembers, those that run first. Raises GuestLost."""
+        ...
+
+    async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
+        """Write to a job's standard input, and with `close` end it.
+
+        Waits until the program has taken all but a pipe's length. Returns False if it takes no
+        more, or never did. Raises GuestLost. Not idempotent.
+        """
+        ...
+
+    async def signal(self, job_id: str, number: int) -> bool:
+        """Send a signal to a job's process group; False if it does not run. Raises GuestLost."""
+        ...
+
+    async def resize(self, job_id: str, terminal: Terminal) -> bool:
+        """Set the size of a job's terminal; False if it has none. Raises GuestLost."""
+        ...

@@ -171,12 +171,13 @@ def test_copies_have_random_numbers_of_their_own(rig: ContextRig) -> None:
         )
 
 
-def test_modules_are_loaded_before_the_first_request(rig: ContextRig, tmp_path: Path) -> None:
-    (tmp_path / "warm.py").write_text("import colorsys\nname = 1\n1 / 0\n")
-    place = tmp_path / "second"
-    with ContextRig(place, rig.python, warm="warm.py", **rig.environment) as second:
-        cell = second.run("import sys\nprint('colorsys' in sys.modules, 'name' in globals())")
-    assert (cell.out, cell.err, second.printed) == ("True False\n", "", "")
+def test_a_spare_says_when_it_is_ready_and_its_first_cell_is_the_first(
+    rig: ContextRig, tmp_path: Path
+) -> None:
+    with ContextRig(tmp_path / "second", rig.python, warm="--warm", **rig.environment) as second:
+        cell = second.run("1 / 0")
+    assert '"<cell 1>"' in cell.err
+    assert second.printed == "ready\n"
 
 
 def test_interrupts_at_any_time_leave_the_context(rig: ContextRig) -> None:
