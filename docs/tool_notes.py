@@ -23,7 +23,7 @@ from waggle.domain.files.tree import (
 )
 from waggle.domain.machine import MAX_EXPOSED_PORTS
 from waggle.domain.programs import HOME, MAX_CODE_BYTES
-from waggle.domain.programs.job import MAX_WAIT_SECONDS
+from waggle.domain.programs.job import MAX_INPUT_BYTES, MAX_WAIT_SECONDS, SIGNALS
 from waggle.domain.programs.runtime import MAX_PACKAGES
 from waggle.mcp.tools.run import MAX_FILES
 from waggle.service.files.trees import MAX_KEPT
@@ -69,8 +69,8 @@ Keeps the file's mode; refuses binary files and files over {MAX_FILE_BYTES:,} by
 that installs more than names (`-r requirements.txt`, a URL) is refused with the call that does
 it. At most {_LIMITS.install_timeout:g} s. The next program can use them.""",
     "read_job": f"""\
-With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}) or `kill` alone it answers as `execute` does;
-otherwise with a page of one stream. A job continues when this call ends or is cancelled.""",
+With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}), `kill` or `signal` alone it answers as `execute`
+does; otherwise with a page of one stream. A job continues when this call ends or is cancelled.""",
     "create_environment": f"""\
 Give a `runtime` or a `snapshot`, or neither for the default runtime. `cpus`, `memory_mb` and
 `disk_mb` are within what the operator allows (`WAGGLE_MAX_CPUS`, `WAGGLE_MAX_MEMORY_MB`,
@@ -87,7 +87,13 @@ decides which images may be named.""",
     "destroy_environment": "Destroying it twice is fine.",
     "get_environment": "It does not count as use: the idle time continues.",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
-    "kill_job": "Killing one that has ended is fine.",
+    "kill_job": f"""\
+Killing one that has ended is fine. A `signal` ({", ".join(SIGNALS)}; SIG before it and lower case
+are fine) goes to the program and its process group, and not to a job that has ended.""",
+    "write_job": f"""\
+At most {MAX_INPUT_BYTES:,} bytes of UTF-8 in one call. The program must have been started with
+`stdin_open`. A paused environment is resumed. A call that ends with `timeout`, as the program does
+not read, may have written a part.""",
     "search_files": f"""\
 Works in every image. A `name` with a slash is a glob for paths below `path`; `{{a,b}}`, `[ab]` and
 `?` are known. Regular expressions may have `\\d`, `\\w`, `\\s` and `\\b`, but no lookaround and no
@@ -166,6 +172,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "run_command": [
         {**_BOX, "command": "pytest -q 2>&1 | tail -20"},
         {**_BOX, "command": "apt-get install -y jq", "user": "root"},
+    ],
+    "kill_job": [{**_BOX, "job_id": 3}, {**_BOX, "job_id": 3, "signal": "INT"}],
+    "write_job": [
+        {**_BOX, "job_id": 3, "text": "yes\n"},
+        {**_BOX, "job_id": 3, "text": "", "close": True},
     ],
     "wait_job": [{**_BOX, "job_id": 3, "wait_seconds": 60}],
     "search_files": [

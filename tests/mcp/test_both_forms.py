@@ -55,6 +55,27 @@ async def session() -> AsyncGenerator[Session]:
         yield made
 
 
+async def jobs_agree(here: Session) -> None:
+    """Use the tools for jobs, and compare their forms."""
+    call, guest = here.call, here.rig.host.only
+    job = (await call("execute", code="echo begun\nhang", background=True))["job_id"]
+    await guest.started.wait()
+    await call("get_environment")
+    await call("list_jobs")
+    await call("read_job", job_id=job)
+    await call("wait_job", job_id=job, wait_seconds=0)
+    await call("kill_job", job_id=job, signal="INT")
+    await call("kill_job", job_id=job)
+    asks = {"code": "hang", "background": True, "stdin_open": True}
+    asking = (await call("execute", **asks))["job_id"]
+    await call("write_job", job_id=asking, text="yes\n")
+    await call("write_job", job_id=asking, text="", close=True)
+    await call("pause_environment")
+    await call("read_job", job_id=asking)
+    await call("get_environment")
+    await call("kill_job", job_id=asking)
+
+
 async def test_both_forms_agree_for_every_tool() -> None:
     async with session() as here:
         call, guest, this = here.call, here.rig.host.only, {"environment_id": here.environment}
@@ -73,13 +94,7 @@ async def test_both_forms_agree_for_every_tool() -> None:
         packed = await call("download_files", path="up")
         await call("download_files", path="up", archive_id=packed["archive_id"], limit=50)
         await call("install_packages", packages="numpy")
-        job = (await call("execute", code="echo begun\nhang", background=True))["job_id"]
-        await guest.started.wait()
-        await call("get_environment")
-        await call("list_jobs")
-        await call("read_job", job_id=job)
-        await call("wait_job", job_id=job, wait_seconds=0)
-        await call("kill_job", job_id=job)
+        await jobs_agree(here)
         guest.listening.add(8000)
         await call("expose_port", port=8000)
         await call("expose_port", port=9000)

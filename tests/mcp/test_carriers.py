@@ -13,13 +13,13 @@ from waggle.mcp.tools import CARRIERS
 
 TOOLS = {tool.name: tool for tool in default_tools()}
 FILES = {
-    *("archive", "code", "files", "new_text", "old_text", "stdin"),
+    *("archive", "code", "files", "new_text", "old_text", "stdin", "text"),
     *("content", "command"),  # except in search_files, where it is bounded
 }
 """Parameters that may hold a whole file or program."""
 SHORT = {
     *("archive_id", "context", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
-    *("packages", "path", "snapshot", "snapshot_id"),
+    *("packages", "path", "signal", "snapshot", "snapshot_id"),
 }
 """Parameters without a bound in the schema that need at most a few kilobytes."""
 OVER = 3 << 20

@@ -129,7 +129,8 @@ async def test_a_job_goes_on_in_an_environment_that_is_paused_and_resumed() -> N
         assert data_of(await agent.call_tool("execute", code))["status"] == "running"
         await agent.call_tool("pause_environment", here)
         read = data_of(await agent.call_tool("read_job", {**here, "job_id": 1, "stream": "stdout"}))
-        assert (read["status"], read["content"]) == ("running", "one\n")
+        assert (read["status"], read["content"]) == ("paused", "one\n")
+        assert read["note"].startswith("It goes on as job 1 when the environment is resumed")
         rig.host.only.release.set()
         waited = await agent.call_tool("wait_job", {**here, "job_id": 1})
         assert (data_of(waited)["status"], data_of(waited)["stdout"]) == ("exited", "one\ntwo\n")

@@ -31,6 +31,7 @@ SHELL = 'execute with language "shell"'
         *((name, "create_environment") for name in ("create_sandbox", "start_vm")),
         *((name, "destroy_environment") for name in ("delete_sandbox", "kill_sandbox")),
         ("list_sandboxes", "list_environments"),
+        ("write_stdin", ""),
         ("apply_patch", "edit_file; read_file shows a file, write_file makes one"),
         ("str_replace_editor", "edit_file; read_file shows a file, write_file makes one"),
         ("Grep", f"{SHELL} and grep or find"),
@@ -50,6 +51,7 @@ def test_an_unknown_name_gives_the_equivalent_tool(name: str, way: str) -> None:
     [
         ("grep", ALL_TOOLS, "search_files"),
         ("get_preview_url", ALL_TOOLS, "expose_port"),
+        *((name, ALL_TOOLS, "write_job") for name in ("write_stdin", "interactWithProcess")),
         ("bash", ["run_command"], "run_command"),
         ("execute", ["run_code"], "run_code"),
         ("bash", ["read_file"], ""),

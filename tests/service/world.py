@@ -9,7 +9,7 @@ closes the service and checks that every machine was destroyed exactly once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 from tests.support.fakes import FakeGuest
+from tests.support.guest import FakeFrozenMachine
+from tests.support.kept_jobs import copies
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
@@ -186,6 +188,7 @@ class Host:
     disk_error: DiskFull | None = None
     free: int = 1 << 40
     used: dict[str, int] = field(default_factory=dict[str, int])
+    prepare: Callable[[Guest], None] = lambda _guest: None
 
     @property
     def only(self) -> Guest:
@@ -219,6 +222,9 @@ class Host:
                 gates=self.gates,
                 on_disk=self.on_disk,
             )
+            if isinstance(frozen_machine, FakeFrozenMachine):
+                guest.kept = copies(frozen_machine.kept)
+            self.prepare(guest)
             self.guests[environment.id] = guest
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -230,7 +236,9 @@ class Host:
 
     async def resume(self, environment: Environment, progress: Progress) -> Guest:
         assert environment.id in self.on_disk
-        guest = await self.create(environment, progress)
+        before = self.guests.get(environment.id)
+        frozen = FakeFrozenMachine({}, before.kept) if before else None
+        guest = await self.create(environment, progress, frozen)
         self.on_disk.remove(environment.id)
         return guest
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 import anyio.lowlevel
 from tests.support.guest import FakeFile, FakeFrozenMachine, FakeGuest, output
+from tests.support.kept_jobs import copies
 
 from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
@@ -92,13 +93,16 @@ class FakeHost:
         )
         if isinstance(frozen_machine, FakeFrozenMachine):
             guest.files = copy.deepcopy(frozen_machine.files)
+            guest.kept = copies(frozen_machine.kept)
         self.prepare(guest)
         self.guests[environment.id] = guest
         return guest
 
     async def resume(self, environment: Environment, progress: Progress) -> FakeGuest:
         on_disk = self.guests[environment.id]
-        return await self.create(environment, progress, FakeFrozenMachine(on_disk.files))
+        return await self.create(
+            environment, progress, FakeFrozenMachine(on_disk.files, on_disk.kept)
+        )
 
     def require_disk(self) -> None:
         if self.disk_error is not None:

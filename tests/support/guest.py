@@ -13,13 +13,14 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+from tests.support.kept_jobs import KeptJob, copies
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
@@ -103,9 +104,10 @@ class FakeFile:
 
 @dataclass(slots=True)
 class FakeFrozenMachine:
-    """A copy of a guest's files; `ended` once its block is left."""
+    """A copy of a guest's files and jobs; `ended` once its block is left."""
 
     files: dict[str, FakeFile]
+    kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
     ended: bool = False
     directory: Path = Path("/nowhere")
 
@@ -120,9 +122,9 @@ class FakeGuest:
     the answers of `list_files` and `search`; `packed` are records that `pack_tree` adds. `left` are
     the programs that `leave` lines left running. `watching` holds the open watches by path, which
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
-    ports that answer, `tried_ports` those that `answers` tried, with the seconds. `found` are the
-    jobs that it brings along; `attended` lists the ids of those that were followed, `lines_done`
-    how far they are.
+    ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
+    jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
+    waiting. `attended` lists the ids of those that were followed.
     """
 
     environment: Environment
@@ -159,10 +161,10 @@ class FakeGuest:
     misbehave: Callable[[GuestMisbehaves], None] = lambda _error: None
     listening: set[int] = field(default_factory=set[int])
     tried_ports: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
-    found: tuple[FoundJob, ...] = ()
+    found: tuple[FoundJob, ...] | None = None
+    listing_jobs: anyio.Event | None = None
+    kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
     attended: list[str] = field(default_factory=list[str])
-    notes: dict[str, GuestJob] = field(default_factory=dict[str, GuestJob])
-    lines_done: dict[str, int] = field(default_factory=dict[str, int])
     written: list[tuple[str, bytes, bool]] = field(default_factory=list[tuple[str, bytes, bool]])
     signals: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     detached: anyio.Event = field(default_factory=anyio.Event)
@@ -211,36 +213,64 @@ class FakeGuest:
 
     async def attend(self, job: GuestJob) -> ExecutionResult:
         """Run a job's program, or go on with it from the line at which it was left."""
+        self._enter()
+        kept = self.kept.setdefault(job.id, KeptJob(job))
         job.is_started = True
+        job.started()
         self.attended.append(job.id)
-        self.notes[job.id] = job
-        results: list[ExecutionResult] = []
+        streams = kept.followed_by(job)
+        if kept.result is None:
+            try:
+                await self._until_its_end(kept, streams)
+            except anyio.get_cancelled_exc_class():
+                kept.kill()
+                raise
+        if kept.result is None:
+            raise Detached
+        return kept.end(job)
+
+    async def _until_its_end(self, kept: KeptJob, streams: JobStreams) -> None:
+        """Run it to its end, or to a pause. Raises GuestLost when the machine dies meanwhile."""
 
         async def leave() -> None:
             await self.detached.wait()
             group.cancel_scope.cancel()
 
+        async def die() -> None:
+            await self.dead.wait()
+            if not self.detached.is_set():
+                raise GuestLost(f"The machine died: {self.cause}")
+
         async with together() as group:
             group.start_soon(leave)
-            results.append(await self.run(job.command, job.streams, job.id))
+            group.start_soon(die)
+            kept.result = await self.run(kept.command, streams, kept.job.id)
             group.cancel_scope.cancel()
-        if not results:
-            raise Detached
-        return replace(results[0], run_id=job.id)
 
     async def jobs(self) -> tuple[FoundJob, ...]:
-        """Return the test's jobs, which a copy or an earlier server's machine brings along."""
+        """Return its jobs, or those that the test says."""
         await anyio.lowlevel.checkpoint()
+        if self.listing_jobs is not None:
+            await self.listing_jobs.wait()
         self._enter()
-        return self.found
+        if self.found is not None:
+            return self.found
+        return tuple(kept.found() for kept in self.kept.values())
 
     async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
         await anyio.lowlevel.checkpoint()
+        kept = self.kept.get(job_id)
+        is_closed = any(end for other, _, end in self.written if other == job_id)
+        if kept is None or kept.result or is_closed or not kept.job.attributes.keeps_input:
+            return False
         self.written.append((job_id, data, close))
         return True
 
     async def signal(self, job_id: str, number: int) -> bool:
         await anyio.lowlevel.checkpoint()
+        kept = self.kept.get(job_id)
+        if kept is None or kept.result is not None:
+            return False
         self.signals.append((job_id, number))
         return True
 
@@ -291,11 +321,13 @@ class FakeGuest:
         if command.code is None:
             into.stdout.feed(" ".join(command.argv).encode())
         lines = (command.code or b"").decode().splitlines()
-        for at in range(self.lines_done.get(run_id, 0), len(lines)):
+        kept = self.kept.get(run_id)
+        for at in range(kept.lines_done if kept else 0, len(lines)):
             line = lines[at].strip()
             if line and not await run.step(*line.partition(" ")[::2]):
                 break
-            self.lines_done[run_id] = at + 1
+            if kept is not None:
+                kept.lines_done = at + 1
         return run.result()
 
     def _enter(self) -> None:
@@ -531,7 +563,7 @@ class FakeGuest:
     @asynccontextmanager
     async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
         await self._obey("freeze")
-        taken = FakeFrozenMachine(copy.deepcopy(self.files))
+        taken = FakeFrozenMachine(copy.deepcopy(self.files), copies(self.kept))
         try:
             yield taken
         finally:

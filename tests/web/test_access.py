@@ -131,6 +131,7 @@ async def test_owners_do_not_meet(era: str) -> None:
         "wait_job": {"job_id": 1},
         "read_job": {"job_id": 1},
         "kill_job": {"job_id": 1},
+        "write_job": {"job_id": 1, "text": "x"},
         "list_jobs": {},
         "install_packages": {"packages": "numpy"},
         "write_file": {"path": "a", "content": "b"},

@@ -177,6 +177,7 @@ COMMANDS: Mapping[str, str | None] = {
     "run_command": _EXEC,
     "wait_job": None,
     "read_job": None,
+    "write_job": None,
     "kill_job": None,
     "list_jobs": None,
     "write_file": _CP,

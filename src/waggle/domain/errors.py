@@ -191,6 +191,13 @@ class JobNotFound(WaggleError):
     default_hint = "Call read_job without a job_id to see which are remembered."
 
 
+class JobEnded(WaggleError):
+    """The job has ended, so it takes no input and no signal."""
+
+    code = "job_ended"
+    default_hint = "read_job shows how it ended; run the program again for another job."
+
+
 class TooManyJobs(WaggleError):
     """The environment runs as many jobs as are allowed."""
 

@@ -55,7 +55,7 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
         "extend_environment",
     ),
     Toolset.EXECUTION: ("execute", "run_command"),
-    Toolset.JOBS: ("read_job", "wait_job", "kill_job", "list_jobs"),
+    Toolset.JOBS: ("read_job", "wait_job", "write_job", "kill_job", "list_jobs"),
     Toolset.FILES: (
         "write_file",
         "read_file",

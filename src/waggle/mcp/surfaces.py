@@ -40,7 +40,7 @@ _EXECUTE = (
 )
 _WORK = ("write_file", "edit_file", "read_file", "list_files", "search_files", "run_command")
 _TREES = ("upload_files", "download_files")
-_JOBS = ("read_job", "wait_job", "kill_job", "list_jobs")
+_JOBS = ("read_job", "wait_job", "write_job", "kill_job", "list_jobs")
 _FIRST: Mapping[str, str] = {
     "execute": _EXECUTE,
     "run_code": "run_code runs one program that needs nothing before or after, in one call.",

@@ -89,8 +89,14 @@ _USES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "bash_output get_output read_output get_command_output get_terminal_output task_output "
         "command_status check_command_status read_process_output get_job job_status get_task "
         "get_background_output wait wait_job wait_for list_jobs list_processes ps "
-        "list_background_processes list_sessions_processes interact_with_process",
+        "list_background_processes list_sessions_processes",
         ("read_job",),
+    ),
+    (
+        "write_stdin send_input send_stdin write_to_process send_to_process write_process "
+        "interact_with_process send_keys send_command_input write_input input_job send_to_terminal "
+        "write_to_terminal",
+        ("write_job",),
     ),
     (
         "kill kill_shell kill_bash kill_process kill_job kill_terminal kill_command stop_process "

@@ -104,7 +104,7 @@ class _Job:
                 if not error.result:
                     raise
                 result = error.result  # the program timed out, or its machine is gone
-            if result["status"] != "running":
+            if result["status"] not in ("running", "paused"):
                 self._result = result
                 self._over.set()
 

@@ -143,7 +143,8 @@ class JobsOfGuest(Protocol):
         """Write to a job's standard input, and with `close` end it.
 
         Waits until the program has taken all but a pipe's length. Returns False if it takes no
-        more, or never did. Raises GuestLost. Not idempotent.
+        more, or never did. Raises GuestLost, or TimedOut if the program does not read. Not
+        idempotent.
         """
         ...
 

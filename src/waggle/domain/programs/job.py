@@ -19,6 +19,25 @@ from waggle.domain.programs.display import NO_DISPLAYS, Displays
 MAX_WAIT_SECONDS = 300.0
 """The longest wait of one call; clients give up on silent calls sooner or later."""
 MAX_SUMMARY = 80
+PAUSED = "paused"
+"""The status of a running job whose environment is paused."""
+MAX_INPUT_BYTES = 1 << 20
+"""The most bytes that one call writes to a job's standard input."""
+SIGNALS = {
+    "HUP": 1,
+    "INT": 2,
+    "QUIT": 3,
+    "KILL": 9,
+    "USR1": 10,
+    "USR2": 12,
+    "ALRM": 14,
+    "TERM": 15,
+    "CONT": 18,
+    "STOP": 19,
+    "TSTP": 20,
+    "WINCH": 28,
+}
+"""The signals that callers send, with the numbers that Linux guests have for them."""
 
 
 class JobKind(StrEnum):
@@ -54,8 +73,8 @@ class JobView:
     """The state of a job at one time.
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
-    is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
-    its owner or with its environment. `limit` is seconds after which it is killed, those included
+    is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST, as with its environment.
+    A KILLED job was ended by its owner. `limit` is seconds after which it is killed, those included
     for which it was paused. `is_paused` says that its environment is. `diagnosis` says why it
     failed, where that is known. `left` is what it left running when it ended. `displays` are its
     rich outputs.
@@ -86,8 +105,13 @@ class JobView:
 
     @property
     def is_running(self) -> bool:
-        """Whether it still runs."""
+        """Whether it still runs, or is paused."""
         return self.state is JobState.RUNNING
+
+    @property
+    def status(self) -> str:
+        """Its state, or PAUSED."""
+        return PAUSED if self.is_paused else self.state.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +127,12 @@ class JobBrief:
     exit_code: int | None
     stdout_bytes: int
     stderr_bytes: int
+    is_paused: bool = False
+
+    @property
+    def status(self) -> str:
+        """Its state, or PAUSED."""
+        return PAUSED if self.is_paused else self.state.value
 
 
 def summarise(text: str) -> str:
@@ -111,6 +141,17 @@ def summarise(text: str) -> str:
     line = next((line for line in lines if line and not line.startswith("```")), "")
     shown = "".join(c if c.isprintable() else "\ufffd" for c in line[: MAX_SUMMARY + 1])
     return shown if len(shown) <= MAX_SUMMARY else shown[: MAX_SUMMARY - 3] + "..."
+
+
+def parse_signal(name: str) -> int:
+    """Return a signal's number by its name, such as INT or sigint. Raises InvalidArgument."""
+    number = SIGNALS.get(name.strip().upper().removeprefix("SIG"))
+    if number is None:
+        raise InvalidArgument(
+            f"There is no signal {name[:40]!r} to send.",
+            hint=f"Use one of {', '.join(SIGNALS)}, or none to end the job with all its processes.",
+        )
+    return number
 
 
 def parse_wait(value: float | None, default: float) -> float:

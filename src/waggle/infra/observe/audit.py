@@ -97,6 +97,7 @@ REFUSED = frozenset(
     {
         *("invalid_argument", "invalid_runtime", "unsupported", "unknown_tool", "rate_limited"),
         *("not_found", "job_not_found", "max_environments", "quota_exceeded", "too_many_jobs"),
+        "job_ended",
     }
 )
 """Outcomes of calls that were refused before they did anything."""

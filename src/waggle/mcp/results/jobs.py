@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from waggle.domain.programs import MAX_COMMAND
-from waggle.domain.programs.job import JobState
+from waggle.domain.programs.job import JobBrief, JobState
 from waggle.mcp.errors import clean
 from waggle.mcp.results import ADVICE, NOTE
 from waggle.mcp.results.displays import DisplayItem
@@ -73,7 +73,7 @@ class CommandOutput(ProgramOutput):
     """The status and output of a program; text that is not UTF-8 has U+FFFD in it."""
 
     job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
-    status: str = Field(description=f"running (as this job), {_ENDS}")
+    status: str = Field(description=f"running or paused (as this job), {_ENDS}")
     ends_at: str = Field(
         default="", description="RFC 3339; when a running one is killed at the latest."
     )
@@ -110,7 +110,7 @@ class JobItem(BaseModel):
     job_id: int
     tool: str = Field(description="execute, run_command or install_packages.")
     summary: str = Field(default="", description="The first line of the program.")
-    status: str = Field(description=f"running, {_ENDS}")
+    status: str = Field(description=f"running, paused, {_ENDS}")
     exit_code: int | None = None
     duration_ms: int = Field(default=0, description="Only from a second on, or if it did not exit.")
 
@@ -127,6 +127,15 @@ class JobList(BaseModel):
     note: str = Field(default="", description=NOTE)
 
 
+class WrittenInput(BaseModel):
+    """What was written to a job."""
+
+    job_id: int
+    bytes_written: int = 0
+    closed: bool = Field(default=False, description="Its standard input has ended.")
+    note: str = Field(default="", description=NOTE)
+
+
 class JobReport(ProgramOutput):
     """The result of read_job: the jobs, the status of one, or a part of its output."""
 
@@ -135,7 +144,7 @@ class JobReport(ProgramOutput):
     )
     count: int = 0
     job_id: int = 0
-    status: str = Field(default="", description=f"Of the job: running, {_ENDS}")
+    status: str = Field(default="", description=f"Of the job: running, paused, {_ENDS}")
     ends_at: str = Field(
         default="", description="RFC 3339; when a running one is killed at the latest."
     )
@@ -186,3 +195,26 @@ def left_lines(items: Sequence[LeftItem]) -> list[str]:
         + f": {item.command}"
         for item in items
     ]
+
+
+def job_status(status: str, exit_code: int | None) -> str:
+    """Return a job's status for a text, with its exit code."""
+    return status if exit_code is None else f"{status} {exit_code}"
+
+
+def job_item(job: JobBrief) -> JobItem:
+    """Return a job as an item of a list."""
+    return JobItem(
+        job_id=job.number,
+        tool=job.kind.value,
+        summary=job.summary,
+        status=job.status,
+        exit_code=job.exit_code,
+        duration_ms=shown_ms(job.duration, job.state),
+    )
+
+
+def job_line(item: JobItem) -> str:
+    """Return an item of a list as a line of text."""
+    how = f"{job_status(item.status, item.exit_code)}{took(item.duration_ms)}"
+    return f"{item.job_id} {item.tool} ({how}): {item.summary}"

@@ -58,7 +58,7 @@ def job_shown(
     stdout, stderr = share(view.stdout, view.stderr, characters, displays.inserts)
     output = CommandOutput(
         job_id=view.number,
-        status=view.state.value,
+        status=view.status,
         stdout=printed(stdout, displays.inserts),
         stderr=printed(stderr),
         exit_code=view.exit_code,
@@ -82,12 +82,17 @@ def job_shown(
 
 
 def _continues(view: JobView) -> list[Hint]:
-    if not view.is_running:
-        return []
     if view.is_paused:
-        state = f"It goes on as job {view.number} when the environment is resumed"
-        return [Hint("wait_job or any other use resumes it.", state)]
-    return [Hint(_RUNNING)]
+        return resumes(view)
+    return [Hint(_RUNNING)] if view.is_running else []
+
+
+def resumes(view: JobView) -> list[Hint]:
+    """Return what becomes of a job whose environment is paused; nothing if it is not."""
+    if not view.is_paused:
+        return []
+    state = f"It goes on as job {view.number} when the environment is resumed"
+    return [Hint("read_job with wait_seconds or any other use resumes it.", state)]
 
 
 def _uri(view: JobView, name: StreamName) -> str:
@@ -145,9 +150,9 @@ def _printed(output: ProgramOutput) -> list[str]:
 def _ending(output: ProgramOutput, status: str, of: str = "", until: str = "") -> str:
     """Return a line on how a program ended, and why it failed if known."""
     how = {
-        JobState.EXITED: f"exit {output.exit_code}",
-        JobState.SIGNALED: f"signaled {output.signal}",
-    }.get(JobState(status), status)
+        JobState.EXITED.value: f"exit {output.exit_code}",
+        JobState.SIGNALED.value: f"signaled {output.signal}",
+    }.get(status, status)
     line = f"[{of}{how}{took(output.duration_ms)}{until}]"
     found = output.diagnosis
     if found is None or status == JobState.LOST:  # a lost job's error says it

@@ -6,12 +6,14 @@ Called by `waggle.mcp.tools`; `waggle.mcp.results` has the form of all results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
 from waggle.domain.programs import HOME
+from waggle.domain.programs.job import JobBrief
 from waggle.mcp.results import NOTE, readable, rfc3339
 from waggle.mcp.results.environments import (
     NETWORK,
@@ -22,9 +24,19 @@ from waggle.mcp.results.environments import (
     UNUSED,
     on_disk_until,
 )
-from waggle.mcp.results.jobs import LeftItem, left_items, left_lines
+from waggle.mcp.results.jobs import (
+    JobItem,
+    LeftItem,
+    job_item,
+    job_line,
+    left_items,
+    left_lines,
+)
 from waggle.service.environments.registry import Inspection
 from waggle.service.programs.leftovers import LeftList
+
+MOST_RUNNING = 20
+"""The most running jobs in the state of an environment."""
 
 
 class PortItem(BaseModel):
@@ -55,6 +67,10 @@ class EnvironmentState(BaseModel):
     on_disk_until: str = Field(default="", description=ON_DISK)
     notice: str = Field(default="", description=NOTICE)
     running_jobs: int = 0
+    jobs: list[JobItem] = Field(
+        default_factory=list[JobItem],
+        description=f"Those that run or are paused, newest first; at most {MOST_RUNNING}.",
+    )
     cpus: int = Field(description="Virtual processors it may use.")
     memory_bytes: int = Field(description="Memory it may use.")
     disk_bytes: int = Field(description="Size of its writable disk.")
@@ -108,7 +124,9 @@ def in_minutes(time: timedelta) -> str:
     return f"{int(time.total_seconds()) // 60}m"
 
 
-def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
+def environment_state(
+    found: Inspection, running: Sequence[JobBrief], left: LeftList
+) -> EnvironmentState:
     """Return the result of get_environment."""
     environment, use = found.environment, found.resource_use
     return EnvironmentState(
@@ -127,7 +145,8 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
         expires_at="" if found.is_busy else rfc3339(environment.expires_at()),
         on_disk_until=on_disk_until(environment),
         notice=environment.notice or "",
-        running_jobs=running_jobs,
+        running_jobs=len(running),
+        jobs=[job_item(job) for job in running[: -MOST_RUNNING - 1 : -1]],
         cpus=environment.resources.cpus,
         memory_bytes=environment.resources.memory_mib << 20,
         disk_bytes=environment.resources.disk_mib << 20,
@@ -165,6 +184,7 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         *([f"env: {', '.join(state.env)}"] if state.env else []),
         *([f"packages: {' '.join(state.packages)}"] if state.packages else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),
+        *(f"job {job_line(item)}" for item in state.jobs),
         *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),
     ]

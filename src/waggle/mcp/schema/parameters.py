@@ -47,6 +47,9 @@ Env = Annotated[
     Field(description="Variables as NAME=value.", json_schema_extra=STRINGS),
 ]
 Stdin = Annotated[str, Field()]
+_STDIN_OPEN = "Keep its standard input open for write_job."
+StdinOpen = Annotated[bool, Field(description=_STDIN_OPEN)]
+UnlistedStdinOpen = Annotated[bool, Field(description=_STDIN_OPEN, json_schema_extra=unlisted())]
 User = Annotated[
     str | None, Field(json_schema_extra={"enum": [*GuestUser]}, description="Default: sandbox.")
 ]

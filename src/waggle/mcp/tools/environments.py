@@ -196,7 +196,7 @@ class EnvironmentTools:
         owner = current_owner(ctx)
         found = await self._environments.inspect(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner, always=False)
-        state = environment_state(found, self._jobs.running(found.environment.id), left)
+        state = environment_state(found, self._jobs.going(found.environment.id), left)
         return success(state, state_text(state, self._services.when_unused))
 
     async def extend_environment(

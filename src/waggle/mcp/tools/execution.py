@@ -27,6 +27,8 @@ from waggle.mcp.schema.parameters import (
     OptionalEnvironmentId,
     Seconds,
     Stdin,
+    StdinOpen,
+    UnlistedStdinOpen,
     User,
     Wait,
     parse_user,
@@ -88,6 +90,7 @@ class ExecutionTools:
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        stdin_open: UnlistedStdinOpen = False,
         timeout_seconds: Seconds = None,
         wait_seconds: Wait = None,
         background: Background = False,
@@ -101,7 +104,7 @@ class ExecutionTools:
         shown = parse_output(max_output, self._limits.output)
         look = names_image(code) if images is None else images
         owner, who, phases = current_owner(ctx), parse_user(user), Phases(ctx, self._heartbeat)
-        how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin)
+        how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open)
 
         def new() -> CreateRequest:
             return CreateRequest(self._execution.runtime_for_code(code, language, runtime, how))
@@ -133,6 +136,7 @@ class ExecutionTools:
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        stdin_open: StdinOpen = False,
         timeout_seconds: Seconds = None,
         wait_seconds: Wait = None,
         background: Background = False,
@@ -150,7 +154,7 @@ class ExecutionTools:
             command,
             owner=current_owner(ctx),
             user=parse_user(user),
-            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
+            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open),
         )
         self._remember(job, album, images)
         return await self._answer(ctx, job, wait, shown)

@@ -10,23 +10,26 @@ from pydantic import Field
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import parse_output
-from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
+from waggle.domain.programs.job import SIGNALS, JobView, StreamName, parse_signal, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner, watch
-from waggle.mcp.results import Reply, success
+from waggle.mcp.results import Hint, Reply, success
 from waggle.mcp.results.images import pictures_for, result_of
 from waggle.mcp.results.jobs import (
     CommandOutput,
-    JobItem,
     JobList,
     JobReport,
+    WrittenInput,
+    job_item,
+    job_line,
+    job_status,
     left_items,
     left_lines,
-    shown_ms,
-    took,
 )
 from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
+from waggle.mcp.results.programs import resumes
+from waggle.mcp.schema import unlisted
 from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
-from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
+from waggle.mcp.schema.tool import CHANGES, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.programs import Job
 
 _ReadJobId = Annotated[
@@ -34,6 +37,20 @@ _ReadJobId = Annotated[
 ]
 _ReadWait = Annotated[float | None, Field(description="Wait so long for its end.")]
 _Kill = Annotated[bool, Field(description="End it, with all its processes.")]
+_Signal = Annotated[
+    str | None,
+    Field(
+        description=f"Send it this signal ({', '.join(SIGNALS)}) to its program instead of ending "
+        "all.",
+        json_schema_extra=unlisted(),
+    ),
+]
+_KillSignal = Annotated[
+    str | None,
+    Field(description="INT, TERM, HUP, USR1 etc. for its program. Default: end all."),
+]
+_Text = Annotated[str, Field(description="With a line end where the program waits for one.")]
+_Close = Annotated[bool, Field(description="End its standard input.")]
 _Pid = Annotated[int | None, Field(description="Left-over program to end.")]
 _Stream = Annotated[Literal["stdout", "stderr"] | None, Field()]
 _Offset = Annotated[
@@ -47,7 +64,7 @@ _NONE = "No program ran in this environment yet."
 
 
 class JobTools:
-    """wait_job, read_job, kill_job, list_jobs."""
+    """wait_job, read_job, write_job, kill_job, list_jobs."""
 
     def __init__(self, services: Services) -> None:
         self._jobs = services.jobs
@@ -85,6 +102,7 @@ class JobTools:
         limit: _Limit = None,
         search: _Search = None,
         kill: _Kill = False,
+        signal: _Signal = None,
         pid: _Pid = None,
     ) -> Annotated[Reply, JobReport]:
         """Wait for a job, end it, read a part of its output, or list all jobs."""
@@ -92,36 +110,40 @@ class JobTools:
         if job_id is None:
             if pid is not None:
                 await self._jobs.left.end(environment_id, pid, owner=owner)
-            elif kill:
+            elif kill or signal:
                 raise InvalidArgument(
                     "No program to kill is named.",
                     hint="Give job_id, or pid for a left-over program; without both, read_job "
                     "lists them.",
                 )
             return await self._listed(environment_id, owner, ended=pid)
+        if signal is not None:
+            parse_signal(signal)
         job = await self._jobs.get(environment_id, job_id, owner=owner)
-        if kill:
+        if signal is not None:
+            await self._jobs.control.signal(job, signal, owner=owner)
+        elif kill:
             await self._jobs.kill(job, owner=owner)
-        elif wait_seconds is not None:
+        if wait_seconds is not None and (signal is not None or not kill):
             await self._jobs.resume(job, owner=owner)
             await watch(
                 ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
             )
         is_page = stream or offset is not None or limit or search
-        if not is_page and (kill or wait_seconds is not None):
+        if not is_page and (kill or signal is not None or wait_seconds is not None):
             return await self._result(job, self._limits.output)
         name = StreamName(stream or "stdout")
         part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
         view = job.view()
         result = JobReport(
-            status=view.state.value,
+            status=view.status,
             exit_code=view.exit_code,
             content=part.content,
             offset=part.offset,
             next_offset=part.next_offset,
             size=part.size,
         )
-        return success(result, part.content, _place(part, view))
+        return success(result, part.content, _place(part, view), hints=resumes(view))
 
     async def _result(self, job: Job, shown: int) -> Reply:
         """Return its status, as the call that started it would."""
@@ -130,13 +152,39 @@ class JobTools:
         return result_of(view, self._limits, shown=shown, pictures=pictures)
 
     async def kill_job(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        job_id: JobId,
+        signal: _KillSignal = None,
     ) -> Annotated[Reply, CommandOutput]:
-        """End a job with all its processes."""
+        """End a job with all its processes, or send its program a signal."""
         owner = current_owner(ctx)
         job = await self._jobs.get(environment_id, job_id, owner=owner)
-        await self._jobs.kill(job, owner=owner)
+        if signal is None:
+            await self._jobs.kill(job, owner=owner)
+        else:
+            await self._jobs.control.signal(job, signal, owner=owner)
         return result_of(job.view(), self._limits, shown=self._limits.output)
+
+    async def write_job(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        job_id: JobId,
+        text: _Text,
+        close: _Close = False,
+    ) -> Annotated[Reply, WrittenInput]:
+        """Write to a job's standard input."""
+        owner = current_owner(ctx)
+        job = await self._jobs.get(environment_id, job_id, owner=owner)
+        count = await self._jobs.control.write(job, text, close=close, owner=owner)
+        result = WrittenInput(job_id=job.number, bytes_written=count, closed=close)
+        ended = ", which has ended" if close else ""
+        said = f"{count} bytes are written to the standard input of job {job.number}{ended}."
+        return success(result, said, hints=[Hint("read_job shows what it prints.")])
 
     async def list_jobs(
         self, ctx: Ctx, *, environment_id: EnvironmentId
@@ -148,36 +196,17 @@ class JobTools:
         """List all but the program `ended`, which the guest may still be ending."""
         jobs = await self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)
-        items, note = [_item(job) for job in jobs], "" if jobs else _NONE
+        items, note = [job_item(job) for job in jobs], "" if jobs else _NONE
         shown = [item for item in left_items(left) if item.pid != ended]
         result = JobList(jobs=items, count=len(items), left_running=shown, note=note)
-        lines = [*map(_line, result.jobs), *left_lines(result.left_running)]
+        lines = [*map(job_line, result.jobs), *left_lines(result.left_running)]
         return success(result, "\n".join(lines))
 
 
 def _place(part: StreamPage, view: JobView) -> str:
     more = "this is the end" if part.next_offset is None else f"continue at {part.next_offset}"
-    return f"[from byte {part.offset} of {part.size}; {more}; {_how(view.state, view.exit_code)}]"
-
-
-def _how(state: str, exit_code: int | None) -> str:
-    return state if exit_code is None else f"{state} {exit_code}"
-
-
-def _item(job: JobBrief) -> JobItem:
-    return JobItem(
-        job_id=job.number,
-        tool=job.kind.value,
-        summary=job.summary,
-        status=job.state.value,
-        exit_code=job.exit_code,
-        duration_ms=shown_ms(job.duration, job.state),
-    )
-
-
-def _line(item: JobItem) -> str:
-    how = f"{_how(item.status, item.exit_code)}{took(item.duration_ms)}"
-    return f"{item.job_id} {item.tool} ({how}): {item.summary}"
+    how = job_status(view.status, view.exit_code)
+    return f"[from byte {part.offset} of {part.size}; {more}; {how}]"
 
 
 def job_tools(services: Services) -> list[OfferedTool]:
@@ -204,9 +233,16 @@ def job_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.kill_job,
             title="Kill a job",
-            description="End a job with all processes that it started.",
+            description="End a job with all processes that it started, or send it a signal.",
             annotations=SETTLES,
-            meta=searchable("kill or stop a background program"),
+            meta=searchable("kill, stop, interrupt or signal a background program"),
+        ),
+        make_tool(
+            tools.write_job,
+            title="Write to a job",
+            description="Write to the standard input of a job that was started with stdin_open.",
+            annotations=CHANGES,
+            meta=searchable("send input or stdin to a background program, answer its prompt"),
         ),
         make_tool(
             tools.list_jobs,

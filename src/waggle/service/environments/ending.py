@@ -182,9 +182,15 @@ class Life:
         """
         while self.environment.state in (State.CREATING, State.PAUSED, State.RESUMING):
             await self._moved.wait()
-        if self.environment.state is not State.RUNNING:
-            raise GuestLost(self.environment.error or "The environment is being destroyed.")
+        if lost := self.lost():
+            raise lost
         return self._the_guest()
+
+    def lost(self) -> GuestLost | None:
+        """Return why it has no guest any more and will have none, if that is so."""
+        if self.environment.state not in (State.ERROR, State.DESTROYING, State.DESTROYED):
+            return None
+        return GuestLost(self.environment.error or "The environment is being destroyed.")
 
     def continues_without(self, guest: Guest) -> bool:
         """Whether it is paused, or runs in another guest than this."""

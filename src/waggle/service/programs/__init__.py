@@ -93,6 +93,7 @@ class Job(JobRecord):
     def take_over(self, found: FoundJob) -> None:
         """Be a job that its guest has already. If that has ended, its output is still unread."""
         self.guest_job.is_started = True
+        self._begun.set()
         self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
         if not found.is_running:
             self._unread = found

@@ -62,12 +62,16 @@ class ExecutionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """How a program runs: seconds until it is killed, its directory, variables and stdin."""
+    """How a program runs: seconds until it is killed, its directory, variables and stdin.
+
+    With `stdin_open`, its standard input stays open for more.
+    """
 
     timeout_seconds: float | None = None
     cwd: str | None = None
     env: Given = field(default_factory=dict[str, object])
     stdin: str = ""
+    stdin_open: bool = False
 
 
 PLAIN = Surroundings()
@@ -156,7 +160,9 @@ class ExecutionService:
         environment = self._environments.get(environment_id, owner=owner)
         if context is None:
             command = self._program(code, language, environment.runtime, how, user=user)
-            attributes = Attributes(has_displays=PYTHON_RUNNER in command.argv)
+            attributes = Attributes(
+                has_displays=PYTHON_RUNNER in command.argv, keeps_input=how.stdin_open
+            )
             what = What(JobKind.EXECUTE, summarise(code), attributes=attributes)
             return await self._jobs.start(environment.id, command, what, owner=owner)
         key, command = self._cell(code, language, environment.runtime, how, user, context)
@@ -165,7 +171,7 @@ class ExecutionService:
             JobKind.EXECUTE,
             summarise(code),
             queue=key.queue,
-            attributes=Attributes(has_displays=True),
+            attributes=Attributes(has_displays=True, keeps_input=how.stdin_open),
             context=key,
         )
         return await self._jobs.start(environment.id, command, what, owner=owner, driver=driver)
@@ -188,7 +194,8 @@ class ExecutionService:
                 "The command is empty.", hint='Write "ls -l /tmp" or ["ls", "-l", "/tmp"].'
             )
         text = command if isinstance(command, str) else " ".join(command)
-        what = What(JobKind.COMMAND, summarise(text))
+        attributes = Attributes(keeps_input=how.stdin_open)
+        what = What(JobKind.COMMAND, summarise(text), attributes=attributes)
         ready = self._command(argv, how, user)
         return await self._jobs.start(environment_id, ready, what, owner=owner)
 

@@ -68,6 +68,8 @@ class JobService(JobStarter):
                 found = await guest.jobs()
             except (GuestLost, GuestMisbehaves) as error:
                 log.warning("jobs_not_adopted", environment=environment.id, error=error.message)
+            except Exception:
+                log.exception("jobs_not_adopted", environment=environment.id)
         old = self._jobs.pop(environment.id, None) or JobTable()
         jobs = self._jobs[environment.id] = JobTable(last=old.last)
         for lost in old.by_number.values():
@@ -142,19 +144,6 @@ class JobService(JobStarter):
         await job.kill()
         await self.left.end_of(job, owner=owner)
 
-    async def signal(self, job: Job, number: int, *, owner: str) -> bool:
-        """Send a signal to a job's program and its process group; False if it has ended.
-
-        Resumes a paused environment first. Raises as `using` does, or GuestLost.
-        """
-        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
-            return job.is_running and await guest.signal(job.run_id, number)
-
-    async def write(self, job: Job, data: bytes, *, close: bool, owner: str) -> bool:
-        """Write to a job's standard input; see `Guest.write_input`. Raises as `signal` does."""
-        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
-            return job.is_running and await guest.write_input(job.run_id, data, close=close)
-
     def newest(self, environment_id: str, count: int, *, owner: str) -> tuple[Job, ...]:
         """Return the last `count` jobs, newest first. Raises NotFound or InvalidArgument."""
         environment = self._environments.get(environment_id, owner=owner)
@@ -168,6 +157,10 @@ class JobService(JobStarter):
         await self._recall(environment_id, owner)
         environment = self._environments.touch(environment_id, owner=owner)
         return tuple(job.brief() for job in self._of(environment.id))
+
+    def going(self, environment_id: str) -> tuple[JobBrief, ...]:
+        """Return the jobs that have not ended, oldest first. Not a use of the environment."""
+        return tuple(job.brief() for job in self._of(environment_id) if job.is_running)
 
     def _forget(self, environment_id: str) -> None:
         self.left.forget(environment_id)

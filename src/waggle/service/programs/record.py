@@ -185,6 +185,7 @@ class JobRecord:
             exit_code=result.exit_code if result else unread.exit_code if unread else None,
             stdout_bytes=self.printed(StreamName.STDOUT),
             stderr_bytes=self.printed(StreamName.STDERR),
+            is_paused=self.is_running and self._paused_at is not None,
         )
 
     def _duration(self) -> float:

@@ -29,6 +29,7 @@ from waggle.domain.programs.job import JobKind, StreamName
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files import located
 from waggle.service.programs import Job, What
+from waggle.service.programs.control import Control
 from waggle.service.programs.leftovers import Leftovers
 from waggle.service.programs.notes import Note
 from waggle.service.programs.table import JobTable
@@ -66,6 +67,8 @@ class JobStarter:
         self._listeners: list[Changed] = []
         self.left = Leftovers(environments, self._of)
         """The programs that jobs left running."""
+        self.control = Control(environments)
+        """Input and signals for running jobs."""
 
     def when_changed(self, notify: Changed) -> None:
         """Call `notify` when a job starts, prints or ends; see `Changed`."""
@@ -216,7 +219,7 @@ class JobStarter:
                 return await guest.attend(job), guest
             except GuestLost as error:
                 if not isinstance(error, Detached) and not life.continues_without(guest):
-                    raise
+                    raise life.lost() or error from error
         raise GuestLost("The environment is being destroyed.")
 
     def _of(self, environment_id: str) -> tuple[Job, ...]:

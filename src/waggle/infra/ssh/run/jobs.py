@@ -22,28 +22,23 @@ from waggle.domain.programs import Command, ExecutionResult
 from waggle.domain.programs.guest_job import (
     Attributes,
     Detached,
-    FoundJob,
     GuestJob,
     JobStreams,
-    Terminal,
 )
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run import CALL_AGAIN, KILL_PATIENCE, WINDOW, ask
 from waggle.infra.ssh.run.following import (
     CONTEXT_ENDED,
-    MAX_LIST,
     FollowSession,
-    InvalidFrame,
     JobEnd,
-    parse_jobs,
 )
-from waggle.infra.ssh.run.launcher import CommandSession, OutputCollector, frame
+from waggle.infra.ssh.run.launcher import OutputCollector, frame
+from waggle.infra.ssh.run.requests import JobRequests
 from waggle.tasks import end, finish
 
 ATTEMPTS = 3
 """Connections that may break in a row without a byte of the job, before it counts as lost."""
-_SECONDS = 20.0
 log = structlog.get_logger(__name__)
 
 
@@ -86,13 +81,13 @@ class _Following:
             self._left = None
 
 
-class GuestJobs:
+class GuestJobs(JobRequests):
     """The jobs of one guest. `patience` is the seconds of each attempt to kill one."""
 
     def __init__(
         self, connection: SshConnection, *, patience: Sequence[float] = KILL_PATIENCE
     ) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._patience = patience
         self._under_way: set[_Following] = set()
 
@@ -226,36 +221,6 @@ class GuestJobs:
         except (TimeoutError, GuestLost):
             return False
         return True
-
-    async def all(self) -> tuple[FoundJob, ...]:
-        """See `domain.host.Guest.jobs`."""
-        answer = await self._ask("jobs", MAX_LIST)
-        stdout = answer.stdout.output()
-        try:
-            return parse_jobs(stdout.head + stdout.tail)
-        except InvalidFrame as error:
-            raise GuestLost(f"The guest lists its jobs in an invalid form: {error}.") from error
-
-    async def write(self, job_id: str, data: bytes, *, close: bool) -> bool:
-        """See `domain.host.Guest.write_input`."""
-        question = f"{'close' if close else 'input'} {job_id}"
-        return (await self._ask(question, stdin=data)).exit_code == 0
-
-    async def signal(self, job_id: str, number: int) -> bool:
-        """See `domain.host.Guest.signal`."""
-        return (await self._ask(f"signal {job_id} {number}")).exit_code == 0
-
-    async def resize(self, job_id: str, terminal: Terminal) -> bool:
-        """See `domain.host.Guest.resize`."""
-        question = f"resize {job_id} {terminal.rows} {terminal.columns}"
-        return (await self._ask(question)).exit_code == 0
-
-    async def _ask(self, question: str, limit: int = 1_000, stdin: bytes = b"") -> CommandSession:
-        try:
-            async with asyncio.timeout(_SECONDS):
-                return await ask(self._connection, question, limit, stdin)
-        except TimeoutError:
-            raise GuestLost("The guest does not answer about its jobs.") from None
 
 
 def anonymous_job(command: Command) -> GuestJob:
