@@ -123,6 +123,10 @@ A running one stays as it is.""",
     "fork_environment": f"""\
 Every copy is an environment of its own, counts as one and is to be destroyed; all of them or none
 are made. {_KEPT}""",
+    "keep_fork": """\
+The fork keeps its id and takes the original's name, though not the host name inside; nothing is
+destroyed before that is recorded, and a call that was interrupted can be repeated. Snapshots of the
+original stay for create_environment.""",
     "delete_snapshot": "The number that one owner may keep is limited.",
     "run_code": f"""\
 At most {MAX_FILES} text files. Takes seconds longer than `execute` in an environment that runs
@@ -192,7 +196,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "expose_port": [{**_BOX, "port": 8000}, {**_BOX, "port": 3000, "wait_seconds": 60}],
     "pause_environment": [{**_BOX, "to_disk": True}],
     "snapshot_environment": [{**_BOX, "name": "packages-installed"}],
-    "fork_environment": [{**_BOX, "count": 3}],
+    "fork_environment": [
+        {**_BOX, "count": 3},
+        {**_BOX, "code": ["fit(depth=2)", "fit(depth=8)"], "context": "main"},
+    ],
+    "keep_fork": [_BOX],
     "rollback_environment": [{**_BOX, "snapshot_id": "0b9a3c"}],
     "run_code": [
         {"code": "import numpy; print(numpy.pi)", "packages": ["numpy"]},

@@ -107,6 +107,9 @@ async def test_both_forms_agree_for_every_tool() -> None:
         await call("rollback_environment", snapshot_id=taken["snapshot_id"], **this)
         await call("delete_snapshot", snapshot_id=taken["snapshot_id"])
         await call("fork_environment")
+        tries = await call("fork_environment", code=["echo a\nerr b\nexit 3"])
+        here.environment = tries["environments"][0]["environment_id"]
+        await call("keep_fork")
         await call("pause_environment")
         await call("get_environment")
         await call("resume_environment")

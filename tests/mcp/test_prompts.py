@@ -19,6 +19,7 @@ ARGUMENTS = {
     "run-code": {"task": "count words", "runtime": "node"},
     "debug-failure": {"failure": "KeyError: 'x'", "code": "print({}['x'])"},
     "analyse-data": {"question": "which month?", "data": "a,b\n1,2"},
+    "try-ways": {"task": "fit a model", "ways": "trees, lines"},
 }
 TAKES = "run-code takes: task (required), runtime."
 
@@ -59,10 +60,10 @@ async def test_prompts_name_only_tools_that_exist() -> None:
 @pytest.mark.parametrize(
     "left_out, names",
     [
-        ({Toolset.JOBS, Toolset.PORTS, Toolset.RUN}, [*PROMPTS]),
-        ({Toolset.PACKAGES}, ["debug-failure"]),
-        ({Toolset.SNAPSHOTS}, [*PROMPTS]),
-        ({Toolset.FILES}, []),
+        ({Toolset.PORTS, Toolset.RUN}, [*PROMPTS]),
+        ({Toolset.PACKAGES}, ["debug-failure", "try-ways"]),
+        ({Toolset.SNAPSHOTS}, ["run-code", "debug-failure", "analyse-data"]),
+        ({Toolset.FILES}, ["try-ways"]),
         ({Toolset.EXECUTION}, []),
         ({Toolset.ENVIRONMENTS}, []),
     ],

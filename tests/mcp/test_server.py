@@ -86,12 +86,14 @@ async def test_hints_are_correct() -> None:
     }
     destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert destructive == {
+        "keep_fork",
         "destroy_environment",
         "delete_snapshot",
         "rollback_environment",
     }
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
     assert idempotent == {
+        "keep_fork",
         "destroy_environment",
         "upload_files",
         "extend_environment",

@@ -149,6 +149,7 @@ async def test_owners_do_not_meet(era: str) -> None:
         "resume_environment": {},
         "snapshot_environment": {},
         "fork_environment": {"count": 2},
+        "keep_fork": {},
         "rollback_environment": {"snapshot_id": nobody},
         "destroy_environment": {},
     }

@@ -196,6 +196,7 @@ COMMANDS: Mapping[str, str | None] = {
     "list_snapshots": "'waggle snapshot ls'",
     "delete_snapshot": "'waggle snapshot rm'",
     "fork_environment": "'waggle env fork'",
+    "keep_fork": None,
     "rollback_environment": "'waggle env rollback'",
     "run_code": "'waggle run'",
 }

@@ -56,6 +56,14 @@ HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.RESUMING, State
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The environment that another was forked of, and its name then."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """One environment. Immutable: every change returns a new value.
 
@@ -66,7 +74,7 @@ class Environment:
     its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
     paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
     last connected to one of its exposed ports. `variables` are for all its programs, `packages`
-    were requested when it was created.
+    were requested when it was created. `fork_of` is set for forks; it is not recorded.
     """
 
     id: str
@@ -92,6 +100,7 @@ class Environment:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
     notice: str | None = None
+    fork_of: Origin | None = None
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
         """Return a new environment like this one, of the same owner, that is to be created."""
@@ -108,6 +117,7 @@ class Environment:
             last_used_at=now,
             variables=self.variables,
             packages=self.packages,
+            fork_of=Origin(self.id, self.name),
         )
 
     def to(self, state: State, *, error: str | None = None) -> Environment:

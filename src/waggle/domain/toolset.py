@@ -74,6 +74,7 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
         "list_snapshots",
         "delete_snapshot",
         "fork_environment",
+        "keep_fork",
         "rollback_environment",
     ),
     Toolset.RUN: ("run_code",),

@@ -92,11 +92,31 @@ whole.
 Give the answer first, then the figures, how they were made, and what in the data limits them."""
 
 
+def try_ways(
+    task: Annotated[str, Field(description="What is to be done best.")],
+    ways: Annotated[str, Field(description="The ways to try, if some are known.")] = "",
+) -> str:
+    """Try several ways from one prepared state, compare their results, and keep the best."""
+    given = f"\n{quoted('ways', ways)}" if ways.strip() else ""
+    return f"""\
+Find the best way to do this by trying several from one state:
+{quoted("task", task)}{given}
+1. create_environment, and prepare with execute in a context (such as main) what all ways need: \
+packages, data loaded into variables, and a measure of how good a result is.
+2. fork_environment with code: a list with one short program for each way, and that context. Each \
+runs in its own copy, with all variables, and prints its measure.
+3. Compare the results side by side. Give those that still run time with read_job.
+4. keep_fork the best one; the original and the others are destroyed. If none is good enough, \
+destroy_environment the forks and fork the original again.
+Report the measures of all ways, which you kept and why."""
+
+
 _ALWAYS = frozenset({"create_environment", "execute", "destroy_environment"})
 PROMPTS: Mapping[str, tuple[Callable[..., str], frozenset[str]]] = {
     "run-code": (run_code, _ALWAYS | {"install_packages", "read_file"}),
     "debug-failure": (debug_failure, _ALWAYS | {"write_file"}),
     "analyse-data": (analyse_data, _ALWAYS | {"install_packages", "read_file", "write_file"}),
+    "try-ways": (try_ways, _ALWAYS | {"fork_environment", "keep_fork", "read_job"}),
 }
 """The prompts by name, with the tools that their texts name."""
 HINTS: Mapping[str, tuple[str, frozenset[str]]] = {

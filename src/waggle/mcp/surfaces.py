@@ -54,8 +54,8 @@ _THEN: Mapping[str, str] = {
     "snapshot_environment": "snapshot_environment keeps memory and disk; "
     "create_environment with snapshot starts from it; rollback_environment goes back to it; "
     "list_snapshots and delete_snapshot manage them. fork_environment copies a running "
-    "environment, to try several ways from one state; pause_environment frees its resources until "
-    "the next call or resume_environment.",
+    "environment, to try several ways from one state, and keep_fork keeps the best; "
+    "pause_environment frees its resources until the next call or resume_environment.",
     "get_environment": "get_environment shows how long one is kept, extend_environment keeps it "
     "longer.",
 }

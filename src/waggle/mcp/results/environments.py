@@ -174,6 +174,20 @@ class ForkedEnvironments(BaseModel):
     """New, running environments that resumed from another, which continues itself."""
 
     environments: list[ForkedEnvironment]
+    note: str = Field(default="", description=NOTE)
+
+
+class KeptFork(BaseModel):
+    """A fork that is in the place of its original."""
+
+    environment_id: str
+    name: str
+    destroyed: list[str] = Field(
+        default_factory=list[str], description="Ids of the original and its other forks."
+    )
+    not_destroyed: list[str] = Field(
+        default_factory=list[str], description="Those that could not be destroyed yet."
+    )
 
 
 class RolledBackEnvironment(BaseModel):

@@ -33,7 +33,7 @@ _MAKERS: Sequence[Callable[[Services], list[OfferedTool]]] = (
 CARRIERS = frozenset(
     {
         *("write_file", "edit_file", "upload_files", "create_environment"),
-        *("execute", "run_command", "run_code", "write_job"),
+        *("execute", "run_command", "run_code", "write_job", "fork_environment"),
     }
 )
 """The tools that take files or standard input: their calls may be large, others not."""

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
-from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.domain.programs.job import parse_wait
+from waggle.mcp.context import Ctx, Services, current_owner, reporter, with_heartbeat
 from waggle.mcp.observed import IdempotencyKey
 from waggle.mcp.results import Reply, success
 from waggle.mcp.results.environments import (
     DeletedSnapshot,
-    ForkedEnvironments,
+    KeptFork,
     PausedEnvironment,
     RolledBackEnvironment,
     SnapshotItem,
@@ -25,14 +27,29 @@ from waggle.mcp.results.environments import (
     snapshot_list,
     taken_snapshot,
 )
-from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.results.ways import TriedForks, tried
+from waggle.mcp.schema import STRINGS
+from waggle.mcp.schema.parameters import EnvironmentId, Seconds, Wait, searchable
 from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
+from waggle.service.environments.keeping import Keeper
 from waggle.service.environments.snapshots import MAX_FORKS
+from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.ways import Ways, pieces
 
 _SnapshotId = Annotated[str, Field()]
 _Name = Annotated[str | None, Field()]
 _Of = Annotated[str | None, Field(description="Only those of this environment.")]
-_Count = Annotated[int, Field(description=f"1 to {MAX_FORKS}.")]
+_Count = Annotated[
+    int | None, Field(description=f"1 to {MAX_FORKS}. Default: one for each piece of code.")
+]
+_Codes = Annotated[
+    str | list[str] | None,
+    Field(
+        description="Code to run in the copies: a piece for each, or one for all.",
+        json_schema_extra=STRINGS,
+    ),
+]
+_ForkContext = Annotated[str | None, Field(description="As of execute, e.g. main.")]
 _ToDisk = Annotated[
     bool, Field(description="Free its memory, too; it survives a restart of the server.")
 ]
@@ -45,6 +62,8 @@ class SnapshotTools:
         self._snapshots = services.snapshots
         self._environments = services.environments
         self._services = services
+        self._ways = Ways(services.environments, services.snapshots)
+        self._keeper = Keeper(services.environments)
 
     async def snapshot_environment(
         self,
@@ -94,17 +113,58 @@ class SnapshotTools:
         ctx: Ctx,
         *,
         environment_id: EnvironmentId,
-        count: _Count = 1,
+        count: _Count = None,
+        code: _Codes = None,
+        context: _ForkContext = None,
+        timeout_seconds: Seconds = None,
+        wait_seconds: Wait = None,
         idempotency_key: IdempotencyKey = None,  # used by `observed.once`
-    ) -> Annotated[Reply, ForkedEnvironments]:
-        """Copy a running environment."""
+    ) -> Annotated[Reply, TriedForks]:
+        """Copy a running environment, and run code in the copies."""
         owner = current_owner(ctx)
-        origin = self._environments.get(environment_id, owner=owner).id
-        copies = await self._snapshots.fork(origin, count, owner=owner, progress=reporter(ctx))
+        environment = self._environments.get(environment_id, owner=owner)
+        origin = environment.id
+        if code:
+            codes, how = pieces(code, count), Surroundings(timeout_seconds)
+            for piece in codes[:MAX_FORKS]:
+                self._services.execution.check(piece, environment.runtime, (), how)
+            wait = parse_wait(wait_seconds, self._services.execution_limits.wait)
+            run = partial(
+                self._services.execution.execute, owner=owner, how=how, context=context or None
+            )
+            work = self._ways.attempt(
+                origin, codes, run, owner=owner, seconds=wait, progress=reporter(ctx)
+            )
+            ways = await with_heartbeat(
+                ctx, lambda: "running", self._services.heartbeat, work, since=1.0
+            )
+            return tried(ways, self._services.execution_limits.output)
+        copies = await self._snapshots.fork(
+            origin, 1 if count is None else count, owner=owner, progress=reporter(ctx)
+        )
         result = forked(copies)
         lines = [f"{copy.environment_id} {copy.name}" for copy in result.environments]
         head = "Running copies; the environment itself continues:"
         return success(result, "\n".join([head, *lines]))
+
+    async def keep_fork(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[Reply, KeptFork]:
+        """Put a fork in the place of its original."""
+        kept = await self._keeper.keep(environment_id, owner=current_owner(ctx))
+        result = KeptFork(
+            environment_id=kept.environment.id,
+            name=kept.environment.name,
+            destroyed=[other.id for other in kept.destroyed],
+            not_destroyed=[other.id for other in kept.left],
+        )
+        lines = [f"Environment {result.environment_id} is now {result.name}."]
+        if result.destroyed:
+            lines.append(f"Destroyed: {' '.join(result.destroyed)}.")
+        if result.not_destroyed:
+            left = " ".join(result.not_destroyed)
+            lines.append(f"Not destroyed yet, which is tried again later: {left}.")
+        return success(result, "\n".join(lines))
 
     async def rollback_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId
@@ -195,10 +255,19 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             tools.fork_environment,
             title="Fork an environment",
             description="Make copies of a running environment, with memory, files and background "
-            "programs, to try several ways from one state; it continues. Every copy has an id "
-            "of its own and is to be destroyed.",
+            "programs, to try several ways from one state; it continues. With code, it runs in "
+            "the copies and the results come side by side; keep_fork then keeps the best. Every "
+            "copy has an id of its own and is to be destroyed.",
             annotations=CHANGES,
             meta=searchable("fork, clone or copy a sandbox"),
+        ),
+        make_tool(
+            tools.keep_fork,
+            title="Keep a fork",
+            description="Give a fork the name of its original, and destroy the original and its "
+            "other forks.",
+            annotations=DESTROYS,
+            meta=searchable("keep the best fork of a sandbox, destroy the others"),
         ),
         make_tool(
             tools.rollback_environment,

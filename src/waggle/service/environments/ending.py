@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -185,6 +186,20 @@ class Life:
         if lost := self.lost():
             raise lost
         return self._the_guest()
+
+    async def rename(self, name: str) -> Environment:
+        """Record another name for it, and return it. Raises what the store raises, or NotRunning.
+
+        The name of the machine's host stays.
+        """
+        async with self._ending:
+            if self.environment.state is not State.PAUSED:
+                self.environment.require_running()
+            if self.environment.name != name:
+                await self._store.save(replace(self.environment, name=name))
+                self.environment = replace(self.environment, name=name)
+                self._changed(self.environment)
+        return self.environment
 
     def lost(self) -> GuestLost | None:
         """Return why it has no guest any more and will have none, if that is so."""

@@ -39,8 +39,8 @@ class JobRequests:
         """See `domain.host.Guest.write_input`."""
         question = f"{'close' if close else 'input'} {job_id}"
         late = TimedOut(
-            f"The program did not read all of its input within {self._seconds:g} s; a part may have "
-            "arrived.",
+            f"The program did not read all of its input within {self._seconds:g} s; a part may "
+            "have arrived.",
             hint="See with read_job what it prints before you write more.",
         )
         return _agreed(await self._ask(question, stdin=data, late=late))
