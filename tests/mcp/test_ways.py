@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from mcp import Client
 from tests.support.fakes import FakeGuest
-from tests.support.server import client, created, data_of, error_of, serving, text_of
+from tests.support.server import Setup, client, created, data_of, error_of, serving, text_of
 
 from waggle.domain.errors import GuestLost
 
@@ -110,13 +111,15 @@ async def test_the_kept_fork_takes_the_name_and_the_others_are_destroyed() -> No
 
 
 async def test_nothing_is_destroyed_if_the_name_cannot_be_recorded() -> None:
-    async with serving() as rig, client(rig) as agent:
-        origin = await created(agent)
+    setup = Setup()
+    async with serving(setup) as rig, client(rig) as agent:
+        made = await agent.call_tool("create_environment", {"runtime": "python", "name": "best"})
+        origin = data_of(made)["environment_id"]
         one, _ = await forks(agent, origin, count=2)
-        rig.store.save_error = OSError("full")
+        setup.store.save_error = OSError("full")
         refused = await agent.call_tool("keep_fork", {"environment_id": one["environment_id"]})
         assert refused.is_error
-        rig.store.save_error = None
+        setup.store.save_error = None
         assert len(await names(agent)) == 3
 
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs of guests that misbehave: silent, broken, refusing, endless."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+
+import anyio
+import asyncssh
+import pytest
+from tests.infra.ssh.peer import Peer, Process, peer
+from tests.infra.ssh.run.test_following import END, frame
+from tests.infra.ssh.run.test_shell import hang, refuse
+from tests.support.jobs import job
+from tests.support.vm import command
+
+from waggle.domain.errors import GuestLost
+from waggle.domain.programs.guest_job import Attributes
+from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh.run.jobs import ATTEMPTS, GuestJobs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
+PATIENCE = (0.3, 0.3)
+
+
+@contextlib.asynccontextmanager
+async def jobs(run: Process, kill: Process | None = None) -> AsyncGenerator[tuple[Peer, GuestJobs]]:
+    async with peer(run, kill=kill) as made:
+        connection = SshConnection(made.port, made.keys, timeout=5)
+        try:
+            yield made, GuestJobs(connection, patience=PATIENCE)
+        finally:
+            await connection.aclose()
+
+
+def answering(*data: bytes) -> Process:
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        for piece in data:
+            process.stdout.write(piece)
+        process.exit(0)
+
+    return run
+
+
+async def test_a_broken_connection_is_followed_from_where_it_broke() -> None:
+    answers = [frame(b"s") + frame(b"o", b"abc"), frame(b"o", b"def") + frame(b"x", END)]
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stdout.write(answers.pop(0))
+        if answers:
+            await process.stdout.drain()
+        process.exit(0)
+
+    async with jobs(run) as (made, guest):
+        result = await guest.attend(wanted := job(command("x", timeout=10)))
+    assert (result.exit_code, result.stdout.head) == (3, b"abcdef")
+    assert made.commands == [f"start {wanted.id}", f"follow {wanted.id} 3 0 0"]
+
+
+async def test_a_start_is_repeated_until_the_guest_has_it_and_then_given_up() -> None:
+    async with jobs(answering()) as (made, guest):
+        with pytest.raises(GuestLost, match="connection to the guest broke"):
+            await guest.attend(wanted := job(command("x", timeout=10)))
+    assert made.commands == [f"start {wanted.id}"] * ATTEMPTS
+
+
+@pytest.mark.parametrize("bad", [frame(b"q"), frame(b"x", END) + b"more", frame(b"O", b"0")])
+async def test_an_invalid_answer_ends_the_job_as_lost_or_ended(bad: bytes) -> None:
+    async with jobs(answering(bad)) as (made, guest):
+        with contextlib.suppress(GuestLost):
+            await guest.attend(job(command("x", timeout=10)))
+        assert len(made.commands) == 1
+
+
+@pytest.mark.parametrize("kill", [hang, refuse])
+async def test_a_kill_that_is_not_obeyed_is_bounded(kill: Process) -> None:
+    async with jobs(hang, kill) as (made, guest):
+        began = time.monotonic()
+        with pytest.raises(GuestLost, match="does not answer to have it killed"):
+            await guest.attend(job(command("x", timeout=0.2)))
+        assert time.monotonic() - began < 0.2 + sum(PATIENCE) + 3
+        assert len(made.kills()) == 2
+
+
+async def test_code_in_a_context_is_interrupted_before_its_context_is_killed() -> None:
+    context = "0" * 8 + "-0000-4000-8000-000000000001"
+
+    async with jobs(hang, refuse) as (made, guest):
+        cell = job(command("x", timeout=0.2), Attributes(context=context, interrupts=1))
+        with pytest.raises(GuestLost):
+            await guest.attend(cell)
+    asked = [words for words in made.commands if not words.startswith(("start", "follow"))]
+    assert asked == [f"signal {cell.id} 2", *[f"kill {context}"] * 2]
+
+
+async def test_endless_output_is_cut_and_ends_with_the_timeout() -> None:
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        while True:
+            process.stdout.write(frame(b"o", b"x" * 30_000))
+            await process.stdout.drain()
+
+    async with jobs(run) as (_, guest):
+        wanted = job(command("x", timeout=0.5))
+        with pytest.raises(GuestLost), anyio.fail_after(10):
+            await guest.attend(wanted)
+    assert wanted.streams.stdout.output().total == wanted.offsets[0] > 0
+
+
+@pytest.mark.parametrize("answer", [b"", b"all 1\n", b"x" * 500_000, b"all 0\nmore"])
+async def test_an_invalid_list_is_refused(answer: bytes) -> None:
+    async with jobs(answering(answer)) as (_, guest):
+        with pytest.raises(GuestLost, match="invalid form"):
+            await guest.all()
+
+
+async def test_no_answer_to_a_signal_is_a_lost_guest() -> None:
+    async def close(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.close()
+
+    async with jobs(close) as (_, guest):
+        with pytest.raises(GuestLost, match="before it answered"):
+            await guest.signal("x", 2)
