@@ -69,7 +69,7 @@ async def adopted(found_jobs: tuple[FoundJob, ...]) -> list[int]:
         here.host.prepare = lambda guest: setattr(guest, "found", found_jobs)
         made = await copy(around, origin, "fork")
         await settle()
-        briefs = jobs.list(made, owner=OWNER)
+        briefs = await jobs.list(made, owner=OWNER)
         assert (await start(jobs, origin, "echo")).number == 1
         return [brief.number for brief in briefs]
 
@@ -97,7 +97,7 @@ async def test_a_text_of_a_note_is_cleaned() -> None:
         evil = found(1, 1, summary="\x1b[31m\u202e\ud800")
         here.host.prepare = lambda guest: setattr(guest, "found", (evil,))
         made = await copy(around, origin, "fork")
-        assert jobs.list(made, owner=OWNER)[0].summary == "\ufffd[31m\ufffd\ufffd"
+        assert (await jobs.list(made, owner=OWNER))[0].summary == "\ufffd[31m\ufffd\ufffd"
 
 
 async def test_a_guest_may_list_many_jobs_that_run_and_all_end() -> None:
@@ -109,11 +109,11 @@ async def test_a_guest_may_list_many_jobs_that_run_and_all_end() -> None:
         here.host.prepare = lambda guest: setattr(guest, "found", many)
         made = await copy(around, origin, "fork")
         await settle()
-        assert len(jobs.list(made, owner=OWNER)) == MAX_REMEMBERED
+        assert len(await jobs.list(made, owner=OWNER)) == MAX_REMEMBERED
         await here.destroy(made).result()
         await settle()
         with pytest.raises(NotFound):
-            jobs.list(made, owner=OWNER)
+            (await jobs.list(made, owner=OWNER))
 
 
 async def test_a_guest_that_does_not_list_delays_a_copy_for_a_while_only(
@@ -131,10 +131,10 @@ async def test_a_guest_that_does_not_list_delays_a_copy_for_a_while_only(
 
         here.host.prepare = silent
         made = await copy(around, origin, "fork")
-        assert jobs.list(made, owner=OWNER) == ()
+        assert (await jobs.list(made, owner=OWNER)) == ()
         assert here.get(made).state is State.RUNNING
         assert (await start(jobs, made, "echo")).number == 1
-        assert [one.number for one in jobs.list(origin, owner=OWNER)] == [1]
+        assert [one.number for one in (await jobs.list(origin, owner=OWNER))] == [1]
 
 
 @pytest.mark.parametrize("error", [GuestLost("gone"), RuntimeError("a bug")])

@@ -44,7 +44,7 @@ async def test_a_copy_adopts_jobs_and_counts_on(how: str) -> None:
         running = await start(jobs, origin)
         made = await copy(around, origin, how)
         await settle()
-        assert [(one.number, one.state) for one in jobs.list(made, owner=OWNER)] == [
+        assert [(one.number, one.state) for one in (await jobs.list(made, owner=OWNER))] == [
             (1, JobState.EXITED),
             (2, JobState.RUNNING),
         ]
@@ -64,7 +64,7 @@ async def test_ended_jobs_of_a_copy_are_read_once_and_on_demand() -> None:
         await (await start(jobs, origin, "echo long ago\nerr oops\nexit 3")).wait(LONG)
         made = await copy(around, origin, "fork")
         guest = guest_of(here, made)
-        (brief,) = jobs.list(made, owner=OWNER)
+        (brief,) = await jobs.list(made, owner=OWNER)
         assert (brief.exit_code, brief.stdout_bytes, brief.stderr_bytes) == (3, 9, 5)
         assert guest.attended == []
         await here.service.pause(made, owner=OWNER, to_disk=False)
@@ -113,7 +113,7 @@ async def test_a_rollback_replaces_jobs_and_says_which_are_lost() -> None:
         for job in (before, since):
             assert job.view().state is JobState.LOST
             assert "rolled back to before this job's end" in job.view().error
-        assert [one.number for one in jobs.list(origin, owner=OWNER)] == [1]
+        assert [one.number for one in (await jobs.list(origin, owner=OWNER))] == [1]
         assert here.get(origin).running_jobs == 1
         assert (await ended(jobs, here, origin)).stdout.text() == "one\ntwo\n"
         assert (await start(jobs, origin, "echo")).number == 3  # never the number of another
@@ -132,7 +132,7 @@ async def test_a_rollback_of_a_paused_environment_replaces_its_jobs() -> None:
         await around.service.roll_back(origin.id, kept.id, owner=OWNER)
         await settle()
         assert job.view().state is JobState.LOST
-        assert jobs.list(origin.id, owner=OWNER) == ()
+        assert (await jobs.list(origin.id, owner=OWNER)) == ()
 
 
 async def test_a_rollback_that_fails_loses_jobs_with_the_cause() -> None:
@@ -174,10 +174,9 @@ async def test_another_server_takes_over_the_jobs_of_a_paused_environment(
     later = another_server(here)
     later_jobs = later.jobs()
     await later.service.recover()
-    assert later_jobs.list(environment.id, owner=OWNER) == ()  # they are in the machine
     await resumed(later, environment.id)
     await settle()
-    assert [one.number for one in later_jobs.list(environment.id, owner=OWNER)] == [1, 2]
+    assert [one.number for one in (await later_jobs.list(environment.id, owner=OWNER))] == [1, 2]
     assert (await ended(later_jobs, later, environment.id, 2)).stdout.text() == "one\ntwo\n"
     view = (await later_jobs.get(environment.id, 1, owner=OWNER)).view()
     assert (view.exit_code, view.stdout.text()) == (3, "done\n")

@@ -51,7 +51,7 @@ async def test_a_job_goes_on_through_a_pause(here: World, jobs: JobService, to_d
         "one\ntwo\n",
         False,
     )
-    assert jobs.list(environment.id, owner=OWNER)[0].number == 1
+    assert (await jobs.list(environment.id, owner=OWNER))[0].number == 1
     assert here.get(environment.id).running_jobs == 0
 
 
