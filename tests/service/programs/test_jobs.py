@@ -59,7 +59,7 @@ async def test_a_job_continues_without_a_waiting_call_and_is_found_again(
         3,
         "before\nafter\n",
     )
-    assert [brief.number for brief in await jobs.list(environment, owner=OWNER)] == [1]
+    assert [brief.number for brief in (await jobs.list(environment, owner=OWNER))] == [1]
 
 
 async def test_a_job_keeps_what_it_displays_with_its_output(here: World, jobs: JobService) -> None:
@@ -174,7 +174,7 @@ async def test_another_owner_sees_no_job(here: World, jobs: JobService) -> None:
     with pytest.raises(NotFound):
         await jobs.get(environment, 1, owner="mallory")
     with pytest.raises(NotFound):
-        await jobs.list(environment, owner="mallory")
+        (await jobs.list(environment, owner="mallory"))
 
 
 async def test_the_number_of_running_jobs_is_limited(here: World, jobs: JobService) -> None:
@@ -223,7 +223,7 @@ async def test_the_oldest_ended_job_is_forgotten_first(here: World, jobs: JobSer
     old = await start(jobs, environment, "hang")
     for _ in range(MAX_REMEMBERED + 5):
         await (await start(jobs, environment, "echo x")).attend(LONG)
-    numbers = [view.number for view in await jobs.list(environment, owner=OWNER)]
+    numbers = [view.number for view in (await jobs.list(environment, owner=OWNER))]
     assert numbers == [1, *range(8, MAX_REMEMBERED + 7)]
     with pytest.raises(JobNotFound):
         await jobs.get(environment, 2, owner=OWNER)

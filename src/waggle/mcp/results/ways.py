@@ -33,8 +33,8 @@ class TriedForks(ForkedEnvironments):
 
 def tried(ways: Sequence[Way], shown: int) -> Reply:
     """Return the result of fork_environment with code; `shown` is the characters for all."""
-    each = max(200, min(shown, MOST_SHOWN) // len(ways))
-    forks = [_fork(way, each) for way in ways]
+    characters = max(200, min(shown, MOST_SHOWN) // len(ways))
+    forks = [_fork(way, characters) for way in ways]
     texts = [_text(fork) for fork in forks]
     head = "Running copies, and what their code did; the environment itself continues:"
     advice = "keep_fork gives the best one the name of the original and destroys the others."
