@@ -225,11 +225,33 @@ async def open_exec(
     command: str,
     window: int,
 ) -> Channel:
-    """Start a command. Raises asyncssh.Error or OSError."""
+    """Start a command. Raises asyncssh.Error or OSError.
+
+    Safe to cancel: a channel that opens later is closed then. asyncssh would forget it, and the
+    guest's end of it would wait for input as long as the connection lasts.
+    """
     typed = cast("_Connection", connection)
-    channel, _ = await typed.create_session(lambda: session, command, encoding=None, window=window)
+    opening = asyncio.ensure_future(
+        typed.create_session(lambda: session, command, encoding=None, window=window)
+    )
+    try:
+        channel, _ = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        _abandoned.add(opening)
+        opening.add_done_callback(_abort)
+        raise
     require_packets(channel)
     return channel
+
+
+_abandoned: set[asyncio.Future[tuple[Channel, object]]] = set()
+"""Channels that open for nobody any more; each ends with its connection at the latest."""
+
+
+def _abort(opening: asyncio.Future[tuple[Channel, object]]) -> None:
+    _abandoned.discard(opening)
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()
 
 
 async def open_tcp(

@@ -51,7 +51,7 @@ class _Following:
         self.wake = asyncio.Event()
         self.has_killed_context = False
         self.is_asked = False
-        """Whether the guest may have been asked to start it."""
+        """Whether the guest may start it. Without the frame it only waits, and gives up."""
         self.session: FollowSession | None = None
         self._left: float | None = None
 
@@ -162,7 +162,6 @@ class GuestJobs(JobRequests):
         starts = start and not job.is_started
         offsets = " ".join(map(str, job.offsets))
         question = f"start {job.id}" if starts else f"follow {job.id} {offsets}"
-        following.is_asked |= starts
         opening = asyncio.create_task(open_exec(connection, session, question, window=WINDOW))
         leaving = asyncio.create_task(following.wake.wait())
         closing = asyncio.create_task(session.ended.wait())
@@ -172,6 +171,7 @@ class GuestJobs(JobRequests):
                 return session
             channel = opening.result()
             if starts:
+                following.is_asked = True
                 words = frame(job.command, job.attributes, job.note)
                 channel.writelines([words, job.command.code or b"", job.command.stdin])
             channel.write_eof()

@@ -4,11 +4,14 @@
 //   i      get the descriptor to write the program's standard input to
 //   c      close the shim's own copy of it
 //   s N    send signal N to the program's process group
-// All but f are answered by one byte: y, or n when there is none any more.
+// All but f are answered by one byte: y, or n when there is none any more. Exit code 1 says the
+// same; any other but 0 that the shim does not answer.
 #include "job.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,17 +19,26 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define ANSWER_SECONDS 5 // a shim that is stopped answers nothing
+#define END_MS 4000
+
+// -1 when there is no shim; also, with EAGAIN, when it lets nobody in.
 int connect_shim(const char *id) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
+  struct timeval limit = {.tv_sec = ANSWER_SECONDS};
   job_path(address.sun_path, id, "socket");
   int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
-  if (fd >= 0) close(fd);
-  return -1;
+  if (fd < 0) fail("socket");
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+  int error = errno;
+  close(fd);
+  return errno = error, -1;
 }
 
-// The answer's letter, or 0; a descriptor that came with it.
-static char ask(int shim, const char packet[2], int *descriptor) {
+// Whether the answer is yes, and a descriptor that came with it. Complain and end if none comes.
+static bool ask(const char *id, char request, char argument, int *descriptor) {
   union {
     struct cmsghdr header;
     char bytes[CMSG_SPACE(sizeof(int))];
@@ -37,47 +49,82 @@ static char ask(int shim, const char packet[2], int *descriptor) {
                            .msg_iovlen = 1,
                            .msg_control = &control,
                            .msg_controllen = sizeof control};
-  if (shim < 0 || send(shim, packet, 2, MSG_NOSIGNAL) != 2) return 0;
-  if (recvmsg(shim, &message, MSG_CMSG_CLOEXEC) != 1) return 0;
-  struct cmsghdr *came = CMSG_FIRSTHDR(&message);
+  int shim = connect_shim(id);
+  if (shim < 0 && errno == EAGAIN) fail("the job's shim");
+  if (shim < 0 || send(shim, (char[2]){request, argument}, 2, MSG_NOSIGNAL) != 2) return false;
+  ssize_t size = recvmsg(shim, &message, MSG_CMSG_CLOEXEC);
+  if (size < 0 && errno == EAGAIN) fail("the job's shim");
+  struct cmsghdr *came = size == 1 ? CMSG_FIRSTHDR(&message) : NULL;
   if (came && came->cmsg_type == SCM_RIGHTS) memcpy(descriptor, CMSG_DATA(came), sizeof *descriptor);
-  return letter;
+  close(shim);
+  return size == 1 && letter == 'y';
+}
+
+static bool ask_for_input(const char *id, int *to) {
+  *to = -1;
+  return ask(id, INPUT, 0, to) && *to >= 0;
+}
+
+// As the program reads; until nobody is there any more who wants it written. A pipe that takes
+// anything takes PIPE_BUF bytes.
+static bool write_input(int to, const char *data, size_t size) {
+  while (size > 0) {
+    struct pollfd waits[] = {{.fd = to, .events = POLLOUT}, {.fd = 1}};
+    if (poll(waits, 2, -1) < 0 && errno != EINTR) return false;
+    if (waits[1].revents) exit(FAILED);
+    if (!waits[0].revents) continue;
+    ssize_t n = write(to, data, size < PIPE_BUF ? size : PIPE_BUF);
+    if (n < 0 && errno != EINTR) return false;
+    if (n > 0) data += n, size -= (size_t)n;
+  }
+  return true;
 }
 
 // `input ID`: all of stdin to the program; `close ID`: the end of its input as well. `resize ID ROWS
 // COLUMNS`: the size of its terminal.
 int input_job(const char *id) {
   static char data[1 << 16];
-  int to = -1;
+  int to;
   ssize_t size;
+  signal(SIGPIPE, SIG_IGN);
   enter_image();
-  if (ask(connect_shim(id), (char[2]){INPUT}, &to) != 'y' || to < 0) return 1;
+  if (!ask_for_input(id, &to)) return 1;
   while ((size = read(0, data, sizeof data)) > 0)
-    if (!write_exactly(to, data, (size_t)size)) return 1;
+    if (!write_input(to, data, (size_t)size)) return 1;
   return 0;
 }
 
 int close_input(const char *id) {
-  int to = -1;
-  int code = input_job(id);
-  return ask(connect_shim(id), (char[2]){CLOSE}, &to) == 'y' ? code : 1;
+  int none, code = input_job(id);
+  return ask(id, CLOSE, 0, &none) ? code : 1;
 }
 
 int resize_job(const char *words) {
   char id[ID_LENGTH + 1];
   struct winsize size = {0};
-  int to = -1;
+  int to;
   enter_image();
   if (sscanf(words, "%36s %hu %hu", id, &size.ws_row, &size.ws_col) != 3) errno = EINVAL, fail("resize");
-  if (ask(connect_shim(id), (char[2]){INPUT}, &to) != 'y' || to < 0) return 1;
-  return ioctl(to, TIOCSWINSZ, &size) ? 1 : 0;
+  return ask_for_input(id, &to) && ioctl(to, TIOCSWINSZ, &size) == 0 ? 0 : 1;
 }
 
 int signal_job(const char *words) {
   char id[ID_LENGTH + 1];
-  int number = 0, none = -1;
+  int number = 0, none;
   enter_image();
   if (sscanf(words, "%36s %d", id, &number) != 2 || number < 1 || number > 64)
     errno = EINVAL, fail("signal");
-  return ask(connect_shim(id), (char[2]){SIGNAL, (char)number}, &none) == 'y' ? 0 : 1;
+  return ask(id, SIGNAL, (char)number, &none) ? 0 : 1;
+}
+
+void end_shim(const char *id) {
+  struct ucred whose;
+  socklen_t size = sizeof whose;
+  int shim = is_running(id) ? connect_shim(id) : -1;
+  if (shim < 0) return;
+  struct pollfd end = {.fd = shim, .events = POLLIN}; // it sends nothing to who does not follow
+  if (poll(&end, 1, END_MS) == 0 && getsockopt(shim, SOL_SOCKET, SO_PEERCRED, &whose, &size) == 0 &&
+      whose.pid > 1)
+    kill(whose.pid, SIGKILL);
+  close(shim);
 }

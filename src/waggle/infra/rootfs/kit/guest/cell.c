@@ -106,7 +106,7 @@ void run_cell(const struct job *job) {
   sigemptyset(&interrupts);
   sigaddset(&interrupts, SIGINT);
   sigaddset(&interrupts, SIGTERM);
-  struct job_state *context = map_state(job->context, false);
+  struct job_state *context = map_state(job->context);
   int lock = open_of(job->context, "lock", O_RDWR | O_CREAT);
   if (!context || lock < 0) end_with_context();
   while (flock(lock, LOCK_EX) && errno == EINTR) {}

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 struct pollfd others[2 + CLIENTS];
+static bool follows[2 + CLIENTS];
 
 static int open_socket(const char *id) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -27,9 +28,11 @@ void open_clients(const char *id) {
   others[1].fd = open_socket(id);
 }
 
+static void notify(int client) { send(others[client].fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT); }
+
 void notify_clients(void) {
   for (int i = 2; i < 2 + CLIENTS; i++)
-    if (others[i].fd >= 0) send(others[i].fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (others[i].fd >= 0 && follows[i]) notify(i);
 }
 
 static void answer(int to, char letter, int descriptor) {
@@ -49,39 +52,49 @@ static void answer(int to, char letter, int descriptor) {
   sendmsg(to, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-static void serve_client(struct pollfd *client, struct program *program) {
+static void serve_client(int client, struct program *program) {
   char packet[2];
-  if (recv(client->fd, packet, sizeof packet, MSG_DONTWAIT) != sizeof packet) {
-    close(client->fd), client->fd = -1;
+  int fd = others[client].fd;
+  if (recv(fd, packet, sizeof packet, MSG_DONTWAIT) != sizeof packet) {
+    close(fd), others[client].fd = -1;
     return;
   }
   switch (packet[0]) {
-  case INPUT: answer(client->fd, program->input < 0 ? 'n' : 'y', program->input); break;
+  case FOLLOW:
+    follows[client] = true;
+    notify(client); // of what came since it last looked
+    break;
+  case INPUT: answer(fd, program->input < 0 ? 'n' : 'y', program->input); break;
   case CLOSE:
-    answer(client->fd, program->input < 0 ? 'n' : 'y', -1);
-    if (program->input >= 0 && program->input != terminal()) close(program->input);
+    answer(fd, program->input < 0 ? 'n' : 'y', -1);
+    if (program->input >= 0) close(program->input);
     program->input = -1;
     break;
   case SIGNAL:
-    answer(client->fd, kill(-program->pid, packet[1]) && kill(program->pid, packet[1]) ? 'n' : 'y', -1);
+    answer(fd, kill(-program->pid, packet[1]) && kill(program->pid, packet[1]) ? 'n' : 'y', -1);
     break;
   }
 }
 
-static void accept_client(int socket) {
-  int client = accept4(socket, NULL, NULL, SOCK_CLOEXEC);
-  for (int i = 2; client >= 0 && i < 2 + CLIENTS; i++)
-    if (others[i].fd < 0) {
-      others[i] = (struct pollfd){.fd = client, .events = POLLIN};
-      return;
-    }
-  if (client >= 0) close(client);
+static int free_place(void) {
+  for (int i = 2; i < 2 + CLIENTS; i++)
+    if (others[i].fd < 0) return i;
+  return -1;
 }
 
+static void accept_client(int place) {
+  others[place] = (struct pollfd){
+      .fd = accept4(others[1].fd, NULL, NULL, SOCK_CLOEXEC), .events = POLLIN};
+  follows[place] = false;
+}
+
+// While there is no place, those who want one wait for it at the socket.
 void serve_clients(struct program *program) {
-  if (others[1].revents) accept_client(others[1].fd);
   for (int i = 2; i < 2 + CLIENTS; i++)
-    if (others[i].fd >= 0 && others[i].revents) serve_client(&others[i], program);
+    if (others[i].fd >= 0 && others[i].revents) serve_client(i, program);
+  int place = free_place();
+  if (place >= 0 && others[1].revents) accept_client(place), place = free_place();
+  others[1].events = place >= 0 ? POLLIN : 0;
 }
 
 void close_clients(void) {

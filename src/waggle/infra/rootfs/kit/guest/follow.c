@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define PIECE (32u << 10)
+#define AGAIN_MS 100
 
 static void say(char kind, const char *data, size_t size) {
   static struct __attribute__((packed)) {
@@ -42,6 +43,12 @@ static void say_end(const struct job_state *state) {
   say('x', text, (size_t)at);
 }
 
+static int follow_shim(const char *id) {
+  int shim = connect_shim(id);
+  if (shim >= 0) send(shim, (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);
+  return shim;
+}
+
 // Pass on one piece of each stream; whether there was any.
 static bool pass_on(const struct job_state *state, uint64_t offsets[JOB_STREAMS]) {
   static char data[PIECE];
@@ -60,26 +67,29 @@ static bool pass_on(const struct job_state *state, uint64_t offsets[JOB_STREAMS]
   return any;
 }
 
-// Until there may be more; false when the shim has gone, or nobody reads any more.
-static bool wait_for_more(int shim) {
+// Until there may be more; false when the job has ended, or is lost. A shim that has no place for
+// one more is asked again.
+static bool wait_for_more(const char *id, int *shim) {
   char bytes[64];
-  struct pollfd waits[] = {{.fd = shim, .events = POLLIN}, {.fd = 1}};
-  if (shim < 0) return false;
-  if (poll(waits, 2, -1) < 0) return errno == EINTR;
-  if (waits[1].revents) exit(FAILED);
-  return recv(shim, bytes, sizeof bytes, 0) > 0;
+  struct pollfd waits[] = {{.fd = 1}, {.fd = *shim, .events = POLLIN}};
+  if (poll(waits, 2, *shim < 0 ? AGAIN_MS : -1) < 0) return errno == EINTR;
+  if (waits[0].revents) exit(FAILED); // nobody reads any more
+  if (*shim >= 0 && recv(*shim, bytes, sizeof bytes, 0) > 0) return true;
+  if (*shim >= 0) close(*shim);
+  if (!is_running(id)) return false;
+  *shim = follow_shim(id);
+  return true;
 }
 
 int follow_from(const char *id, uint64_t offsets[JOB_STREAMS]) {
-  struct job_state *state = map_state(id, false);
+  struct job_state *state = map_state(id);
   if (!state || !read_spools(id)) errno = ESRCH, fail(id);
-  int shim = state->stage == ENDED ? -1 : connect_shim(id);
-  if (shim >= 0) send(shim, (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);
+  int shim = follow_shim(id);
   say('s', "", 0);
   for (bool is_last = false;;) {
     if (pass_on(state, offsets)) continue;
     if (is_last) break;
-    is_last = state->stage == ENDED || !wait_for_more(shim);
+    is_last = state->stage == ENDED || !wait_for_more(id, &shim);
   }
   say_end(state);
   return 0;

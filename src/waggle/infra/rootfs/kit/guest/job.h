@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the parts of a job share: its shim, who follows it, and the files that both know it by.
 // A job is a directory below JOBS, which only root can enter:
-//   state             struct job_state, mapped by the shim; who follows it reads it
+//   state             struct job_state, mapped by the shim, which has it locked as long as it lives;
+//                     who follows the job reads it
 //   0 1 2             what stdout, stderr and displays printed: START bytes of the beginning, RING of
 //                     the end. What lies between is in FAR, on the scratch disk
 //   note              bytes of the host's, which it gets back
@@ -41,13 +42,18 @@ struct job_state {
   char left[MAX_LEFT];
 };
 
-// job.c: where a file of a job is; complains and ends when ID is none. The state, or NULL.
+// job.c: whether NAME is an id; where a file of a job is; complains and ends when ID is none.
+bool is_id(const char *name);
 void job_path(char path[MAX_JOB_PATH], const char *id, const char *file);
-struct job_state *map_state(const char *id, bool is_mine);
+// Make the state, or find it; NULL when that fails. The shim, and it alone, keeps LOCK open: without
+// it a job that has not ended is lost.
+struct job_state *make_state(const char *id, int *lock);
+struct job_state *map_state(const char *id);
 int64_t monotonic(void);
-// Whether there is a job of that id that runs, or has ended.
-bool is_running(const char *id);
+// Whether there is a job of that id; one that has ended; one that has not, and is not lost.
+bool has_state(const char *id);
 bool has_ended(const char *id);
+bool is_running(const char *id);
 // Nanoseconds that it ran, until now or until its end.
 int64_t elapsed(const struct job_state *state);
 // Remove the oldest ended jobs, so that another has room.
@@ -66,7 +72,8 @@ ssize_t read_spool(int stream, const struct spool *spool, uint64_t *offset, char
 #define MAX_DISPLAYS (32u << 20) // bytes kept of them
 void feed_displays(const struct job_state *state, const char *data, size_t size);
 
-// clients.c: those who are connected to this shim, behind its signals in one list to poll.
+// clients.c: those who are connected to this shim, behind its signals in one list to poll. Only those
+// who follow are notified: others wait for an answer.
 #define CLIENTS 12
 extern struct pollfd others[2 + CLIENTS]; // signals, the socket, the clients
 struct program {
@@ -78,9 +85,12 @@ void serve_clients(struct program *program);
 void notify_clients(void);
 void close_clients(void);
 
-// shim.c: begin a job whose frame was read; the shim goes on in a process of its own.
-void begin_job(struct job *job);
+// start.c: begin a job, unless it is there, and follow it.
 int start_job(const char *id);
+
+// shim.c: be the shim of a job whose frame was read, until nothing is left of it. GIVEN has what came
+// for the program's standard input.
+void be_shim(struct job *job, struct job_state *its_state, int given) __attribute__((noreturn));
 
 // follow.c: frames with what a job prints, until it ends.
 int follow_job(const char *words);
@@ -89,6 +99,8 @@ int follow_from(const char *id, uint64_t offsets[JOB_STREAMS]);
 // call.c: requests to a shim.
 enum request { FOLLOW = 'f', INPUT = 'i', CLOSE = 'c', SIGNAL = 's' };
 int connect_shim(const char *id);
+// Wait until the shim has ended, and kill it if it does not: its programs are dead.
+void end_shim(const char *id);
 int input_job(const char *id);
 int close_input(const char *id);
 int resize_job(const char *words);

@@ -85,7 +85,7 @@ int programs(void) {
   struct dirent *entry;
   while (runs && (entry = readdir(runs)))
     // What belongs to a job that runs is not left.
-    if (entry->d_type == DT_DIR && strlen(entry->d_name) == ID_LENGTH && !is_running(entry->d_name))
+    if (entry->d_type == DT_DIR && is_id(entry->d_name) && !is_running(entry->d_name))
       count += say_run(1, entry->d_name, count < MAX_LISTED ? MAX_LISTED - count : 0);
   if (runs) closedir(runs);
   dprintf(1, "all %d\n", count);
@@ -97,7 +97,7 @@ static bool run_of(pid_t pid, char id[65]) {
   char text[512];
   read_of(pid, "cgroup", text, sizeof text);
   char *at = strstr(text, "::/"); // what follows is seen from where runs are (cgroups.c)
-  return at && sscanf(at, "::/%64[0-9a-f-]", id) == 1 && strlen(id) == 36;
+  return at && sscanf(at, "::/%64[0-9a-f-]", id) == 1 && is_id(id);
 }
 
 // The process and all that descend from it. They may go on to start others meanwhile, so what is

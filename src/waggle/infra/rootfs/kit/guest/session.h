@@ -68,6 +68,9 @@ const char *tree(void);
 void enter_tree(void);
 bool forget_tree(void);
 bool end_tree(const char *id);
+// Remove what a `kill` left that came before its start; all that is so old that no start will come.
+void forget_kill_of(const char *id);
+void forget_old_kills(void);
 int kill_run(const char *id);
 // Be the program, with the signal mask that the server had.
 void become_program(const struct job *job, const sigset_t *signals) __attribute__((noreturn));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The shim of a job: the process that holds a client's program, its pipes and its end. It belongs to
 // no connection, so the job goes on when that breaks, the machine is paused, or copied. It keeps
-// what the program prints (spool.c), answers requests (call.c), and leaves the job's end where
-// everyone who follows it finds it.
+// what the program prints (spool.c), answers requests (clients.c), and leaves the job's end where
+// everyone who follows it finds it. start.c makes it.
 #include "job.h"
 
 #include <errno.h>
@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,21 +53,26 @@ static int await(void) {
   return status;
 }
 
+// It may wait for long until the program reads. It holds nothing else of the job.
+static void fill(int input, int given) {
+  static char data[1 << 16];
+  ssize_t size;
+  signal(SIGPIPE, SIG_DFL);
+  if (dup2(given, 0) < 0 || dup2(input, 1) < 0 || syscall(SYS_close_range, 2u, ~0u, 0u)) _exit(FAILED);
+  while ((size = read(0, data, sizeof data)) > 0)
+    if (!write_exactly(1, data, (size_t)size)) break;
+  _exit(0);
+}
+
 // The standard input: what came with the frame, and what is written later if it stays open.
 static int open_input(const struct job *job, int given) {
   int ends[2];
   if (!job->keeps_input) return given;
   if (pipe2(ends, O_CLOEXEC) || fchown(ends[0], job->account->uid, job->account->gid)) fail("input");
-  if (given >= 0 && fork() == 0) { // it may wait for long until the program reads
-    static char data[1 << 16];
-    ssize_t size;
-    signal(SIGPIPE, SIG_DFL);
-    close(ends[0]);
-    while ((size = read(given, data, sizeof data)) > 0)
-      if (!write_exactly(ends[1], data, (size_t)size)) break;
-    _exit(0);
-  }
-  if (given >= 0) close(given);
+  pid_t filler = fork();
+  if (filler == 0) fill(ends[1], given);
+  if (filler < 0) fail("fork");
+  close(given);
   program.input = ends[1];
   return ends[0];
 }
@@ -110,7 +116,7 @@ static void list_what_is_left(const char *id) {
   close(fd);
 }
 
-static void end(const struct job *job, int status) {
+static void __attribute__((noreturn)) end(const struct job *job, int status) {
   char path[MAX_JOB_PATH];
   remove_code(job);
   leave_record(job, status, tree());
@@ -124,7 +130,7 @@ static void end(const struct job *job, int status) {
   state->stage = ENDED;
   notify_clients();
   close_clients();
-  if (program.input >= 0) close(program.input);
+  close(program.input);
   outlast(job, all_over);
   _exit(0);
 }
@@ -138,9 +144,10 @@ static void open_output(struct job *job) {
     fail("streams");
 }
 
+// Complaints still go to it, until the program's own stderr takes them.
 static void leave_connection(void) {
   int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd = 0; fd < 3; fd++) dup2(nothing, fd);
+  for (int fd = 0; fd < 2; fd++) dup2(nothing, fd);
   for (int fd = 3; fd <= 4; fd++) { // taken, so that what the child gets there is nothing else's
     if (fcntl(fd, F_GETFD) >= 0) continue;
     dup2(nothing, fd);
@@ -149,10 +156,24 @@ static void leave_connection(void) {
   setsid();
 }
 
-// Runs until nothing is left of the job. `given` has what came for its standard input.
-static void be_shim(struct job *job, int given) {
+static void start_program(struct job *job, int given, int driver[2], const sigset_t *signals) {
+  bool is_ready = job->code == NO_CODE || write_code(job);
+  state->started = monotonic();
+  pid_t child = is_ready ? fork() : -1;
+  if (child == 0) start(job, given, driver, signals);
+  if (is_ready && child < 0) complain("fork");
+  program.pid = state->program = child;
+  dup2(1, 2); // to nowhere: nobody would read complaints from here on
+  share_streams();
+  close(given);
+  for (int i = 0; i < 2; i++)
+    if (driver[i] >= 0) close(driver[i]);
+}
+
+void be_shim(struct job *job, struct job_state *its_state, int given) {
   sigset_t mine, theirs;
   int driver[2] = {-1, -1};
+  state = its_state;
   leave_connection();
   sigemptyset(&mine);
   sigaddset(&mine, SIGCHLD);
@@ -165,88 +186,11 @@ static void be_shim(struct job *job, int given) {
   say_on_stderr();
   if (job->has_driver) open_driver(job->id, job->account, driver);
   if (!job->window.ws_row) given = open_input(job, given);
-  else program.input = terminal();
+  else program.input = fcntl(terminal(), F_DUPFD_CLOEXEC, 5);
   watch_run();
   show_notice();
-  bool is_ready = job->code == NO_CODE || write_code(job);
-  state->started = monotonic();
-  pid_t child = is_ready ? fork() : -1;
-  if (child == 0) start(job, given, driver, &theirs);
-  program.pid = state->program = child;
-  dup2(1, 2); // to nowhere: nobody would read complaints from here on
-  share_streams();
-  if (given >= 0 && given != program.input) close(given);
-  for (int i = 0; i < 2; i++)
-    if (driver[i] >= 0) close(driver[i]);
+  start_program(job, given, driver, &theirs);
   state->stage = RUNNING;
   notify_clients();
   end(job, program.pid < 0 ? FAILED << 8 : await());
-}
-
-// What came for its standard input, as a file: the connection may end before the program reads it.
-static int read_input(const struct job *job) {
-  static char data[1 << 16];
-  int fd = memfd_create("stdin", MFD_CLOEXEC);
-  if (fd < 0 || fchown(fd, job->account->uid, job->account->gid)) fail("input");
-  for (size_t left = job->input; left > 0;) {
-    size_t part = left < sizeof data ? left : sizeof data;
-    if (!read_exactly(0, data, part) || !write_exactly(fd, data, part)) fail("input");
-    left -= part;
-  }
-  lseek(fd, 0, SEEK_SET);
-  return fd;
-}
-
-// Whether it was started before. A spare context is the job of whoever starts it first.
-static bool is_begun(const struct job *job) {
-  char path[MAX_JOB_PATH];
-  if (!is_running(job->id) && !has_ended(job->id)) return false;
-  job_path(path, job->id, "note");
-  if (access(path, F_OK) == 0 || !job->note || !*job->note) return true;
-  if (has_ended(job->id)) return remove_job(job->id), false;
-  return write_text(path, job->note), true;
-}
-
-void begin_job(struct job *job) {
-  char path[MAX_JOB_PATH];
-  job->account = base_environment();
-  job->directory = job->account->directory;
-  read_frame(job);
-  if (is_begun(job)) return;
-  if (job->code != NO_CODE) read_code(job);
-  int given = read_input(job);
-  make_room();
-  job_path(path, job->id, "");
-  if (mkdir(path, 0700)) fail(job->id);
-  job_path(path, job->id, "note");
-  if (job->note && *job->note) write_text(path, job->note);
-  if (!make_tree(job->id)) { // it was killed before it began
-    remove_job(job->id);
-    errno = ECANCELED, fail(job->id);
-  }
-  state = map_state(job->id, true);
-  if (!state) forget_tree(), remove_job(job->id), fail("state");
-  pid_t shim = fork();
-  if (shim == 0) be_shim(job, given);
-  if (shim < 0) forget_tree(), remove_job(job->id), fail("fork");
-  close(given);
-  for (int tries = 0; state->stage == STARTING && waitpid(shim, NULL, WNOHANG) == 0; tries++)
-    nanosleep(&(struct timespec){.tv_nsec = tries < 100 ? 500000 : 10000000}, NULL);
-}
-
-static const char *wanted;
-
-// A `kill` that came before a start leaves a directory, which is of no use once that has failed.
-static void forget_kill(void) {
-  if (!is_running(wanted) && !has_ended(wanted)) end_tree(wanted);
-}
-
-int start_job(const char *id) {
-  static struct job job = {.extension = "", .code = NO_CODE};
-  uint64_t offsets[JOB_STREAMS] = {0};
-  enter_image();
-  job.id = wanted = id;
-  atexit(forget_kill);
-  begin_job(&job);
-  return follow_from(id, offsets);
 }

@@ -69,13 +69,14 @@ bool use_terminal(void) {
 
 void say_on_stderr(void) { dup2(flows[streams > 1].into, 2); }
 
+// A terminal that no program had open would be at its end, though one may still open it again.
 void share_streams(void) {
-  for (int i = 0; i < streams; i++) close(flows[i].into);
+  for (int i = 0; i < streams; i++)
+    if (!isatty(flows[i].from)) close(flows[i].into);
 }
 
 static void finish(struct flow *flow) { close(flow->from), flow->from = -1; }
 
-// A terminal whose last program has closed it fails; another may open it again, until the job ends.
 static void read_into(struct flow *flow, take_output *into) {
   static char data[PIECE];
   ssize_t size = read(flow->from, data, flow->most < sizeof data ? flow->most : sizeof data);
@@ -125,10 +126,11 @@ static size_t waiting(const struct flow *flow) {
 
 void pass_written(int count) {
   for (int i = 0; i < count && i < streams; i++)
-    for (size_t size = waiting(&flows[i]); size > 0 && waiting(&flows[i]) > 0;) {
-      size_t before = waiting(&flows[i]);
+    for (size_t left = waiting(&flows[i]); left > 0 && flows[i].from >= 0;) {
+      flows[i].most = left;
       pass(&flows[i]);
-      size = before < size ? size - before : 0;
+      left = flows[i].most < left ? flows[i].most : 0;
+      flows[i].most = ALL;
     }
 }
 

@@ -5,6 +5,7 @@
 // and the start that finds it there does not begin.
 #include "job.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #define PAUSE_NS 5000000
 #define GRACE_TRIES 10 // for what ends just after the program, as what is behind `> >(tee log)`
 #define GRACE_MS 20
+#define START_SECONDS 600 // no start comes so much later than its `kill`
 
 static char cgroup[160]; // of this process's run or job
 
@@ -67,10 +69,33 @@ int kill_run(const char *id) {
   char path[160];
   enter_image();
   cgroup_path(path, sizeof path, id, "");
-  if (has_ended(id)) return end_tree(id) ? 0 : FAILED; // but something of it may be left
+  if (is_id(id) && has_state(id)) { // a job; when it has ended, something of it may be left
+    if (!end_tree(id)) return FAILED;
+    end_shim(id);
+    return 0;
+  }
   if (mkdir(path, 0755) == 0) return 0; // it has not started, and never will
   if (errno != EEXIST) fail(path);
   return end_tree(id) ? 0 : FAILED;
+}
+
+void forget_kill_of(const char *id) {
+  char path[160];
+  cgroup_path(path, sizeof path, id, "");
+  rmdir(path);
+}
+
+// The kernel may take a directory for younger than it is, and removes none that has a process.
+void forget_old_kills(void) {
+  DIR *runs = opendir(KIT_CGROUP);
+  struct dirent *entry;
+  struct stat about;
+  while (runs && (entry = readdir(runs)))
+    if (is_id(entry->d_name) && !has_state(entry->d_name) &&
+        fstatat(dirfd(runs), entry->d_name, &about, 0) == 0 &&
+        about.st_mtim.tv_sec + START_SECONDS < time(NULL))
+      unlinkat(dirfd(runs), entry->d_name, AT_REMOVEDIR);
+  if (runs) closedir(runs);
 }
 
 void become_program(const struct job *job, const sigset_t *signals) {
@@ -110,10 +135,9 @@ void forget_later(void) {
   snprintf(file, sizeof file, "%s/cgroup.events", cgroup);
   abandon_streams();
   struct pollfd events = {.fd = open(file, O_RDONLY | O_CLOEXEC), .events = POLLPRI};
-  while (!forget_tree()) {
-    if (pread(events.fd, text, sizeof text, 0) < 0) break;
+  while (pread(events.fd, text, sizeof text, 0) >= 0 && !forget_tree()) // what happens next is seen
     do
       if (pass_streams(&events, 1, -1) < 0 && errno != EINTR) return;
     while (!events.revents);
-  }
+  close(events.fd);
 }
