@@ -101,6 +101,11 @@ class GuestJobs(JobRequests):
                 return _result(job, await self._follow(following))
         except TimeoutError:
             if (found := following.end) is None:
+                if not (following.is_asked or job.is_started):
+                    raise GuestLost(
+                        "The guest's SSH server did not answer within the command's time.",
+                        hint=CALL_AGAIN,
+                    ) from None
                 if not await finish(self._kill(following)):
                     raise GuestLost(
                         "The command ran out of time, and the guest does not answer to have it "

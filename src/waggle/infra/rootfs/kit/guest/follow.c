@@ -19,6 +19,7 @@
 
 #define PIECE (32u << 10)
 #define AGAIN_MS 100
+#define START_TRIES 100
 
 static void say(char kind, const char *data, size_t size) {
   static struct __attribute__((packed)) {
@@ -83,6 +84,8 @@ static bool wait_for_more(const char *id, int *shim) {
 
 int follow_from(const char *id, uint64_t offsets[JOB_STREAMS]) {
   struct job_state *state = map_state(id);
+  for (int tries = 0; state && state->stage == STARTING && tries < START_TRIES && is_running(id); tries++)
+    nanosleep(&(struct timespec){.tv_nsec = AGAIN_MS * 1000000}, NULL); // a start has come before
   if (!state || !read_spools(id)) errno = ESRCH, fail(id);
   int shim = follow_shim(id);
   say('s', "", 0);

@@ -21,7 +21,7 @@
 #define MAX_JOBS 128 // directories; ended ones go first
 #define MAX_FAR (96 << 20)  // bytes of ended jobs on the scratch disk
 #define MAX_NEAR (16 << 20) // and in memory
-#define MAX_NOTE 4096
+#define MAX_NOTE 2000 // the host sends no more
 
 bool is_id(const char *name) {
   return strlen(name) == ID_LENGTH && !name[strspn(name, "0123456789abcdef-")];
@@ -40,7 +40,7 @@ static struct job_state *map(int fd, int protection) {
 static int open_state(const char *id, int flags) {
   char path[MAX_JOB_PATH];
   job_path(path, id, "state");
-  return open(path, flags | O_CLOEXEC, 0600);
+  return open(path, flags | O_CLOEXEC | O_NONBLOCK, 0600);
 }
 
 // It is locked before it has its size, and room for all of it, so that no later write finds none.
@@ -167,7 +167,7 @@ static bool say_job(const char *id) {
   char path[MAX_JOB_PATH], note[MAX_NOTE];
   struct job_state *state = map_state(id);
   job_path(path, id, "note");
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   ssize_t size = fd < 0 ? 0 : read(fd, note, sizeof note);
   if (fd >= 0) close(fd);
   if (!state) return false; // removed meanwhile
