@@ -15,7 +15,7 @@ import pytest
 from tests.support.jobs import again, job
 from tests.support.vm import lines, root, sh
 
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, TimedOut
 from waggle.domain.programs import ExecutionResult, GuestUser
 from waggle.domain.programs.guest_job import Attributes, Detached, GuestJob, Terminal
 from waggle.service.local.guest import LocalGuest
@@ -33,7 +33,9 @@ SOON = 30.0
 
 
 @asynccontextmanager
-async def followed(guest: LocalGuest, made: GuestJob) -> AsyncGenerator[asyncio.Future[ExecutionResult]]:
+async def followed(
+    guest: LocalGuest, made: GuestJob
+) -> AsyncGenerator[asyncio.Future[ExecutionResult]]:
     """Follow a job in a task, from its first output on."""
     task = asyncio.ensure_future(guest.attend(made))
     try:
@@ -87,6 +89,29 @@ async def test_requests_are_answered_while_the_program_prints(guest: LocalGuest)
             assert await guest.signal(made.id, 10)
             assert await guest.write_input(made.id, b"x", close=False)
         assert await guest.signal(made.id, 9)
+
+
+async def test_input_follows_what_was_given_and_a_program_need_not_read_it(
+    guest: LocalGuest,
+) -> None:
+    given = bytes(range(256)) * 3_000
+    wanted = sh("echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; cat", stdin=given)
+    made = job(wanted, Attributes(keeps_input=True))
+    async with followed(guest, made) as task:
+        assert await guest.write_input(made.id, b"more", close=False)
+        with pytest.raises(TimedOut, match="did not read"):
+            await guest.write_input(made.id, bytes(1_000_000), close=False)
+        with anyio.fail_after(60):
+            while int(await root(guest, "pgrep -fc 'session -c inpu[t]' || true")):
+                pass  # it gives up when nobody waits for it any more
+        await root(guest, "touch /tmp/go")
+        assert await guest.write_input(made.id, b"last", close=True)
+        await task
+    read = (await guest.attend(again(made))).stdout
+    assert read.head.startswith(b"begun\n" + given[: len(read.head) - 6])
+    assert read.tail.endswith(b"\0last")
+    assert read.total > len(given) + len(b"begun\nmorelast")
+    await root(guest, "rm /tmp/go")
 
 
 async def test_more_may_follow_a_job_than_its_shim_has_places_for(guest: LocalGuest) -> None:

@@ -76,4 +76,8 @@ def _agreed(answer: CommandSession) -> bool:
         raise GuestLost(
             "The connection to the guest broke before it answered about a job.", hint=CALL_AGAIN
         )
+    if answer.exit_code not in (0, 1):
+        raise GuestLost(
+            "The process in the guest that holds the job does not answer.", hint=CALL_AGAIN
+        )
     return answer.exit_code == 0

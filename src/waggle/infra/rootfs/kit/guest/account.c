@@ -20,7 +20,7 @@
 static struct account account;
 static char passwd[MAX_USERS + 1], group[MAX_USERS + 1];
 
-// Tell the operator, on the console, and the user, with what runs first.
+// Say it to the operator, on the console, and the user, with what runs first.
 __attribute__((format(printf, 1, 2))) static void notice(const char *format, ...) {
   char text[MAX_PATH + 512];
   va_list values;

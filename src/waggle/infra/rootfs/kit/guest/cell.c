@@ -20,6 +20,7 @@
 
 #define MAX_FD 64
 #define LINE 128
+#define MAX_READ 4096
 
 enum { ANSWER, SHIM, INTERRUPT, WAITS };
 
@@ -71,7 +72,7 @@ static void close_others(const int keep[3], int and) {
 static int answer_in(int fd, const char *id) {
   static char text[LINE];
   static size_t length;
-  for (;;) {
+  for (int i = 0; i < MAX_READ; i++) { // other events want their turn, whatever a driver writes
     ssize_t n = read(fd, text + length, 1);
     if (n <= 0) return -1;
     if (text[length] != '\n') {
@@ -82,6 +83,7 @@ static int answer_in(int fd, const char *id) {
     int status;
     if (!strncmp(text, id, ID_LENGTH) && sscanf(text + ID_LENGTH, " %d", &status) == 1) return status & 255;
   }
+  return -1;
 }
 
 static void await_answer(const struct job *job, const int fds[WAITS], pid_t driver) {

@@ -76,7 +76,7 @@ void set_hostname(const char *wanted, size_t size) {
   write_hosts(name, before);
 }
 
-// Only where nothing is: a git that was told no name refuses to commit, and one that finds files of
+// Only where nothing is: a git that has no name refuses to commit, and one that finds files of
 // root's refuses to look at them.
 static void offer_git(const struct account *account) {
   char text[512];
@@ -89,7 +89,7 @@ static void offer_git(const struct account *account) {
   write_text("/etc/gitconfig", text);
 }
 
-// Docker's server asks for extensions of iptables, which this kernel has not, unless told not to.
+// Docker's server asks for extensions of iptables, which this kernel has not, unless it is set not to.
 static void offer_docker(void) {
   mkdir("/etc/docker", 0755);
   if (access("/etc/docker/daemon.json", F_OK) != 0)

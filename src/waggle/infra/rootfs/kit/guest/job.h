@@ -92,6 +92,10 @@ int start_job(const char *id);
 // for the program's standard input.
 void be_shim(struct job *job, struct job_state *its_state, int given) __attribute__((noreturn));
 
+// input.c: the descriptor to read the program's standard input from; where MORE of it is written, if
+// it stays open.
+int open_input(const struct job *job, int given, int *more);
+
 // follow.c: frames with what a job prints, until it ends.
 int follow_job(const char *words);
 int follow_from(const char *id, uint64_t offsets[JOB_STREAMS]);

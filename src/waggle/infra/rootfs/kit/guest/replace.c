@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Preloaded into sftp-server: a file that the host wrote beside another one takes its place
-// (infra/ssh/sftp/files.py). A rename does that at once, so that readers see the old file or the new
+// (infra/ssh/sftp/writing.py). A rename does that at once, so that readers see the old file or the new
 // one; but it makes a new file, so it is for a file of the user's own that has one name and no
 // attributes. Any other is written in place, as write(2) would: its owner, other names and
 // attributes stay, and a file that the user may not write is refused, whatever its directory allows.

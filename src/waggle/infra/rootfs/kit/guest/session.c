@@ -37,8 +37,8 @@ static const struct account *as_user(bool is_person) {
   return account;
 }
 
-// The image's own shell if it names one; a name that begins with '-' tells a shell that this is a
-// login. Without it bash, and the kit's shell where there is none.
+// The image's own shell if it names one; a name that begins with '-' makes a shell a login
+// shell. Without it bash, and the kit's shell where there is none.
 static int shell(void) {
   const struct account *account = as_user(true);
   const char *slash = strrchr(account->shell, '/');

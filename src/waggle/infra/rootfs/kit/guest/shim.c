@@ -14,7 +14,6 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,30 +50,6 @@ static int await(void) {
     if (others[0].revents) read_exactly(others[0].fd, &signal, sizeof signal);
   }
   return status;
-}
-
-// It may wait for long until the program reads. It holds nothing else of the job.
-static void fill(int input, int given) {
-  static char data[1 << 16];
-  ssize_t size;
-  signal(SIGPIPE, SIG_DFL);
-  if (dup2(given, 0) < 0 || dup2(input, 1) < 0 || syscall(SYS_close_range, 2u, ~0u, 0u)) _exit(FAILED);
-  while ((size = read(0, data, sizeof data)) > 0)
-    if (!write_exactly(1, data, (size_t)size)) break;
-  _exit(0);
-}
-
-// The standard input: what came with the frame, and what is written later if it stays open.
-static int open_input(const struct job *job, int given) {
-  int ends[2];
-  if (!job->keeps_input) return given;
-  if (pipe2(ends, O_CLOEXEC) || fchown(ends[0], job->account->uid, job->account->gid)) fail("input");
-  pid_t filler = fork();
-  if (filler == 0) fill(ends[1], given);
-  if (filler < 0) fail("fork");
-  close(given);
-  program.input = ends[1];
-  return ends[0];
 }
 
 static void open_driver(const char *id, const struct account *account, int ends[2]) {
@@ -185,7 +160,7 @@ void be_shim(struct job *job, struct job_state *its_state, int given) {
   open_output(job);
   say_on_stderr();
   if (job->has_driver) open_driver(job->id, job->account, driver);
-  if (!job->window.ws_row) given = open_input(job, given);
+  if (!job->window.ws_row) given = open_input(job, given, &program.input);
   else program.input = fcntl(terminal(), F_DUPFD_CLOEXEC, 5);
   watch_run();
   show_notice();

@@ -12,14 +12,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_TOLD 100 // failures that are told one by one
+#define MAX_LISTED 100 // failures that are listed one by one
 
 static long long files, directories, links, bytes, failures;
 static char temporary[8192];
 
 static void failed(const char *path) {
   const char *why = strerror(errno);
-  if (++failures > MAX_TOLD) return;
+  if (++failures > MAX_LISTED) return;
   put_text("x");
   put_text(path);
   put_text(why);

@@ -15,7 +15,7 @@
 #define KIT_IDENTITY KIT "/run/identity"
 #define KIT_ENVIRONMENT KIT_IDENTITY "/environment"
 #define KIT_ACCOUNT KIT_IDENTITY "/account"
-#define KIT_NOTICE KIT_IDENTITY "/notice" // what the user is told once
+#define KIT_NOTICE KIT_IDENTITY "/notice" // what the user reads once
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define KIT_MERGED "/merged"     // where the root to be is put together
