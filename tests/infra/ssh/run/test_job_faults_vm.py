@@ -95,14 +95,15 @@ async def test_input_follows_what_was_given_and_a_program_need_not_read_it(
     guest: LocalGuest,
 ) -> None:
     given = bytes(range(256)) * 3_000
-    wanted = sh("echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; cat", stdin=given)
+    script = "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; cat"
+    wanted = sh(script, stdin=given, timeout=200.0)
     made = job(wanted, Attributes(keeps_input=True))
     async with followed(guest, made) as task:
         assert await guest.write_input(made.id, b"more", close=False)
         with pytest.raises(TimedOut, match="did not read"):
             await guest.write_input(made.id, bytes(1_000_000), close=False)
         with anyio.fail_after(60):
-            while int(await root(guest, "pgrep -fc 'session -c inpu[t]' || true")):
+            while int(await root(guest, "ps | grep -c 'session -c inpu[t]' || true")):
                 pass  # it gives up when nobody waits for it any more
         await root(guest, "touch /tmp/go")
         assert await guest.write_input(made.id, b"last", close=True)

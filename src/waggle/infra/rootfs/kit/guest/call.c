@@ -21,6 +21,7 @@
 
 #define ANSWER_SECONDS 5 // a shim that is stopped answers nothing
 #define END_MS 4000
+#define READ_MS 25000
 
 // -1 when there is no shim; also, with EAGAIN, when it lets nobody in.
 int connect_shim(const char *id) {
@@ -65,14 +66,14 @@ static bool ask_for_input(const char *id, int *to) {
   return ask(id, INPUT, 0, to) && *to >= 0;
 }
 
-// As the program reads; until nobody is there any more who wants it written. A pipe that takes
-// anything takes PIPE_BUF bytes.
+// As the program reads. The SSH server does not say when the host has given up, which it has when a
+// program reads nothing for so long. A pipe that takes anything takes PIPE_BUF bytes.
 static bool write_input(int to, const char *data, size_t size) {
   while (size > 0) {
     struct pollfd waits[] = {{.fd = to, .events = POLLOUT}, {.fd = 1}};
-    if (poll(waits, 2, -1) < 0 && errno != EINTR) return false;
-    if (waits[1].revents) exit(FAILED);
-    if (!waits[0].revents) continue;
+    int ready = poll(waits, 2, READ_MS);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0 || waits[1].revents) exit(FAILED);
     ssize_t n = write(to, data, size < PIPE_BUF ? size : PIPE_BUF);
     if (n < 0 && errno != EINTR) return false;
     if (n > 0) data += n, size -= (size_t)n;
