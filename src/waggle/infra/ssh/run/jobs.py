@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs of one guest over its connection: start, follow, list, signal, write to, kill.
+"""The jobs of one guest over its connection: start, follow, kill. The rest is `requests`.
 
 Called by the local guest. The guest's launcher (rootfs/kit/guest) keeps a job apart from any
 connection, so a broken one is made again and followed from where it broke. `following` has the
@@ -89,6 +89,7 @@ class GuestJobs(JobRequests):
     ) -> None:
         super().__init__(connection)
         self._patience = patience
+        self.requests = JobRequests(connection)
         self._under_way: set[_Following] = set()
 
     async def attend(self, job: GuestJob) -> ExecutionResult:
