@@ -177,7 +177,7 @@ async def test_a_job_whose_time_is_over_shows_what_it_printed(guest: LocalGuest)
 
 
 async def test_the_oldest_ended_jobs_are_removed(guest: LocalGuest) -> None:
-    running = await started(guest, job(command(BUSYBOX, "sleep", "100")))
+    running = await started(guest, job(command(BUSYBOX, "sleep", "300", timeout=300.0)))
     for _ in range(130):
         await guest.attend(job(command(BUSYBOX, "true")))
     found = await guest.jobs()
