@@ -21,7 +21,7 @@ cd $sources
 cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c identity.c hosts.c \
   account.c users.c home.c agent.c ports.c renew.c server.c supervise.c common.c
 cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c frame.c code.c \
-  image.c common.c job.c spool.c displays.c clients.c start.c shim.c input.c \
+  image.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
   follow.c call.c cell.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c common.c
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"

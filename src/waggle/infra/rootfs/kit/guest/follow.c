@@ -19,6 +19,7 @@
 
 #define PIECE (32u << 10)
 #define AGAIN_MS 100
+#define LET_IN_MS 1000
 #define START_TRIES 100
 
 static void say(char kind, const char *data, size_t size) {
@@ -69,13 +70,15 @@ static bool pass_on(const struct job_state *state, uint64_t offsets[JOB_STREAMS]
 }
 
 // Until there may be more; false when the job has ended, or is lost. A shim that has no place for
-// one more is asked again.
+// one more notifies it of nothing yet.
 static bool wait_for_more(const char *id, int *shim) {
+  static bool is_let_in;
   char bytes[64];
   struct pollfd waits[] = {{.fd = 1}, {.fd = *shim, .events = POLLIN}};
-  if (poll(waits, 2, *shim < 0 ? AGAIN_MS : -1) < 0) return errno == EINTR;
+  int ready = poll(waits, 2, *shim < 0 ? AGAIN_MS : is_let_in ? -1 : LET_IN_MS);
+  if (ready < 0) return errno == EINTR;
   if (waits[0].revents) exit(FAILED); // nobody reads any more
-  if (*shim >= 0 && recv(*shim, bytes, sizeof bytes, 0) > 0) return true;
+  if (*shim >= 0 && (!ready || recv(*shim, bytes, sizeof bytes, 0) > 0)) return is_let_in |= ready, true;
   if (*shim >= 0) close(*shim);
   if (!is_running(id)) return false;
   *shim = follow_shim(id);

@@ -49,6 +49,8 @@ void job_path(char path[MAX_JOB_PATH], const char *id, const char *file);
 // it a job that has not ended is lost.
 struct job_state *make_state(const char *id, int *lock);
 struct job_state *map_state(const char *id);
+// The same, and whether it has a shim.
+struct job_state *look_at(const char *id, bool *has_shim);
 int64_t monotonic(void);
 // Whether there is a job of that id; one that has ended; one that has not, and is not lost.
 bool has_state(const char *id);
@@ -56,9 +58,10 @@ bool has_ended(const char *id);
 bool is_running(const char *id);
 // Nanoseconds that it ran, until now or until its end.
 int64_t elapsed(const struct job_state *state);
-// Remove the oldest ended jobs, so that another has room.
-void make_room(void);
 void remove_job(const char *id);
+
+// jobs.c: remove the oldest ended jobs, so that another has room; list all.
+void make_room(void);
 int list_jobs(void);
 
 // spool.c: open the files to write them, or to read them; store what a job printed.

@@ -4,7 +4,7 @@
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
 //   start ID  the same as a job, which outlives the connection (shim.c), and follow it
 //   follow ID OFFSET OFFSET OFFSET  what a job prints, from there on, and its end (follow.c)
-//   jobs      list them, with the notes of the host (job.c)
+//   jobs      list them, with the notes of the host (jobs.c)
 //   input ID, close ID, signal ID N, resize ID ROWS COLUMNS  for a job that runs (call.c)
 //   why ID NAME...  print what is known of that run's failure, and which programs are there (why.c)
 //   kill ID   kill everything in that cgroup, children of children included
