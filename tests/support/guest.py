@@ -13,13 +13,14 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+from tests.support.fake_contexts import FakeContext, ended
 from tests.support.kept_jobs import KeptJob, copies
 
 from waggle.domain.diagnosis import Diagnosis
@@ -124,7 +125,8 @@ class FakeGuest:
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
     ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
     jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
-    waiting. `attended` lists the ids of those that were followed.
+    waiting. `attended` lists the ids of those that were followed. `contexts` holds the live
+    interpreters by their jobs' ids; see `tests.support.fake_contexts`.
     """
 
     environment: Environment
@@ -165,6 +167,7 @@ class FakeGuest:
     listing_jobs: anyio.Event | None = None
     kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
     attended: list[str] = field(default_factory=list[str])
+    contexts: dict[str, FakeContext] = field(default_factory=dict[str, FakeContext])
     written: list[tuple[str, bytes, bool]] = field(default_factory=list[tuple[str, bytes, bool]])
     signals: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     detached: anyio.Event = field(default_factory=anyio.Event)
@@ -244,8 +247,61 @@ class FakeGuest:
         async with together() as group:
             group.start_soon(leave)
             group.start_soon(die)
-            kept.result = await self.run(kept.command, streams, kept.job.id)
+            kept.result = await self._ran(kept, streams)
             group.cancel_scope.cancel()
+
+    async def _ran(self, kept: KeptJob, streams: JobStreams) -> ExecutionResult:
+        """Run it as what it is: a program, an interpreter, or code for one."""
+        attributes = kept.job.attributes
+        if attributes.has_driver:
+            return await self._interpreter(kept.job)
+        if attributes.context:
+            return await self._cell(kept, streams)
+        return await self.run(kept.command, streams, kept.job.id)
+
+    async def _interpreter(self, job: GuestJob) -> ExecutionResult:
+        """Be the interpreter of a context until it ends, or is killed."""
+        if self.run_error is not None:
+            raise self.run_error
+        context = self.contexts.setdefault(job.id, FakeContext(job))
+        try:
+            await context.ended.wait()
+        except anyio.get_cancelled_exc_class():
+            if not self.detached.is_set():
+                context.end(signal="SIGKILL")
+            raise
+        return context.result()
+
+    async def _cell(self, kept: KeptJob, streams: JobStreams) -> ExecutionResult:
+        """Run code in its context when those before it have ended, as long as that lives."""
+        job = kept.job
+        if self.run_error is not None:
+            raise self.run_error
+        context = self.contexts.get(job.attributes.context)
+        if context is None or context.ended.is_set():
+            return ended(job, context_ended=True)
+        results: list[ExecutionResult] = []
+
+        async def watch() -> None:
+            await context.ended.wait()
+            group.cancel_scope.cancel()
+
+        async with context.turn:
+            context.cells.append(job.id)
+            try:
+                async with together() as group:
+                    group.start_soon(watch)
+                    results.append(await self.run(kept.command, streams, job.id))
+                    group.cancel_scope.cancel()
+            except anyio.get_cancelled_exc_class():
+                if not self.detached.is_set():
+                    context.interrupt(job)
+                raise
+        if not results or context.ended.is_set():
+            return ended(job, context_ended=True)
+        if results[0].timed_out:
+            context.interrupt(job)
+        return replace(results[0], context_ended=job.lost_context)
 
     async def jobs(self) -> tuple[FoundJob, ...]:
         """Return its jobs, or those that the test says."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs import ExecutionResult, GuestUser
+from waggle.domain.programs import GuestUser
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import Runtime, RuntimeName
 
@@ -47,6 +47,12 @@ class ContextKey:
     def queue(self) -> str:
         """The queue in which its cells wait for each other."""
         return f"context {self.language} {self.user} {self.name}"
+
+    @property
+    def label(self) -> str:
+        """Name it in a list."""
+        whose = " of root" if self.user is GuestUser.ROOT else ""
+        return f"{self.language} {self.name}{whose}"
 
     def __str__(self) -> str:
         """Name it in a sentence."""
@@ -83,23 +89,26 @@ def in_context(found: Diagnosis | None) -> Diagnosis | None:
 
 
 def interrupted(key: ContextKey) -> Diagnosis:
-    """Return what became of the context of code that ran out of time."""
+    """Return what became of the context of code that ran out of time, or was killed."""
     return Diagnosis(
         "interrupted", f"The code was interrupted; the variables of {key} are kept.", ""
     )
 
 
-def context_ended(key: ContextKey, cell: ExecutionResult, context: JobView) -> Diagnosis:
-    """Return why code ended whose context ended first, and what is lost."""
-    why = "it did not react to an interrupt" if cell.timed_out else _ending(context)
+IGNORED_INTERRUPT = "its code did not react to an interrupt"
+
+
+def context_ended(key: ContextKey, why: str, known: Diagnosis | None = None) -> Diagnosis:
+    """Return that a context has ended, and with it the code in it; `known` is its own diagnosis."""
     return Diagnosis(
         "context_ended",
         f"The interpreter of {key} has ended ({why}), and its variables are lost.",
-        "The next call with this context starts a new one.",
+        f"{known.next_step if known else ''} The next call with this context starts a new one.".strip(),
     )
 
 
-def _ending(context: JobView) -> str:
+def ending_of(context: JobView) -> str:
+    """Return how a context ended, to go on a sentence."""
     if context.diagnosis is not None:
         return context.diagnosis.cause.rstrip(".")
     if context.state is JobState.EXITED:

@@ -83,7 +83,8 @@ class GuestJob:
 
     `id` is the guest's name for it. `remaining` is the seconds until it is killed; it shrinks while
     the job is followed. `is_started` is set once the guest is known to have it, and `started` is
-    called then, without an await. `offsets` are the bytes taken of each stream.
+    called then, without an await. `offsets` are the bytes taken of each stream. `lost_context` is
+    set when its context was killed, as the code in it did not react to an interrupt.
     """
 
     id: str
@@ -95,6 +96,7 @@ class GuestJob:
     is_started: bool = False
     started: Callable[[], None] = _nothing
     offsets: list[int] = field(default_factory=lambda: [0, 0, 0])
+    lost_context: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,13 @@ from waggle.domain.programs import (
     Output,
     Recording,
 )
-from waggle.domain.programs.context import context_ended, in_context, interrupted
+from waggle.domain.programs.context import (
+    IGNORED_INTERRUPT,
+    context_ended,
+    ending_of,
+    in_context,
+    interrupted,
+)
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.service.programs.notes import Note
@@ -144,6 +150,8 @@ class Job(JobRecord):
                     self._diagnosis = found if self.what.context is None else in_context(found)
             if self._lost is not None:
                 raise self._lost
+            if state is JobState.KILLED:
+                self._diagnosis = await self._after_kill()
         except Exception as error:
             self.failure = error
             state = JobState.LOST
@@ -189,7 +197,19 @@ class Job(JobRecord):
         if not result.timed_out:
             signal = None if view.exit_code is not None else view.signal or "SIGKILL"
             result = replace(result, exit_code=view.exit_code, signal=signal)
-        return result, context_ended(key, result, view)
+        if result.timed_out:
+            return result, context_ended(key, IGNORED_INTERRUPT)
+        return result, context_ended(key, ending_of(view), view.diagnosis)
+
+    async def _after_kill(self) -> Diagnosis | None:
+        """Return what became of the context in which its code ran when it was killed."""
+        key, context, job = self.what.context, self.context, self.guest_job
+        if key is None or context is None or not job.is_started:
+            return None
+        if not job.lost_context:
+            return interrupted(key)
+        await context.wait(CONTEXT_END_SECONDS)
+        return context_ended(key, IGNORED_INTERRUPT)
 
     async def attend(self, seconds: float) -> JobView:
         """Wait as the call that started it and return its outcome. Cancelling kills the job.

@@ -118,14 +118,14 @@ class JobStarter:
         if key in contexts:
             return contexts[key]
         if len(contexts) >= MAX_CONTEXTS:
-            names = ", ".join(f"{one.name} (job {job.number})" for one, job in contexts.items())
+            names = ", ".join(f"{one.label} (job {job.number})" for one, job in contexts.items())
             raise TooManyJobs(
                 f"Environment {environment.id} has {MAX_CONTEXTS} contexts: {names}.",
                 hint="Use one of them, or end one with kill_job.",
             )
         what = What(
             JobKind.CONTEXT,
-            f"{key.language} {key.name}",
+            key.label,
             attributes=Attributes(keep=CONTEXT_KEEP, has_driver=True),
             context=key,
         )

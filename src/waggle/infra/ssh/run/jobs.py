@@ -49,7 +49,6 @@ class _Following:
         self.job = job
         self.deadline = asyncio.timeout(job.remaining)
         self.wake = asyncio.Event()
-        self.has_killed_context = False
         self.is_asked = False
         """Whether the guest may start it. Without the frame it only waits, and gives up."""
         self.session: FollowSession | None = None
@@ -114,7 +113,7 @@ class GuestJobs(JobRequests):
                         hint="Destroy the environment: the command may still be running in it.",
                     ) from None
                 seconds = time.monotonic() - started
-                return _timed_out(job, seconds, context_ended=following.has_killed_context)
+                return _timed_out(job, seconds)
         except asyncio.CancelledError:
             if not following.wake.is_set():
                 await finish(self._kill(following))
@@ -204,7 +203,7 @@ class GuestJobs(JobRequests):
         for _ in range(job.attributes.interrupts if context else 0):
             if await self._ends(following, f"signal {job.id} {signal.SIGINT:d}", 1.0):
                 return True
-        following.has_killed_context = bool(context)
+        job.lost_context = bool(context)
         for patience in self._patience:
             if await self._ends(following, f"kill {context or job.id}", patience):
                 return True
@@ -246,7 +245,7 @@ def _known(found: JobEnd) -> JobEnd:
     return found
 
 
-def _timed_out(job: GuestJob, seconds: float, *, context_ended: bool) -> ExecutionResult:
+def _timed_out(job: GuestJob, seconds: float) -> ExecutionResult:
     """Make the result of a job that was killed at its timeout, so that nothing is left of it."""
     return ExecutionResult(
         stdout=job.streams.stdout.output(),
@@ -256,7 +255,7 @@ def _timed_out(job: GuestJob, seconds: float, *, context_ended: bool) -> Executi
         timed_out=True,
         duration=seconds,
         run_id=job.id,
-        context_ended=context_ended,
+        context_ended=job.lost_context,
     )
 
 
