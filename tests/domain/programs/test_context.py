@@ -46,7 +46,18 @@ def test_usable_names(name: str) -> None:
     "name",
     [
         *("", " ", ".", "..", "../main", "/etc/passwd", "a/b", "-a", "_a", ".hidden"),
-        *("x" * 33, "x" * 10_000, "a b", "a\nb", "main\n\n;", "a\0b", "é", "\u202e", "main;id", "$(id)"),
+        *(
+            "x" * 33,
+            "x" * 10_000,
+            "a b",
+            "a\nb",
+            "main\n\n;",
+            "a\0b",
+            "é",
+            "\u202e",
+            "main;id",
+            "$(id)",
+        ),
     ],
 )
 def test_names_that_are_refused_are_shown_shortly(name: str) -> None:
@@ -58,7 +69,7 @@ def test_names_that_are_refused_are_shown_shortly(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "program", "driver"),
+    "name, program, driver",
     [
         (RuntimeName.PYTHON, "python3", "context.py"),
         (RuntimeName.PYTHON, "/usr/bin/python3.13", "context.py"),
@@ -76,7 +87,7 @@ def test_drivers(name: RuntimeName, program: str, driver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "program"),
+    "name, program",
     [
         (RuntimeName.PYTHON, "pypy3"),
         (RuntimeName.PYTHON, "python3-wrapper"),
@@ -124,7 +135,7 @@ OUT_OF_MEMORY = Diagnosis("out_of_memory", "Out of memory at 512 MiB.", "Use mor
 
 
 @pytest.mark.parametrize(
-    ("view", "why"),
+    "view, why",
     [
         (replace(VIEW, state=JobState.EXITED, exit_code=3), "it exited with code 3"),
         (replace(VIEW, state=JobState.SIGNALED, signal="SIGSEGV"), "it was ended by SIGSEGV"),

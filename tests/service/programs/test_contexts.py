@@ -22,7 +22,6 @@ from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.programs import Job
 from waggle.service.programs.execution import ExecutionService, Surroundings
-from waggle.service.programs.jobs import JobService
 from waggle.service.programs.starting import MAX_RUNNING
 
 pytestmark = pytest.mark.anyio
@@ -166,7 +165,7 @@ async def test_an_interpreter_without_a_driver_begins_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "exit_code", "signal", "why"),
+    "line, exit_code, signal, why",
     [
         ("quit 3", 3, None, "it exited with code 3"),
         ("quit 0", 0, None, "it exited with code 0"),

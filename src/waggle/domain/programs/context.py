@@ -100,10 +100,11 @@ IGNORED_INTERRUPT = "its code did not react to an interrupt"
 
 def context_ended(key: ContextKey, why: str, known: Diagnosis | None = None) -> Diagnosis:
     """Return that a context has ended, and with it the code in it; `known` is its own diagnosis."""
+    step = known.next_step if known else ""
     return Diagnosis(
         "context_ended",
         f"The interpreter of {key} has ended ({why}), and its variables are lost.",
-        f"{known.next_step if known else ''} The next call with this context starts a new one.".strip(),
+        f"{step} The next call with this context starts a new one.".strip(),
     )
 
 
