@@ -94,6 +94,7 @@ class Setup:
     pausing: Pausing = field(default_factory=Pausing)
     several_owners: bool = False
     clock: Clock = lambda: NOW
+    runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=lambda: RUNTIMES)
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             clock=setup.clock,
             new_id=lambda: f"00000000-0000-4000-8000-5{next(numbers):011x}",
         ),
-        execution=ExecutionService(environments, jobs, RUNTIMES, EXECUTION),
+        execution=ExecutionService(environments, jobs, setup.runtimes, EXECUTION),
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(setup.calls),

@@ -124,7 +124,7 @@ async def test_the_number_of_contexts_is_limited_and_the_error_names_them(rig: R
         await rig.start("set y 0", "one-more")
     assert "python c0 (job 1)" in caught.value.message
     assert "python c0 of root (job 15)" in caught.value.message
-    assert "kill_job" in caught.value.hint
+    assert "read_job" in caught.value.hint
     assert (await rig.run("get x", "c6")).exit_code == 0
     await (await rig.get(1)).kill()
     assert (await rig.run("set y 0", "one-more")).exit_code == 0

@@ -121,7 +121,7 @@ class JobStarter:
             names = ", ".join(f"{one.label} (job {job.number})" for one, job in contexts.items())
             raise TooManyJobs(
                 f"Environment {environment.id} has {MAX_CONTEXTS} contexts: {names}.",
-                hint="Use one of them, or end one with kill_job.",
+                hint="Use one of them, or end one with read_job and its kill.",
             )
         what = What(
             JobKind.CONTEXT,
