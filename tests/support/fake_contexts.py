@@ -25,6 +25,8 @@ class FakeContext:
     turn: anyio.Lock = field(default_factory=anyio.Lock)
     cells: list[str] = field(default_factory=list[str])
     ignores: bool = False
+    is_deaf: bool = False
+    """Whether it lives, but takes no cells any more."""
     ended: anyio.Event = field(default_factory=anyio.Event)
     exit_code: int | None = None
     signal: str | None = None

@@ -278,7 +278,7 @@ class FakeGuest:
         if self.run_error is not None:
             raise self.run_error
         context = self.contexts.get(job.attributes.context)
-        if context is None or context.ended.is_set():
+        if context is None or context.is_deaf or context.ended.is_set():
             return ended(job, context_ended=True)
         results: list[ExecutionResult] = []
 

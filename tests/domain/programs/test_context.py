@@ -141,6 +141,7 @@ OUT_OF_MEMORY = Diagnosis("out_of_memory", "Out of memory at 512 MiB.", "Use mor
         (replace(VIEW, state=JobState.SIGNALED, signal="SIGSEGV"), "it was ended by SIGSEGV"),
         (replace(VIEW, state=JobState.KILLED), "it was killed"),
         (replace(VIEW, state=JobState.LOST), "it was lost"),
+        (VIEW, "it does not take code any more"),
         (
             replace(VIEW, state=JobState.SIGNALED, signal="SIGKILL", diagnosis=OUT_OF_MEMORY),
             "Out of memory at 512 MiB",

@@ -206,6 +206,18 @@ async def test_cells_that_wait_when_their_context_ends_say_so_too(rig: Rig) -> N
         assert (code_of(job.view()), job.view().signal) == ("context_ended", "SIGTERM")
 
 
+async def test_a_context_that_takes_no_code_any_more_is_ended(rig: Rig) -> None:
+    await rig.run("set x 1")
+    old = rig.context
+    old.is_deaf = True
+    view = await rig.run("get x")
+    assert code_of(view) == "context_ended"
+    assert view.diagnosis
+    assert "(it does not take code any more)" in view.diagnosis.cause
+    assert old.ended.is_set()
+    assert (await rig.run("set x 2")).exit_code == 0
+
+
 async def test_a_timeout_interrupts_and_keeps_the_context(rig: Rig) -> None:
     view = await rig.run("set x 1\ntimeout")
     assert (view.state, code_of(view)) == (JobState.TIMED_OUT, "interrupted")

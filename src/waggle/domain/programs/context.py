@@ -112,6 +112,8 @@ def ending_of(context: JobView) -> str:
     """Return how a context ended, to go on a sentence."""
     if context.diagnosis is not None:
         return context.diagnosis.cause.rstrip(".")
+    if context.state is JobState.RUNNING:
+        return "it does not take code any more"
     if context.state is JobState.EXITED:
         return f"it exited with code {context.exit_code}"
     if context.state is JobState.SIGNALED:

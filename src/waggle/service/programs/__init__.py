@@ -63,7 +63,7 @@ class Watched:
         return self.recording.output()
 
 
-CONTEXT_END_SECONDS = 5.0
+CONTEXT_END_SECONDS = 3.0
 """How long code whose context has ended waits for the cause."""
 Grown = Callable[["Job", StreamName], None]
 """Called when a job has printed. It must not raise or wait."""
@@ -194,6 +194,8 @@ class Job(JobRecord):
             return result, interrupted(key)
         await context.wait(CONTEXT_END_SECONDS)
         view = context.view()
+        if context.is_running and not view.is_paused:  # whatever it does, it is of no use
+            await context.kill()
         if not result.timed_out:
             signal = None if view.exit_code is not None else view.signal or "SIGKILL"
             result = replace(result, exit_code=view.exit_code, signal=signal)

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_FD 64
@@ -45,6 +46,12 @@ static bool is_first(const struct job *job) {
   int fd = open_of(job->context, "used", O_WRONLY | O_CREAT | O_EXCL);
   if (fd >= 0) close(fd);
   return fd >= 0;
+}
+
+// Whatever else has come to be in its place, root of the guest can have put there.
+static bool is_fifo(int fd) {
+  struct stat about;
+  return fd >= 0 && fstat(fd, &about) == 0 && S_ISFIFO(about.st_mode);
 }
 
 static void lay_surroundings(const struct job *job) {
@@ -116,7 +123,7 @@ void run_cell(const struct job *job) {
   int fds[WAITS] = {open_of(job->context, "answer", O_RDONLY | O_NONBLOCK), connect_shim(job->context),
                     signalfd(-1, &interrupts, SFD_CLOEXEC)};
   int ask = open_of(job->context, "ask", O_WRONLY | O_NONBLOCK);
-  if (fds[ANSWER] < 0 || fds[SHIM] < 0 || ask < 0 || context->stage != RUNNING ||
+  if (!is_fifo(fds[ANSWER]) || fds[SHIM] < 0 || !is_fifo(ask) || context->stage != RUNNING ||
       context->program <= 1)
     end_with_context();
   send(fds[SHIM], (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Displays come as records of u32 size and bytes. Each is stored with what stdout and stderr had
-// printed before it: the program has written that before, so it is read first.
+// printed before it: the program has written that before, so it is read first (streams.c), and what
+// displays things waits until the record was read.
 #include "job.h"
 
 #include <arpa/inet.h>

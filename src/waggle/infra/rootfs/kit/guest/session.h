@@ -82,6 +82,7 @@ void forget_later(void);
 // as standard output and error (and 3), or all three; as its parent, keep only the ends that are
 // read. Output goes to the SSH server, or into a function.
 #define MAX_STREAMS 3
+#define DISPLAY_STREAM 2 // the third, of jobs that display things
 #define MAX_OTHERS 16
 typedef void take_output(int stream, const char *data, size_t size);
 bool open_streams(const struct account *account, int count, take_output *into);

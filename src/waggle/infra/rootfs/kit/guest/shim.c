@@ -21,16 +21,8 @@ static struct job_state *state;
 static struct program program = {.input = -1};
 
 static void take(int stream, const char *data, size_t size) {
-  if (stream != DISPLAYS) {
-    feed_spool(stream, data, size);
-    return;
-  }
-  char *copy = malloc(size); // `data` is used again for what is read first
-  if (!copy) return;
-  memcpy(copy, data, size);
-  pass_written(DISPLAYS);
-  feed_displays(state, copy, size);
-  free(copy);
+  if (stream == DISPLAYS) feed_displays(state, data, size);
+  else feed_spool(stream, data, size);
 }
 
 static void pass_on(void) {

@@ -112,6 +112,7 @@ int pass_streams(struct pollfd *others, int count, int timeout) {
   int ready = poll(waits, (nfds_t)(streams + count), timeout);
   for (int i = 0; ready > 0 && i < streams; i++) {
     if (!waits[i].revents) continue;
+    if (i == DISPLAY_STREAM) pass_written(i); // its place is behind that
     if (flows[i].is_full) flows[i].is_full = false;
     else pass(&flows[i]);
   }

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IPython in the data image on a real machine: magics, and all that can be displayed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.support.cells import ALL, Case, check
+from tests.support.contexts import Interpreter, image_lab
+from tests.support.vm import Parts
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+async def data(
+    tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts
+) -> AsyncGenerator[Interpreter]:
+    async with image_lab(tmp_path_factory.mktemp("lab"), guest_parts, "data") as lab:
+        yield await Interpreter.begin(await lab.guest("data", memory=1024))
+
+
+async def test_it_is_ipython(data: Interpreter) -> None:
+    cell = await data.cell("x = 41\n!echo {x + 1}\n%pwd\nget_ipython().__class__.__mro__[-1]")
+    assert cell.code == 0, cell.err
+    assert "42\n" in cell.out
+    cell = await data.cell("%timeit -n1 -r1 sum(range(10))\n_ = 1\nx?")
+    assert cell.code == 0, cell.err
+    assert "\x1b" not in cell.out + cell.err
+
+
+async def test_a_traceback_is_without_colours_and_keeps_the_state(data: Interpreter) -> None:
+    await data.prints("kept = 3")
+    cell = await data.cell("def f(): return 1 / 0\nf()")
+    assert cell.code == 1
+    assert "ZeroDivisionError: division by zero" in cell.err
+    assert "\x1b" not in cell.err
+    assert await data.prints("print(kept)") == "3\n"
+
+
+async def test_a_timeout_interrupts_and_keeps_the_state(data: Interpreter) -> None:
+    cell = await data.cell("import time\nwhile True: time.sleep(1)", timeout=2)
+    assert (cell.result.timed_out, cell.result.context_ended) == (True, False)
+    cell = await data.cell("while True: pass", timeout=2)
+    assert (cell.result.timed_out, cell.result.context_ended) == (True, False)
+    assert await data.prints("print(kept)") == "3\n"
+
+
+@pytest.mark.parametrize("case", ALL, ids=[case.name.replace(" ", "-") for case in ALL])
+async def test_what_is_displayed(data: Interpreter, case: Case) -> None:
+    await data.cell("%reset -f")
+    cell = await data.cell(case.code)
+    if any(f"No module named '{name}" in cell.err for name in case.needs):
+        pytest.skip(f"the image lacks one of {case.needs}")
+    assert cell.code == 0, cell.err
+    assert cell.dropped == 0
+    shown = [{"data": item.data, "chart": item.chart} for item in cell.displays]
+    check(case, cell.out, cell.err, shown)
+
+
+async def test_a_figure_has_its_place_between_prints(data: Interpreter) -> None:
+    cell = await data.cell(
+        "import matplotlib.pyplot as plt\nprint('before')\nplt.plot([1, 2])\nplt.show()\n"
+        "print('after')"
+    )
+    assert (cell.code, cell.out) == (0, "before\nafter\n")
+    (shown,) = cell.displays
+    assert shown.stdout_at == len("before\n")
+    assert shown.chart is not None
