@@ -31,7 +31,7 @@ PYTHON = ("python3", f"{RUNNERS}/context.py")
 NODE = ("node", f"{RUNNERS}/context.js")
 BASH = ("bash", f"{RUNNERS}/context.sh")
 BUSYBOX = ("/.waggle/bin/busybox", "sh", f"{RUNNERS}/context.sh")
-EXTENSIONS = {PYTHON: ".py", NODE: ".js", BASH: ".sh", BUSYBOX: ".sh"}
+EXTENSIONS: Mapping[tuple[str, ...], str] = {PYTHON: ".py", NODE: ".js", BASH: ".sh", BUSYBOX: ".sh"}
 SECONDS = 120.0
 """Limit of cells: machines share two busy cores and have no hardware virtualisation."""
 
@@ -134,13 +134,20 @@ class Interpreter:
     async def prints(self, code: str) -> str:
         """Run code that must succeed; return its output."""
         cell = await self.cell(code)
-        assert cell.code == 0, (cell.result, cell.err)
+        assert cell.code == 0, (cell.result, cell.err, self.ends.done() and str(self.ends.result())[-300:], self.said)
         return cell.out
 
     @property
-    def said(self) -> str:
+    def said(self) -> list[str]:
         """What it printed outside of cells."""
-        return "".join(spool.output().text() for spool in self.spools)
+        return [spool.output().text() for spool in self.spools]
+
+    async def end(self) -> None:
+        """Kill it, if it lives."""
+        self.ends.cancel()
+        await asyncio.wait({self.ends})
+        for spool in self.spools:
+            spool.close()
 
 
 @dataclass(slots=True)
@@ -157,10 +164,14 @@ class Running:
 
     async def ended(self) -> Cell:
         """Wait for its end."""
-        result = await self.task
-        found = displays_of(self.spools[2], ended=True)
-        out, err = (spool.output().text() for spool in self.spools[:2])
-        return Cell(result, out, err, found.items, found.dropped)
+        try:
+            result = await self.task
+            found = displays_of(self.spools[2], ended=True)
+            out, err = (spool.output().text() for spool in self.spools[:2])
+            return Cell(result, out, err, found.items, found.dropped)
+        finally:
+            for spool in self.spools:
+                spool.close()
 
 
 @contextlib.asynccontextmanager

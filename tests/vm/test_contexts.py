@@ -26,9 +26,11 @@ async def python(
 
 
 @pytest.fixture(scope="module")
-async def shared(python: LocalGuest) -> Interpreter:
+async def shared(python: LocalGuest) -> AsyncGenerator[Interpreter]:
     """An interpreter for all tests that leave it alive."""
-    return await Interpreter.begin(python)
+    made = await Interpreter.begin(python)
+    yield made
+    await made.end()
 
 
 @pytest.fixture
@@ -36,8 +38,7 @@ async def own(python: LocalGuest) -> AsyncGenerator[Interpreter]:
     """An interpreter that a test may end."""
     made = await Interpreter.begin(python)
     yield made
-    made.ends.cancel()
-    await asyncio.wait({made.ends})
+    await made.end()
 
 
 async def test_state_imports_functions_and_the_directory_stay(shared: Interpreter) -> None:
@@ -222,6 +223,7 @@ async def test_a_cell_that_ignores_interrupts_ends_with_its_interpreter(own: Int
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "while True: time.sleep(1)"
     )
+    await own.prints("1")  # so that the time is not over before it has begun
     cell = await own.cell(code, timeout=2)
     assert (cell.result.timed_out, cell.result.context_ended) == (True, True)
     assert (await own.ends).signal == "SIGKILL"
@@ -232,3 +234,4 @@ async def test_root_has_an_interpreter_of_its_own(python: LocalGuest) -> None:
     assert await made.prints("import os; print(os.getuid())") == "0\n"
     assert (await made.cell("exit()")).result.context_ended
     await made.ends
+    await made.end()

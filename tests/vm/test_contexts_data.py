@@ -18,7 +18,9 @@ async def data(
     tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts
 ) -> AsyncGenerator[Interpreter]:
     async with image_lab(tmp_path_factory.mktemp("lab"), guest_parts, "data") as lab:
-        yield await Interpreter.begin(await lab.guest("data", memory=1024))
+        made = await Interpreter.begin(await lab.guest("data", memory=1024))
+        yield made
+        await made.end()
 
 
 async def test_it_is_ipython(data: Interpreter) -> None:

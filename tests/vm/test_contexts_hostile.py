@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -21,8 +20,7 @@ async def own(guest: LocalGuest) -> AsyncGenerator[Interpreter]:
     made = await Interpreter.begin(guest, BUSYBOX)
     assert await made.prints("X=1; echo $X") == "1\n"
     yield made
-    made.ends.cancel()
-    await asyncio.wait({made.ends})
+    await made.end()
 
 
 def place(made: Interpreter) -> str:
@@ -96,8 +94,7 @@ async def test_what_root_replaces_ends_a_cell_and_harms_nothing_else(
     assert cell.out == ""
     assert cell.result.context_ended
     assert await other.prints("echo fine") == "fine\n"
-    other.ends.cancel()
-    await asyncio.wait({other.ends})
+    await other.end()
 
 
 async def test_an_answer_fifo_that_is_replaced_gives_no_answer(own: Interpreter) -> None:
@@ -152,6 +149,7 @@ async def test_a_hundred_contexts_one_after_the_other_leave_nothing(guest: Local
         cell = await made.cell("exit 3")
         assert cell.result.context_ended
         assert (await made.ends).exit_code == 3
+        await made.end()
     kept = await root(guest, "ls /.waggle/run/jobs | wc -l")
     assert int(kept) <= 128
     assert await root(guest, "pgrep -f context.sh | wc -l") in ("0\n", "1\n")

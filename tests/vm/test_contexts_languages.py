@@ -32,19 +32,27 @@ async def shell_guest(
 
 
 @pytest.fixture(scope="module")
-async def node(node_guest: LocalGuest) -> Interpreter:
-    return await Interpreter.begin(node_guest, NODE)
+async def node(node_guest: LocalGuest) -> AsyncGenerator[Interpreter]:
+    made = await Interpreter.begin(node_guest, NODE)
+    yield made
+    await made.end()
 
 
 @pytest.fixture(scope="module", params=[BASH, BUSYBOX], ids=["bash", "busybox"])
-async def shell(request: pytest.FixtureRequest, shell_guest: LocalGuest) -> Interpreter:
-    return await Interpreter.begin(shell_guest, request.param)
+async def shell(
+    request: pytest.FixtureRequest, shell_guest: LocalGuest
+) -> AsyncGenerator[Interpreter]:
+    made = await Interpreter.begin(shell_guest, request.param)
+    yield made
+    await made.end()
 
 
 @pytest.fixture(scope="module")
-async def bare(guest: LocalGuest) -> Interpreter:
+async def bare(guest: LocalGuest) -> AsyncGenerator[Interpreter]:
     """The kit's shell in an image that has nothing but busybox."""
-    return await Interpreter.begin(guest, BUSYBOX)
+    made = await Interpreter.begin(guest, BUSYBOX)
+    yield made
+    await made.end()
 
 
 async def test_node_keeps_its_state(node: Interpreter) -> None:
@@ -87,6 +95,7 @@ async def test_node_that_exits_takes_its_cell_along(node_guest: LocalGuest) -> N
     cell = await made.cell("console.log('so far'); process.exit(3)")
     assert (cell.result.context_ended, cell.out) == (True, "so far\n")
     assert (await made.ends).exit_code == 3
+    await made.end()
 
 
 async def test_a_shell_keeps_its_state(shell: Interpreter) -> None:
@@ -139,6 +148,7 @@ async def test_a_shell_that_exits_takes_its_cell_along(
     cell = await made.cell("echo so far; exit 3")
     assert (cell.result.context_ended, cell.out) == (True, "so far\n")
     assert (await made.ends).exit_code == 3
+    await made.end()
 
 
 async def test_a_bare_image_has_shell_contexts_of_the_kit(bare: Interpreter) -> None:

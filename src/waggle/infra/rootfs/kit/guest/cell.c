@@ -69,9 +69,9 @@ static void lay_surroundings(const struct job *job) {
   free(text);
 }
 
-// Only what is needed stays open: from here on the process is a user's.
+// Only what is needed stays open, with the lock as descriptor 4: from here on the process is a user's.
 static void close_others(const int keep[3], int and) {
-  for (int fd = 4; fd < MAX_FD; fd++)
+  for (int fd = 5; fd < MAX_FD; fd++)
     if (fd != keep[ANSWER] && fd != keep[SHIM] && fd != keep[INTERRUPT] && fd != and) close(fd);
 }
 
