@@ -31,7 +31,12 @@ PYTHON = ("python3", f"{RUNNERS}/context.py")
 NODE = ("node", f"{RUNNERS}/context.js")
 BASH = ("bash", f"{RUNNERS}/context.sh")
 BUSYBOX = ("/.waggle/bin/busybox", "sh", f"{RUNNERS}/context.sh")
-EXTENSIONS: Mapping[tuple[str, ...], str] = {PYTHON: ".py", NODE: ".js", BASH: ".sh", BUSYBOX: ".sh"}
+EXTENSIONS: Mapping[tuple[str, ...], str] = {
+    PYTHON: ".py",
+    NODE: ".js",
+    BASH: ".sh",
+    BUSYBOX: ".sh",
+}
 SECONDS = 120.0
 """Limit of cells: machines share two busy cores and have no hardware virtualisation."""
 
@@ -134,7 +139,12 @@ class Interpreter:
     async def prints(self, code: str) -> str:
         """Run code that must succeed; return its output."""
         cell = await self.cell(code)
-        assert cell.code == 0, (cell.result, cell.err, self.ends.done() and str(self.ends.result())[-300:], self.said)
+        assert cell.code == 0, (
+            cell.result,
+            cell.err,
+            self.ends.done() and str(self.ends.result())[-300:],
+            self.said,
+        )
         return cell.out
 
     @property

@@ -52,23 +52,24 @@ async def test_a_driver_that_is_stopped_is_ended_at_the_timeout(own: Interpreter
 
 
 async def test_garbage_for_answers_is_no_answer(own: Interpreter) -> None:
+    await root(own.guest, "mkfifo -m 666 /tmp/go")
     running = own.start("echo on; read -r line </tmp/go; echo off; (exit 9)")
     await running.printed("on")
     garbage = (
         f"cd {place(own)}; head -c 100000 /dev/urandom >answer; "
         "for i in 1 2 3; do echo '00000000-0000-0000-0000-000000000000 5' >answer; done; "
-        f"printf '%s' {'x' * 500} >answer; echo >answer; mkfifo -m 666 /tmp/go; echo >/tmp/go"
+        f"printf '%s' {'x' * 500} >answer; echo >answer; echo >/tmp/go; rm /tmp/go"
     )
-    await root(own.guest, f"mkfifo -m 666 /tmp/go 2>/dev/null; {garbage}; rm /tmp/go")
+    await root(own.guest, garbage)
     cell = await running.ended()
     assert (cell.code, cell.out) == (9, "on\noff\n")
     assert await own.prints("echo $X") == "1\n"
 
 
 async def test_requests_that_others_write_are_no_requests(own: Interpreter) -> None:
-    lines = "x; ; 0 0 0; -- 1 /etc; ../../x 1 /; 0-0 99999999999 /tmp"
-    await root(own.guest, f'cd {place(own)}; for l in {lines}; do echo "$l" >ask; done')
-    await root(own.guest, f"cd {place(own)}; head -c 50000 /dev/urandom >ask; echo >ask")
+    lines = "x '' '0 0 0' '-- 1 /etc' '../../x 1 /' '0-0 99999999999 /tmp'"
+    write = f"for line in {lines}; do echo $line >ask; done; head -c 50000 /dev/urandom >ask"
+    await root(own.guest, f"cd {place(own)}; {write}; echo >ask")
     assert await own.prints("echo $X") == "1\n"
 
 
@@ -117,13 +118,13 @@ async def test_a_full_disk_keeps_cells_and_state(own: Interpreter) -> None:
 
 
 async def test_no_room_for_code_fails_the_cell_and_keeps_the_context(own: Interpreter) -> None:
-    await root(own.guest, "dd if=/dev/zero of=/run/fill bs=4k 2>/dev/null; true")
+    await root(own.guest, "dd if=/dev/zero of=/run/code/fill bs=4k 2>/dev/null; true")
     try:
         cell = await own.cell("echo ran # " + "x" * 200_000)
         assert (cell.code, cell.out) == (125, ""), cell
         assert "No space left" in cell.err
     finally:
-        await root(own.guest, "rm -f /run/fill")
+        await root(own.guest, "rm -f /run/code/fill")
     assert await own.prints("echo $X") == "1\n"
 
 
