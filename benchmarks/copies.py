@@ -52,7 +52,7 @@ FILLED = Command(("sh", "-c", "until test -e /tmp/filled; do sleep 0.05; done"),
 
 async def measure(options: Options) -> list[Result]:
     """Measure the rows `fork`, `pause` and `density`."""
-    async with _app() as app:
+    async with opened_app() as app:
         return [
             await _pause(app, options),
             await _density(app, options),
@@ -61,7 +61,7 @@ async def measure(options: Options) -> list[Result]:
 
 
 @asynccontextmanager
-async def _app() -> AsyncGenerator[App]:
+async def opened_app() -> AsyncGenerator[App]:
     """Open a server without its web side."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
@@ -78,114 +78,118 @@ async def _app() -> AsyncGenerator[App]:
             yield app
 
 
-async def _until_made(app: App, runtime: RuntimeName) -> None:
+async def until_made(app: App, runtime: RuntimeName) -> None:
     """Make sure that a runtime has a template, perhaps from an earlier run."""
     async with asyncio.timeout(_MAKING_SECONDS):
         while True:
-            made = await _create(app, runtime)
+            made = await create(app, runtime)
             is_copy = "template" in made.booted_from
-            await _destroy(app, made)
+            await destroy(app, made)
             if is_copy:
                 return
             await asyncio.sleep(1)
 
 
-async def _create(app: App, runtime: RuntimeName) -> Environment:
+async def create(app: App, runtime: RuntimeName) -> Environment:
+    """Create an environment without a network."""
     request = CreateRequest(runtime=runtime, network=NetworkPolicy.NONE)
     return await app.environments.create(request, owner=OWNER)
 
 
-async def _destroy(app: App, environment: Environment) -> None:
+async def destroy(app: App, environment: Environment) -> None:
+    """Destroy an environment."""
     await app.environments.destroy(environment.id, owner=OWNER)
 
 
-async def _run(app: App, environment: Environment, command: Command) -> None:
+async def run_in(app: App, environment: Environment, command: Command) -> None:
+    """Run a command in an environment. Raises RuntimeError if it fails."""
     async with app.environments.using(environment.id, owner=OWNER) as (_, guest):
         done = await guest.run(command)
     if done.exit_code != 0:
         raise RuntimeError(f"{command.argv} failed: {done}")
 
 
-async def _timed(app: App, make: Callable[[], Awaitable[Environment]]) -> float:
+async def timed(app: App, make: Callable[[], Awaitable[Environment]]) -> float:
     """Return the seconds until an environment is made, and destroy it."""
     began = time.perf_counter()
     made = await make()
     took = time.perf_counter() - began
-    await _destroy(app, made)
+    await destroy(app, made)
     return took
 
 
 async def _pause(app: App, options: Options) -> Result:
     """Compare a resume from disk with a new copy of the template, both until `true` has run."""
-    await _until_made(app, RuntimeName.SHELL)
-    sleeper = await _create(app, RuntimeName.SHELL)
+    await until_made(app, RuntimeName.SHELL)
+    sleeper = await create(app, RuntimeName.SHELL)
 
     async def resumed() -> float:
         await app.environments.pause(sleeper.id, owner=OWNER, to_disk=True)
         began = time.perf_counter()
         await app.environments.resume(sleeper.id, owner=OWNER)
-        await _run(app, sleeper, TRUE)
+        await run_in(app, sleeper, TRUE)
         return time.perf_counter() - began
 
     async def created() -> Environment:
-        made = await _create(app, RuntimeName.SHELL)
-        await _run(app, made, TRUE)
+        made = await create(app, RuntimeName.SHELL)
+        await run_in(app, made, TRUE)
         return made
 
     seconds = await interleave(
-        {"resumed": resumed, "created": partial(_timed, app, created)},
+        {"resumed": resumed, "created": partial(timed, app, created)},
         rounds=options.rounds or PAUSE_ROUNDS,
         tick=options.tick,
     )
-    await _destroy(app, sleeper)
+    await destroy(app, sleeper)
     return ratio("pause", compare(seconds["resumed"], seconds["created"]))
 
 
 async def _fork(app: App, options: Options) -> Result:
     """Compare a fork that has run `true` with a new environment with the same heap."""
-    await _until_made(app, RuntimeName.PYTHON)
-    origin = await _filled(app)
+    await until_made(app, RuntimeName.PYTHON)
+    origin = await filled(app)
 
     async def forked() -> Environment:
         (fork,) = await app.services.snapshots.fork(origin.id, 1, owner=OWNER)
-        await _run(app, fork, TRUE)
+        await run_in(app, fork, TRUE)
         return fork
 
     seconds = await interleave(
         {
-            "forked": partial(_timed, app, forked),
-            "refilled": partial(_timed, app, partial(_filled, app)),
+            "forked": partial(timed, app, forked),
+            "refilled": partial(timed, app, partial(filled, app)),
         },
         rounds=options.rounds or FORK_ROUNDS,
         tick=options.tick,
     )
-    await _destroy(app, origin)
+    await destroy(app, origin)
     return ratio("fork", compare(seconds["forked"], seconds["refilled"]))
 
 
-async def _filled(app: App) -> Environment:
-    made = await _create(app, RuntimeName.PYTHON)
+async def filled(app: App) -> Environment:
+    """Create an environment in which a process holds the heap."""
+    made = await create(app, RuntimeName.PYTHON)
     start = 'nohup python3 -c "$0" >/dev/null 2>&1 &'
-    await _run(app, made, Command(("sh", "-c", start, FILL), 60, 1000))
-    await _run(app, made, FILLED)
+    await run_in(app, made, Command(("sh", "-c", start, FILL), 60, 1000))
+    await run_in(app, made, FILLED)
     return made
 
 
 async def _density(app: App, options: Options) -> Result:
     """Measure the private memory of copies that are all alive and have run `true`."""
-    await _until_made(app, RuntimeName.SHELL)
+    await until_made(app, RuntimeName.SHELL)
     made: list[Environment] = []
     try:
         for number in range(CLONES):
             options.tick(f"copy {number + 1} of {CLONES}")
-            made.append(await _create(app, RuntimeName.SHELL))
-            await _run(app, made[-1], TRUE)
+            made.append(await create(app, RuntimeName.SHELL))
+            await run_in(app, made[-1], TRUE)
         pids = [environment.machine.pid for environment in made if environment.machine is not None]
         guests = [guest_bytes(pid) for pid in pids]
         own = [own_bytes(pid, CLONE_MIB << 20) for pid in pids]
     finally:
         for environment in made:
-            await _destroy(app, environment)
+            await destroy(app, environment)
     most = max(private for private, _ in guests)
     share = statistics.median(share for _, share in guests)
     return Result(
