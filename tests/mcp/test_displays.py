@@ -16,6 +16,7 @@ from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
 
 from waggle.domain.programs import ExecutionResult
+from waggle.mcp.results.displays import DISPLAYS_META_KEY
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES
 from waggle.mcp.uris import display_uri, displays_uri
 
@@ -58,14 +59,23 @@ async def test_a_program_that_displays_is_answered_with_text_and_pictures(era: s
         arguments: dict[str, Any] = {"environment_id": environment, "command": ["draw"]}
         result = await agent.call_tool("run_command", arguments)
         assert pictures(result) == [png(64, 48)]
-        uri, chart = (display_uri(environment, 1, n, form) for n, form in ((1, ""), (3, "chart")))
         assert text_of(result) == (
-            "before\na  b\n[picture 3: image/png 64x48, Rain]\nafter\n"
-            f"[display 1: text/plain, text/html: {uri}]\n"
-            f"[display 3: image/png, text/plain: {display_uri(environment, 1, 3)}]\n"
-            f"[chart of display 3: {chart}]\n[job 1: exit 0]\n"
+            "before\na  b\n[picture 3, Rain]\nafter\n[job 1: exit 0]\n"
             "1 display was too large, damaged or too many, and not kept."
         )
+        assert (result.meta or {})[DISPLAYS_META_KEY] == [
+            {
+                "index": 1,
+                "mime_types": ["text/plain", "text/html"],
+                "uri": display_uri(environment, 1, 1),
+            },
+            {
+                "index": 3,
+                "mime_types": ["image/png", "text/plain"],
+                "uri": display_uri(environment, 1, 3),
+                "chart": CHART,
+            },
+        ]
         later = {"environment_id": environment, "job_id": 1}
         assert pictures(await agent.call_tool("wait_job", later)) == [png(64, 48)]
         assert data_of(await agent.call_tool("read_job", {**later, "stream": "stdout"})) == {
@@ -88,9 +98,9 @@ async def test_a_caller_that_wants_no_pictures_gets_data_from_later_calls_too() 
         for result in results:
             assert pictures(result) == []
             check(arguments, result)
-            shown = data_of(result)["displays"]
-            assert [item["index"] for item in shown] == [1, 3]
-            assert shown[1]["chart"] == CHART
+            shown = data_of(result)
+            assert shown["charts"] == [{"display": 3, "chart": CHART}]
+            assert shown["displays_uri"] == displays_uri(environment, 1)
 
 
 async def test_a_program_that_only_displays_has_output() -> None:

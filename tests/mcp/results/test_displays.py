@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model sees of displays: text in its place, pictures within bounds, URIs of the rest."""
+"""What a model sees of displays: text in its place, pictures within bounds, one URI of the rest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
 from waggle.mcp.offered import result_for
 from waggle.mcp.results import success
-from waggle.mcp.results.displays import MAX_LISTED, MAX_PICTURES, MAX_SHOWN, MAX_TEXT
+from waggle.mcp.results.displays import (
+    DISPLAYS_META_KEY,
+    MAX_LISTED,
+    MAX_PICTURES,
+    MAX_SHOWN,
+    MAX_TEXT,
+)
 from waggle.mcp.results.programs import JobShown, command_text, job_shown
 from waggle.mcp.uris import display_uri, displays_uri
 
 ENVIRONMENT = "00000000-0000-4000-8000-000000000001"
+ALL = displays_uri(ENVIRONMENT, 4)
 EVENT_LIMIT = 1024 * 1024
 TABLE = "   a  b\n0  1  2"
 FRAME = {"text/plain": TABLE, "text/html": "<table/>"}
@@ -46,7 +53,9 @@ def display(data: Mapping[str, str | bytes], at: int = 0, index: int = 1, **more
 
 
 def reply(made: JobShown) -> CallToolResult:
-    answer = success(made.output, command_text, also=made.pictures, hints=made.hints)
+    answer = success(
+        made.output, command_text, also=made.pictures, hints=made.hints, meta=made.meta
+    )
     return result_for(answer, Offer())
 
 
@@ -61,28 +70,28 @@ def uri(index: int, form: str = "") -> str:
 def test_a_value_that_is_text_is_shown_in_its_place_and_nowhere_else() -> None:
     made = job_shown(view(display({"text/plain": "42"}, at=7), stdout=b"before\nafter\n"), 1_000)
     assert made.output.stdout == "before\n42\nafter\n"
-    assert made.output.displays == []
     assert text(made) == "before\n42\nafter\n[job 4: exit 0]"
     assert made.hints == []
 
 
-def test_a_frame_is_its_text_table_and_its_html_is_at_its_uri() -> None:
+def test_a_frame_is_its_text_table_and_costs_nothing_more() -> None:
     made = job_shown(view(display(FRAME)), 1_000)
-    line = f"[display 1: text/plain, text/html: {uri(1)}]"
-    assert text(made) == f"{TABLE}\n{line}\n[job 4: exit 0]"
-    assert reply(made).structured_content == {
+    assert text(made) == f"{TABLE}\n[job 4: exit 0]"
+    result = reply(made)
+    assert result.structured_content == {
         "job_id": 4,
         "status": "exited",
         "exit_code": 0,
         "stdout": f"{TABLE}\n",
-        "displays": [{"index": 1, "mime_types": ["text/plain", "text/html"], "uri": uri(1)}],
+    }
+    assert result.meta == {
+        DISPLAYS_META_KEY: [{"index": 1, "mime_types": ["text/plain", "text/html"], "uri": uri(1)}]
     }
 
 
-def test_a_picture_is_shown_with_a_line_that_names_it() -> None:
+def test_a_picture_is_shown_with_one_line_that_names_it() -> None:
     made = job_shown(view(display(PICTURE, chart=CHART), stdout=b"drawing\n"), 1_000)
-    assert made.output.stdout == "[picture 1: image/png 640x480, Sales by month]\ndrawing\n"
-    assert f"[chart of display 1: {uri(1, 'chart')}]" in text(made)
+    assert text(made) == "[picture 1, Sales by month]\ndrawing\n[job 4: exit 0]"
     result = reply(made)
     assert result.structured_content is None
     assert [block.data for block in result.content if isinstance(block, ImageContent)]
@@ -92,24 +101,39 @@ def test_a_picture_is_shown_with_a_line_that_names_it() -> None:
         "image/png",
         len(png(640, 480)),
     )
+    types = ["image/png", "text/plain"]
+    shown = {"index": 1, "mime_types": types, "uri": uri(1), "chart": CHART}
+    assert result.meta == {DISPLAYS_META_KEY: [shown]}
 
 
 def test_without_pictures_the_result_has_structured_content() -> None:
     made = job_shown(view(display(PICTURE)), 1_000, pictures=False)
     assert made.pictures == []
+    line = "[picture 1: image/png 640x480; not shown]"
+    assert text(made) == f"{line}\n[more: {ALL}]\n[job 4: exit 0]"
     assert reply(made).structured_content == {
         "job_id": 4,
         "status": "exited",
         "exit_code": 0,
-        "stdout": "[picture 1: image/png 640x480; not shown]\n",
-        "displays": [{"index": 1, "mime_types": ["image/png", "text/plain"], "uri": uri(1)}],
+        "stdout": f"{line}\n",
+        "displays_uri": ALL,
     }
+
+
+def test_what_is_not_shown_is_at_one_uri_however_much_it_is() -> None:
+    some = (FRAME, {"text/html": "<b>x</b>"}, PICTURE, {"image/svg+xml": "<svg/>"})
+    made = job_shown(view(*(display(data, index=n) for n, data in enumerate(some, 1))), 10_000)
+    assert text(made) == (
+        f"{TABLE}\n[display 2: text/html]\n[picture 3]\n[display 4: image/svg+xml]\n"
+        f"[more: {ALL}]\n[job 4: exit 0]"
+    )
 
 
 def test_of_what_is_gone_only_pictures_and_text_are_shown() -> None:
     made = job_shown(view(display(PICTURE), display(FRAME, index=2)), 1_000, linked=False)
     assert [type(block) for block in made.pictures] == [ImageContent]
     assert "waggle://" not in text(made)
+    assert reply(made).meta is None
 
 
 def test_a_chart_is_in_the_result_if_it_is_short_and_else_at_its_uri() -> None:
@@ -117,19 +141,20 @@ def test_a_chart_is_in_the_result_if_it_is_short_and_else_at_its_uri() -> None:
     made = job_shown(view(display(plotly, chart=CHART)), 10_000)
     types = "application/vnd.plotly.v1+json, text/plain"
     assert made.output.stdout == f"[display 1: {types}, Sales by month]\n"
-    assert made.output.displays[0].chart == CHART
     compact = json.dumps(CHART, separators=(",", ":"))
-    assert f"[display 1: {types}: {uri(1)}]\n[chart of display 1: {compact}]" in text(made)
+    assert f"[chart of display 1: {compact}]\n[more: {ALL}]" in text(made)
+    content = reply(made).structured_content
+    assert content is not None
+    assert content["charts"] == [{"display": 1, "chart": CHART}]
     long = {"type": "line", "axes": [{"title": "Inner"}], "y": [*range(1_000)]}
     made = job_shown(view(display(plotly, chart=long)), 10_000)
-    assert (made.output.displays[0].chart, made.output.displays[0].chart_uri) == (
-        None,
-        uri(1, "chart"),
-    )
+    assert made.output.charts == []
+    assert made.meta[DISPLAYS_META_KEY][0]["chart_uri"] == uri(1, "chart")
     assert ", Inner]" in made.output.stdout
     many = [display(plotly, index=n, chart={"y": "x" * 1_900}) for n in range(1, 10)]
-    items = job_shown(view(*many), 10_000).output.displays
-    assert [item.chart is not None for item in items] == [True] * 4 + [False] * 5
+    made = job_shown(view(*many), 10_000)
+    assert [item.display for item in made.output.charts] == [1, 2, 3, 4]
+    assert ["chart" in item for item in made.meta[DISPLAYS_META_KEY]] == [True] * 4 + [False] * 5
 
 
 def test_text_that_only_names_a_class_gives_way_to_what_says_more() -> None:
@@ -147,7 +172,7 @@ def test_long_text_is_cut_at_a_line() -> None:
     made = job_shown(view(display({"text/plain": table})), 50_000)
     assert len(made.output.stdout) < MAX_TEXT + 100
     assert made.output.stdout.endswith("x\n[the rest of display 1 is not shown]\n")
-    assert made.output.displays[0].uri == uri(1)
+    assert made.output.displays_uri == ALL
 
 
 def test_a_picture_that_is_too_large_or_false_is_not_shown() -> None:
@@ -160,7 +185,7 @@ def test_a_picture_that_is_too_large_or_false_is_not_shown() -> None:
     for data in (b"no png", png()[:-20], b"GIF89a\1\0\1\0;"):
         made = job_shown(view(display({"image/png": data})), 1_000)
         assert made.output.stdout == "[display 1: image/png]\n"
-        assert made.output.displays[0].uri == uri(1)
+        assert made.output.displays_uri == ALL
 
 
 def test_pictures_are_bounded_in_number() -> None:
@@ -169,13 +194,10 @@ def test_pictures_are_bounded_in_number() -> None:
     assert sum(isinstance(block, ImageContent) for block in made.pictures) == MAX_PICTURES
     assert made.output.stdout.count("; not shown]") == MAX_SHOWN - MAX_PICTURES
     assert made.output.stdout.endswith(f"[{1_000 - MAX_SHOWN} more displays]\n")
-    assert len(made.output.displays) == MAX_LISTED
+    assert made.output.displays_uri == ALL
+    assert len(made.meta[DISPLAYS_META_KEY]) == MAX_LISTED
     note = (reply(made).content[1].model_dump())["text"]
-    rest = 1_000 - MAX_PICTURES - MAX_LISTED
-    assert note == (
-        f"{rest} more displays: {displays_uri(ENVIRONMENT, 4)}. "
-        "2 displays were too large, damaged or too many, and not kept."
-    )
+    assert note == "2 displays were too large, damaged or too many, and not kept."
 
 
 def test_displays_in_the_part_that_was_cut_are_at_the_cut() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -68,6 +68,8 @@ class Reply:
     failure: Failure | None = None
     new_environment: tuple[str, str] | None = None
     """The id of the environment that the call created, and its runtime."""
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """For programs: the result's `_meta`."""
 
     def result(
         self, advise: Callable[[str], str], linked: Callable[[ResourceLink], bool]
@@ -88,7 +90,7 @@ class Reply:
             block for block in self.also if not isinstance(block, ResourceLink) or linked(block)
         ]
         failure = self.failure and self.failure.advised(advise)
-        meta = failure.meta() if failure else {}
+        meta = {**self.meta, **(failure.meta() if failure else {})}
         if failure:
             texts = ["\n".join(filter(None, (*texts, note, failure.text)))]
             data["error"] = failure.data()
@@ -116,9 +118,10 @@ def success(
     *texts: str | Callable[[_M], str],
     also: Sequence[ContentBlock] = (),
     hints: Sequence[Hint] = (),
+    meta: Mapping[str, Any] | None = None,
 ) -> Reply:
     """Return a reply as text blocks and as structured content, with the same information."""
-    return Reply(model, texts, also, hints)
+    return Reply(model, texts, also, hints, meta=meta or {})
 
 
 def failed(
@@ -126,20 +129,21 @@ def failed(
     model: _M | None = None,
     before: str | Callable[[_M], str] = "",
     hints: Sequence[Hint] = (),
+    meta: Mapping[str, Any] | None = None,
 ) -> Reply:
     """Return an error; `before` is output so far as text, `model` the same as data.
 
     The data includes the failure, for clients that show a model nothing else. Without data there is
     no structured content, because some clients check that against the output schema.
     """
-    return Reply(model, (before,), (), hints, failure)
+    return Reply(model, (before,), (), hints, failure, meta=meta or {})
 
 
 def _advised(model: _M, advise: Callable[[str], str]) -> _M:
     changed: dict[str, Any] = {}
-    for name, field in type(model).model_fields.items():
+    for name, about in type(model).model_fields.items():
         value: object = getattr(model, name)
-        if ADVICE in field.metadata and isinstance(value, str):
+        if ADVICE in about.metadata and isinstance(value, str):
             changed[name] = advise(value)
         elif isinstance(value, BaseModel):
             changed[name] = _advised(value, advise)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The displays of a job as a result shows them: among its output, as pictures, by their URIs. Pure.
+"""The displays of a job as a result shows them: among its output, and as pictures. Pure.
 
-Called by `results.jobs`. The guest wrote all of it: titles are cleaned, a picture is shown only if
-its bytes are what they claim and its header gives a size within MAX_PIXELS, and everything is
-bounded in number and in size.
+Called by `results.programs`. A model pays for what it reads: one line for a picture, nothing beside
+the text of a table, one URI where something is not shown. Clients that draw get all of it in the
+result's `_meta`, which no model sees. The guest wrote all of it: titles are cleaned, a picture is
+shown only if its bytes are what they claim and its header gives a size within MAX_PIXELS, and
+everything is bounded in number and in size.
 """
 
 from __future__ import annotations
@@ -43,31 +45,50 @@ MAX_CHARTS: Final = 8_000
 _MAX_TITLE = 80
 _PICTURES: Final = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _TEXTS: Final = ("text/plain", "text/markdown", "text/latex")
+_SAME_AS_TEXT: Final = frozenset({*_TEXTS, "text/html", "application/json"})
+"""Forms that say the same as the text of a display."""
 _REPR: Final = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-f]+)?>")
 """Text that only names the class of an object."""
 _DRAWN: Final = re.compile(r"application/vnd\.(?:plotly|vega)[\w.-]*\+json")
 
 
-class DisplayItem(BaseModel):
-    """A rich output of a program that has more than the text shows."""
+DISPLAYS_META_KEY: Final = "waggle/displays"
+"""The key in a result's `_meta` of its displays, for clients that draw them."""
 
-    index: int = Field(description="Counts from 1 in its job.")
+
+class ChartItem(BaseModel):
+    """What a display draws that the result does not show."""
+
+    display: int = Field(description="Counts from 1 in its job.")
+    chart: dict[str, Any] = Field(description="Type, titles, series.")
+
+
+class DisplayItem(BaseModel):
+    """A display in `_meta`: its forms, and where they are."""
+
+    index: int
     mime_types: list[str]
-    uri: str = Field(description="Resource with all of it; a media type after it has one form.")
-    chart: dict[str, Any] | None = Field(
-        default=None, description="What it draws: type, titles, series."
-    )
-    chart_uri: str = Field(default="", description="Resource with the same, if it is long.")
+    uri: str
+    """Resource with all of it; a media type after it has one form."""
+    chart: dict[str, Any] | None = None
+    chart_uri: str = ""
+    """Resource with the chart, if that is long."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownDisplays:
-    """Displays in the parts of a result: among stdout, as structured content, blocks and hints."""
+    """Displays in the parts of a result.
+
+    Among stdout, as charts of those that are not shown, as blocks, as hints, and as `_meta`. `uri`
+    has all of them, if not all is shown.
+    """
 
     inserts: Sequence[Insert] = ()
-    items: list[DisplayItem] = field(default_factory=list[DisplayItem])
+    charts: list[ChartItem] = field(default_factory=list[ChartItem])
+    uri: str = ""
     blocks: Sequence[ContentBlock] = ()
     hints: Sequence[Hint] = ()
+    items: Sequence[DisplayItem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +118,12 @@ def shown_displays(
         if picture and picture.block:
             blocks.append(picture.block)
             blocks += [_link(view, display, picture)] if linked else []
-    items, hints = _items(view, drawn, texts) if linked else ([], [])
-    return ShownDisplays(inserts, items, blocks, [*hints, *_lost(view)])
+    if not linked:
+        return ShownDisplays(inserts, blocks=blocks, hints=_lost(view))
+    hidden = [display for display in displays if not _is_shown(display, drawn, texts)]
+    items, charts = _items(view), _charts(hidden)
+    uri = displays_uri(view.environment_id, view.number) if hidden else ""
+    return ShownDisplays(inserts, charts, uri, blocks, _lost(view), items)
 
 
 def _lost(view: JobView) -> list[Hint]:
@@ -170,10 +195,11 @@ def _choices(display: Display, picture: _Picture | None) -> list[tuple[str, bool
     """Return what can stand for a display, the best first, and whether it is all of its text."""
     named = _named(display)
     if picture is not None:
+        if picture.block:
+            return [(f"[picture {display.index}{named}]", False)]
         width, height = picture.size
-        shown = "" if picture.block else "; not shown"
-        what = f"picture {display.index}: {picture.kind} {width}x{height}{named}{shown}"
-        return [(f"[{what}]", False)]
+        what = f"{picture.kind} {width}x{height}{named}; not shown"
+        return [(f"[picture {display.index}: {what}]", False)]
     line = f"[display {display.index}: {', '.join(_types(display))}{named}]"
     text = _text(display)
     if text is None:
@@ -224,34 +250,40 @@ def _types(display: Display) -> list[str]:
     return list(display.data)[:MAX_TYPES]
 
 
-def _items(
-    view: JobView, drawn: Mapping[int, _Picture], whole: Mapping[int, bool]
-) -> tuple[list[DisplayItem], list[Hint]]:
-    """Return the first displays that have more than the text shows, and a hint on others."""
+def _is_shown(display: Display, drawn: Mapping[int, _Picture], whole: Mapping[int, bool]) -> bool:
+    """Whether a result shows all that a model can take of a display."""
+    if picture := drawn.get(display.index):
+        return picture.block is not None
+    return whole.get(display.index, False) and set(display.data) <= _SAME_AS_TEXT
+
+
+def _charts(hidden: Sequence[Display]) -> list[ChartItem]:
+    """Return the short charts among the first displays that are not shown."""
+    charts: list[ChartItem] = []
+    room = MAX_CHARTS
+    for display in hidden[:MAX_LISTED]:
+        size = wire_size(chart_text(display.chart)) if display.chart is not None else 0
+        if display.chart is not None and size <= min(MAX_CHART, room):
+            charts.append(ChartItem(display=display.index, chart=dict(display.chart)))
+            room -= size
+    return charts
+
+
+def _items(view: JobView) -> list[DisplayItem]:
+    """Return the first displays with their URIs."""
     items: list[DisplayItem] = []
-    room, more = MAX_CHARTS, 0
-    for display in view.displays.items:
-        picture = drawn.get(display.index)
-        shown = {picture.kind, "text/plain"} if picture and picture.block else set[str]()
-        shown |= {*_TEXTS} if whole.get(display.index) else set()
-        if set(display.data) <= shown and display.chart is None:
-            continue
-        if len(items) >= MAX_LISTED:
-            more += 1
-            continue
+    room = MAX_CHARTS
+    for display in view.displays.items[:MAX_LISTED]:
         of = (view.environment_id, view.number, display.index)
         item = DisplayItem(index=display.index, mime_types=_types(display), uri=display_uri(*of))
         if display.chart is not None:
             size = wire_size(chart_text(display.chart))
-            if size <= min(MAX_CHART, room) and not shown.intersection(_PICTURES):
+            if size <= min(MAX_CHART, room):
                 item.chart, room = dict(display.chart), room - size
             else:
                 item.chart_uri = display_uri(*of, CHART)
         items.append(item)
-    if not more:
-        return items, []
-    uri = displays_uri(view.environment_id, view.number)
-    return items, [Hint("", f"{more} more displays: {uri}")]
+    return items
 
 
 def chart_text(chart: Mapping[str, Any]) -> str:
@@ -259,11 +291,13 @@ def chart_text(chart: Mapping[str, Any]) -> str:
     return json.dumps(chart, ensure_ascii=False, separators=(",", ":"))
 
 
-def item_lines(items: Sequence[DisplayItem]) -> list[str]:
-    """Return the displays of structured content as lines of text."""
-    lines: list[str] = []
-    for item in items:
-        lines.append(f"[display {item.index}: {', '.join(item.mime_types)}: {item.uri}]")
-        chart = item.chart_uri if item.chart is None else chart_text(item.chart)
-        lines += [f"[chart of display {item.index}: {chart}]"] if chart else []
-    return lines
+def chart_lines(charts: Sequence[ChartItem], uri: str) -> list[str]:
+    """Return what structured content says of displays as lines of text."""
+    lines = [f"[chart of display {item.display}: {chart_text(item.chart)}]" for item in charts]
+    return [*lines, *([f"[more: {uri}]"] if uri else [])]
+
+
+def displays_meta(items: Sequence[DisplayItem]) -> dict[str, Any]:
+    """Return the displays as a part of `_meta`; empty if there are none."""
+    shown = [item.model_dump(mode="json", exclude_defaults=True) for item in items]
+    return {DISPLAYS_META_KEY: shown} if shown else {}

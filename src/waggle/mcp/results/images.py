@@ -186,19 +186,19 @@ def result_of(
             " or none: a program that runs longer than wait_seconds becomes a job; read_job waits "
             "for it.",
         )
-        return failed(failure, output, command_text, hints)
+        return failed(failure, output, command_text, hints, made.meta)
     if view.state is JobState.LOST:
         why, step = view.error, "Run it again."
         if view.diagnosis is not None:
             why, step = view.diagnosis.cause, view.diagnosis.next_step
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
-        return failed(failure, output, command_text, hints)
+        return failed(failure, output, command_text, hints, made.meta)
     also = made.pictures
     if pictures:
         taken = sum(len(block.data) for block in also if isinstance(block, ImageContent))
         output, images, more = _with_images(view.environment_id, output, pictures, taken)
         also, hints = [*also, *images], [*hints, *more]
-    return success(output, command_text, also=also, hints=hints)
+    return success(output, command_text, also=also, hints=hints, meta=made.meta)
 
 
 def timeout_failure(view: JobView, longest: float, otherwise: str) -> Failure:

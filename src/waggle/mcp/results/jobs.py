@@ -16,7 +16,7 @@ from waggle.domain.programs import MAX_COMMAND
 from waggle.domain.programs.job import JobBrief, JobState
 from waggle.mcp.errors import clean
 from waggle.mcp.results import ADVICE, NOTE
-from waggle.mcp.results.displays import DisplayItem
+from waggle.mcp.results.displays import ChartItem
 from waggle.service.programs.leftovers import LeftList
 
 _ENDS = "exited, signaled, timed_out, killed or lost."
@@ -84,9 +84,11 @@ class CommandOutput(ProgramOutput):
         description="Images that the program wrote. Where one is shown, the result is text and "
         "images only.",
     )
-    displays: list[DisplayItem] = Field(
-        default_factory=list[DisplayItem],
-        description="Rich output of which stdout shows a part.",
+    charts: list[ChartItem] = Field(
+        default_factory=list[ChartItem], description="Of displays that are not shown."
+    )
+    displays_uri: str = Field(
+        default="", description="Resource with all displays, if they are not all shown."
     )
     left_running: list[LeftProgram] = Field(
         default_factory=list[LeftProgram],
@@ -156,9 +158,11 @@ class JobReport(ProgramOutput):
         default=None, description="The next page's, unless this is the last."
     )
     size: int = Field(default=0, description="Bytes printed so far.")
-    displays: list[DisplayItem] = Field(
-        default_factory=list[DisplayItem],
-        description="Rich output of which stdout shows a part.",
+    charts: list[ChartItem] = Field(
+        default_factory=list[ChartItem], description="Of displays that are not shown."
+    )
+    displays_uri: str = Field(
+        default="", description="Resource with all displays, if they are not all shown."
     )
     left_running: list[LeftItem] = Field(
         default_factory=list[LeftItem], description="Programs that ended jobs left running."

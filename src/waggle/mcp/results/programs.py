@@ -7,8 +7,9 @@ so both copies of it are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mcp_types import ContentBlock
 
@@ -17,7 +18,7 @@ from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.domain.programs.text import printed
 from waggle.mcp.errors import clean
 from waggle.mcp.results import Hint, rfc3339, share
-from waggle.mcp.results.displays import item_lines, shown_displays
+from waggle.mcp.results.displays import chart_lines, displays_meta, shown_displays
 from waggle.mcp.results.jobs import (
     CommandOutput,
     FailureCause,
@@ -34,11 +35,12 @@ _RUNNING = "read_job waits for its end, shows what it prints or kills it."
 
 @dataclass(frozen=True, slots=True)
 class JobShown:
-    """A job as a model, pictures that it displayed, and hints on what the model lacks."""
+    """A job as a model, pictures that it displayed, hints on what the model lacks, and `_meta`."""
 
     output: CommandOutput
     pictures: Sequence[ContentBlock]
     hints: Sequence[Hint]
+    meta: Mapping[str, Any]
 
 
 def command_output(view: JobView, characters: int) -> tuple[CommandOutput, Sequence[Hint]]:
@@ -70,7 +72,8 @@ def job_shown(
         stdout_uri=_uri(view, StreamName.STDOUT) if stdout.dropped else "",
         stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
         diagnosis=_cause(view),
-        displays=displays.items,
+        charts=displays.charts,
+        displays_uri=displays.uri,
         left_running=[
             LeftProgram(pid=program.pid, command=clean(program.command, MAX_COMMAND))
             for program in view.left.programs
@@ -78,7 +81,8 @@ def job_shown(
     )
     streams = ((StreamName.STDOUT, stdout), (StreamName.STDERR, stderr))
     rest = [_rest(view, name, len(cut.head)) for name, cut in streams if cut.dropped]
-    return JobShown(output, displays.blocks, [*rest, *displays.hints, *_continues(view)])
+    hints = [*rest, *displays.hints, *_continues(view)]
+    return JobShown(output, displays.blocks, hints, displays_meta(displays.items))
 
 
 def _continues(view: JobView) -> list[Hint]:
@@ -121,7 +125,7 @@ def command_text(output: CommandOutput) -> str:
     images = [
         f"[image {image.path}, {image.mime_type}, {image.size} bytes]" for image in output.images
     ]
-    shown = item_lines(output.displays)
+    shown = chart_lines(output.charts, output.displays_uri)
     return "\n".join([*_printed(output), *shown, *cut, how, *_left(output), *images])
 
 
