@@ -44,7 +44,7 @@ from waggle.service.programs import Job
 
 ROUNDS, FORK_ROUNDS = 40, 15
 WARM_JOBS, JOBS = 2, 6
-PRINTED_BYTES, TAIL_BYTES = 10 * MEGABYTE, 16 << 10
+PRINTED_BYTES, TAIL_BYTES = 10 * MEGABYTE, 16_000
 PRINT = f"yes 0123456789abcde | head -c {PRINTED_BYTES}"
 ANSWERING = "trap 'echo answer' USR1; echo ready; while true; do sleep 1000 & wait; done"
 READY, ANSWER = b"ready\n", b"answer\n"

@@ -81,12 +81,14 @@ def analyse_data(
 Answer this question about the data below, with a program rather than by eye:
 {quoted("question", question)}
 {quoted("data", data)}
-1. create_environment with the runtime python; keep the environment_id.
+1. create_environment with the runtime data, which has pandas and matplotlib (install_packages \
+adds more); keep the environment_id.
 2. Put the data into a file with write_file, or fetch it there with execute. Do not paste it into \
 every program.
-3. Look first: size, columns, types, missing and odd values. Print samples and counts, never the \
-whole.
-4. Prefer the standard library; install_packages (pandas, matplotlib) when it saves work.
+3. execute with context "main" for all steps: load the data once, and its variables stay for the \
+next calls. The value of a last line is shown, a data frame as a short table.
+4. Look first: size, columns, types, missing and odd values. Print samples and counts, never the \
+whole. plt.show() shows you a plot.
 5. Compute the answer, then check it another way: totals, a sample by hand, a second method.
 6. Read the results to keep with read_file, then destroy_environment.
 Give the answer first, then the figures, how they were made, and what in the data limits them."""
@@ -126,9 +128,9 @@ HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
         frozenset({"snapshot_environment", "rollback_environment", "fork_environment"}),
     ),
     "analyse-data": (
-        "When loading takes long, keep the data in a program that detached itself, and use "
-        "snapshot_environment or fork_environment to start from there more than once.",
-        frozenset({"snapshot_environment", "fork_environment"}),
+        "To try several ways from one state, use fork_environment: every fork has the context "
+        "with its data, and the jobs that run; destroy those you do not keep.",
+        frozenset({"fork_environment"}),
     ),
 }
 """The last lines of prompts, if the tools that they name are offered, too."""

@@ -36,7 +36,8 @@ _WHEN = (
 _EXECUTE = (
     "execute runs Python, JavaScript or bash. The first call needs no environment_id: it makes an "
     "environment and returns its id. Give that id in all later calls, as files, packages and "
-    "servers stay there; each run is a new process."
+    "servers stay there. Each run is a new process: to load data in one call and plot it in the "
+    "next (plt.show() shows it), give both the same context, e.g. main."
 )
 _WORK = ("write_file", "edit_file", "read_file", "list_files", "search_files", "run_command")
 _TREES = ("upload_files", "download_files")
@@ -85,7 +86,7 @@ def _steps(offered: Collection[str], pauses_when_idle: bool) -> Iterator[str]:
     if jobs := [name for name in _JOBS if name in offered]:
         yield (
             "A program that still runs after wait_seconds, or with background, becomes a job: "
-            f"{', '.join(jobs)} manage it."
+            f"{', '.join(jobs)} manage it. Jobs and contexts go on after a pause, and in forks."
         )
     for name, text in _THEN.items():
         if name in offered:

@@ -19,10 +19,10 @@ TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 
          "syntax error near unexpected token `os.getcwd'\n", "another_language", '"python"'),
         ("/run/code/1/main.sh: line 1: syntax error near unexpected token `1'\n"
          "/run/code/1/main.sh: line 1: `print(1)'\n", "another_language", '"python"'),
-        (f"{TRACE}NameError: name 'df' is not defined", "not_defined", "a new process"),
+        (f"{TRACE}NameError: name 'df' is not defined", "not_defined", "same context"),
         (f"{TRACE}NameError: name 'null' is not defined", "not_defined", "None"),
         ("ReferenceError: x is not defined\n    at a (b:1:1)\n\nNode.js v24.1.0", "not_defined",
-         "a new process"),
+         "same context"),
         ("ReferenceError: document is not defined\n", "not_defined", "jsdom"),
         ("ReferenceError: prompt is not defined\n", "not_defined", "stdin"),
         ("SyntaxError: invalid character '\u201c' (U+201C)", "typographic_character", "plain"),

@@ -104,8 +104,8 @@ def _undefined(name: str, *, python: bool) -> Diagnosis:
     return Diagnosis(
         "not_defined",
         f"It said that {shown(name)} is not defined.",
-        "If an earlier call did, define it here again: each call is a new process, which shares "
-        "files and packages with the others but no variables.",
+        "If an earlier call did: variables stay only in a context. Give execute the same context, "
+        "such as main, in both calls; or define it here again.",
     )
 
 

@@ -56,7 +56,10 @@ _Language = Annotated[
 ]
 _Context = Annotated[
     str | None,
-    Field(description="Name of a live interpreter whose variables stay, as main. Default: none."),
+    Field(
+        description="Name of a live interpreter, e.g. main: later calls with it have its "
+        "variables. Default: a new process."
+    ),
 ]
 _Command = Annotated[
     str | list[str],
@@ -188,9 +191,10 @@ def execution_tools(services: Services) -> list[OfferedTool]:
             title="Run code",
             description=(
                 "Run code or bash commands in a sandbox: an isolated Linux VM with Python, "
-                "Node.js, a terminal and the internet. Returns stdout, stderr and the exit code. "
-                "Files, packages and servers stay for the next calls in the same environment; "
-                "variables only in a context. Plots are shown."
+                "Node.js, a terminal and the internet. Returns stdout, stderr, the exit code, and "
+                "as pictures what plt.show() draws. Files, packages and servers stay for the next "
+                "calls in the same environment; variables and imports stay, as in a notebook, "
+                'only for calls with the same context, e.g. "main".'
             ),
             annotations=RUNS,
             shows_pictures=True,
