@@ -129,8 +129,8 @@ HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
     ),
     "analyse-data": (
         "To try several ways from one state, use fork_environment: every fork has the context "
-        "with its data, and the jobs that run; destroy those you do not keep.",
-        frozenset({"fork_environment"}),
+        "with its data, and the jobs that run; snapshot_environment keeps that state for later.",
+        frozenset({"snapshot_environment", "fork_environment"}),
     ),
 }
 """The last lines of prompts, if the tools that they name are offered, too."""
