@@ -82,7 +82,7 @@ they say: lists also as one text or as JSON in a text, `env` and `files` also as
 parameters marked with † are not published.
 
 All of it is in an agent's context, so it is short: name, description and input schema of the core
-are at most 1,600 tokens (o200k_base, every tool as compact JSON), of all tools 5,000; with output
+are at most 1,650 tokens (o200k_base, every tool as compact JSON), of all tools 5,000; with output
 schemas 3,000 and 9,000. A test counts them. Clients may keep the lists for an hour.
 
 The server sends these instructions to a client with all tools; other clients get the parts on

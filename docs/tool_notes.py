@@ -30,9 +30,9 @@ from waggle.service.files.trees import MAX_KEPT
 
 _LIMITS = execution_limits(load({}, is_root=False))
 _KEPT = (
-    "Memory, files, open files and programs continue in it. Programs of unfinished calls and jobs "
-    "run on without a job, and their output is not kept: `read_job` without a job lists them. "
-    "Exposed ports are closed and network connections are broken."
+    "Memory, files, open files and programs continue in it: contexts with their variables, and jobs "
+    "with their numbers and what they have printed. Exposed ports are closed and network "
+    "connections are broken."
 )
 
 NOTES: dict[str, str] = {
@@ -46,7 +46,15 @@ the image names another. A non-zero exit code is a result, not an error. After `
 
 Without `environment_id` one is made, of `runtime` or the default one (`WAGGLE_DEFAULT_RUNTIME`), or
 of another when the language needs it; its id is first in the result. It stays once the program
-has started, also when that fails. Everywhere an environment's name, or {MIN_SHORT} and more
+has started, also when that fails.
+
+With `context`, code runs in the live interpreter of that name, language and user, which the first
+call starts and in which variables, imports, functions, `cwd` and `env` stay. One call at a time runs
+in it, others wait; code that is over its time is interrupted, and the variables stay.
+`kill_job` ends a context; `list_jobs` has its number. `plt.show()`, figures, frames and other displays
+are shown, in a context also the last value. [Contexts](contexts.md) has the rest.
+
+Everywhere an environment's name, or {MIN_SHORT} and more
 characters of its id, will do.
 
 Common habits of models are understood: a Markdown fence around the code (its tag names the
@@ -88,8 +96,9 @@ decides which images may be named.""",
     "get_environment": "It does not count as use: the idle time continues.",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
     "kill_job": f"""\
-Killing one that has ended is fine. A `signal` ({", ".join(SIGNALS)}; SIG before it and lower case
-are fine) goes to the program and its process group, and not to a job that has ended.""",
+Killing one that has ended is fine. Of a context it ends the interpreter.
+A `signal` ({", ".join(SIGNALS)}; SIG before it and lower case are fine) goes to the program and
+its process group, and not to a job that has ended.""",
     "write_job": f"""\
 At most {MAX_INPUT_BYTES:,} bytes of UTF-8 in one call. The program must have been started with
 `stdin_open`. A paused environment is resumed. A call that ends with `timeout`, as the program does
@@ -114,7 +123,8 @@ only; it works with the network `none`, too, and stays until `unexpose_port` or 
 environment. At most {MAX_EXPOSED_PORTS} ports.""",
     "unexpose_port": "Ends all connections through it.",
     "pause_environment": """\
-With `to_disk` it takes no memory either, leaves its place among the environments, survives a
+Programs, jobs and contexts stop, and go on when it is resumed; a call that waits for a job is
+answered. With `to_disk` it takes no memory either, leaves its place among the environments, survives a
 restart of the server and is kept for longer (see `on_disk_until`).""",
     "resume_environment": """\
 Not needed before other calls, which resume it themselves; but the next one need not wait then.
@@ -136,6 +146,8 @@ _BOX = {"environment_id": "3f2a9c"}
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "execute": [
         {"code": "print(6 * 7)"},
+        {**_BOX, "code": "import pandas as pd; df = pd.read_csv('a.csv'); df", "context": "main"},
+        {**_BOX, "code": "df.plot(); plt.show()", "context": "main"},
         {**_BOX, "code": "ls -l | head", "language": "shell"},
         {**_BOX, "code": "apt-get install -y jq", "language": "shell", "user": "root"},
         {**_BOX, "code": "python3 -m http.server 8000", "language": "shell", "background": True},
