@@ -30,7 +30,7 @@ from waggle.service.files.trees import MAX_KEPT
 
 _LIMITS = execution_limits(load({}, is_root=False))
 _KEPT = (
-    "Memory, files, open files and programs continue in it: contexts with their variables, and jobs "
+    "Memory, files, open files and programs continue in it: contexts with their variables, jobs "
     "with their numbers and what they have printed. Exposed ports are closed and network "
     "connections are broken."
 )
@@ -49,10 +49,10 @@ of another when the language needs it; its id is first in the result. It stays o
 has started, also when that fails.
 
 With `context`, code runs in the live interpreter of that name, language and user, which the first
-call starts and in which variables, imports, functions, `cwd` and `env` stay. One call at a time runs
-in it, others wait; code that is over its time is interrupted, and the variables stay.
-`kill_job` ends a context; `list_jobs` has its number. `plt.show()`, figures, frames and other displays
-are shown, in a context also the last value. [Contexts](contexts.md) has the rest.
+call starts and in which variables, imports, functions, `cwd` and `env` stay. One call at a time
+runs in it, others wait; code that is over its time is interrupted, and the variables stay.
+`kill_job` ends a context; `list_jobs` has its number. `plt.show()`, figures, frames and other
+displays are shown, in a context also the last value. [Contexts](contexts.md) has the rest.
 
 Everywhere an environment's name, or {MIN_SHORT} and more
 characters of its id, will do.
@@ -123,9 +123,9 @@ only; it works with the network `none`, too, and stays until `unexpose_port` or 
 environment. At most {MAX_EXPOSED_PORTS} ports.""",
     "unexpose_port": "Ends all connections through it.",
     "pause_environment": """\
-Programs, jobs and contexts stop, and go on when it is resumed; a call that waits for a job is
-answered. With `to_disk` it takes no memory either, leaves its place among the environments, survives a
-restart of the server and is kept for longer (see `on_disk_until`).""",
+Jobs and contexts stop, and go on when it is resumed; a call that waits for a job is answered. With
+`to_disk` it takes no memory either, leaves its place among the environments, survives a restart of
+the server and is kept for longer (see `on_disk_until`).""",
     "resume_environment": """\
 Not needed before other calls, which resume it themselves; but the next one need not wait then.
 A running one stays as it is.""",

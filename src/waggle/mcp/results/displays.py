@@ -121,9 +121,9 @@ def shown_displays(
     if not linked:
         return ShownDisplays(inserts, blocks=blocks, hints=_lost(view))
     hidden = [display for display in displays if not _is_shown(display, drawn, texts)]
-    items, charts = _items(view), _charts(hidden)
+    charts = [ChartItem(display=at, chart=one) for at, one in _short_charts(hidden).items()]
     uri = displays_uri(view.environment_id, view.number) if hidden else ""
-    return ShownDisplays(inserts, charts, uri, blocks, _lost(view), items)
+    return ShownDisplays(inserts, charts, uri, blocks, _lost(view), _items(view))
 
 
 def _lost(view: JobView) -> list[Hint]:
@@ -257,31 +257,27 @@ def _is_shown(display: Display, drawn: Mapping[int, _Picture], whole: Mapping[in
     return whole.get(display.index, False) and set(display.data) <= _SAME_AS_TEXT
 
 
-def _charts(hidden: Sequence[Display]) -> list[ChartItem]:
-    """Return the short charts among the first displays that are not shown."""
-    charts: list[ChartItem] = []
+def _short_charts(displays: Sequence[Display]) -> dict[int, dict[str, Any]]:
+    """Return the charts of the first displays that are short, by index."""
+    short: dict[int, dict[str, Any]] = {}
     room = MAX_CHARTS
-    for display in hidden[:MAX_LISTED]:
+    for display in displays[:MAX_LISTED]:
         size = wire_size(chart_text(display.chart)) if display.chart is not None else 0
         if display.chart is not None and size <= min(MAX_CHART, room):
-            charts.append(ChartItem(display=display.index, chart=dict(display.chart)))
+            short[display.index] = dict(display.chart)
             room -= size
-    return charts
+    return short
 
 
 def _items(view: JobView) -> list[DisplayItem]:
     """Return the first displays with their URIs."""
     items: list[DisplayItem] = []
-    room = MAX_CHARTS
+    short = _short_charts(view.displays.items)
     for display in view.displays.items[:MAX_LISTED]:
-        of = (view.environment_id, view.number, display.index)
+        of, chart = (view.environment_id, view.number, display.index), short.get(display.index)
+        is_long = display.chart is not None and chart is None
         item = DisplayItem(index=display.index, mime_types=_types(display), uri=display_uri(*of))
-        if display.chart is not None:
-            size = wire_size(chart_text(display.chart))
-            if size <= min(MAX_CHART, room):
-                item.chart, room = dict(display.chart), room - size
-            else:
-                item.chart_uri = display_uri(*of, CHART)
+        item.chart, item.chart_uri = chart, display_uri(*of, CHART) if is_long else ""
         items.append(item)
     return items
 
