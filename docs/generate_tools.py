@@ -24,7 +24,12 @@ from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
-from waggle.mcp.results.displays import MAX_PICTURES, MAX_PIXELS
+from waggle.mcp.results.displays import (
+    DISPLAYS_META_KEY,
+    MAX_LISTED,
+    MAX_PICTURES,
+    MAX_PIXELS,
+)
 from waggle.mcp.results.images import MAX_IMAGES
 from waggle.mcp.results.pictures import MAX_IMAGE_BYTES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
@@ -151,9 +156,11 @@ file (or `savefig`), or with `images`. Of a program that outlives its call, `rea
 
 What a program displays (pictures, tables, charts, HTML) is among its output, at its place: as text,
 or as a line that says what it is. The first {MAX_PICTURES} pictures with at most {MAX_PIXELS:,}
-pixels that have room are shown, unless `images` is false. What the text does not show is in
-`displays`, by URI: `displays/1` has all representations by media type, `displays/1/text/html` one
-of them, and `displays/1/chart` the data of a chart. Displays are kept with the output of their job,
+pixels that have room are shown, unless `images` is false. Where not all is shown, `displays_uri`
+lists them, and `charts` has the short ones of figures that are not shown. For clients that draw,
+`_meta` has `{DISPLAYS_META_KEY}`: index, media types, URI and a short chart of the first
+{MAX_LISTED}. `displays/1` has all representations by media type, `displays/1/text/html` one of
+them, and `displays/1/chart` the data of a chart. Displays are kept with the output of their job,
 at most {MAX_RECORDS:,} of them and {MAX_STREAM_BYTES:,} bytes of records.
 
 Output is shown as a terminal shows it: without colours, a line that was rewritten in its last

@@ -110,7 +110,9 @@ class JobItem(BaseModel):
     """A job in a list."""
 
     job_id: int
-    tool: str = Field(description="execute, run_command or install_packages.")
+    tool: str = Field(
+        description="execute, run_command, install_packages, or context: an interpreter."
+    )
     summary: str = Field(default="", description="The first line of the program.")
     status: str = Field(description=f"running, paused, {_ENDS}")
     exit_code: int | None = None
