@@ -142,11 +142,8 @@ async def _fork(app: App, options: Options) -> Result:
 
     async def forked_living() -> Environment:
         (fork,) = await app.services.snapshots.fork(living.id, 1, owner=OWNER)
-        await _cell(app, fork, "len(heap)")
         copy = app.services.jobs.known(fork.id, job.number, owner=OWNER)
-        async with app.environments.using(fork.id, owner=OWNER) as (_, inside):
-            await inside.signal(copy.run_id, signal.SIGUSR1)
-        await _until_printed(copy, READY + ANSWER)
+        await asyncio.gather(_cell(app, fork, "len(heap)"), _answer(app, copy))
         return fork
 
     seconds = await interleave(
@@ -166,6 +163,13 @@ async def _cell(app: App, environment: Environment, code: str) -> None:
     view = await cell.attend(WAIT_SECONDS)
     if view.exit_code != 0 or view.stdout.text() != HEAP:
         raise RuntimeError(f"{code} failed: {view}")
+
+
+async def _answer(app: App, job: Job) -> None:
+    """Have a job say something."""
+    async with app.environments.using(job.environment_id, owner=OWNER) as (_, guest):
+        await guest.signal(job.run_id, signal.SIGUSR1)
+    await _until_printed(job, READY + ANSWER)
 
 
 async def _until_printed(job: Job, wanted: bytes) -> None:
