@@ -235,11 +235,17 @@ class Program:
 
 
 def read_program(
-    code: str, language: str | None, own: RuntimeName, *, notebook: bool = False
+    code: str,
+    language: str | None,
+    own: RuntimeName,
+    *,
+    notebook: bool = False,
+    has_names: bool = False,
 ) -> Program:
     """Return the program that was meant. `own` runs code whose language is not known.
 
-    Notebook lines stay as they are for a `notebook`, whose shell runs them itself.
+    Notebook lines stay as they are for a `notebook`, whose shell runs them itself. With
+    `has_names`, earlier code may have defined names: `df` is a variable then, not a command.
 
     Raises InvalidRuntime for a language that does not exist, and InvalidArgument, with the next
     step, for code that cannot be understood.
@@ -251,6 +257,8 @@ def read_program(
     runtime = chosen.runtime if chosen else own.language
     if runtime is RuntimeName.PYTHON and (cell := cell_language(code)):
         code, chosen = code.lstrip().partition("\n")[2], parse_language(cell)
+    elif has_names and code.strip().isidentifier():
+        pass
     elif other := _other(code, runtime, asked):
         chosen = Language(other)
     runtime = chosen.runtime if chosen else own.language

@@ -269,7 +269,8 @@ class ExecutionService:
         parse_code(code)
         name = parse_context(context)
         # The shell of the data image is IPython, which runs notebook lines.
-        program = read_program(code, language, own, notebook=own is RuntimeName.DATA)
+        notebook = own is RuntimeName.DATA
+        program = read_program(code, language, own, notebook=notebook, has_names=True)
         chosen = program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
         command = self._command(driver_argv(runtime), how, user)
