@@ -22,9 +22,9 @@ ratio, and the row shows the median ratio with the range of the middle half of t
 and `other` are medians of seconds, for orientation only. Limits hold on all machines.
 
 The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP,
-with default settings, but without templates, so that all creates boot. `template`, `first-python`
-and `first-data` use templates; `pause`, `density` and `fork` measure the services behind the
-tools, with templates; `krun-banner` and `krun-memory` measure only the hypervisor. The rows of
+with default settings, but without templates, so that all creates boot. `template`, `first-python`,
+`first-data` and the group `contexts` use templates; `pause`, `density`, `fork` and `fork-living`
+measure the services behind the tools, with templates; `krun-banner` and `krun-memory` measure only the hypervisor. The rows of
 tokens have no other side: their limits are promises. Without hardware virtualisation the rows of
 krun are measured in the lab (lab.md), where a machine boots in a machine that is itself emulated.
 Run all rows with `./task bench`, or only some: `./task bench -- cold list`. An otherwise idle
