@@ -38,6 +38,7 @@ from waggle.infra.store.environments import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS
+from waggle.service.programs.terminals import TerminalService
 from waggle.stdio import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
 from waggle.web import Served, build_app
@@ -45,6 +46,7 @@ from waggle.web.access import AccessRules, host_policy
 from waggle.web.connections import ConnectionLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.server import ServerLimits, WebServer, bind
+from waggle.web.terminal import Terminals
 
 log = structlog.get_logger(__name__)
 
@@ -86,8 +88,13 @@ async def _serve_http(
 ) -> None:
     settings = app.settings
     names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
+    terminals = Terminals(
+        TerminalService(app.environments, app.services.jobs),
+        app.services.rates,
+        app.services.observer,
+    )
     web = build_app(
-        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS),
+        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS, terminals),
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(

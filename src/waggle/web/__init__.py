@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
+"""The web application: /mcp, terminals, /healthz, /readyz and /metrics, and their protection.
 
 Built by `waggle.app.serving` with the low-level MCP server of `waggle.mcp` and a function that
 reports readiness; served by `waggle.web.server`. A client may choose toolsets in its URL
 (`/mcp?toolsets=core,ports`): the choice goes to `waggle.mcp` in the request's scope. Knows no
-services, tools or settings.
+services, tools or settings, apart from `terminal`, which knows terminals.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from waggle.web.answers import answered, problem, rpc_error
 from waggle.web.bodies import Bodies, BodyLimits
 from waggle.web.endpoint import McpEndpoint
 from waggle.web.sdk import SessionLimits
+from waggle.web.terminal import TerminalEndpoint, Terminals, environment_in
 
 log = structlog.get_logger(__name__)
 
@@ -73,13 +74,14 @@ class Served:
     """The MCP server behind /mcp. `offer` is shown to clients that do not choose.
 
     `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer. `carriers` are
-    the tools that take files, whose calls may be large.
+    the tools that take files, whose calls may be large. `terminals` are at their own paths.
     """
 
     server: Server[Any]
     offer: Offer = field(default_factory=Offer)
     cut_calls: Callable[[], object] = lambda: None
     carriers: Collection[str] = ()
+    terminals: Terminals | None = None
 
 
 def build_app(
@@ -101,11 +103,16 @@ def build_app(
     reading = Bodies(bodies, served.carriers)
     endpoint = McpEndpoint(served.server, sessions, reading, served.cut_calls)
     mcp = AccessCheck(_choosing(endpoint, served.offer), access)
+    terminals: ASGIApp | None = None
+    if served.terminals is not None:
+        terminals = AccessCheck(TerminalEndpoint(served.terminals, endpoint, origins), access)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette's layers cost more than all of waggle's together, so /mcp goes past them.
         if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
             await answered(mcp, scope, receive, send)
+        elif terminals and scope["type"] == "http" and environment_in(scope["path"]):
+            await terminals(scope, receive, send)
         else:
             await others(scope, receive, send)
 

@@ -14,7 +14,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,13 +37,18 @@ from waggle.domain.access import (
     Verifier,
     one_owner,
 )
-from waggle.web.answers import fields, problem
+from waggle.web.answers import Fields, fields, problem
 from waggle.web.protocol import CONNECTION, GuardedProtocol
 
 log = structlog.get_logger(__name__)
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 RETRY_SECONDS = 10
+ADMITTED = "waggle.admitted"
+"""The key of the scope of an offered websocket that holds whether its token is still valid."""
+_OFFERED = "waggle.bearer."
+"""The beginning of a subprotocol that is a token: browsers send no headers with a websocket."""
+_SUBPROTOCOL = b"sec-websocket-protocol"
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
 
@@ -125,14 +130,23 @@ class AccessCheck:
             await answer(scope, receive, send)
             return
         scope["user"] = _user(principal)
+        if line is not None and line.offer:
+            scope[ADMITTED] = partial(self._still_admits, scope, principal)
         await self._app(scope, receive, send)
+
+    async def _still_admits(self, scope: Scope, principal: Principal) -> bool:
+        """Whether the request would be let in again, or that cannot be known now."""
+        again = await self._admit(scope)
+        if isinstance(again, Response):
+            return again.status_code == 503
+        return again.owner == principal.owner
 
     async def _admit(self, scope: Scope) -> Principal | Response:
         rules = self._rules
         if rules.verifier is None:
             return Principal(LOCAL, "local")
         headers = fields(scope)
-        given = headers.text(b"authorization")
+        given = headers.text(b"authorization") or _offered_token(scope, headers)
         if given is None:
             return self._unauthorized("Authentication is needed: send Authorization: Bearer TOKEN.")
         match = None if b"authorization" in headers.repeated else _BEARER.fullmatch(given)
@@ -163,6 +177,16 @@ class AccessCheck:
 
     def _unauthorized(self, message: str, error: str = "") -> Response:
         return problem(401, message, {"WWW-Authenticate": self._rules.challenge(error)})
+
+
+def _offered_token(scope: Scope, headers: Fields) -> str | None:
+    """Return the token among the subprotocols of an offered websocket, as a header has it."""
+    line: GuardedProtocol | None = scope.get(CONNECTION)
+    if line is None or not line.offer or _SUBPROTOCOL in headers.repeated:
+        return None
+    words = (headers.text(_SUBPROTOCOL) or "").split(",")
+    found = [word.strip()[len(_OFFERED) :] for word in words if word.strip().startswith(_OFFERED)]
+    return f"Bearer {found[0]}" if len(found) == 1 else None
 
 
 @lru_cache(maxsize=100)

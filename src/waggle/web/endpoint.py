@@ -73,6 +73,10 @@ class McpEndpoint:
         """Whether new work is refused because the server is stopping."""
         return self._draining
 
+    async def closing(self) -> None:
+        """Return when all calls are answered, or cut, and streams without an end are to end."""
+        await self._closing.wait()
+
     @property
     def large(self) -> int:
         """The number of bodies so far that were not small."""

@@ -30,6 +30,9 @@ WAITING = 512
 AT_ONCE = 16
 """Connections accepted before the loop serves others, so that a flood does not block it."""
 HEAD_SECONDS = 10.0
+WEBSOCKETS = b"/environments/"
+"""The beginning of the paths at which requests may become websockets."""
+EARLY_BYTES = 16 << 10
 CONNECTION = "waggle.connection"
 """The key of a request's scope that holds its connection."""
 
@@ -46,6 +49,10 @@ class GuardedProtocol(HttpToolsProtocol):
     """Whether the last message has arrived whole."""
     _moved = False
     """Whether this read brought the end of a head or of a message, or a part of a body."""
+    offer = False
+    """Whether the current request offers to become a websocket; `upgrade` accepts that."""
+    _early: bytearray | None = None
+    """What came after such a request; bounded, and not HTTP."""
     _held = 0
     """Bytes of the reads since then: a head or trailers, which the parser may hold."""
 
@@ -62,6 +69,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, and keep the deadline if it does not complete a request's head."""
+        if self._early is not None:
+            self._keep_early(data)
+            return
         self._moved = False
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -78,17 +88,47 @@ class GuardedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Parse `data`. An offer to change the protocol is ignored, as a server may.
 
-        The parser stops at an offer, before the request's body, so a new parser gets the head
-        without the offer, and the rest.
+        Except for the websockets below WEBSOCKETS. The parser stops at an offer, before the
+        request's body, so a new parser gets the head without the offer, and the rest.
         """
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as offer:
             version = self.parser.get_http_version().encode()
-            start = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)
+            method = self.parser.get_method()
+            start = b"%s %s HTTP/%s" % (method, self.url, version)
             headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)
-            self._feed(b"\r\n".join([start, *headers, b"", data[offer.args[0] :]]))
+            rest = data[offer.args[0] :]
+            wanted = fields(cast("Scope", self.scope)).get(b"upgrade", b"").lower()
+            if wanted == b"websocket" and method == b"GET" and self.url.startswith(WEBSOCKETS):
+                self.offer = True
+                self._keep_early(rest)
+                rest = b""
+            self._feed(b"\r\n".join([start, *headers, b"", rest]))
+
+    def _keep_early(self, data: bytes) -> None:
+        self._early = bytearray() if self._early is None else self._early
+        self._early += data
+        if len(self._early) > EARLY_BYTES:
+            self.transport.pause_reading()
+
+    def upgrade(self, answer: bytes, later: asyncio.Protocol) -> bool:
+        """Answer the current request, an offer, and give the connection to `later`.
+
+        `later` reports the end of the connection to `connection_lost`. False if it has ended.
+        """
+        if self.transport.is_closing() or self._early is None:
+            return False
+        self.cycle.response_started = self.cycle.response_complete = True
+        self.transport.write(answer)
+        later.connection_made(self.transport)
+        self.transport.set_protocol(later)
+        early, self._early = bytes(self._early), None
+        self.transport.resume_reading()
+        if early:
+            later.data_received(early)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and drop references to this connection, so that it is freed at once.
@@ -127,6 +167,8 @@ class GuardedProtocol(HttpToolsProtocol):
         served = cast("ASGIApp", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
         self.app = served if self.among.begins(self) else _no_room
         super().on_headers_complete()
+        if self.offer:
+            self.cycle.keep_alive = False  # what comes next is not HTTP
         self.cycle.transport = Joined(self.transport, self.loop)  # pyright: ignore[reportAttributeAccessIssue]  # all that it uses
 
     def on_response_complete(self) -> None:

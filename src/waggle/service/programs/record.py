@@ -105,6 +105,11 @@ class JobRecord:
         return self.is_running and self.what.kind is JobKind.CONTEXT
 
     @property
+    def is_paused(self) -> bool:
+        """Whether it is paused with its environment, and continues when that is resumed."""
+        return self.is_running and self._paused_at is not None
+
+    @property
     def is_work(self) -> bool:
         """Whether it keeps its environment from being idle: a context or terminal does not."""
         return self.is_running and self.what.kind not in (JobKind.CONTEXT, JobKind.TERMINAL)
@@ -168,7 +173,7 @@ class JobRecord:
             diagnosis=self._diagnosis,
             left=result.left if result else NOTHING_LEFT,
             limit=self.limit + self._paused_seconds(),
-            is_paused=self.is_running and self._paused_at is not None,
+            is_paused=self.is_paused,
             displays=displays_of(self.display, ended=not self.is_running),
         )
 
