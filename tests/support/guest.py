@@ -126,7 +126,8 @@ class FakeGuest:
     ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
     jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
     waiting. `attended` lists the ids of those that were followed. `contexts` holds the live
-    interpreters by their jobs' ids; see `tests.support.fake_contexts`.
+    interpreters by their jobs' ids; see `tests.support.fake_contexts`. `typed` is called with what
+    is written to a job, unless `write_error` is set, and `sizes` lists those of terminals.
     """
 
     environment: Environment
@@ -170,6 +171,9 @@ class FakeGuest:
     contexts: dict[str, FakeContext] = field(default_factory=dict[str, FakeContext])
     written: list[tuple[str, bytes, bool]] = field(default_factory=list[tuple[str, bytes, bool]])
     signals: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    sizes: list[Terminal] = field(default_factory=list[Terminal])
+    typed: Callable[[KeptJob, bytes], None] = lambda _kept, _data: None
+    write_error: Exception | None = None
     detached: anyio.Event = field(default_factory=anyio.Event)
     destroys: int = 0
     freeze_error: Exception | None = None
@@ -315,11 +319,14 @@ class FakeGuest:
 
     async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
         await anyio.lowlevel.checkpoint()
+        if self.write_error is not None:
+            raise self.write_error
         kept = self.kept.get(job_id)
         is_closed = any(end for other, _, end in self.written if other == job_id)
-        if kept is None or kept.result or is_closed or not kept.job.attributes.keeps_input:
+        if kept is None or kept.result or is_closed or not kept.takes_input:
             return False
         self.written.append((job_id, data, close))
+        self.typed(kept, data)
         return True
 
     async def signal(self, job_id: str, number: int) -> bool:
@@ -332,7 +339,8 @@ class FakeGuest:
 
     async def resize(self, job_id: str, terminal: Terminal) -> bool:
         await anyio.lowlevel.checkpoint()
-        return False
+        self.sizes.append(terminal)
+        return True
 
     async def left_running(self) -> Left:
         """Return the test's programs; killed ones appear once more, as in a real guest."""

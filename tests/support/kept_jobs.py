@@ -15,7 +15,8 @@ from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStream, JobS
 
 @dataclass(slots=True)
 class KeptJob:
-    """One job. `lines_done` is how far its program is; `printed` are its streams so far."""
+    """One job. `lines_done` is how far its program is; `printed` are its streams so far,
+    `streams` where the program prints now."""
 
     job: GuestJob
     lines_done: int = 0
@@ -23,6 +24,7 @@ class KeptJob:
     result: ExecutionResult | None = None
     signal: int | None = None
     elapsed: float = 1.0
+    streams: JobStreams | None = None
 
     def followed_by(self, job: GuestJob) -> JobStreams:
         """Give a follower what it lacks, and return the streams that both take."""
@@ -32,7 +34,8 @@ class KeptJob:
             if missing := self.printed[number][job.offsets[number] :]:
                 job.offsets[number] += len(missing)
                 tee.stream.feed(missing)
-        return JobStreams(*tees)
+        self.streams = JobStreams(*tees)
+        return self.streams
 
     def end(self, job: GuestJob) -> ExecutionResult:
         """Return how it ended, with the follower's output."""
@@ -63,6 +66,11 @@ class KeptJob:
             printed=(stdout, stderr, display),
             note=self.job.note,
         )
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether it has a terminal, or its standard input stays open."""
+        return self.job.attributes.keeps_input or self.job.attributes.terminal is not None
 
     @property
     def command(self) -> Command:

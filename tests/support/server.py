@@ -46,12 +46,14 @@ from waggle.service.files.watches import WatchService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
+from waggle.service.programs.terminals import TerminalService
 from waggle.service.sharing import RateLimiter
 from waggle.web import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.access import OPEN, AccessRules, host_policy
 from waggle.web.bodies import BodyLimits
 from waggle.web.sdk import SessionLimits
 from waggle.web.server import ServerLimits, WebServer, bind
+from waggle.web.terminal import TerminalLimits, Terminals
 
 LEGACY = "legacy"
 MODERN = "2026-07-28"
@@ -93,6 +95,7 @@ class Setup:
     parameter_headers: bool = False
     pausing: Pausing = field(default_factory=Pausing)
     several_owners: bool = False
+    terminals: TerminalLimits = field(default_factory=TerminalLimits)
     clock: Clock = lambda: NOW
     runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=lambda: RUNTIMES)
 
@@ -205,8 +208,10 @@ async def serving(
     async with anyio.create_task_group() as group:
         services = make_services(setup, group)
         mcp = build_mcp(services)
+        shells = TerminalService(services.environments, services.jobs)
+        terminals = Terminals(shells, services.rates, services.observer, setup.terminals)
         web = build_app(
-            Served(mcp.lowlevel, services.offer, mcp.calls.cut, CARRIERS),
+            Served(mcp.lowlevel, services.offer, mcp.calls.cut, CARRIERS, terminals),
             not_ready=services.environments.not_ready,
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,

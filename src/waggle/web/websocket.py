@@ -30,7 +30,6 @@ SLICE = 4 << 10
 """Bytes that are parsed before others have a turn."""
 SEND_AHEAD = 64 << 10
 """Bytes that wait to be sent before `send` waits."""
-CLOSE_SECONDS = 5.0
 _KEY_BYTES = 16
 _VERSION = b"13"
 _SILENT_PINGS = 2
@@ -44,13 +43,15 @@ _QUIET.setLevel(logging.CRITICAL)
 class SocketLimits:
     """The largest message in bytes, its fragments, and the control texts that may wait.
 
-    A ping is sent every `ping_seconds`; a connection without a sign of life for two is ended.
+    A ping is sent every `ping_seconds`; a connection without a sign of life for two is ended, and
+    so is one whose client does not answer a close within `close_seconds`.
     """
 
     message: int = 64 << 10
     fragments: int = 64
     texts: int = 100
     ping_seconds: float = 30.0
+    close_seconds: float = 5.0
 
 
 def handshake(headers: Fields, subprotocol: str = "") -> bytes | None:
@@ -259,7 +260,7 @@ class WebSocket(asyncio.Protocol):
                 continue
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Close it, and return when it is closed; at most CLOSE_SECONDS later."""
+        """Close it, and return when it is closed; after a bounded time."""
         transport = self._transport
         if transport is None:
             return
@@ -270,7 +271,7 @@ class WebSocket(asyncio.Protocol):
         self._waiting = 0
         self._parse()
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(self._limits.close_seconds):
                 await self._closed.wait()
         except TimeoutError:
             transport.abort()
