@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from waggle import __version__
-from waggle.cli.env.commands import env, exec_, run
+from waggle.cli.env.commands import env, exec_, logs, run
 from waggle.cli.options import (
     MACHINE,
     SERVER,
@@ -28,6 +28,7 @@ from waggle.cli.options import (
 )
 from waggle.cli.storage.commands import image, snapshot, template, token
 from waggle.domain.errors import InvalidArgument, SettingsInvalid, WaggleError
+from waggle.domain.programs import GuestUser
 from waggle.shipped import document
 from waggle.tasks import errors_in
 
@@ -45,6 +46,7 @@ app.command(snapshot)
 app.command(template)
 app.command(token)
 app.command(exec_, name="exec", group=SERVER, error_formatter=of_program)
+app.command(logs, group=SERVER)
 app.command(run, group=SERVER, error_formatter=of_program)
 
 
@@ -138,11 +140,25 @@ def demo() -> None:
 
 
 @app.command(group=SERVER)
-def shell(environment: Environment) -> int:
-    """Open a shell in an environment, as the user that its programs run as."""
+def shell(
+    environment: Environment,
+    *,
+    job: int | None = None,
+    user: GuestUser = GuestUser.SANDBOX,
+    ssh: Flag = False,
+) -> int:
+    """Open a shell in an environment, as the user that its programs run as.
+
+    It continues in the environment when the connection breaks, and this attaches to it again.
+    Enter ~ . leaves it running.
+
+    :param job: Attach to this job instead: a shell that was left, or a program of `exec -t`.
+    :param user: sandbox or root.
+    :param ssh: Log in with OpenSSH past the server, on the server's machine.
+    """
     from waggle.cli.env.shell import shell as begin
 
-    return begin(environment)
+    return begin(environment, job=job, user=user.value, ssh=ssh)
 
 
 @app.command(group=SERVER)

@@ -146,7 +146,9 @@ class AccessCheck:
         if rules.verifier is None:
             return Principal(LOCAL, "local")
         headers = fields(scope)
-        given = headers.text(b"authorization") or _offered_token(scope, headers)
+        given = headers.text(b"authorization")
+        if given is None:
+            given = _offered_token(scope, headers)
         if given is None:
             return self._unauthorized("Authentication is needed: send Authorization: Bearer TOKEN.")
         match = None if b"authorization" in headers.repeated else _BEARER.fullmatch(given)

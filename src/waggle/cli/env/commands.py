@@ -178,6 +178,27 @@ def exec_(
     return execute(environment, command, How(user.value, cwd, env, timeout_seconds, stdin))
 
 
+def logs(
+    environment: Environment,
+    job: int,
+    /,
+    *,
+    follow: Annotated[Flag, Parameter(alias="-f")] = False,
+    stderr: Flag = False,
+) -> int:
+    """Print what a job has printed: waggle logs ENVIRONMENT JOB.
+
+    Exits 1 when a part was not kept.
+
+    :param job: Its number; each program of an environment is a job.
+    :param follow: Go on until it ends.
+    :param stderr: Its standard error instead of its standard output.
+    """
+    from waggle.cli.env.logs import logs as begin
+
+    return begin(environment, job, follow=follow, stderr=stderr)
+
+
 def run(
     file: File,
     /,

@@ -77,8 +77,8 @@ class _Job:
 
     async def follow(self, stdout: IO[bytes], stderr: IO[bytes]) -> Ended:
         """Copy both streams until the program has ended and all output is copied."""
-        streams = [_Stream(self._client, self._uri + "stdout", stdout)]
-        streams.append(_Stream(self._client, self._uri + "stderr", stderr))
+        streams = [OutputStream(self._client, self._uri + "stdout", stdout)]
+        streams.append(OutputStream(self._client, self._uri + "stderr", stderr))
         async with together() as group:
             group.start_soon(self._wait)
             pause = _FIRST_PAUSE
@@ -117,7 +117,7 @@ class _Job:
                 return  # the environment is gone, and the program with it
 
 
-class _Stream:
+class OutputStream:
     """One output stream of a program, copied from the server into a file of this process."""
 
     def __init__(self, client: Client, uri: str, into: IO[bytes]) -> None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle shell`: the OpenSSH client, with the environment's own key and pinned host key."""
+"""`waggle shell`: a terminal over the server's websocket, from wherever the server can be reached.
+
+With --ssh it is the OpenSSH client, on the server's machine, with the environment's own key and
+pinned host key: a login past the server, as the image has it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from pathlib import Path
 import anyio
 
 from waggle.cli.client import connected_by, find
+from waggle.cli.env.terminal import Place, attach
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
@@ -22,8 +27,22 @@ from waggle.infra.host.process import held_by_listeners
 _KNOWN = re.compile(r"\[127\.0\.0\.1\]:(?P<port>\d+) \S+ \S")
 
 
-def shell(environment: str) -> int:
-    """Open the shell and return its exit code. Raises SetupIncomplete without an ssh program."""
+def shell(environment: str, *, job: int | None, user: str, ssh: bool) -> int:
+    """Open the shell, or attach to a job, and return its exit code.
+
+    Raises the server's refusals, and with `ssh` SetupIncomplete without an ssh program.
+    """
+    if ssh:
+        return _over_ssh(environment)
+    return anyio.run(_over_websocket, load(), environment, job, user)
+
+
+async def _over_websocket(settings: Settings, environment: str, job: int | None, user: str) -> int:
+    environment_id = await _find(settings, environment)
+    return await attach(settings, Place(environment_id, environment, user, job))
+
+
+def _over_ssh(environment: str) -> int:
     ssh = shutil.which("ssh")
     if ssh is None:
         raise SetupIncomplete(
@@ -52,7 +71,7 @@ def keys(settings: Settings, environment_id: str, user: int) -> tuple[Path, str]
     raise SetupIncomplete(
         f"The keys of environment {environment_id} cannot be read.",
         hint="Run this on the server's machine, as its user and with its WAGGLE_DATA_DIR; "
-        f"'waggle exec {environment_id} -- PROGRAM' works from anywhere.",
+        f"'waggle shell {environment_id}' without --ssh works from anywhere.",
     )
 
 
