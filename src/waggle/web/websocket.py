@@ -87,6 +87,8 @@ class WebSocket(asyncio.Protocol):
         self._waiting = 0
         """Bytes of the messages that wait."""
         self._is_scheduled = False
+        self._is_over = False
+        """Whether what the client sends is not wanted any more."""
         self._parts: list[bytes] = []
         self._is_text = False
         self._arrived = asyncio.Event()
@@ -134,7 +136,7 @@ class WebSocket(asyncio.Protocol):
     def _feed(self, transport: asyncio.Transport, piece: bytes) -> None:
         self._frames.receive_data(piece)
         for frame in self._frames.events_received():
-            if isinstance(frame, Frame) and self._frames.state is State.OPEN:
+            if isinstance(frame, Frame) and not self._is_over:
                 self._take(frame)
         self._flush(transport)
         if self._frames.state is not State.OPEN:
@@ -158,22 +160,26 @@ class WebSocket(asyncio.Protocol):
         self._parts.append(bytes(frame.data))
         if not frame.fin:
             if len(self._parts) >= self._limits.fragments:
-                self._frames.fail(_POLICY, "too many fragments")
+                self._refuse(_POLICY, "too many fragments")
             return
         message, self._parts = b"".join(self._parts), []
         if not self._is_text:
             self._join(message)
             return
         if len(self._received) >= self._limits.texts:
-            self._frames.fail(_POLICY, "too many messages")
+            self._refuse(_POLICY, "too many messages")
             return
         try:
             self._received.append(message.decode())
         except UnicodeDecodeError:
-            self._frames.fail(_NOT_TEXT, "not UTF-8")
+            self._refuse(_NOT_TEXT, "not UTF-8")
             return
         self._waiting += len(message)
         self._arrived.set()
+
+    def _refuse(self, code: int, reason: str) -> None:
+        self._is_over = True
+        self._frames.fail(code, reason)
 
     def _join(self, data: bytes) -> None:
         """Add bytes to those that wait: they are a stream."""
@@ -212,7 +218,10 @@ class WebSocket(asyncio.Protocol):
         return self._frames.state is State.OPEN and not self._closed.is_set()
 
     async def receive(self) -> bytes | str | None:
-        """Return the next bytes, all that wait, or the next text; None once it is closing."""
+        """Return the next bytes, all that wait, or the next text; None once it is closing.
+
+        What came before the close is returned first.
+        """
         while not self._received:
             if not self.is_open:
                 return None
@@ -264,6 +273,7 @@ class WebSocket(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        self._is_over = True
         if self.is_open:
             self._frames.send_close(code, reason)
             transport.write(b"".join(self._frames.data_to_send()))

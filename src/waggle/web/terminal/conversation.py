@@ -59,8 +59,8 @@ class Conversation:
         """
         try:
             async with together() as group:
+                group.start_soon(self._socket.keep)
                 for work in (
-                    self._socket.keep,
                     self._show,
                     self._take,
                     lambda: self._until(stopping, CLOSE_STOPPING, "the server stops"),
