@@ -24,22 +24,23 @@ from tests.support.waggle_process import environ
 
 @dataclass(slots=True)
 class Keyboard:
-    """A command on a terminal. `shown` is all that it has shown so far."""
+    """A command on a terminal. `shown` is all that it has shown, `seen` of it was looked at."""
 
     process: subprocess.Popen[bytes]
     descriptor: int
     shown: bytearray = field(default_factory=bytearray)
-    _seen: int = 0
+    seen: int = 0
 
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
 
     async def shows(self, text: str, seconds: float = 30) -> None:
         """Look until the text is shown, after that which was looked for before."""
-        with anyio.fail_after(seconds):
-            while (at := self.shown.find(text.encode(), self._seen)) < 0:
+        with anyio.move_on_after(seconds) as late:
+            while (at := self.shown.find(text.encode(), self.seen)) < 0:
                 await self._look()
-        self._seen = at + len(text.encode())
+        assert not late.cancelled_caught, f"{text!r} is not in {bytes(self.shown[self.seen :])!r}"
+        self.seen = at + len(text.encode())
 
     async def _look(self) -> None:
         await anyio.wait_readable(self.descriptor)
