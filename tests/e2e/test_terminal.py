@@ -35,6 +35,7 @@ async def test_a_shell_in_a_machine_is_a_terminal(tmp_path: Path) -> None:
             made = await create(client, "python", name="box")
         async with keyboard("shell", "box", data=server.data, settings=settings(server)) as keys:
             await keys.shows("Enter ~ . leaves it running.", 60)
+            keys.type("bind 'set enable-bracketed-paste off'\r")
             keys.type(f"PS1='{PROMPT[:3]}''{PROMPT[3:]}'\r")
             await keys.shows(PROMPT)
             await check_the_terminal(keys)
@@ -89,7 +90,11 @@ async def check_signals_and_job_control(keys: Keyboard) -> None:
 async def check_a_full_screen_program(keys: Keyboard) -> None:
     keys.type(f"{BUSYBOX} vi /tmp/written\r")
     await keys.shows("~\x1b")  # an empty line of the screen
-    keys.type("ityped in vi\x1b:wq\r")
+    keys.type("ityped in vi")
+    await keys.shows("typed in vi")
+    keys.type("\x1b")
+    await keys.shows("- /tmp/written")  # it has left its mode of inserting
+    keys.type(":wq\r")
     await keys.shows(PROMPT)
     assert "\ntyped in vi\r\n" in await line(keys, "cat /tmp/written")
     keys.type(f"seq 1000 | {BUSYBOX} less\r")

@@ -36,6 +36,7 @@ class Keyboard:
 
     async def shows(self, text: str, seconds: float = 30) -> None:
         """Look until the text is shown, after that which was looked for before."""
+        at = -1
         with anyio.move_on_after(seconds) as late:
             while (at := self.shown.find(text.encode(), self.seen)) < 0:
                 await self._look()

@@ -205,6 +205,7 @@ class TerminalService:
 
         Raises as `EnvironmentService.using` does, or GuestLost when the program does not read.
         """
+        await _begun(job)
         return await self._jobs.write(job, data, close=False, owner=owner)
 
     async def signal(self, job: Job, name: str, *, owner: str) -> bool:
@@ -216,6 +217,7 @@ class TerminalService:
         if number is None:
             known = ", ".join(SIGNALS)
             raise InvalidArgument("There is no such signal.", hint=f"Use one of {known}.")
+        await _begun(job)
         return await self._jobs.signal(job, number, owner=owner)
 
     async def resize(self, job: Job, size: Terminal, *, owner: str) -> bool:
@@ -225,5 +227,12 @@ class TerminalService:
         """
         if not job.is_running or job.is_paused:
             return False
+        await _begun(job)
         async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
             return await guest.resize(job.run_id, size)
+
+
+async def _begun(job: Job) -> None:
+    """Return when its guest has it: before that, it takes nothing."""
+    if not job.guest_job.is_started:
+        await job.begun()
