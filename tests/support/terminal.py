@@ -26,8 +26,8 @@ from waggle.domain.programs.guest_job import JobStream, JobStreams
 class FakeShell:
     """A shell for every guest of a host; give `prepare` to `FakeHost`.
 
-    It echoes what is typed. Lines: `exit N`, `kill NAME` (it ends by that signal), `flood N` (N
-    bytes). Ctrl-C is shown as ^C.
+    It is the program app as well. It echoes what is typed. Lines: `exit N`, `kill NAME` (it ends by
+    that signal), `flood N` (N bytes). Ctrl-C is shown as ^C.
     """
 
     commands: list[Command] = field(default_factory=list[Command])
@@ -38,7 +38,8 @@ class FakeShell:
     ended: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])
 
     def prepare(self, guest: FakeGuest) -> None:
-        guest.programs["{shell}"] = partial(self.run, guest)
+        for name in ("{shell}", "app"):
+            guest.programs[name] = partial(self.run, guest)
         guest.typed = self.typed
 
     async def run(self, guest: FakeGuest, command: Command, into: JobStreams) -> ExecutionResult:

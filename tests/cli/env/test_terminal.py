@@ -135,6 +135,25 @@ async def test_what_is_piped_in_is_typed_and_then_the_end(tmp_path: Path) -> Non
         assert out.startswith("$ hi")
 
 
+async def test_a_program_may_have_this_terminal(tmp_path: Path) -> None:
+    async with serving(Setup(host=FakeHost(prepare=FakeShell().prepare))) as rig:
+        made = await environment(rig)
+        commands = Commands(rig, tmp_path)
+        words = ("exec", "-t", "--env", "TERM=vt100", made, "--", "app", "-x")
+        async with keyboard(*words, data=tmp_path, settings=commands.settings) as keys:
+            await keys.shows("$ ")
+            keys.type("typed\r")
+            await keys.shows("typed\r\n$ ")
+            keys.type("exit 4\r")
+            assert await keys.ended() == 4
+        (command,) = rig.host.only.commands
+        assert command.argv == ("app", "-x")
+        assert command.env == {"TERM": "vt100", "COLORTERM": "truecolor"}
+        assert rig.host.only.sizes == [Terminal(30, 100)]
+        status, _, err = await commands("exec", "-t", made, "--", "app")
+        assert (status, "must be a terminal" in err) == (2, True)
+
+
 async def test_refusals_are_shown_as_those_of_other_commands(tmp_path: Path) -> None:
     setup = guarded()
     setup.host = FakeHost(prepare=FakeShell().prepare)

@@ -154,6 +154,7 @@ def exec_(
     env: Repeated = (),
     timeout_seconds: float | None = None,
     stdin: Input = False,
+    tty: Annotated[Flag, Parameter(alias="-t")] = False,
 ) -> int:
     """Run a program in an environment, as if it ran here: waggle exec ENVIRONMENT -- PROGRAM ...
 
@@ -172,10 +173,12 @@ def exec_(
     :param env: A variable to set, as NAME=VALUE; may be repeated.
     :param timeout_seconds: Kill it after this many seconds.
     :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
+    :param tty: Give it this terminal. Ctrl-C goes to the program, and Enter ~ . leaves it running.
     """
     from waggle.cli.env.exec import How, execute
 
-    return execute(environment, command, How(user.value, cwd, env, timeout_seconds, stdin))
+    how = How(user.value, cwd, env, timeout_seconds, stdin, tty)
+    return execute(environment, command, how)
 
 
 def logs(

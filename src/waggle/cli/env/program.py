@@ -54,15 +54,22 @@ async def run(
     Kills a program that still runs when this fails or is cancelled. Raises CallRefused, and the
     errors of writing to the streams.
     """
-    environment_id = str(arguments["environment_id"])
-    begin = partial(call, client, "run_command", **arguments, background=True, images=False)
-    started = await answered(begin)  # a job whose number is not known could not be killed
-    job = _Job(client, environment_id, int(started["job_id"]))
+    number = await start(client, arguments)
+    job = _Job(client, str(arguments["environment_id"]), number)
     try:
         return await job.follow(stdout, stderr)
     except BaseException:
         await job.kill()
         raise
+
+
+async def start(client: Client, arguments: Mapping[str, Any]) -> int:
+    """Start a program, and return the number of its job, also when cancelled. Raises CallRefused.
+
+    A job whose number is not known could not be killed.
+    """
+    begin = partial(call, client, "run_command", **arguments, background=True, images=False)
+    return int((await answered(begin))["job_id"])
 
 
 class _Job:

@@ -8,7 +8,7 @@ its jobs, and `domain.host.Guest` attaches to it, several times if need be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,6 +52,10 @@ class Terminal:
 
     rows: int = 24
     columns: int = 80
+
+
+TERMINAL_VARIABLES: Mapping[str, str] = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+"""What programs in a terminal need to know of it."""
 
 
 @dataclass(frozen=True, slots=True)

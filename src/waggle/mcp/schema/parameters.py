@@ -50,6 +50,13 @@ Stdin = Annotated[str, Field()]
 _STDIN_OPEN = "Keep its standard input open for write_job."
 StdinOpen = Annotated[bool, Field(description=_STDIN_OPEN)]
 UnlistedStdinOpen = Annotated[bool, Field(description=_STDIN_OPEN, json_schema_extra=unlisted())]
+Tty = Annotated[
+    bool,
+    Field(
+        description="It has a terminal for input and output; stderr is part of stdout.",
+        json_schema_extra=unlisted(),
+    ),
+]
 User = Annotated[
     str | None, Field(json_schema_extra={"enum": [*GuestUser]}, description="Default: sandbox.")
 ]

@@ -28,6 +28,7 @@ from waggle.mcp.schema.parameters import (
     Seconds,
     Stdin,
     StdinOpen,
+    Tty,
     UnlistedStdinOpen,
     User,
     Wait,
@@ -94,6 +95,7 @@ class ExecutionTools:
         env: Env = None,
         stdin: Stdin = "",
         stdin_open: UnlistedStdinOpen = False,
+        tty: Tty = False,
         timeout_seconds: Seconds = None,
         wait_seconds: Wait = None,
         background: Background = False,
@@ -107,7 +109,7 @@ class ExecutionTools:
         shown = parse_output(max_output, self._limits.output)
         look = names_image(code) if images is None else images
         owner, who, phases = current_owner(ctx), parse_user(user), Phases(ctx, self._heartbeat)
-        how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open)
+        how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open, tty)
 
         def new() -> CreateRequest:
             return CreateRequest(self._execution.runtime_for_code(code, language, runtime, how))
@@ -140,6 +142,7 @@ class ExecutionTools:
         env: Env = None,
         stdin: Stdin = "",
         stdin_open: StdinOpen = False,
+        tty: Tty = False,
         timeout_seconds: Seconds = None,
         wait_seconds: Wait = None,
         background: Background = False,
@@ -157,7 +160,7 @@ class ExecutionTools:
             command,
             owner=current_owner(ctx),
             user=parse_user(user),
-            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open),
+            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin, stdin_open, tty),
         )
         self._remember(job, album, images)
         return await self._answer(ctx, job, wait, shown)

@@ -20,7 +20,7 @@ from waggle.domain.programs.context import (
     driver_argv,
     parse_context,
 )
-from waggle.domain.programs.guest_job import Attributes
+from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages
 from waggle.domain.programs.program import read_program, unix_lines
@@ -65,6 +65,7 @@ class Surroundings:
     """How a program runs: seconds until it is killed, its directory, variables and stdin.
 
     With `stdin_open`, its standard input stays open for more.
+    With `tty` it has a terminal for input and output, which clients attach to.
     """
 
     timeout_seconds: float | None = None
@@ -72,6 +73,7 @@ class Surroundings:
     env: Given = field(default_factory=dict[str, object])
     stdin: str = ""
     stdin_open: bool = False
+    tty: bool = False
 
 
 PLAIN = Surroundings()
@@ -160,9 +162,7 @@ class ExecutionService:
         environment = self._environments.get(environment_id, owner=owner)
         if context is None:
             command = self._program(code, language, environment.runtime, how, user=user)
-            attributes = Attributes(
-                has_displays=PYTHON_RUNNER in command.argv, keeps_input=how.stdin_open
-            )
+            attributes = _attributes(how, has_displays=PYTHON_RUNNER in command.argv)
             what = What(JobKind.EXECUTE, summarise(code), attributes=attributes)
             return await self._jobs.start(environment.id, command, what, owner=owner)
         key, command = self._cell(code, language, environment.runtime, how, user, context)
@@ -194,8 +194,7 @@ class ExecutionService:
                 "The command is empty.", hint='Write "ls -l /tmp" or ["ls", "-l", "/tmp"].'
             )
         text = command if isinstance(command, str) else " ".join(command)
-        attributes = Attributes(keeps_input=how.stdin_open)
-        what = What(JobKind.COMMAND, summarise(text), attributes=attributes)
+        what = What(JobKind.COMMAND, summarise(text), attributes=_attributes(how))
         ready = self._command(argv, how, user)
         return await self._jobs.start(environment_id, ready, what, owner=owner)
 
@@ -268,6 +267,10 @@ class ExecutionService:
         """Return a context and code that runs in it; argv is that of the context's driver."""
         parse_code(code)
         name = parse_context(context)
+        if how.tty:
+            raise InvalidArgument(
+                "Code in a context has no terminal.", hint="Leave out context or tty."
+            )
         # The shell of the data image is IPython, which runs notebook lines.
         notebook = own is RuntimeName.DATA
         program = read_program(code, language, own, notebook=notebook, has_names=True)
@@ -280,11 +283,23 @@ class ExecutionService:
 
     def _command(self, argv: tuple[str, ...], how: Surroundings, user: GuestUser) -> Command:
         longest = self._limits.max_timeout
+        if how.tty and how.stdin:
+            raise InvalidArgument(
+                "A program with a terminal takes no stdin: its input is what is typed.",
+                hint="Leave out stdin or tty.",
+            )
+        variables = parse_variables(how.env)
         return Command(
             argv=argv,
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
             cwd=None if how.cwd is None else parse_path(how.cwd),
-            env=parse_variables(how.env),
+            env={**TERMINAL_VARIABLES, **variables} if how.tty else variables,
             stdin=encoded(how.stdin, "stdin"),
             user=user,
         )
+
+
+def _attributes(how: Surroundings, *, has_displays: bool = False) -> Attributes:
+    if how.tty:  # a terminal is all the output that it has
+        return Attributes(terminal=Terminal())
+    return Attributes(has_displays=has_displays, keeps_input=how.stdin_open)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 from weakref import WeakSet
@@ -21,7 +20,7 @@ import anyio
 from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument, TooManyJobs
 from waggle.domain.programs import Command, GuestUser
-from waggle.domain.programs.guest_job import Attributes, Terminal
+from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
 from waggle.domain.programs.job import JobKind, JobView, StreamName
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job, What
@@ -39,8 +38,6 @@ AGAIN = 64 << 10
 SECONDS = 10.0**8
 """A terminal has no time limit of its own: it ends with its environment at the latest."""
 _KEEP = 1 << 20
-VARIABLES: Mapping[str, str] = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-"""What programs in a terminal need to know of it."""
 SIGNALS = {
     name: int(getattr(signal, f"SIG{name}"))
     for name in ("HUP", "INT", "QUIT", "KILL", "TERM", "USR1", "USR2", "CONT", "STOP", "TSTP")
@@ -166,7 +163,7 @@ class TerminalService:
                 f"{MAX_TERMINALS} terminals run in environment {environment.id}.",
                 hint=f"Attach to one of the jobs {numbers}, or end one." if numbers else "",
             )
-        command = Command(("{shell}", "-l"), SECONDS, env=VARIABLES, user=user)
+        command = Command(("{shell}", "-l"), SECONDS, env=TERMINAL_VARIABLES, user=user)
         what = What(JobKind.TERMINAL, "shell", attributes=Attributes(keep=_KEEP, terminal=size))
         self._opening[environment.id] += 1
         try:
