@@ -300,6 +300,6 @@ class ExecutionService:
 
 
 def _attributes(how: Surroundings, *, has_displays: bool = False) -> Attributes:
-    if how.tty:  # a terminal is all the output that it has
-        return Attributes(terminal=Terminal())
-    return Attributes(has_displays=has_displays, keeps_input=how.stdin_open)
+    terminal = Terminal() if how.tty else None  # then that is all the output that it has
+    has_displays = has_displays and not how.tty
+    return Attributes(terminal=terminal, has_displays=has_displays, keeps_input=how.stdin_open)

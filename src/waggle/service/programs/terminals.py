@@ -48,7 +48,10 @@ SIGNALS = {
 def parse_size(rows: object, columns: object) -> Terminal:
     """Return the size of a terminal. Raises InvalidArgument unless both are 1 to MAX_SIZE."""
     if not (_is_length(rows) and _is_length(columns)):
-        raise InvalidArgument(f"Rows and columns must be whole numbers from 1 to {MAX_SIZE}.")
+        raise InvalidArgument(
+            f"Rows and columns must be whole numbers from 1 to {MAX_SIZE}.",
+            hint="Leave them out for 24 and 80.",
+        )
     return Terminal(rows, columns)
 
 
