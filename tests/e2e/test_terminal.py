@@ -53,6 +53,13 @@ async def test_a_shell_in_a_machine_is_a_terminal(tmp_path: Path) -> None:
         async with connected(server) as client:
             shown = await call(client, "read_job", environment_id=made, job_id=1, wait_seconds=5)
             assert (shown["status"], shown["exit_code"]) == ("exited", 9)
+        code = "import sys, os; print(sys.stdin.isatty(), os.get_terminal_size(), input())"
+        words = ("exec", "-t", "box", "--", "python3", "-c", code)
+        async with keyboard(*words, data=server.data, settings=settings(server)) as keys:
+            await keys.shows("leaves it running", 60)
+            keys.type("typed\r")
+            await keys.shows("True os.terminal_size(columns=100, lines=30) typed", 60)
+            assert await keys.ended() == 0
         said = beside(server, "logs", "box", "1").stdout
         assert "again here" in said
 

@@ -177,7 +177,11 @@ def exec_(
     """
     from waggle.cli.env.exec import How, execute
 
-    how = How(user.value, cwd, env, timeout_seconds, stdin, tty)
+    how = How(user.value, cwd, env, timeout_seconds, stdin)
+    if tty:
+        from waggle.cli.env.shell import execute as execute_here
+
+        return execute_here(environment, command, how)
     return execute(environment, command, how)
 
 

@@ -17,9 +17,8 @@ import anyio
 from mcp import Client
 
 from waggle.cli.client import connected_by, find
-from waggle.cli.env import program, tty
+from waggle.cli.env import program
 from waggle.cli.env.program import Ended
-from waggle.cli.env.terminal import Place, attach
 from waggle.cli.progress import interruptible, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
@@ -34,17 +33,13 @@ _AS_A_FILE = "Copy it as a file with 'waggle cp', and have the program read that
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """The options of a run. `user` is sandbox or root; `stdin` is whether a pipe is passed on.
-
-    With `tty` the program has this terminal.
-    """
+    """The options of a run. `user` is sandbox or root; `stdin` is whether a pipe is passed on."""
 
     user: str = "sandbox"
     cwd: str | None = None
     variables: Sequence[str] = field(default=())
     timeout_seconds: float | None = None
     stdin: bool = False
-    tty: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the tool run_command. Raises InvalidArgument."""
@@ -62,20 +57,19 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
     Raises InvalidArgument, TooLarge, NotFound and the server's refusals, and KeyboardInterrupt at a
     signal, after the program was killed.
     """
+    arguments = arguments_of(environment, command, how)
+    arguments["stdin"] = standard_input(pipe=how.stdin)
+    return report(anyio.run(_connect_and_run, environment, arguments), command)
+
+
+def arguments_of(environment: str, command: Sequence[str], how: How) -> dict[str, Any]:
+    """Return the arguments of the tool run_command. Raises InvalidArgument without a program."""
     if not command:
         raise InvalidArgument(
             f"A program is needed, after the environment {environment!r}.",
             hint="As in: waggle exec ENVIRONMENT -- ls -l",
         )
-    arguments = {**how.arguments(), "command": list(command)}
-    if how.tty:
-        if how.stdin or not tty.is_terminal(tty.descriptor()):
-            raise InvalidArgument(
-                "With -t, standard input must be a terminal.", hint="Leave out -t, or -i."
-            )
-        return anyio.run(_in_terminal, environment, arguments)
-    arguments["stdin"] = standard_input(pipe=how.stdin)
-    return report(anyio.run(_connect_and_run, environment, arguments), command)
+    return {**how.arguments(), "command": list(command)}
 
 
 async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended:
@@ -83,16 +77,6 @@ async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended
         environment_id = (await find(client, environment))["environment_id"]
         work = partial(attached, client, {**arguments, "environment_id": environment_id})
         return await interruptible(work)
-
-
-async def _in_terminal(environment: str, arguments: dict[str, Any]) -> int:
-    settings = load()
-    async with connected_by(settings) as client:
-        environment_id = str((await find(client, environment))["environment_id"])
-        job = await program.start(
-            client, {**arguments, "environment_id": environment_id, "tty": True}
-        )
-    return await attach(settings, Place(environment_id, environment, job=job, offset=0))
 
 
 async def attached(client: Client, arguments: dict[str, Any]) -> Ended:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`waggle shell`: a terminal over the server's websocket, from wherever the server can be reached.
 
-With --ssh it is the OpenSSH client, on the server's machine, with the environment's own key and
-pinned host key: a login past the server, as the image has it.
+`waggle exec -t` runs another program in one. With --ssh it is the OpenSSH client, on the server's
+machine, with the environment's own key and pinned host key: a login past the server.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from waggle.cli.client import connected_by, find
+from waggle.cli.env import program
+from waggle.cli.env.exec import How, arguments_of
 from waggle.cli.env.terminal import Place, attach
+from waggle.cli.env.tty import descriptor, is_terminal
 from waggle.config import Settings, load
 from waggle.config.places import Places
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.infra.host.process import held_by_listeners
 
 _KNOWN = re.compile(r"\[127\.0\.0\.1\]:(?P<port>\d+) \S+ \S")
@@ -40,6 +45,27 @@ def shell(environment: str, *, job: int | None, user: str, ssh: bool) -> int:
 async def _over_websocket(settings: Settings, environment: str, job: int | None, user: str) -> int:
     environment_id = await _find(settings, environment)
     return await attach(settings, Place(environment_id, environment, user, job))
+
+
+def execute(environment: str, command: Sequence[str], how: How) -> int:
+    """Run a program with this terminal, and return its exit code.
+
+    Raises InvalidArgument where there is no terminal, and the server's refusals.
+    """
+    arguments = arguments_of(environment, command, how)
+    if how.stdin or not is_terminal(descriptor()):
+        raise InvalidArgument(
+            "With -t, standard input must be a terminal.", hint="Leave out -t, or -i."
+        )
+    return anyio.run(_execute, load(), environment, arguments)
+
+
+async def _execute(settings: Settings, environment: str, arguments: dict[str, Any]) -> int:
+    async with connected_by(settings) as client:
+        environment_id = str((await find(client, environment))["environment_id"])
+        wanted = {**arguments, "environment_id": environment_id, "tty": True}
+        job = await program.start(client, wanted)
+    return await attach(settings, Place(environment_id, environment, job=job, offset=0))
 
 
 def _over_ssh(environment: str) -> int:
