@@ -69,7 +69,13 @@ async def start(client: Client, arguments: Mapping[str, Any]) -> int:
     A job whose number is not known could not be killed.
     """
     begin = partial(call, client, "run_command", **arguments, background=True, images=False)
-    return int((await answered(begin))["job_id"])
+    try:
+        started = await answered(begin)
+    except CallRefused as error:
+        if "job_id" not in error.result:
+            raise
+        started = error.result  # its time was over before the answer
+    return int(started["job_id"])
 
 
 class _Job:

@@ -66,6 +66,7 @@ class Attached:
         self._changed = anyio.Event()
         self._code: int | None = None
         self._detached = False
+        self._is_introduced = False
         self._work = anyio.CancelScope()
 
     async def run(self) -> int:
@@ -101,6 +102,7 @@ class Attached:
                 raise CallRefused("The server closed the terminal.", hint="See its log.")
             tty.notice("The connection broke; attaching again. Ctrl-C gives up.")
             await self._reconnect()
+            tty.notice("Attached again.")
 
     async def _reconnect(self) -> None:
         pause, last = _FIRST_PAUSE, None
@@ -173,8 +175,9 @@ class Attached:
     def _take(self, text: dict[str, Any]) -> None:
         match text:
             case {"job": int(job), "offset": int(offset)}:
-                if self._job is None and tty.is_terminal(self._input):
+                if not self._is_introduced and tty.is_terminal(self._input):
                     tty.notice(f"This is job {job}. {tty.ESCAPE} leaves it running.")
+                self._is_introduced = True
                 self._job, self._offset = job, offset
             case {"skipped": int(count)}:
                 self._offset = (self._offset or 0) + count
