@@ -15,8 +15,11 @@ from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStream, JobS
 
 @dataclass(slots=True)
 class KeptJob:
-    """One job. `lines_done` is how far its program is; `printed` are its streams so far,
-    `streams` where the program prints now."""
+    """One job.
+
+    `lines_done` is how far its program is; `printed` are its streams so far, `streams` where the
+    program prints now.
+    """
 
     job: GuestJob
     lines_done: int = 0

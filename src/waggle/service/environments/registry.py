@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -139,10 +139,20 @@ class Events:
         self._removed: list[Callable[[str], None]] = []
         self._changed: list[Callable[[Environment], None]] = []
         self._adopters: list[Adopt] = []
+        self._settling: list[Callable[[str], Awaitable[None]]] = []
 
     def when_adopted(self, adopt: Adopt) -> None:
         """Call `adopt` with every guest that has jobs of another machine or server."""
         self._adopters.append(adopt)
+
+    def when_frozen(self, settle: Callable[[str], Awaitable[None]]) -> None:
+        """Call `settle` with an id before a copy of that environment is made; bounded in time."""
+        self._settling.append(settle)
+
+    async def settle(self, environment_id: str) -> None:
+        """See `when_frozen`."""
+        for settle in self._settling:
+            await settle(environment_id)
 
     async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
         """See `Adopt`."""

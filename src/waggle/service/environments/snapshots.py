@@ -110,6 +110,7 @@ class SnapshotService:
                 self._room(origin),
             ):
                 await progress(0.0, "Freezing the machine")
+                await self._environments.events.settle(origin.id)
                 try:
                     async with guest.freeze() as frozen:
                         await progress(0.5, "Writing its state")
@@ -164,6 +165,7 @@ class SnapshotService:
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
+            await self._environments.events.settle(origin.id)
             async with guest.freeze() as frozen:
                 await progress(0.5, f"Resuming {count} copies")
                 return await self._environments.fork(origin, frozen, count)

@@ -91,6 +91,8 @@ class Job(JobRecord):
         self.context = context
         self._begun = anyio.Event()
         self.guest_job.started = self._begun.set
+        self.is_queued = False
+        """Whether it waits for jobs before it."""
         self._scope = anyio.CancelScope()
         self._reading = anyio.Lock()
         self._lost: WaggleError | None = None
@@ -138,8 +140,10 @@ class Job(JobRecord):
         state, result = JobState.KILLED, None
         try:
             with self._scope:
+                self.is_queued = bool(after)
                 for earlier in after:
                     await earlier.ended()
+                self.is_queued = False
                 if self.context is not None:
                     await self.context.begun()
                 result, guest = await attend(job)

@@ -50,6 +50,7 @@ class JobService(JobStarter):
         environments.events.when_removed(self._forget)
         environments.events.when_changed(self._changed)
         environments.events.when_adopted(self.adopt)
+        environments.events.when_frozen(self._settle)
         environments.disk.count(self._bytes)
 
     def _changed(self, environment: Environment) -> None:
@@ -57,6 +58,13 @@ class JobService(JobStarter):
         for job in self._of(environment.id):
             if job.is_running:
                 job.set_paused(is_paused)
+
+    async def _settle(self, environment_id: str) -> None:
+        """Wait until the guest has what was just started, so that a copy has it, too."""
+        with anyio.move_on_after(ADOPT_SECONDS):
+            for job in self._of(environment_id):
+                if job.is_running and not job.is_queued:
+                    await job.begun()
 
     async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
         """Take over the jobs that a guest brings along; see `Adopt`."""
