@@ -130,7 +130,7 @@ async def test_a_destroyed_environment_ends_its_terminals() -> None:
             await screen.shows("$ ")
             await rig.services.environments.destroy(made, owner="local")
             assert await screen.closed() == 4001
-        assert screen.texts[-1] == {"lost": "The machine died: destroyed"}
+        assert screen.texts[-1] == {"lost": "The environment is being destroyed."}
 
 
 async def test_a_lost_guest_is_reported_as_such() -> None:

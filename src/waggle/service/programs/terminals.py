@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeGuard
 from weakref import WeakSet
@@ -19,6 +21,7 @@ import anyio
 
 from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument, TooManyJobs
+from waggle.domain.host import Guest
 from waggle.domain.programs import Command, GuestUser
 from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
 from waggle.domain.programs.job import JobKind, JobView, StreamName
@@ -205,8 +208,8 @@ class TerminalService:
 
         Raises as `EnvironmentService.using` does, or GuestLost when the program does not read.
         """
-        await _begun(job)
-        return await self._jobs.write(job, data, close=False, owner=owner)
+        async with self._reached(job, owner) as guest:
+            return job.is_running and await guest.write_input(job.run_id, data, close=False)
 
     async def signal(self, job: Job, name: str, *, owner: str) -> bool:
         """Send a signal to the program's process group; False if it has ended. Raises as `write`.
@@ -217,8 +220,8 @@ class TerminalService:
         if number is None:
             known = ", ".join(SIGNALS)
             raise InvalidArgument("There is no such signal.", hint=f"Use one of {known}.")
-        await _begun(job)
-        return await self._jobs.signal(job, number, owner=owner)
+        async with self._reached(job, owner) as guest:
+            return job.is_running and await guest.signal(job.run_id, number)
 
     async def resize(self, job: Job, size: Terminal, *, owner: str) -> bool:
         """Set the size of its terminal; False if it has none. Nothing while it is paused.
@@ -227,12 +230,13 @@ class TerminalService:
         """
         if not job.is_running or job.is_paused:
             return False
-        await _begun(job)
-        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
+        async with self._reached(job, owner) as guest:
             return await guest.resize(job.run_id, size)
 
-
-async def _begun(job: Job) -> None:
-    """Return when its guest has it: before that, it takes nothing."""
-    if not job.guest_job.is_started:
-        await job.begun()
+    @asynccontextmanager
+    async def _reached(self, job: Job, owner: str) -> AsyncGenerator[Guest]:
+        """Yield the guest that runs it, once that has it: before, it takes nothing."""
+        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
+            if job.is_running and not job.guest_job.is_started:
+                await job.begun()
+            yield guest
