@@ -48,8 +48,8 @@ def break_connections(rig: Rig) -> None:
 async def test_a_shell_is_typed_into_resized_and_exits_with_its_code(tmp_path: Path) -> None:
     async with shell(tmp_path) as (rig, keys, _):
         assert b"This is job 1. Enter ~ . leaves it running." in keys.shown
-        (job,) = rig.host.only.notes.values()
-        assert job.attributes.terminal == Terminal(30, 100)
+        (kept,) = rig.host.only.kept.values()
+        assert kept.job.attributes.terminal == Terminal(30, 100)
         assert keys.is_raw
         keys.type("hello\r")
         await keys.shows("hello\r\n$ ")
