@@ -106,6 +106,7 @@ async def test_a_timeout_interrupts_and_keeps_the_state(shared: Interpreter) -> 
 async def test_an_interrupt_in_a_subprocess_ends_it_and_keeps_the_state(
     shared: Interpreter,
 ) -> None:
+    await shared.prints("kept = 1")
     cell = await shared.cell("import subprocess\nsubprocess.run(['sleep', '600'])", timeout=2)
     assert (cell.result.timed_out, cell.result.context_ended) == (True, False)
     assert await shared.prints("print(kept)") == "1\n"
@@ -121,6 +122,7 @@ async def test_cells_run_in_the_order_in_which_they_came(shared: Interpreter) ->
 
 
 async def test_a_flood_is_cut_and_the_state_stays(shared: Interpreter) -> None:
+    await shared.prints("kept = 1")
     cell = await shared.cell(
         "import sys\nfor _ in range(100): sys.stdout.write('y' * 1_000_000)\nprint('END')",
         timeout=300,
@@ -132,6 +134,7 @@ async def test_a_flood_is_cut_and_the_state_stays(shared: Interpreter) -> None:
 
 
 async def test_ten_thousand_displays_are_bounded(shared: Interpreter) -> None:
+    await shared.prints("kept = 1")
     cell = await shared.cell(
         "class Html:\n    def _repr_html_(self): return 'h' * 100\n"
         "for _ in range(10_000): display(Html())",

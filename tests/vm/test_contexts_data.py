@@ -43,9 +43,9 @@ async def test_a_traceback_is_without_colours_and_keeps_the_state(data: Interpre
 
 async def test_a_timeout_interrupts_and_keeps_the_state(data: Interpreter) -> None:
     cell = await data.cell("import time\nwhile True: time.sleep(1)", timeout=2)
-    assert (cell.result.timed_out, cell.result.context_ended) == (True, False)
+    assert (cell.result.timed_out, cell.result.context_ended) == (True, False), (cell, data.said)
     cell = await data.cell("while True: pass", timeout=2)
-    assert (cell.result.timed_out, cell.result.context_ended) == (True, False)
+    assert (cell.result.timed_out, cell.result.context_ended) == (True, False), (cell, data.said)
     assert await data.prints("print(kept)") == "3\n"
 
 

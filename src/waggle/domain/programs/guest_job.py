@@ -65,7 +65,7 @@ class Attributes:
     `keep` is the bytes kept of the beginning of each stream. With `keeps_input`, standard input
     stays open for more. `has_displays` lets the program print displays. The program of a context
     has a driver's two descriptors; code with a `context` runs in the job of that id, and is
-    interrupted `interrupts` times, once a second, before its context is killed.
+    interrupted `interrupts` times, with ever longer waits, before its context is killed.
     """
 
     keep: int = 1 << 30

@@ -200,8 +200,10 @@ class GuestJobs(JobRequests):
         if not following.is_asked and not job.is_started:
             return True
         context = job.attributes.context
-        for _ in range(job.attributes.interrupts if context else 0):
-            if await self._ends(following, f"signal {job.id} {signal.SIGINT:d}", 1.0):
+        for turn in range(job.attributes.interrupts if context else 0):
+            # A traceback may take its time, and another interrupt would begin it anew.
+            patience = float(max(turn, 1))
+            if await self._ends(following, f"signal {job.id} {signal.SIGINT:d}", patience):
                 return True
         job.lost_context = bool(context)
         for patience in self._patience:
