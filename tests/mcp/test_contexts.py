@@ -79,7 +79,7 @@ async def test_displays_of_a_cell_are_shown(agent: Agent) -> None:
     calling = await agent.run("set x 1\nhang", wait_seconds=0.01)
     await guest.started.wait()
     job = data_of(calling)["job_id"]
-    shown = list(guest.notes.values())[-1]
+    shown = list(guest.kept.values())[-1].job
     shown.streams.display.feed(record({"text/plain": "<Thing>"}, 0))
     guest.release.set()
     assert data_of(await agent.call("wait_job", job_id=job))["stdout"] == "<Thing>\n"
@@ -185,7 +185,7 @@ async def test_other_languages_have_contexts_of_their_own(agent: Agent) -> None:
     await agent.run("set x 1")
     assert data_of(await agent.run("get x", language="shell"))["exit_code"] == 1
     assert data_of(await agent.run("get x", language="javascript"))["exit_code"] == 1
-    argvs = [job.command.argv for job in agent.rig.host.only.notes.values()]
+    argvs = [kept.command.argv for kept in agent.rig.host.only.kept.values()]
     assert [argv[1] for argv in argvs[::2]] == [
         "/.waggle/runners/context.py",
         "/.waggle/runners/context.sh",
@@ -196,7 +196,7 @@ async def test_other_languages_have_contexts_of_their_own(agent: Agent) -> None:
 async def test_root_has_contexts_of_its_own(agent: Agent) -> None:
     await agent.run("set x 1")
     assert data_of(await agent.run("get x", user="root"))["exit_code"] == 1
-    users = [job.command.user for job in agent.rig.host.only.notes.values()]
+    users = [kept.command.user for kept in agent.rig.host.only.kept.values()]
     assert users == ["sandbox", "sandbox", "root", "root"]
 
 

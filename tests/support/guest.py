@@ -697,8 +697,16 @@ class _Run:
                 self.guest.die()
                 raise GuestLost(f"The machine died: {self.guest.cause}")
             case _:
-                return self._end(verb, rest)
+                return self._step_in_context(verb, rest)
         return True
+
+    def _step_in_context(self, verb: str, rest: str) -> bool:
+        kept = self.guest.kept.get(self.id)
+        context = self.guest.contexts.get(kept.job.attributes.context) if kept else None
+        if context is None or not context.knows(verb):
+            return self._end(verb, rest)
+        self.exit_code = context.step(verb, rest, self.into)
+        return self.exit_code == 0
 
     def _end(self, verb: str, rest: str) -> bool:
         match verb:

@@ -74,7 +74,7 @@ async def test_variables_stay_in_a_context_and_nowhere_else(rig: Rig) -> None:
     assert (await rig.run("get x", user=GuestUser.ROOT)).exit_code == 1
     assert (await rig.run("get x", language="shell")).exit_code == 1
     assert (await rig.run("get x", " main ")).stdout.text() == "41\n"
-    briefs = rig.jobs.list(rig.environment.id, owner=OWNER)
+    briefs = await rig.jobs.list(rig.environment.id, owner=OWNER)
     assert [brief.summary for brief in briefs if brief.kind is JobKind.CONTEXT] == [
         "python main",
         "python other",
@@ -85,7 +85,7 @@ async def test_variables_stay_in_a_context_and_nowhere_else(rig: Rig) -> None:
 
 async def test_the_interpreter_is_that_of_the_language_and_gets_no_code(rig: Rig) -> None:
     await rig.run("echo x", language="shell", how=Surroundings(5, "/tmp", {"A": "1"}, "in"))
-    driver, cell = (rig.here.host.only.notes[job] for job in rig.here.host.only.attended)
+    driver, cell = (rig.here.host.only.kept[job].job for job in rig.here.host.only.attended)
     assert driver.command.argv == cell.command.argv == ("bash", "/.waggle/runners/context.sh")
     assert (driver.command.code, driver.command.env, driver.command.cwd) == (None, {}, None)
     assert driver.attributes.has_driver
@@ -149,7 +149,7 @@ async def test_contexts_do_not_count_as_running_jobs_nor_as_work(rig: Rig) -> No
 async def test_a_wrong_name_begins_nothing(rig: Rig, context: str) -> None:
     with pytest.raises(InvalidArgument, match="cannot be the name of a context"):
         await rig.start("set y 0", context)
-    assert rig.jobs.list(rig.environment.id, owner=OWNER) == ()
+    assert (await rig.jobs.list(rig.environment.id, owner=OWNER)) == ()
 
 
 async def test_an_interpreter_without_a_driver_begins_nothing(rig: Rig) -> None:
@@ -160,7 +160,7 @@ async def test_an_interpreter_without_a_driver_begins_nothing(rig: Rig) -> None:
     rig.execution = ExecutionService(rig.here.service, rig.jobs, runtimes, LIMITS)
     with pytest.raises(InvalidArgument, match="no contexts for pypy3"):
         await rig.start("set y 0")
-    assert rig.jobs.list(rig.environment.id, owner=OWNER) == ()
+    assert (await rig.jobs.list(rig.environment.id, owner=OWNER)) == ()
     assert (await rig.run("echo x", language="shell")).exit_code == 0
 
 
@@ -333,9 +333,10 @@ async def test_a_copy_has_the_contexts_of_its_guest(rig: Rig) -> None:
     await guest.started.wait()
     guest.found = tuple(
         FoundJob(job.id, job.id != guest.attended[1], None, None, 1.0, (0, 0, 0), job.note)
-        for job in (guest.notes[name] for name in guest.attended)
+        for job in (guest.kept[name].job for name in guest.attended)
     )
     guest.detached.set()  # the machine before has gone, and kills nothing
+    guest.kept = {name: kept.copy() for name, kept in guest.kept.items()}
     await rig.jobs.adopt(rig.here.get(rig.environment.id), guest, anew=True)
     await settle()
     guest.detached = anyio.Event()
@@ -350,4 +351,4 @@ async def test_a_copy_has_the_contexts_of_its_guest(rig: Rig) -> None:
     guest.release.set()
     await waits.wait(LONG)
     assert (await rig.run("get x")).exit_code == 0
-    assert len(rig.jobs.list(rig.environment.id, owner=OWNER)) == 5
+    assert len(await rig.jobs.list(rig.environment.id, owner=OWNER)) == 5
