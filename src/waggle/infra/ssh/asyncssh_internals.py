@@ -4,8 +4,7 @@
 No other module uses a name or a signature that asyncssh does not document. INTERNALS lists the
 private ones, and a test compares all of them with the installed version. `HookedConnection` gives
 `bounded` hooks where asyncssh has none. `SftpReader` bounds the SFTP answers that asyncssh reads:
-it makes objects of everything that a packet of up to 4 MiB lists, 350,000 names for instance, and
-reads packet after packet while bytes are there, before anything else runs on the loop.
+it makes objects of everything that a packet of up to 4 MiB lists, such as 350,000 names.
 """
 
 from __future__ import annotations
@@ -225,11 +224,7 @@ async def open_exec(
     command: str,
     window: int,
 ) -> Channel:
-    """Start a command. Raises asyncssh.Error or OSError.
-
-    Safe to cancel: a channel that opens later is closed then. asyncssh would forget it, and the
-    guest's end of it would wait for input as long as the connection lasts.
-    """
+    """Start a command. Raises asyncssh.Error or OSError. Safe to cancel: see `_abandoned`."""
     typed = cast("_Connection", connection)
     opening = asyncio.ensure_future(
         typed.create_session(lambda: session, command, encoding=None, window=window)
@@ -245,7 +240,7 @@ async def open_exec(
 
 
 _abandoned: set[asyncio.Future[tuple[Channel, object]]] = set()
-"""Channels that open for nobody any more; each ends with its connection at the latest."""
+"""Channels that open for nobody any more, and are closed then. asyncssh would forget them."""
 
 
 def _abort(opening: asyncio.Future[tuple[Channel, object]]) -> None:

@@ -48,10 +48,9 @@ _RUNTIMES = {
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """Times in seconds, and `output`, the characters of output in one result by default.
+    """Seconds, and `output`, the characters of output in one result by default.
 
-    `wait` is how long a call waits for a program by default; `max_timeout` is the longest that a
-    program may run.
+    `wait` is how long a call waits by default, `max_timeout` how long a program may run at most.
     """
 
     wait: float
@@ -102,10 +101,7 @@ class ExecutionService:
     def check(
         self, code: str, runtime: RuntimeName, packages: str | Sequence[str], how: Surroundings
     ) -> None:
-        """Raise the argument errors of `execute` and `install`, before there is an environment.
-
-        `packages` may be empty.
-        """
+        """Raise the argument errors of `execute` and, if there are packages, `install`."""
         self._program(code, None, runtime, how)
         if packages:
             self._installation(packages, runtime)

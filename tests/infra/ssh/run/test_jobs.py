@@ -60,9 +60,10 @@ async def test_a_broken_connection_is_followed_from_where_it_broke() -> None:
 
 
 async def test_a_start_is_repeated_until_the_guest_has_it_and_then_given_up() -> None:
+    wanted = job(command("x", timeout=10))
     async with jobs(answering()) as (made, guest):
         with pytest.raises(GuestLost, match="connection to the guest broke"):
-            await guest.attend(wanted := job(command("x", timeout=10)))
+            await guest.attend(wanted)
     assert made.commands == [f"start {wanted.id}"] * ATTEMPTS
 
 
