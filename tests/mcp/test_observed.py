@@ -203,7 +203,7 @@ async def test_subscriptions_are_reported_and_a_stream_when_it_is_closed() -> No
         await until(lambda: len(kept.calls) == 5)
     assert [(call.method, call.outcome, call.environment_id) for call in kept.calls[1:]] == [
         ("resources/subscribe", "ok", environment),
-        ("resources/subscribe", "invalid_argument", environment),
+        ("resources/subscribe", "not_found", None),
         ("resources/unsubscribe", "ok", environment),
         ("subscriptions/listen", "cancelled", None),
     ]

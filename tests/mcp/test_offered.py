@@ -75,6 +75,7 @@ CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "snapshot_environment": [{"name": "-"}, *[{"name": "a"}] * 4],
     "delete_snapshot": [{"snapshot_id": UNKNOWN}, {"snapshot_id": "x"}],
     "fork_environment": [{"count": 0}, {"count": 16}],
+    "keep_fork": [{}, {"environment_id": UNKNOWN}],
     "rollback_environment": [{"snapshot_id": UNKNOWN}],
     "run_code": [
         {"code": "exit 3"},

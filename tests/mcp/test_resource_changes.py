@@ -53,9 +53,10 @@ async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
 
 
 def changes_of(rig: Rig) -> Changes:
-    """Return the server's `Changes`, the only listener of this rig's jobs."""
-    (listener,) = rig.services.jobs._listeners  # pyright: ignore[reportPrivateUsage]  # to look inside
-    return cast("Changes", cast("Any", listener).__self__)
+    """Return the server's `Changes`, one of the listeners of this rig's jobs."""
+    listeners = rig.services.jobs._listeners  # pyright: ignore[reportPrivateUsage]  # to look inside
+    owners = [cast("Any", listener).__self__ for listener in listeners]
+    return next(owner for owner in owners if isinstance(owner, Changes))
 
 
 def is_empty(changes: Changes) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.service.environments.test_snapshots import Here
+from tests.service.snapshotting import Here
 from tests.service.world import LONG, OWNER, Guest, World, settle
 
 from waggle.domain.programs import Command

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from tests.service.world import OWNER, World, world
-from tests.support.fakes import MemoryShelf
+from tests.service.snapshotting import KEEP, snapshots
+from tests.service.world import OWNER
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import (
@@ -26,37 +22,12 @@ from waggle.domain.errors import (
 )
 from waggle.domain.machine import NetworkPolicy
 from waggle.service.environments.creating import CopyRequest
-from waggle.service.environments.snapshots import MAX_FORKS, SnapshotLimits, SnapshotService
+from waggle.service.environments.snapshots import MAX_FORKS
 
 pytestmark = pytest.mark.anyio
 
 MALLORY = "mallory"
-KEEP = timedelta(hours=24)
 AS_THERE = CopyRequest()
-
-
-@dataclass
-class Here:
-    """A world and a snapshot service on top of it."""
-
-    world: World
-    shelf: MemoryShelf
-    service: SnapshotService
-
-
-@contextlib.asynccontextmanager
-async def snapshots(*, capacity: int = 4, per_owner: int = 2) -> AsyncGenerator[Here]:
-    numbers = itertools.count(1)
-    async with world(capacity=capacity) as around:
-        shelf = MemoryShelf()
-        service = SnapshotService(
-            around.service,
-            shelf,
-            SnapshotLimits(per_owner, KEEP),
-            clock=around.clock,
-            new_id=lambda: f"{next(numbers):08x}-0000-4000-8000-00000000000a",
-        )
-        yield Here(around, shelf, service)
 
 
 def ids(environments: list[Environment]) -> list[str]:

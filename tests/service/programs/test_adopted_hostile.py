@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from tests.service.environments.test_snapshots import snapshots
 from tests.service.lasting import LIMIT, copy, guest_of, start
+from tests.service.snapshotting import snapshots
 from tests.service.world import OWNER, Clock, Guest, settle
 
 from waggle.domain.environment import State

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from tests.service.environments.test_snapshots import snapshots
 from tests.service.lasting import copy, ended, guest_of, resumed, start
 from tests.service.pausing import paused
+from tests.service.snapshotting import snapshots
 from tests.service.world import LONG, OWNER, World, settle, world
 
 from waggle.domain.environment import State

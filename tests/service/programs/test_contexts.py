@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from tests.service.programs.test_execution import LIMITS, RUNTIMES
+from tests.service.executing import LIMITS, RUNTIMES
 from tests.service.world import LONG, OWNER, World, settle, world
 from tests.support.fake_contexts import FakeContext
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.service.executing import LIMITS, RUNTIMES
 from tests.service.world import LONG, OWNER, World, settle, world
 
 from waggle.domain.environment import State
@@ -29,28 +30,11 @@ from waggle.domain.programs import (
     Streams,
 )
 from waggle.domain.programs.job import JobKind, JobState, JobView
-from waggle.domain.programs.runtime import Runtime, RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
-from waggle.service.programs.execution import ExecutionLimits, ExecutionService, Surroundings
+from waggle.service.programs.execution import ExecutionService, Surroundings
 
 pytestmark = pytest.mark.anyio
-
-LIMITS = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output=1_000)
-RUNTIMES = {
-    RuntimeName.PYTHON: Runtime(
-        RuntimeName.PYTHON, ".py", ("python3", "{file}"), ("pip", "install", "{packages}")
-    ),
-    RuntimeName.NODE: Runtime(
-        RuntimeName.NODE, ".js", ("node", "{file}"), ("npm", "install", "{packages}")
-    ),
-    RuntimeName.SHELL: Runtime(
-        RuntimeName.SHELL,
-        ".sh",
-        ("bash", "{file}"),
-        ("apt-get", "install", "-y", "{packages}"),
-        install_as_root=True,
-    ),
-}
 
 
 @pytest.fixture

@@ -136,8 +136,7 @@ class ExecutionService:
         self, packages: str | Sequence[str], runtime: RuntimeName
     ) -> tuple[str, ...]:
         """Return the packages to install. Raises what `install` would."""
-        names, _ = self._installation(packages, runtime)
-        return tuple(names)
+        return tuple(self._installation(packages, runtime)[0])
 
     async def execute(
         self,

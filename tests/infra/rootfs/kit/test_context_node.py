@@ -201,12 +201,6 @@ def test_exit_ends_the_driver_without_an_answer(node: Driver) -> None:
     assert node.exit_status() == 7
 
 
-def test_the_end_of_requests_ends_the_driver(node: Driver) -> None:
-    node.run("setInterval(() => {}, 1)")
-    os.close(node.requests)
-    assert node.exit_status() == 0
-
-
 def test_garbage_is_reported_and_ignored(node: Driver) -> None:
     for line in ("garbage\n", "\n", "x 1 /tmp\n", "../.. 1 /\n", "\xff\0\n", "y" * 40_000 + "\n"):
         node.send(line)

@@ -9,18 +9,12 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.infra.ssh.run.frames import END, frame
 from tests.support.jobs import job
 from tests.support.vm import command
 
 from waggle.domain.programs.guest_job import GuestJob
 from waggle.infra.ssh.run.following import MAX_PIECE, Frames, InvalidFrame
-
-END = b"exit 3\nelapsed 5\n"
-
-
-def frame(kind: bytes, data: bytes = b"") -> bytes:
-    return kind + len(data).to_bytes(4, "big") + data
-
 
 WHOLE = b"".join(
     [frame(b"s"), frame(b"o", b"abc"), frame(b"E", b"10"), frame(b"e", b"xy"), frame(b"x", END)]

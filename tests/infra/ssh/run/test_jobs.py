@@ -11,8 +11,8 @@ import anyio
 import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, Process, peer
-from tests.infra.ssh.run.test_following import END, frame
-from tests.infra.ssh.run.test_shell import hang, refuse
+from tests.infra.ssh.run.frames import END, frame
+from tests.infra.ssh.run.processes import hang, refuse
 from tests.support.jobs import job
 from tests.support.vm import command
 

@@ -14,6 +14,7 @@ import anyio
 import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, Process, peer, raw_peer
+from tests.infra.ssh.run.processes import hang, refuse
 from tests.support.vm import command
 from tests.support.waiting import until
 
@@ -38,10 +39,6 @@ async def shell(
             yield made, Shell(connection, patience=patience)
         finally:
             await connection.aclose()
-
-
-async def hang(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    await process.channel.wait_closed()
 
 
 async def read_frame(process: asyncssh.SSHServerProcess[bytes]) -> list[bytes]:
@@ -131,10 +128,6 @@ async def test_a_timeout_kills_and_returns_the_output_so_far() -> None:
         assert result.left == NOTHING_LEFT
         assert len(made.kills()) == 1
         assert made.connections == 1  # the connection was not dropped
-
-
-async def refuse(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    process.exit(125)
 
 
 async def ignore(process: asyncssh.SSHServerProcess[bytes]) -> None:

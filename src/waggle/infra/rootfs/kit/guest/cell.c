@@ -88,7 +88,8 @@ static int answer_in(int fd, const char *id) {
     }
     text[length] = 0, length = 0;
     int status;
-    if (!strncmp(text, id, ID_LENGTH) && sscanf(text + ID_LENGTH, " %d", &status) == 1) return status & 255;
+    if (!strncmp(text, id, ID_LENGTH) && sscanf(text + ID_LENGTH, " %d", &status) == 1)
+      return status & 255;
   }
   return -1;
 }
@@ -105,7 +106,8 @@ static void await_answer(const struct job *job, const int fds[WAITS], pid_t driv
       if (status >= 0) _exit(status);
       if (waits[ANSWER].revents & POLLHUP) waits[ANSWER].fd = -1;
     }
-    if (waits[INTERRUPT].revents && read_exactly(fds[INTERRUPT], &signal, sizeof signal)) kill(-driver, SIGINT);
+    if (waits[INTERRUPT].revents && read_exactly(fds[INTERRUPT], &signal, sizeof signal))
+      kill(-driver, SIGINT);
     if (waits[SHIM].revents && recv(fds[SHIM], bytes, sizeof bytes, 0) <= 0) end_with_context();
   }
 }

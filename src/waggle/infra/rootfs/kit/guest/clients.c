@@ -19,7 +19,8 @@ static int open_socket(const char *id) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   job_path(address.sun_path, id, "socket");
   int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, CLIENTS)) fail("socket");
+  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, CLIENTS))
+    fail("socket");
   return fd;
 }
 

@@ -41,7 +41,8 @@ static void say_end(const struct job_state *state) {
            : WIFSIGNALED(status) ? sprintf(text, "signal %d\n", WTERMSIG(status))
                                   : sprintf(text, "exit %d\n", WEXITSTATUS(status));
   at += sprintf(text + at, "elapsed %lld\n", (long long)elapsed(state));
-  at += snprintf(text + at, sizeof text - (size_t)at, "%.*s", MAX_LEFT, is_known ? state->left : "all 0\n");
+  const char *left = is_known ? state->left : "all 0\n";
+  at += snprintf(text + at, sizeof text - (size_t)at, "%.*s", MAX_LEFT, left);
   say('x', text, (size_t)at);
 }
 
@@ -87,7 +88,8 @@ static bool wait_for_more(const char *id, int *shim) {
 
 int follow_from(const char *id, uint64_t offsets[JOB_STREAMS]) {
   struct job_state *state = map_state(id);
-  for (int tries = 0; state && state->stage == STARTING && tries < START_TRIES && is_running(id); tries++)
+  for (int tries = 0; state && state->stage == STARTING && tries < START_TRIES && is_running(id);
+       tries++)
     nanosleep(&(struct timespec){.tv_nsec = AGAIN_MS * 1000000}, NULL); // a start has come before
   if (!state || !read_spools(id)) errno = ESRCH, fail(id);
   int shim = follow_shim(id);

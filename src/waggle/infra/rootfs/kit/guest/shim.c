@@ -105,7 +105,8 @@ static void __attribute__((noreturn)) end(const struct job *job, int status) {
 static void open_output(struct job *job) {
   int count = job->has_displays ? JOB_STREAMS : 2;
   for (int i = 0; i < JOB_STREAMS; i++)
-    if (!open_spool(i, job->id, &state->spools[i], i == DISPLAYS ? MAX_DISPLAYS : job->keep)) fail("output");
+    if (!open_spool(i, job->id, &state->spools[i], i == DISPLAYS ? MAX_DISPLAYS : job->keep))
+      fail("output");
   if (!(job->window.ws_row ? open_terminal(job->account, &job->window, take)
                            : open_streams(job->account, count, take)))
     fail("streams");

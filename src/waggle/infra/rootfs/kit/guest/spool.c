@@ -88,7 +88,8 @@ bool read_spools(const char *id) {
 
 static ssize_t read_beginning(int stream, uint64_t kept, uint64_t offset, char *data, size_t size) {
   size = least(size, kept - offset);
-  if (offset < START) return pread(spools[stream].near, data, least(size, START - offset), (off_t)offset);
+  if (offset < START)
+    return pread(spools[stream].near, data, least(size, START - offset), (off_t)offset);
   if (spools[stream].far < 0) spools[stream].far = open(spools[stream].path, O_RDONLY | O_CLOEXEC);
   return pread(spools[stream].far, data, size, (off_t)(offset - START));
 }
