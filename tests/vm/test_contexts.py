@@ -186,7 +186,8 @@ async def test_a_server_that_a_cell_starts_goes_on(shared: Interpreter) -> None:
         "    try: print(urllib.request.urlopen('http://127.0.0.1:8123').status); break\n"
         "    except OSError: time.sleep(0.1)"
     )
-    assert await shared.prints(code) == "200\n"
+    printed = await shared.prints(code)  # a thread of an earlier cell may print, too
+    assert printed.endswith("200\n")
     await shared.prints("server.kill(); server.wait()")
 
 
