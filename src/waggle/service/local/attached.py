@@ -40,19 +40,19 @@ class JobsOfGuest:
     async def jobs(self) -> tuple[FoundJob, ...]:
         """List its jobs; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._jobs.requests.all()
+            return await self._jobs.all()
 
     async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
         """Write to a job; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._jobs.requests.write(job_id, data, close=close)
+            return await self._jobs.write(job_id, data, close=close)
 
     async def signal(self, job_id: str, number: int) -> bool:
         """Signal a job; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._jobs.requests.signal(job_id, number)
+            return await self._jobs.signal(job_id, number)
 
     async def resize(self, job_id: str, terminal: Terminal) -> bool:
         """Resize a job's terminal; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._jobs.requests.resize(job_id, terminal)
+            return await self._jobs.resize(job_id, terminal)

@@ -23,6 +23,7 @@ from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
+from waggle.infra.ssh.run.deadline import Deadline
 from waggle.infra.ssh.run.launcher import (
     MAX_LEFT,
     MAX_PROGRAMS,
@@ -120,20 +121,7 @@ class _Run(CommandSession):
         self.id = ""
         self.opening: asyncio.Task[Channel] | None = None
         self.sent = False
-        self.deadline = asyncio.timeout(None)
-        self._left: float | None = None
-
-    def set_paused(self, paused: bool) -> None:
-        """Stop the timeout while the machine is paused, then restart it with the time left."""
-        now, when = asyncio.get_running_loop().time(), self.deadline.when()
-        if self.deadline.expired():
-            return
-        if paused and when is not None:
-            self._left = when - now
-            self.deadline.reschedule(None)
-        elif not paused and self._left is not None:
-            self.deadline.reschedule(now + self._left)
-            self._left = None
+        self.deadline = Deadline(None)
 
     def begin(self, connection: asyncssh.SSHClientConnection) -> asyncio.Task[Channel]:
         """Ask the guest for a channel; not cancelled with the caller, so that `_kill` can end it.
@@ -173,8 +161,8 @@ class Shell:
     async def _run(self, run: _Run, command: Command) -> ExecutionResult:
         started = time.monotonic()
         try:
-            run.deadline = asyncio.timeout(command.timeout)
-            async with run.deadline:
+            run.deadline = Deadline(command.timeout)
+            async with run.deadline.timeout:
                 await self._start(run, command)
                 await run.ended.wait()
         except TimeoutError:
@@ -194,7 +182,7 @@ class Shell:
     def set_paused(self, paused: bool) -> None:
         """Stop all timeouts while the guest is paused: a pause does not count."""
         for run in self._running:
-            run.set_paused(paused)
+            run.deadline.set_paused(paused)
 
     def running(self) -> frozenset[str]:
         """Return the ids of the runs under way."""

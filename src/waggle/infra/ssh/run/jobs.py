@@ -28,6 +28,7 @@ from waggle.domain.programs.guest_job import (
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run import CALL_AGAIN, KILL_PATIENCE, WINDOW, ask
+from waggle.infra.ssh.run.deadline import Deadline
 from waggle.infra.ssh.run.following import (
     CONTEXT_ENDED,
     FollowSession,
@@ -47,37 +48,16 @@ class _Following:
 
     def __init__(self, job: GuestJob) -> None:
         self.job = job
-        self.deadline = asyncio.timeout(job.remaining)
+        self.deadline = Deadline(job.remaining)
         self.wake = asyncio.Event()
         self.is_asked = False
         """Whether the guest may start it. Without the frame it only waits, and gives up."""
         self.session: FollowSession | None = None
-        self._left: float | None = None
 
     @property
     def end(self) -> JobEnd | None:
         """How it ended, once the guest has said so."""
         return self.session.frames.end if self.session else None
-
-    @property
-    def remaining(self) -> float:
-        """The seconds until it is killed."""
-        if self._left is not None:
-            return self._left
-        when = self.deadline.when()
-        return self.job.remaining if when is None else when - asyncio.get_running_loop().time()
-
-    def set_paused(self, paused: bool) -> None:
-        """Stop the timeout while the machine is paused, then restart it with the time left."""
-        now, when = asyncio.get_running_loop().time(), self.deadline.when()
-        if self.deadline.expired():
-            return
-        if paused and when is not None:
-            self._left = when - now
-            self.deadline.reschedule(None)
-        elif not paused and self._left is not None:
-            self.deadline.reschedule(now + self._left)
-            self._left = None
 
 
 class GuestJobs(JobRequests):
@@ -88,7 +68,6 @@ class GuestJobs(JobRequests):
     ) -> None:
         super().__init__(connection)
         self._patience = patience
-        self.requests = JobRequests(connection)
         self._under_way: set[_Following] = set()
 
     async def attend(self, job: GuestJob) -> ExecutionResult:
@@ -97,7 +76,7 @@ class GuestJobs(JobRequests):
         self._under_way.add(following)
         started = time.monotonic()
         try:
-            async with following.deadline:
+            async with following.deadline.timeout:
                 return _result(job, await self._follow(following))
         except TimeoutError:
             if (found := following.end) is None:
@@ -119,7 +98,7 @@ class GuestJobs(JobRequests):
                 await finish(self._kill(following))
             raise
         finally:
-            job.remaining = max(0.0, following.remaining)
+            job.remaining = max(0.0, following.deadline.remaining)
             self._under_way.discard(following)
         return _result(job, found)
 
@@ -131,7 +110,7 @@ class GuestJobs(JobRequests):
     def set_paused(self, paused: bool) -> None:
         """Stop all timeouts while the machine is stopped: that time does not count."""
         for following in self._under_way:
-            following.set_paused(paused)
+            following.deadline.set_paused(paused)
 
     async def _follow(self, following: _Following) -> JobEnd:
         """Return the job's end. Raises Detached, or GuestLost when it cannot be followed."""
