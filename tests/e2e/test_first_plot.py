@@ -32,7 +32,8 @@ pandas.DataFrame({"x": range(9), "y": range(9)}).plot(x="x", y="y")
 plt.savefig("x.png")
 read = has_read() - before
 specs = [m.__spec__ for m in sys.modules.values() if getattr(m, "__spec__", None)]
-files = [s.cached for s in specs if s.has_location and s.origin.endswith(".py")]
+own = [s for s in specs if s.has_location and not s.origin.startswith("/.waggle/")]
+files = [s.cached for s in own if s.origin.endswith(".py")]
 compiled = [file for file in files if not is_never_checked(file)]
 print(json.dumps({"read": read, "modules": len(files), "compiled": compiled}))
 """

@@ -24,9 +24,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
     server = Waggle(tmp_path, {**small(tmp_path), "max_environments": "4"})
     server.start()
     yield server
-    server.kill()
-    assert server.machines() == []
-    assert server.reserved() == []
+    server.kill_and_release()
 
 
 def whole(printed: str) -> int:

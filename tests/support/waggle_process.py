@@ -47,6 +47,7 @@ from waggle.infra.shared.files import FileLock
 
 START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0
+DEATH_SECONDS = 20.0
 TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """For Pythons that may not write bytecode beside sources: every start would compile for seconds."""
@@ -278,6 +279,18 @@ class Waggle:
             self._process.kill()
             self._process.wait()
 
+    def kill_and_release(self) -> None:
+        """Kill it, and require that its machines end and its ports are free soon afterwards.
+
+        The kernel ends the machines once it has ended the server; on a busy machine that takes a
+        moment.
+        """
+        self.kill()
+        deadline = time.monotonic() + DEATH_SECONDS
+        while self.machines() or self.reserved():
+            assert time.monotonic() < deadline, self.remains()
+            time.sleep(0.02)
+
     def end(self) -> None:
         """Stop it as an operator does, and check its exit status. Does nothing if it has ended."""
         if self.process.poll() is not None:
@@ -381,7 +394,8 @@ def running(
         server.kill()
         raise
     server.end()
-    assert server.remains() == {}
+    remains = server.remains()
+    assert not remains, (remains, server.text()[-3000:])
     complaints = server.complaints()
     assert not complaints, complaints
 

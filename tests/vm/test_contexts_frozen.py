@@ -25,8 +25,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
     server = Waggle(tmp_path, {"default_network": "none", "max_environments": "4"})
     server.start()
     yield server
-    server.kill()
-    assert server.machines() == []
+    server.kill_and_release()
 
 
 async def cell(client: Client, environment: str, code: str, **more: object) -> dict[str, Any]:
