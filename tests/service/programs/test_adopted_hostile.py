@@ -16,6 +16,7 @@ from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, NotFound
 from waggle.domain.programs.guest_job import FoundJob
 from waggle.domain.programs.job import JobKind
+from waggle.service import programs as programs_module
 from waggle.service.programs import jobs as jobs_module
 from waggle.service.programs.notes import MAX_NUMBER, Note
 from waggle.service.programs.table import MAX_REMEMBERED
@@ -135,6 +136,25 @@ async def test_a_guest_that_does_not_list_delays_a_copy_for_a_while_only(
         assert here.get(made).state is State.RUNNING
         assert (await start(jobs, made, "echo")).number == 1
         assert [one.number for one in (await jobs.list(origin, owner=OWNER))] == [1]
+
+
+async def test_a_guest_that_does_not_send_what_it_has_delays_readers_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs_module, "CATCH_UP_SECONDS", 0.05)
+    async with snapshots() as around:
+        jobs = around.world.jobs()
+        origin = (await around.world.created()).id
+        await start(jobs, origin)
+        never = anyio.Event()
+        around.world.host.prepare = lambda guest: setattr(guest, "follow_until", never)
+        made = await copy(around, origin, "fork")
+        with anyio.fail_after(10):
+            job = await jobs.get(made, 1, owner=OWNER)
+        assert (job.is_running, job.view().stdout.text()) == (True, "")
+        monkeypatch.setattr(programs_module, "CATCH_UP_SECONDS", 3600.0)
+        with anyio.fail_after(10):
+            await jobs.get(made, 1, owner=OWNER)
 
 
 @pytest.mark.parametrize("error", [GuestLost("gone"), RuntimeError("a bug")])

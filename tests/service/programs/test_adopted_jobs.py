@@ -56,6 +56,23 @@ async def test_a_copy_adopts_jobs_and_counts_on(how: str) -> None:
         assert (await start(jobs, origin, "echo")).number == 3
 
 
+async def test_the_first_reader_of_a_copy_gets_what_a_job_had_printed() -> None:
+    async with snapshots() as around:
+        jobs = around.world.jobs()
+        origin = (await around.world.created()).id
+        await start(jobs, origin)
+        sends = anyio.Event()
+        around.world.host.prepare = lambda guest: setattr(guest, "follow_until", sends)
+        made = await copy(around, origin, "fork")
+        reading = around.world.start(jobs.get(made, 1, owner=OWNER))
+        await settle()
+        assert not reading.is_done
+        sends.set()
+        job = await reading.result()
+        assert job.is_running
+        assert job.view().stdout.text() == "one\n"
+
+
 async def test_ended_jobs_of_a_copy_are_read_once_and_on_demand() -> None:
     async with snapshots() as around:
         here = around.world

@@ -63,6 +63,8 @@ class Watched:
         return self.recording.output()
 
 
+CATCH_UP_SECONDS = 5.0
+"""How long a reader waits for what an adopted job had printed before, which its guest sends."""
 CONTEXT_END_SECONDS = 3.0
 """How long code whose context has ended waits for the cause."""
 Grown = Callable[["Job", StreamName], None]
@@ -91,6 +93,9 @@ class Job(JobRecord):
         self.context = context
         self._begun = anyio.Event()
         self.guest_job.started = self._begun.set
+        self._printed = (0, 0)
+        self._caught_up = anyio.Event()
+        self._caught_up.set()
         self.is_queued = False
         """Whether it waits for jobs before it."""
         self._scope = anyio.CancelScope()
@@ -103,7 +108,11 @@ class Job(JobRecord):
         self.guest_job.is_started = True
         self._begun.set()
         self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
-        if not found.is_running:
+        if found.is_running:
+            self._printed = found.printed[:2]
+            self._caught_up = anyio.Event()
+            self._catch_up()
+        else:
             self._unread = found
             self._state = JobState.EXITED if found.signal is None else JobState.SIGNALED
             self._ended.set()
@@ -120,11 +129,32 @@ class Job(JobRecord):
                 self._result = await guest.attend(self.guest_job)
                 self._unread = None
 
+    def _catch_up(self) -> None:
+        taken = zip(self.guest_job.offsets, self._printed, strict=False)
+        if all(offset >= printed for offset, printed in taken):
+            self._caught_up.set()
+
+    async def caught_up(self) -> None:
+        """Return when it has all that an adopted job had printed, has ended or is paused; bounded.
+
+        Of a guest that does not send what it said it has, only the first readers wait.
+        """
+        if not self._caught_up.is_set():
+            with anyio.move_on_after(CATCH_UP_SECONDS):
+                async with anyio.create_task_group() as waits:
+                    for event in (self._caught_up, self._ended, self._paused):
+                        waits.start_soon(_until, event, waits.cancel_scope)
+            self._caught_up.set()
+
     def lose(self, error: WaggleError) -> None:
         """End it as lost, if it runs: its program is gone, whatever its guest was to do."""
         if self.is_running:
             self._lost = error
             self._scope.cancel()
+
+    def _grow(self, grown: Grown, name: StreamName) -> None:
+        self._catch_up()
+        grown(self, name)
 
     async def run(self, attend: Attend, grown: Grown, after: Sequence[Job] = ()) -> None:
         """Follow it to its end. Raises only when the server stops.
@@ -133,7 +163,7 @@ class Job(JobRecord):
         """
         job = self.guest_job
         out, err = (
-            Watched(self.streams[name], partial(grown, self, name))
+            Watched(self.streams[name], partial(self._grow, grown, name))
             for name in (StreamName.STDOUT, StreamName.STDERR)
         )
         job.streams = JobStreams(out, err, self.display)
