@@ -132,7 +132,8 @@ A running one stays as it is.""",
     "snapshot_environment": _KEPT,
     "fork_environment": f"""\
 Every copy is an environment of its own, counts as one and is to be destroyed; all of them or none
-are made. {_KEPT}""",
+are made. {_KEPT} `code` runs in the copy's only live context of the environment's language, unless
+`context` names one; without any, in a new process.""",
     "keep_fork": """\
 The fork keeps its id and takes the original's name, though not the host name inside; nothing is
 destroyed before that is recorded, and a call that was interrupted can be repeated. Snapshots of the

@@ -12,6 +12,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 from tests.support.displays import record
+from tests.support.fake_contexts import runtimes
 from tests.support.server import (
     ERAS,
     Rig,
@@ -26,7 +27,6 @@ from tests.support.server import (
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.programs.context import MAX_CONTEXTS
-from waggle.domain.programs.runtime import Runtime, RuntimeName
 
 pytestmark = pytest.mark.anyio
 
@@ -43,15 +43,6 @@ class Agent:
     async def run(self, code: str, context: str | None = "main", **more: object) -> CallToolResult:
         given = {"language": "python", **more} | ({"context": context} if context else {})
         return await self.call("execute", code=code, **given)
-
-
-def runtimes(python: str = "python3") -> dict[RuntimeName, Runtime]:
-    """Return runtimes with the interpreters that drivers know, but for Python."""
-    programs = {RuntimeName.NODE: "node", RuntimeName.SHELL: "bash"}
-    return {
-        name: Runtime(name, ".x", (programs.get(name, python), "{file}"), ("install", "{packages}"))
-        for name in RuntimeName
-    }
 
 
 @pytest.fixture(params=ERAS)

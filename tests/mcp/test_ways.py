@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from mcp import Client
+from tests.support.fake_contexts import runtimes
 from tests.support.fakes import FakeGuest
 from tests.support.server import Setup, client, created, data_of, error_of, serving, text_of
 
@@ -34,6 +35,27 @@ async def test_each_fork_runs_its_code_and_a_failure_stops_no_other() -> None:
         assert (one["result"]["exit_code"], one["result"]["stdout"]) == (0, "a\n")
         assert (two["result"]["exit_code"], two["result"]["stderr"]) == (3, "b\n")
         assert rig.host.guests[origin].commands == []
+
+
+@pytest.mark.parametrize(
+    "lives, given, found",
+    [
+        (("a",), {}, ("value\n", "value\n")),
+        (("a",), {"context": "new"}, ("", "")),
+        (("a", "b"), {}, ("", "")),  # either could be meant
+        ((), {}, ("", "")),
+    ],
+)
+async def test_code_runs_in_the_only_context(
+    lives: tuple[str, ...], given: dict[str, str], found: tuple[str, str]
+) -> None:
+    async with serving(Setup(runtimes=runtimes())) as rig, client(rig) as agent:
+        origin = await created(agent)
+        for name in lives:
+            cell = {"environment_id": origin, "context": name, "code": "set x value"}
+            assert data_of(await agent.call_tool("execute", cell))["exit_code"] == 0
+        made = await forks(agent, origin, code="get x", count=2, **given)
+        assert tuple(fork["result"].get("stdout", "") for fork in made) == found
 
 
 async def test_one_piece_is_for_all_and_a_fork_that_is_lost_says_so() -> None:

@@ -14,6 +14,16 @@ import anyio
 
 from waggle.domain.programs import ExecutionResult, Streams
 from waggle.domain.programs.guest_job import GuestJob, JobStreams
+from waggle.domain.programs.runtime import Runtime, RuntimeName
+
+
+def runtimes(python: str = "python3") -> dict[RuntimeName, Runtime]:
+    """Return runtimes with the interpreters that drivers know, but for Python."""
+    programs = {RuntimeName.NODE: "node", RuntimeName.SHELL: "bash"}
+    return {
+        name: Runtime(name, ".x", (programs.get(name, python), "{file}"), ("install", "{packages}"))
+        for name in RuntimeName
+    }
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +46,13 @@ class FakeContext:
         if not self.ended.is_set():
             self.exit_code, self.signal = exit_code, signal
             self.ended.set()
+
+    def copy(self) -> FakeContext:
+        """Return the same interpreter in a copy of the machine."""
+        copied = FakeContext(self.job, dict(self.variables), ignores=self.ignores)
+        if self.ended.is_set():
+            copied.end(self.exit_code, self.signal)
+        return copied
 
     def knows(self, verb: str) -> bool:
         """Return whether this is a line of cells."""

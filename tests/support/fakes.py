@@ -94,6 +94,8 @@ class FakeHost:
         if isinstance(frozen_machine, FakeFrozenMachine):
             guest.files = copy.deepcopy(frozen_machine.files)
             guest.kept = copies(frozen_machine.kept)
+            living = frozen_machine.contexts.items()
+            guest.contexts = {name: context.copy() for name, context in living}
         self.prepare(guest)
         self.guests[environment.id] = guest
         return guest
@@ -101,7 +103,9 @@ class FakeHost:
     async def resume(self, environment: Environment, progress: Progress) -> FakeGuest:
         on_disk = self.guests[environment.id]
         return await self.create(
-            environment, progress, FakeFrozenMachine(on_disk.files, on_disk.kept)
+            environment,
+            progress,
+            FakeFrozenMachine(on_disk.files, on_disk.kept, on_disk.contexts),
         )
 
     def require_disk(self) -> None:

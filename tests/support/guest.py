@@ -105,10 +105,11 @@ class FakeFile:
 
 @dataclass(slots=True)
 class FakeFrozenMachine:
-    """A copy of a guest's files and jobs; `ended` once its block is left."""
+    """A copy of a guest's files, jobs and contexts; `ended` once its block is left."""
 
     files: dict[str, FakeFile]
     kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
+    contexts: dict[str, FakeContext] = field(default_factory=dict[str, FakeContext])
     ended: bool = False
     directory: Path = Path("/nowhere")
 
@@ -125,9 +126,10 @@ class FakeGuest:
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
     ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
     jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
-    waiting. `attended` lists the ids of those that were followed. `contexts` holds the live
-    interpreters by their jobs' ids; see `tests.support.fake_contexts`. `typed` is called with what
-    is written to a job, unless `write_error` is set, and `sizes` lists those of terminals.
+    waiting, and `follow_until` what jobs printed. `attended` lists the ids of those that were
+    followed. `contexts` holds the live interpreters by their jobs' ids; see
+    `tests.support.fake_contexts`. `typed` is called with what is written to a job, unless
+    `write_error` is set, and `sizes` lists those of terminals.
     """
 
     environment: Environment
@@ -167,6 +169,7 @@ class FakeGuest:
     found: tuple[FoundJob, ...] | None = None
     listing_jobs: anyio.Event | None = None
     kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
+    follow_until: anyio.Event | None = None
     attended: list[str] = field(default_factory=list[str])
     contexts: dict[str, FakeContext] = field(default_factory=dict[str, FakeContext])
     written: list[tuple[str, bytes, bool]] = field(default_factory=list[tuple[str, bytes, bool]])
@@ -225,6 +228,8 @@ class FakeGuest:
         job.is_started = True
         job.started()
         self.attended.append(job.id)
+        if self.follow_until is not None:
+            await self.follow_until.wait()
         streams = kept.followed_by(job)
         if kept.result is None:
             try:
@@ -268,6 +273,7 @@ class FakeGuest:
         if self.run_error is not None:
             raise self.run_error
         context = self.contexts.setdefault(job.id, FakeContext(job))
+        context.job = job
         try:
             await context.ended.wait()
         except anyio.get_cancelled_exc_class():
@@ -627,7 +633,7 @@ class FakeGuest:
     @asynccontextmanager
     async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
         await self._obey("freeze")
-        taken = FakeFrozenMachine(copy.deepcopy(self.files), copies(self.kept))
+        taken = FakeFrozenMachine(copy.deepcopy(self.files), copies(self.kept), self.contexts)
         try:
             yield taken
         finally:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -33,6 +32,7 @@ from waggle.mcp.schema.parameters import EnvironmentId, Seconds, Wait, searchabl
 from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.keeping import Keeper
 from waggle.service.environments.snapshots import MAX_FORKS
+from waggle.service.programs import Job
 from waggle.service.programs.execution import Surroundings
 from waggle.service.programs.ways import Ways, pieces
 
@@ -49,7 +49,9 @@ _Codes = Annotated[
         json_schema_extra=STRINGS,
     ),
 ]
-_ForkContext = Annotated[str | None, Field(description="As of execute, e.g. main.")]
+_ForkContext = Annotated[
+    str | None, Field(description="As of execute. Default: the only one that it has.")
+]
 _ToDisk = Annotated[
     bool, Field(description="Free its memory, too; it survives a restart of the server.")
 ]
@@ -129,9 +131,13 @@ class SnapshotTools:
             for piece in codes[:MAX_FORKS]:
                 self._services.execution.check(piece, environment.runtime, (), how)
             wait = parse_wait(wait_seconds, self._services.execution_limits.wait)
-            run = partial(
-                self._services.execution.execute, owner=owner, how=how, context=context or None
-            )
+
+            async def run(fork: str, piece: str) -> Job:
+                chosen = context or self._services.jobs.only_context(fork, owner=owner)
+                return await self._services.execution.execute(
+                    fork, piece, owner=owner, how=how, context=chosen
+                )
+
             work = self._ways.attempt(
                 origin, codes, run, owner=owner, seconds=wait, progress=reporter(ctx)
             )

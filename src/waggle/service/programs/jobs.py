@@ -19,7 +19,7 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
-from waggle.domain.programs import Command, NewRecording
+from waggle.domain.programs import Command, GuestUser, NewRecording
 from waggle.domain.programs.guest_job import FoundJob
 from waggle.domain.programs.job import JobBrief
 from waggle.service.environments.service import EnvironmentService
@@ -119,6 +119,7 @@ class JobService(JobStarter):
         if job.is_unread:
             async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
                 await job.read_from(guest)
+        await job.caught_up()
         return job
 
     async def _recall(self, environment_id: str, owner: str) -> None:
@@ -169,6 +170,20 @@ class JobService(JobStarter):
     def going(self, environment_id: str) -> tuple[JobBrief, ...]:
         """Return the jobs that have not ended, oldest first. Not a use of the environment."""
         return tuple(job.brief() for job in self._of(environment_id) if job.is_running)
+
+    def only_context(self, environment_id: str, *, owner: str) -> str | None:
+        """Return the name of the one context in which code runs by default, or None.
+
+        It is of the environment's own language and user. Not a use of the environment. Raises
+        NotFound or InvalidArgument.
+        """
+        environment = self._environments.get(environment_id, owner=owner)
+        table = self._jobs.get(environment.id, JobTable())
+        language, user = environment.runtime.language, GuestUser.SANDBOX
+        names = [
+            key.name for key in table.contexts() if (key.language, key.user) == (language, user)
+        ]
+        return names[0] if len(names) == 1 else None
 
     def _forget(self, environment_id: str) -> None:
         self.left.forget(environment_id)
