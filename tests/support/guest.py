@@ -126,8 +126,8 @@ class FakeGuest:
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
     ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
     jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
-    waiting, and `follow_until` what jobs printed. `attended` lists the ids of those that were
-    followed. `contexts` holds the live interpreters by their jobs' ids; see
+    waiting, `start_until` starts of jobs, `follow_until` what jobs printed. `attended` lists the ids
+    of those that were followed. `contexts` holds the live interpreters by their jobs' ids; see
     `tests.support.fake_contexts`. `typed` is called with what is written to a job, unless
     `write_error` is set, and `sizes` lists those of terminals.
     """
@@ -168,6 +168,7 @@ class FakeGuest:
     tried_ports: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     found: tuple[FoundJob, ...] | None = None
     listing_jobs: anyio.Event | None = None
+    start_until: anyio.Event | None = None
     kept: dict[str, KeptJob] = field(default_factory=dict[str, KeptJob])
     follow_until: anyio.Event | None = None
     attended: list[str] = field(default_factory=list[str])
@@ -224,6 +225,8 @@ class FakeGuest:
     async def attend(self, job: GuestJob) -> ExecutionResult:
         """Run a job's program, or go on with it from the line at which it was left."""
         self._enter()
+        if self.start_until is not None and not job.is_started:
+            await self.start_until.wait()
         kept = self.kept.setdefault(job.id, KeptJob(job))
         job.is_started = True
         job.started()

@@ -8,16 +8,18 @@ from dataclasses import replace
 
 import anyio
 import pytest
+from tests.service.executing import LIMITS, RUNTIMES
 from tests.service.lasting import copy, ended, guest_of, resumed, start
 from tests.service.pausing import paused
 from tests.service.snapshotting import snapshots
 from tests.service.world import LONG, OWNER, World, settle, world
 
 from waggle.domain.environment import State
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, JobNotFound
 from waggle.domain.programs.job import JobState, StreamName
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.service import EnvironmentService
+from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
 
 pytestmark = pytest.mark.anyio
@@ -198,5 +200,52 @@ async def test_another_server_takes_over_the_jobs_of_a_paused_environment(
     view = (await later_jobs.get(environment.id, 1, owner=OWNER)).view()
     assert (view.exit_code, view.stdout.text()) == (3, "done\n")
     assert (await start(later_jobs, environment.id, "echo")).number == 3
+    await later.service.destroy(environment.id, owner=OWNER)
+    await here.service.destroy(environment.id, owner=OWNER)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+async def test_a_pause_waits_until_the_guest_has_what_was_started(
+    here: World, jobs: JobService, to_disk: bool
+) -> None:
+    environment = await here.created()
+    guest = guest_of(here, environment.id)
+    guest.start_until = anyio.Event()
+    job = await start(jobs, environment.id)
+    pausing = here.start(here.service.pause(environment.id, owner=OWNER, to_disk=to_disk))
+    await settle()
+    assert not pausing.is_done
+    guest.start_until.set()
+    await pausing.result()
+    assert [kept.job.id for kept in guest.kept.values()] == [job.run_id]
+    assert job.view().is_paused
+    await resumed(here, environment.id)
+    assert (await ended(jobs, here, environment.id)).stdout.text() == "one\ntwo\n"
+
+
+async def test_another_server_gives_no_number_of_code_that_waited_under_the_first(
+    here: World, jobs: JobService
+) -> None:
+    environment = await here.created()
+    execution = ExecutionService(here.service, jobs, RUNTIMES, LIMITS)
+    cells = [
+        await execution.execute(
+            environment.id, code, owner=OWNER, language="python", context="main"
+        )
+        for code in ("hang", "set x 1", "set x 2")
+    ]
+    await settle()
+    await paused(here, environment)
+    later = another_server(here)
+    later_jobs = later.jobs()
+    await later.service.recover()
+    await resumed(later, environment.id)
+    await settle()
+    known = [one.number for one in (await later_jobs.list(environment.id, owner=OWNER))]
+    assert known == [1, cells[0].number]
+    with pytest.raises(JobNotFound):
+        await later_jobs.get(environment.id, cells[1].number, owner=OWNER)
+    assert (await start(later_jobs, environment.id, "echo")).number > cells[2].number
+    guest_of(later, environment.id).release.set()
     await later.service.destroy(environment.id, owner=OWNER)
     await here.service.destroy(environment.id, owner=OWNER)

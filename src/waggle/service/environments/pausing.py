@@ -26,7 +26,7 @@ from waggle.domain.observer import Clock
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.registry import DiskShares, Registry
+from waggle.service.environments.registry import DiskShares, Events, Registry
 
 if TYPE_CHECKING:
     from waggle.service.environments.service import EnvironmentService
@@ -48,8 +48,10 @@ class Pauses:
         clock: Clock,
         host: EnvironmentHost,
         disk: DiskShares,
+        events: Events,
     ) -> None:
         self._registry = registry
+        self._events = events
         self._pausing = pausing
         self._clock = clock
         self._host = host
@@ -76,6 +78,8 @@ class Pauses:
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
         SnapshotFailed; then it continues to run.
         """
+        if live.environment.state is State.RUNNING:
+            await self._events.settle(live.environment.id)
         return await (self._to_disk(live) if to_disk else live.pause())
 
     async def _to_disk(self, live: LiveEnvironment) -> Environment:

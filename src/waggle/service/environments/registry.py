@@ -146,7 +146,7 @@ class Events:
         self._adopters.append(adopt)
 
     def when_frozen(self, settle: Callable[[str], Awaitable[None]]) -> None:
-        """Call `settle` with an id before a copy of that environment is made; bounded in time."""
+        """Call `settle` with an id before its machine is paused or copied; bounded in time."""
         self._settling.append(settle)
 
     async def settle(self, environment_id: str) -> None:

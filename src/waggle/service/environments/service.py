@@ -73,7 +73,7 @@ class EnvironmentService:
             make_room=self.unclaimed.make_room,
         )
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
-        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk, self.events)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:

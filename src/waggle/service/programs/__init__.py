@@ -34,9 +34,9 @@ from waggle.domain.programs.context import (
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobState, JobView, StreamName
 from waggle.service.programs.notes import Note
-from waggle.service.programs.record import JobRecord, What
+from waggle.service.programs.record import INSTALLS, JobRecord, What
 
-__all__ = ["Job", "What"]
+__all__ = ["INSTALLS", "Job", "What"]
 
 log = structlog.get_logger(__name__)
 

@@ -34,7 +34,7 @@ from waggle.domain.programs.runtime import (
     parse_variables,
 )
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.programs import Job, What
+from waggle.service.programs import INSTALLS, Job, What
 from waggle.service.programs.jobs import JobService
 
 _SHELL = (SHELL, "-c")
@@ -208,7 +208,7 @@ class ExecutionService:
                 hint="Create one with network 'public', or bring an image with the packages.",
             )
         names, command = self._installation(packages, environment.runtime)
-        what = What(JobKind.INSTALL, summarise(" ".join(names)), command.argv, "install")
+        what = What(JobKind.INSTALL, summarise(" ".join(names)), command.argv, INSTALLS)
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
     def _installation(

@@ -26,7 +26,7 @@ from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job
 from waggle.service.programs.notes import Note, parse_note
 from waggle.service.programs.record import adopted_what
-from waggle.service.programs.starting import JobStarter
+from waggle.service.programs.starting import MAX_RUNNING, JobStarter
 from waggle.service.programs.table import JobTable
 
 ADOPT_SECONDS = 10.0
@@ -60,7 +60,7 @@ class JobService(JobStarter):
                 job.set_paused(is_paused)
 
     async def _settle(self, environment_id: str) -> None:
-        """Wait until the guest has what was just started, so that a copy has it, too."""
+        """Wait until the guest has what was just started, so that it outlives this server."""
         with anyio.move_on_after(ADOPT_SECONDS):
             for job in self._of(environment_id):
                 if job.is_running and not job.is_queued:
@@ -88,6 +88,8 @@ class JobService(JobStarter):
         for one, note in sorted(notes, key=lambda pair: pair[1].number):
             if note.number not in jobs.by_number:
                 self._take_over(environment.id, jobs, one, note)
+        if not anew and any(job.what.queue for job in jobs.by_number.values()):
+            jobs.last += MAX_RUNNING  # numbers of those that waited in the server before this one
 
     def _take_over(self, environment_id: str, jobs: JobTable, found: FoundJob, note: Note) -> None:
         others = jobs.by_number.values()

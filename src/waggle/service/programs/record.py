@@ -19,6 +19,9 @@ from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, Str
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.programs.notes import Note
 
+INSTALLS = "install"
+"""The queue of installations."""
+
 
 @dataclass(frozen=True, slots=True)
 class What:
@@ -40,7 +43,7 @@ class What:
 def adopted_what(note: Note) -> What:
     """Return what a job is that its guest has already, by its note."""
     if not note.context or note.language not in [*RuntimeName]:
-        return What(note.kind, note.summary)
+        return What(note.kind, note.summary, queue=INSTALLS * (note.kind is JobKind.INSTALL))
     key = ContextKey(note.context, RuntimeName(note.language), note.user)
     queue = "" if note.kind is JobKind.CONTEXT else key.queue
     attributes = Attributes(context=note.context_id)
