@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a job prints, kept within bounds: the beginning, up to as much as the host wants, and RING
+// What a job prints, kept within bounds: the beginning, up to as much as the host wants, and END
 // bytes of the end. The first START bytes and the end are in memory, so that a full disk takes no
 // error message with it. Displays are records: of these only the beginning is of use.
 #include "job.h"
@@ -9,8 +9,9 @@
 #include <unistd.h>
 
 #define START (64u << 10)
-#define RING (128u << 10)
+#define END (128u << 10)
 #define PIECE (16u << 10) // bytes of one write: the ring's oldest may be changing
+#define RING (END + PIECE)
 
 static struct {
   int near, far; // -1 while there is none
@@ -96,7 +97,7 @@ static ssize_t read_beginning(int stream, uint64_t kept, uint64_t offset, char *
 
 // The first byte of the end that is surely there, also while the shim writes its next piece.
 static uint64_t end_begins(const struct spool *spool, uint64_t total) {
-  uint64_t begin = total > RING - PIECE ? total - (RING - PIECE) : 0, kept = spool->kept;
+  uint64_t begin = total > END ? total - END : 0, kept = spool->kept;
   if (begin < spool->begin) begin = spool->begin;
   return begin < kept ? kept : begin;
 }
