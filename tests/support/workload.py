@@ -106,6 +106,12 @@ class Caller:
             self.again.append(str(error["message"]))
         raise AssertionError(f"{tool}({arguments}): {error}")
 
+    async def refused(self, tool: str, **arguments: object) -> str:
+        """Make a call that must be refused, and return the error's code. Raises Killed."""
+        result = await self._post(tool, arguments)
+        assert result.get("isError"), (tool, arguments, result)
+        return str(result["_meta"]["waggle/error"]["code"])
+
     async def _post(self, tool: str, arguments: dict[str, object]) -> dict[str, Any]:
         message = request("tools/call", {"name": tool, "arguments": arguments})
         headers = {"Accept": "application/json, text/event-stream"}
@@ -167,14 +173,14 @@ class Agent:
         text = f"{self._rng.random()}\n" * self._rng.randrange(1, LARGEST // 20)
         total = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
         known.sums.add(total)
-        with _changing(known):
+        with changing(known):
             await self._call("write_file", environment_id=known.id, path="note", content=text)
         known.sums = {total}
         await self.check(known, KEEP)
 
     async def check(self, known: Known, code: str = SUMS) -> None:
         """Check the file's content in both places. Resumes a paused environment."""
-        with _changing(known):
+        with changing(known):
             done = await self._call("execute", environment_id=known.id, code=code)
         assert done["exit_code"] == 0, done
         found = {line.split()[0] for line in done["stdout"].splitlines()}
@@ -186,44 +192,44 @@ class Agent:
         """Pause to disk; sometimes pause in memory first."""
         if known.state is State.RUNNING and self._rng.random() < 0.2:
             await self._call("pause_environment", environment_id=known.id)
-        with _changing(known, State.ON_DISK):
+        with changing(known, State.ON_DISK):
             await self._call("pause_environment", environment_id=known.id, to_disk=True)
 
     async def resume(self, known: Known) -> None:
         """Resume with a separate call."""
-        with _changing(known):
+        with changing(known):
             await self._call("resume_environment", environment_id=known.id)
 
     async def snapshot(self, known: Known) -> None:
         """Take a snapshot of the current state."""
         self._ledger.taking[known.id] = {*known.sums}
-        with _changing(known):
+        with changing(known):
             taken = await self._call("snapshot_environment", environment_id=known.id)
         self.kept.append(self._ledger.snapshot(taken["snapshot_id"], known.sums))
         del self._ledger.taking[known.id]
 
     async def forget(self, snapshot: Known) -> None:
         """Delete a snapshot."""
-        with _changing(snapshot, State.GONE):
+        with changing(snapshot, State.GONE):
             await self._call("delete_snapshot", snapshot_id=snapshot.id)
         self.kept.remove(snapshot)
 
     async def fork(self, known: Known) -> None:
         """Make a copy, which must have its origin's content."""
-        with _changing(known):
+        with changing(known):
             made = await self._call("fork_environment", environment_id=known.id, count=1)
         (copy,) = made["environments"]
         self.mine.append(self._ledger.environment(copy["environment_id"], known.sums))
 
     async def destroy(self, known: Known) -> None:
         """Destroy the environment."""
-        with _changing(known, State.GONE):
+        with changing(known, State.GONE):
             await self._call("destroy_environment", environment_id=known.id)
         self.mine.remove(known)
 
 
 @contextlib.contextmanager
-def _changing(known: Known, after: State = State.RUNNING) -> Generator[None]:
+def changing(known: Known, after: State = State.RUNNING) -> Generator[None]:
     """Set the state to `after` for a call. It is unsure meanwhile, unless a kill would end it."""
     dies = known.state is State.RUNNING and after is not State.ON_DISK
     if known.state is not after and not dies:
