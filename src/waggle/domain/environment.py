@@ -69,7 +69,8 @@ class Environment:
 
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
-    is never idle, nor is one that runs with `running_jobs`. `directory` is where programs start.
+    is never idle, nor is one that runs with `running_jobs`. `last_job` is the highest number that
+    a job of it ever had. `directory` is where programs start.
     `error` says why it failed or ended, and may be shown to its owner. `paused_until` is set while
     its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
     paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
@@ -94,6 +95,7 @@ class Environment:
     error: str | None = None
     active_calls: int = 0
     running_jobs: int = 0
+    last_job: int = 0
     directory: str = HOME
     paused_until: datetime | None = None
     last_visited_at: datetime | None = None
@@ -204,9 +206,9 @@ class Environment:
             raise InvalidTransition(f"Environment {self.id} has no call in progress.")
         return replace(self.used(now), active_calls=self.active_calls - 1)
 
-    def with_jobs(self, count: int, now: datetime) -> Environment:
-        """Set how many jobs run in it; idle time counts from the end of the last."""
-        return replace(self.used(now), running_jobs=count)
+    def with_jobs(self, count: int, last: int, now: datetime) -> Environment:
+        """Set how many jobs run in it, and the last number; idle time counts from the last end."""
+        return replace(self.used(now), running_jobs=count, last_job=max(last, self.last_job))
 
     def used(self, now: datetime) -> Environment:
         """Record a use: idle time counts from here."""

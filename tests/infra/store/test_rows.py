@@ -41,6 +41,7 @@ environments = st.builds(
     booted_from=st.dictionaries(texts, texts, max_size=4),
     error=st.none() | texts,
     active_calls=st.integers(0, 3),
+    last_job=numbers,
 )
 
 

@@ -26,7 +26,7 @@ Value = str | int | None
 COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
-    "error", "paused_until", "variables", "packages",
+    "error", "paused_until", "variables", "packages", "last_job",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -56,6 +56,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "paused_until": environment.paused_until and environment.paused_until.isoformat(),
         "variables": json.dumps(dict(environment.variables)),
         "packages": json.dumps(environment.packages),
+        "last_job": environment.last_job,
     }
 
 
@@ -84,6 +85,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         paused_until=None if until is None else datetime.fromisoformat(str(until)),
         variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
         packages=tuple(str(package) for package in json.loads(str(row["packages"]))),
+        last_job=_int(row["last_job"]),
     )
 
 

@@ -212,9 +212,9 @@ class Life:
         is_paused = self.environment.state in (State.PAUSED, State.RESUMING)
         return is_paused or (self.environment.state is State.RUNNING and self._guest is not guest)
 
-    def set_jobs(self, count: int) -> None:
-        """Note how many jobs run in it."""
-        self.environment = self.environment.with_jobs(count, self._clock())
+    def set_jobs(self, count: int, last: int) -> None:
+        """Note how many jobs run in it, and the number of the last."""
+        self.environment = self.environment.with_jobs(count, last, self._clock())
 
     @property
     def current_guest(self) -> Guest | None:

@@ -26,7 +26,7 @@ from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job
 from waggle.service.programs.notes import Note, parse_note
 from waggle.service.programs.record import adopted_what
-from waggle.service.programs.starting import MAX_RUNNING, JobStarter
+from waggle.service.programs.starting import JobStarter
 from waggle.service.programs.table import JobTable
 
 ADOPT_SECONDS = 10.0
@@ -79,7 +79,7 @@ class JobService(JobStarter):
             except Exception:
                 log.exception("jobs_not_adopted", environment=environment.id)
         old = self._jobs.pop(environment.id, None) or JobTable()
-        jobs = self._jobs[environment.id] = JobTable(last=old.last)
+        jobs = self._jobs[environment.id] = JobTable(last=environment.last_job)
         for lost in old.by_number.values():
             lost.lose(GuestLost("The environment was rolled back to before this job's end."))
             if not lost.is_running:
@@ -88,8 +88,6 @@ class JobService(JobStarter):
         for one, note in sorted(notes, key=lambda pair: pair[1].number):
             if note.number not in jobs.by_number:
                 self._take_over(environment.id, jobs, one, note)
-        if not anew and any(job.what.queue for job in jobs.by_number.values()):
-            jobs.last += MAX_RUNNING  # numbers of those that waited in the server before this one
 
     def _take_over(self, environment_id: str, jobs: JobTable, found: FoundJob, note: Note) -> None:
         others = jobs.by_number.values()

@@ -195,7 +195,9 @@ class JobStarter:
 
     def _count(self, environment_id: str) -> None:
         if life := self._environments.life(environment_id):
-            life.set_jobs(sum(job.is_work for job in self._of(environment_id)))
+            jobs = self._of(environment_id)
+            last = max((job.number for job in jobs), default=0)
+            life.set_jobs(sum(job.is_work for job in jobs), last)
 
     async def _run(self, job: Job, before: Sequence[Job]) -> None:
         try:
