@@ -136,8 +136,9 @@ are made. {_KEPT} `code` runs in the copy's only live context of the environment
 `context` names one; without any, in a new process.""",
     "keep_fork": """\
 The fork keeps its id and takes the original's name, though not the host name inside; nothing is
-destroyed before that is recorded, and a call that was interrupted can be repeated. Snapshots of the
-original stay for create_environment.""",
+destroyed before that is recorded, and a call that was interrupted can be repeated, also after a
+restart of the server. Forks that other calls made of the original stay, and so do its snapshots. If
+the original is gone, its name is free to take, unless another environment has it by now.""",
     "delete_snapshot": "The number that one owner may keep is limited.",
     "run_code": f"""\
 At most {MAX_FILES} text files. Takes seconds longer than `execute` in an environment that runs

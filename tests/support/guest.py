@@ -126,8 +126,8 @@ class FakeGuest:
     `hang_up` ends as a pause does; `watched` lists all paths ever. `listening` holds the guest's
     ports that answer, `tried_ports` those that `answers` tried, with the seconds. `kept` are its
     jobs by id, which it lists; `found` overrides that list, `listing_jobs` keeps the answer
-    waiting, `start_until` starts of jobs, `follow_until` what jobs printed. `attended` lists the ids
-    of those that were followed. `contexts` holds the live interpreters by their jobs' ids; see
+    waiting, `start_until` starts of jobs, `follow_until` what jobs printed. `attended` lists the
+    ids of those that were followed. `contexts` holds the live interpreters by their jobs' ids; see
     `tests.support.fake_contexts`. `typed` is called with what is written to a job, unless
     `write_error` is set, and `sizes` lists those of terminals.
     """

@@ -57,10 +57,11 @@ HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.RESUMING, State
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The environment that another was forked of, and its name then."""
+    """The environment that another was forked of, its name then, and a name for that fork call."""
 
     id: str
     name: str
+    call: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Environment:
     its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
     paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
     last connected to one of its exposed ports. `variables` are for all its programs, `packages`
-    were requested when it was created. `fork_of` is set for forks; it is not recorded.
+    were requested when it was created. `fork_of` is set for forks.
     """
 
     id: str
@@ -104,8 +105,8 @@ class Environment:
     notice: str | None = None
     fork_of: Origin | None = None
 
-    def copy(self, environment_id: str, now: datetime) -> Environment:
-        """Return a new environment like this one, of the same owner, that is to be created."""
+    def copy(self, environment_id: str, now: datetime, call: str) -> Environment:
+        """Return a fork of this one, of the same owner, that is to be created in that call."""
         return Environment(
             id=environment_id,
             name=f"{self.runtime}-{environment_id[:8]}",
@@ -119,7 +120,16 @@ class Environment:
             last_used_at=now,
             variables=self.variables,
             packages=self.packages,
-            fork_of=Origin(self.id, self.name),
+            fork_of=Origin(self.id, self.name, call),
+        )
+
+    def is_replaced_with(self, fork: Environment) -> bool:
+        """Whether keeping that fork destroys this one: its original, or a fork of the same call."""
+        origin = fork.fork_of
+        if origin is None or self.id == fork.id:
+            return False
+        return self.id == origin.id or (
+            self.fork_of is not None and self.fork_of.call == origin.call
         )
 
     def to(self, state: State, *, error: str | None = None) -> Environment:

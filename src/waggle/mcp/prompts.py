@@ -108,8 +108,8 @@ packages, data loaded into variables, and a measure of how good a result is.
 2. fork_environment with code: a list with one short program for each way, and that context. Each \
 runs in its own copy, with all variables, and prints its measure.
 3. Compare the results side by side. Give those that still run time with read_job.
-4. keep_fork the best one; the original and the others are destroyed. If none is good enough, \
-destroy_environment the forks and fork the original again.
+4. keep_fork the best one; the original and the others of that call are destroyed. If none is good \
+enough, destroy_environment the forks and fork the original again.
 Report the measures of all ways, which you kept and why."""
 
 

@@ -11,7 +11,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.environment import Environment, State
+from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import migrate
@@ -42,6 +42,7 @@ environments = st.builds(
     error=st.none() | texts,
     active_calls=st.integers(0, 3),
     last_job=numbers,
+    fork_of=st.none() | st.builds(Origin, texts, texts, texts),
 )
 
 

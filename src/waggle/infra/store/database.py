@@ -73,7 +73,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE environments ADD COLUMN variables TEXT NOT NULL DEFAULT '{}'",
         "ALTER TABLE environments ADD COLUMN packages TEXT NOT NULL DEFAULT '[]'",
     ),
-    ("ALTER TABLE environments ADD COLUMN last_job INTEGER NOT NULL DEFAULT 0",),
+    (
+        "ALTER TABLE environments ADD COLUMN last_job INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE environments ADD COLUMN fork_of TEXT",
+    ),
 )
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
-from waggle.domain.environment import Environment, State
+from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import Database, corrupt
@@ -26,7 +27,7 @@ Value = str | int | None
 COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
-    "error", "paused_until", "variables", "packages", "last_job",
+    "error", "paused_until", "variables", "packages", "last_job", "fork_of",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,6 +58,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "variables": json.dumps(dict(environment.variables)),
         "packages": json.dumps(environment.packages),
         "last_job": environment.last_job,
+        "fork_of": environment.fork_of and json.dumps(asdict(environment.fork_of)),
     }
 
 
@@ -66,6 +68,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
     error = row["error"]
     port = row["ssh_port"]
     until = row["paused_until"]
+    origin = row["fork_of"]
     return Environment(
         id=str(row["id"]),
         name=str(row["name"]),
@@ -86,6 +89,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
         packages=tuple(str(package) for package in json.loads(str(row["packages"]))),
         last_job=_int(row["last_job"]),
+        fork_of=None if origin is None else _origin(str(origin)),
     )
 
 
@@ -96,6 +100,11 @@ def _machine_json(machine: VmmProcess) -> str:
 def _machine(text: str) -> VmmProcess:
     fields = json.loads(text)
     return VmmProcess(int(fields["pid"]), int(fields["started"]), str(fields["boot_id"]))
+
+
+def _origin(text: str) -> Origin:
+    fields = json.loads(text)
+    return Origin(str(fields["id"]), str(fields["name"]), str(fields["call"]))
 
 
 def _int(value: Value) -> int:

@@ -183,7 +183,7 @@ class KeptFork(BaseModel):
     environment_id: str
     name: str
     destroyed: list[str] = Field(
-        default_factory=list[str], description="Ids of the original and its other forks."
+        default_factory=list[str], description="Ids of the original and the other forks."
     )
     not_destroyed: list[str] = Field(
         default_factory=list[str], description="Those that could not be destroyed yet."

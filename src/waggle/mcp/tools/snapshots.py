@@ -270,8 +270,8 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.keep_fork,
             title="Keep a fork",
-            description="Give a fork the name of its original, and destroy the original and its "
-            "other forks.",
+            description="Give a fork the name of its original, and destroy the original and the "
+            "other forks of the same call.",
             annotations=DESTROYS,
             meta=searchable("keep the best fork of a sandbox, destroy the others"),
         ),

@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.domain.environment import Environment, State
+from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.errors import GuestLost, NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.observer import Clock, EnvironmentStore
@@ -187,17 +187,17 @@ class Life:
             raise lost
         return self._the_guest()
 
-    async def rename(self, name: str) -> Environment:
-        """Record another name for it, and return it. Raises what the store raises, or NotRunning.
+    async def take_name(self, origin: Origin) -> Environment:
+        """Record its original's name as its own, and return it; the host name inside stays.
 
-        The name of the machine's host stays.
+        Raises what the store raises, or NotRunning.
         """
         async with self._ending:
             if self.environment.state is not State.PAUSED:
                 self.environment.require_running()
-            if self.environment.name != name:
-                await self._store.save(replace(self.environment, name=name))
-                self.environment = replace(self.environment, name=name)
+            if self.environment.name != origin.name:
+                await self._store.save(replace(self.environment, name=origin.name, fork_of=origin))
+                self.environment = replace(self.environment, name=origin.name, fork_of=origin)
                 self._changed(self.environment)
         return self.environment
 

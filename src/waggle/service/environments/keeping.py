@@ -7,7 +7,8 @@ call that was interrupted after that can be repeated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import anyio
 import structlog
@@ -38,11 +39,12 @@ class Keeper:
         """The fork that is being kept, by the id of its original."""
 
     async def keep(self, environment_id: str, *, owner: str) -> Kept:
-        """Give a fork its original's name; destroy the original and its other forks. Idempotent.
+        """Give a fork its original's name; destroy that and the other forks of the same call.
 
-        Finishes when the caller is cancelled. Raises NotFound, NotRunning, InvalidArgument if it is
-        no fork, Busy while another fork of the original is being kept, or what the store raises;
-        then nothing is destroyed.
+        Idempotent. Finishes when the caller is cancelled. Raises NotFound, NotRunning,
+        InvalidArgument if it is no fork, or the original is gone and its name taken; Busy while
+        the call still makes forks or another fork of the original is being kept; or what the store
+        raises. Then nothing is destroyed.
         """
         fork = self._environments.get(environment_id, owner=owner)
         if fork.fork_of is None:
@@ -52,31 +54,34 @@ class Keeper:
             )
         if fork.state is not State.PAUSED:
             fork.require_running()
-        origin = fork.fork_of.id
-        if self._keeping.setdefault(origin, fork.id) != fork.id:
+        original = fork.fork_of.id
+        if self._keeping.setdefault(original, fork.id) != fork.id:
             raise Busy(
-                f"Fork {self._keeping[origin]} is being kept, and the others are destroyed.",
+                f"Fork {self._keeping[original]} is being kept, and the others are destroyed.",
                 hint="list_environments shows which are left.",
             )
         try:
             return await finish(self._keep(fork, fork.fork_of))
         finally:
-            self._keeping.pop(origin, None)
+            self._keeping.pop(original, None)
 
     async def _keep(self, fork: Environment, origin: Origin) -> Kept:
         life = self._environments.life(fork.id)
         if life is None:
             raise NotFound(f"There is no environment {fork.id}.")
-        return await self._clear(await life.rename(origin.name), origin.id)
+        own = self._environments.list(owner=fork.owner)
+        replaced = [other for other in own if other.is_replaced_with(fork)]
+        if any(other.state is State.CREATING for other in replaced):
+            raise Busy(f"The call that makes {fork.id} still makes other forks.")
+        original = next((other for other in own if other.id == origin.id), None)
+        if original is not None:
+            origin = replace(origin, name=original.name)  # it may be a fork that was kept itself
+        elif fork.name != origin.name:
+            _require_free(origin.name, own)
+        return await self._clear(await life.take_name(origin), replaced)
 
-    async def _clear(self, kept: Environment, origin: str) -> Kept:
+    async def _clear(self, kept: Environment, others: Sequence[Environment]) -> Kept:
         """Destroy the original and its other forks, all at once."""
-        others = [
-            other
-            for other in self._environments.list(owner=kept.owner)
-            if other.id != kept.id
-            and (other.id == origin or (other.fork_of and other.fork_of.id == origin))
-        ]
         destroyed: list[Environment] = []
 
         async def end(other: Environment) -> None:
@@ -92,3 +97,13 @@ class Keeper:
                 group.start_soon(end, other)
         left = tuple(other for other in others if other not in destroyed)
         return Kept(kept, tuple(other for other in others if other in destroyed), left)
+
+
+def _require_free(name: str, own: Sequence[Environment]) -> None:
+    """Raise InvalidArgument if one of them has that name."""
+    for other in own:
+        if other.name == name:
+            raise InvalidArgument(
+                f"The original is gone, and environment {other.id} has its name, {name}, by now.",
+                hint="Use the fork by its own name or id, or destroy that environment first.",
+            )

@@ -125,8 +125,8 @@ class EnvironmentService:
         self, origin: Environment, frozen: FrozenMachine, count: int
     ) -> builtins.list[Environment]:
         """Return `count` copies of `origin`, whose machine is `frozen`. Raises as `create` does."""
-        now = self._clock()
-        described = [origin.copy(self._new_id(), now) for _ in range(count)]
+        now, call = self._clock(), self._new_id()
+        described = [origin.copy(self._new_id(), now, call) for _ in range(count)]
         async with self.disk.room(origin.owner, copies=count, of=origin.id):
             return await self._creator.create(described, no_progress, frozen)
 
