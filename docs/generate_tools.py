@@ -296,6 +296,8 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
         words = about.get("description", _of_items(about))
         yield f"| `{prefix}{name}`{mark} | {_type(about)} | {words} |"
         yield from _rows(_resolved(about.get("items", {}), root), root, f"{name}[].")
+        if not prefix:
+            yield from _rows(about, root, f"{name}.")
         for variant in about.get("anyOf", []):
             yield from _rows(_resolved(variant, root), root, f"{name}.")
 

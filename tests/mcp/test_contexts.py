@@ -56,6 +56,18 @@ def diagnosis(result: CallToolResult) -> dict[str, Any]:
     return content.get("diagnosis", {})
 
 
+async def test_code_that_waits_for_its_turn_says_so_and_has_no_end_yet(agent: Agent) -> None:
+    first = await agent.run("hang", wait_seconds=0.05)
+    assert "ends_at" in data_of(first)
+    second = await agent.run("set x 1", wait_seconds=0.05)
+    assert "ends_at" not in data_of(second)
+    for shown in (data_of(second)["note"], text_of(second)):
+        assert "It waits for its turn: read_job waits for its end" in shown
+    job = {"job_id": data_of(second)["job_id"], "wait_seconds": 5}
+    agent.rig.host.only.release.set()
+    assert data_of(await agent.call("read_job", **job))["status"] == "exited"
+
+
 async def test_variables_stay_and_the_last_value_is_in_the_output(agent: Agent) -> None:
     assert data_of(await agent.run("set x 41")) == {"job_id": 2, "status": "exited", "exit_code": 0}
     result = await agent.run("get x")

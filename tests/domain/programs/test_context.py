@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -30,7 +29,6 @@ VIEW = JobView(
     kind=JobKind.CONTEXT,
     summary="python main",
     state=JobState.RUNNING,
-    started_at=datetime(2026, 1, 1, tzinfo=UTC),
     duration=1.0,
     stdout=Output(b""),
     stderr=Output(b""),

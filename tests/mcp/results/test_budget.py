@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,10 +76,9 @@ def test_the_room_that_a_short_stream_leaves_is_given_to_the_other() -> None:
 
 
 def ended(stdout: Output, stderr: Output) -> JobView:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
     environment = "00000000-0000-4000-8000-000000000001"
     state = JobState.EXITED
-    return JobView(environment, 1, JobKind.EXECUTE, "x", state, now, 1.0, stdout, stderr, 0)
+    return JobView(environment, 1, JobKind.EXECUTE, "x", state, 1.0, stdout, stderr, 0)
 
 
 def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:

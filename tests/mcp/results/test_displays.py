@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given
@@ -40,10 +39,9 @@ CHART = {"type": "line", "title": "Sales\nby month", "series": [{"name": "a", "y
 
 def view(*items: Display, stdout: bytes | Output = b"", dropped: int = 0) -> JobView:
     printed = stdout if isinstance(stdout, Output) else Output(stdout)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
     shown = Displays(items, dropped)
     return JobView(
-        *(ENVIRONMENT, 4, JobKind.EXECUTE, "x", JobState.EXITED, now, 0.1, printed, Output(b""), 0),
+        *(ENVIRONMENT, 4, JobKind.EXECUTE, "x", JobState.EXITED, 0.1, printed, Output(b""), 0),
         displays=shown,
     )
 

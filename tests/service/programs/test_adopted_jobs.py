@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import timedelta
 
 import anyio
 import pytest
 from tests.service.executing import LIMITS, RUNTIMES
-from tests.service.lasting import copy, ended, guest_of, resumed, start
+from tests.service.lasting import LIMIT, copy, ended, guest_of, resumed, start
 from tests.service.pausing import paused
 from tests.service.snapshotting import snapshots
 from tests.service.world import LONG, OWNER, World, settle, world
@@ -17,7 +18,7 @@ from tests.service.world import LONG, OWNER, World, settle, world
 from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound
 from waggle.domain.programs.job import JobState, StreamName
-from waggle.service.environments.creating import Pausing
+from waggle.service.environments.creating import CopyRequest, Pausing
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
@@ -73,6 +74,20 @@ async def test_the_first_reader_of_a_copy_gets_what_a_job_had_printed() -> None:
         job = await reading.result()
         assert job.is_running
         assert job.view().stdout.text() == "one\n"
+
+
+async def test_the_time_of_a_job_goes_on_in_a_copy_from_what_its_guest_says() -> None:
+    async with snapshots() as around:
+        here = around.world
+        jobs = here.jobs()
+        origin = (await here.created()).id
+        await start(jobs, origin)
+        kept = await around.service.take(origin, owner=OWNER)
+        here.clock.advance(hours=20)
+        made = await around.service.create(kept.id, CopyRequest(), owner=OWNER)
+        view = (await jobs.get(made.id, 1, owner=OWNER)).view()
+        assert view.duration == 1
+        assert view.ends_at == here.clock() + timedelta(seconds=LIMIT - 1)
 
 
 async def test_ended_jobs_of_a_copy_are_read_once_and_on_demand() -> None:

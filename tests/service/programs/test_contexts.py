@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import timedelta
 
 import anyio
 import pytest
 from tests.service.executing import LIMITS, RUNTIMES
+from tests.service.pausing import paused
 from tests.service.world import LONG, OWNER, World, settle, world
 from tests.support.fake_contexts import FakeContext
 
@@ -114,6 +116,30 @@ async def test_cells_of_a_context_run_in_the_order_in_which_they_came(rig: Rig) 
         await job.wait(LONG)
     assert second.view().stdout.text() == "1\n"
     assert third.view().stdout.text() == "2\n"
+
+
+async def test_the_time_of_a_cell_counts_from_when_its_turn_comes(rig: Rig) -> None:
+    first = await rig.start("hang", how=Surroundings(100))
+    second = await rig.start("hang", how=Surroundings(60))
+    await settle()
+    began = rig.here.clock()
+    assert first.view().ends_at == began + timedelta(seconds=100)
+    rig.here.clock.advance(seconds=90)
+    waiting = second.view()
+    assert (waiting.is_queued, waiting.ends_at, waiting.duration) == (True, None, 0)
+    await paused(rig.here, rig.environment, to_disk=False)
+    rig.here.clock.advance(hours=1)
+    assert (first.view().duration, second.view().duration) == (90, 0)
+    await rig.here.service.resume(rig.environment.id, owner=OWNER)
+    await first.kill()
+    await settle()
+    running = second.view()
+    assert (running.is_queued, running.duration) == (False, 0)
+    assert running.ends_at == rig.here.clock() + timedelta(seconds=60)
+    rig.here.clock.advance(seconds=7)
+    assert second.view().duration == 7
+    await second.kill()
+    assert second.view().ends_at is None
 
 
 async def test_the_number_of_contexts_is_limited_and_the_error_names_them(rig: Rig) -> None:

@@ -153,6 +153,7 @@ async def test_paused_time_does_not_count(here: World, jobs: JobService) -> None
     environment = await here.created()
     job = await start(jobs, environment.id)
     ends_at = job.view().ends_at
+    assert ends_at is not None
     here.clock.advance(seconds=10)
     await paused(here, environment, to_disk=False)
     here.clock.advance(hours=5)

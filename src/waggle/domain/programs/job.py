@@ -8,7 +8,7 @@ Every execution is a job with a number; a call that does not wait for the end re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from waggle.domain.diagnosis import Diagnosis
@@ -74,10 +74,10 @@ class JobView:
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST, as with its environment.
-    A KILLED job was ended by its owner. `limit` is seconds after which it is killed, those included
-    for which it was paused. `is_paused` says that its environment is. `diagnosis` says why it
-    failed, where that is known. `left` is what it left running when it ended. `displays` are its
-    rich outputs.
+    A KILLED job was ended by its owner. `ends_at` is when it is killed at the latest, known while
+    it runs. `is_queued` says that it waits for jobs before it, `is_paused` that its environment is
+    paused. `diagnosis` says why it failed, where that is known. `left` is what it left running when
+    it ended. `displays` are its rich outputs.
     """
 
     environment_id: str
@@ -85,7 +85,6 @@ class JobView:
     kind: JobKind
     summary: str
     state: JobState
-    started_at: datetime
     duration: float
     stdout: Output
     stderr: Output
@@ -94,14 +93,10 @@ class JobView:
     error: str = ""
     diagnosis: Diagnosis | None = None
     left: Left = NOTHING_LEFT
-    limit: float = 0.0
+    ends_at: datetime | None = None
+    is_queued: bool = False
     is_paused: bool = False
     displays: Displays = NO_DISPLAYS
-
-    @property
-    def ends_at(self) -> datetime:
-        """When it is killed at the latest."""
-        return self.started_at + timedelta(seconds=self.limit)
 
     @property
     def is_running(self) -> bool:
@@ -122,7 +117,6 @@ class JobBrief:
     kind: JobKind
     summary: str
     state: JobState
-    started_at: datetime
     duration: float
     exit_code: int | None
     stdout_bytes: int

@@ -23,13 +23,11 @@ _ENDS = "exited, signaled, timed_out, killed or lost."
 
 
 class FailureCause(BaseModel):
-    """Why a program failed, by the state of its machine, not by its output."""
+    """Why a program failed; docs/troubleshooting.md lists the codes."""
 
     code: str = Field(
-        description="out_of_memory, disk_full, network_refused, no_direct_network, "
-        "command_not_found, interpreter_not_found, windows_line_ends, not_executable, "
-        "no_working_directory, module_not_found, too_many_processes, "
-        "killed_by_signal or guest_lost."
+        description="A word for it, such as out_of_memory, module_not_found or guest_lost; for "
+        "code in a context also interrupted (variables are kept) or context_ended (they are lost)."
     )
     cause: str
     next_step: Annotated[str, ADVICE] = ""
@@ -75,7 +73,7 @@ class CommandOutput(ProgramOutput):
     job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
     status: str = Field(description=f"running or paused (as this job), {_ENDS}")
     ends_at: str = Field(
-        default="", description="RFC 3339; when a running one is killed at the latest."
+        default="", description="RFC 3339; when it is killed at the latest, once it has its turn."
     )
     stdout_uri: str = Field(default="", description="Resource with all of stdout, if it was cut.")
     stderr_uri: str = Field(default="", description="Resource with all of stderr, if it was cut.")
@@ -150,7 +148,7 @@ class JobReport(ProgramOutput):
     job_id: int = 0
     status: str = Field(default="", description=f"Of the job: running, paused, {_ENDS}")
     ends_at: str = Field(
-        default="", description="RFC 3339; when a running one is killed at the latest."
+        default="", description="RFC 3339; when it is killed at the latest, once it has its turn."
     )
     stdout_uri: str = Field(default="", description="Resource with all of stdout, if it was cut.")
     stderr_uri: str = Field(default="", description="Resource with all of stderr, if it was cut.")

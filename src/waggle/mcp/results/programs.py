@@ -68,7 +68,7 @@ def job_shown(
         signal=view.signal or "",
         stdout_bytes_cut=stdout.dropped,
         stderr_bytes_cut=stderr.dropped,
-        ends_at=rfc3339(view.ends_at) if view.is_running else "",
+        ends_at=rfc3339(view.ends_at) if view.ends_at else "",
         stdout_uri=_uri(view, StreamName.STDOUT) if stdout.dropped else "",
         stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
         diagnosis=_cause(view),
@@ -88,7 +88,8 @@ def job_shown(
 def _continues(view: JobView) -> list[Hint]:
     if view.is_paused:
         return resumes(view)
-    return [Hint(_RUNNING)] if view.is_running else []
+    state = "It waits for its turn" if view.is_queued else ""
+    return [Hint(_RUNNING, state)] if view.is_running else []
 
 
 def resumes(view: JobView) -> list[Hint]:

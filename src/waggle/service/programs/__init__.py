@@ -96,8 +96,6 @@ class Job(JobRecord):
         self._printed = (0, 0)
         self._caught_up = anyio.Event()
         self._caught_up.set()
-        self.is_queued = False
-        """Whether it waits for jobs before it."""
         self._scope = anyio.CancelScope()
         self._reading = anyio.Lock()
         self._lost: WaggleError | None = None
@@ -108,6 +106,7 @@ class Job(JobRecord):
         self.guest_job.is_started = True
         self._begun.set()
         self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
+        self.begin(found.elapsed)
         if found.is_running:
             self._printed = found.printed[:2]
             self._caught_up = anyio.Event()
@@ -170,12 +169,12 @@ class Job(JobRecord):
         state, result = JobState.KILLED, None
         try:
             with self._scope:
-                self.is_queued = bool(after)
                 for earlier in after:
                     await earlier.ended()
-                self.is_queued = False
                 if self.context is not None:
                     await self.context.begun()
+                if not job.is_started:
+                    self.begin()
                 result, guest = await attend(job)
                 result, self._diagnosis = await self._in_context(result)
                 state = _ending(result)

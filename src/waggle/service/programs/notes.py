@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from waggle.domain.environment import is_id
@@ -33,7 +32,6 @@ class Note:
     number: int
     kind: JobKind
     summary: str
-    started_at: datetime
     limit: float
     program: str
     user: GuestUser = GuestUser.SANDBOX
@@ -47,7 +45,6 @@ class Note:
             "number": self.number,
             "kind": self.kind,
             "summary": self.summary,
-            "started_at": self.started_at.timestamp(),
             "limit": self.limit,
             "program": self.program[:_MAX_WORD],
             "user": self.user,
@@ -77,7 +74,6 @@ def _note(values: dict[str, Any]) -> Note:
         number=number,
         kind=JobKind(values["kind"]),
         summary=_text(values["summary"], MAX_SUMMARY),
-        started_at=datetime.fromtimestamp(float(values["started_at"]), UTC),
         limit=limit,
         program=_text(values["program"], _MAX_WORD),
         user=GuestUser(values["user"]),

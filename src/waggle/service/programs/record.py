@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 
@@ -88,6 +88,8 @@ class JobRecord:
             note=note.encode(),
         )
         self._clock = clock
+        self._began_at: datetime | None = clock()
+        """From when its seconds count; None while it waits for jobs before it."""
         self._ended_at: datetime | None = None
         self._state = JobState.RUNNING
         self._result: ExecutionResult | None = None
@@ -101,6 +103,22 @@ class JobRecord:
     def is_running(self) -> bool:
         """Whether it still runs, or is paused with its environment."""
         return self._state is JobState.RUNNING
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits for jobs before it."""
+        return self.is_running and self._began_at is None
+
+    def queue(self) -> None:
+        """Note that it waits for jobs before it."""
+        self._began_at = None
+
+    def begin(self, elapsed: float = 0.0) -> None:
+        """Count its seconds from now, or as if it had run for `elapsed` already."""
+        self._began_at = self._clock() - timedelta(seconds=elapsed)
+        self._paused_for = 0.0
+        if self._paused_at is not None:
+            self._paused_at = self._began_at
 
     @property
     def is_context(self) -> bool:
@@ -166,7 +184,6 @@ class JobRecord:
             kind=self.what.kind,
             summary=self.what.summary,
             state=self._state,
-            started_at=self.note.started_at,
             duration=self._duration(),
             stdout=self.streams[StreamName.STDOUT].output(),
             stderr=self.streams[StreamName.STDERR].output(),
@@ -175,7 +192,8 @@ class JobRecord:
             error=_words(self.failure),
             diagnosis=self._diagnosis,
             left=result.left if result else NOTHING_LEFT,
-            limit=self.limit + self._paused_seconds(),
+            ends_at=self._ends_at(),
+            is_queued=self.is_queued,
             is_paused=self.is_paused,
             displays=displays_of(self.display, ended=not self.is_running),
         )
@@ -188,7 +206,6 @@ class JobRecord:
             kind=self.what.kind,
             summary=self.what.summary,
             state=self._state,
-            started_at=self.note.started_at,
             duration=self._duration(),
             exit_code=result.exit_code if result else unread.exit_code if unread else None,
             stdout_bytes=self.printed(StreamName.STDOUT),
@@ -201,8 +218,15 @@ class JobRecord:
             return self._result.duration
         if self._unread is not None:
             return self._unread.elapsed
-        seconds = ((self._ended_at or self._clock()) - self.note.started_at).total_seconds()
+        if self._began_at is None:
+            return 0.0
+        seconds = ((self._ended_at or self._clock()) - self._began_at).total_seconds()
         return max(0.0, seconds - self._paused_seconds())
+
+    def _ends_at(self) -> datetime | None:
+        if self._began_at is None or not self.is_running:
+            return None
+        return self._began_at + timedelta(seconds=self.limit + self._paused_seconds())
 
     def _paused_seconds(self) -> float:
         if self._paused_at is None:

@@ -155,7 +155,6 @@ class JobStarter:
             number=jobs.last + 1,
             kind=what.kind,
             summary=what.summary,
-            started_at=self._clock(),
             limit=command.timeout,
             program=command.argv[0],
             user=command.user,
@@ -188,7 +187,9 @@ class JobStarter:
         )
 
     def _begin(self, job: Job, before: Sequence[Job] = ()) -> None:
-        """Follow it in a task of its own."""
+        """Follow it in a task of its own, from the end of the jobs before it."""
+        if before:
+            job.queue()
         self._count(job.environment_id)
         self._tasks.start_soon(self._run, job, before)
         self._notify(job)
