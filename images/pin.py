@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = {
-    "python": ("pip", "setuptools", "wheel"),
+    "python": ("ipython", "pip", "setuptools", "wheel"),
     "data": (
         "beautifulsoup4",
-        "ipython",
         "lxml",
         "matplotlib",
         "numpy",

@@ -124,6 +124,19 @@ class TestPackages:
             code = "import colorama, six; print(six.PY3, len(colorama.Fore.RED))"
             assert await execute(client, python, code) == "True 5\n"
 
+    async def test_python_in_a_context(self, server: Waggle, python: str) -> None:
+        """A package is there for the cells after the one that installs it."""
+        where = {"environment_id": python, "context": "packages", "wait_seconds": 120}
+        async with connected(server) as client:
+            for code, said in (
+                ("%pip install -q humanize", ""),
+                ("import humanize\nhumanize.intcomma(12345)", "'12,345'"),
+                ("!pip install -q iniconfig\nimport iniconfig\niniconfig.__name__", "'iniconfig'"),
+            ):
+                done = await call(client, "execute", code=code, **where)
+                assert done.get("exit_code", 0) == 0, done
+                assert said in done.get("stdout", ""), done
+
     async def test_node_packages_by_require_and_import(self, server: Waggle, node: str) -> None:
         async with connected(server) as client:
             await call(

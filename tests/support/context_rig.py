@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from waggle.infra.rootfs.kit import GUEST_SOURCES
+from waggle.infra.rootfs.kit import GUEST_SOURCES, NOTEBOOK
 
 _SECONDS = 60.0
 
@@ -35,6 +35,7 @@ def lay_runners(directory: Path) -> Path:
     for source in GUEST_SOURCES.glob("*.python"):
         prefix = "" if source.stem in {"context", "runner"} else "waggle_"
         shutil.copy(source, directory / f"{prefix}{source.stem}.py")
+    shutil.copy(NOTEBOOK, directory / "waggle_notebook.py")
     return directory
 
 

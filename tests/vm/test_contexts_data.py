@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPython in the data image on a real machine: magics, and all that can be displayed."""
+"""IPython in the images that have it on real machines: magics, and all that can be displayed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,34 @@ async def data(
         await made.end()
 
 
+@pytest.fixture(scope="module")
+async def python(
+    tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts
+) -> AsyncGenerator[Interpreter]:
+    async with image_lab(tmp_path_factory.mktemp("lab"), guest_parts, "python") as lab:
+        made = await Interpreter.begin(await lab.guest("python", memory=512))
+        yield made
+        await made.end()
+
+
 async def test_it_is_ipython(data: Interpreter) -> None:
-    cell = await data.cell("x = 41\n!echo {x + 1}\n%pwd\nget_ipython().__class__.__mro__[-1]")
+    await _is_ipython(data)
+
+
+async def test_it_is_ipython_in_the_python_image(python: Interpreter) -> None:
+    await _is_ipython(python)
+    code = "import glob, IPython; glob.glob(IPython.__path__[0] + '/**/*.pyc', recursive=True)[0]"
+    assert "IPython" in await python.prints(code)
+    assert await python.prints("await __import__('asyncio').sleep(0, 'value')") == "'value'\n"
+    await python.prints("%cd /usr")
+    assert await python.prints("import os\nprint(os.getcwd())") == "/usr\n"
+
+
+async def _is_ipython(shell: Interpreter) -> None:
+    cell = await shell.cell("x = 41\n!echo {x + 1}\n%pwd\nget_ipython().__class__.__mro__[-1]")
     assert cell.code == 0, cell.err
     assert "42\n" in cell.out
-    cell = await data.cell("%timeit -n1 -r1 sum(range(10))\n_ = 1\nx?")
+    cell = await shell.cell("%timeit -n1 -r1 sum(range(10))\n_ = 1\nx?")
     assert cell.code == 0, cell.err
     assert "\x1b" not in cell.out + cell.err
 

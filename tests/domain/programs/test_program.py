@@ -310,8 +310,8 @@ def test_reading_takes_linear_time(unit: str) -> None:
 def test_a_name_alone_is_a_variable_where_there_are_variables(own: RuntimeName) -> None:
     assert read_program("df", None, own).language is not None
     for code in ("df", "date", "env\n"):
-        assert read_program(code, None, own, has_names=True).language is None
+        assert read_program(code, None, own, in_context=True).language is None
     for code in ("ls -l", "df -h"):
-        found = read_program(code, None, own, has_names=True).language
+        found = read_program(code, None, own, in_context=True).language
         assert found is not None
         assert found.runtime is RuntimeName.SHELL

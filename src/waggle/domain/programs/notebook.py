@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notebook lines in Python code: `!cmd`, `x = !cmd`, `%pip`, `%matplotlib inline`. Pure.
 
+Used by `domain.programs.program`, and in guests by contexts whose image has no IPython: the kit has
+this file as `waggle_notebook`. So it runs on Python 3.8 and imports nothing of waggle.
+
 Each notebook line becomes one line of equivalent Python, so line numbers stay. Notebook lines are
 recognised only where a statement begins, also after `;` or `:` on a line: never inside a string or
 brackets, or after a backslash. A magic without a plain counterpart is refused with the next step.
-Used by `domain.programs.program`.
 """
 
 from __future__ import annotations
 
 import re
-
-from waggle.domain.errors import InvalidArgument
 
 MAX_CODE = 64_000
 """Characters of code that is searched for notebook lines."""
@@ -39,6 +39,14 @@ _VALUE = re.compile(r"(?<!\$)\{([A-Za-z_]\w*)\}")
 _USER_PACKAGES = '__import__("site").addsitedir(__import__("site").getusersitepackages())'
 
 
+class NotebookOnly(ValueError):
+    """A magic that has no plain counterpart: a message, and the next step as its hint."""
+
+    def __init__(self, text: str, hint: str) -> None:
+        self.message, self.hint = f"{text[:60]!r} works in a notebook only.", hint
+        super().__init__(f"{self.message} {hint}")
+
+
 def cell_language(code: str) -> str | None:
     """Return the language of a cell that begins with a magic such as %%bash; None for Python."""
     match = _CELL.match(code)
@@ -46,7 +54,7 @@ def cell_language(code: str) -> str | None:
 
 
 def translated(code: str) -> str:
-    """Return code with notebook lines as Python. Raises InvalidArgument for an unusable magic."""
+    """Return code with notebook lines as Python. Raises NotebookOnly for an unusable magic."""
     if len(code) > MAX_CODE or not _SUSPECT.search(code):
         return code
     parts: list[str] = []
@@ -100,8 +108,8 @@ def _python(line: str) -> str | None:
 
 def _run(command: str) -> str:
     ran = f'__import__("subprocess").run({_command(command)}, shell=True)'
-    # Makes newly installed packages visible to the imports that follow.
-    return f"{ran}; {_USER_PACKAGES}" if "install" in command else ran
+    # Makes newly installed packages visible to the imports that follow. No value is shown.
+    return f"{ran}; {_USER_PACKAGES};" if "install" in command else f"{ran};"
 
 
 def _command(text: str) -> str:
@@ -136,4 +144,4 @@ def _magic(text: str) -> str:
         if name in {"writefile", "file"}
         else 'Write it in plain Python; for commands call execute with language "shell".'
     )
-    raise InvalidArgument(f"{text[:60]!r} works in a notebook only.", hint=step)
+    raise NotebookOnly(text, step)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument, InvalidRuntime
-from waggle.domain.programs.notebook import cell_language, translated
+from waggle.domain.programs.notebook import NotebookOnly, cell_language, translated
 from waggle.domain.programs.runtime import RuntimeName
 
 _FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})[ \t]*([A-Za-z0-9+#._-]*)[^\n`]*(?:\n|\Z)")
@@ -239,13 +239,12 @@ def read_program(
     language: str | None,
     own: RuntimeName,
     *,
-    notebook: bool = False,
-    has_names: bool = False,
+    in_context: bool = False,
 ) -> Program:
     """Return the program that was meant. `own` runs code whose language is not known.
 
-    Notebook lines stay as they are for a `notebook`, whose shell runs them itself. With
-    `has_names`, earlier code may have defined names: `df` is a variable then, not a command.
+    In a context, notebook lines stay as they are: its shell runs them. There, earlier code may have
+    defined names: `df` is a variable then, not a command.
 
     Raises InvalidRuntime for a language that does not exist, and InvalidArgument, with the next
     step, for code that cannot be understood.
@@ -253,11 +252,12 @@ def read_program(
     given = (language or "").strip().lower() not in _NO_LANGUAGE
     asked = parse_language(language) if language and given else None
     code, tag = unfenced(code)
-    chosen = asked or known_language(tag) or _of_first_line(code)
+    shebang = _SHEBANG.match(code)
+    chosen = asked or known_language(tag) or known_language(shebang[1] if shebang else "")
     runtime = chosen.runtime if chosen else own.language
     if runtime is RuntimeName.PYTHON and (cell := cell_language(code)):
         code, chosen = code.lstrip().partition("\n")[2], parse_language(cell)
-    elif has_names and code.strip().isidentifier():
+    elif in_context and code.strip().isidentifier():
         pass
     elif other := _other(code, runtime, asked):
         chosen = Language(other)
@@ -265,7 +265,11 @@ def read_program(
     if runtime is RuntimeName.SHELL:
         code = unix_lines(commands(code) if is_session(code) else code)
     elif runtime is RuntimeName.PYTHON:
-        code = python_lines(code) if notebook else translated(python_lines(code))
+        code = python_lines(code)
+        try:
+            code = code if in_context else translated(code)
+        except NotebookOnly as error:
+            raise InvalidArgument(error.message, hint=error.hint) from None
     elif not (chosen and chosen.extension) and has_types(code):
         chosen = parse_language("typescript")
     if chosen and chosen.extension:
@@ -288,11 +292,6 @@ def _other(code: str, runtime: RuntimeName, asked: Language | None) -> RuntimeNa
             hint=f'Call execute with language "{name}".',
         )
     return found
-
-
-def _of_first_line(code: str) -> Language | None:
-    match = _SHEBANG.match(code)
-    return known_language(match[1]) if match else None
 
 
 def unix_lines(text: str) -> str:

@@ -266,9 +266,7 @@ class ExecutionService:
             raise InvalidArgument(
                 "Code in a context has no terminal.", hint="Leave out context or tty."
             )
-        # The shell of the data image is IPython, which runs notebook lines.
-        notebook = own is RuntimeName.DATA
-        program = read_program(code, language, own, notebook=notebook, has_names=True)
+        program = read_program(code, language, own, in_context=True)
         chosen = program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
         command = self._command(driver_argv(runtime), how, user)

@@ -156,6 +156,21 @@ def test_magics_and_commands(rig: ContextRig, shell: str) -> None:
     assert not list(rig.home.iterdir())
 
 
+def test_notebook_lines_run_in_any_shell(rig: ContextRig, shell: str) -> None:
+    assert rig.run("x = 'a b'\nif x: # !\n    !echo {x}").out == "a b\n"
+    assert rig.run("!echo last").out == "last\n"
+    assert rig.run("lines = !echo one; echo two\nprint(lines)").out == "['one', 'two']\n"
+    assert rig.run("%cd /usr\nimport os; print(os.getcwd())").out.endswith("/usr\n")
+    cell = rig.run("x = 1\n!true\n1 / 0")
+    assert '", line 3' in cell.err
+    cell = rig.run("!true\nx = )")
+    assert (cell.status, "SyntaxError" in cell.err) == (1, True)
+    if shell == "plain":
+        cell = rig.run("%timeit x")
+        assert (cell.status, cell.err.count("\n")) == (1, 1)
+        assert "'%timeit x' works in a notebook only. Write it in plain Python" in cell.err
+
+
 def test_what_is_printed_is_not_kept_in_memory(rig: ContextRig, shell: str) -> None:
     if shell != "IPython":
         pytest.skip("only IPython keeps it")

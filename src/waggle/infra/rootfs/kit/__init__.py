@@ -23,6 +23,7 @@ from typing import Protocol, cast
 from cffi import FFI
 
 from waggle.domain.errors import SetupIncomplete
+from waggle.domain.programs import notebook
 from waggle.infra.shared import debian
 from waggle.infra.shared.debian import OnLine
 from waggle.infra.shared.files import FileLock, atomic_write
@@ -70,10 +71,14 @@ KIT_PACKAGES = (
 )
 
 
+NOTEBOOK = Path(notebook.__file__)
+"""The one source that server and guest share."""
+
+
 def kit_key(sources: Path = GUEST_SOURCES) -> str:
     """Return a short digest of the kit's sources and packages. Pure except for reading them."""
     digest = hashlib.sha256(" ".join((debian.SUITE, *KIT_PACKAGES)).encode())
-    for file in sorted(sources.iterdir()):
+    for file in (*sorted(sources.iterdir()), NOTEBOOK):
         if file.is_file():
             digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -106,6 +111,7 @@ def _hooks(sources: Path, output: Path) -> list[str]:
     return [
         f'{links}; mkdir -p "$1/waggle-guest"',
         f"sync-in {shlex.quote(str(sources))} /waggle-guest",
+        f"copy-in {shlex.quote(str(NOTEBOOK))} /waggle-guest",
         'chroot "$1" /usr/bin/busybox sh /waggle-guest/assemble.sh',
         f"sync-out /kit {shlex.quote(str(output))}",
     ]

@@ -38,6 +38,7 @@ for name in axes boxes cells chart display figures hooks ipython libraries recor
   showing streams ticks; do
   cp $name.python /kit/runners/waggle_$name.py
 done
+cp notebook.py /kit/runners/waggle_notebook.py
 cp storage.conf /kit/etc/
 cd /kit
 
