@@ -77,6 +77,8 @@ async def test_one_piece_is_for_all_and_a_fork_that_is_lost_says_so() -> None:
         ({"code": ["echo", ""]}, "invalid_argument"),
         ({"code": ["echo"] * 17}, "invalid_argument"),
         ({"code": "echo", "count": 5}, "max_environments"),
+        ({"code": "echo", "count": 10**9}, "invalid_argument"),
+        ({"code": "echo", "count": 0}, "invalid_argument"),
         ({"code": "echo", "wait_seconds": 999}, "invalid_argument"),
     ],
 )

@@ -204,7 +204,7 @@ class RunTools:
         brought = furniture(parse_files(files), packages, policy)
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
         how = Surroundings(seconds, stdin=stdin)
-        self._execution.check(code, request.runtime, packages or (), how)
+        self._execution.check(code, request.runtime, how, packages=packages or ())
         owner = current_owner(ctx)
         phases = Phases(ctx, self._heartbeat)
         async with self._environments.temporary(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -32,7 +33,6 @@ from waggle.mcp.schema.parameters import EnvironmentId, Seconds, Wait, searchabl
 from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.keeping import Keeper
 from waggle.service.environments.snapshots import MAX_FORKS
-from waggle.service.programs import Job
 from waggle.service.programs.execution import Surroundings
 from waggle.service.programs.ways import Ways, pieces
 
@@ -128,16 +128,11 @@ class SnapshotTools:
         origin = environment.id
         if code:
             codes, how = pieces(code, count), Surroundings(timeout_seconds)
-            for piece in codes[:MAX_FORKS]:
-                self._services.execution.check(piece, environment.runtime, (), how)
+            chosen = context or await self._services.jobs.only_context(origin, owner=owner)
+            for piece in codes:
+                self._services.execution.check(piece, environment.runtime, how, context=chosen)
             wait = parse_wait(wait_seconds, self._services.execution_limits.wait)
-
-            async def run(fork: str, piece: str) -> Job:
-                chosen = context or self._services.jobs.only_context(fork, owner=owner)
-                return await self._services.execution.execute(
-                    fork, piece, owner=owner, how=how, context=chosen
-                )
-
+            run = partial(self._services.execution.execute, owner=owner, how=how, context=chosen)
             work = self._ways.attempt(
                 origin, codes, run, owner=owner, seconds=wait, progress=reporter(ctx)
             )
@@ -279,7 +274,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             tools.rollback_environment,
             title="Roll an environment back",
             description="Take an environment back to a snapshot of itself; later changes are "
-            "lost. Refused while calls or jobs run.",
+            "lost, and jobs that were started since. Refused while other calls run.",
             annotations=DESTROYS,
             meta=searchable("roll back, restore or undo in a sandbox"),
         ),
@@ -288,7 +283,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             title="Pause an environment",
             description="Pause an environment with its memory, files and programs; any call "
             "resumes it. With to_disk, connections break and exposed ports close. Refused while "
-            "calls or jobs run.",
+            "other calls run.",
             annotations=SETTLES,
             meta=searchable("pause, suspend or hibernate a sandbox"),
         ),

@@ -38,6 +38,14 @@ class SnapshotLimits:
     keep: timedelta = timedelta(days=1)
 
 
+def require_count(count: int) -> None:
+    """Raise InvalidArgument unless one call may make that many forks."""
+    if not 1 <= count <= MAX_FORKS:
+        raise InvalidArgument(
+            f"count must be 1 to {MAX_FORKS}.", hint="Call again for more copies."
+        )
+
+
 class SnapshotService:
     """Use cases of snapshots."""
 
@@ -157,10 +165,7 @@ class SnapshotService:
 
         All of them or none. `count` is 1 to MAX_FORKS. Raises as `take` and `create` do.
         """
-        if not 1 <= count <= MAX_FORKS:
-            raise InvalidArgument(
-                f"count must be 1 to {MAX_FORKS}.", hint="Call again for more copies."
-            )
+        require_count(count)
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)

@@ -99,10 +99,19 @@ class ExecutionService:
         self._limits = limits
 
     def check(
-        self, code: str, runtime: RuntimeName, packages: str | Sequence[str], how: Surroundings
+        self,
+        code: str,
+        runtime: RuntimeName,
+        how: Surroundings,
+        *,
+        packages: str | Sequence[str] = (),
+        context: str | None = None,
     ) -> None:
         """Raise the argument errors of `execute` and, if there are packages, `install`."""
-        self._program(code, None, runtime, how)
+        if context is None:
+            self._program(code, None, runtime, how)
+        else:
+            self._cell(code, None, runtime, how, GuestUser.SANDBOX, context)
         if packages:
             self._installation(packages, runtime)
 

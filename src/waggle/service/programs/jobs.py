@@ -171,12 +171,12 @@ class JobService(JobStarter):
         """Return the jobs that have not ended, oldest first. Not a use of the environment."""
         return tuple(job.brief() for job in self._of(environment_id) if job.is_running)
 
-    def only_context(self, environment_id: str, *, owner: str) -> str | None:
-        """Return the name of the one context in which code runs by default, or None.
+    async def only_context(self, environment_id: str, *, owner: str) -> str | None:
+        """Return the name of the one context of the environment's own language and user, or None.
 
-        It is of the environment's own language and user. Not a use of the environment. Raises
-        NotFound or InvalidArgument.
+        Raises NotFound, InvalidArgument, or as `get` if a guest must be asked.
         """
+        await self._recall(environment_id, owner)
         environment = self._environments.get(environment_id, owner=owner)
         table = self._jobs.get(environment.id, JobTable())
         language, user = environment.runtime.language, GuestUser.SANDBOX

@@ -16,7 +16,7 @@ from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.domain.host import Progress
 from waggle.domain.programs.job import JobView
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.environments.snapshots import SnapshotService
+from waggle.service.environments.snapshots import SnapshotService, require_count
 from waggle.service.programs import Job
 
 Start = Callable[[str, str], Awaitable[Job]]
@@ -35,7 +35,8 @@ class Way:
 def pieces(code: str | Sequence[str], count: int | None) -> tuple[str, ...]:
     """Return one piece of code for each fork. Raises InvalidArgument."""
     given = (code,) if isinstance(code, str) else tuple(code)
-    count = count or len(given)
+    count = len(given) if count is None else count
+    require_count(count)
     if len(given) not in (1, count):
         raise InvalidArgument(
             f"There are {len(given)} pieces of code for {count} forks.",
