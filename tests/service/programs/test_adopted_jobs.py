@@ -20,6 +20,7 @@ from waggle.domain.errors import GuestLost, JobNotFound
 from waggle.domain.programs.job import JobState, StreamName
 from waggle.service.environments.creating import CopyRequest, Pausing
 from waggle.service.environments.service import EnvironmentService
+from waggle.service.programs import READ_SECONDS
 from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
 
@@ -106,7 +107,10 @@ async def test_ended_jobs_of_a_copy_are_read_once_and_on_demand() -> None:
             for _ in range(3):
                 together.start_soon(_get, jobs, made)
         assert here.get(made).state is State.RUNNING
-        view = (await jobs.get(made, 1, owner=OWNER)).view()
+        job = await jobs.get(made, 1, owner=OWNER)
+        assert job.guest_job.has_ended  # so that nothing is killed when it cannot be read
+        assert job.guest_job.remaining == READ_SECONDS
+        view = job.view()
         assert (view.state, view.exit_code) == (JobState.EXITED, 3)
         assert (view.stdout.text(), view.stderr.text()) == ("long ago\n", "oops\n")
         assert len(guest.attended) == 1

@@ -95,9 +95,6 @@ def interrupted(key: ContextKey) -> Diagnosis:
     )
 
 
-IGNORED_INTERRUPT = "its code did not react to an interrupt"
-
-
 def context_ended(key: ContextKey, why: str, known: Diagnosis | None = None) -> Diagnosis:
     """Return that a context has ended, and with it the code in it; `known` is its own diagnosis."""
     step = known.next_step if known else ""
@@ -106,6 +103,13 @@ def context_ended(key: ContextKey, why: str, known: Diagnosis | None = None) -> 
         f"The interpreter of {key} has ended ({why}), and its variables are lost.",
         f"{step} The next call with this context starts a new one.".strip(),
     )
+
+
+def ending_by_interrupt(context: JobView) -> str:
+    """Return how a context ended whose code was interrupted, and then it killed if need be."""
+    if context.exit_code is None and context.signal in (None, "SIGKILL"):
+        return "its code did not react to an interrupt"
+    return ending_of(context)
 
 
 def ending_of(context: JobView) -> str:

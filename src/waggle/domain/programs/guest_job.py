@@ -87,8 +87,10 @@ class GuestJob:
 
     `id` is the guest's name for it. `remaining` is the seconds until it is killed; it shrinks while
     the job is followed. `is_started` is set once the guest is known to have it, and `started` is
-    called then, without an await. `offsets` are the bytes taken of each stream. `lost_context` is
-    set when its context was killed, as the code in it did not react to an interrupt.
+    called then, without an await. `has_ended` says that only its output and end are still to be
+    read, in at most `remaining` seconds, and that there is nothing to kill. `offsets` are the bytes
+    taken of each stream. `lost_context` is set when an interrupt of its code ended its context, or
+    the code did not react to one and its context was killed.
     """
 
     id: str
@@ -99,6 +101,7 @@ class GuestJob:
     note: bytes = b""
     is_started: bool = False
     started: Callable[[], None] = _nothing
+    has_ended: bool = False
     offsets: list[int] = field(default_factory=lambda: [0, 0, 0])
     lost_context: bool = False
 
@@ -134,10 +137,11 @@ class JobsOfGuest(Protocol):
     async def attend(self, job: GuestJob) -> ExecutionResult:
         """Follow a job to its end, from where it was followed before; start it if it is not yet.
 
-        On timeout or cancellation its whole process tree is killed; code in a context is
-        interrupted first. Its output goes into its streams as it comes. Raises Detached when the
-        machine is paused, and the job continues with it: attend again, in the guest that it has
-        become. Raises GuestLost when the guest dies or stops answering.
+        On timeout or cancellation its whole process tree is killed, unless it has ended; code in a
+        context is interrupted first. Its output goes into its streams as it comes. Raises Detached
+        when the machine is paused, and the job continues with it: attend again, in the guest that
+        it has become. Raises GuestLost when the guest dies or stops answering, and JobNotFound when
+        it has forgotten a job that has ended.
         """
         ...
 

@@ -25,8 +25,8 @@ from waggle.domain.programs import (
     Recording,
 )
 from waggle.domain.programs.context import (
-    IGNORED_INTERRUPT,
     context_ended,
+    ending_by_interrupt,
     ending_of,
     in_context,
     interrupted,
@@ -65,6 +65,8 @@ class Watched:
 
 CATCH_UP_SECONDS = 5.0
 """How long a reader waits for what an adopted job had printed before, which its guest sends."""
+READ_SECONDS = 30.0
+"""How long a guest may take to send what a job that has ended had printed."""
 CONTEXT_END_SECONDS = 3.0
 """How long code whose context has ended waits for the cause."""
 Grown = Callable[["Job", StreamName], None]
@@ -105,13 +107,14 @@ class Job(JobRecord):
         """Be a job that its guest has already. If that has ended, its output is still unread."""
         self.guest_job.is_started = True
         self._begun.set()
-        self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
         self.begin(found.elapsed)
         if found.is_running:
+            self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
             self._printed = found.printed[:2]
             self._caught_up = anyio.Event()
             self._catch_up()
         else:
+            self.guest_job.has_ended = True
             self._unread = found
             self._state = JobState.EXITED if found.signal is None else JobState.SIGNALED
             self._ended.set()
@@ -122,10 +125,14 @@ class Job(JobRecord):
         return self._unread is not None
 
     async def read_from(self, guest: Guest) -> None:
-        """Read what it printed and how it ended. Raises GuestLost."""
+        """Read what it printed and how it ended. Raises GuestLost or JobNotFound."""
         async with self._reading:
             if self._unread is not None:
-                self._result = await guest.attend(self.guest_job)
+                self.guest_job.remaining = READ_SECONDS
+                result = await guest.attend(self.guest_job)
+                if result.context_ended and self.context is not None:
+                    await self.context.read_from(guest)
+                self._result, self._diagnosis = await self._in_context(result)
                 self._unread = None
 
     def _catch_up(self) -> None:
@@ -221,8 +228,10 @@ class Job(JobRecord):
     ) -> tuple[ExecutionResult, Diagnosis | None]:
         """Return how it ended, as its context did if that ended first, and what is lost."""
         key, context = self.what.context, self.context
-        if key is None or context is None or not (result.timed_out or result.context_ended):
+        if key is None or not (result.timed_out or result.context_ended):
             return result, None
+        if context is None:  # so many jobs ago that it is forgotten
+            return replace(result, signal="SIGKILL"), context_ended(key, "how is forgotten")
         if not result.context_ended:
             return result, interrupted(key)
         await context.wait(CONTEXT_END_SECONDS)
@@ -233,7 +242,7 @@ class Job(JobRecord):
             signal = None if view.exit_code is not None else view.signal or "SIGKILL"
             result = replace(result, exit_code=view.exit_code, signal=signal)
         if result.timed_out:
-            return result, context_ended(key, IGNORED_INTERRUPT)
+            return result, context_ended(key, ending_by_interrupt(view))
         return result, context_ended(key, ending_of(view), view.diagnosis)
 
     async def _after_kill(self) -> Diagnosis | None:
@@ -244,7 +253,7 @@ class Job(JobRecord):
         if not job.lost_context:
             return interrupted(key)
         await context.wait(CONTEXT_END_SECONDS)
-        return context_ended(key, IGNORED_INTERRUPT)
+        return context_ended(key, ending_by_interrupt(context.view()))
 
     async def attend(self, seconds: float) -> JobView:
         """Wait as the call that started it and return its outcome. Cancelling kills the job.

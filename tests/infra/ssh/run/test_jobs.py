@@ -16,13 +16,15 @@ from tests.infra.ssh.run.processes import hang, refuse
 from tests.support.jobs import job
 from tests.support.vm import command
 
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, JobNotFound
 from waggle.domain.programs.guest_job import Attributes
 from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh.run.following import CONTEXT_ENDED
 from waggle.infra.ssh.run.jobs import ATTEMPTS, GuestJobs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 PATIENCE = (0.3, 0.3)
+START = frame(b"s")
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +47,7 @@ def answering(*data: bytes) -> Process:
 
 
 async def test_a_broken_connection_is_followed_from_where_it_broke() -> None:
-    answers = [frame(b"s") + frame(b"o", b"abc"), frame(b"o", b"def") + frame(b"x", END)]
+    answers = [START + frame(b"o", b"abc"), START + frame(b"o", b"def") + frame(b"x", END)]
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         process.stdout.write(answers.pop(0))
@@ -96,8 +98,53 @@ async def test_code_in_a_context_is_interrupted_before_its_context_is_killed() -
     assert asked == [f"signal {cell.id} 2", *[f"kill {context}"] * 2]
 
 
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_job_that_has_ended_is_never_killed(hangs_up: bool) -> None:
+    """Its context, and what it left running, live on when its output is not sent in time."""
+    context = "0" * 8 + "-0000-4000-8000-000000000001"
+    async with jobs(hang, refuse) as (made, guest):
+        cell = job(command("x", timeout=0.2), Attributes(context=context))
+        cell.is_started = cell.has_ended = True
+        with anyio.move_on_after(0.05 if hangs_up else 10), pytest.raises(GuestLost):
+            await guest.attend(cell)
+    assert made.commands in ([], [f"follow {cell.id} 0 0 0"])
+
+
+async def test_an_ended_job_that_its_guest_has_forgotten_is_not_found() -> None:
+    async def forget(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stderr.write(b"waggle: no such job\n")
+        process.exit(125)
+
+    async with jobs(forget) as (_, guest):
+        forgotten = job(command("x", timeout=10))
+        forgotten.is_started = forgotten.has_ended = True
+        with pytest.raises(JobNotFound):
+            await guest.attend(forgotten)
+
+
+async def test_an_interrupt_that_ends_the_context_loses_it() -> None:
+    context = "0" * 8 + "-0000-4000-8000-000000000001"
+    ended = START + frame(b"x", f"signal {CONTEXT_ENDED}\nelapsed 5\n".encode())
+    questions: list[str] = []
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        questions.append(process.command or "")
+        if questions[-1].startswith("start"):
+            process.stdout.write(START)
+            await hang(process)
+        if questions[-1].startswith("follow"):
+            process.stdout.write(ended)
+        process.exit(0)
+
+    async with jobs(run) as (_, guest):
+        cell = job(command("x", timeout=0.2), Attributes(context=context))
+        result = await guest.attend(cell)
+    assert (result.timed_out, result.context_ended) == (True, True)
+
+
 async def test_endless_output_is_cut_and_ends_with_the_timeout() -> None:
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stdout.write(START)
         while True:
             process.stdout.write(frame(b"o", b"x" * 30_000))
             await process.stdout.drain()

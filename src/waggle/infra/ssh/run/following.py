@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,13 +33,22 @@ MAX_PIECE: Final = 32 << 10
 _MAX_END: Final = MAX_LEFT + 200
 _MAX_OFFSET: Final = 20
 _LARGEST: Final = 1 << 62
-_HEAD: Final = 5
+_HEAD: Final = struct.Struct("!cI")
+_MAX_GAPS: Final = 64
+"""The most gaps in one packet: follow.c sends one only after more output than fits the packet."""
 _COMPLAINT: Final = 1_000
 MAX_LIST: Final = MAX_GUEST_JOBS * (MAX_NOTE_BYTES + 300)
 """Bytes of a list of jobs."""
 CONTEXT_ENDED: Final = 64
 """The signal by which code ends whose context ended first; job.h."""
 _OUTPUT, _OFFSETS, _START, _END = b"oed", b"OED", b"s", b"x"
+_SIZES: Final = {
+    **{bytes([kind]): (1, MAX_PIECE) for kind in _OUTPUT},
+    **{bytes([kind]): (1, _MAX_OFFSET) for kind in _OFFSETS},
+    _START: (0, 0),
+    _END: (1, _MAX_END),
+}
+"""The least and most bytes of a frame, by kind. The first frame, and only that, is a start."""
 _ENDING = re.compile(r"(exit|signal|lost)(?: (\d{1,3}))?\nelapsed (\d{1,19})\n")
 _JOB = re.compile(
     rb"([0-9a-f-]{36}) ([012]) (\d{1,6}) (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,19}) (\d{1,4})\n"
@@ -132,31 +142,54 @@ class Frames:
             job.streams.display,
         )
         self._buffer = bytearray()
+        self._has_begun = False
         self.end: JobEnd | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece. Raises InvalidFrame. Holds at most one frame."""
+        """Take the next piece. Raises InvalidFrame. Holds at most one frame.
+
+        Each stream gets its output at once, however many frames a guest makes of it.
+        """
         self._buffer += data
-        at = 0
-        while len(self._buffer) - at >= _HEAD and self.end is None:
-            kind = bytes(self._buffer[at : at + 1])
-            size = int.from_bytes(self._buffer[at + 1 : at + _HEAD], "big")
-            if size > _most(kind):
-                raise InvalidFrame("a frame that is too long, or of no kind")
-            if len(self._buffer) - at - _HEAD < size:
-                break
-            self._take(kind, bytes(self._buffer[at + _HEAD : at + _HEAD + size]))
-            at += _HEAD + size
-        del self._buffer[:at]
+        output = (bytearray(), bytearray(), bytearray())
+        try:
+            del self._buffer[: self._take_all(output)]
+        finally:
+            self._pass_on(output)
         if self.end is not None and self._buffer:
             raise InvalidFrame("more after the end")
 
+    def _take_all(self, output: tuple[bytearray, ...]) -> int:
+        """Take the whole frames in the buffer, and return where the next one begins."""
+        buffer, at, gaps = self._buffer, 0, 0
+        while len(buffer) - at >= _HEAD.size and self.end is None:
+            kind, size = _HEAD.unpack_from(buffer, at)
+            low, high = _SIZES.get(kind, (0, -1))
+            if not low <= size <= high or self._has_begun is (kind == _START):
+                raise InvalidFrame("a frame of no kind, of a wrong size or out of order")
+            begin = at + _HEAD.size
+            if len(buffer) - begin < size:
+                break
+            at = begin + size
+            if (number := _OUTPUT.find(kind)) >= 0:
+                output[number].extend(buffer[begin:at])
+                continue
+            gaps += kind in _OFFSETS
+            if gaps > _MAX_GAPS:
+                raise InvalidFrame("a gap for every few bytes")
+            self._pass_on(output)
+            self._take(kind, bytes(buffer[begin:at]))
+        return at
+
+    def _pass_on(self, output: tuple[bytearray, ...]) -> None:
+        for number, data in enumerate(output):
+            if data:
+                self._job.offsets[number] += len(data)
+                self._streams[number].feed(bytes(data))
+                data.clear()
+
     def _take(self, kind: bytes, data: bytes) -> None:
-        if kind in _OUTPUT:
-            number = _OUTPUT.index(kind)
-            self._job.offsets[number] += len(data)
-            self._streams[number].feed(data)
-        elif kind in _OFFSETS:
+        if kind in _OFFSETS:
             number = _OFFSETS.index(kind)
             begin = int(data) if data.isdigit() else -1
             gap = begin - self._job.offsets[number]
@@ -165,19 +198,10 @@ class Frames:
             self._job.offsets[number] = begin
             self._streams[number].skip(gap)
         elif kind == _START:
-            self._job.is_started = True
+            self._has_begun = self._job.is_started = True
             self._job.started()
         else:
             self.end = parse_end(data)
-
-
-def _most(kind: bytes) -> int:
-    """Return how long a frame of that kind may be; -1 if there is none."""
-    if kind in _OUTPUT:
-        return MAX_PIECE
-    if kind in _OFFSETS:
-        return _MAX_OFFSET
-    return {_START: 0, _END: _MAX_END}.get(kind, -1)
 
 
 class FollowSession(asyncssh.SSHClientSession[bytes]):

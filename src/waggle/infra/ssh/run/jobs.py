@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import asyncssh
 import structlog
 
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, JobNotFound
 from waggle.domain.programs import Command, ExecutionResult
 from waggle.domain.programs.guest_job import (
     Attributes,
@@ -40,6 +40,8 @@ from waggle.tasks import end, finish
 
 ATTEMPTS = 3
 """Connections that may break in a row without a byte of the job, before it counts as lost."""
+_AGAIN_SECONDS = 0.05
+"""Between a connection that broke and the next, so that a guest that breaks all costs little."""
 log = structlog.get_logger(__name__)
 
 
@@ -80,6 +82,8 @@ class GuestJobs(JobRequests):
                 return _result(job, await self._follow(following))
         except TimeoutError:
             if (found := following.end) is None:
+                if job.has_ended:
+                    raise GuestLost("The guest does not send what the job had printed.") from None
                 if not (following.is_asked or job.is_started):
                     raise GuestLost(
                         "The guest's SSH server did not answer within the command's time.",
@@ -94,7 +98,7 @@ class GuestJobs(JobRequests):
                 seconds = time.monotonic() - started
                 return _timed_out(job, seconds)
         except asyncio.CancelledError:
-            if not following.wake.is_set():
+            if not (following.wake.is_set() or job.has_ended):
                 await finish(self._kill(following))
             raise
         finally:
@@ -122,6 +126,8 @@ class GuestJobs(JobRequests):
                 return _known(session.frames.end)
             if following.wake.is_set():
                 raise Detached
+            if session.complaint and job.has_ended:
+                raise JobNotFound("The guest does not keep that job's output any more.")
             if session.is_invalid or session.complaint:
                 log.warning("job_not_followed", job=job.id, complaint=session.complaint)
                 raise GuestLost(
@@ -133,6 +139,7 @@ class GuestJobs(JobRequests):
                     "The connection to the guest broke while the command ran; it was not finished.",
                     hint=CALL_AGAIN,
                 )
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _attempt(
         self, following: _Following, connection: asyncssh.SSHClientConnection, *, start: bool = True
@@ -183,6 +190,9 @@ class GuestJobs(JobRequests):
             # A traceback may take its time, and another interrupt would begin it anew.
             patience = float(max(turn, 1))
             if await self._ends(following, f"signal {job.id} {signal.SIGINT:d}", patience):
+                job.lost_context = following.end is not None and (
+                    following.end.signal == CONTEXT_ENDED
+                )
                 return True
         job.lost_context = bool(context)
         for patience in self._patience:
