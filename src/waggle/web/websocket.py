@@ -41,7 +41,7 @@ _QUIET.setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class SocketLimits:
-    """The largest message in bytes, its fragments, and the control texts that may wait.
+    """The largest message in bytes, and its fragments.
 
     A ping is sent every `ping_seconds`; a connection without a sign of life for two is ended, and
     so is one whose client does not answer a close within `close_seconds`.
@@ -49,7 +49,6 @@ class SocketLimits:
 
     message: int = 64 << 10
     fragments: int = 64
-    texts: int = 100
     ping_seconds: float = 30.0
     close_seconds: float = 5.0
 
@@ -165,9 +164,6 @@ class WebSocket(asyncio.Protocol):
         message, self._parts = b"".join(self._parts), []
         if not self._is_text:
             self._join(message)
-            return
-        if len(self._received) >= self._limits.texts:
-            self._refuse(_POLICY, "too many messages")
             return
         try:
             self._received.append(message.decode())

@@ -19,7 +19,7 @@ from waggle.domain.programs.job import JobKind
 from waggle.service import programs as programs_module
 from waggle.service.programs import jobs as jobs_module
 from waggle.service.programs.notes import MAX_NUMBER, Note
-from waggle.service.programs.table import MAX_REMEMBERED
+from waggle.service.programs.starting import MAX_RUNNING
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ async def test_a_guest_may_list_many_jobs_that_run_and_all_end() -> None:
         here.host.prepare = lambda guest: setattr(guest, "found", many)
         made = await copy(around, origin, "fork")
         await settle()
-        assert len(await jobs.list(made, owner=OWNER)) == MAX_REMEMBERED
+        assert len(await jobs.list(made, owner=OWNER)) == MAX_RUNNING
         await here.destroy(made).result()
         await settle()
         with pytest.raises(NotFound):

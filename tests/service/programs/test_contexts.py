@@ -156,6 +156,31 @@ async def test_the_number_of_contexts_is_limited_and_the_error_names_them(rig: R
     assert (await rig.run("set y 0", "one-more")).exit_code == 0
 
 
+async def test_an_interpreter_does_not_begin_when_its_code_may_not(rig: Rig) -> None:
+    for _ in range(MAX_RUNNING):
+        await rig.start("hang", None)
+    with pytest.raises(TooManyJobs):
+        await rig.start("set x 1")
+    briefs = await rig.jobs.list(rig.environment.id, owner=OWNER)
+    assert not [brief for brief in briefs if brief.kind is JobKind.CONTEXT]
+
+
+async def test_code_in_a_context_is_interrupted_by_signals_and_takes_no_others(rig: Rig) -> None:
+    job = await rig.start("hang")
+    await settle()
+    control = rig.jobs.control
+    for name in ("KILL", "STOP", "USR1"):
+        with pytest.raises(InvalidArgument, match="code in the python context main"):
+            await control.signal(job, name, owner=OWNER)
+    await control.signal(job, "INT", owner=OWNER)
+    await control.signal(job, "sigterm", owner=OWNER)
+    assert rig.here.host.only.signals == [(job.run_id, 2)] * 2
+    newest = rig.jobs.newest(rig.environment.id, 9, owner=OWNER)
+    (context,) = (one for one in newest if one.is_context)
+    await control.signal(context, "USR1", owner=OWNER)
+    assert rig.here.host.only.signals[-1] == (context.run_id, 10)
+
+
 async def test_contexts_do_not_count_as_running_jobs_nor_as_work(rig: Rig) -> None:
     await rig.run("set x 1")
     assert rig.here.get(rig.environment.id).running_jobs == 0

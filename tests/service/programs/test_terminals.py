@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
+from tests.service import executing
+from tests.service.lasting import start
 from tests.service.world import OWNER, World, world
 from tests.support.server import EXECUTION, RUNTIMES
 from tests.support.terminal import FakeShell
 
-from waggle.domain.errors import InvalidArgument, JobNotFound
+from waggle.domain.errors import Busy, InvalidArgument, JobNotFound
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import Terminal
 from waggle.domain.programs.job import StreamName
+from waggle.service.programs import control
 from waggle.service.programs.execution import ExecutionService, Surroundings
 from waggle.service.programs.jobs import JobService
 from waggle.service.programs.terminals import (
@@ -69,7 +72,7 @@ async def test_a_reader_gets_what_is_printed_in_pieces_and_then_the_end(
     here: World, terminals: TerminalService
 ) -> None:
     reader = await opened(here, terminals)
-    assert await terminals.write(reader.job, b"flood 40000\rexit 2\r", owner=OWNER)
+    await terminals.write(reader.job, b"flood 40000\rexit 2\r", owner=OWNER)
     first, second = await soon(reader), await soon(reader)
     assert isinstance(first, Printed)
     assert isinstance(second, Printed)
@@ -129,6 +132,34 @@ async def test_readers_hear_of_pauses_which_typing_ends_and_reading_does_not(
     assert await soon(reader) == Printed(b"x")
 
 
+async def test_code_that_waits_for_its_turn_takes_no_size_and_input_is_bounded(
+    here: World,
+    jobs: JobService,
+    terminals: TerminalService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control, "BEGIN_SECONDS", 0.05)
+    place = (await here.created()).id
+    execution = ExecutionService(here.service, jobs, executing.RUNTIMES, executing.LIMITS)
+    for code in ("hang", "echo"):
+        await execution.execute(place, code, owner=OWNER, language="shell", context="main")
+    with anyio.fail_after(10):
+        reader = await terminals.attach(place, 3, 0, owner=OWNER)
+        assert reader.job.is_queued
+        assert not await terminals.resize(reader.job, Terminal(9, 9), owner=OWNER)
+        with pytest.raises(Busy):
+            await terminals.write(reader.job, b"x", owner=OWNER)
+    assert here.get(place).active_calls == 0
+
+
+async def test_typing_into_a_program_without_input_is_refused(
+    here: World, jobs: JobService, terminals: TerminalService
+) -> None:
+    job = await start(jobs, (await here.created()).id, "hang")
+    with pytest.raises(InvalidArgument, match="takes no input"):
+        await terminals.write(job, b"x", owner=OWNER)
+
+
 async def test_a_terminal_alone_is_idle_and_typing_is_use(
     here: World, terminals: TerminalService
 ) -> None:
@@ -144,7 +175,7 @@ async def test_a_terminal_alone_is_idle_and_typing_is_use(
 
 async def test_signals_have_names_and_sizes_bounds(here: World, terminals: TerminalService) -> None:
     reader = await opened(here, terminals)
-    assert await terminals.signal(reader.job, "SIGTERM", owner=OWNER)
+    await terminals.signal(reader.job, "SIGTERM", owner=OWNER)
     assert [number for _, number in here.host.only.signals] == [15]
     with pytest.raises(InvalidArgument):
         await terminals.signal(reader.job, "SEGV", owner=OWNER)

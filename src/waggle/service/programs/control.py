@@ -10,11 +10,13 @@ import anyio
 
 from waggle.domain.errors import Busy, InvalidArgument, JobEnded, TooLarge
 from waggle.domain.host import Guest
-from waggle.domain.programs.job import MAX_INPUT_BYTES, parse_signal
+from waggle.domain.programs.guest_job import Terminal
+from waggle.domain.programs.job import MAX_INPUT_BYTES, SIGNALS, JobKind, parse_signal
 from waggle.domain.programs.runtime import encoded
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job
 
+_INTERRUPTS = (SIGNALS["INT"], SIGNALS["TERM"])
 BEGIN_SECONDS = 10.0
 """How long a call waits for a job that its guest has not started yet, or that waits its turn."""
 
@@ -22,7 +24,7 @@ BEGIN_SECONDS = 10.0
 class Control:
     """Reaches the programs of running jobs, in the guest that their environment has now.
 
-    Both resume a paused environment first. They raise JobEnded, Busy, InvalidArgument, GuestLost,
+    All resume a paused environment first. They raise JobEnded, Busy, InvalidArgument, GuestLost,
     and what `EnvironmentService.using` raises.
     """
 
@@ -35,6 +37,11 @@ class Control:
         Raises TimedOut, too, if the program does not read. Not idempotent.
         """
         data = parse_input(text)
+        await self.feed(job, data, close=close, owner=owner)
+        return len(data)
+
+    async def feed(self, job: Job, data: bytes, *, close: bool = False, owner: str) -> None:
+        """Write bytes as `write` does."""
         async with self._reached(job, owner) as guest:
             if not await guest.write_input(job.run_id, data, close=close):
                 if not job.is_running:
@@ -44,14 +51,29 @@ class Control:
                     "standard input is closed.",
                     hint="Start the program with stdin_open and background to write to it later.",
                 )
-        return len(data)
 
     async def signal(self, job: Job, name: str, *, owner: str) -> None:
-        """Send a signal, by its name, to a job's program and its process group."""
+        """Send a signal, by its name, to a job's program and its process group.
+
+        Code in a context has no process of its own: it can only be interrupted.
+        """
         number = parse_signal(name)
+        if job.what.context is not None and job.what.kind is not JobKind.CONTEXT:
+            if number not in _INTERRUPTS:
+                raise InvalidArgument(
+                    f"Job {job.number} is code in {job.what.context}, which signals cannot reach.",
+                    hint="Interrupt it with INT, or end it without a signal: then its variables "
+                    "stay if it reacts.",
+                )
+            number = SIGNALS["INT"]
         async with self._reached(job, owner) as guest:
             if not await guest.signal(job.run_id, number):
                 raise _ended(job)
+
+    async def resize(self, job: Job, size: Terminal, *, owner: str) -> bool:
+        """Set the size of a job's terminal; False if it has none."""
+        async with self._reached(job, owner) as guest:
+            return await guest.resize(job.run_id, size)
 
     @asynccontextmanager
     async def _reached(self, job: Job, owner: str) -> AsyncGenerator[Guest]:

@@ -20,13 +20,14 @@ from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
 from waggle.domain.programs import Command, GuestUser, NewRecording
+from waggle.domain.programs.context import MAX_CONTEXTS
 from waggle.domain.programs.guest_job import FoundJob
-from waggle.domain.programs.job import JobBrief
+from waggle.domain.programs.job import JobBrief, JobKind
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job
 from waggle.service.programs.notes import Note, parse_note
 from waggle.service.programs.record import adopted_what
-from waggle.service.programs.starting import JobStarter
+from waggle.service.programs.starting import MAX_RUNNING, JobStarter
 from waggle.service.programs.table import JobTable
 
 ADOPT_SECONDS = 10.0
@@ -86,8 +87,16 @@ class JobService(JobStarter):
                 lost.close()
         notes = [(job, note) for job in found if (note := parse_note(job.note)) is not None]
         for one, note in sorted(notes, key=lambda pair: pair[1].number):
-            if note.number not in jobs.by_number:
+            if note.number not in jobs.by_number and self._may_run(one, note, jobs):
                 self._take_over(environment.id, jobs, one, note)
+
+    def _may_run(self, found: FoundJob, note: Note, jobs: JobTable) -> bool:
+        """Return whether there is room for it beside those that run, as there is for new ones."""
+        if not found.is_running:
+            return True
+        is_context = note.kind is JobKind.CONTEXT
+        beside = [job.is_context for job in jobs.by_number.values() if job.is_running]
+        return beside.count(is_context) < (MAX_CONTEXTS if is_context else MAX_RUNNING)
 
     def _take_over(self, environment_id: str, jobs: JobTable, found: FoundJob, note: Note) -> None:
         others = jobs.by_number.values()

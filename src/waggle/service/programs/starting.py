@@ -105,6 +105,7 @@ class JobStarter:
                 (job for job in queue if what.turn and job.what.turn == what.turn), None
             ):
                 return same
+            self._require_room(environment.id)
             context = None
             if driver is not None and what.context is not None:
                 context = self._context(environment, driver, what.context)
@@ -136,6 +137,11 @@ class JobStarter:
         self._begin(job)
         return job
 
+    def _require_room(self, environment_id: str) -> None:
+        """Raise TooManyJobs if one more may not run; contexts are counted apart."""
+        if self.running(environment_id) >= MAX_RUNNING:
+            raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment_id}.")
+
     def _admit(
         self,
         environment: Environment,
@@ -145,8 +151,6 @@ class JobStarter:
         run_id: str | None = None,
     ) -> Job:
         jobs = self._jobs.setdefault(environment.id, JobTable())
-        if what.kind is not JobKind.CONTEXT and self.running(environment.id) >= MAX_RUNNING:
-            raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment.id}.")
         keep = min(what.attributes.keep, self._keep)
         inside = context.run_id if context else ""
         what = replace(what, attributes=replace(what.attributes, keep=keep, context=inside))

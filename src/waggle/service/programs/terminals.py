@@ -9,19 +9,16 @@ terminal alone does not keep its environment from being idle; typing counts as u
 
 from __future__ import annotations
 
-import signal
+import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeGuard
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import InvalidArgument, TooManyJobs
-from waggle.domain.host import Guest
+from waggle.domain.errors import InvalidArgument, JobEnded, TooManyJobs
 from waggle.domain.programs import Command, GuestUser
 from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
 from waggle.domain.programs.job import JobKind, JobView, StreamName
@@ -41,11 +38,6 @@ AGAIN = 64 << 10
 SECONDS = 10.0**8
 """A terminal has no time limit of its own: it ends with its environment at the latest."""
 _KEEP = 1 << 20
-SIGNALS = {
-    name: int(getattr(signal, f"SIG{name}"))
-    for name in ("HUP", "INT", "QUIT", "KILL", "TERM", "USR1", "USR2", "CONT", "STOP", "TSTP")
-}
-"""The signals that a client may send, by their names without SIG."""
 
 
 def parse_size(rows: object, columns: object) -> Terminal:
@@ -139,19 +131,19 @@ class TerminalService:
         self._environments = environments
         self._jobs = jobs
         self._opening = Counter[str]()
-        self._readers = WeakSet[Reader]()
+        self._readers = WeakKeyDictionary[Job, WeakSet[Reader]]()
         jobs.when_changed(self._printed)
         environments.events.when_changed(self._changed)  # after `jobs`, which notes the pause
 
     def _printed(self, job: Job, _stream: StreamName | None) -> None:
-        for reader in self._readers:
-            if reader.job is job:
-                reader.wake()
+        for reader in self._readers.get(job, ()):
+            reader.wake()
 
     def _changed(self, environment: Environment) -> None:
-        for reader in self._readers:
-            if reader.job.environment_id == environment.id:
-                reader.wake()
+        for job, readers in self._readers.items():
+            if job.environment_id == environment.id:
+                for reader in readers:
+                    reader.wake()
 
     async def open(
         self, environment_id: str, size: Terminal, *, owner: str, user: GuestUser
@@ -192,7 +184,7 @@ class TerminalService:
 
     def _reader(self, job: Job, offset: int | None) -> Reader:
         reader = Reader(job, offset)
-        self._readers.add(reader)
+        self._readers.setdefault(job, WeakSet()).add(reader)
         return reader
 
     def list(self, environment_id: str, *, owner: str) -> tuple[Job, ...]:
@@ -203,40 +195,23 @@ class TerminalService:
             if job.what.kind is JobKind.TERMINAL
         )
 
-    async def write(self, job: Job, data: bytes, *, owner: str) -> bool:
-        """Type; False if the program takes no input. A paused environment is resumed.
+    async def write(self, job: Job, data: bytes, *, owner: str) -> None:
+        """Type, unless it has ended. A paused environment is resumed. Raises as `Control.write`."""
+        with contextlib.suppress(JobEnded):
+            await self._jobs.control.feed(job, data, owner=owner)
 
-        Raises as `EnvironmentService.using` does, or GuestLost when the program does not read.
-        """
-        async with self._reached(job, owner) as guest:
-            return job.is_running and await guest.write_input(job.run_id, data, close=False)
-
-    async def signal(self, job: Job, name: str, *, owner: str) -> bool:
-        """Send a signal to the program's process group; False if it has ended. Raises as `write`.
-
-        Raises InvalidArgument for a signal that is not in SIGNALS.
-        """
-        number = SIGNALS.get(name.removeprefix("SIG"))
-        if number is None:
-            known = ", ".join(SIGNALS)
-            raise InvalidArgument("There is no such signal.", hint=f"Use one of {known}.")
-        async with self._reached(job, owner) as guest:
-            return job.is_running and await guest.signal(job.run_id, number)
+    async def signal(self, job: Job, name: str, *, owner: str) -> None:
+        """Send a signal, unless it has ended. Raises as `Control.signal`."""
+        with contextlib.suppress(JobEnded):
+            await self._jobs.control.signal(job, name, owner=owner)
 
     async def resize(self, job: Job, size: Terminal, *, owner: str) -> bool:
-        """Set the size of its terminal; False if it has none. Nothing while it is paused.
+        """Set the size of its terminal; False if it has none, waits its turn, or is paused.
 
-        Raises as `write` does.
+        Raises as `Control.resize`.
         """
-        if not job.is_running or job.is_paused:
+        if job.is_queued or job.is_paused:
             return False
-        async with self._reached(job, owner) as guest:
-            return await guest.resize(job.run_id, size)
-
-    @asynccontextmanager
-    async def _reached(self, job: Job, owner: str) -> AsyncGenerator[Guest]:
-        """Yield the guest that runs it, once that has it: before, it takes nothing."""
-        async with self._environments.using(job.environment_id, owner=owner) as (_, guest):
-            if job.is_running and not job.guest_job.is_started:
-                await job.begun()
-            yield guest
+        with contextlib.suppress(JobEnded):
+            return await self._jobs.control.resize(job, size, owner=owner)
+        return False

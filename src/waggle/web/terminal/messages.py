@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import Terminal
-from waggle.domain.programs.job import JobState, JobView
-from waggle.service.programs.terminals import SIGNALS, parse_size
+from waggle.domain.programs.job import JobState, JobView, parse_signal
+from waggle.service.programs.terminals import parse_size
 
 SUBPROTOCOL = "waggle.terminal"
 CLOSE_ENDED = 1000
@@ -85,7 +85,7 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal for the program, by its name without SIG."""
+    """A signal for the program, by its name; `waggle.domain.programs.job.SIGNALS` has them."""
 
     name: str
 
@@ -105,7 +105,8 @@ def parse_control(text: str) -> Resize | Signal:
         sizes = cast("list[object]", value)
         if len(sizes) == 2:
             return Resize(parse_size(*sizes))
-    if name == "signal" and isinstance(value, str) and value.removeprefix("SIG") in SIGNALS:
+    if name == "signal" and isinstance(value, str):
+        parse_signal(value)
         return Signal(value.removeprefix("SIG"))
     raise InvalidArgument('A control message is {"resize": [ROWS, COLUMNS]} or {"signal": NAME}.')
 
