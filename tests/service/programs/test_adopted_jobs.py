@@ -153,6 +153,8 @@ async def test_a_rollback_replaces_jobs_and_says_which_are_lost() -> None:
             assert "rolled back to before this job's end" in job.view().error
         assert [one.number for one in (await jobs.list(origin, owner=OWNER))] == [1]
         assert here.get(origin).running_jobs == 1
+        await settle()
+        assert guest_of(here, origin).attended == [before.run_id]  # by what was adopted alone
         assert (await ended(jobs, here, origin)).stdout.text() == "one\ntwo\n"
         assert (await start(jobs, origin, "echo")).number == 3  # never the number of another
         await settle()

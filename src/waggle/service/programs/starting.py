@@ -17,6 +17,7 @@ from functools import partial
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, TooManyJobs
@@ -222,6 +223,7 @@ class JobStarter:
         """Follow a job to its end, in one guest after the other while its environment is paused."""
         while life := self._environments.life(environment_id):
             guest = await life.running_guest()
+            await anyio.lowlevel.checkpoint_if_cancelled()  # a lost one does not reach its copy
             try:
                 return await guest.attend(job), guest
             except GuestLost as error:
