@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random histories of jobs: pauses, copies, rollbacks, kills, and servers that follow each other.
+
+The model knows what each program has printed and how it ended. No history may lose or repeat a
+byte, change an end or report it twice, give a number twice, or let a call wait in a paused
+environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Coroutine
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.service import world
+from tests.service.world import LONG, OWNER, Guest, build, settle
+from tests.support.fakes import MemoryShelf
+from tests.support.kept_jobs import KeptJob
+
+from waggle.domain.errors import JobEnded, JobNotFound
+from waggle.domain.programs import Command, ExecutionResult, Output
+from waggle.domain.programs.guest_job import Attributes
+from waggle.domain.programs.job import JobKind, JobState, StreamName
+from waggle.infra.shared.spool import Spool
+from waggle.service.environments.creating import CopyRequest, Pausing
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
+from waggle.service.programs import Job, What
+from waggle.service.programs.jobs import JobService
+
+T = TypeVar("T")
+MOST, MOST_RUNNING, MOST_SNAPSHOTS = 4, 5, 3
+"""Environments, running jobs of one of them, and snapshots."""
+RUNNING, KILLED = "running", "SIGKILL"
+
+
+@dataclass(slots=True)
+class Known:
+    """One job: its name in all copies, what it has printed, and how it ended."""
+
+    key: str
+    printed: bytes = b""
+    end: str = RUNNING
+
+
+@dataclass(slots=True)
+class Place:
+    """One environment. `is_told`: whether the server has asked its guest for jobs."""
+
+    id: str
+    jobs: dict[int, Known] = field(default_factory=dict[int, Known])
+    last: int = 0
+    paused: str = ""
+    is_told: bool = True
+
+
+class Machine(RuleBasedStateMachine):
+    """The rules. Everything asynchronous runs on one loop that advances only inside a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.places: dict[str, Place] = {}
+        self.snapshots: dict[str, tuple[str, dict[int, Known]]] = {}
+        self.counter = itertools.count(1)
+        self.ends = Counter[Job]()
+        self.waiting: list[tuple[Job, world.Job[None]]] = []
+        self.to_end: dict[tuple[str, str], asyncio.Future[int]] = {}
+        self.shelf = MemoryShelf()
+        self.here: world.World | None = None
+        self.loop(self._start())
+
+    def loop(self, work: Coroutine[object, object, T]) -> T:
+        async def turn() -> T:
+            result = await work
+            await settle()
+            return result
+
+        return self.runner.run(asyncio.wait_for(turn(), LONG))
+
+    # The server and its guests
+
+    async def _start(self) -> None:
+        """Start a server over the host, records and snapshots of the one before."""
+        built: asyncio.Future[world.World] = asyncio.get_running_loop().create_future()
+        self.stop = anyio.Event()
+        before = self.here
+
+        async def run() -> None:
+            async with anyio.create_task_group() as tasks:
+                pausing = Pausing(when_idle=True, keep=timedelta(days=9), max_on_disk=MOST)
+                made = build(tasks, capacity=MOST + 1, pausing=pausing)
+                if before is not None:
+                    made.host, made.store, made.clock = before.host, before.store, before.clock
+                    made.service = EnvironmentService(
+                        host=made.host,
+                        store=made.store,
+                        limits=made.service.limits,
+                        clock=made.clock,
+                        new_id=self._id,
+                        tasks=tasks,
+                    )
+                built.set_result(made)
+                await self.stop.wait()
+                tasks.cancel_scope.cancel()
+
+        self.owner = asyncio.create_task(run())
+        self.here = here = await built
+        here.host.prepare = self._prepare
+        self.jobs = JobService(
+            here.service,
+            record=lambda: Spool(Path("/tmp"), keep=1 << 16, view=1 << 16),
+            clock=here.clock,
+            tasks=here.tasks,
+        )
+        self.jobs.when_changed(self._changed)
+        limits = SnapshotLimits(MOST_SNAPSHOTS, timedelta(days=9))
+        self.copies = SnapshotService(
+            here.service, self.shelf, limits, clock=here.clock, new_id=self._id
+        )
+        await here.service.recover()
+
+    def _id(self) -> str:
+        return f"{next(self.counter):08x}-0000-4000-8000-0000000000aa"
+
+    def _changed(self, job: Job, stream: StreamName | None) -> None:
+        if stream is None and not job.is_running:
+            self.ends[job] += 1
+
+    def _prepare(self, guest: Guest) -> None:
+        """Give a guest a program that prints when it is told to, and what is written to it."""
+
+        async def program(command: Command, _into: object) -> ExecutionResult:
+            ending = asyncio.get_running_loop().create_future()
+            self.to_end[guest.environment.id, command.env["KEY"]] = ending
+            code = await ending
+            return ExecutionResult(
+                Output(b""), Output(b""), code, None, timed_out=False, duration=1
+            )
+
+        guest.programs["program"] = program
+        guest.typed = self._feed
+
+    def _feed(self, kept: KeptJob, data: bytes) -> None:
+        assert kept.streams is not None
+        kept.streams.stdout.feed(data)
+
+    def guest(self, place: Place) -> Guest:
+        assert self.here is not None
+        return self.here.host.guests[place.id]
+
+    def kept(self, place: Place, job: Known) -> KeptJob:
+        """Return a job as its guest has it."""
+        found = self.guest(place).kept.values()
+        return next(kept for kept in found if kept.command.env["KEY"] == job.key)
+
+    # Choices
+
+    def place(self, data: st.DataObject, *, running: bool = False) -> Place:
+        places = [place for place in self.places.values() if not (running and place.paused)]
+        return data.draw(st.sampled_from(places))
+
+    def going(self, *, paused: bool) -> list[tuple[Place, int]]:
+        return [
+            (place, number)
+            for place in self.places.values()
+            for number, job in place.jobs.items()
+            if job.end == RUNNING and (paused or not place.paused)
+        ]
+
+    def any_job(self) -> list[tuple[Place, int]]:
+        return [(place, number) for place in self.places.values() for number in place.jobs]
+
+    # Steps
+
+    @precondition(lambda self: len(self.places) < MOST)
+    @rule()
+    def create(self) -> None:
+        assert self.here is not None
+        made = self.loop(self.here.created())
+        self.places[made.id] = Place(made.id)
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        place = self.place(data)
+        if sum(job.end == RUNNING for job in place.jobs.values()) >= MOST_RUNNING:
+            return
+        key = str(next(self.counter))
+        command = Command(("program",), timeout=600.0, env={"KEY": key})
+        what = What(JobKind.EXECUTE, key, attributes=Attributes(keeps_input=True))
+        job = self.loop(self.jobs.start(place.id, command, what, owner=OWNER))
+        assert job.number > place.last, "a number that was given before"
+        place.jobs[job.number] = Known(key)
+        place.last = job.number
+        self.runs(place)
+
+    @precondition(lambda self: self.going(paused=False))
+    @rule(data=st.data(), size=st.integers(0, 40))
+    def prints(self, data: st.DataObject, size: int) -> None:
+        place, number = data.draw(st.sampled_from(self.going(paused=False)))
+        job = place.jobs[number]
+        text = f"{next(self.counter)}{'.' * size}\n".encode()
+        job.printed += text
+        self.loop(self._print(place, job, text))
+
+    async def _print(self, place: Place, job: Known, text: bytes) -> None:
+        self._feed(self.kept(place, job), text)
+
+    @precondition(lambda self: any(place.paused for place, _ in self.going(paused=True)))
+    @rule(data=st.data())
+    def had_printed(self, data: st.DataObject) -> None:
+        """A program printed when it was not followed any more, and its machine not yet stopped."""
+        going = [(place, n) for place, n in self.going(paused=True) if place.paused]
+        place, number = data.draw(st.sampled_from(going))
+        text = f"{next(self.counter)} unseen\n".encode()
+        place.jobs[number].printed += text
+        self.kept(place, place.jobs[number]).printed[0] += text
+
+    @precondition(lambda self: self.any_job())
+    @rule(data=st.data())
+    def write(self, data: st.DataObject) -> None:
+        place, number = data.draw(st.sampled_from(self.any_job()))
+        text = f"{next(self.counter)} typed\n"
+        job = self.loop(self.jobs.get(place.id, number, owner=OWNER))
+        self.runs(place, only_if=not place.is_told)
+        if place.jobs[number].end != RUNNING:
+            with pytest.raises(JobEnded):
+                self.loop(self.jobs.control.write(job, text, close=False, owner=OWNER))
+            return
+        self.loop(self.jobs.control.write(job, text, close=False, owner=OWNER))
+        place.jobs[number].printed += text.encode()
+        self.runs(place)
+
+    @precondition(lambda self: self.going(paused=False))
+    @rule(data=st.data(), code=st.integers(0, 3))
+    def ends_itself(self, data: st.DataObject, code: int) -> None:
+        place, number = data.draw(st.sampled_from(self.going(paused=False)))
+        job = place.jobs[number]
+        job.end = str(code)
+        self.loop(self._end(place, job, code))
+
+    async def _end(self, place: Place, job: Known, code: int) -> None:
+        self.to_end[place.id, job.key].set_result(code)
+
+    @precondition(lambda self: self.any_job())
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        place, number = data.draw(st.sampled_from(self.any_job()))
+        job = self.loop(self.jobs.get(place.id, number, owner=OWNER))
+        self.runs(place, only_if=not place.is_told)
+        was_running = place.jobs[number].end == RUNNING
+        self.loop(self.jobs.kill(job, owner=OWNER))
+        if was_running:
+            place.jobs[number].end = KILLED
+            self.runs(place)
+
+    @precondition(lambda self: self.going(paused=True))
+    @rule(data=st.data())
+    def wait(self, data: st.DataObject) -> None:
+        place, number = data.draw(st.sampled_from(self.going(paused=True)))
+        job = self.loop(self.jobs.get(place.id, number, owner=OWNER))
+        self.runs(place, only_if=not place.is_told)
+        waiting = self.loop(self._wait(job))
+        assert waiting.is_done == bool(place.paused)
+        if not waiting.is_done:
+            self.waiting.append((job, waiting))
+
+    async def _wait(self, job: Job) -> world.Job[None]:
+        assert self.here is not None
+        return self.here.start(job.wait(600.0))
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data(), to_disk=st.booleans())
+    def pause(self, data: st.DataObject, to_disk: bool) -> None:
+        assert self.here is not None
+        place = self.place(data)
+        self.loop(self.here.service.pause(place.id, owner=OWNER, to_disk=to_disk))
+        if place.paused != "disk":
+            place.paused = "disk" if to_disk else "memory"
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        assert self.here is not None
+        place = self.place(data)
+        self.loop(self.here.service.resume(place.id, owner=OWNER))
+        self.runs(place)
+
+    def runs(self, place: Place, *, only_if: bool = True) -> None:
+        """Note that a call has resumed it."""
+        if only_if:
+            place.paused, place.is_told = "", True
+
+    @precondition(lambda self: self.places and len(self.places) < MOST)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        place = self.place(data)
+        (made,) = self.loop(self.copies.fork(place.id, 1, owner=OWNER))
+        self.runs(place)
+        self._copied(made.id, place.jobs)
+
+    def _copied(self, environment: str, jobs: dict[int, Known]) -> None:
+        self.places[environment] = Place(environment, deepcopy(jobs), max(jobs, default=0))
+
+    @precondition(lambda self: self.places and len(self.snapshots) < MOST_SNAPSHOTS)
+    @rule(data=st.data())
+    def snapshot(self, data: st.DataObject) -> None:
+        place = self.place(data)
+        kept = self.loop(self.copies.take(place.id, owner=OWNER))
+        self.runs(place)
+        self.snapshots[kept.id] = place.id, deepcopy(place.jobs)
+
+    @precondition(lambda self: self.snapshots and len(self.places) < MOST)
+    @rule(data=st.data())
+    def copy(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(sorted(self.snapshots)))
+        made = self.loop(self.copies.create(chosen, CopyRequest(), owner=OWNER))
+        self._copied(made.id, self.snapshots[chosen][1])
+
+    @precondition(lambda self: any(origin in self.places for origin, _ in self.snapshots.values()))
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        usable = [name for name, (origin, _) in self.snapshots.items() if origin in self.places]
+        chosen = data.draw(st.sampled_from(sorted(usable)))
+        origin, jobs = self.snapshots[chosen]
+        place = self.places[origin]
+        lost = self.jobs.newest(origin, 100, owner=OWNER)
+        self.loop(self.copies.roll_back(origin, chosen, owner=OWNER))
+        assert not any(job.is_running for job in lost)
+        place.jobs = deepcopy(jobs)
+        self.runs(place)
+
+    @rule()
+    def server_is_killed(self) -> None:
+        self.loop(self._restart())
+        self.places = {name: place for name, place in self.places.items() if place.paused == "disk"}
+        for place in self.places.values():
+            place.is_told = False
+        self.waiting.clear()
+
+    async def _restart(self) -> None:
+        assert self.here is not None
+        for guest in self.here.host.guests.values():
+            if not guest.freed:  # machines die with their server
+                guest.detached.set()
+                guest.freed = 1
+        self.stop.set()
+        await self.owner
+        await self._start()
+
+    # What holds
+
+    def view(self, place: Place, job: Job) -> tuple[bytes, str]:
+        stream = job.streams[StreamName.STDOUT]
+        brief = job.brief()
+        ends: dict[JobState, Any] = {
+            JobState.RUNNING: RUNNING,
+            JobState.EXITED: str(brief.exit_code),
+            JobState.KILLED: KILLED,
+            JobState.SIGNALED: KILLED,
+        }
+        assert brief.state in ends, job.view().error
+        assert brief.stdout_bytes == stream.total or job.is_unread
+        return stream.read(0, stream.total), ends[brief.state]
+
+    @invariant()
+    def every_job_is_as_its_program_left_it(self) -> None:
+        for place in self.places.values():
+            if not place.is_told:
+                continue
+            jobs = {job.number: job for job in self.jobs.newest(place.id, 100, owner=OWNER)}
+            assert jobs.keys() == place.jobs.keys()
+            for number, known in place.jobs.items():
+                printed, end = self.view(place, jobs[number])
+                assert end == known.end
+                assert jobs[number].is_paused == (end == RUNNING and bool(place.paused))
+                if jobs[number].is_unread:
+                    assert jobs[number].printed(StreamName.STDOUT) == len(known.printed)
+                elif place.paused:
+                    assert known.printed.startswith(printed)
+                else:
+                    assert printed == known.printed
+
+    @precondition(lambda self: self.any_job())
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        """Read a job as a client does, from its guest if need be."""
+        place, number = data.draw(st.sampled_from(self.any_job()))
+        is_unread = not place.is_told
+        if not is_unread:
+            is_unread = self.jobs.known(place.id, number, owner=OWNER).is_unread
+        job = self.loop(self.jobs.get(place.id, number, owner=OWNER))
+        self.runs(place, only_if=is_unread)
+        assert not job.is_unread
+        with pytest.raises(JobNotFound):
+            self.loop(self.jobs.get(place.id, place.last + 1, owner=OWNER))
+
+    @invariant()
+    def an_end_is_reported_once(self) -> None:
+        assert set(self.ends.values()) <= {1}
+
+    @invariant()
+    def nobody_waits_for_what_has_ended_or_is_paused(self) -> None:
+        for job, waiting in self.waiting:
+            assert waiting.error is None
+            assert waiting.is_done or (job.is_running and not job.is_paused)
+
+    @invariant()
+    def the_server_lives(self) -> None:
+        assert not self.owner.done()
+
+    def teardown(self) -> None:
+        try:
+            self.loop(self._close())
+        finally:
+            self.runner.close()
+
+    async def _close(self) -> None:
+        assert self.here is not None
+        await self.here.close()
+        self.stop.set()
+        await self.owner
+
+
+TestJobs = Machine.TestCase
+TestJobs.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
