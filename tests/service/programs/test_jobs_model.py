@@ -284,8 +284,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.places)
     @rule(data=st.data(), to_disk=st.booleans())
     def pause(self, data: st.DataObject, to_disk: bool) -> None:
+        self._pause(self.place(data), to_disk=to_disk)
+
+    def _pause(self, place: Place, *, to_disk: bool) -> None:
         assert self.here is not None
-        place = self.place(data)
         self.loop(self.here.service.pause(place.id, owner=OWNER, to_disk=to_disk))
         if place.paused != "disk":
             place.paused = "disk" if to_disk else "memory"
@@ -342,8 +344,10 @@ class Machine(RuleBasedStateMachine):
         place.jobs = deepcopy(jobs)
         self.runs(place)
 
-    @rule()
-    def server_is_killed(self) -> None:
+    @rule(after_pauses=st.booleans())
+    def server_is_killed(self, after_pauses: bool) -> None:
+        for place in self.places.values() if after_pauses else ():
+            self._pause(place, to_disk=True)
         self.loop(self._restart())
         self.places = {name: place for name, place in self.places.items() if place.paused == "disk"}
         for place in self.places.values():
