@@ -347,6 +347,23 @@ async def test_a_client_that_hangs_up_interrupts_its_code_and_keeps_the_context(
     assert (await rig.run("get x")).stdout.text() == "1\n"
 
 
+async def test_a_client_that_hangs_up_while_its_code_waits_leaves_the_rest_alone(rig: Rig) -> None:
+    first = await rig.start("hang\nset x 1")
+    await rig.here.host.only.started.wait()
+    waiting = await rig.start("set x 2")
+    third = await rig.start("get x")
+    calling = rig.here.start(waiting.attend(LONG))
+    await settle()
+    calling.cancel()
+    await calling.wait()
+    assert (waiting.view().state, waiting.view().diagnosis) == (JobState.KILLED, None)
+    assert first.is_running
+    assert third.is_running
+    rig.here.host.only.release.set()
+    await third.wait(LONG)
+    assert third.view().stdout.text() == "1\n"
+
+
 async def test_a_client_that_hangs_up_before_its_context_has_begun(rig: Rig) -> None:
     job = await rig.start("set x 1")
     await job.kill()

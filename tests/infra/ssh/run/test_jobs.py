@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
@@ -16,11 +17,13 @@ from tests.infra.ssh.run.processes import hang, refuse
 from tests.support.jobs import job
 from tests.support.vm import command
 
-from waggle.domain.errors import GuestLost, JobNotFound
-from waggle.domain.programs.guest_job import Attributes
+from waggle.domain.errors import GuestLost, JobNotFound, TimedOut
+from waggle.domain.programs.guest_job import Attributes, Terminal
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run.following import CONTEXT_ENDED
 from waggle.infra.ssh.run.jobs import ATTEMPTS, GuestJobs
+from waggle.infra.ssh.run.requests import JobRequests
+from waggle.tasks import end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 PATIENCE = (0.3, 0.3)
@@ -140,6 +143,73 @@ async def test_an_interrupt_that_ends_the_context_loses_it() -> None:
         cell = job(command("x", timeout=0.2), Attributes(context=context))
         result = await guest.attend(cell)
     assert (result.timed_out, result.context_ended) == (True, True)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_code_that_an_interrupt_ends_keeps_its_context(cancelled: bool) -> None:
+    begun, interrupted = anyio.Event(), anyio.Event()
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        if (process.command or "").startswith("signal"):
+            interrupted.set()
+        elif (process.command or "").startswith("start"):
+            process.stdout.write(frame(b"s") + frame(b"o", b"on\n"))
+            begun.set()
+            await interrupted.wait()
+            await hang(process)
+        else:
+            process.stdout.write(frame(b"o", b"KeyboardInterrupt\n") + frame(b"x", END))
+        process.exit(0)
+
+    cell = job(command("x", timeout=60 if cancelled else 0.5), Attributes(context="c"))
+    async with jobs(run) as (made, guest):
+        attending = asyncio.ensure_future(guest.attend(cell))
+        await begun.wait()
+        if cancelled:
+            await end(attending)
+        else:
+            result = await attending
+            assert (result.timed_out, result.context_ended) == (True, False)
+    assert cell.streams.stdout.output().text() == "on\nKeyboardInterrupt\n"
+    assert not cell.lost_context
+    assert made.commands[1:] == [f"signal {cell.id} 2", f"follow {cell.id} 3 0 0"]
+
+
+async def test_a_jobs_time_stops_while_the_machine_is_paused() -> None:
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stdout.write(frame(b"s"))
+        begun.set()
+        await go_on.wait()
+        process.stdout.write(frame(b"x", END))
+        process.exit(0)
+
+    wanted = job(command("x", timeout=1.0))
+    async with jobs(run) as (_, guest):
+        attending = asyncio.ensure_future(guest.attend(wanted))
+        await begun.wait()
+        guest.set_paused(True)
+        await anyio.sleep(1.1)  # longer than the timeout: nothing may happen
+        assert not attending.done()
+        guest.set_paused(False)
+        go_on.set()
+        assert not (await attending).timed_out
+    assert 0 < wanted.remaining <= 1.0
+
+
+async def test_input_that_is_not_read_and_questions_that_are_not_answered_have_their_time() -> None:
+    async with peer(hang) as made:
+        connection = SshConnection(made.port, made.keys, timeout=5)
+        requests = JobRequests(connection, seconds=0.3)
+        with anyio.fail_after(10):
+            with pytest.raises(TimedOut, match="did not read all of its input"):
+                await requests.write("x", bytes(1 << 20), close=False)
+            for asked in (requests.signal("x", 2), requests.resize("x", Terminal())):
+                with pytest.raises(GuestLost, match="does not answer about its jobs"):
+                    await asked
+        await connection.aclose()
+    assert made.commands == ["input x", "signal x 2", "resize x 24 80"]
 
 
 async def test_endless_output_is_cut_and_ends_with_the_timeout() -> None:
