@@ -33,8 +33,8 @@ FEW = 2
 RUNTIMES = {"shell": {}, "python": {"memory_mb": 256}}
 """Each has two environments, one a fork of the other."""
 END_SECONDS = 60.0
-WORK_SECONDS = 6.0
-"""The longest that an environment works before the kill."""
+WORK_SECONDS, PAUSE_SECONDS = 6.0, 2.0
+"""The longest that an environment works, or is being paused to disk, before the kill."""
 USED = 0.5
 """The share of those on the disk that are used between two kills; the rest sleep on."""
 
@@ -130,7 +130,11 @@ class Kills:
         await living.sleep(call)
 
     async def work_until_killed(self, call: Caller, chosen: Living, doomed: str) -> None:
-        """Kill the server while one environment works and a call waits for the doomed one."""
+        """Kill the server while one environment works and a call waits for the doomed one.
+
+        Every second time that is as the working one is paused to disk.
+        """
+        pausing = anyio.Event()
 
         async def work() -> None:
             try:
@@ -139,6 +143,7 @@ class Kills:
                     await chosen.check(call)
                     await chosen.flood(call)
                     self.killed_in = "in a pause"
+                    pausing.set()
                     await chosen.sleep(call)
             except Killed:
                 self.killed_in += f" of {chosen.runtime}"
@@ -150,7 +155,11 @@ class Kills:
         async with anyio.create_task_group() as group:
             group.start_soon(work)
             group.start_soon(wait)
-            await anyio.sleep(self.rng.uniform(0, WORK_SECONDS))  # for nothing: any time will do
+            if self.rng.random() < 0.5:
+                await pausing.wait()
+                await anyio.sleep(self.rng.uniform(0, PAUSE_SECONDS))
+            else:
+                await anyio.sleep(self.rng.uniform(0, WORK_SECONDS))  # any time will do
             self.server.kill()
 
     async def all_ended(self) -> None:
