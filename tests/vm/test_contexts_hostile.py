@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 from tests.support.contexts import BUSYBOX, Interpreter
+from tests.support.ssh_flood import resident
 from tests.support.vm import root
 
 from waggle.service.local.guest import LocalGuest
@@ -64,6 +65,21 @@ async def test_garbage_for_answers_is_no_answer(own: Interpreter) -> None:
     cell = await running.ended()
     assert (cell.code, cell.out) == (9, "on\noff\n")
     assert await own.prints("echo $X") == "1\n"
+
+
+async def test_a_driver_that_floods_harms_neither_cells_nor_the_server(own: Interpreter) -> None:
+    """In its answers while a cell runs, and in what it prints between cells."""
+    pid = await driver(own)
+    running = own.start("echo on; /.waggle/bin/busybox sleep 2; (exit 9)")
+    await running.printed("on")
+    await root(own.guest, f"cd {place(own)}; timeout 4 yes >answer || true")
+    cell = await running.ended()
+    assert (cell.code, cell.out) == (9, "on\n")
+    before = resident()
+    await root(own.guest, f"timeout 4 yes flood >/proc/{pid}/fd/1 || true")
+    assert await own.prints("echo $X") == "1\n"
+    assert own.spools[0].total > 1 << 20
+    assert resident() - before < 32
 
 
 async def test_requests_that_others_write_are_no_requests(own: Interpreter) -> None:
