@@ -113,3 +113,25 @@ async def test_a_fork_has_its_own_copy_of_each_job_and_context(server: Waggle) -
         for environment in (origin, first, second):
             await call(client, "destroy_environment", environment_id=environment)
     assert server.remains() == {}
+
+
+async def test_a_rollback_goes_on_with_the_jobs_of_its_snapshot(server: Waggle) -> None:
+    async with connected(server) as client:
+        identity = await create(client, "shell")
+        here = {"environment_id": identity}
+        job = (await call(client, "execute", **here, code=COUNT, background=True))["job_id"]
+        cell = await call(client, "execute", **here, code=COUNT, context="main", background=True)
+        kept = await call(client, "snapshot_environment", **here)
+        later = await call(client, "execute", **here, code=COUNT, background=True)
+        await call(client, "rollback_environment", **here, snapshot_id=kept["snapshot_id"])
+        gone = await refusal(client, "read_job", **here, job_id=later["job_id"])
+        assert gone["code"] == "job_not_found"
+        await execute(client, identity, "touch /tmp/enough")
+        for number in (job, cell["job_id"]):
+            ended = await call(client, "wait_job", **here, job_id=number, wait_seconds=60)
+            assert (ended["status"], ended["exit_code"]) == ("exited", 0), ended
+            assert ended["stdout"].endswith("end\n")
+            whole(ended["stdout"])
+        await call(client, "delete_snapshot", snapshot_id=kept["snapshot_id"])
+        await call(client, "destroy_environment", **here)
+    assert server.remains() == {}
