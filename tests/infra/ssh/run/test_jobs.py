@@ -153,12 +153,12 @@ async def test_code_that_an_interrupt_ends_keeps_its_context(cancelled: bool) ->
         if (process.command or "").startswith("signal"):
             interrupted.set()
         elif (process.command or "").startswith("start"):
-            process.stdout.write(frame(b"s") + frame(b"o", b"on\n"))
+            process.stdout.write(START + frame(b"o", b"on\n"))
             begun.set()
             await interrupted.wait()
             await hang(process)
         else:
-            process.stdout.write(frame(b"o", b"KeyboardInterrupt\n") + frame(b"x", END))
+            process.stdout.write(START + frame(b"o", b"KeyboardInterrupt\n") + frame(b"x", END))
         process.exit(0)
 
     cell = job(command("x", timeout=60 if cancelled else 0.5), Attributes(context="c"))
@@ -179,7 +179,7 @@ async def test_a_jobs_time_stops_while_the_machine_is_paused() -> None:
     begun, go_on = anyio.Event(), anyio.Event()
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        process.stdout.write(frame(b"s"))
+        process.stdout.write(START)
         begun.set()
         await go_on.wait()
         process.stdout.write(frame(b"x", END))
