@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,10 @@ import pytest
 from mcp import Client
 from tests.cli.beside import Commands
 from tests.support.server import client, created, data_of, serving
+from tests.support.waiting import until
+
+from waggle.cli.env import logs
+from waggle.domain.environment import State
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +54,32 @@ async def test_a_running_job_is_shown_so_far_or_followed_to_its_end(tmp_path: Pa
             assert shown == []
             rig.host.only.release.set()
         assert shown == [(0, "one\ntwo\n", "")]
+
+
+async def test_a_paused_job_is_followed_again_when_it_is_resumed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving() as rig, client(rig) as connected:
+        made = await created(connected)
+        await started(connected, made, "echo one\nhang\necho two")
+        await rig.host.only.started.wait()
+        called, said = {"environment_id": made}, list[str]()
+        await connected.call_tool("pause_environment", called)
+        assert await logs._copy(connected, made, 1, "stdout", follow=False) == 0
+        assert capsys.readouterr().out.endswith("\none\n")
+
+        def says(text: str) -> bool:
+            said.append(capsys.readouterr().err)
+            return text in "".join(said)
+
+        async with anyio.create_task_group() as group:
+            follow = partial(logs._copy, connected, made, 1, "stdout", follow=True)
+            group.start_soon(follow)
+            await until(lambda: says(f"It is paused. 'waggle env resume {made}' resumes"))
+            assert rig.services.environments.all()[0].state is State.PAUSED
+            await connected.call_tool("resume_environment", called)
+            rig.host.only.release.set()
+        assert says("It is resumed.")
 
 
 async def test_output_that_is_not_kept_is_reported(tmp_path: Path) -> None:

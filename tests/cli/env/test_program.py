@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from mcp import Client
 from tests.support.fakes import FakeGuest
-from tests.support.server import Setup, client, created, serving
+from tests.support.server import Setup, client, created, data_of, serving
 from tests.support.waiting import until
 
 from waggle.cli.client import CallRefused
@@ -109,6 +109,35 @@ async def test_cancelling_the_command_kills_the_program() -> None:
             await guest.started.wait()
             group.cancel_scope.cancel()
         assert [command.argv[0] for command in guest.cancelled] == ["tool"]
+
+
+async def test_a_pause_is_reported_and_lasts_until_another_call_ends_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with box() as (agent, guest, identity):
+
+        async def runs(_command: Command, into: Streams) -> ExecutionResult:
+            hang = guest.started.is_set()  # a fake program begins again after a pause
+            return await program(b"" if hang else b"first ", hang=True)(guest, into)
+
+        guest.programs["tool"] = runs
+        out, called, said = io.BytesIO(), {"environment_id": identity}, list[str]()
+
+        def says(text: str) -> bool:
+            said.append(capsys.readouterr().err)
+            return text in "".join(said)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, agent, {**called, "command": ["tool"]}, out, io.BytesIO())
+            await until(lambda: out.getvalue() == b"first ")
+            await agent.call_tool("pause_environment", called)
+            await until(lambda: says(f"It is paused. 'waggle env resume {identity}' resumes"))
+            listed = data_of(await agent.call_tool("list_environments", {}))
+            assert listed["environments"][0]["status"] == "paused"
+            await agent.call_tool("resume_environment", called)
+            guest.release.set()
+        assert out.getvalue() == b"first released"
+        assert says("It is resumed.")
 
 
 class Closed(io.BytesIO):

@@ -105,6 +105,8 @@ def check_shell(server: Waggle, elsewhere: Path) -> None:
     address = {"listen_addr": server.url.removeprefix("http://")}
     ended = command_line("shell", "box", data=elsewhere, settings=address, stdin="exit 5\n")
     assert ended.returncode == 5, ended.stderr
+    ended = command_line("shell", "box", data=elsewhere, settings=address, stdin="")
+    assert ended.returncode == 0, ended.stderr
 
 
 def check_run(server: Waggle, directory: Path, box: str) -> None:

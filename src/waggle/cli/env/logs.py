@@ -8,8 +8,8 @@ import sys
 import anyio
 from mcp import Client
 
-from waggle.cli.client import call, connected_by, find
-from waggle.cli.env.program import OutputStream
+from waggle.cli.client import connected_by, find
+from waggle.cli.env.program import OutputStream, status_of, until_resumed
 from waggle.cli.progress import interruptible, say
 from waggle.config import load
 
@@ -32,24 +32,23 @@ def logs(environment: str, job: int, *, follow: bool, stderr: bool) -> int:
 async def _print(environment: str, job: int, stream: str, follow: bool) -> int:
     async with connected_by(load()) as client:
         environment_id = str((await find(client, environment))["environment_id"])
-        return await interruptible(lambda: _copy(client, environment_id, job, stream, follow))
+        return await interruptible(
+            lambda: _copy(client, environment_id, job, stream, follow=follow)
+        )
 
 
-async def _copy(client: Client, environment_id: str, job: int, stream: str, follow: bool) -> int:
+async def _copy(client: Client, environment_id: str, job: int, stream: str, *, follow: bool) -> int:
     """Copy the stream, and return the number of bytes that are lost."""
     uri = f"waggle://environments/{environment_id}/executions/{job}/{stream}"
     output = OutputStream(client, uri, sys.stdout.buffer)
+    wanted = {"environment_id": environment_id, "job_id": job}
     pause = _FIRST_PAUSE
     while True:
-        over = not follow or not await _is_running(client, environment_id, job)
+        status = await status_of(client, wanted) if follow else ""
         new = await output.copy()
-        if over:
+        if status == "paused":
+            await until_resumed(client, wanted)
+        elif status != "running":
             return output.lost
         pause = _FIRST_PAUSE if new else min(pause * 1.5, _LONGEST_PAUSE)
         await anyio.sleep(pause)
-
-
-async def _is_running(client: Client, environment_id: str, job: int) -> bool:
-    """Whether the job runs; asking does not resume its environment."""
-    page = {"environment_id": environment_id, "job_id": job, "limit": 1}
-    return (await call(client, "read_job", **page))["status"] == "running"

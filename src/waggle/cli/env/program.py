@@ -20,12 +20,14 @@ from mcp import Client, MCPError
 from mcp_types import BlobResourceContents, TextResourceContents
 
 from waggle.cli.client import CallRefused, advice, call, refused_request
-from waggle.cli.progress import answered
+from waggle.cli.progress import answered, say
 from waggle.tasks import together
 
 _WAIT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 """Seconds between two reads of a program that prints nothing new."""
+_PAUSED_PAUSE = 1.0
+"""Seconds between two looks at an environment that is paused."""
 _STOP_SECONDS = 15.0
 _END_BYTES = 128 << 10
 """Bytes at the end of a stream that the server keeps even if the stream is longer than it keeps."""
@@ -117,7 +119,9 @@ class _Job:
                 if not error.result:
                     raise
                 result = error.result  # the program timed out, or its machine is gone
-            if result["status"] not in ("running", "paused"):
+            if result["status"] == "paused":
+                await until_resumed(self._client, self._arguments)
+            elif result["status"] != "running":
                 self._result = result
                 self._over.set()
 
@@ -128,6 +132,27 @@ class _Job:
                 await call(self._client, "kill_job", **self._arguments)
             except CallRefused:
                 return  # the environment is gone, and the program with it
+
+
+async def status_of(client: Client, job: Mapping[str, Any]) -> str:
+    """Return the status of a job; asking does not resume its environment. Raises CallRefused."""
+    while True:
+        try:
+            return str((await call(client, "read_job", **job, limit=1))["status"])
+        except CallRefused as error:
+            if not await _may_again(error):
+                raise
+
+
+async def until_resumed(client: Client, job: Mapping[str, Any]) -> None:
+    """Report that a job is paused, and wait until it is not. Raises CallRefused."""
+    environment = job["environment_id"]
+    say(f"waggle: It is paused. 'waggle env resume {environment}' resumes its environment.")
+    paused = True
+    while paused:
+        await anyio.sleep(_PAUSED_PAUSE)
+        paused = await status_of(client, job) == "paused"
+    say("waggle: It is resumed.")
 
 
 class OutputStream:

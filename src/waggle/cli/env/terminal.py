@@ -30,6 +30,7 @@ AGAIN_SECONDS = 60.0
 _OPEN_SECONDS = 120.0
 _MESSAGE = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+_END_PAUSE = 1.0
 _AGAIN = (429, 502, 503, 504)
 """Refusals that may pass."""
 _GONE, _REFUSED, _INVALID = 4001, 4003, 1008
@@ -208,7 +209,9 @@ class Attached:
             if detach:
                 await self._detach()
                 return
-        await self._send(_TERMINAL_END)
+        while True:  # a program that has just begun, or takes single keys, misses one
+            await self._send(_TERMINAL_END)
+            await anyio.sleep(_END_PAUSE)
 
     async def _send(self, data: bytes | str) -> None:
         """Send over this connection, or the next one if it breaks."""
