@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
 import asyncssh
@@ -14,11 +14,21 @@ from tests.support.vm import command
 from tests.support.waiting import until
 
 from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh.asyncssh_internals import open_sftp, open_tcp
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.sftp import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 STEPS = 80
+
+
+@pytest.fixture
+async def echo_port() -> AsyncGenerator[int]:
+    """The port of a server that a guest's tunnels reach."""
+    async with await asyncio.start_server(
+        lambda _reader, writer: writer.close(), "127.0.0.1", 0
+    ) as server:
+        yield int(server.sockets[0].getsockname()[1])
 
 
 async def cancelled_after(steps: int, work: Callable[[], Awaitable[object]]) -> bool:
@@ -91,6 +101,29 @@ async def test_a_file_call_cancelled_at_any_step_leaves_nothing(server: type[Ser
         await cancelled_after(STEPS, lambda: files.read("/f", limit=100))
         established.abort()
         await settled(established, before)
+        await connection.aclose()
+
+
+async def test_a_channel_cancelled_at_any_step_of_its_opening_is_closed(
+    echo_port: int,
+) -> None:
+    async with peer(sftp=Server, tunnels=True) as made:
+        connection = SshConnection(made.port, made.keys)
+        established = await connection.get()
+        before = asyncio.all_tasks()
+
+        async def tcp() -> None:
+            _, writer = await open_tcp(established, "127.0.0.1", echo_port, 1 << 16)
+            writer.channel.abort()
+
+        async def sftp() -> None:
+            _, channel = await open_sftp(established)
+            channel.abort()
+
+        for opened in (tcp, sftp):
+            cancelled = [await cancelled_after(steps, opened) for steps in range(STEPS)]
+            assert any(cancelled)
+            await settled(established, before)
         await connection.aclose()
 
 

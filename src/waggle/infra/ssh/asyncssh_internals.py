@@ -10,8 +10,8 @@ it makes objects of everything that a packet of up to 4 MiB lists, such as 350,0
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import asyncssh
 from asyncssh import constants
@@ -79,8 +79,7 @@ MAX_PACKET: Final = 512 << 10
 """Bytes, except for file data, which makes no objects; OpenSSH's server sends 256 KiB."""
 MAX_NAMES: Final = 1_000
 """Names in one packet; OpenSSH's server sends 100."""
-_DATA, _NAMES = 103, 104
-_IN_A_ROW: Final = 16
+_DATA, _NAMES, _IN_A_ROW = 103, 104, 16
 
 
 class Reader(Protocol):
@@ -218,67 +217,69 @@ class _Sftp(Protocol):
     def scandir(self, path: bytes) -> AsyncGenerator[asyncssh.SFTPName]: ...
 
 
+_Opened = TypeVar("_Opened")
+_abandoned = set[asyncio.Future[Any]]()  # channels that open for nobody any more
+
+
+async def _opened(
+    opening: Coroutine[Any, Any, _Opened], channel_of: Callable[[_Opened], Any]
+) -> tuple[_Opened, Channel]:
+    """Return what `opening` makes, and its channel. Raises TinyPackets, and as `opening`.
+
+    Safe to cancel: it is closed once it is open. asyncssh would forget it.
+    """
+    task = asyncio.ensure_future(opening)
+
+    def abort(_task: object) -> None:
+        _abandoned.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            channel_of(task.result()).abort()
+
+    try:
+        made = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _abandoned.add(task)
+        task.add_done_callback(abort)
+        raise
+    require_packets(channel_of(made))
+    return made, channel_of(made)
+
+
 async def open_exec(
     connection: asyncssh.SSHClientConnection,
     session: asyncssh.SSHClientSession[bytes],
     command: str,
     window: int,
 ) -> Channel:
-    """Start a command. Raises asyncssh.Error or OSError. Safe to cancel: see `_abandoned`."""
+    """Start a command. Raises asyncssh.Error or OSError. Safe to cancel."""
     typed = cast("_Connection", connection)
-    opening = asyncio.ensure_future(
-        typed.create_session(lambda: session, command, encoding=None, window=window)
-    )
-    try:
-        channel, _ = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        _abandoned.add(opening)
-        opening.add_done_callback(_abort)
-        raise
-    require_packets(channel)
-    return channel
-
-
-_abandoned: set[asyncio.Future[tuple[Channel, object]]] = set()
-"""Channels that open for nobody any more, and are closed then. asyncssh would forget them."""
-
-
-def _abort(opening: asyncio.Future[tuple[Channel, object]]) -> None:
-    _abandoned.discard(opening)
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].abort()
+    opening = typed.create_session(lambda: session, command, encoding=None, window=window)
+    return (await _opened(opening, lambda made: made[0]))[1]
 
 
 async def open_tcp(
     connection: asyncssh.SSHClientConnection, address: str, port: int, window: int
 ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
-    """Connect to a port beyond the server. Raises asyncssh.Error or OSError."""
+    """Connect to a port beyond the server, as `open_exec`."""
     typed = cast("_Connection", connection)
-    return await typed.open_connection(address, port, encoding=None, window=window)
+    opening = typed.open_connection(address, port, encoding=None, window=window)
+    return (await _opened(opening, lambda made: made[1].channel))[0]
 
 
 async def open_sftp(
     connection: asyncssh.SSHClientConnection,
 ) -> tuple[asyncssh.SFTPClient, Channel]:
-    """Start SFTP; return the client and its channel. Raises asyncssh.Error or OSError.
+    """Start SFTP; return the client and its channel, as `open_exec`.
 
-    asyncssh's connection method `start_sftp_client` hides the channel, and aborting the channel is
-    the only way to end a session whose server hangs.
+    asyncssh's `start_sftp_client` hides the channel, and only aborting it ends one that hangs.
     """
-    typed = cast("_Connection", connection)
-    writer, reader, _ = await typed.open_session(subsystem="sftp", encoding=None)
-    channel = cast("Channel", writer.channel)
-    require_packets(channel)
+    opening = cast("_Connection", connection).open_session(subsystem="sftp", encoding=None)
+    (writer, reader, _), channel = await _opened(opening, lambda made: made[0].channel)
     try:
+        loop = asyncio.get_running_loop()
+        bounded = cast("asyncssh.SSHReader[bytes]", SftpReader(reader))
         client = await start_sftp_client(
-            connection,
-            asyncio.get_running_loop(),
-            "strict",
-            cast("asyncssh.SSHReader[bytes]", SftpReader(reader)),
-            writer,
-            None,
-            "strict",
-            SFTP_VERSION,
+            connection, loop, "strict", bounded, writer, None, "strict", SFTP_VERSION
         )
     except BaseException:
         channel.abort()
