@@ -132,9 +132,9 @@ Where the operator does not allow all tools, resources follow: environments need
 and `packages`. Other resources are in no template, list or completion, and reading them is
 refused.
 
-Environments, output, files and directories can be subscribed to: a 2025 session by
-`resources/subscribe`, 2026-07-28 by `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} of them. A
-client is notified of one resource at most once a second, and when a program ends. A session that
+Environments, output, lists of displays, files and directories can be subscribed to: a 2025 session
+by `resources/subscribe`, 2026-07-28 by `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} of them.
+A client is notified of one resource at most once a second, and when a program ends. A session that
 has read the list is also notified when environments are created, fail and end.
 
 A file or directory changes whoever changes it, a program in the environment included, and a

@@ -16,6 +16,7 @@ from mcp_types import (
     ResourcesCapability,
 )
 from tests.mcp.subscribing import Heard, session, subscribe, unsubscribe
+from tests.support.displays import record
 from tests.support.server import MODERN, Rig, client, created, data_of, raw, request, serving
 
 from waggle.domain.access import Owner
@@ -24,7 +25,7 @@ from waggle.domain.programs.job import StreamName
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
-from waggle.mcp.uris import output_uri
+from waggle.mcp.uris import displays_uri, output_uri
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,29 @@ async def test_a_session_is_notified_of_output_at_a_limited_rate() -> None:
         assert len(heard.notices) < 3 + time.monotonic() - began
         (content,) = (await agent.read_resource(uri)).contents
         assert dict(content.meta or {})["waggle/page"]["size"] == 250
+
+
+async def test_a_session_is_notified_of_displays_while_the_program_runs() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        environment = await created(agent)
+        guest = rig.host.guests[environment]
+        code = {"environment_id": environment, "code": "hang", "background": True}
+        job = data_of(await agent.call_tool("execute", code))["job_id"]
+        uri = displays_uri(environment, job)
+        await subscribe(agent, uri)
+        await guest.started.wait()
+        (kept,) = guest.kept.values()
+        assert kept.streams is not None
+        for count in (1, 2):
+            kept.streams.display.feed(record({"text/plain": f"chart {count}"}))
+            await heard.until(lambda notices, count=count: notices.count(uri) == count)
+            (content,) = (await agent.read_resource(uri)).contents
+            assert len(json.loads(cast("Any", content).text)["displays"]) == count
+        guest.release.set()
+        await heard.until(lambda notices: notices == [uri] * 3)
+        with pytest.raises(MCPError):
+            await subscribe(agent, f"{uri}/1")
 
 
 async def test_a_session_is_notified_of_an_environment_and_its_end() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final, Literal
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
@@ -66,6 +67,11 @@ class StreamName(StrEnum):
 
     STDOUT = "stdout"
     STDERR = "stderr"
+
+
+DISPLAYS: Final = "displays"
+Recorded = StreamName | Literal["displays"]
+"""What grows as a program prints: one of its streams, or DISPLAYS."""
 
 
 @dataclass(frozen=True, slots=True)

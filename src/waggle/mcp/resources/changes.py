@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of resources, on their way from the services to the clients that watch them.
 
-The services notify `Changes` when a program prints, starts or ends, when environments appear, fail
-and end, and when a file changes that a client watches; `Changes` ends the watch of a file with its
-last watcher. A `Watcher` is one listening client, a 2025 session or a stream of 2026-07-28;
-`subscriptions` opens and closes it, and begins the watches of files. `Pace` limits notifications to
-one per second and resource, and always sends the last change. Nothing here waits for a client: a
-watcher sends in its own task, which exists only while there is something to send.
+The services notify `Changes` when a program prints, displays, starts or ends, when environments
+appear, fail and end, and when a file changes that a client watches; `Changes` ends the watch of a
+file with its last watcher. A `Watcher` is one listening client, a 2025 session or a stream of
+2026-07-28; `subscriptions` opens and closes it, and begins the watches of files. `Pace` limits
+notifications to one per second and resource, and always sends the last change. Nothing here waits
+for a client: a watcher sends in its own task, which exists only while there is something to send.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
 from waggle.domain.host import Names
-from waggle.domain.programs.job import StreamName
-from waggle.mcp.uris import EnvironmentAddress, FileAddress, StreamAddress
+from waggle.domain.programs.job import DISPLAYS, Recorded, StreamName
+from waggle.mcp.uris import DisplaysAddress, EnvironmentAddress, FileAddress, StreamAddress
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files.watches import WatchService
 from waggle.service.programs import Job
@@ -63,7 +63,7 @@ class Pace(Generic[_Marked]):
         return min(self._due.values(), default=None)
 
 
-Key = EnvironmentAddress | StreamAddress | FileAddress
+Key = EnvironmentAddress | StreamAddress | DisplaysAddress | FileAddress
 Event = ResourceUpdated | ResourcesListChanged
 Send = Callable[[Event], Awaitable[None]]
 K = TypeVar("K")
@@ -123,13 +123,16 @@ class Changes:
         """Forget a watcher. For `Watcher`."""
         self._watchers.discard(watcher)
 
-    def _job(self, job: Job, stream: StreamName | None) -> None:
+    def _job(self, job: Job, recorded: Recorded | None) -> None:
         if job.environment_id not in self._watched:
             return
-        streams = list(StreamName) if stream is None else [stream]
-        keys = [StreamAddress(job.environment_id, job.number, name) for name in streams]
-        self._mark(keys, final=stream is None)
-        if stream is None:
+        is_final = recorded is None
+        for name in [*StreamName, DISPLAYS] if recorded is None else [recorded]:
+            of = (job.environment_id, job.number)
+            is_stream = isinstance(name, StreamName)
+            key = StreamAddress(*of, name) if is_stream else DisplaysAddress(*of)
+            self._mark([key], final=is_final)
+        if is_final:
             self._mark([EnvironmentAddress(job.environment_id)])
 
     def _file(self, environment_id: str, path: str, _names: Names) -> None:

@@ -76,7 +76,8 @@ TEMPLATES = [
         name="displays",
         title="Displays of an execution",
         description="The list of what execution n displayed (pictures, tables, charts, HTML) as "
-        "JSON: URIs, media types, and after how many bytes of output.",
+        "JSON: URIs, media types, and after how many bytes of output. Can be subscribed to, "
+        "without a query.",
         mime_type="application/json",
     ),
     ResourceTemplate(

@@ -31,6 +31,7 @@ from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.sdk import Connection, connection_of
 from waggle.mcp.uris import (
     Address,
+    DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
     Range,
@@ -162,15 +163,15 @@ class Subscriptions:
     def _known_key(self, uri: str, owner: Owner) -> Key:
         """Return the key of a URI to watch. Raises NotFound, JobNotFound or InvalidArgument."""
         key = _key(self._address_of(uri))
-        if isinstance(key, StreamAddress):
+        if isinstance(key, StreamAddress | DisplaysAddress):
             self._services.jobs.known(key.environment_id, key.number, owner=owner)
         elif key is not None:
             self._services.environments.get(key.environment_id, owner=owner)
         else:
             raise InvalidArgument(
                 "This cannot be subscribed to.",
-                hint="Environments, files, directories and streams of executions can, without a "
-                "query; nothing else.",
+                hint="Environments, files, directories, and streams and lists of displays of "
+                "executions can, without a query; nothing else.",
             )
         return key
 
@@ -216,7 +217,10 @@ def _ignored(_event: ServerEvent) -> None:
 
 
 def _key(address: Address | None) -> Key | None:
-    if isinstance(address, StreamAddress | FileAddress) and address.part == Range():
+    if (
+        isinstance(address, StreamAddress | DisplaysAddress | FileAddress)
+        and address.part == Range()
+    ):
         return address
     return address if isinstance(address, EnvironmentAddress) else None
 

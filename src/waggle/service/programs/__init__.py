@@ -32,7 +32,7 @@ from waggle.domain.programs.context import (
     interrupted,
 )
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
-from waggle.domain.programs.job import JobState, JobView, StreamName
+from waggle.domain.programs.job import DISPLAYS, JobState, JobView, Recorded, StreamName
 from waggle.service.programs.notes import Note
 from waggle.service.programs.record import INSTALLS, JobRecord, What
 
@@ -69,8 +69,8 @@ READ_SECONDS = 30.0
 """How long a guest may take to send what a job that has ended had printed."""
 CONTEXT_END_SECONDS = 3.0
 """How long code whose context has ended waits for the cause."""
-Grown = Callable[["Job", StreamName], None]
-"""Called when a job has printed. It must not raise or wait."""
+Grown = Callable[["Job", Recorded], None]
+"""Called when a job has printed or displayed. It must not raise or wait."""
 Attend = Callable[[GuestJob], Awaitable[tuple[ExecutionResult, Guest]]]
 """Follows a job to its end, wherever its environment runs; also returns the guest it ended in."""
 
@@ -95,7 +95,7 @@ class Job(JobRecord):
         self.context = context
         self._begun = anyio.Event()
         self.guest_job.started = self._begun.set
-        self._printed = (0, 0)
+        self._printed = (0, 0, 0)
         self._caught_up = anyio.Event()
         self._caught_up.set()
         self._scope = anyio.CancelScope()
@@ -110,7 +110,7 @@ class Job(JobRecord):
         self.begin(found.elapsed)
         if found.is_running:
             self.guest_job.remaining = max(0.0, self.limit - found.elapsed)
-            self._printed = found.printed[:2]
+            self._printed = found.printed
             self._caught_up = anyio.Event()
             self._catch_up()
         else:
@@ -158,7 +158,7 @@ class Job(JobRecord):
             self._lost = error
             self._scope.cancel()
 
-    def _grow(self, grown: Grown, name: StreamName) -> None:
+    def _grow(self, grown: Grown, name: Recorded) -> None:
         self._catch_up()
         grown(self, name)
 
@@ -168,11 +168,12 @@ class Job(JobRecord):
         It starts when the jobs in `after` have ended.
         """
         job = self.guest_job
-        out, err = (
-            Watched(self.streams[name], partial(self._grow, grown, name))
-            for name in (StreamName.STDOUT, StreamName.STDERR)
+        out, err = self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR]
+        job.streams = JobStreams(
+            Watched(out, partial(self._grow, grown, StreamName.STDOUT)),
+            Watched(err, partial(self._grow, grown, StreamName.STDERR)),
+            Watched(self.display, partial(self._grow, grown, DISPLAYS)),
         )
-        job.streams = JobStreams(out, err, self.display)
         state, result = JobState.KILLED, None
         try:
             with self._scope:

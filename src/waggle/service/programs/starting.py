@@ -26,7 +26,7 @@ from waggle.domain.observer import Clock, NewId
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, NewRecording
 from waggle.domain.programs.context import MAX_CONTEXTS, SPARE_CONTEXT, ContextKey
 from waggle.domain.programs.guest_job import Attributes, Detached, GuestJob
-from waggle.domain.programs.job import JobKind, StreamName
+from waggle.domain.programs.job import JobKind, Recorded
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files import located
 from waggle.service.programs import Job, What
@@ -39,8 +39,8 @@ MAX_RUNNING = 16
 """The most jobs that run in one environment at once."""
 CONTEXT_KEEP = 256 << 10
 """Bytes kept of what a context prints between cells."""
-Changed = Callable[[Job, StreamName | None], None]
-"""Called when a job has printed to a stream or, with None, has started or ended. It must not raise
+Changed = Callable[[Job, Recorded | None], None]
+"""Called when a job has printed or displayed or, with None, has started or ended. It must not raise
 or wait."""
 
 
@@ -75,7 +75,7 @@ class JobStarter:
         """Call `notify` when a job starts, prints or ends; see `Changed`."""
         self._listeners.append(notify)
 
-    def _notify(self, job: Job, stream: StreamName | None = None) -> None:
+    def _notify(self, job: Job, stream: Recorded | None = None) -> None:
         for notify in self._listeners:
             notify(job, stream)
 

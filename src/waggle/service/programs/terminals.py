@@ -21,7 +21,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument, JobEnded, TooManyJobs
 from waggle.domain.programs import Command, GuestUser
 from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
-from waggle.domain.programs.job import JobKind, JobView, StreamName
+from waggle.domain.programs.job import JobKind, JobView, Recorded, StreamName
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job, What
 from waggle.service.programs.jobs import JobService
@@ -135,7 +135,7 @@ class TerminalService:
         jobs.when_changed(self._printed)
         environments.events.when_changed(self._changed)  # after `jobs`, which notes the pause
 
-    def _printed(self, job: Job, _stream: StreamName | None) -> None:
+    def _printed(self, job: Job, _stream: Recorded | None) -> None:
         for reader in self._readers.get(job, ()):
             reader.wake()
 
