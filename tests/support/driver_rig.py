@@ -227,6 +227,13 @@ class Driver:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
+    def logged(self, text: str) -> None:
+        """Wait until the driver has printed `text` on its own output."""
+        until = time.monotonic() + PATIENCE
+        while text not in self.log.read_text():
+            assert time.monotonic() < until, self.log.read_text()[-2000:]
+            threading.Event().wait(0.005)
+
     def interrupt(self) -> None:
         """Send SIGINT to the process group, as the kit does."""
         os.killpg(self.pid, signal.SIGINT)
