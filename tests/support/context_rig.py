@@ -11,6 +11,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -130,6 +131,9 @@ class ContextRig:
             stderr=self._own,
             start_new_session=True,
         )
+        said, _, _ = select.select([self._answering], [], [], _SECONDS)
+        assert said, self.printed
+        assert os.read(self._answering, len(b"ready\n")) == b"ready\n"
         return self
 
     def __exit__(

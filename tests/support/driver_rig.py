@@ -160,6 +160,7 @@ class Driver:
             os.close(end)
 
     def __enter__(self) -> Self:
+        assert self.line() == "ready"
         return self
 
     def __exit__(self, *_: object) -> None:

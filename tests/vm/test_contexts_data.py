@@ -55,6 +55,16 @@ async def _is_ipython(shell: Interpreter) -> None:
     assert "\x1b" not in cell.out + cell.err
 
 
+async def test_an_interrupt_while_it_starts_leaves_it(python: Interpreter) -> None:
+    """IPython takes seconds here: until it is ready, only the code that waits for it ends."""
+    made = await Interpreter.begin(python.guest)
+    for _ in range(2):
+        cell = await made.cell("x = 1", timeout=0.3)
+        assert not cell.result.context_ended, (cell, made.said)
+    assert await made.prints("print('ready')") == "ready\n"
+    await made.end()
+
+
 async def test_a_traceback_is_without_colours_and_keeps_the_state(data: Interpreter) -> None:
     await data.prints("kept = 3")
     cell = await data.cell("def f(): return 1 / 0\nf()")

@@ -180,13 +180,14 @@ def test_a_spare_says_when_it_is_ready_and_its_first_cell_is_the_first(
     assert second.printed == "ready\n"
 
 
-def test_interrupts_at_any_time_leave_the_context(rig: ContextRig) -> None:
+@pytest.mark.parametrize("pause", [0.003, 0])
+def test_interrupts_at_any_time_leave_the_context(rig: ContextRig, pause: float) -> None:
     rig.run("import asyncio\nx = 1\nclass Rich:\n    def _repr_html_(self): return 'x' * 300000")
     cells = ("x", "Rich()", "await asyncio.sleep(0.001)", "sum(range(20000))", "1 / 0")
     over = threading.Event()
 
     def interrupt() -> None:
-        while not over.wait(0.003):
+        while not over.wait(pause):
             rig.interrupt()
 
     thread = threading.Thread(target=interrupt)
@@ -198,4 +199,5 @@ def test_interrupts_at_any_time_leave_the_context(rig: ContextRig) -> None:
         thread.join()
     assert statuses <= {0, 1}
     assert rig.run("x").out == "1\n"
+    assert rig.run("await asyncio.sleep(0, 2)").out == "2\n"
     assert rig.printed == ""

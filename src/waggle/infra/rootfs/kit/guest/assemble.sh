@@ -34,8 +34,8 @@ for part in context context_cell context_interrupts context_streams; do
 done
 cp context.shell /kit/runners/context.sh
 cp context.python /kit/runners/context.py
-for name in axes boxes cells chart display figures hooks ipython libraries record request rich \
-  showing streams ticks; do
+for name in axes boxes cells chart display figures hooks ipython libraries loop record request \
+  rich showing streams ticks; do
   cp $name.python /kit/runners/waggle_$name.py
 done
 cp notebook.py /kit/runners/waggle_notebook.py

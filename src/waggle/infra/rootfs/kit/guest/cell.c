@@ -2,7 +2,8 @@
 // The program of a job whose code runs in a context: it asks that context's driver, and ends as the
 // driver answers. A request is a line "ID PID DIRECTORY": whose standard streams (of process PID)
 // the code has, and where the code lies, with files `env` (NUL-terminated variables) and `cwd` if
-// they are given; an answer is a line "ID STATUS". One has the driver at a time, the others wait.
+// they are given; an answer is a line "ID STATUS". One has the driver at a time, the others wait. Before
+// its first request a driver says "ready", a line that no one takes for an answer.
 #include "job.h"
 
 #include <errno.h>
@@ -22,6 +23,7 @@
 #define MAX_FD 64
 #define LINE 128
 #define MAX_READ 4096
+#define START 60000 // milliseconds; a driver that still starts then may end by an interrupt
 
 enum { ANSWER, SHIM, INTERRUPT, WAITS };
 
@@ -46,6 +48,15 @@ static bool is_first(const struct job *job) {
   int fd = open_of(job->context, "used", O_WRONLY | O_CREAT | O_EXCL);
   if (fd >= 0) close(fd);
   return fd >= 0;
+}
+
+// An interrupt would end a driver that still starts: until it is ready, this process takes them.
+static void await_driver(const struct job *job, int answer, int shim) {
+  char path[MAX_JOB_PATH];
+  struct pollfd waits[] = {{.fd = answer, .events = POLLIN}, {.fd = shim, .events = POLLIN}};
+  job_path(path, job->context, "used");
+  if (access(path, F_OK) && poll(waits, LENGTH(waits), START) > 0 && waits[1].revents)
+    end_with_context();
 }
 
 // Whatever else has come to be in its place, root of the guest can have put there.
@@ -121,13 +132,14 @@ void run_cell(const struct job *job) {
   int lock = open_of(job->context, "lock", O_RDWR | O_CREAT);
   if (!context || lock < 0) end_with_context();
   while (flock(lock, LOCK_EX) && errno == EINTR) {}
-  sigprocmask(SIG_BLOCK, &interrupts, NULL);
   int fds[WAITS] = {open_of(job->context, "answer", O_RDONLY | O_NONBLOCK), connect_shim(job->context),
                     signalfd(-1, &interrupts, SFD_CLOEXEC)};
   int ask = open_of(job->context, "ask", O_WRONLY | O_NONBLOCK);
   if (!is_fifo(fds[ANSWER]) || fds[SHIM] < 0 || !is_fifo(ask) || context->stage != RUNNING ||
       context->program <= 1)
     end_with_context();
+  await_driver(job, fds[ANSWER], fds[SHIM]);
+  sigprocmask(SIG_BLOCK, &interrupts, NULL);
   send(fds[SHIM], (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);
   lay_surroundings(job);
   pid_t driver = context->program;
