@@ -23,8 +23,9 @@ from waggle.domain.programs.guest_job import FoundJob
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.programs import Job
-from waggle.service.programs.execution import ExecutionService, Surroundings
+from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.starting import MAX_RUNNING
+from waggle.service.programs.surroundings import Surroundings
 
 pytestmark = pytest.mark.anyio
 

@@ -32,7 +32,8 @@ from waggle.domain.programs import (
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
-from waggle.service.programs.execution import ExecutionService, Surroundings
+from waggle.service.programs.execution import ExecutionService
+from waggle.service.programs.surroundings import Surroundings
 
 pytestmark = pytest.mark.anyio
 

@@ -31,7 +31,7 @@ from tests.support.kept_jobs import KeptJob
 from waggle.domain.errors import JobEnded, JobNotFound
 from waggle.domain.programs import Command, ExecutionResult, Output
 from waggle.domain.programs.guest_job import Attributes
-from waggle.domain.programs.job import JobKind, JobState, StreamName
+from waggle.domain.programs.job import JobKind, JobState, Recorded, StreamName
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import CopyRequest, Pausing
 from waggle.service.environments.service import EnvironmentService
@@ -134,7 +134,7 @@ class Machine(RuleBasedStateMachine):
     def _id(self) -> str:
         return f"{next(self.counter):08x}-0000-4000-8000-0000000000aa"
 
-    def _changed(self, job: Job, stream: StreamName | None) -> None:
+    def _changed(self, job: Job, stream: Recorded | None) -> None:
         if stream is None and not job.is_running:
             self.ends[job] += 1
 

@@ -18,8 +18,9 @@ from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import Terminal
 from waggle.domain.programs.job import StreamName
 from waggle.service.programs import control
-from waggle.service.programs.execution import ExecutionService, Surroundings
+from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
+from waggle.service.programs.surroundings import Surroundings
 from waggle.service.programs.terminals import (
     AGAIN,
     MAX_PIECE,

@@ -39,7 +39,7 @@ from waggle.mcp.schema.tool import RUNS, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 from waggle.service.programs import Job
-from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.surroundings import Surroundings
 
 _Runtime = Annotated[
     str | None,

@@ -49,7 +49,7 @@ from waggle.mcp.schema.tool import INSTALLS, RUNS, OfferedTool, make_tool
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
 from waggle.service.programs import Job
-from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.surroundings import Surroundings
 
 
 class PackageTools:

@@ -33,7 +33,7 @@ from waggle.mcp.schema.parameters import EnvironmentId, Seconds, Wait, searchabl
 from waggle.mcp.schema.tool import CHANGES, DESTROYS, READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.keeping import Keeper
 from waggle.service.environments.snapshots import MAX_FORKS
-from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.surroundings import Surroundings
 from waggle.service.programs.ways import Ways, pieces
 
 _SnapshotId = Annotated[str, Field()]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -21,8 +21,6 @@ from waggle.domain.programs import (
     Command,
     ExecutionResult,
     NewRecording,
-    Output,
-    Recording,
 )
 from waggle.domain.programs.context import (
     context_ended,
@@ -34,35 +32,11 @@ from waggle.domain.programs.context import (
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import DISPLAYS, JobState, JobView, Recorded, StreamName
 from waggle.service.programs.notes import Note
-from waggle.service.programs.record import INSTALLS, JobRecord, What
+from waggle.service.programs.record import INSTALLS, JobRecord, Watched, What
 
 __all__ = ["INSTALLS", "Job", "What"]
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A recording that calls `grown` after every feed."""
-
-    recording: Recording
-    grown: Callable[[], None]
-
-    def feed(self, data: bytes) -> None:
-        """Keep the data and call `grown`."""
-        self.recording.feed(data)
-        self.grown()
-
-    def skip(self, count: int) -> None:
-        """Note bytes that are missing, and call `grown`."""
-        self.recording.skip(count)
-        self.grown()
-
-    def output(self) -> Output:
-        """Return the recording's output."""
-        return self.recording.output()
-
-
 CATCH_UP_SECONDS = 5.0
 """How long a reader waits for what an adopted job had printed before, which its guest sends."""
 READ_SECONDS = 30.0

@@ -8,34 +8,31 @@ nothing of SSH.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.files import parse_path
 from waggle.domain.machine import NetworkPolicy
-from waggle.domain.programs import HOME, Command, GuestUser, parse_code, parse_seconds
+from waggle.domain.programs import HOME, Command, GuestUser, parse_code
 from waggle.domain.programs.context import (
     CONTEXT_SECONDS,
     ContextKey,
     driver_argv,
     parse_context,
 )
-from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
+from waggle.domain.programs.guest_job import Attributes
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages
 from waggle.domain.programs.program import read_program, unix_lines
 from waggle.domain.programs.runtime import (
     PYTHON_RUNNER,
     SHELL,
-    Given,
     Runtime,
     RuntimeName,
-    encoded,
-    parse_variables,
 )
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import INSTALLS, Job, What
 from waggle.service.programs.jobs import JobService
+from waggle.service.programs.surroundings import PLAIN, Surroundings
 
 _SHELL = (SHELL, "-c")
 _RUNTIMES = {
@@ -57,25 +54,6 @@ class ExecutionLimits:
     max_timeout: float
     install_timeout: float
     output: int
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """How a program runs: seconds until it is killed, its directory, variables and stdin.
-
-    With `stdin_open`, its standard input stays open for more.
-    With `tty` it has a terminal for input and output, which clients attach to.
-    """
-
-    timeout_seconds: float | None = None
-    cwd: str | None = None
-    env: Given = field(default_factory=dict[str, object])
-    stdin: str = ""
-    stdin_open: bool = False
-    tty: bool = False
-
-
-PLAIN = Surroundings()
 
 
 class ExecutionService:
@@ -166,7 +144,7 @@ class ExecutionService:
         environment = self._environments.get(environment_id, owner=owner)
         if context is None:
             command = self._program(code, language, environment.runtime, how, user=user)
-            attributes = _attributes(how, has_displays=PYTHON_RUNNER in command.argv)
+            attributes = how.attributes(has_displays=PYTHON_RUNNER in command.argv)
             what = What(JobKind.EXECUTE, summarise(code), attributes=attributes)
             return await self._jobs.start(environment.id, command, what, owner=owner)
         key, command = self._cell(code, language, environment.runtime, how, user, context)
@@ -198,8 +176,8 @@ class ExecutionService:
                 "The command is empty.", hint='Write "ls -l /tmp" or ["ls", "-l", "/tmp"].'
             )
         text = command if isinstance(command, str) else " ".join(command)
-        what = What(JobKind.COMMAND, summarise(text), attributes=_attributes(how))
-        ready = self._command(argv, how, user)
+        what = What(JobKind.COMMAND, summarise(text), attributes=how.attributes())
+        ready = how.command(argv, user, self._limits.max_timeout)
         return await self._jobs.start(environment_id, ready, what, owner=owner)
 
     async def install(
@@ -253,7 +231,7 @@ class ExecutionService:
         extension = chosen.extension if chosen else None
         argv, apart = runtime.code_argv(compiled=chosen is not None and chosen.compiled)
         return replace(
-            self._command(argv, how, user),
+            how.command(argv, user, self._limits.max_timeout),
             code=data,
             extension=extension or runtime.file_extension,
             apart=apart,
@@ -278,30 +256,7 @@ class ExecutionService:
         program = read_program(code, language, own, in_context=True)
         chosen = program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
-        command = self._command(driver_argv(runtime), how, user)
+        command = how.command(driver_argv(runtime), user, self._limits.max_timeout)
         extension = (chosen.extension if chosen else None) or runtime.file_extension
         cell = replace(command, code=parse_code(program.code), extension=extension, apart=True)
         return ContextKey(name, runtime.name.language, user), cell
-
-    def _command(self, argv: tuple[str, ...], how: Surroundings, user: GuestUser) -> Command:
-        longest = self._limits.max_timeout
-        if how.tty and how.stdin:
-            raise InvalidArgument(
-                "A program with a terminal takes no stdin: its input is what is typed.",
-                hint="Leave out stdin or tty.",
-            )
-        variables = parse_variables(how.env)
-        return Command(
-            argv=argv,
-            timeout=parse_seconds(how.timeout_seconds, longest, longest),
-            cwd=None if how.cwd is None else parse_path(how.cwd),
-            env={**TERMINAL_VARIABLES, **variables} if how.tty else variables,
-            stdin=encoded(how.stdin, "stdin"),
-            user=user,
-        )
-
-
-def _attributes(how: Surroundings, *, has_displays: bool = False) -> Attributes:
-    terminal = Terminal() if how.tty else None  # then that is all the output that it has
-    has_displays = has_displays and not how.tty
-    return Attributes(terminal=terminal, has_displays=has_displays, keeps_input=how.stdin_open)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -11,7 +12,14 @@ import anyio
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import Clock
-from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, NewRecording
+from waggle.domain.programs import (
+    NOTHING_LEFT,
+    Command,
+    ExecutionResult,
+    NewRecording,
+    Output,
+    Recording,
+)
 from waggle.domain.programs.context import ContextKey
 from waggle.domain.programs.display import displays_of
 from waggle.domain.programs.guest_job import Attributes, FoundJob, GuestJob, JobStreams
@@ -48,6 +56,28 @@ def adopted_what(note: Note) -> What:
     queue = "" if note.kind is JobKind.CONTEXT else key.queue
     attributes = Attributes(context=note.context_id)
     return What(note.kind, note.summary, queue=queue, attributes=attributes, context=key)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A recording that calls `grown` after every feed."""
+
+    recording: Recording
+    grown: Callable[[], None]
+
+    def feed(self, data: bytes) -> None:
+        """Keep the data and call `grown`."""
+        self.recording.feed(data)
+        self.grown()
+
+    def skip(self, count: int) -> None:
+        """Note bytes that are missing, and call `grown`."""
+        self.recording.skip(count)
+        self.grown()
+
+    def output(self) -> Output:
+        """Return the recording's output."""
+        return self.recording.output()
 
 
 class JobRecord:
