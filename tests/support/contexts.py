@@ -21,7 +21,7 @@ from waggle.app.root import image_service
 from waggle.config import load
 from waggle.domain.host import no_progress
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
-from waggle.domain.programs.display import Display, displays_of
+from waggle.domain.programs.display import Display, records_of
 from waggle.domain.programs.guest_job import Attributes, GuestJob, JobStreams
 from waggle.infra.shared.spool import Spool
 from waggle.service.local.guest import LocalGuest
@@ -176,7 +176,7 @@ class Running:
         """Wait for its end."""
         try:
             result = await self.task
-            found = displays_of(self.spools[2], ended=True)
+            found = records_of(self.spools[2], ended=True).read()
             out, err = (spool.output().text() for spool in self.spools[:2])
             return Cell(result, out, err, found.items, found.dropped)
         finally:

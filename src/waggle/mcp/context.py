@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import anyio
+import anyio.to_thread
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
@@ -48,6 +49,17 @@ Request = ServerRequestContext[dict[str, Any], Any]
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
+MUCH = 32 << 10
+"""Bytes of a guest from which a result is made in a thread; less takes a few milliseconds."""
+_THREADS = anyio.CapacityLimiter(2)
+
+
+async def apart(make: Callable[[], T], size: int) -> T:
+    """Return `make()` of `size` bytes of a guest, without blocking the event loop for long.
+
+    It runs in a thread if it is much, so it must use only what nobody changes.
+    """
+    return await anyio.to_thread.run_sync(make, limiter=_THREADS) if size > MUCH else make()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,14 +66,14 @@ async def test_a_job_keeps_what_it_displays_with_its_output(here: World, jobs: J
     environment = (await here.created()).id
     job = await start(jobs, environment, "echo before\nhang")
     await here.host.only.started.wait()
-    assert job.view().displays == Displays()
+    assert job.view().displays.read() == Displays()
     shown = record({"text/plain": "42"}, 7)
     job.display.feed(shown + shown[:10])
     kept = (Display(1, 7, 0, {"text/plain": "42"}),)
-    assert job.view().displays == Displays(kept)
+    assert job.view().displays.read() == Displays(kept)
     here.host.only.release.set()
     await job.wait(LONG)
-    assert job.view().displays == Displays(kept, dropped=1)
+    assert job.view().displays.read() == Displays(kept, dropped=1)
     assert job.kept_bytes == len("before\n") + len(shown) + 10
     job.close()
     assert job.kept_bytes == 0

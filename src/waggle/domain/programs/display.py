@@ -68,25 +68,45 @@ class Displays:
     items: tuple[Display, ...] = ()
     dropped: int = 0
 
+    def read(self) -> Displays:
+        """Return these; see `DisplayRecords`."""
+        return self
+
 
 NO_DISPLAYS: Final = Displays()
 Read = Callable[[int, int], bytes]
 """Returns at most so many bytes from an offset of the stream; fewer where it ends."""
 
 
-def displays_of(recording: Recording, *, ended: bool) -> Displays:
-    """Return the displays of a stream; a last record that may still grow is not yet `dropped`."""
-    if not recording.total:
-        return NO_DISPLAYS
-    size = min(recording.kept, MAX_STREAM_BYTES)
-    return parse_displays(recording.read, size, whole=ended or size < recording.total)
+@dataclass(frozen=True, slots=True)
+class DisplayRecords:
+    """The records of a job as they are at one time. To read them takes a while: up to 0.1 s.
+
+    `is_whole` means that no more bytes come, so that a record that is cut is lost.
+    """
+
+    data: bytes
+    is_whole: bool = True
+
+    def read(self) -> Displays:
+        """Return all displays."""
+        return parse_displays(self._slice, len(self.data), whole=self.is_whole)
+
+    def one(self, index: int) -> Display | None:
+        """Return one display by its number, without parsing the others."""
+        records = _records(self._slice, len(self.data))
+        found = next((record for record in records if record.index == index), None)
+        return found and found.display(_Budget())
+
+    def _slice(self, at: int, length: int) -> bytes:
+        return self.data[at : at + length]
 
 
-def display_of(recording: Recording, index: int) -> Display | None:
-    """Return one display of a stream by its number, without parsing the others."""
+def records_of(recording: Recording, *, ended: bool) -> DisplayRecords:
+    """Return the records of a stream; a last one that may still grow is not yet `dropped`."""
     size = min(recording.kept, MAX_STREAM_BYTES)
-    found = next((item for item in _records(recording.read, size) if item.index == index), None)
-    return found and found.display(_Budget())
+    data = recording.read(0, size) if size else b""
+    return DisplayRecords(data, ended or size < recording.total)
 
 
 def parse_displays(read: Read, size: int, *, whole: bool = True) -> Displays:

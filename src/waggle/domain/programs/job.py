@@ -15,7 +15,7 @@ from typing import Final, Literal
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import NOTHING_LEFT, Left, Output
-from waggle.domain.programs.display import NO_DISPLAYS, Displays
+from waggle.domain.programs.display import NO_DISPLAYS, DisplayRecords, Displays
 
 MAX_WAIT_SECONDS = 300.0
 """The longest wait of one call; clients give up on silent calls sooner or later."""
@@ -102,7 +102,14 @@ class JobView:
     ends_at: datetime | None = None
     is_queued: bool = False
     is_paused: bool = False
-    displays: Displays = NO_DISPLAYS
+    displays: Displays | DisplayRecords = NO_DISPLAYS
+
+    @property
+    def size(self) -> int:
+        """The bytes of the guest that it holds, as a measure of the work to show them."""
+        shown = (self.stdout, self.stderr)
+        records = self.displays.data if isinstance(self.displays, DisplayRecords) else b""
+        return sum(len(output.head) + len(output.tail) for output in shown) + len(records)
 
     @property
     def is_running(self) -> bool:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from waggle.domain.errors import JobNotFound
-from waggle.domain.programs.display import Display, display_of, displays_of
+from waggle.domain.programs.display import Display, DisplayRecords
 from waggle.mcp.uris import CHART, DisplayAddress, DisplaysAddress, display_uri, displays_uri
-from waggle.service.programs import Job
 
 JSON: Final = "application/json"
 
@@ -29,9 +28,9 @@ class Form:
     is_text: bool = True
 
 
-def listed(job: Job, address: DisplaysAddress) -> Form:
+def listed(records: DisplayRecords, address: DisplaysAddress) -> Form:
     """Return the list of a job's displays, and the number of those that were not kept."""
-    displays = displays_of(job.display, ended=not job.is_running)
+    displays = records.read()
     of = (address.environment_id, address.number)
     items = [
         {"uri": display_uri(*of, display.index), **_about(display), "mime_types": [*display.data]}
@@ -40,9 +39,9 @@ def listed(job: Job, address: DisplaysAddress) -> Form:
     return _json({"displays": items, "dropped": displays.dropped})
 
 
-def form_of(job: Job, address: DisplayAddress) -> Form:
+def form_of(records: DisplayRecords, address: DisplayAddress) -> Form:
     """Return one display, or one form of it. Raises JobNotFound."""
-    display = display_of(job.display, address.index)
+    display = records.one(address.index)
     if display is not None:
         if not address.form:
             return _json(_whole(display))

@@ -14,7 +14,8 @@ from mcp_types import BlobResourceContents, TextResourceContents
 from pydantic import BaseModel
 
 from waggle.domain.access import Owner
-from waggle.mcp.context import Services
+from waggle.domain.programs.display import records_of
+from waggle.mcp.context import Services, apart
 from waggle.mcp.resources.displays import Form, form_of, listed
 from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.results.images import page_type
@@ -85,12 +86,8 @@ async def read_resource(
             return _environment(services, uri, address, owner, executions)
         case StreamAddress():
             return await _stream(services, uri, address, owner)
-        case DisplaysAddress():
-            job = await services.jobs.get(address.environment_id, address.number, owner=owner)
-            return _form(uri, listed(job, address), address.part, job)
-        case DisplayAddress():
-            job = await services.jobs.get(address.environment_id, address.number, owner=owner)
-            return _form(uri, form_of(job, address), address.part, job)
+        case DisplaysAddress() | DisplayAddress():
+            return await _displayed(services, uri, address, owner)
         case FileAddress():
             return await _file(services, uri, address, owner)
         case ArchiveAddress():
@@ -143,6 +140,20 @@ async def _stream(services: Services, uri: str, address: StreamAddress, owner: O
     printed = exact_page(recording, offset=part.offset, length=part.length)
     kind = "text/plain" if printed.encoding == "utf-8" else "application/octet-stream"
     return _contents(uri, printed, kind, status)
+
+
+async def _displayed(
+    services: Services, uri: str, address: DisplaysAddress | DisplayAddress, owner: Owner
+) -> Contents:
+    job = await services.jobs.get(address.environment_id, address.number, owner=owner)
+    records = records_of(job.display, ended=not job.is_running)
+
+    def form() -> Form:
+        if isinstance(address, DisplaysAddress):
+            return listed(records, address)
+        return form_of(records, address)
+
+    return _form(uri, await apart(form, len(records.data)), address.part, job)
 
 
 def _form(uri: str, form: Form, part: Range, job: Job) -> Contents:

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from mcp_types import ContentBlock, ImageContent, ResourceLink
 from pydantic import BaseModel, Field
 
-from waggle.domain.programs.display import Display
+from waggle.domain.programs.display import Display, Displays
 from waggle.domain.programs.job import JobView
 from waggle.domain.programs.text import Insert, cleaned
 from waggle.mcp.errors import clean
@@ -107,10 +107,11 @@ def shown_displays(
 
     `pictures` shows pictures. Without `linked` nothing refers to resources, because there are none.
     """
-    displays = view.displays.items
-    if not displays and not view.displays.dropped:
+    found = view.displays.read()
+    displays = found.items
+    if not displays and not found.dropped:
         return ShownDisplays()
-    drawn = _pictures(view, MAX_PICTURES if pictures else 0)
+    drawn = _pictures(view, displays, MAX_PICTURES if pictures else 0)
     inserts, texts = _inserts(displays, drawn, characters)
     blocks: list[ContentBlock] = []
     for display in displays:
@@ -119,20 +120,20 @@ def shown_displays(
             blocks.append(picture.block)
             blocks += [_link(view, display, picture)] if linked else []
     if not linked:
-        return ShownDisplays(inserts, blocks=blocks, hints=_lost(view))
+        return ShownDisplays(inserts, blocks=blocks, hints=_lost(found))
     hidden = [display for display in displays if not _is_shown(display, drawn, texts)]
     charts = [ChartItem(display=at, chart=one) for at, one in _short_charts(hidden).items()]
     uri = displays_uri(view.environment_id, view.number) if hidden else ""
-    return ShownDisplays(inserts, charts, uri, blocks, _lost(view), _items(view))
+    return ShownDisplays(inserts, charts, uri, blocks, _lost(found), _items(view, displays))
 
 
-def _lost(view: JobView) -> list[Hint]:
-    count = view.displays.dropped
+def _lost(found: Displays) -> list[Hint]:
+    count = found.dropped
     what = "1 display was" if count == 1 else f"{count} displays were"
     return [Hint("", f"{what} too large, damaged or too many, and not kept")] if count else []
 
 
-def _pictures(view: JobView, count: int) -> dict[int, _Picture]:
+def _pictures(view: JobView, displays: Sequence[Display], count: int) -> dict[int, _Picture]:
     """Return the pictures by index; the first `count` that fit have a block.
 
     A result with pictures has no structured content, so they have the room of its copy too.
@@ -140,7 +141,7 @@ def _pictures(view: JobView, count: int) -> dict[int, _Picture]:
     printed = wire_size(view.stdout.text()) + wire_size(view.stderr.text()) + COPY_BUDGET // 3
     room = 2 * COPY_BUDGET - min(COPY_BUDGET, printed)
     found: dict[int, _Picture] = {}
-    for display in view.displays.items[:MAX_SHOWN]:
+    for display in displays[:MAX_SHOWN]:
         for kind in _PICTURES:
             data = display.data.get(kind)
             size = pixels(data, kind) if isinstance(data, bytes) else None
@@ -269,11 +270,11 @@ def _short_charts(displays: Sequence[Display]) -> dict[int, dict[str, Any]]:
     return short
 
 
-def _items(view: JobView) -> list[DisplayItem]:
+def _items(view: JobView, displays: Sequence[Display]) -> list[DisplayItem]:
     """Return the first displays with their URIs."""
     items: list[DisplayItem] = []
-    short = _short_charts(view.displays.items)
-    for display in view.displays.items[:MAX_LISTED]:
+    short = _short_charts(displays)
+    for display in displays[:MAX_LISTED]:
         of, chart = (view.environment_id, view.number, display.index), short.get(display.index)
         is_long = display.chart is not None and chart is None
         item = DisplayItem(index=display.index, mime_types=_types(display), uri=display_uri(*of))

@@ -16,7 +16,7 @@ from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
-from waggle.mcp.context import Ctx, PassedOn, Phases, Services, current_owner, reporter
+from waggle.mcp.context import Ctx, PassedOn, Phases, Services, apart, current_owner, reporter
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, rfc3339, success
 from waggle.mcp.results.environments import (
@@ -144,9 +144,9 @@ class EnvironmentTools:
             reporter(ctx, None if furnished else 1.0),
             undo=lambda made: end_unless_used(self._environments, made.environment),
         )
-        return self._created(made, names, known)
+        return await self._created(made, names, known)
 
-    def _created(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> Reply:
+    async def _created(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> Reply:
         begin = f"starts from snapshot {known.name}" if known else "is running"
         result = created(made.environment, names if made.installed else ())
         text = (
@@ -158,7 +158,8 @@ class EnvironmentTools:
             return success(result, text)
         if made.installed.exit_code == 0:
             return success(result, f"{text} Installed: {' '.join(names)}.")
-        return introduced(self._not_installed(made.installed), made.place)
+        failed_one = partial(self._not_installed, made.installed)
+        return introduced(await apart(failed_one, made.installed.size), made.place)
 
     def _not_installed(self, view: JobView) -> Reply:
         """Return the error of install_packages; the environment exists."""

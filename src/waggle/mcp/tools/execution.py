@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import parse_wait
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.mcp.context import Ctx, Phases, Services, attend, current_owner
+from waggle.mcp.context import Ctx, Phases, Services, apart, attend, current_owner
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply
 from waggle.mcp.results.images import Album, album_of, names_image, pictures_for, result_of
@@ -182,7 +183,8 @@ class ExecutionTools:
     async def _answer(self, ctx: Ctx, job: Job, wait: float, shown: int) -> Reply:
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
         pictures = await pictures_for(self._albums, job, view)
-        return result_of(view, self._limits, shown=shown, pictures=pictures)
+        result = partial(result_of, view, self._limits, shown=shown, pictures=pictures)
+        return await apart(result, view.size)
 
 
 def execution_tools(services: Services) -> list[OfferedTool]:

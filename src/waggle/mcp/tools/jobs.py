@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import parse_output
 from waggle.domain.programs.job import SIGNALS, JobView, StreamName, parse_signal, parse_wait
-from waggle.mcp.context import Ctx, Services, current_owner, watch
+from waggle.mcp.context import Ctx, Services, apart, current_owner, watch
 from waggle.mcp.results import Hint, Reply, success
 from waggle.mcp.results.images import pictures_for, result_of
 from waggle.mcp.results.jobs import (
@@ -149,7 +150,8 @@ class JobTools:
         """Return its status, as the call that started it would."""
         view = job.view()
         pictures = await pictures_for(self._albums, job, view)
-        return result_of(view, self._limits, shown=shown, pictures=pictures)
+        result = partial(result_of, view, self._limits, shown=shown, pictures=pictures)
+        return await apart(result, view.size)
 
     async def kill_job(
         self,
@@ -166,7 +168,9 @@ class JobTools:
             await self._jobs.kill(job, owner=owner)
         else:
             await self._jobs.control.signal(job, signal, owner=owner)
-        return result_of(job.view(), self._limits, shown=self._limits.output)
+        view = job.view()
+        result = partial(result_of, view, self._limits, shown=self._limits.output)
+        return await apart(result, view.size)
 
     async def write_job(
         self,

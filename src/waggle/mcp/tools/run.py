@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -22,7 +23,7 @@ from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
-from waggle.mcp.context import Ctx, Phases, Services, current_owner, follow
+from waggle.mcp.context import Ctx, Phases, Services, apart, current_owner, follow
 from waggle.mcp.errors import Failure, clean
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, success
@@ -89,7 +90,7 @@ class PackageTools:
 
     async def _answer(self, ctx: Ctx, job: Job, wait: float) -> Reply:
         view = await follow(ctx, job, wait, every=self._heartbeat, doing="installing")
-        output, hints = command_output(view, self._shown)
+        output, hints = await apart(partial(command_output, view, self._shown), view.size)
         if view.exit_code == 0 or view.is_running:
             return success(output, command_text, hints=hints)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
@@ -213,7 +214,7 @@ class RunTools:
             view = await brought.bring(self._services, environment.id, phases, owner=owner)
             if view is not None and view.exit_code != 0:
                 failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-                return self._result(view, "install", failure)
+                return await self._result(view, "install", failure)
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
@@ -221,12 +222,14 @@ class RunTools:
             if view.state is JobState.TIMED_OUT:
                 longer = "; with create_environment and execute, long work runs as a job."
                 failure = timeout_failure(view, self._limits.max_timeout, longer)
-            return self._result(view, "run", failure)
+            return await self._result(view, "run", failure)
 
-    def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
+    async def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
         """Return the output as execute does, without links into the destroyed environment."""
-        shown = self._limits.output
-        made = job_shown(view, shown, pictures=failure is None, linked=False)
+        shown = partial(
+            job_shown, view, self._limits.output, pictures=failure is None, linked=False
+        )
+        made = await apart(shown, view.size)
         given = made.output.model_dump(include=set(RunOutput.model_fields))
         result = RunOutput(phase=phase, **given)
         if failure is None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.programs.job import parse_wait
-from waggle.mcp.context import Ctx, Services, current_owner, reporter, with_heartbeat
+from waggle.mcp.context import Ctx, Services, apart, current_owner, reporter, with_heartbeat
 from waggle.mcp.observed import IdempotencyKey
 from waggle.mcp.results import Reply, success
 from waggle.mcp.results.environments import (
@@ -139,7 +139,8 @@ class SnapshotTools:
             ways = await with_heartbeat(
                 ctx, lambda: "running", self._services.heartbeat, work, since=1.0
             )
-            return tried(ways, self._services.execution_limits.output)
+            size = sum(way.view.size for way in ways if way.view)
+            return await apart(partial(tried, ways, self._services.execution_limits.output), size)
         copies = await self._snapshots.fork(
             origin, 1 if count is None else count, owner=owner, progress=reporter(ctx)
         )

@@ -21,7 +21,7 @@ from waggle.domain.programs import (
     Recording,
 )
 from waggle.domain.programs.context import ContextKey
-from waggle.domain.programs.display import displays_of
+from waggle.domain.programs.display import records_of
 from waggle.domain.programs.guest_job import Attributes, FoundJob, GuestJob, JobStreams
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
 from waggle.domain.programs.runtime import RuntimeName
@@ -225,7 +225,7 @@ class JobRecord:
             ends_at=self._ends_at(),
             is_queued=self.is_queued,
             is_paused=self.is_paused,
-            displays=displays_of(self.display, ended=not self.is_running),
+            displays=records_of(self.display, ended=not self.is_running),
         )
 
     def brief(self) -> JobBrief:
