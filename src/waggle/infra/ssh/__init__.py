@@ -136,6 +136,11 @@ class SshConnection:
                     self._offered = await self._offer_proxy(self._connection)
             return self._connection
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed permanently, as its machine ends."""
+        return self._closed
+
     def offer(self, proxy: ServeTunnel) -> None:
         """Set the proxy after construction; the next `get` offers it to the guest."""
         self._proxy, self._offered = proxy, False

@@ -11,11 +11,13 @@ from collections.abc import AsyncGenerator
 import anyio
 import asyncssh
 import pytest
+from structlog.testing import capture_logs
 from tests.infra.ssh.peer import Peer, Process, peer
 from tests.infra.ssh.run.frames import END, frame
 from tests.infra.ssh.run.processes import hang, refuse
 from tests.support.jobs import job
 from tests.support.vm import command
+from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, JobNotFound, TimedOut
 from waggle.domain.programs.guest_job import Attributes, Terminal
@@ -88,6 +90,26 @@ async def test_a_kill_that_is_not_obeyed_is_bounded(kill: Process) -> None:
             await guest.attend(job(command("x", timeout=0.2)))
         assert time.monotonic() - began < 0.2 + sum(PATIENCE) + 3
         assert len(made.kills()) == 2
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_a_job_that_is_not_killed_is_logged_unless_its_machine_has_ended(
+    has_ended: bool,
+) -> None:
+    async with peer(hang, kill=refuse) as made:
+        connection = SshConnection(made.port, made.keys, timeout=5)
+        guest = GuestJobs(connection, patience=PATIENCE)
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as group:
+                group.start_soon(guest.attend, job(command("x", timeout=60)))
+                await until(lambda: bool(made.commands))
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    if has_ended:
+                        await connection.aclose()
+        await connection.aclose()
+    logged = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert logged == ([] if has_ended else ["job_not_killed"])
 
 
 async def test_code_in_a_context_is_interrupted_before_its_context_is_killed() -> None:

@@ -199,7 +199,8 @@ class GuestJobs(JobRequests):
             if await self._ends(following, f"kill {context or job.id}", patience):
                 return True
             self._connection.hang_up()
-        log.warning("job_not_killed", job=job.id)
+        if not self._connection.is_closed:  # else it ended with its machine
+            log.warning("job_not_killed", job=job.id)
         return False
 
     async def _ends(self, following: _Following, question: str, patience: float) -> bool:
