@@ -38,7 +38,7 @@ class FakeShell:
     ended: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])
 
     def prepare(self, guest: FakeGuest) -> None:
-        for name in ("{shell}", "app"):
+        for name in ("{login}", "app"):
             guest.programs[name] = partial(self.run, guest)
         guest.typed = self.typed
 

@@ -38,7 +38,7 @@ async def test_a_shell_runs_in_a_terminal_of_the_clients_size_until_it_exits() -
             assert await screen.closed() == 1000
         assert screen.texts[-1] == {"exit": 7}
         (command,) = shell.commands
-        assert command.argv == ("{shell}", "-l")
+        assert command.argv == ("{login}", "-l")
         assert command.user is GuestUser.SANDBOX
         assert command.env["TERM"] == "xterm-256color"
 

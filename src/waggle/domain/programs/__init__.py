@@ -75,12 +75,13 @@ class GuestUser(StrEnum):
 class Command:
     """One command for the guest.
 
-    `argv` is run without a shell; `{shell}` as its first word is the image's own. `code`, if given,
-    is written to a fresh file, whose path replaces the word `{file}` in argv and which is removed
-    afterwards. It lies in `cwd`, or `apart` in a separate directory, where `{runner.py}` and
-    `{runner.js}` make an interpreter take it for a file of `cwd`. When `cwd` is None, the command
-    runs where the image has programs start. `timeout` is seconds. The result holds `output_limit`
-    bytes of each stream, unless output goes elsewhere. Raises InvalidArgument or TooLarge.
+    `argv` is run without a shell; `{shell}` as its first word is the image's own, `{login}` the
+    user's. `code`, if given, is written to a fresh file, whose path replaces the word `{file}` in
+    argv and which is removed afterwards. It lies in `cwd`, or `apart` in a separate directory,
+    where `{runner.py}` and `{runner.js}` make an interpreter take it for a file of `cwd`. When
+    `cwd` is None, the command runs where the image has programs start. `timeout` is seconds. The
+    result holds `output_limit` bytes of each stream, unless output goes elsewhere. Raises
+    InvalidArgument or TooLarge.
     """
 
     argv: tuple[str, ...]

@@ -39,6 +39,8 @@ FILE = "{file}"
 PACKAGES = "{packages}"
 SHELL = "{shell}"
 """As the first word: bash where the image has it, else its sh, else the guest kit's."""
+LOGIN_SHELL = "{login}"
+"""As the first word: what the image's file of users says for the user; else as SHELL."""
 PYTHON_RUNNER, NODE_RUNNER = "{runner.py}", "{runner.js}"
 """Make an interpreter take code for a file of the work directory (kit/guest/code.c)."""
 

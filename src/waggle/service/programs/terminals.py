@@ -22,6 +22,7 @@ from waggle.domain.errors import InvalidArgument, JobEnded, TooManyJobs
 from waggle.domain.programs import Command, GuestUser
 from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
 from waggle.domain.programs.job import JobKind, JobView, Recorded, StreamName
+from waggle.domain.programs.runtime import LOGIN_SHELL
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs import Job, What
 from waggle.service.programs.jobs import JobService
@@ -148,7 +149,7 @@ class TerminalService:
     async def open(
         self, environment_id: str, size: Terminal, *, owner: str, user: GuestUser
     ) -> Reader:
-        """Start the image's shell in a terminal, and read it from its beginning.
+        """Start the user's login shell in a terminal, and read it from its beginning.
 
         A paused environment is resumed. Raises NotFound, NotRunning, InvalidArgument, or
         TooManyJobs.
@@ -161,7 +162,7 @@ class TerminalService:
                 f"{MAX_TERMINALS} terminals run in environment {environment.id}.",
                 hint=f"Attach to one of the jobs {numbers}, or end one." if numbers else "",
             )
-        command = Command(("{shell}", "-l"), SECONDS, env=TERMINAL_VARIABLES, user=user)
+        command = Command((LOGIN_SHELL, "-l"), SECONDS, env=TERMINAL_VARIABLES, user=user)
         what = What(JobKind.TERMINAL, "shell", attributes=Attributes(keep=_KEEP, terminal=size))
         self._opening[environment.id] += 1
         try:

@@ -84,16 +84,18 @@ static void add_lines(const char *path, const char *text, const char *root, cons
 
 // Nobody has two names. A password of `*` is none, and nothing looks for it in the shadows.
 static void add_users(bool to_passwd, bool to_group) {
-  char user[256] = "", its_group[128] = "";
+  char user[256] = "", its_group[128] = "", root[64];
+  const char *shell = access("/bin/bash", X_OK) ? "/bin/sh" : "/bin/bash";
   if (!has_id(passwd, account.uid)) {
     if (has_name(passwd, "sandbox"))
       snprintf(account.name, sizeof account.name, "user%u", account.uid);
-    snprintf(user, sizeof user, "%s:*:%u:%u:waggle:" SANDBOX_HOME ":/bin/sh\n", account.name,
-             account.uid, account.gid);
+    snprintf(user, sizeof user, "%s:*:%u:%u:waggle:" SANDBOX_HOME ":%s\n", account.name,
+             account.uid, account.gid, shell);
   }
   if (!has_id(group, account.gid) && !has_name(group, account.name))
     snprintf(its_group, sizeof its_group, "%s:x:%u:\n", account.name, account.gid);
-  if (to_passwd) add_lines(PASSWD, passwd, "root:x:0:0:root:/root:/bin/sh\n", user);
+  snprintf(root, sizeof root, "root:x:0:0:root:/root:%s\n", shell);
+  if (to_passwd) add_lines(PASSWD, passwd, root, user);
   if (to_group) add_lines(GROUP, group, "root:x:0:\n", its_group);
 }
 

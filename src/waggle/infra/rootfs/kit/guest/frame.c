@@ -5,7 +5,7 @@
 //   k bytes of output to keep, m note, t ROWS COLUMNS (a terminal), D (descriptor 3 takes displays),
 //   R (descriptors 3 and 4 take a driver's requests and answers), C id (the code runs in that
 //   context)
-// The first argument may be {shell}, which is the image's; others {file}, {runner.py} or {runner.js}
+// The first argument may be {shell}, which is the image's, or {login}, the user's own; others {file}, {runner.py} or {runner.js}
 // (code.c).
 // Without r it runs as the environment's user, without d where that user's programs start.
 // The bytes of code follow the frame, then those of standard input; a run has all the rest of it.
@@ -13,13 +13,17 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_FRAME (512u << 10)
+#define MAX_USERS (1u << 20) // bytes of the file of users
 
 static void add_variable(struct job *job, char *variable) {
   int count = 0;
@@ -69,6 +73,29 @@ static char *shell_of_image(void) {
   return kits;
 }
 
+// Whether a person can log in to it.
+static bool is_shell(const char *file) {
+  struct stat about;
+  const char *name = strrchr(file, '/');
+  return *file == '/' && strcmp(name, "/nologin") && strcmp(name, "/false") &&
+         stat(file, &about) == 0 && S_ISREG(about.st_mode) && access(file, X_OK) == 0;
+}
+
+// The shell that the image's file of users has for this one, whatever lies in the place of that; else
+// the image's.
+static char *shell_of_user(uid_t uid) {
+  struct stat about;
+  struct passwd *user = NULL;
+  int fd = open("/etc/passwd", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  bool is_good = fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
+  FILE *users = is_good && about.st_size <= MAX_USERS ? fdopen(fd, "r") : NULL;
+  while (users && (user = fgetpwent(users)) && user->pw_uid != uid) {}
+  char *shell = user && is_shell(user->pw_shell) ? strdup(user->pw_shell) : NULL;
+  if (users) fclose(users);
+  else if (fd >= 0) close(fd);
+  return shell ? shell : shell_of_image();
+}
+
 void read_frame(struct job *job) {
   uint32_t size;
   if (!read_exactly(0, &size, sizeof size)) errno = EPROTO, fail("frame");
@@ -81,4 +108,5 @@ void read_frame(struct job *job) {
   if (words == 0 || strchr(job->extension, '/') || strlen(job->extension) > MAX_EXTENSION)
     errno = EPROTO, fail("frame");
   if (strcmp(job->argv[0], "{shell}") == 0) job->argv[0] = shell_of_image();
+  if (strcmp(job->argv[0], "{login}") == 0) job->argv[0] = shell_of_user(job->account->uid);
 }
