@@ -7,15 +7,18 @@ A boot takes seconds, so all tests but the last share one machine.
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 from tests.support.images import busybox_layer, directory, file, hard_link, symlink, write_layout
+from tests.support.jobs import job
 from tests.support.vm import CACHE, Lab, command, lines, root, sh
 
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.programs import GuestUser
-from waggle.domain.programs.runtime import FILE, PYTHON_RUNNER, SHELL
+from waggle.domain.programs.guest_job import Attributes, Terminal
+from waggle.domain.programs.runtime import FILE, LOGIN_SHELL, PYTHON_RUNNER, SHELL
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.images.images import ImageService
 
@@ -102,6 +105,37 @@ async def test_a_line_runs_in_the_shell_of_the_image(ordinary: LocalGuest) -> No
     ran = await ordinary.run(command(SHELL, "-c", "true"))
     assert "applet not found" in ran.stderr.text(), "bash comes first"
     await root(ordinary, "rm /bin/bash")
+
+
+async def test_a_terminal_runs_the_login_shell_of_the_user(ordinary: LocalGuest) -> None:
+    login = command(LOGIN_SHELL, "-c", "echo $0")
+    assert lines(await ordinary.run(login)) == ["sh"], "as any line, where there is no bash"
+    await root(
+        ordinary,
+        "cp /etc/passwd /tmp/users; printf '#!/bin/sh\\necho mine $1\\n' > /bin/own;"
+        "touch /bin/nologin; chmod 755 /bin/own /bin/nologin;"
+        "sed -i '/^ubuntu/s,/bin/bash,/bin/own,' /etc/passwd",
+    )
+    assert lines(await ordinary.run(login)) == ["mine -c"]
+    assert lines(await ordinary.run(replace(login, user=GuestUser.ROOT))) == ["/bin/sh"]
+    for made in (
+        "sed -i s,/bin/own,/bin/nologin, /etc/passwd",
+        "sed -i s,/bin/nologin,/none, /etc/passwd",
+        "sed -i s,/none,own, /etc/passwd",
+        "rm /etc/passwd; mkfifo /etc/passwd",
+    ):
+        await root(ordinary, made)
+        assert lines(await ordinary.run(login)) == ["sh"], made
+    await root(ordinary, "rm /etc/passwd; cp /tmp/users /etc/passwd; chmod 644 /etc/passwd")
+
+
+@pytest.mark.parametrize("text", [b"one\ntwo\n", b"one\ntwo", b"long line\n" * 20_000])
+async def test_stdin_is_typed_into_a_terminal(ordinary: LocalGuest, text: bytes) -> None:
+    """Its end is one there, too; more than a terminal holds is typed while the program reads."""
+    typed = sh("tty >/dev/null && stty -echo && echo go; wc -lc; echo over", stdin=text)
+    result = await ordinary.attend(job(typed, Attributes(terminal=Terminal())))
+    said = result.stdout.text().replace("\r", "").split("go\n")[1].split()
+    assert said == [str(text.count(b"\n")), str(len(text)), "over"]
 
 
 async def test_resource_limits_match_those_of_other_machines(ordinary: LocalGuest) -> None:

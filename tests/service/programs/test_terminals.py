@@ -208,8 +208,8 @@ async def test_a_program_may_want_a_terminal(here: World, jobs: JobService) -> N
         assert job.guest_job.command.env == {"TERM": "dumb", "COLORTERM": "truecolor"}
         assert job.is_work
     how = Surroundings(tty=True, stdin="x")
-    with pytest.raises(InvalidArgument, match="stdin"):
-        await execution.run_command(place, "top", owner=OWNER, how=how)
+    job = await execution.run_command(place, "top", owner=OWNER, how=how)
+    assert job.guest_job.command.stdin == b"x"
     how = Surroundings(tty=True)
     with pytest.raises(InvalidArgument, match="context"):
         await execution.execute(place, "1", owner=OWNER, how=how, context="main")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import parse_path
 from waggle.domain.programs import Command, GuestUser, parse_seconds
 from waggle.domain.programs.guest_job import TERMINAL_VARIABLES, Attributes, Terminal
@@ -20,7 +19,7 @@ class Surroundings:
     """How a program runs: seconds until it is killed, its directory, variables and stdin.
 
     With `stdin_open`, its standard input stays open for more.
-    With `tty` it has a terminal for input and output, which clients attach to.
+    With `tty` it has a terminal, which clients attach to; stdin is typed there.
     """
 
     timeout_seconds: float | None = None
@@ -35,11 +34,6 @@ class Surroundings:
 
         Raises InvalidArgument or TooLarge.
         """
-        if self.tty and self.stdin:
-            raise InvalidArgument(
-                "A program with a terminal takes no stdin: its input is what is typed.",
-                hint="Leave out stdin or tty.",
-            )
         variables = parse_variables(self.env)
         return Command(
             argv=argv,

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The standard input of a job's program: what came with the frame, and what is written later (call.c)
-// if it stays open.
+// if it stays open. In a terminal that is typed, with a Ctrl-D at its end if it does not.
 #include "job.h"
 
 #include <fcntl.h>
 #include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,11 +28,20 @@ static bool pass_all(int from, int to) {
   return size == 0;
 }
 
-// It may wait for long until the program reads. It holds nothing else of the job.
-static void fill(int input, int given) {
+// A process that may wait for long until the program reads. It holds nothing else of the job.
+static void fill(int input, int given, const char *end) {
+  pid_t filler = fork();
+  if (filler < 0) fail("fork");
+  if (filler > 0) return;
   signal(SIGPIPE, SIG_DFL);
+  prctl(PR_SET_PDEATHSIG, SIGKILL); // a terminal has no end for who writes
   if (dup2(given, 0) < 0 || dup2(input, 1) < 0 || syscall(SYS_close_range, 2u, ~0u, 0u)) _exit(FAILED);
-  _exit(pass_all(0, 1) ? 0 : FAILED);
+  _exit(pass_all(0, 1) && write_exactly(1, end, strlen(end)) ? 0 : FAILED);
+}
+
+// The first Ctrl-D passes on a line without an end.
+void type_input(const struct job *job, int given, int terminal) {
+  if (job->input > 0) fill(terminal, given, job->keeps_input ? "" : "\4\4");
 }
 
 // What is written later comes after what was given, unless the kernel has no pipe for all of that.
@@ -40,9 +51,7 @@ int open_input(const struct job *job, int given, int *more) {
   if (make_pipe(job, ends)) {
     if (!pass_all(given, ends[1])) fail("input");
   } else {
-    pid_t filler = fork();
-    if (filler == 0) fill(ends[1], given);
-    if (filler < 0) fail("fork");
+    fill(ends[1], given, "");
   }
   close(given);
   *more = ends[1];

@@ -96,8 +96,9 @@ int start_job(const char *id);
 void be_shim(struct job *job, struct job_state *its_state, int given) __attribute__((noreturn));
 
 // input.c: the descriptor to read the program's standard input from; where MORE of it is written, if
-// it stays open.
+// it stays open. Or type what came into a terminal.
 int open_input(const struct job *job, int given, int *more);
+void type_input(const struct job *job, int given, int terminal);
 
 // follow.c: frames with what a job prints, until it ends.
 int follow_job(const char *words);

@@ -154,7 +154,7 @@ void be_shim(struct job *job, struct job_state *its_state, int given) {
   say_on_stderr();
   if (job->has_driver) open_driver(job->id, job->account, driver);
   if (!job->window.ws_row) given = open_input(job, given, &program.input);
-  else program.input = fcntl(terminal(), F_DUPFD_CLOEXEC, 5);
+  else type_input(job, given, program.input = fcntl(terminal(), F_DUPFD_CLOEXEC, 5));
   watch_run();
   show_notice();
   start_program(job, given, driver, &theirs);
