@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import anyio
 import pytest
+from tests.support.jobs import job
 from tests.support.vm import Lab, command, lines, root, sh
 from tests.support.waiting import until
 
@@ -14,6 +16,7 @@ from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.programs import GuestUser
 from waggle.infra.ssh import SshConnection, new_keys
 from waggle.service.local.guest import LocalGuest
+from waggle.tasks import end
 
 pytestmark = [
     pytest.mark.anyio,
@@ -115,3 +118,18 @@ async def test_the_forwarded_port_listens_on_loopback_only(guest: LocalGuest) ->
     await until(lambda: connects("127.0.0.1"))
     own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
     assert not any(connects(str(address)) for address in own if not str(address).startswith("127."))
+
+
+async def test_code_of_a_killed_shim_is_removed_by_the_next_job(guest: LocalGuest) -> None:
+    code = b"echo $PPID; exec sleep 600"
+    script = command("/.waggle/bin/busybox", "sh", "{file}", code=code, extension=".sh", apart=True)
+    lost, living = job(script), job(script)
+    tasks = [asyncio.ensure_future(guest.attend(one)) for one in (lost, living)]
+    await until(lambda: lost.offsets[0] > 0 < living.offsets[0], 60)
+    places = [f"/run/code/{one.id[:8]}" for one in (lost, living)]
+    pid = lost.streams.stdout.output().text().strip()
+    await root(guest, f"kill -9 {pid}; touch -d 2020-01-01 {' '.join(places)}")
+    await asyncio.wait(tasks[:1])
+    await guest.attend(job(sh("true")))
+    assert await root(guest, "ls -d /run/code/*") == f"{places[1]}\n"
+    await end(*tasks)

@@ -2,19 +2,26 @@
 // Code that came with a frame, as a file. It lies in a directory of its own in memory, so that the
 // working directory holds nothing that its owner did not put there, may be read-only, and a full
 // disk is no obstacle. A runner beside it (runner.python, runner.node) makes the interpreter take it for
-// a file of the working directory. For an interpreter without a runner it lies there in fact.
+// a file of the working directory. For an interpreter without a runner it lies there in fact. Whoever
+// is to remove the directory has it locked: others remove it when that was killed.
 #include "session.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_CODE (16u << 20)
 #define MAX_RUNNER (16u << 10)
+#define MAX_PLACES 256 // looked at, at a time
+#define YOUNG 5 // seconds
 
 static const struct {
   const char *word, *name;
@@ -55,10 +62,15 @@ static bool lay_runner(struct job *job, const char *name) {
          lay(job, "directory", job->directory, strlen(job->directory));
 }
 
+static bool make_locked(const char *place) {
+  int fd = mkdir(place, 0755) ? -1 : open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return fd >= 0 && flock(fd, LOCK_SH) == 0; // it stays open
+}
+
 static bool lay_apart(struct job *job, const char *code) {
   snprintf(job->place, sizeof job->place, CODE "/%.8s", job->id);
   snprintf(job->file, sizeof job->file, "%s/main%s", job->place, job->extension);
-  if (mkdir(job->place, 0755) || !create(job, job->file, code, job->code)) return false;
+  if (!make_locked(job->place) || !create(job, job->file, code, job->code)) return false;
   for (char **word = job->argv; *word; word++)
     for (size_t i = 0; i < LENGTH(RUNNERS); i++) {
       if (strcmp(*word, RUNNERS[i].word) != 0) continue;
@@ -90,16 +102,37 @@ bool write_code(struct job *job) {
   return true;
 }
 
+static void remove_place(const char *place) {
+  DIR *files = opendir(place);
+  struct dirent *entry;
+  while (files && (entry = readdir(files))) unlinkat(dirfd(files), entry->d_name, 0);
+  if (files) closedir(files);
+  rmdir(place);
+}
+
 void remove_code(const struct job *job) {
-  static const char *const beside[] = {"directory", "env", "cwd"};
-  char path[256];
   if (job->code == NO_CODE) return;
-  unlink(job->file);
-  if (!*job->place) return;
-  if (*job->runner) unlink(job->runner);
-  for (size_t i = 0; i < LENGTH(beside); i++) {
-    snprintf(path, sizeof path, "%s/%s", job->place, beside[i]);
-    unlink(path);
+  if (*job->place) remove_place(job->place);
+  else unlink(job->file);
+}
+
+// One that is young may not be locked yet.
+static bool is_lost(const char *place) {
+  struct stat about;
+  int fd = open(place, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  bool is_free = fd >= 0 && fstat(fd, &about) == 0 && about.st_mtim.tv_sec + YOUNG < time(NULL) &&
+                 flock(fd, LOCK_EX | LOCK_NB) == 0;
+  if (fd >= 0) close(fd);
+  return is_free;
+}
+
+void remove_lost_code(void) {
+  char place[64 + NAME_MAX];
+  DIR *all = opendir(CODE);
+  struct dirent *entry;
+  for (int i = 0; all && i < MAX_PLACES && (entry = readdir(all)); i++) {
+    snprintf(place, sizeof place, CODE "/%s", entry->d_name);
+    if (*entry->d_name != '.' && is_lost(place)) remove_place(place);
   }
-  rmdir(job->place);
+  if (all) closedir(all);
 }

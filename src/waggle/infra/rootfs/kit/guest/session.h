@@ -51,10 +51,11 @@ void show_notice(void);
 // frame.c: read a frame from stdin into JOB.
 void read_frame(struct job *job);
 // code.c: read its code from stdin; write that to a fresh file and name it in argv, or complain;
-// remove the file.
+// remove the file; remove those of jobs and runs that were killed.
 void read_code(struct job *job);
 bool write_code(struct job *job);
 void remove_code(const struct job *job);
+void remove_lost_code(void);
 // A file of that name beside code that lies apart; false when it cannot be made.
 bool lay(const struct job *job, const char *name, const void *data, size_t size);
 

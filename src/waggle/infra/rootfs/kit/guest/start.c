@@ -56,7 +56,7 @@ static bool is_begun(const struct job *job) {
 // False when another start of the job has come first: then that has made its state.
 static bool make_place(const struct job *job) {
   char path[MAX_JOB_PATH];
-  make_room(), forget_old_kills();
+  make_room(), forget_old_kills(), remove_lost_code();
   job_path(path, job->id, "");
   if (mkdir(path, 0700)) {
     if (errno != EEXIST) fail(job->id);
