@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -17,6 +18,7 @@ from tests.support.vm import lines, root, sh
 
 from waggle.domain.errors import GuestLost, TimedOut
 from waggle.domain.programs import ExecutionResult, GuestUser
+from waggle.domain.programs.display import MAX_RECORD_BYTES, parse_displays
 from waggle.domain.programs.guest_job import Attributes, Detached, GuestJob, Terminal
 from waggle.service.local.guest import LocalGuest
 from waggle.tasks import end
@@ -269,3 +271,23 @@ async def test_a_kill_before_a_start_is_forgotten_in_the_end(guest: LocalGuest) 
     await root(guest, "date -s @$(($(date +%s) + 3600))")
     assert await works(guest)
     assert await root(guest, f"ls /.waggle/cgroup/run | grep -c {run} || true") == "0\n"
+
+
+async def test_a_display_that_is_too_large_is_left_out_and_the_next_is_not(
+    guest: LocalGuest,
+) -> None:
+    def head(size: int) -> str:
+        return "".join(f"\\{byte:03o}" for byte in size.to_bytes(4, "big"))
+
+    large, small = MAX_RECORD_BYTES + 1, json.dumps({"data": {"text/plain": "x"}})
+    code = (
+        f"{{ printf '{head(large)}'; head -c {large} /dev/zero; "
+        f"printf '{head(len(small))}{small}'; }} >&$WAGGLE_DISPLAY"
+    )
+    made = job(sh(code), Attributes(has_displays=True))
+    ended_job = await guest.attend(made)
+    assert ended_job.exit_code == 0, ended_job.stderr.text()
+    data = made.streams.display.output().head
+    shown = parse_displays(lambda at, count: data[at : at + count], len(data))
+    assert [dict(one.data) for one in shown.items] == [{"text/plain": "x"}]
+    assert shown.dropped == 1

@@ -129,7 +129,7 @@ void run_cell(const struct job *job) {
   sigaddset(&interrupts, SIGINT);
   sigaddset(&interrupts, SIGTERM);
   struct job_state *context = map_state(job->context);
-  int lock = open_of(job->context, "lock", O_RDWR | O_CREAT);
+  int lock = open_of(job->context, "lock", O_RDONLY | O_CREAT);
   if (!context || lock < 0) end_with_context();
   while (flock(lock, LOCK_EX) && errno == EINTR) {}
   int fds[WAITS] = {open_of(job->context, "answer", O_RDONLY | O_NONBLOCK), connect_shim(job->context),

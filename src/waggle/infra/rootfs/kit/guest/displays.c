@@ -7,16 +7,16 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#define MAX_DISPLAY (16u << 20) // bytes of one; what says more is not one
+#define MAX_DISPLAY (8u << 20) // bytes of one that the host reads; of a larger one it gets an empty one
 
 void feed_displays(const struct job_state *state, const char *data, size_t size) {
   static unsigned char head[4];
   static size_t got, left;
-  static bool is_broken;
-  while (size > 0 && !is_broken) {
+  static bool is_too_large;
+  while (size > 0) {
     if (left > 0) {
       size_t part = size < left ? size : left;
-      feed_spool(DISPLAYS, data, part);
+      if (!is_too_large) feed_spool(DISPLAYS, data, part);
       data += part, size -= part, left -= part;
       continue;
     }
@@ -27,12 +27,13 @@ void feed_displays(const struct job_state *state, const char *data, size_t size)
     } stamp = {0};
     uint64_t at[] = {state->spools[STDOUT].total, state->spools[STDERR].total};
     memcpy(&stamp.size, head, sizeof head);
+    got = 0, left = ntohl(stamp.size);
+    is_too_large = left > MAX_DISPLAY;
+    if (is_too_large) stamp.size = 0;
     for (int i = 0; i < 2; i++) {
       stamp.at[2 * i] = htonl((uint32_t)(at[i] >> 32));
       stamp.at[2 * i + 1] = htonl((uint32_t)at[i]);
     }
-    got = 0, left = ntohl(stamp.size);
-    is_broken = left > MAX_DISPLAY;
-    if (!is_broken) feed_spool(DISPLAYS, (char *)&stamp, sizeof stamp);
+    feed_spool(DISPLAYS, (char *)&stamp, sizeof stamp);
   }
 }
