@@ -78,9 +78,13 @@ class Pauses:
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
         SnapshotFailed; then it continues to run.
         """
+        return await (self._to_disk(live) if to_disk else self._pause(live))
+
+    async def _pause(self, live: LiveEnvironment, keep_for: timedelta | None = None) -> Environment:
+        """Pause it once its guest has what was just started."""
         if live.environment.state is State.RUNNING:
             await self._events.settle(live.environment.id)
-        return await (self._to_disk(live) if to_disk else live.pause())
+        return await live.pause(keep_for=keep_for)
 
     async def _to_disk(self, live: LiveEnvironment) -> Environment:
         """Pause it to disk. Raises as `pause` does, or OSError."""
@@ -90,7 +94,7 @@ class Pauses:
         memory = environment.resources.memory_mib << 20
         with self._place(live):
             async with self._disk.room(environment.owner, memory):
-                return await live.pause(keep_for=keep)
+                return await self._pause(live, keep)
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:

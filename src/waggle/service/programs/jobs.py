@@ -63,9 +63,8 @@ class JobService(JobStarter):
     async def _settle(self, environment_id: str) -> None:
         """Wait until the guest has what was just started, so that it outlives this server."""
         with anyio.move_on_after(ADOPT_SECONDS):
-            for job in self._of(environment_id):
-                if job.is_running and not job.is_queued:
-                    await job.begun()
+            while new := next((job for job in self._of(environment_id) if job.is_new), None):
+                await new.begun()
 
     async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
         """Take over the jobs that a guest brings along; see `Adopt`."""

@@ -139,6 +139,11 @@ class JobRecord:
         """Whether it waits for jobs before it."""
         return self.is_running and self._began_at is None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether its guest may not have it yet, and gets it without waiting for other jobs."""
+        return self.is_running and not (self.is_queued or self.guest_job.is_started)
+
     def queue(self) -> None:
         """Note that it waits for jobs before it."""
         self._began_at = None
