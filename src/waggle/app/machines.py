@@ -232,9 +232,9 @@ async def end_machines(
 ) -> None:
     """Call `end`, and give up after `grace` seconds, but not before `at_least` seconds.
 
-    `end` continues if the caller is cancelled. On giving up, logs the value of `left()`.
+    `end` continues if the caller is cancelled. Logs the value of `left()` if there is any then.
     """
-    with anyio.move_on_after(max(grace, at_least), shield=True) as scope:
+    with anyio.move_on_after(max(grace, at_least), shield=True):
         await end()
-    if scope.cancelled_caught:
-        log.error("shutdown_incomplete", left=left())
+    if found := left():
+        log.error("shutdown_incomplete", left=found)

@@ -146,7 +146,8 @@ async def open_app(
         )
         grace = settings.shutdown_timeout.total_seconds()
         stack.push_async_callback(
-            end_machines, environments.aclose, grace, lambda: [e.id for e in environments.all()]
+            *(end_machines, environments.aclose, grace),
+            lambda: [e.id for e in environments.all() if not e.is_on_disk],
         )
         stack.push_async_callback(end_machines, pool.aclose, grace, lambda: pool.size)
         tasks.start_soon(pool.run, partial(host.warm, warm_up(settings)))

@@ -13,6 +13,7 @@ from waggle.domain.errors import (
     MaxEnvironments,
     NotFound,
     NotRunning,
+    TimedOut,
 )
 
 pytestmark = pytest.mark.anyio
@@ -211,3 +212,21 @@ async def test_a_store_failure_does_not_bring_back_a_destroyed_machine() -> None
         (unfinished,) = await here.store.unfinished()
         assert unfinished.id == environment.id, "the next start of the server clears it"
         await assert_free(here, 1)
+
+
+async def test_a_machine_that_is_late_to_die_at_the_end_of_the_server_is_ended_again() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.gates.closed.add("destroy")
+        closing = here.start(here.service.aclose())
+        first = await here.gates.reached("destroy")
+        here.gates.errors["destroy"] = TimedOut("Process 7 did not die within 10 s of SIGKILL.")
+        first.go.set()
+        again = await here.gates.reached("destroy")
+        assert again is not first
+        assert here.get(environment.id).state is State.DESTROYING
+        del here.gates.errors["destroy"]
+        here.gates.open_all()
+        await closing.result()
+        assert here.service.all() == []
+        assert here.host.machines == 0

@@ -18,6 +18,7 @@ from waggle.infra.guest.forwarder import END, record
 from waggle.infra.shared import debian
 from waggle.infra.shared.files import FileLock, clone
 from waggle.infra.shared.work import place, workspace
+from waggle.tasks import finish
 
 _SIZE_STEP = 64 * 1024
 """The kernel logs errors on the console for a disk that is smaller than its partition probes."""
@@ -113,7 +114,7 @@ class ScratchDisks:
         Raises SetupIncomplete without mke2fs, OSError when the host's disk is full.
         """
         template = await self._template(mib)
-        await asyncio.to_thread(clone, template, target)
+        await finish(asyncio.to_thread(clone, template, target))
 
     async def _template(self, mib: int) -> Path:
         path = self._directory / f"scratch-{mib}.v{_FORMAT}.ext4"

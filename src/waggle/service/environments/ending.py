@@ -240,10 +240,15 @@ class Life:
                     ended = True
         return ended
 
-    async def end_quietly(self, *, wanted: Callable[[Environment], bool] | None = None) -> None:
+    async def end_quietly(self) -> None:
         """Do what `end` does, but do not raise."""
         with contextlib.suppress(Exception):  # logged where it happened
-            await self.end(wanted=wanted)
+            await self.end()
+
+    async def end_unless_on_disk(self) -> None:
+        """Do what `end_quietly` does, unless it is paused to disk."""
+        with contextlib.suppress(Exception):
+            await self.end(wanted=lambda environment: not environment.is_on_disk)
 
     async def _tear_down(self, *, reason: str | None) -> None:
         """Free the guest and record the end. Call it only with `_ending` held."""

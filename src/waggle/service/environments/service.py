@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 from collections.abc import AsyncGenerator
-from functools import partial
 
 import anyio
 import anyio.abc
@@ -286,13 +285,14 @@ class EnvironmentService:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
         Those paused to disk stay for the next server. Creates in progress are undone. What cannot
-        be destroyed is logged and stays on record. No caller's deadline cuts it short.
+        be destroyed in three tries is logged and stays on record; no deadline cuts a try short.
         """
         self._registry.close()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self.unclaimed.aclose)
-            for live in self._registry.everything():  # some may be on their way to the disk
-                group.start_soon(partial(live.end_quietly, wanted=lambda now: not now.is_on_disk))
+        for _ in range(3):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.unclaimed.aclose)
+                for live in self._registry.everything():  # some may be on their way to the disk
+                    group.start_soon(live.end_unless_on_disk)
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now, or None: capacity first, then the host."""

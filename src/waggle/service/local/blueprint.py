@@ -38,7 +38,7 @@ from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
 from waggle.infra.ssh import ServeTunnel
-from waggle.tasks import stage
+from waggle.tasks import finish, stage
 
 if TYPE_CHECKING:
     from waggle.service.local.frozen import Freezing, FrozenMachine
@@ -254,7 +254,8 @@ class LocalMachines:
     ) -> StartedMachine:
         disks = blueprint.disks
         with stage("disks"):
-            await asyncio.to_thread(frozen.copy_disks, disks.scratch, disks.identity)
+            copying = asyncio.to_thread(frozen.copy_disks, disks.scratch, disks.identity)
+            await finish(copying)  # or it would go on in a directory that is being removed
         start = partial(self._renewed, frozen, blueprint)
         return await self.launcher.launch(blueprint, start, background=background)
 

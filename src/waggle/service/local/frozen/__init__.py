@@ -137,7 +137,7 @@ class Freezer:
         try:
             state = await machine.freeze(disks)
             try:
-                await asyncio.to_thread(_add_disks, clone, disks, work)
+                await finish(asyncio.to_thread(_add_disks, clone, disks, work))
             except BaseException:
                 state.close()
                 raise
