@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.lowlevel
-from tests.support.guest import FakeFile, FakeFrozenMachine, FakeGuest, output
+from tests.support.guest import FakeFrozenMachine, FakeGuest
+from tests.support.guest_files import FakeFile
+from tests.support.guest_programs import output
 from tests.support.kept_jobs import copies
 
 from waggle.domain.access import KeyedCall, KnownCall
