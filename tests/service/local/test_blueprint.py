@@ -35,7 +35,11 @@ async def test_a_cancelled_start_ends_after_the_copy_of_its_disks(tmp_path: Path
     unused: Any = None
     image = SimpleNamespace(disk=tmp_path / "root")
     parts: Any = SimpleNamespace(kit=tmp_path / "kit", image=image)
-    launcher: Any = SimpleNamespace(launch=lambda *_, **__: anyio.sleep_forever())
+
+    async def launch(*_: object, **__: object) -> None:
+        await anyio.sleep_forever()
+
+    launcher: Any = SimpleNamespace(launch=launch)
     machines = LocalMachines(unused, launcher, unused, unused, NoTemplates())
     frozen, ends = SlowCopy(), list[bool]()
 
