@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio.to_thread
+import pytest
 from tests.support.server import Rig
 from tests.support.waggle_process import command_line
 
@@ -27,3 +28,16 @@ class Commands:
             lambda: command_line(*words, data=self._directory, settings=self.settings, stdin=stdin)
         )
         return ended.returncode, ended.stdout, ended.stderr
+
+
+class Said:
+    """What commands that run in the test's process have said on stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._text = ""
+
+    def has(self, text: str) -> bool:
+        """Whether they have said this."""
+        self._text += self._capsys.readouterr().err
+        return text in self._text

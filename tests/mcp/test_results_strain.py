@@ -19,12 +19,13 @@ from waggle.domain.programs import Command, ExecutionResult
 from waggle.mcp.uris import displays_uri
 
 pytestmark = pytest.mark.anyio
-_TEXTS = b'{"data":{"text/plain":"%b"}}'
+_TEXT = b'{"data":{"text/plain":"%b"}}'
 _CHART = b'{"data":{"text/html":"a"},"chart":{"a":"%b"}}'
+_NUMBERS = b'{"data":{"text/plain":"a"},"chart":{"a":[%b0]}}'
 HOSTILE = {
-    "escapes": framed(_TEXTS % (b"\\u0041" * 1_300_000)) * 2,
-    "charts": framed(_CHART % (b"\\u0001" * 260_000)) * 10,
-    "numbers": framed(b'{"data":{"text/plain":"a"},"chart":{"a":[%b0]}}' % (b"1e-300," * 190_000)),
+    "escapes": lambda: framed(_TEXT % (b"\\u0041" * 1_300_000)) * 2,
+    "charts": lambda: framed(_CHART % (b"\\u0001" * 260_000)) * 10,
+    "numbers": lambda: framed(_NUMBERS % (b"1e-300," * 190_000)),
 }
 
 
@@ -46,7 +47,7 @@ def prints(rig: Rig, displays: bytes, text: bytes) -> None:
 async def test_hostile_displays_and_text_do_not_block_the_loop(hostile: str) -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
-        prints(rig, HOSTILE[hostile], b"\b\ba" * 70_000)
+        prints(rig, HOSTILE[hostile](), b"\b\ba" * 70_000)
         of: dict[str, Any] = {"environment_id": environment}
         started = {**of, "command": ["hostile"], "background": True}
         assert not (await agent.call_tool("run_command", started)).is_error

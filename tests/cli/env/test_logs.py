@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from mcp import Client
-from tests.cli.beside import Commands
+from tests.cli.beside import Commands, Said
 from tests.support.server import client, created, data_of, serving
 from tests.support.waiting import until
 
@@ -63,23 +63,19 @@ async def test_a_paused_job_is_followed_again_when_it_is_resumed(
         made = await created(connected)
         await started(connected, made, "echo one\nhang\necho two")
         await rig.host.only.started.wait()
-        called, said = {"environment_id": made}, list[str]()
+        called, said = {"environment_id": made}, Said(capsys)
         await connected.call_tool("pause_environment", called)
         assert await logs._copy(connected, made, 1, "stdout", follow=False) == 0
         assert capsys.readouterr().out.endswith("\none\n")
 
-        def says(text: str) -> bool:
-            said.append(capsys.readouterr().err)
-            return text in "".join(said)
-
         async with anyio.create_task_group() as group:
             follow = partial(logs._copy, connected, made, 1, "stdout", follow=True)
             group.start_soon(follow)
-            await until(lambda: says(f"It is paused. 'waggle env resume {made}' resumes"))
+            await until(lambda: said.has(f"It is paused. 'waggle env resume {made}' resumes"))
             assert rig.services.environments.all()[0].state is State.PAUSED
             await connected.call_tool("resume_environment", called)
             rig.host.only.release.set()
-        assert says("It is resumed.")
+        assert said.has("It is resumed.")
 
 
 async def test_output_that_is_not_kept_is_reported(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from mcp import Client
+from tests.cli.beside import Said
 from tests.support.fakes import FakeGuest
 from tests.support.server import Setup, client, created, data_of, serving
 from tests.support.waiting import until
@@ -121,23 +122,19 @@ async def test_a_pause_is_reported_and_lasts_until_another_call_ends_it(
             return await program(b"" if hang else b"first ", hang=True)(guest, into)
 
         guest.programs["tool"] = runs
-        out, called, said = io.BytesIO(), {"environment_id": identity}, list[str]()
-
-        def says(text: str) -> bool:
-            said.append(capsys.readouterr().err)
-            return text in "".join(said)
+        out, called, said = io.BytesIO(), {"environment_id": identity}, Said(capsys)
 
         async with anyio.create_task_group() as group:
             group.start_soon(run, agent, {**called, "command": ["tool"]}, out, io.BytesIO())
             await until(lambda: out.getvalue() == b"first ")
             await agent.call_tool("pause_environment", called)
-            await until(lambda: says(f"It is paused. 'waggle env resume {identity}' resumes"))
+            await until(lambda: said.has(f"It is paused. 'waggle env resume {identity}' resumes"))
             listed = data_of(await agent.call_tool("list_environments", {}))
             assert listed["environments"][0]["status"] == "paused"
             await agent.call_tool("resume_environment", called)
             guest.release.set()
         assert out.getvalue() == b"first released"
-        assert says("It is resumed.")
+        assert said.has("It is resumed.")
 
 
 class Closed(io.BytesIO):
