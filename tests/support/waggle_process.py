@@ -395,7 +395,7 @@ def running(
         raise
     server.end()
     remains = server.remains()
-    assert not remains, (remains, server.text()[-3000:])
+    assert not remains, (remains, server.process.returncode, server.text()[-3000:])
     complaints = server.complaints()
     assert not complaints, complaints
 

@@ -355,6 +355,17 @@ async def test_closing_ends_all_machines_and_may_be_repeated() -> None:
         await claimed.destroy()
 
 
+async def test_closing_tries_again_to_end_a_machine() -> None:
+    async with rig(python=2) as here:
+        here.made[0].stubborn = 2
+        here.tasks.start_soon(here.pool.aclose)
+        await settle()
+        assert here.pool.size == 1
+        for _ in range(2):
+            await here.time.pass_(AGAIN)
+        assert (here.pool.size, here.alive()) == (0, 0)
+
+
 async def test_a_pool_closed_before_it_runs_makes_nothing() -> None:
     async with rig() as nothing:
         here = Rig({PYTHON: 1}, nothing.tasks)

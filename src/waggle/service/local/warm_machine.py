@@ -154,6 +154,7 @@ class Endings:
     def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._sleep = sleep
         self._tried: set[anyio.Event] = set()
+        self._fewer = anyio.Event()
 
     def __len__(self) -> int:
         return len(self._tried)
@@ -177,8 +178,15 @@ class Endings:
         finally:
             tried.set()
             self._tried.discard(tried)
+            self._fewer.set()
 
     async def tried(self) -> None:
         """Return when all machines known now are gone, or one try to end them has failed."""
         for tried in [*self._tried]:
             await tried.wait()
+
+    async def gone(self) -> None:
+        """Return when all machines are gone."""
+        while self._tried:
+            self._fewer = anyio.Event()
+            await self._fewer.wait()

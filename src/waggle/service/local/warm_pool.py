@@ -130,11 +130,11 @@ class WarmPool(Generic[_W]):
                     await self._pause()
 
     async def aclose(self) -> None:
-        """End all machines and make no more. Idempotent."""
+        """End all machines, however many tries it takes, and make no more. Idempotent."""
         self._closed = True
         while self._standing:
             await self._drop_one()
-        await self._endings.tried()
+        await self._endings.gone()
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
