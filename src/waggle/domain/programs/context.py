@@ -32,7 +32,8 @@ _DRIVERS = (
     (RuntimeName.SHELL, re.compile(r"(?:.*/)?(?:ba|da|a)?sh|\{shell\}"), "context.sh"),
 )
 _BUSYBOX = re.compile(r"(?:.*/)?busybox")
-_RUNNERS = "/.waggle/runners"
+RUNNERS = "/.waggle/runners"
+"""Where the kit has its drivers, and modules for them and for programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def driver_argv(runtime: Runtime) -> tuple[str, ...]:
     program = words[-1]
     for language, pattern, driver in _DRIVERS:
         if runtime.name.language is language and pattern.fullmatch(program):
-            return (*words, f"{_RUNNERS}/{driver}")
+            return (*words, f"{RUNNERS}/{driver}")
     raise InvalidArgument(
         f"There are no contexts for {program[:60]}, the interpreter of {runtime.name}.",
         hint="Leave context out: the code runs in a new process.",

@@ -27,6 +27,7 @@ cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c b
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c
+mkdir /kit/runners/__pycache__
 cp runner.python /kit/runners/runner.py
 cp runner.node /kit/runners/runner.js
 for part in context context_cell context_interrupts context_streams; do

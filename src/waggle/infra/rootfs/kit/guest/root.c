@@ -16,6 +16,7 @@ static const struct mount_point IMAGE_MOUNTS[] = {
     {"cgroup", "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
     {KIT "/dev", "/dev", NULL, NULL, MS_BIND | MS_REC},
     {KIT "/run/code", CODE, NULL, NULL, MS_BIND},
+    {KIT "/run/bytecode", KIT "/runners/__pycache__", NULL, NULL, MS_BIND}, // for root to write
 };
 
 // What programs expect of any image. Where something is mounted, only a real directory will do;
@@ -73,7 +74,7 @@ static void offer_stores(void) {
 
 bool image_becomes_root(void) {
   make_directory(KIT_MERGED KIT, 0755, 0, false);
-  mkdir("/run/code", 0711);
+  mkdir("/run/code", 0711), mkdir("/run/bytecode", 0755);
   // pivot_root also moves the root of every process that had the old one, this one included.
   if (chdir(KIT_MERGED) || syscall(SYS_pivot_root, ".", "." KIT) || chdir("/"))
     return complain("pivot_root"), false;
