@@ -5,8 +5,8 @@
 //   k bytes of output to keep, m note, t ROWS COLUMNS (a terminal), D (descriptor 3 takes displays),
 //   R (descriptors 3 and 4 take a driver's requests and answers), C id (the code runs in that
 //   context)
-// The first argument may be {shell}, which is the image's, or {login}, the user's own; others {file}, {runner.py} or {runner.js}
-// (code.c).
+// The first argument may be {shell}, which is the image's, or {login}, the user's own; others {file},
+// {runner.py} or {runner.js} (code.c).
 // Without r it runs as the environment's user, without d where that user's programs start.
 // The bytes of code follow the frame, then those of standard input; a run has all the rest of it.
 #include "session.h"
