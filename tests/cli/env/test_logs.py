@@ -66,7 +66,7 @@ async def test_a_paused_job_is_followed_again_when_it_is_resumed(
         called, said = {"environment_id": made}, Said(capsys)
         await connected.call_tool("pause_environment", called)
         assert await logs._copy(connected, made, 1, "stdout", follow=False) == 0
-        assert capsys.readouterr().out.endswith("\none\n")
+        assert capsys.readouterr().out.endswith("one\n")  # after a log, or without
 
         async with anyio.create_task_group() as group:
             follow = partial(logs._copy, connected, made, 1, "stdout", follow=True)
