@@ -16,7 +16,7 @@ NAMES = {tool.name for tool in tools()}
 UNTOLD = {"code", "count", "kind", "encoding"}
 """Fields that only programs need, and the number of items of a list."""
 TRUE = {"is_dir": "/", "is_link": "@", "listening": " is at ", "was_exposed": " is closed"}
-TRUE["closed"] = ", which has ended"
+TRUE["closed"] = ", which is closed now"
 SIZES = {"memory_bytes", "disk_bytes", "memory_bytes_used", "disk_bytes_used", "size_bytes"}
 
 

@@ -55,7 +55,7 @@ async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
             f"{identity} python-{identity[:8]} (python, local/python, network public): running",
             "created 2026-03-04T05:06:07Z, 0 s old, 0 jobs running; destroyed after 30m without a "
             "call, 1800 s from now, at 2026-03-04T05:36:07Z",
-            "1 CPU, memory 200 MiB of 512 MiB, disk 3 MiB of 1024 MiB, 1.5 s of CPU",
+            "1 CPU, memory 512 MiB (200 MiB of the host's), disk 3 MiB of 1024 MiB, 1.5 s of CPU",
             "port 8000: http://127.0.0.1:40000/",
             "ssh port 10000",
         ]

@@ -235,7 +235,8 @@ async def test_a_cell_that_ignores_interrupts_ends_with_its_interpreter(own: Int
 
 async def test_root_has_an_interpreter_of_its_own(python: LocalGuest) -> None:
     made = await Interpreter.begin(python, PYTHON, GuestUser.ROOT)
-    assert await made.prints("import os; print(os.getuid())") == "0\n"
+    code = "import os; print(os.getuid(), *map(os.environ.get, ('HOME', 'USER', 'LOGNAME')))"
+    assert await made.prints(code) == "0 /root root root\n"
     assert (await made.cell("exit()")).result.context_ended
     await made.ends
     await made.end()

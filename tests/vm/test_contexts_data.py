@@ -75,6 +75,7 @@ async def test_a_traceback_is_without_colours_and_keeps_the_state(data: Interpre
 
 
 async def test_a_timeout_interrupts_and_keeps_the_state(data: Interpreter) -> None:
+    await data.prints("kept = 3")
     cell = await data.cell("import time\nwhile True: time.sleep(1)", timeout=2)
     assert (cell.result.timed_out, cell.result.context_ended) == (True, False), (cell, data.said)
     cell = await data.cell("while True: pass", timeout=2)
@@ -92,6 +93,16 @@ async def test_what_is_displayed(data: Interpreter, case: Case) -> None:
     assert cell.dropped == 0
     shown = [{"data": item.data, "chart": item.chart} for item in cell.displays]
     check(case, cell.out, cell.err, shown)
+
+
+async def test_a_backend_for_no_screen_shows_figures_all_the_same(data: Interpreter) -> None:
+    cell = await data.cell(
+        "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\n"
+        "plt.plot([1, 2])\nplt.show()"
+    )
+    assert cell.code == 0, cell.err
+    assert ["image/png" in item.data for item in cell.displays] == [True]
+    assert "waggle" not in cell.err
 
 
 async def test_a_figure_has_its_place_between_prints(data: Interpreter) -> None:

@@ -84,9 +84,10 @@ def _steps(offered: Collection[str], pauses_when_idle: bool) -> Iterator[str]:
     if trees := [name for name in _TREES if name in offered]:
         yield f"{' and '.join(trees)} move whole trees as archives."
     if jobs := [name for name in _JOBS if name in offered]:
+        manage = "manages" if len(jobs) == 1 else "manage"
         yield (
             "A program that still runs after wait_seconds, or with background, becomes a job: "
-            f"{', '.join(jobs)} manage it. Jobs and contexts go on after a pause, and in forks."
+            f"{', '.join(jobs)} {manage} it. Jobs and contexts go on after a pause, and in forks."
         )
     for name, text in _THEN.items():
         if name in offered:

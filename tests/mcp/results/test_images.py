@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from mcp_types import CallToolResult, ImageContent, ResourceLink
+from tests.support.displays import record
 from tests.support.fakes import FakeFile
 from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
@@ -205,6 +206,26 @@ async def test_images_of_a_job_are_shown_to_the_call_that_waits_for_its_end(
             ended = await agent.call_tool(tool, {**job, "wait_seconds": 20})
             assert images(ended) == [("image/png", png(5))]
             assert "exit 0" in text_of(ended)
+            guest.files[f"{HOME}/later.png"] = FakeFile(png(6), 0o644)  # by another program
+
+
+async def test_files_are_only_listed_if_as_many_pictures_were_displayed() -> None:
+    """`plt.savefig` and `plt.show` of one figure are one picture."""
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        shown = record({"image/png": png(5)})
+
+        async def program(_command: object, into: Any) -> ExecutionResult:
+            await rig.host.only.write_file(f"{HOME}/chart.png", png(7), 0o644)
+            into.display.feed(shown)
+            kept = into.stdout.output(), into.stderr.output()
+            return ExecutionResult(*kept, exit_code=0, signal=None, timed_out=False, duration=0.1)
+
+        rig.host.only.programs["draw"] = program
+        arguments = {"environment_id": environment, "command": ["draw"], "images": True}
+        result = await agent.call_tool("run_command", arguments)
+        assert images(result) == [("image/png", png(5))]
+        assert f"[image {HOME}/chart.png, image/png, {len(png(7))} bytes]" in text_of(result)
 
 
 async def test_images_of_a_hostile_program_stay_within_the_budget() -> None:

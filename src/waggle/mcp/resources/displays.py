@@ -53,7 +53,7 @@ def form_of(records: DisplayRecords, address: DisplayAddress) -> Form:
         if content is not None:
             return Form(content.encode("utf-8"), address.form)
     raise JobNotFound(
-        f"Job {address.number} has no such display.",
+        f"Job {address.number} has no such display, or not in that form.",
         hint=f"{displays_uri(address.environment_id, address.number)} lists them.",
     )
 

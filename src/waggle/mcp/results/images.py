@@ -13,7 +13,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 from mcp_types import ContentBlock, ImageContent
@@ -45,6 +45,8 @@ def page_type(path: str, data: bytes, part: Page) -> str:
 
 
 MAX_IMAGES = 4
+CLOCKS_DIFFER = timedelta(seconds=5)
+"""How far the clocks of host and guest may be apart."""
 LOOK_SECONDS = 5.0
 """The time limit for finding images; after it, none are shown."""
 _SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
@@ -63,17 +65,21 @@ class Picture:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Album:
-    """The directory to search for a program's images, and its images before the program ran."""
+    """The directory to search for a program's images, and its images before the program ran.
+
+    `found` are those of the program, once it has ended: what comes later is of others.
+    """
 
     files: FilesystemService
     environment_id: str
     directory: str
     owner: Owner
     before: Seen
+    found: Seen | None = None
 
-    async def new(self, view: JobView) -> list[Picture]:
+    async def new(self, view: JobView, ended_at: datetime | None) -> list[Picture]:
         """Return at most MAX_IMAGES images, by name, of a program that exited.
 
         Returns none if the guest cannot be reached: the program's result is still valid.
@@ -83,10 +89,21 @@ class Album:
         found: list[Picture] = []
         with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
             listing = await self.files.list(self.environment_id, self.directory, owner=self.owner)
-            for entry in _changed(listing.entries, self.before)[: 2 * MAX_IMAGES]:
+            entries = self._its(_changed(listing.entries, self.before), ended_at)
+            for entry in entries[: 2 * MAX_IMAGES]:
                 picture = await self._read(f"{listing.path.rstrip('/')}/{entry.name}")
                 found += [picture] if picture else []
         return found[:MAX_IMAGES]
+
+    def _its(self, entries: Sequence[FileEntry], ended_at: datetime | None) -> list[FileEntry]:
+        """Return those that the program wrote, and remember them."""
+        if self.found is None:
+            latest = ended_at and ended_at + CLOCKS_DIFFER
+            written = [entry for entry in entries if latest is None or entry.modified <= latest]
+            self.found = {entry.name: (entry.size, entry.modified) for entry in written}
+        return [
+            entry for entry in entries if self.found.get(entry.name) == (entry.size, entry.modified)
+        ]
 
     async def _read(self, path: str) -> Picture | None:
         try:
@@ -117,7 +134,7 @@ async def pictures_for(
     album = albums.get(job)
     if album is None:
         return None if job in albums else ()
-    return await album.new(view)
+    return await album.new(view, job.ended_at)
 
 
 def names_image(program: str | Sequence[str]) -> bool:
@@ -140,13 +157,18 @@ def _is_image(entry: FileEntry) -> bool:
 
 
 def _with_images(
-    environment_id: str, output: CommandOutput, pictures: Sequence[Picture], taken: int
+    environment_id: str,
+    output: CommandOutput,
+    pictures: Sequence[Picture],
+    displayed: Sequence[int],
 ) -> tuple[CommandOutput, list[ContentBlock], list[Hint]]:
     """Return the output with its images listed, those that fit, and hints on the others.
 
-    A link to its file follows an image. Other pictures have `taken` so many bytes.
+    A link to its file follows an image. `displayed` are the sizes of the pictures that it
+    displayed. If those are as many as it wrote, they are probably the same ones: the files are only
+    listed.
     """
-    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr)) - taken
+    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr)) - sum(displayed)
     shown: list[ContentBlock] = []
     items: list[ShownImage] = []
     hints: list[Hint] = []
@@ -154,6 +176,8 @@ def _with_images(
         block = image_content(picture.data, picture.kind)
         name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
         items.append(ShownImage(path=name, mime_type=picture.kind, size=size))
+        if len(displayed) >= len(pictures):
+            continue
         if len(block.data) > room:
             hints.append(Hint("read_file shows it.", f"There was no room to show {name}"))
             continue
@@ -195,8 +219,8 @@ def result_of(
         return failed(failure, output, command_text, hints, made.meta)
     also = made.pictures
     if pictures:
-        taken = sum(len(block.data) for block in also if isinstance(block, ImageContent))
-        output, images, more = _with_images(view.environment_id, output, pictures, taken)
+        sizes = [len(block.data) for block in also if isinstance(block, ImageContent)]
+        output, images, more = _with_images(view.environment_id, output, pictures, sizes)
         also, hints = [*also, *images], [*hints, *more]
     return success(output, command_text, also=also, hints=hints, meta=made.meta)
 

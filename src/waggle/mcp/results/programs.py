@@ -30,7 +30,7 @@ from waggle.mcp.results.jobs import (
 )
 from waggle.mcp.uris import output_uri
 
-_RUNNING = "read_job waits for its end, shows what it prints or kills it."
+_RUNNING = "read_job waits for its end, shows what it prints{more} or kills it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,11 @@ def _continues(view: JobView) -> list[Hint]:
     if view.is_paused:
         return resumes(view)
     state = "It waits for its turn" if view.is_queued else ""
-    return [Hint(_RUNNING, state)] if view.is_running else []
+    if not view.is_running:
+        return []
+    printed = view.stdout.total
+    more = f" (from offset {printed}: what is new)" if printed else ""
+    return [Hint(_RUNNING.format(more=more), state)]
 
 
 def resumes(view: JobView) -> list[Hint]:

@@ -163,12 +163,15 @@ def environment_state(
 
 def state_text(state: EnvironmentState, fate: str) -> str:
     """Return the text form, in a few lines. `fate` is the end of an unused environment."""
+    memory, disk = _mib(state.memory_bytes), _mib(state.disk_bytes)
     amounts = [
-        f"{name} {_mib(used)} of {_mib(granted)}" if used else f"{name} {_mib(granted)}"
-        for name, used, granted in (
-            ("memory", state.memory_bytes_used, state.memory_bytes),
-            ("disk", state.disk_bytes_used, state.disk_bytes),
-        )
+        # The hypervisor's own memory is among it, so it is no part of the machine's.
+        f"memory {memory} ({_mib(state.memory_bytes_used)} of the host's)"
+        if state.memory_bytes_used
+        else f"memory {memory}",
+        f"disk {_mib(state.disk_bytes_used)} of {disk}"
+        if state.disk_bytes_used
+        else f"disk {disk}",
     ]
     amounts += [f"{state.cpu_seconds_used:g} s of CPU"] if state.cpu_seconds_used else []
     where = (

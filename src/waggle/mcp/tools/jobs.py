@@ -186,7 +186,7 @@ class JobTools:
         job = await self._jobs.get(environment_id, job_id, owner=owner)
         count = await self._jobs.control.write(job, text, close=close, owner=owner)
         result = WrittenInput(job_id=job.number, bytes_written=count, closed=close)
-        ended = ", which has ended" if close else ""
+        ended = ", which is closed now" if close else ""
         said = f"{count} bytes are written to the standard input of job {job.number}{ended}."
         return success(result, said, hints=[Hint("read_job shows what it prints.")])
 

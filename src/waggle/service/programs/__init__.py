@@ -228,6 +228,8 @@ class Job(JobRecord):
         if not job.lost_context:
             return interrupted(key)
         await context.wait(CONTEXT_END_SECONDS)
+        if context.is_running and not context.is_paused:  # the next code needs another one
+            await context.kill()
         return context_ended(key, ending_by_interrupt(context.view()))
 
     async def attend(self, seconds: float) -> JobView:

@@ -58,12 +58,15 @@ class Control:
         Code in a context has no process of its own: it can only be interrupted.
         """
         number = parse_signal(name)
+        if not job.is_running:
+            raise _ended(job)
         if job.what.context is not None and job.what.kind is not JobKind.CONTEXT:
             if number not in _INTERRUPTS:
                 raise InvalidArgument(
-                    f"Job {job.number} is code in {job.what.context}, which signals cannot reach.",
-                    hint="Interrupt it with INT, or end it without a signal: then its variables "
-                    "stay if it reacts.",
+                    f"Job {job.number} is code in {job.what.context}, which takes only INT and "
+                    "TERM: both interrupt it.",
+                    hint="To end it whatever it does, kill it without a signal; its variables stay "
+                    "if it reacts to that.",
                 )
             number = SIGNALS["INT"]
         async with self._reached(job, owner) as guest:

@@ -166,6 +166,11 @@ class JobRecord:
         return self.is_running and self._paused_at is not None
 
     @property
+    def ended_at(self) -> datetime | None:
+        """When it ended, if this server saw that."""
+        return self._ended_at
+
+    @property
     def is_work(self) -> bool:
         """Whether it keeps its environment from being idle: a context or terminal does not."""
         return self.is_running and self.what.kind not in (JobKind.CONTEXT, JobKind.TERMINAL)

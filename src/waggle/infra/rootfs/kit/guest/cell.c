@@ -141,6 +141,7 @@ void run_cell(const struct job *job) {
   await_driver(job, fds[ANSWER], fds[SHIM]);
   sigprocmask(SIG_BLOCK, &interrupts, NULL);
   send(fds[SHIM], (char[2]){FOLLOW}, 2, MSG_NOSIGNAL);
+  name_root(job->account);
   lay_surroundings(job);
   pid_t driver = context->program;
   if (dup2(lock, 4) < 0) fail("lock"); // held until the answer

@@ -100,14 +100,18 @@ static void widen_limits(void) {
   if (setrlimit(RLIMIT_NOFILE, &files)) complain("limit of open files");
 }
 
+void name_root(const struct account *account) {
+  if (account->uid != 0) return;
+  name_user(account);
+  unsetenv("XDG_RUNTIME_DIR");
+}
+
 void become(const struct account *account) {
   lose_protection();
   own_streams(account);
   widen_limits();
   if (!assume(account)) fail("changing the user");
-  if (account->uid != 0) return;
-  name_user(account);
-  unsetenv("XDG_RUNTIME_DIR");
+  name_root(account);
 }
 
 void show_notice(void) {

@@ -45,6 +45,7 @@ void fail(const char *what) __attribute__((noreturn));
 extern const struct account ROOT;
 void enter_image(void);
 const struct account *base_environment(void);
+void name_root(const struct account *account); // in the environment, if it is root
 void become(const struct account *account);
 void show_notice(void);
 
