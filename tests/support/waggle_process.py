@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
@@ -55,7 +56,9 @@ PORTS_PER_SERVER = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
 _THOUSANDS = 11
-_blocks = itertools.cycle(range(50))
+BLOCKS = 50
+_blocks = itertools.cycle(range(BLOCKS))
+_servers = WeakSet["Waggle"]()
 
 
 def _own_thousand() -> tuple[int, socket.socket | None]:
@@ -75,9 +78,19 @@ _thousand, _holder = _own_thousand()
 
 
 def next_ports(count: int = PORTS_PER_SERVER) -> range:
-    """Return a range that no other server of these tests has: below those of tests.support.vm."""
-    base = 12_000 + _thousand * 1_000 + next(_blocks) * PORTS_PER_SERVER
-    return range(base, base + count)
+    """Return a range that no running server of these tests has: below those of tests.support.vm.
+
+    A server of a whole session runs while others have come round to its range.
+    """
+    taken = {port for server in _servers if server.is_running for port in server.ports}
+    own = 12_000 + _thousand * 1_000
+    for block in itertools.islice(_blocks, 2 * BLOCKS):
+        base = own + block * PORTS_PER_SERVER
+        if base + count <= own + 1_000 and taken.isdisjoint(range(base, base + count)):
+            for _ in range((count - 1) // PORTS_PER_SERVER):
+                next(_blocks)
+            return range(base, base + count)
+    raise AssertionError(f"{len(taken)} ports of 1,000 are taken: no {count} are left in a row")
 
 
 @functools.cache
@@ -189,7 +202,7 @@ def own_cache(directory: Path) -> Path:
     return directory
 
 
-@dataclass
+@dataclass(eq=False)
 class Waggle:
     """A server process. `settings` are variables without prefix, as in `max_environments="2"`."""
 
@@ -211,6 +224,12 @@ class Waggle:
         self.log = self.directory / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
+        _servers.add(self)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def mcp(self) -> str:

@@ -34,7 +34,7 @@ _END_PAUSE = 1.0
 _AGAIN = (429, 502, 503, 504)
 """Refusals that may pass."""
 _GONE, _REFUSED, _INVALID = 4001, 4003, 1008
-_INTERRUPT, _TERMINAL_END = b"\x03", b"\x04"
+_INTERRUPT, _TERMINAL_END, _CLEAR_LINE = b"\x03", b"\x04", b"\x15"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,10 @@ class Attached:
             if detach:
                 await self._detach()
                 return
-        while True:  # a program that has just begun, or takes single keys, misses one
-            await self._send(_TERMINAL_END)
+        await self._send(_TERMINAL_END)
+        while True:  # a program that has just begun misses that, or has it as a key in its line
             await anyio.sleep(_END_PAUSE)
+            await self._send(_CLEAR_LINE + _TERMINAL_END)
 
     async def _send(self, data: bytes | str) -> None:
         """Send over this connection, or the next one if it breaks."""
