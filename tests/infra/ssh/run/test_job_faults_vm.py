@@ -211,6 +211,11 @@ async def test_a_clock_that_jumps_changes_no_duration_and_no_timeout(guest: Loca
     assert (await guest.attend(job(sh("true")))).duration < SOON
 
 
+async def _run_for_ever(guest: LocalGuest) -> None:
+    while True:
+        await guest.run(sh("true"))
+
+
 async def test_a_full_file_system_of_jobs_refuses_new_ones_and_ends_none(
     guest: LocalGuest,
 ) -> None:
@@ -220,8 +225,7 @@ async def test_a_full_file_system_of_jobs_refuses_new_ones_and_ends_none(
     made = job(sh(script, user=GuestUser.ROOT))
     async with followed(guest, made) as task:
         with anyio.fail_after(SOON), pytest.raises(GuestLost):
-            while True:  # jobs of earlier tests may still end, and free a little
-                await guest.run(sh("true"))
+            await _run_for_ever(guest)  # jobs of earlier tests may still end, and free a little
         await guest.write_file("/home/sandbox/go", b"", 0o644)
         await asyncio.wait({task})
     read = await guest.attend(again(made))
