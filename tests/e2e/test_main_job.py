@@ -136,6 +136,7 @@ class TestPackages:
                 done = await call(client, "execute", code=code, **where)
                 assert done.get("exit_code", 0) == 0, done
                 assert said in done.get("stdout", ""), done
+                assert "restart" not in done.get("stdout", ""), done
 
     async def test_node_packages_by_require_and_import(self, server: Waggle, node: str) -> None:
         async with connected(server) as client:

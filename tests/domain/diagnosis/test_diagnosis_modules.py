@@ -38,6 +38,7 @@ ESM = (
         (TRACE + "ModuleNotFoundError: No module named 'a.b_c'\n", Module(PYTHON, "a.b_c")),
         ("/usr/bin/python3: No module named pytest\n", Module(PYTHON, "pytest")),
         (COMMON_JS, Module(NODE, "left-pad")),
+        (COMMON_JS.partition("\n\n")[0] + "\n", Module(NODE, "left-pad")),  # in a context
         (ESM, Module(NODE, "@a/b")),
     ],
 )

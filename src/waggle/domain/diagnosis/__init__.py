@@ -34,7 +34,8 @@ _NODE = re.compile(
     rf"|Error \[ERR_MODULE_NOT_FOUND\]: Cannot find package '{_NODE_NAME}' imported from .+)",
     re.ASCII,
 )
-_NODE_END = re.compile(r"Node\.js v\d+\.\d+\.\d+")
+_NODE_END = re.compile(r"Node\.js v\d+\.\d+\.\d+|\}")
+"""The last line: of a program, or of an error with its properties in a context."""
 
 # Walks the packages without importing any: an import would run the guest's code again.
 _ASK_PYTHON = """\

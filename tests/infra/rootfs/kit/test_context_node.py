@@ -13,6 +13,8 @@ import pytest
 from tests.support.driver_rig import Driver
 from tests.support.programs import NODE
 
+from waggle.domain.diagnosis import Module, suspected
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.rootfs.kit import GUEST_SOURCES
 
 NODES = sorted({str(NODE), shutil.which("node") or str(NODE)})
@@ -83,6 +85,9 @@ def test_errors_are_short_and_without_the_driver(node: Driver) -> None:
     assert ended.err == "Error: no\n    at f (cell-1.js:1:22)\n    at cell-1.js:2:1\n"
     ended = node.run("1\nx = ;\n")
     assert ended.err == "cell-2.js:2\nx = ;\n    ^\n\nSyntaxError: Unexpected token ';'\n"
+    missing = node.run("require('left-pad')").err
+    assert suspected(missing, 1) == Module(RuntimeName.NODE, "left-pad"), missing
+    assert "node:internal" not in missing
     assert node.run("throw 5").err == "Uncaught 5\n"
     ended = node.run("const e = new Error('a', { cause: new Error('b') }); e.code = 'E'; throw e")
     assert "code: 'E'" in ended.err
