@@ -119,6 +119,8 @@ async def test_cancelling_a_call_in_a_paused_environment_ends_its_job(
     assert here.get(environment.id).state is State.RUNNING
     assert job.view().state is JobState.KILLED
     (kept,) = guest_of(here, environment.id).kept.values()
+    assert kept.signal == 9  # also in the guest, which nobody followed at that moment
+    (kept,) = guest_of(here, environment.id).kept.values()
     assert kept.signal == 9
 
 
