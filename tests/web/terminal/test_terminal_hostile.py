@@ -65,8 +65,10 @@ class Raw:
         with anyio.fail_after(20), contextlib.suppress(ConnectionError):
             while piece := await self.reader.read(1 << 16):
                 received = (received + piece)[-(1 << 20) :]
-        at = received.rfind(bytes([FIN | CLOSE]))
-        return None if at < 0 else int(struct.unpack(">H", received[at + 2 : at + 4])[0])
+        for size in range(2, 126):  # it is the last frame; pings hold random bytes
+            if received[-size - 2 : -size] == bytes([FIN | CLOSE, size]):
+                return int.from_bytes(received[-size:][:2], "big")
+        return None
 
 
 @asynccontextmanager
