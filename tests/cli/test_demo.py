@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.support import leaks
-from tests.support.waggle_process import Waggle, environ, have_templates, next_ports
+from tests.support.server_ports import next_ports
+from tests.support.waggle_process import Waggle, environ, have_templates
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 

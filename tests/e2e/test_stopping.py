@@ -13,6 +13,7 @@ import anyio
 import httpx2
 import pytest
 from tests.support.server import ERAS, data_of
+from tests.support.server_ports import next_ports
 from tests.support.waggle_client import (
     CREATE,
     bare,
@@ -25,7 +26,7 @@ from tests.support.waggle_client import (
     streaming,
     until,
 )
-from tests.support.waggle_process import Waggle, next_ports, small
+from tests.support.waggle_process import Waggle, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

@@ -7,16 +7,14 @@ after the start of a call that changes the disk, the others at any time.
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.recovered import hand_over, recover, strays
+from tests.support.recovered import hand_over, recover, report, strays
 from tests.support.waggle_client import until
 from tests.support.waggle_process import Waggle, small
 from tests.support.workload import Ledger, Workload
@@ -44,13 +42,6 @@ def server(tmp_path: Path) -> Generator[Waggle]:
     server = Waggle(tmp_path, {**settings, "max_snapshots": "24"})
     yield server
     server.kill()
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    seed = request.config.getoption("seed") or int.from_bytes(os.urandom(4), "big")
-    _report(f"--seed={seed}")
-    return random.Random(seed)
 
 
 @pytest.mark.timeout(900)
@@ -83,7 +74,7 @@ async def _kills(server: Waggle, rng: random.Random, count: int) -> None:
         async with after.http:
             await recover(server, ledger, after.call)
         again = workload.call.again
-        _report(
+        report(
             f"kill {number} of {count}, {killed}: up again after {started:.1f} s with "
             f"{len(ledger.environments)} paused to disk and {len(ledger.snapshots)} snapshots"
             f"{f'; called again: {again}' if again else ''}"
@@ -135,7 +126,3 @@ async def _all_is_usable_and_goes(server: Waggle, rng: random.Random, ledger: Le
     assert strays(server) == {}
     assert server.directories() == []
     assert server.complaints() == []
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

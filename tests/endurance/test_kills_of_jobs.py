@@ -8,9 +8,7 @@ environment. One environment is at work when the server is killed, and may be ei
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ import anyio
 import httpx2
 import pytest
 from tests.support.living import COUNT, Living, Tally
-from tests.support.recovered import recover, strays
+from tests.support.recovered import recover, report, strays
 from tests.support.server import NO_TLS
 from tests.support.server_holding import leaks, memory_kb
 from tests.support.waggle_client import until
@@ -45,13 +43,6 @@ def server(tmp_path: Path) -> Generator[Waggle]:
     server = Waggle(tmp_path, {**settings, "max_exec_timeout": "24h"})
     yield server
     server.kill()
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    seed = request.config.getoption("seed") or int.from_bytes(os.urandom(4), "big")
-    _report(f"--seed={seed}")
-    return random.Random(seed)
 
 
 @pytest.mark.timeout(900)
@@ -95,7 +86,7 @@ class Kills:
                 call = Caller(http, self.server.mcp)
                 await recover(self.server, self.ledger, call)
                 await self.tell(call, doomed)
-            _report(
+            report(
                 f"kill {number} of {count} {self.killed_in}, {time.monotonic() - began:.1f} s: "
                 f"{len(self.alive)} live on, {len(self.tally.jobs)} jobs and "
                 f"{self.tally.bytes:,} bytes compared, {self.memory[-1]} kB"
@@ -192,11 +183,7 @@ class Kills:
         assert self.server.directories() == []
         assert self.server.complaints() == []
         assert not leaks(self.memory), self.memory
-        _report(
+        report(
             f"{len(self.tally.jobs)} jobs, {self.tally.bytes:,} bytes, {dict(self.tally.deeds)}, "
             f"{min(self.memory)} to {max(self.memory)} kB"
         )
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import sys
 from pathlib import Path
 
 from tests.support.waggle_process import Waggle
@@ -109,3 +110,8 @@ async def hand_over(agents: list[Agent], ledger: Ledger, rng: random.Random, sha
             await agent.copy(known)
             await agent.destroy(agent.mine[-1])
             known.state = State.ON_DISK
+
+
+def report(line: str) -> None:
+    """Print a line of a long run, for whoever watches it."""
+    sys.stderr.write(f"{line}\n")

@@ -8,12 +8,10 @@ templates are those of the installation; data directory and ports are the test's
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,13 +26,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
 import pytest
-from tests.support import leaks
+from tests.support import leaks, server_ports
 from tests.support.images import busybox_layer, write_layout
+from tests.support.server_ports import PORTS_PER_SERVER, listening, next_ports
 
 from waggle.app.machines import hypervisor
 from waggle.app.values import image_service
@@ -52,45 +50,8 @@ DEATH_SECONDS = 20.0
 TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """For Pythons that may not write bytecode beside sources: every start would compile for seconds."""
-PORTS_PER_SERVER = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
-_THOUSANDS = 11
-BLOCKS = 50
-_blocks = itertools.cycle(range(BLOCKS))
-_servers = WeakSet["Waggle"]()
-
-
-def _own_thousand() -> tuple[int, socket.socket | None]:
-    """Reserve a number among the test processes in this network; return it and its socket."""
-    for number in range(_THOUSANDS):
-        line = socket.socket(socket.AF_UNIX)
-        try:
-            line.bind(f"\0waggle-tests-{number}")
-        except OSError:
-            line.close()
-        else:
-            return number, line
-    return os.getpid() % _THOUSANDS, None
-
-
-_thousand, _holder = _own_thousand()
-
-
-def next_ports(count: int = PORTS_PER_SERVER) -> range:
-    """Return a range that no running server of these tests has: below those of tests.support.vm.
-
-    A server of a whole session runs while others have come round to its range.
-    """
-    taken = {port for server in _servers if server.is_running for port in server.ports}
-    own = 12_000 + _thousand * 1_000
-    for block in itertools.islice(_blocks, 2 * BLOCKS):
-        base = own + block * PORTS_PER_SERVER
-        if base + count <= own + 1_000 and taken.isdisjoint(range(base, base + count)):
-            for _ in range((count - 1) // PORTS_PER_SERVER):
-                next(_blocks)
-            return range(base, base + count)
-    raise AssertionError(f"{len(taken)} ports of 1,000 are taken: no {count} are left in a row")
 
 
 @functools.cache
@@ -224,7 +185,7 @@ class Waggle:
         self.log = self.directory / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
-        _servers.add(self)
+        server_ports.hold(self)
 
     @property
     def is_running(self) -> bool:
@@ -337,7 +298,7 @@ class Waggle:
 
     def listeners(self) -> list[int]:
         """Return the ports of its range that have a listener."""
-        return sorted(port for port in _listening() if port in self.ports)
+        return sorted(port for port in listening() if port in self.ports)
 
     def reserved(self) -> list[int]:
         """Return the ports of its range with a held machine-wide lock of waggle."""
@@ -377,14 +338,6 @@ def _machines() -> Iterator[tuple[int, int]]:
                 continue  # it ended meanwhile
             if found:
                 yield int(entry.name), int(found[1])
-
-
-def _listening() -> Iterator[int]:
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == "0A":
-                yield int(words[1].rpartition(":")[2], 16)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from tests.support.waggle_process import Waggle, environ, next_ports
+from tests.support.server_ports import next_ports
+from tests.support.waggle_process import Waggle, environ
 
 ARGV = [sys.executable, "-m", "waggle", "serve", "--stdio"]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 from tests.support.cells import ALL, Case, check
@@ -13,24 +14,30 @@ from tests.support.vm import Parts
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
 
 
+@asynccontextmanager
+async def interpreter(
+    factory: pytest.TempPathFactory, parts: Parts, image: str, memory: int
+) -> AsyncGenerator[Interpreter]:
+    async with image_lab(factory.mktemp("lab"), parts, image) as lab:
+        made = await Interpreter.begin(await lab.guest(image, memory=memory))
+        yield made
+        await made.end()
+
+
 @pytest.fixture(scope="module")
 async def data(
     tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts
 ) -> AsyncGenerator[Interpreter]:
-    async with image_lab(tmp_path_factory.mktemp("lab"), guest_parts, "data") as lab:
-        made = await Interpreter.begin(await lab.guest("data", memory=1024))
+    async with interpreter(tmp_path_factory, guest_parts, "data", 1024) as made:
         yield made
-        await made.end()
 
 
 @pytest.fixture(scope="module")
 async def python(
     tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts
 ) -> AsyncGenerator[Interpreter]:
-    async with image_lab(tmp_path_factory.mktemp("lab"), guest_parts, "python") as lab:
-        made = await Interpreter.begin(await lab.guest("python", memory=512))
+    async with interpreter(tmp_path_factory, guest_parts, "python", 512) as made:
         yield made
-        await made.end()
 
 
 async def test_it_is_ipython(data: Interpreter) -> None:
