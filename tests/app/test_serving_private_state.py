@@ -12,7 +12,8 @@ import pytest
 
 from waggle.app.serving import ALIVE, private_state, sweep
 from waggle.domain.environment import Environment, State
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import identify
 from waggle.infra.store.environments import SqliteStore
@@ -30,7 +31,7 @@ def environment(pid: int) -> Environment:
         image="local/shell",
         owner="local",
         resources=Resources(1, 512, 1024),
-        network=NetworkPolicy.NONE,
+        network=NO_NETWORK,
         idle_timeout=timedelta(minutes=30),
         created_at=NOW,
         last_used_at=NOW,

@@ -36,7 +36,7 @@ from waggle.config.parsers import (
     split_words,
 )
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset
 
@@ -106,7 +106,7 @@ class TestDefaults:
         default = settings()
         assert default.listen_addr.is_loopback
         assert not default.allow_remote
-        assert default.default_network is NetworkPolicy.PUBLIC
+        assert default.default_network == PUBLIC_NETWORK
         assert default.egress_allow_cidrs == ()
         assert default.egress_ports == (80, 443)
         assert default.ca_bundle is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, RunFacts, Space
 from waggle.domain.diagnosis.rules import diagnose
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 
 MIB = 1 << 20
@@ -17,7 +17,7 @@ FAILED = Evidence(
     signal=None,
     memory_mib=512,
     disk_mib=1024,
-    network=NetworkPolicy.PUBLIC,
+    network=PUBLIC_NETWORK,
     record=RunFacts(
         exit_code=1,
         memory_limit=460 * MIB,

@@ -20,7 +20,8 @@ from waggle.domain.environment import (
     parse_timeout,
 )
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import Resources, VmmProcess
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,7 +53,7 @@ def environment(state: State = C, **changes: object) -> Environment:
         "image": "waggle/python",
         "owner": "alice",
         "resources": Resources(1, 512, 1024),
-        "network": NetworkPolicy.PUBLIC,
+        "network": PUBLIC_NETWORK,
         "idle_timeout": timedelta(minutes=30),
         "created_at": NOW,
         "last_used_at": NOW,

@@ -19,7 +19,7 @@ FILES = {
 """Parameters that may hold a whole file or program."""
 SHORT = {
     *("archive_id", "context", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
-    *("packages", "path", "signal", "snapshot", "snapshot_id"),
+    *("network", "packages", "path", "signal", "snapshot", "snapshot_id"),
 }
 """Parameters without a bound in the schema that need at most a few kilobytes."""
 OVER = 3 << 20

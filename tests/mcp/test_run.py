@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import HOME, Command, ExecutionResult, Streams
 from waggle.mcp.observed import REPEATED_META_KEY
 
@@ -174,7 +174,7 @@ async def test_too_large_input_is_refused_before_anything_boots(arguments: dict[
 
 
 async def test_packages_are_refused_if_the_default_network_is_none() -> None:
-    setup = Setup(network=NetworkPolicy.NONE)
+    setup = Setup(network=NO_NETWORK)
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         refused = error_of(await run(agent, code="echo", packages="numpy"))
         assert "without a network" in refused["message"]

@@ -25,7 +25,8 @@ from tests.support.kept_jobs import copies
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.host import FrozenMachine, Progress
-from waggle.domain.machine import DiskUse, NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import DiskUse, Resources, VmmProcess
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import Pausing
@@ -420,7 +421,7 @@ def build(
             max_environments=capacity,
             resources=RESOURCES,
             idle_timeout=IDLE,
-            network=NetworkPolicy.PUBLIC,
+            network=PUBLIC_NETWORK,
             images={name: f"waggle/{name}" for name in RuntimeName},
             pausing=pausing or Pausing(),
             per_owner=per_owner,

@@ -26,7 +26,8 @@ from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.domain.programs.runtime import Runtime, RuntimeName
@@ -87,7 +88,7 @@ class Setup:
     observer: Observer | None = None
     scrape: Scrape | None = None
     per_owner: int = 0
-    network: NetworkPolicy = NetworkPolicy.PUBLIC
+    network: Network = PUBLIC_NETWORK
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
     """The toolsets that are shown, and also allowed unless there is an `offer`."""

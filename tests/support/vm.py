@@ -27,7 +27,8 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import ImageMissing
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Hypervisor, NetworkPolicy, Resources
+from waggle.domain.machine import Hypervisor, Resources
+from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.egress import EgressProxy
@@ -142,7 +143,7 @@ class Lab:
         memory: int = 192,
         cpus: int = 1,
         disk: int = 128,
-        network: NetworkPolicy = NetworkPolicy.NONE,
+        network: Network = NO_NETWORK,
     ) -> LocalGuest:
         """Boot a guest; `memory` and `disk` are MiB."""
         wanted = environment(image, Resources(cpus, memory, disk), network)
@@ -162,7 +163,7 @@ class Lab:
 def environment(
     image: str = BUSYBOX,
     resources: Resources | None = None,
-    network: NetworkPolicy = NetworkPolicy.NONE,
+    network: Network = NO_NETWORK,
 ) -> Environment:
     now = datetime.now(UTC)
     return Environment(

@@ -16,7 +16,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import Command, GuestUser
 from waggle.service.local.guest import LocalGuest
 
@@ -194,7 +194,7 @@ async def test_a_missing_network_is_diagnosed(guest: LocalGuest) -> None:
 
 
 async def test_a_refused_address_is_diagnosed(quick: Lab) -> None:
-    connected = await quick.guest(network=NetworkPolicy.PUBLIC)
+    connected = await quick.guest(network=PUBLIC_NETWORK)
     program = sh("exec wget -q -O - http://10.1.2.3/secret")
     diagnosis = await found(connected, program)
     assert diagnosis.code == "network_refused"

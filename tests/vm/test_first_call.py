@@ -19,7 +19,7 @@ from tests.support.vm import Lab, environment, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import FrozenMachine, no_progress
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
@@ -80,14 +80,14 @@ def download(port: int) -> Command:
 
 async def started(lab: Lab, port: int) -> tuple[LocalHost, Environment, LocalGuest]:
     """Create an environment that has used its way out."""
-    host, described = lab.host(), environment(network=NetworkPolicy.PUBLIC)
+    host, described = lab.host(), environment(network=PUBLIC_NETWORK)
     guest = lab.adopt(await host.create(described, no_progress))
     assert lines(await guest.run(download(port))) == [str(SIZE)]
     return host, described, guest
 
 
 async def copy(lab: Lab, host: LocalHost, frozen: FrozenMachine) -> LocalGuest:
-    described = environment(network=NetworkPolicy.PUBLIC)
+    described = environment(network=PUBLIC_NETWORK)
     return lab.adopt(await host.create(described, no_progress, frozen))
 
 

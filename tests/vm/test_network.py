@@ -23,7 +23,7 @@ from waggle.config import load
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK, Network
 from waggle.domain.programs import GuestUser
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
@@ -126,8 +126,8 @@ async def ask_proxy(guest: LocalGuest, url: str) -> str:
     return result.stdout.text().partition("\r\n")[0] + result.stdout.text()[-5:]
 
 
-@pytest.mark.parametrize("policy", [NetworkPolicy.NONE, NetworkPolicy.PUBLIC])
-async def test_nothing_of_the_host_is_reachable_directly(lab: Lab, policy: NetworkPolicy) -> None:
+@pytest.mark.parametrize("policy", [NO_NETWORK, PUBLIC_NETWORK])
+async def test_nothing_of_the_host_is_reachable_directly(lab: Lab, policy: Network) -> None:
     lab.new_proxy = proxy_for_tests
     guest = await lab.guest(network=policy)
     addresses = ["10.0.2.2", "10.0.2.3", "10.0.2.4", "169.254.169.254", "127.0.0.2"]
@@ -141,13 +141,13 @@ async def test_nothing_of_the_host_is_reachable_directly(lab: Lab, policy: Netwo
 
 
 async def test_without_network_there_is_no_proxy(quick: Lab) -> None:
-    guest = await quick.guest(network=NetworkPolicy.NONE)
+    guest = await quick.guest(network=NO_NETWORK)
     assert await ask_proxy(guest, "http://127.0.0.1/") == ""
 
 
 async def test_the_proxy_is_the_only_way_out_and_obeys_its_policy(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
-    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
+    guest = await quick.guest(network=PUBLIC_NETWORK)
     async with listening() as made:
         for address in ("127.0.0.1", "localhost", "169.254.169.254", *own_addresses()):
             answer = await ask_proxy(guest, f"http://{address}:{made.port}/")
@@ -161,7 +161,7 @@ async def test_the_proxy_is_the_only_way_out_and_obeys_its_policy(quick: Lab) ->
 
 async def test_requests_of_a_guest_to_itself_reach_itself(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
-    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
+    guest = await quick.guest(network=PUBLIC_NETWORK)
     serve = (
         "mkdir /tmp/www; echo mine > /tmp/www/index.html; busybox httpd -p [::1]:8000 -h /tmp/www"
     )
@@ -180,7 +180,7 @@ async def test_requests_of_a_guest_to_itself_reach_itself(quick: Lab) -> None:
 
 async def test_the_proxy_returns_with_a_new_connection(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
-    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
+    guest = await quick.guest(network=PUBLIC_NETWORK)
     with pytest.raises(GuestLost):
         await guest.run(sh("kill -9 -1", user=GuestUser.ROOT))
     async with listening() as made:

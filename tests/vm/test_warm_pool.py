@@ -17,7 +17,8 @@ from tests.support.waiting import until
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import no_progress
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import Outlook
@@ -112,7 +113,7 @@ async def test_the_way_out_is_offered_only_after_a_claim(pooled: Pooled) -> None
         assert lines(await Shell(machine.connection).run(ask)) == ["proxy"]
     without = await pooled.create(environment())
     assert lines(await without.run(ask)) == ["proxy"]
-    public = await pooled.create(environment(network=NetworkPolicy.PUBLIC))
+    public = await pooled.create(environment(network=PUBLIC_NETWORK))
     assert lines(await public.run(ask)) == ["proxy http://127.0.0.1:3128", "offered"]
 
 
@@ -146,7 +147,7 @@ async def test_hung_or_dead_warm_machines_do_not_fail_a_create(pooled: Pooled) -
     hung, dead = (machine.started.machine.identity.pid for machine in pooled.made)
     os.kill(hung, signal.SIGSTOP)
     os.kill(dead, signal.SIGKILL)
-    described = environment(network=NetworkPolicy.PUBLIC)
+    described = environment(network=PUBLIC_NETWORK)
     guest = await pooled.create(described)
     assert "warm" not in guest.booted_from
     assert lines(await guest.run(sh("hostname"))) == [described.name]

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from cyclopts import CycloptsError, CycloptsPanel, Group, Parameter, Token, UnknownOptionError
 
+from waggle.domain.network import parse_network
 from waggle.shipped import document
 
 SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
@@ -29,6 +30,15 @@ def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
 Place = Annotated[Path, Parameter(converter=_as_typed)]
 """A path that shells complete, here or in an environment; as typed, since a final slash counts."""
 Environment = Annotated[str, Parameter(help="Its id, the beginning of its id, or its name.")]
+
+
+def _is_network(_kind: object, value: str | None) -> None:
+    if value is not None:
+        parse_network(value)
+
+
+NetworkOption = Annotated[str | None, Parameter(validator=_is_network)]
+"""What an environment may reach, in the words of docs/network.md."""
 Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 """An option that may be given several times."""
 

@@ -33,7 +33,6 @@ from waggle.config.server import (
     observation_conflicts,
 )
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.shipped import document
@@ -189,9 +188,8 @@ def accepted(field: str) -> str:
             return item.words
     if get_origin(info.annotation) is Literal:
         return "one of " + ", ".join(get_args(info.annotation))
-    for choices in (NetworkPolicy, RuntimeName):
-        if info.annotation is choices:
-            return "one of " + ", ".join(choices)
+    if info.annotation is RuntimeName:
+        return "one of " + ", ".join(RuntimeName)
     if info.annotation is bool:
         return "true or false"
     low, high = (_bound(info, name) for name in ("ge", "le"))

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from waggle.config.parsers import (
     Duration,
     Networks,
+    NetworkValue,
     OptionalPath,
     Ports,
     Program,
@@ -22,7 +23,6 @@ from waggle.config.parsers import (
     setting,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
-from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
 
@@ -63,7 +63,7 @@ class EnvironmentSection(Section):
         ge=MIN_TIMEOUT_MINUTES,
         le=MAX_TIMEOUT_MINUTES,
     )
-    default_network: NetworkPolicy = setting(
+    default_network: NetworkValue = setting(
         "public", "What an environment may reach, unless its creator says."
     )
     warm_pool: WarmPoolSizes = setting(

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import Resources, VmmProcess
+from waggle.domain.network import Network
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -85,7 +86,7 @@ class Environment:
     image: str
     owner: str
     resources: Resources
-    network: NetworkPolicy
+    network: Network
     idle_timeout: timedelta
     created_at: datetime
     last_used_at: datetime

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -46,17 +45,6 @@ class VmmProcess:
     pid: int
     started: int
     boot_id: str
-
-
-class NetworkPolicy(StrEnum):
-    """The part of the network that a guest may reach.
-
-    `NONE`: nothing at all. `PUBLIC`: the internet through the host-side proxy, never the host,
-    loopback, private, link-local or metadata addresses.
-    """
-
-    NONE = "none"
-    PUBLIC = "public"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from typing import Protocol
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import FrozenMachine
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import Network
 from waggle.domain.programs.runtime import RuntimeName
 
 
@@ -38,7 +39,7 @@ class Snapshot:
     runtime: RuntimeName
     image: str
     resources: Resources
-    network: NetworkPolicy
+    network: Network
     directory: str
     booted_from: Mapping[str, str]
     """Digests of the image, the kernel and the kit, and the fingerprint of the VMM."""

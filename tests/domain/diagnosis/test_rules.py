@@ -15,7 +15,7 @@ from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Refused, RunFac
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF
 from waggle.domain.diagnosis.rules import diagnose, machine_died
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK, parse_network
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -166,7 +166,7 @@ def test_refused_connections_are_listed_once_and_limited() -> None:
 
 def test_connections_without_a_route_are_diagnosed() -> None:
     assert code(FAILED, unrouted=2, unheard=1) == "no_direct_network"
-    inside = diagnosis(replace(FAILED, network=NetworkPolicy.NONE), unrouted=1)
+    inside = diagnosis(replace(FAILED, network=NO_NETWORK), unrouted=1)
     assert inside
     assert "network 'public'" in inside.next_step
 
@@ -178,7 +178,7 @@ def test_a_missing_module_is_diagnosed_with_its_package() -> None:
     assert found.code == "module_not_found"
     assert "The Node.js module left-pad" in found.cause
     assert "install_packages" in found.next_step
-    inside = diagnose(replace(missing, network=NetworkPolicy.NONE))
+    inside = diagnose(replace(missing, network=NO_NETWORK))
     assert inside
     assert "install_packages" not in inside.next_step
 
@@ -234,7 +234,7 @@ everything = st.builds(
     signal=st.none() | st.text(min_size=1, max_size=20),
     memory_mib=st.integers(128, 65_536),
     disk_mib=st.integers(1, 65_536),
-    network=st.sampled_from(NetworkPolicy),
+    network=st.sampled_from([NO_NETWORK, PUBLIC_NETWORK, parse_network("ask, example.org")]),
     record=records,
     refused=st.lists(
         st.builds(Refused, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64

@@ -14,7 +14,7 @@ from waggle.domain.diagnosis import Listener, Module
 from waggle.domain.diagnosis.lacking import missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF, WITHOUT
 from waggle.domain.diagnosis.rules import diagnose
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -119,7 +119,7 @@ def test_the_next_step_names_only_tools_that_the_image_has(
 
 def test_without_a_network_the_next_step_installs_nothing() -> None:
     for command in ("ps", "pytest"):
-        step = diagnosis_of(failed(command=command, network=NetworkPolicy.NONE)).next_step
+        step = diagnosis_of(failed(command=command, network=NO_NETWORK)).next_step
         assert "network 'public'" in step
         assert "apt-get" not in step
 

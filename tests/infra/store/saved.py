@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from waggle.domain.environment import Environment, Resources, State, VmmProcess
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
@@ -20,7 +20,7 @@ def environment(number: int = 1, state: State = State.RUNNING) -> Environment:
         image="local/python",
         owner="local",
         resources=Resources(1, 512, 1024),
-        network=NetworkPolicy.PUBLIC,
+        network=PUBLIC_NETWORK,
         idle_timeout=timedelta(minutes=30),
         created_at=NOW,
         last_used_at=NOW,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.environment import Environment, Origin, State
-from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import Resources, VmmProcess
+from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK, parse_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import migrate
 from waggle.infra.store.environments import _SAVE, Value, from_row, to_row
@@ -31,7 +32,7 @@ environments = st.builds(
     image=texts,
     owner=texts,
     resources=st.builds(Resources, numbers, numbers, numbers),
-    network=st.sampled_from(NetworkPolicy),
+    network=st.sampled_from([NO_NETWORK, PUBLIC_NETWORK, parse_network("ask, example.org")]),
     idle_timeout=st.timedeltas(timedelta(0), timedelta(days=365)),
     created_at=instants,
     last_used_at=instants,

@@ -15,7 +15,8 @@ from pydantic import BaseModel, TypeAdapter
 from tests.support.server import default_tools
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.results import fields_of
 from waggle.mcp.results.environments import EnvironmentSummary, summary
@@ -111,7 +112,7 @@ class TestInWords:
             image="shell",
             owner="ann",
             resources=Resources(1, 512, 4096),
-            network=NetworkPolicy.PUBLIC,
+            network=PUBLIC_NETWORK,
             idle_timeout=timedelta(minutes=30),
             created_at=now,
             last_used_at=now,

@@ -10,7 +10,8 @@ from tests.service.world import IDLE, OWNER, RESOURCES, START, Broken, settle, w
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, NotFound
-from waggle.domain.machine import NetworkPolicy, VmmProcess
+from waggle.domain.machine import VmmProcess
+from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
 
@@ -29,7 +30,7 @@ def record(number: int, state: State, error: str | None = None) -> Environment:
         image="waggle/shell",
         owner=OWNER,
         resources=RESOURCES,
-        network=NetworkPolicy.NONE,
+        network=NO_NETWORK,
         idle_timeout=IDLE,
         created_at=START,
         last_used_at=START,
@@ -50,7 +51,7 @@ async def test_a_bare_request_gets_the_presets() -> None:
         assert environment.name == f"node-{environment.id[:8]}"
         assert environment.image == "waggle/node"
         assert environment.idle_timeout == IDLE
-        assert environment.network is NetworkPolicy.PUBLIC
+        assert environment.network == PUBLIC_NETWORK
         assert environment.resources == RESOURCES
         assert environment.created_at == START
 
@@ -58,10 +59,10 @@ async def test_a_bare_request_gets_the_presets() -> None:
 async def test_a_request_overrides_the_presets() -> None:
     async with world() as here:
         request = CreateRequest(
-            RuntimeName.SHELL, name="box", timeout_minutes=5, network=NetworkPolicy.NONE
+            RuntimeName.SHELL, name="box", timeout_minutes=5, network=NO_NETWORK
         )
         environment = await here.created(request)
-        assert (environment.name, environment.network) == ("box", NetworkPolicy.NONE)
+        assert (environment.name, environment.network) == ("box", NO_NETWORK)
         assert environment.idle_timeout == timedelta(minutes=5)
 
 

@@ -20,7 +20,7 @@ from waggle.domain.errors import (
     SnapshotFailed,
     Unsupported,
 )
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.service.environments.creating import CopyRequest
 from waggle.service.environments.snapshots import MAX_FORKS
 
@@ -43,13 +43,11 @@ async def test_environments_are_created_from_a_kept_snapshot() -> None:
         assert here.service.list(owner=OWNER) == [kept]
         assert here.world.get(origin.id).active_calls == 0
         await here.world.destroy(origin.id).result()
-        made = await here.service.create(
-            kept.id, CopyRequest("other", 5, NetworkPolicy.NONE), owner=OWNER
-        )
+        made = await here.service.create(kept.id, CopyRequest("other", 5, NO_NETWORK), owner=OWNER)
         assert (made.name, made.state, made.network) == (
             "other",
             State.RUNNING,
-            NetworkPolicy.NONE,
+            NO_NETWORK,
         )
         assert made.idle_timeout == timedelta(minutes=5)
         again = await here.service.create(kept.id, AS_THERE, owner=OWNER)

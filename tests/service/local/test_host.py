@@ -36,7 +36,8 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, MachineSpec, NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import GuestDisks, MachineSpec, Resources, VmmProcess
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -261,7 +262,7 @@ async def test_an_image_with_too_many_variables_is_refused(rig: Rig) -> None:
 
 async def test_a_guest_that_does_not_listen_is_a_failed_boot(rig: Rig) -> None:
     with pytest.raises(BootFailed, match=r"The machine booted, but then: .* does not answer"):
-        await rig.create(environment(network=NetworkPolicy.PUBLIC))
+        await rig.create(environment(network=PUBLIC_NETWORK))
     assert rig.hypervisor.log == ["proxy", "machine"]
     assert rig.left() == NOTHING
 
@@ -385,7 +386,7 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     log = rig.hypervisor.log
     files = rig.directory / "environments" / "warm-1"
     files.mkdir(parents=True)
-    described = environment(network=NetworkPolicy.PUBLIC)
+    described = environment(network=PUBLIC_NETWORK)
     image = await rig.images.boot_image(described.image, None)
     parts = MachineParts(
         described.runtime, image, Path("/kernel"), Path("/kit"), described.resources

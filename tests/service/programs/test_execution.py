@@ -19,7 +19,7 @@ from waggle.domain.errors import (
     TooLarge,
     WaggleError,
 )
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import (
     HOME,
     MAX_CODE_BYTES,
@@ -323,7 +323,7 @@ async def test_a_bad_package_list_installs_nothing(
 
 
 async def test_nothing_is_installed_without_a_network(here: World, executions: Calls) -> None:
-    offline = CreateRequest(RuntimeName.PYTHON, network=NetworkPolicy.NONE)
+    offline = CreateRequest(RuntimeName.PYTHON, network=NO_NETWORK)
     environment = await here.created(offline)
     with pytest.raises(InvalidArgument, match="no network") as refused:
         await executions.install(environment.id, "numpy", owner=OWNER)

@@ -10,8 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
-from waggle.cli.options import Environment, Flag, Json, Place, Repeated
-from waggle.domain.machine import NetworkPolicy
+from waggle.cli.options import Environment, Flag, Json, NetworkOption, Place, Repeated
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -27,7 +26,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     name: str | None = None,
     image: str | None = None,
     timeout_minutes: int | None = None,
-    network: NetworkPolicy | None = None,
+    network: NetworkOption = None,
     snapshot: str | None = None,
     cpus: int | None = None,
     memory_mb: int | None = None,
@@ -44,7 +43,8 @@ def env_new(  # noqa: PLR0913 - one for each option
     :param name: Its name.
     :param image: An image instead of the runtime's own.
     :param timeout_minutes: How long it is kept without use; by default as the server is set.
-    :param network: What it may reach; by default as the server is set.
+    :param network: What it may reach: none, public, ask, or rules such as
+        'example.org, *.example.net:443, @packages'; by default as the server is set.
     :param snapshot: A snapshot to resume, instead of a runtime: its id, its beginning, or a name.
     :param cpus: Virtual processors, within the server's limit.
     :param memory_mb: Memory in MiB, within the server's limit.
@@ -212,7 +212,7 @@ def run(
     *words: str,
     runtime: RuntimeName | None = None,
     packages: Repeated = (),
-    network: NetworkPolicy | None = None,
+    network: NetworkOption = None,
     image: str | None = None,
     keep: Flag = False,
     stdin: Input = False,
@@ -229,7 +229,8 @@ def run(
     :param words: The program's arguments.
     :param runtime: The language, if the file's name does not show it; python for standard input.
     :param packages: Packages to install first: 'numpy pandas', or one, and the option again.
-    :param network: What it may reach; by default as the server is set.
+    :param network: What it may reach: none, public, ask, or rules such as
+        'example.org, *.example.net:443, @packages'; by default as the server is set.
     :param image: An image instead of the runtime's own.
     :param keep: Keep the environment, and print its id on stderr.
     :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
@@ -237,6 +238,5 @@ def run(
     from waggle.cli.env.run import Wanted
     from waggle.cli.env.run import run as begin
 
-    chosen = network and network.value
-    wanted = Wanted(" ".join(packages).split(), chosen, image, keep=keep, stdin=stdin)
+    wanted = Wanted(" ".join(packages).split(), network, image, keep=keep, stdin=stdin)
     return begin(str(file), words, runtime, wanted)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import Network
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -217,7 +217,7 @@ class Evidence:
     signal: str | None
     memory_mib: int
     disk_mib: int
-    network: NetworkPolicy
+    network: Network
     record: RunFacts = NO_RECORD
     refused: tuple[Refused, ...] = ()
     missing: Module | None = None

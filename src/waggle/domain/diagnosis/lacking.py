@@ -20,7 +20,6 @@ from waggle.domain.diagnosis.packages import (
     PACKAGE_OF,
     WITHOUT,
 )
-from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -50,7 +49,7 @@ def as_root(evidence: Evidence, *commands: str) -> str:
 def system_package(evidence: Evidence, package: str) -> str:
     """Return how to install packages of the distribution, by Debian's names with spaces between."""
     have = evidence.record.have
-    if evidence.network is NetworkPolicy.NONE:
+    if evidence.network.is_none:
         return _NO_NETWORK.format(package)
     if have is None:
         return f"Install {package} with the image's package manager, as root."
@@ -69,7 +68,7 @@ def system_package(evidence: Evidence, package: str) -> str:
 
 def python_package(evidence: Evidence, name: str) -> str:
     """Return how to install a distribution of PyPI."""
-    if evidence.network is NetworkPolicy.NONE:
+    if evidence.network.is_none:
         return _NO_NETWORK.format(name)
     run = ""
     if has(evidence, "pip3") or has(evidence, "pip"):
@@ -94,7 +93,7 @@ def _installing(name: str, run: str) -> str:
 
 def node_package(evidence: Evidence, name: str) -> str:
     """Return how to install a package of npm."""
-    if evidence.network is NetworkPolicy.NONE:
+    if evidence.network.is_none:
         return _NO_NETWORK.format(name)
     run = f"npm install {name}" if has(evidence, "npm") else ""
     if evidence.runtime is RuntimeName.NODE:

@@ -27,7 +27,6 @@ from waggle.domain.diagnosis.packages import (
     SYSTEM_PACKAGE_OF,
     distribution_of,
 )
-from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 
 _PROXY: Final = "127.0.0.1:3128"
@@ -158,7 +157,7 @@ def network_bypassed(evidence: Evidence) -> Diagnosis | None:
     record = evidence.record
     if evidence.exit_code is None or not (record.unrouted or record.unheard):
         return None
-    if evidence.network is NetworkPolicy.NONE:
+    if evidence.network.is_none:
         advice = "This environment has no network: create one with network 'public'."
     else:
         advice = way_out(evidence)

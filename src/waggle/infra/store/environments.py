@@ -18,7 +18,8 @@ from typing import cast
 
 from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.domain.environment import Environment, Origin, State
-from waggle.domain.machine import NetworkPolicy, Resources, VmmProcess
+from waggle.domain.machine import Resources, VmmProcess
+from waggle.domain.network import parse_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import Database, corrupt
 
@@ -46,7 +47,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "cpus": environment.resources.cpus,
         "memory_mib": environment.resources.memory_mib,
         "disk_mib": environment.resources.disk_mib,
-        "network": environment.network.value,
+        "network": str(environment.network),
         "idle_us": environment.idle_timeout // _MICROSECOND,
         "created_at": environment.created_at.isoformat(),
         "last_used_at": environment.last_used_at.isoformat(),
@@ -77,7 +78,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         owner=str(row["owner"]),
         state=State(str(row["state"])),
         resources=Resources(_int(row["cpus"]), _int(row["memory_mib"]), _int(row["disk_mib"])),
-        network=NetworkPolicy(str(row["network"])),
+        network=parse_network(str(row["network"])),
         idle_timeout=_int(row["idle_us"]) * _MICROSECOND,
         created_at=datetime.fromisoformat(str(row["created_at"])),
         last_used_at=datetime.fromisoformat(str(row["last_used_at"])),

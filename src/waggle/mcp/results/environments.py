@@ -13,16 +13,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import HOME
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.results import NOTE, readable, rfc3339
 from waggle.mcp.schema import in_words
 
-PUBLIC = NetworkPolicy.PUBLIC.value
+PUBLIC = str(PUBLIC_NETWORK)
 UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or destroyed, as the server is set."
 STATUSES = "creating, running, paused, resuming, destroying or error."
-NETWORK = "public unless given, else none."
+NETWORK = "public unless given."
 NOTICE = "A fact about it now, e.g. why it is paused in memory and not to disk."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
 
@@ -87,7 +87,7 @@ def summary(environment: Environment) -> dict[str, Any]:
         "status": str(environment.state),
         "created_at": rfc3339(environment.created_at),
     }
-    if environment.network != PUBLIC:
+    if environment.network != PUBLIC_NETWORK:
         line["network"] = str(environment.network)
     if environment.error:
         line["error"] = environment.error
@@ -105,7 +105,7 @@ def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedE
         name=environment.name,
         runtime=environment.runtime.value,
         status=environment.state.value,
-        network=environment.network.value,
+        network=str(environment.network),
         working_directory=readable(environment.directory),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
         installed=list(installed),
@@ -223,7 +223,7 @@ def _snapshot_item(snapshot: Snapshot) -> SnapshotItem:
         **taken_snapshot(snapshot).model_dump(),
         environment_id=snapshot.origin,
         runtime=snapshot.runtime.value,
-        network=snapshot.network.value,
+        network=str(snapshot.network),
         created_at=rfc3339(snapshot.created_at),
     )
 

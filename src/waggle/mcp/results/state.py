@@ -136,7 +136,7 @@ def environment_state(
         image=readable(environment.image),
         status=environment.state.value,
         error=environment.error or "",
-        network=environment.network.value,
+        network=str(environment.network),
         working_directory=readable(environment.directory),
         created_at=rfc3339(environment.created_at),
         age_seconds=int((found.now - environment.created_at).total_seconds()),

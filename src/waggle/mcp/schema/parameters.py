@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import Network, parse_network
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
@@ -145,10 +145,10 @@ SnapshotArgument = Annotated[
 ]
 ImageArgument = Annotated[str | None, Field(description="OCI image instead of the runtime's own.")]
 NetworkArgument = Annotated[
-    str | None,
+    str | list[str] | None,
     Field(
-        description="public: the internet, through a proxy.",
-        json_schema_extra={"enum": [*NetworkPolicy]},
+        description="public, none, ask, or rules: example.org, *.example.org:443, @packages.",
+        json_schema_extra=listed_as(type="string"),
     ),
 ]
 NameArgument = Annotated[str | None, Field(description="Its name.")]
@@ -181,14 +181,6 @@ def require_fitting(
         )
 
 
-def parse_network(text: str | None) -> NetworkPolicy | None:
-    """Return the requested policy, if any. Raises InvalidArgument."""
-    if not text:
-        return None
-    try:
-        return NetworkPolicy(text)
-    except ValueError:
-        raise InvalidArgument(
-            f"There is no network policy {text[:40]!r}.",
-            hint=f"Use one of: {', '.join(NetworkPolicy)}.",
-        ) from None
+def parse_reach(given: str | Sequence[str] | None) -> Network | None:
+    """Return the requested network, if any. Raises InvalidArgument."""
+    return parse_network(given) if given else None

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
 from waggle.domain.host import Progress
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobState, JobView
 from waggle.domain.programs.runtime import parse_own_variables
@@ -20,7 +21,6 @@ from waggle.mcp.context import Ctx, PassedOn, Phases, Services, apart, current_o
 from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results import Reply, failed, rfc3339, success
 from waggle.mcp.results.environments import (
-    PUBLIC,
     CreatedEnvironment,
     DestroyedEnvironment,
     EnvironmentList,
@@ -51,7 +51,7 @@ from waggle.mcp.schema.parameters import (
     OptionalRuntimeArgument,
     SnapshotArgument,
     parse_files,
-    parse_network,
+    parse_reach,
     require_fitting,
     searchable,
 )
@@ -109,7 +109,7 @@ class EnvironmentTools:
 
         A cancelled call continues for a while, for the same call again; see `unclaimed`.
         """
-        owner, policy = current_owner(ctx), parse_network(network)
+        owner, policy = current_owner(ctx), parse_reach(network)
         variables = parse_own_variables(env or {})
         known = self._snapshots.get(snapshot, owner=owner) if snapshot else None
         if known:
@@ -238,7 +238,7 @@ def _line(environment: Environment) -> str:
 
 
 def _kind(environment: Environment) -> str:
-    network = "" if environment.network == PUBLIC else f", network {environment.network}"
+    network = "" if environment.network == PUBLIC_NETWORK else f", network {environment.network}"
     return f"{environment.runtime}{network}"
 
 

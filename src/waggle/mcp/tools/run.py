@@ -19,7 +19,7 @@ from pydantic import Field
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import check_content, parse_path
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import Network
 from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
@@ -43,7 +43,7 @@ from waggle.mcp.schema.parameters import (
     Stdin,
     Wait,
     parse_files,
-    parse_network,
+    parse_reach,
     searchable,
 )
 from waggle.mcp.schema.tool import INSTALLS, RUNS, OfferedTool, make_tool
@@ -150,7 +150,7 @@ class Furniture:
 
 
 def furniture(
-    files: Mapping[str, str], packages: str | Sequence[str] | None, network: NetworkPolicy
+    files: Mapping[str, str], packages: str | Sequence[str] | None, network: Network
 ) -> Furniture:
     """Check files and packages before there is a guest. Raises InvalidArgument or TooLarge."""
     if len(files) > MAX_FILES:
@@ -158,7 +158,7 @@ def furniture(
             f"At most {MAX_FILES} files can be written.",
             hint="Write the others with write_file; upload_files takes many at once.",
         )
-    if packages and network is NetworkPolicy.NONE:
+    if packages and network.is_none:
         raise InvalidArgument(
             "Packages cannot be installed without a network.",
             hint="Give network 'public', or an image with the packages.",
@@ -199,7 +199,7 @@ class RunTools:
     ) -> Annotated[Reply, RunOutput]:
         """Run code in an environment of its own, which is always destroyed at the end."""
         request = CreateRequest(
-            RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
+            RuntimeName.parse(runtime), image=image or None, network=parse_reach(network)
         )
         policy = self._environments.limits.network_of(request)
         brought = furniture(parse_files(files), packages, policy)

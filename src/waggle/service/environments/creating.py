@@ -21,7 +21,8 @@ from waggle.domain.environment import Environment, State, parse_name, parse_time
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, FrozenMachine, Progress, no_progress
 from waggle.domain.image import AllowedImages
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import Network
 from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
@@ -118,7 +119,7 @@ class CreateRequest:
     """Instead of the runtime's image; the runtime still decides how code runs."""
     name: str | None = None
     timeout_minutes: int | None = None
-    network: NetworkPolicy | None = None
+    network: Network | None = None
     cpus: int | None = None
     memory_mb: int | None = None
     disk_mb: int | None = None
@@ -134,7 +135,7 @@ class CopyRequest:
 
     name: str | None = None
     timeout_minutes: int | None = None
-    network: NetworkPolicy | None = None
+    network: Network | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     """Added to those of the snapshot."""
     packages: tuple[str, ...] = ()
@@ -159,7 +160,7 @@ class Limits:
     max_environments: int
     resources: Resources
     idle_timeout: timedelta
-    network: NetworkPolicy
+    network: Network
     images: Mapping[RuntimeName, str]
     allowed: AllowedImages = NOTHING_ELSE
     per_owner: int = 0
@@ -177,7 +178,7 @@ class Limits:
         """Return the requested runtime, or the default one. Raises InvalidRuntime."""
         return RuntimeName.parse(name) if name else self.default_runtime
 
-    def network_of(self, request: CreateRequest) -> NetworkPolicy:
+    def network_of(self, request: CreateRequest) -> Network:
         """Return the network policy of an environment for this request."""
         return request.network or self.network
 
@@ -258,7 +259,7 @@ class _Preset(TypedDict):
     image: str
     owner: str
     resources: Resources
-    network: NetworkPolicy
+    network: Network
     created_at: datetime
     variables: NotRequired[Mapping[str, str]]
     packages: NotRequired[tuple[str, ...]]

@@ -20,7 +20,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, ImageCorrupt
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED, DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.shared.confined import come_forward, may_come_forward
@@ -96,7 +96,7 @@ class LocalStart:
             undo.callback(clear, files)
             keys = new_keys()
             identity = identity_of(
-                *(parts.image, keys, _NO_OWNER, NetworkPolicy.NONE),
+                *(parts.image, keys, _NO_OWNER, NO_NETWORK),
                 certificates=self._parts.certificates,
             )
             blueprint = Blueprint(parts, identity, files)
@@ -141,7 +141,7 @@ class LocalStart:
     def _guest(self, environment: Environment, own: WarmMachine) -> LocalGuest:
         """Return the guest in the environment's machine. The caller connects it."""
         parts = own.parts
-        has_network = environment.network is not NetworkPolicy.NONE
+        has_network = not environment.network.is_none
         proxy = self._new_proxy(environment) if has_network else None
         if proxy is not None:
             own.connection.offer(proxy.serve)
@@ -241,7 +241,7 @@ def identity_of(
     image: BootImage,
     keys: EnvironmentKeys,
     hostname: str,
-    network: NetworkPolicy,
+    network: Network,
     *,
     certificates: bytes,
     variables: Mapping[str, str] | None = None,
@@ -250,7 +250,7 @@ def identity_of(
 
     `variables` are those of the environment, which win over the image's.
     """
-    has_network = network is not NetworkPolicy.NONE
+    has_network = not network.is_none
     presets = guest_variables(
         image.variables,
         proxy_port=PROXY_PORT if has_network else None,

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.machine import NetworkPolicy
 from waggle.domain.programs import HOME, Command, GuestUser, parse_code
 from waggle.domain.programs.context import (
     CONTEXT_SECONDS,
@@ -189,7 +188,7 @@ class ExecutionService:
         call for one that is under way gets its job.
         """
         environment = self._environments.get(environment_id, owner=owner)
-        if environment.network is NetworkPolicy.NONE:
+        if environment.network.is_none:
             raise InvalidArgument(
                 f"Environment {environment.id} has no network to install from.",
                 hint="Create one with network 'public', or bring an image with the packages.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
@@ -55,7 +55,7 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
         runtime=RuntimeName.PYTHON,
         image="local/python",
         resources=resources,
-        network=NetworkPolicy.NONE,
+        network=NO_NETWORK,
         directory="/home/sandbox",
         booted_from={"image": "sha256:1"},
         created_at=THEN,

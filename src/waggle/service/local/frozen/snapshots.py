@@ -24,7 +24,8 @@ import structlog
 
 from waggle.domain import host
 from waggle.domain.errors import FrozenMachineUnusable
-from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, NetworkPolicy, Resources
+from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, Resources
+from waggle.domain.network import parse_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
@@ -119,7 +120,7 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
         "runtime": snapshot.runtime.value,
         "image": snapshot.image,
         "resources": [resources.cpus, resources.memory_mib, resources.disk_mib],
-        "network": snapshot.network.value,
+        "network": str(snapshot.network),
         "directory": snapshot.directory,
         "made_of": dict(snapshot.booted_from),
         "created_at": snapshot.created_at.isoformat(),
@@ -145,7 +146,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         runtime=RuntimeName(str(own["runtime"])),
         image=str(own["image"]),
         resources=Resources(*map(int, cast("list[int]", own["resources"]))),
-        network=NetworkPolicy(str(own["network"])),
+        network=parse_network(str(own["network"])),
         directory=str(own["directory"]),
         booted_from={str(name): str(part) for name, part in booted_from.items()},
         created_at=datetime.fromisoformat(str(own["created_at"])),
