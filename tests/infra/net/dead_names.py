@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from waggle.infra.net.dial import Lookups, SystemResolver, limit_resolver, system_lookup
+from waggle.infra.net.resolver import Lookups, SystemResolver, limit_resolver, system_lookup
 
 A_RECORD = 1
 SET_FLAGS, UP = 0x8914, 1

@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
-from waggle.infra.net.dial import Resolver
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.policy import Address, AddressPolicy, Verdict
+from waggle.infra.net.resolver import Resolver
 
 OPEN, CLOSED = "127.0.0.1", "127.0.0.2"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.dial import Dialer, Lookups, SystemResolver, system_lookup
+from waggle.infra.net.dial import Dialer
 from waggle.infra.net.guest_request import DialTimes, Refusal, parse_authority
 from waggle.infra.net.policy import AddressPolicy, Verdict
+from waggle.infra.net.resolver import Lookups, SystemResolver, system_lookup
 
 if TYPE_CHECKING:
     from tests.infra.net.lab import Lab, OpenLab, Site

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.egress import BURST, PER_SECOND, Pace
 from waggle.infra.net.guest_request import EgressLimits
+from waggle.infra.net.pace import BURST, PER_SECOND, Pace
 
 if TYPE_CHECKING:
     from tests.infra.net.lab import OpenLab

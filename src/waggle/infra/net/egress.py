@@ -12,7 +12,6 @@ guest's bytes.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from waggle.infra.net import (
     guest_request,
     relay,
 )
-from waggle.infra.net.dial import Dialer, OnDecision, Resolver
+from waggle.infra.net.dial import Dialer, OnDecision
 from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
 from waggle.infra.net.guest_request import (
     BadTarget,
@@ -41,39 +40,9 @@ from waggle.infra.net.guest_request import (
     parse_authority,
     parse_http_url,
 )
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
-
-BURST = 100
-PER_SECOND = 20
-_ROUNDING = 1e-9
-
-
-class Pace:
-    """A token bucket: `burst` at once, then `per_second`."""
-
-    def __init__(
-        self,
-        burst: int = BURST,
-        per_second: int = PER_SECOND,
-        *,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._ahead = burst / per_second
-        self._interval = 1 / per_second
-        self._now = now
-        self._next = -math.inf
-
-    def take(self) -> float:
-        """Count one more item; return how many seconds it has to wait."""
-        now = self._now()
-        self._next = max(self._next, now - self._ahead) + self._interval
-        return max(0.0, self._next - now)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the next item would have to wait."""
-        return self._next + self._interval > self._now() + _ROUNDING
-
+from waggle.infra.net.resolver import Resolver
 
 REQUEST_TIMEOUT = 408
 HEAD_TOO_LARGE = 431

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.infra.net.names import Gate
 
-from waggle.infra.net.dial import (
+from waggle.infra.net.resolver import (
     KEPT_SECONDS,
     MAX_ADDRESSES,
     MAX_KEPT,
