@@ -50,13 +50,9 @@ from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.resolver import (
-    Lookups,
-    SystemResolver,
-    limit_resolver,
-    system_lookup,
-)
+from waggle.infra.net.resolver import SystemResolver
 from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore

@@ -8,34 +8,20 @@ domain and the server, which answers names that begin with `good` and ignores al
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
-import socket
-import struct
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-from waggle.infra.net.resolver import Lookups, SystemResolver, limit_resolver, system_lookup
+from tests.infra.net.name_server import NameServer, Reply, lead_to_it
 
-A_RECORD = 1
-SET_FLAGS, UP = 0x8914, 1
+from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
+from waggle.infra.net.resolver import SystemResolver
 
 
-def serve(server: socket.socket) -> None:
-    while True:
-        question, sender = server.recvfrom(512)
-        end = question.index(b"\0", 12) + 5
-        kind = int.from_bytes(question[end - 4 : end - 2], "big")
-        if not question[13:].startswith(b"good"):
-            continue
-        found = kind == A_RECORD
-        head = question[:2] + b"\x81\x80\0\1" + (b"\0\1" if found else b"\0\0") + b"\0\0\0\0"
-        record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1" if found else b""
-        server.sendto(head + question[12:end] + record, sender)
+def reply(name: str) -> Reply | None:
+    return Reply(addresses=["192.0.2.1"]) if name.startswith("good") else None
 
 
 async def attack() -> dict[str, object]:
@@ -76,25 +62,9 @@ async def attack() -> dict[str, object]:
     }
 
 
-def bring_up(interface: str) -> None:
-    """Set an interface up as `ip link set` does, which a bare host lacks; see netdevice(7)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sh", interface.encode(), UP))
-
-
 def main() -> None:
-    directory = Path(sys.argv[1])
-    bring_up("lo")
-    for name, text in (
-        ("resolv.conf", "nameserver 127.0.0.1\nsearch corp.test\n"),
-        ("hosts", "192.0.2.77 in-hosts\n"),
-    ):
-        file = directory / name
-        file.write_text(text)
-        subprocess.run(["mount", "--bind", str(file), f"/etc/{name}"], check=True)
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", 53))
-    threading.Thread(target=serve, args=(server,), daemon=True).start()
+    lead_to_it(Path(sys.argv[1]))
+    NameServer(reply).start()
     limit_resolver(os.environ)
     sys.stdout.write(json.dumps(asyncio.run(attack())))
 

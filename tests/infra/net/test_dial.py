@@ -12,8 +12,9 @@ import pytest
 
 from waggle.infra.net.dial import Dialer
 from waggle.infra.net.guest_request import DialTimes, Refusal, parse_authority
+from waggle.infra.net.lookups import Lookups, system_lookup
 from waggle.infra.net.policy import AddressPolicy, Verdict
-from waggle.infra.net.resolver import Lookups, SystemResolver, system_lookup
+from waggle.infra.net.resolver import SystemResolver
 
 if TYPE_CHECKING:
     from tests.infra.net.lab import Lab, OpenLab, Site

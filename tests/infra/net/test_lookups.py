@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.infra.net.names import Gate
 
-from waggle.infra.net.resolver import SHARED, Lookups, SystemResolver, limit_resolver, may_start
+from waggle.infra.net.lookups import SHARED, Lookups, limit_resolver, may_start
+from waggle.infra.net.resolver import SystemResolver
 
 if TYPE_CHECKING:
     from tests.infra.net.lab import Turns

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import tracemalloc
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
@@ -12,19 +13,25 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.infra.net.names import Gate
 
+from waggle.infra.net.guest_request import EgressLimits
+from waggle.infra.net.lookups import MAX_ADDRESSES, Lookups, Patience, system_lookup
+from waggle.infra.net.pace import Pace
+from waggle.infra.net.policy import Address
 from waggle.infra.net.resolver import (
     KEPT_SECONDS,
-    MAX_ADDRESSES,
     MAX_KEPT,
+    NAME_WAIT,
+    NAMES_AT_ONCE,
+    NAMES_PER_SECOND,
     NO_ANSWER_SECONDS,
     NO_NAME_SECONDS,
-    Lookups,
+    Status,
     SystemResolver,
-    system_lookup,
+    TooManyNames,
 )
 
 if TYPE_CHECKING:
-    from tests.infra.net.lab import OpenLab, Turns
+    from tests.infra.net.lab import Advance, OpenLab, Turns
 
 pytestmark = pytest.mark.anyio
 ONE = [ip_address("192.0.2.1")]
@@ -97,23 +104,108 @@ async def test_fifty_concurrent_requests_for_a_name_need_one_lookup(turns: Turns
     assert gate.questions == ["one.test"] * 2
 
 
-@pytest.mark.parametrize("names", [1, 50])
-async def test_a_burst_of_fifty_tunnels_by_name_is_served(open_lab: OpenLab, names: int) -> None:
+def slowly(name: str) -> list[Address]:
+    """Block for 0.3 to 1.5 s, and return where the lab's servers are."""
+    time.sleep(0.3 + 1.2 * (int(name.partition(".")[0]) % 13) / 12)
+    return [ip_address("127.0.0.1")]
+
+
+@pytest.mark.parametrize("names,tunnels", [(1, 50), (50, 50), (200, 200)])
+async def test_a_burst_of_tunnels_by_slow_names_is_served(
+    open_lab: OpenLab, names: int, tunnels: int
+) -> None:
     """The bug: 30 of 50 answered 504, when every request had its own lookup, eight at a time."""
 
     async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
 
-    gate = Gate("127.0.0.1", slow=0.2)
-    gate.open()
-    async with open_lab() as lab:
-        lab.names.instead = SystemResolver(Lookups(gate))
+    async with open_lab(EgressLimits(connections=tunnels)) as lab:
+        lab.names.instead = SystemResolver(Lookups(slowly))
         site = await lab.site(hello)
-        tunnels = [lab.tunnel(f"{n % names}.test", site.port) for n in range(50)]
-        for reader, writer in await asyncio.gather(*tunnels):
+        burst = [lab.tunnel(f"{n % names}.test", site.port) for n in range(tunnels)]
+        for reader, writer in await asyncio.gather(*burst):
             assert await reader.read() == b"hello"
             writer.close()
-    assert len(gate.questions) == names
+
+
+async def test_a_deadline_counts_from_the_start_of_the_lookup(
+    turns: Turns, advance: Advance
+) -> None:
+    gate = Gate()
+    resolve = SystemResolver(Lookups(gate, shared=0))
+    first = asyncio.ensure_future(resolve("first.test"))
+    second = asyncio.ensure_future(resolve("second.test"))
+    await turns()
+    advance(Patience().lookup)
+    with pytest.raises(TimeoutError):
+        await first
+    assert not second.done()
+    gate.open()
+    assert await second == ONE
+
+
+async def test_a_name_whose_turn_never_comes_is_given_up(turns: Turns, advance: Advance) -> None:
+    gate = Gate()
+    resolve = SystemResolver(Lookups(gate, shared=0))
+    first = asyncio.ensure_future(resolve("first.test"))
+    second = asyncio.ensure_future(resolve("second.test"))
+    await turns()
+    advance(Patience().turn)
+    for lookup in (first, second):
+        with pytest.raises(TimeoutError):
+            await lookup
+    gate.open()
+    assert await resolve("first.test") == ONE
+    assert gate.questions == ["first.test"]
+
+
+async def test_new_names_have_a_rate_and_known_ones_are_free() -> None:
+    """The attack: names carry a guest's data to a name server, and load the host's."""
+    gate, now = Gate(), [0.0]
+    gate.open()
+    pace = Pace(NAMES_AT_ONCE, NAMES_PER_SECOND, now=lambda: now[0])
+    resolve = SystemResolver(Lookups(gate), pace=pace, now=lambda: now[0])
+    for number in range(NAMES_AT_ONCE):
+        assert await resolve(f"{number}.test") == ONE
+    waiting = [asyncio.ensure_future(resolve(f"{number}.late.test")) for number in range(1_000)]
+    await asyncio.sleep(0)
+    refused = [lookup for lookup in waiting if lookup.done()]
+    assert len(refused) == 1_000 - NAMES_PER_SECOND * NAME_WAIT
+    assert all(isinstance(lookup.exception(), TooManyNames) for lookup in refused)
+    for _ in range(1_000):
+        assert await resolve("255.test") == ONE
+    for lookup in waiting:
+        lookup.cancel()
+    now[0] += 1.0 + NAME_WAIT
+    assert await resolve("later.test") == ONE
+    assert gate.questions == [*(f"{number}.test" for number in range(NAMES_AT_ONCE)), "later.test"]
+
+
+async def test_a_guest_over_the_rate_is_answered_429(open_lab: OpenLab) -> None:
+    gate = Gate("127.0.0.1")
+    gate.open()
+    async with open_lab() as lab:
+        lab.names.instead = SystemResolver(Lookups(gate), pace=Pace(2, 0.1, now=lambda: 0.0))
+        answers = [await lab.ask(b"CONNECT %d.test:9 HTTP/1.0\r\n\r\n" % n) for n in range(4)]
+    assert [answer.split()[1] for answer in answers] == [b"502", b"502", b"429", b"429"]
+    assert b"X-Waggle-Error: too-many-names\r\n" in answers[-1]
+    assert gate.questions == ["0.test", "1.test"]
+
+
+async def test_whether_a_name_exists_is_known_as_long_as_its_answer() -> None:
+    gate, now = Gate(), [0.0]
+    gate.open()
+    resolve = SystemResolver(Lookups(gate), now=lambda: now[0])
+    assert await resolve.exists("a.test") == (Status.FOUND, KEPT_SECONDS)
+    now[0] += 4.0
+    assert await resolve.exists("a.test") == (Status.FOUND, KEPT_SECONDS - 4)
+    for errno, status, seconds in (
+        (socket.EAI_NONAME, Status.NO_NAME, NO_NAME_SECONDS),
+        (socket.EAI_NODATA, Status.NO_ADDRESS, NO_NAME_SECONDS),
+        (socket.EAI_AGAIN, Status.NO_ANSWER, NO_ANSWER_SECONDS),
+    ):
+        gate.error = OSError(errno, "so it is")
+        assert await resolve.exists(f"{status}.test") == (status, seconds)
 
 
 async def test_a_missing_address_is_remembered_for_a_while() -> None:

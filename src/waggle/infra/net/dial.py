@@ -14,8 +14,14 @@ from collections.abc import Callable, Sequence
 
 from waggle.infra.net import Connection, Stream, connect_first, guest_request
 from waggle.infra.net.guest_request import DialTimes, Home, Target
+from waggle.infra.net.lookups import MAX_ADDRESSES
 from waggle.infra.net.policy import ALLOWED, Address, AddressPolicy, Verdict, permits_port
-from waggle.infra.net.resolver import MAX_ADDRESSES, Resolver
+from waggle.infra.net.resolver import (
+    NAMES_AT_ONCE,
+    NAMES_PER_SECOND,
+    Resolver,
+    TooManyNames,
+)
 
 OnDecision = Callable[[str, int, Verdict], None]
 
@@ -85,6 +91,8 @@ class Dialer:
         try:
             async with asyncio.timeout(self._times.dns):
                 found = await self._resolver(target.host)
+        except TooManyNames:
+            raise guest_request.too_many_names(NAMES_AT_ONCE, NAMES_PER_SECOND) from None
         except TimeoutError:
             raise guest_request.too_slow(target.host, "resolving the name") from None
         except OSError as error:

@@ -212,6 +212,15 @@ def upstream_broken(host: str) -> Refusal:
     return Refusal(502, "bad-answer", text)
 
 
+def too_many_names(burst: int, per_second: int) -> Refusal:
+    """429: the environment looks up new names faster than it may."""
+    text = (
+        f"waggle: this environment looks up too many new names; it may look up {burst} at once and "
+        f"then {per_second} a second. Names that it used just before are free. Try again later."
+    )
+    return Refusal(429, "too-many-names", text)
+
+
 def too_many(limit: int) -> Refusal:
     """503: the environment has as many connections as it may have."""
     text = f"waggle: this environment has {limit} connections open, the most it may; close some."
@@ -222,7 +231,8 @@ def too_many(limit: int) -> Refusal:
 class DialTimes:
     """Limits in seconds for opening a connection to a server."""
 
-    dns: float = 5.0
+    dns: float = 30.0
+    """Limit for a name, with its wait for a turn; `lookups.Patience` bounds the lookup itself."""
     connect: float = 10.0
     """Limit for all attempts together."""
     stagger: float = 0.3

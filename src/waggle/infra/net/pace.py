@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rate with a burst, for what a guest may do often but not without end.
 
-`egress` paces refusals with it. Pure but for the clock, which it is given.
+`egress` paces refusals with it, `resolver` new names, `allowance` bytes. Pure but for the clock,
+which it is given.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Pace:
 
     def __init__(
         self,
-        burst: int = BURST,
-        per_second: int = PER_SECOND,
+        burst: float = BURST,
+        per_second: float = PER_SECOND,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -30,13 +31,22 @@ class Pace:
         self._now = now
         self._next = -math.inf
 
-    def take(self) -> float:
-        """Count one more item; return how many seconds it has to wait."""
+    def take(self, count: int = 1) -> float:
+        """Count `count` more items; return how many seconds they have to wait."""
         now = self._now()
-        self._next = max(self._next, now - self._ahead) + self._interval
+        self._next = max(self._next, now - self._ahead) + self._interval * count
         return max(0.0, self._next - now)
+
+    def take_within(self, seconds: float) -> float | None:
+        """Count one more item if it has to wait at most `seconds`; return how long, or None."""
+        return self.take() if self.wait(1) <= seconds + _ROUNDING else None
+
+    def wait(self, count: int) -> float:
+        """Return how many seconds `count` more items would have to wait, counting none."""
+        now = self._now()
+        return max(self._next, now - self._ahead) + self._interval * count - now
 
     @property
     def is_over(self) -> bool:
         """Whether the next item would have to wait."""
-        return self._next + self._interval > self._now() + _ROUNDING
+        return self.wait(1) > _ROUNDING
