@@ -16,9 +16,9 @@ from waggle.app.values import certificates
 from waggle.config import Settings, load
 from waggle.domain.access import Owner, Principal
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network.decisions import ALLOWED, Decision
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
-from waggle.infra.net.policy import Verdict
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 
 pytestmark = pytest.mark.anyio
@@ -114,9 +114,9 @@ async def test_denied_connections_are_counted_and_logged() -> None:
             egress_log(watch.observer, name, lambda _, do: later.append(do)) for name in ("e", "f")
         ]
         for heard in hears:
-            heard("h.test", 80, Verdict(allowed=True, code="ok", reason=""))
+            heard(Decision("h.test", 80, ALLOWED))
             for number in range(265):
-                heard(f"{number}.test", 80, Verdict(allowed=False, code="p", reason=""))
+                heard(Decision(f"{number}.test", 80, "p"))
         assert 'waggle_egress_denied_total{why="p"} 530.0' in watch.scrape(0)[0].decode()
         first = {"event": "egress_denied", "log_level": "info", "port": 80, "why": "p"}
         assert logs == [first | {"environment": name, "host": "0.test"} for name in ("e", "f")]

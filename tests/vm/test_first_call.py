@@ -20,8 +20,10 @@ from tests.support.vm import Lab, environment, lines, no_names, root, sh
 from waggle.domain.environment import Environment
 from waggle.domain.host import FrozenMachine, no_progress
 from waggle.domain.network import PUBLIC_NETWORK
+from waggle.domain.network.rule_book import Judges
 from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
@@ -37,6 +39,8 @@ OUTSIDE = "127.9.9.9"
 SIZE = 300_000
 TIMES = 20
 AT_ONCE = 4
+
+EVERY_PORT = Reach(judges=Judges(ports=None, web=None))
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +67,9 @@ async def downloads() -> AsyncGenerator[int]:
 async def port(quick: Lab) -> AsyncGenerator[int]:
     def proxy(_environment: Environment) -> EgressProxy:
         return EgressProxy(
-            AddressPolicy([ipaddress.ip_network(f"{OUTSIDE}/32")]), no_names, ports=None
+            AddressPolicy([ipaddress.ip_network(f"{OUTSIDE}/32")]),
+            no_names,
+            reach=EVERY_PORT,
         )
 
     if not isinstance(quick.hypervisor, QemuHypervisor):

@@ -24,8 +24,10 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK, Network
+from waggle.domain.network.rule_book import Judges
 from waggle.domain.programs import GuestUser
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import AddressPolicy
 from waggle.service.local.guest import LocalGuest
 
@@ -37,6 +39,8 @@ pytestmark = [
 ]
 ALLOWED = "127.9.9.9"
 """A host loopback address that the operator allows, to show that the way out works at all."""
+
+EVERY_PORT = Reach(judges=Judges(ports=None, web=None))
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ def own_addresses() -> list[str]:
 
 def proxy_for_tests(_environment: Environment) -> EgressProxy:
     allowed = ipaddress.ip_network(f"{ALLOWED}/32")
-    return EgressProxy(AddressPolicy([allowed]), no_names, ports=None)
+    return EgressProxy(AddressPolicy([allowed]), no_names, reach=EVERY_PORT)
 
 
 BUSYBOX = "/.waggle/bin/busybox"

@@ -21,12 +21,12 @@ import structlog
 from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network.decisions import Decision
 from waggle.domain.observer import Observer, Observers
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
 from waggle.infra.access.tokens_file import EitherVerifier, TokensFile
-from waggle.infra.net.dial import OnDecision
-from waggle.infra.net.policy import Verdict
+from waggle.infra.net.gate import OnDecision
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
 from waggle.service.sharing import RateLimiter
@@ -141,10 +141,10 @@ def egress_log(
 
     thinned = Thinning(write, later)
 
-    def decided(host: str, port: int, verdict: Verdict) -> None:
-        if not verdict.allowed:
-            observer.egress_denied(verdict.code)
-            thinned(environment, Denied(host, port, verdict.code))
+    def decided(decision: Decision) -> None:
+        if not decision.is_allowed:
+            observer.egress_denied(decision.code)
+            thinned(environment, Denied(decision.host, decision.port, decision.code))
 
     return decided
 

@@ -47,9 +47,11 @@ from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
+from waggle.domain.network.rule_book import USUAL_PORTS, Judges
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.gate import Reach
 from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
@@ -232,11 +234,13 @@ def _local_host(
     lookups = Lookups(system_lookup)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 
+    judges = Judges(ports=USUAL_PORTS | frozenset(settings.egress_ports))
+
     def new_proxy(environment: Environment) -> EgressProxy:
         return EgressProxy(
             policy,
             SystemResolver(lookups),
-            ports=frozenset(settings.egress_ports),
+            reach=Reach(environment.network, judges),
             on_decision=egress_log(observer, environment.id),
         )
 

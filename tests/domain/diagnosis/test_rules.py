@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.domain.evidence import FAILED, MIB
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, Module, Refused, RunFacts, Space
+from waggle.domain.diagnosis import Diagnosis, Evidence, Module, RunFacts, Space
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
 from waggle.domain.diagnosis.packages import PACKAGE_OF
 from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.network import NO_NETWORK, PUBLIC_NETWORK, parse_network
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -150,18 +151,21 @@ def test_a_full_disk_and_exhausted_inodes_are_diagnosed() -> None:
     assert code(replace(FAILED, exit_code=135), exit_code=None, signal=7, disk=FULL) == "disk_full"
 
 
-REFUSED = Refused("10.0.0.9", 443, "private", "it is a private address")
+REFUSED = Decision("10.0.0.9", 443, "private", "it is a private address")
 
 
 def test_refused_connections_are_listed_once_and_limited() -> None:
     many = tuple(
-        Refused(f"h{n}.test", 22, "port", "port 22 is not open to guests") for n in range(5)
+        Decision(f"h{n}.test", 22, "port", "port 22 is not open to guests") for n in range(5)
     )
     found = diagnose(replace(FAILED, refused=(REFUSED, REFUSED, *many)))
     assert found
     assert found.cause.count("10.0.0.9") == 1
-    assert found.cause.endswith(" and 3 more.")
-    assert "WAGGLE_EGRESS_ALLOW_CIDRS and WAGGLE_EGRESS_PORTS" in found.next_step
+    assert found.cause.endswith(" and 3 more were refused.")
+    assert "WAGGLE_EGRESS_ALLOW_CIDRS" in found.next_step
+    ports = diagnose(replace(FAILED, refused=many))
+    assert ports
+    assert "--allow h0.test:22`" in ports.next_step
 
 
 def test_connections_without_a_route_are_diagnosed() -> None:
@@ -237,7 +241,7 @@ everything = st.builds(
     network=st.sampled_from([NO_NETWORK, PUBLIC_NETWORK, parse_network("ask, example.org")]),
     record=records,
     refused=st.lists(
-        st.builds(Refused, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64
+        st.builds(Decision, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64
     ).map(tuple),
     missing=st.none() | st.builds(Module, st.sampled_from(RuntimeName), st.text()),
     command=st.none() | st.text(min_size=1) | st.sampled_from(sorted(PACKAGE_OF)),

@@ -36,7 +36,7 @@ def test_a_rule_opens_a_port_that_public_does_not() -> None:
     assert by_name("public, db.example.org:5432", "db.example.org", 5432).rule == (
         "db.example.org:5432"
     )
-    assert by_name("db.example.org:25", "db.example.org", 25).code == "port"
+    assert by_name("db.example.org:25", "db.example.org", 25).code == "closed-port"
 
 
 def test_what_no_rule_allows_is_denied() -> None:
@@ -86,15 +86,15 @@ def test_a_network_in_a_rule_opens_what_is_not_public_if_the_maximum_has_it_too(
     own = "10.0.0.0/8:5432"
     for maximum, explicit in (("public", False), ("public, 10.1.0.0/16:5432", True)):
         found = judge(own, maximum).address(PRIVATE, 5432).result
-        assert (found.outcome, found.is_explicit) == (Outcome.ALLOWED, explicit)
-    assert judge("public", "public, 10.1.0.0/16").address(PRIVATE, 443).result.is_explicit is False
+        assert (found.outcome, found.block is not None) == (Outcome.ALLOWED, explicit)
+    assert judge("public", "public, 10.1.0.0/16").address(PRIVATE, 443).result.block is None
 
 
 def test_a_name_without_a_rule_waits_for_its_address_if_there_are_rules_for_addresses() -> None:
     ruled = judge("10.0.0.0/8:5432", "public, 10.0.0.0/8:5432")
     name = ruled.name("db.internal.example", 5432)
     assert name.result.outcome is Outcome.UNDECIDED
-    assert ruled.address(PRIVATE, 5432, name=name).result.is_explicit
+    assert ruled.address(PRIVATE, 5432, name=name).result.block
     assert ruled.address(GLOBAL, 5432, name=name).result.code == "no-rule"
 
 
@@ -110,7 +110,7 @@ def test_an_allowed_name_does_not_open_a_denied_address() -> None:
 def test_an_allowed_name_is_not_an_explicit_address() -> None:
     ruled = judge("example.org")
     found = ruled.address(PRIVATE, 443, name=ruled.name("example.org", 443)).result
-    assert (found.outcome, found.is_explicit) == (Outcome.ALLOWED, False)
+    assert (found.outcome, found.block) == (Outcome.ALLOWED, None)
 
 
 class TestRequests:
@@ -153,7 +153,7 @@ def test_no_network_denies_everything() -> None:
 
 def test_mail_is_closed_where_every_port_is_open() -> None:
     everything = Judge(parse_network("*:*, 0.0.0.0/0:*"))
-    assert everything.name("example.org", 25).result.code == "port"
+    assert everything.name("example.org", 25).result.code == "closed-port"
     assert everything.name("example.org", 26).result.outcome is Outcome.ALLOWED
 
 

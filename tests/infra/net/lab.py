@@ -12,9 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
+from waggle.domain.network.decisions import Decision
+from waggle.domain.network.rule_book import Judges
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits
-from waggle.infra.net.policy import Address, AddressPolicy, Verdict
+from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.resolver import Resolver
 
 OPEN, CLOSED = "127.0.0.1", "127.0.0.2"
@@ -64,7 +67,7 @@ class Lab:
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
         self._stack = stack
         self.names = Names({"open.test": [OPEN], "closed.test": [CLOSED]})
-        self.decisions: list[tuple[str, int, Verdict]] = []
+        self.decisions: list[Decision] = []
         self.proxy: EgressProxy
         self.port = 0
         self.served = asyncio.Semaphore(0)
@@ -78,9 +81,9 @@ class Lab:
         self.proxy = EgressProxy(
             AddressPolicy([ip_network(f"{OPEN}/32")]),
             self.names,
-            ports=ports,
+            reach=Reach(judges=Judges(ports=ports, web=ports)),
             limits=limits,
-            on_decision=lambda host, port, verdict: self.decisions.append((host, port, verdict)),
+            on_decision=self.decisions.append,
         )
         self.port = await self._listen(self._serve, OPEN)
         self._stack.push_async_callback(self.proxy.aclose)

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from waggle.domain.network.decisions import Decision
+from waggle.domain.network.rule_book import Judges
 from waggle.infra.net.dial import Dialer
+from waggle.infra.net.gate import Gate, Reach
 from waggle.infra.net.guest_request import DialTimes, Refusal, parse_authority
 from waggle.infra.net.lookups import Lookups, system_lookup
-from waggle.infra.net.policy import AddressPolicy, Verdict
+from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
 
 if TYPE_CHECKING:
@@ -82,10 +85,11 @@ async def test_strange_spellings_are_judged_as_the_system_reads_them(
 def dialer(
     lab: Lab, policy: AddressPolicy = ANY_LOOPBACK, times: DialTimes | None = None
 ) -> Dialer:
-    def ignore(host: str, port: int, verdict: Verdict) -> None:
+    def ignore(decision: Decision) -> None:
         pass
 
-    return Dialer(policy, None, lab.names, times or DialTimes(), ignore)
+    gate = Gate(Reach(judges=Judges(ports=None, web=None)), policy, ignore)
+    return Dialer(gate, lab.names, times or DialTimes())
 
 
 async def test_the_hosts_own_address_is_unreachable_even_if_public(open_lab: OpenLab) -> None:
@@ -100,8 +104,9 @@ async def test_a_dead_address_yields_to_a_live_one(open_lab: OpenLab) -> None:
     async with open_lab() as lab:
         site = await lab.web(WEB)
         lab.names.known["half.test"] = ["127.0.0.9", "127.0.0.1"]
-        _, writer = await dialer(lab).open(parse_authority(f"half.test:{site.port}"))
+        (_, writer), passage = await dialer(lab).open(parse_authority(f"half.test:{site.port}"))
         assert writer.get_extra_info("peername") == ("127.0.0.1", site.port)
+        assert str(passage.address) == "127.0.0.1"
         writer.close()
 
 
@@ -132,7 +137,7 @@ async def test_a_slow_address_is_overtaken_by_the_next(open_lab: OpenLab) -> Non
             live = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", slow.port)
             lab.names.known["slow.test"] = ["127.0.0.9", "127.0.0.1"]
             times = DialTimes(stagger=0.05)
-            _, writer = await dialer(lab, times=times).open(
+            (_, writer), _ = await dialer(lab, times=times).open(
                 parse_authority(f"slow.test:{slow.port}")
             )
             assert writer.get_extra_info("peername")[0] == "127.0.0.1"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.domain.diagnosis import Refused
+from waggle.domain.network.decisions import Decision
 from waggle.infra.net.egress import REMEMBERED
 from waggle.infra.net.guest_request import EgressLimits
 
@@ -295,5 +295,5 @@ async def test_refusals_are_remembered_for_a_while_in_bounded_number(open_lab: O
             await lab.ask(request.encode())
         known = lab.proxy.refused_since(0.0)
         assert len(known) == REMEMBERED
-        assert known[0] == Refused("10.0.0.2", 80, "private", "it is a private address")
+        assert known[0] == Decision("10.0.0.2", 80, "private", "it is a private address")
         assert lab.proxy.refused_since(time.monotonic()) == ()

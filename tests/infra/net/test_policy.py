@@ -13,7 +13,6 @@ from waggle.infra.net.policy import (
     AddressPolicy,
     embedded_in,
     is_own_address,
-    permits_port,
 )
 
 ANY = str(IPv4Address(0))
@@ -274,18 +273,3 @@ def test_an_address_that_cannot_be_checked_counts_as_the_hosts_own(
 
     monkeypatch.setattr(socket, "socket", exhausted)
     assert is_own_address(ip_address("8.8.8.8"))
-
-
-@pytest.mark.parametrize(
-    "port,allowed,expected",
-    [
-        (443, frozenset({80, 443}), True),
-        (22, frozenset({80, 443}), False),
-        (22, None, True),
-        (25, None, False),
-        (25, frozenset({25}), True),
-        (443, frozenset[int](), False),
-    ],
-)
-def test_ports(port: int, allowed: frozenset[int] | None, expected: bool) -> None:
-    assert permits_port(port, allowed).allowed is expected

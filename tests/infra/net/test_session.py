@@ -32,7 +32,9 @@ async def test_connect_tunnels_bytes_unchanged(open_lab: OpenLab) -> None:
         writer.write_eof()
         assert await reader.read() == b"\x00HELLO\xff"
         assert site.connections == 1
-        assert [(h, v.allowed) for h, _, v in lab.decisions] == [("open.test", True)]
+        assert [(d.host, d.code, d.address) for d in lab.decisions] == [
+            ("open.test", "allowed", "127.0.0.1")
+        ]
 
 
 async def test_bytes_sent_along_with_connect_are_not_lost(open_lab: OpenLab) -> None:
@@ -70,11 +72,11 @@ async def test_a_denied_host_is_explained_and_not_connected_to(
         assert head.startswith(b"HTTP/1.1 403 ")
         assert b"X-Waggle-Denied: loopback" in head
         assert b"Content-Type: text/plain" in head
-        for part in (b"closed.test", b"loopback", b"'public'", b"WAGGLE_EGRESS_ALLOW_CIDRS"):
+        for part in (b"closed.test", b"loopback", b"public internet", b"WAGGLE_EGRESS_ALLOW_CIDRS"):
             assert part in body
         assert b"127.0.0.2" not in answer  # the answer of the host's name server is not disclosed
         assert site.connections == 0
-        assert [(h, p, v.code) for h, p, v in lab.decisions] == [
+        assert [(d.host, d.port, d.code) for d in lab.decisions] == [
             ("closed.test", site.port, "loopback")
         ]
 
@@ -92,7 +94,7 @@ async def test_a_closed_port_names_its_setting(open_lab: OpenLab) -> None:
         answer = await lab.ask(
             f"CONNECT open.test:{site.port} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         )
-        assert b"X-Waggle-Denied: port" in answer
+        assert b"X-Waggle-Denied: closed-port" in answer
         assert b"WAGGLE_EGRESS_PORTS" in answer
         assert (site.connections, lab.names.questions) == (0, [])
 

@@ -11,8 +11,9 @@ import anyio
 import pytest
 from tests.support.vm import environment
 
-from waggle.domain.diagnosis import MISSING, NO_RECORD, Refused, RunFacts
+from waggle.domain.diagnosis import MISSING, NO_RECORD, RunFacts
 from waggle.domain.errors import GuestLost
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Output
 from waggle.service.local.diagnostician import Diagnostician
 
@@ -27,7 +28,7 @@ FAILED = Command(
     user=GuestUser.ROOT,
 )
 SAID = b"ModuleNotFoundError: No module named 'x'\n"
-REFUSED = Refused("10.0.0.9", 443, "private", "it is a private address")
+REFUSED = Decision("10.0.0.9", 443, "private", "it is a private address")
 
 
 def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") -> ExecutionResult:
@@ -40,7 +41,7 @@ class Parts:
 
     record: RunFacts = NO_RECORD
     answer: ExecutionResult = field(default_factory=lambda: result(0, stdout=MISSING.encode()))
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Decision, ...] = ()
     error: Exception | None = None
     hangs: bool = False
     run_ids: list[str] = field(default_factory=list[str])
@@ -61,7 +62,7 @@ class Parts:
         self.ran.append(command)
         return self.answer
 
-    def refused_since(self, since: float) -> Sequence[Refused]:
+    def refused_since(self, since: float) -> Sequence[Decision]:
         self.since.append(since)
         return self.refused
 

@@ -21,7 +21,6 @@ from tests.support.hostile_ssh import hostile
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 
-from waggle.domain.diagnosis import Refused
 from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
@@ -38,6 +37,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec, Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -152,7 +152,7 @@ class PretendProxy:
     def lead_home(self, connect: object, hostname: str) -> None:
         pass
 
-    def refused_since(self, since: float) -> Sequence[Refused]:
+    def refused_since(self, since: float) -> Sequence[Decision]:
         raise AssertionError("nothing runs")
 
     async def aclose(self) -> None:

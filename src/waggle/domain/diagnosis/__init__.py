@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from waggle.domain.network import Network
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -191,19 +192,6 @@ NO_RECORD = RunFacts()
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A connection that the egress policy refused. The guest chose host and port.
-
-    `code` and `reason` are those of the verdict.
-    """
-
-    host: str
-    port: int
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """All evidence of one run. `signal` is a name such as SIGKILL; `program` is argv's first word.
 
@@ -219,7 +207,7 @@ class Evidence:
     disk_mib: int
     network: Network
     record: RunFacts = NO_RECORD
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Decision, ...] = ()
     missing: Module | None = None
     command: str | None = None
     listeners: tuple[Listener, ...] = ()

@@ -27,6 +27,7 @@ from waggle.domain.diagnosis.packages import (
     SYSTEM_PACKAGE_OF,
     distribution_of,
 )
+from waggle.domain.network.decisions import next_step
 from waggle.domain.programs.runtime import RuntimeName
 
 _PROXY: Final = "127.0.0.1:3128"
@@ -134,21 +135,16 @@ def _node(evidence: Evidence, name: str) -> str:
 
 
 def network_refused(evidence: Evidence) -> Diagnosis | None:
-    """Diagnose connections that the egress policy refused during the run."""
+    """Diagnose connections that the egress proxy refused during the run."""
     if not evidence.refused:
         return None
     unique = list(dict.fromkeys(evidence.refused))
-    listed = ", ".join(
-        f"{shown(refused.host)} port {refused.port} ({refused.reason})"
-        for refused in unique[:_SHOWN_REFUSALS]
-    )
+    listed = ", ".join(f"{one.place} ({one.reason})" for one in unique[:_SHOWN_REFUSALS])
     more = f" and {len(unique) - _SHOWN_REFUSALS} more" if len(unique) > _SHOWN_REFUSALS else ""
-    codes = {"PORTS" if refused.code == "port" else "ALLOW_CIDRS" for refused in unique}
     return Diagnosis(
         "network_refused",
-        f"While it ran, the network policy refused connections to {listed}{more}.",
-        "Use a public server on a permitted port. The operator can permit others with "
-        f"{' and '.join(f'WAGGLE_EGRESS_{code}' for code in sorted(codes))}.",
+        f"While it ran, connections to {listed}{more} were refused.",
+        next_step(unique[0], evidence.network),
     )
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from waggle.domain.network import PUBLIC_NETWORK, Default, Network
-from waggle.domain.network.rules import Action, Rule, is_odd, lies_below
+from waggle.domain.network.rules import Action, Block, Rule, is_odd, lies_below
 
 Address = IPv4Address | IPv6Address
 WEB: Final = frozenset({80, 443})
@@ -53,8 +53,8 @@ class Judgement:
     code: str
     reason: str
     rule: str = ""
-    is_explicit: bool = False
-    """Whether a rule for this very address allows it, so that it need not be a public one."""
+    block: Block | None = None
+    """The network of a rule that allows this very address, which then need not be public."""
 
     @property
     def is_denied(self) -> bool:
@@ -165,7 +165,7 @@ class _Side:
             return decided or self._by_default(port)
         if decided is None or name.is_denied:
             return name
-        return decided if decided.is_denied else replace(name, is_explicit=True)
+        return decided if decided.is_denied else replace(name, block=decided.block)
 
     def _by_default(self, port: int) -> Judgement:
         if self._default is Default.NONE:
@@ -188,8 +188,8 @@ def _by_rule(found: _Found) -> Judgement | None:
         return _denied("hidden", why, hidden)
     if found.allow is None:
         return None
-    explicit = found.allow.block is not None
-    return Judgement(Outcome.ALLOWED, "allowed", "", str(found.allow), is_explicit=explicit)
+    rule = found.allow
+    return Judgement(Outcome.ALLOWED, "allowed", "", str(rule), rule.block)
 
 
 def _denied(code: str, reason: str, rule: Rule | None = None) -> Judgement:
@@ -211,12 +211,12 @@ class Judged:
         if self.maximum.is_denied:
             reason = f"{self.maximum.reason}, in the operator's maximum (WAGGLE_MAX_NETWORK)"
             return replace(self.maximum, code="maximum", reason=reason)
-        explicit = self.own.is_explicit and self.maximum.is_explicit
+        block = self.maximum.block if self.own.block is not None else None
         for outcome in (Outcome.UNDECIDED, Outcome.ASK):
             for judgement in (self.own, self.maximum):
                 if judgement.outcome is outcome:
-                    return replace(judgement, is_explicit=explicit)
-        return replace(self.own, is_explicit=explicit)
+                    return replace(judgement, block=block)
+        return replace(self.own, block=block)
 
 
 class Judge:
@@ -229,7 +229,7 @@ class Judge:
         sets: Mapping[str, Sequence[Rule]] = NO_SETS,
         *,
         ports: frozenset[int] | None = None,
-        web: frozenset[int] = WEB,
+        web: frozenset[int] | None = WEB,
     ) -> None:
         """`ports` are those that rules may open, None all but 25; `web` those of `public`."""
         self._own = _Side(own, sets, web)
@@ -267,5 +267,5 @@ class Judge:
     def _closed(self, port: int) -> Judged | None:
         if port != SMTP if self._ports is None else port in self._ports:
             return None
-        denied = _denied("port", f"port {port} is not open to guests")
+        denied = _denied("closed-port", f"port {port} is not open to guests")
         return Judged(denied, denied)

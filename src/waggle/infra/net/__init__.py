@@ -203,13 +203,13 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 async def connect_first(
     addresses: Sequence[IPv4Address | IPv6Address], port: int, stagger: float
-) -> Connection | None:
+) -> tuple[Connection, IPv4Address | IPv6Address] | None:
     """Connect to the first address that answers; None if none does. Not bounded in time.
 
     Each address has `stagger` seconds before the next one is tried beside it.
     """
     chosen = await _Race(addresses, port, stagger).run()
-    return None if chosen is None else await _wrap(chosen)
+    return None if chosen is None else (await _wrap(chosen[0]), chosen[1])
 
 
 class _Race:
@@ -223,10 +223,10 @@ class _Race:
         self._stagger = stagger
         self._settled = asyncio.Event()
         self._attempts: list[asyncio.Task[None]] = []
-        self._winner: socket.socket | None = None
+        self._winner: tuple[socket.socket, IPv4Address | IPv6Address] | None = None
 
-    async def run(self) -> socket.socket | None:
-        """Return the connected socket, or None if every attempt failed."""
+    async def run(self) -> tuple[socket.socket, IPv4Address | IPv6Address] | None:
+        """Return the connected socket and its address, or None if every attempt failed."""
         try:
             async with asyncio.TaskGroup() as group:
                 for address in self._addresses:
@@ -239,7 +239,7 @@ class _Race:
                             await self._settled.wait()
         except BaseException:
             if self._winner is not None:
-                self._winner.close()
+                self._winner[0].close()
             raise
         return self._winner
 
@@ -255,7 +255,7 @@ class _Race:
                 self._settled.set()
                 return
             if self._winner is None:
-                self._winner = connecting
+                self._winner = connecting, address
                 undo.pop_all()
                 for other in self._attempts:
                     if other is not asyncio.current_task():

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from waggle.domain.network.judging import Seen
 from waggle.infra.net import Connection, Stream, connect_first, guest_request
+from waggle.infra.net.gate import Gate, Passage
 from waggle.infra.net.guest_request import DialTimes, Home, Target
 from waggle.infra.net.lookups import MAX_ADDRESSES
-from waggle.infra.net.policy import ALLOWED, Address, AddressPolicy, Verdict, permits_port
+from waggle.infra.net.policy import Address
 from waggle.infra.net.resolver import (
     NAMES_AT_ONCE,
     NAMES_PER_SECOND,
@@ -23,26 +25,14 @@ from waggle.infra.net.resolver import (
     TooManyNames,
 )
 
-OnDecision = Callable[[str, int, Verdict], None]
-
 
 class Dialer:
-    """The opener of connections that the policy permits; it is enforced here."""
+    """The opener of connections that the gate admits; it is enforced here."""
 
-    def __init__(
-        self,
-        policy: AddressPolicy,
-        ports: frozenset[int] | None,
-        resolver: Resolver,
-        times: DialTimes,
-        on_decision: OnDecision,
-    ) -> None:
-        """`on_decision` is called for every decision, with the host's name made printable."""
-        self._policy = policy
-        self._ports = ports
+    def __init__(self, gate: Gate, resolver: Resolver, times: DialTimes) -> None:
+        self._gate = gate
         self._resolver = resolver
         self._times = times
-        self._on_decision = on_decision
         self.home: Home | None = None
         """Connects requests of the guest for itself; without it they are refused."""
 
@@ -53,37 +43,30 @@ class Dialer:
         """
         if self.home is None or not (addresses := self.home.addresses(target)):
             return None
-        if target.address is not None and self._policy.permits(target.address).allowed:
+        if target.address is not None and self._gate.permits_own(target.address):
             return None
         stream = await self.home.open(addresses, target.port, self._times.connect)
         if stream is None:
             raise guest_request.unreachable(target.host, target.port)
         return stream
 
-    async def open(self, target: Target) -> Connection:
-        """Open a connection, which the caller closes. Raises Refusal; cleans up when cancelled."""
-        permitted = await self._permitted(target)
+    async def open(self, target: Target, seen: Seen | None = None) -> tuple[Connection, Passage]:
+        """Open a connection, which the caller closes; `seen` is the request if it is visible.
+
+        Raises Refusal; cleans up when cancelled.
+        """
+        admitted = await self._gate.admit(target, seen, self._resolve)
         try:
             async with asyncio.timeout(self._times.connect):
-                found = await connect_first(permitted, target.port, self._times.stagger)
+                found = await connect_first(admitted.addresses, target.port, self._times.stagger)
         except TimeoutError:
             raise guest_request.too_slow(target.host, "connecting") from None
         if found is None:
             raise guest_request.unreachable(target.host, target.port)
-        return found
-
-    async def _permitted(self, target: Target) -> Sequence[Address]:
-        verdict = permits_port(target.port, self._ports)
-        permitted: list[Address] = []
-        if verdict.allowed:
-            found = await self._resolve(target)
-            verdicts = {address: self._policy.permits(address) for address in found}
-            permitted = [address for address, judged in verdicts.items() if judged.allowed]
-            verdict = ALLOWED if permitted else next(iter(verdicts.values()))
-        self._on_decision(guest_request.printable(target.host), target.port, verdict)
-        if not verdict.allowed:
-            raise guest_request.denied(target.host, verdict)
-        return permitted
+        connection, address = found
+        passage = Passage(target, address, seen, admitted.asked)
+        self._gate.passed(passage, admitted.rule)
+        return connection, passage
 
     async def _resolve(self, target: Target) -> Sequence[Address]:
         if target.address is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP proxy that is a guest's only way out.
 
-The composition root makes one `EgressProxy` for each environment with network policy `public`;
-`serve` handles every connection from the guest's reverse forward. A session reads heads with h11,
-has `dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`).
+The composition root makes one `EgressProxy` for each environment that has a network; `serve`
+handles every connection from the guest's reverse forward. A session reads heads with h11, has
+`dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`).
 Must not know SSH or environments. The guest is hostile: every wait has an end, every buffer has a
 size, refusals are paced since one costs about 1 ms of the event loop, and only h11 interprets the
 guest's bytes.
@@ -18,7 +18,9 @@ from collections.abc import Callable
 
 import h11
 
-from waggle.domain.diagnosis import Refused
+from waggle.domain.network import Network
+from waggle.domain.network.decisions import Decision
+from waggle.domain.network.judging import Seen
 from waggle.infra.net import (
     PeerGone,
     Stream,
@@ -27,8 +29,9 @@ from waggle.infra.net import (
     guest_request,
     relay,
 )
-from waggle.infra.net.dial import Dialer, OnDecision
+from waggle.infra.net.dial import Dialer
 from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
+from waggle.infra.net.gate import Gate, OnDecision, Passage, Reach
 from waggle.infra.net.guest_request import (
     BadTarget,
     ConnectHome,
@@ -41,7 +44,7 @@ from waggle.infra.net.guest_request import (
     parse_http_url,
 )
 from waggle.infra.net.pace import Pace
-from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
+from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import Resolver
 
 REQUEST_TIMEOUT = 408
@@ -55,6 +58,8 @@ class Session:
     def __init__(
         self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic, pace: Pace
     ) -> None:
+        self.passage: Passage | None = None
+        """The connection to a server that it uses now; none while it has none."""
         self._client = client
         self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._dialer = dialer
@@ -143,7 +148,7 @@ class Session:
 
     async def _forward(self, request: h11.Request) -> None:
         target, path = parse_http_url(request.target.decode("ascii"))
-        upstream = await self._dial(target)
+        upstream = await self._dial(target, Seen(request.method.decode("ascii"), path))
         try:
             server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
             exchange = Exchange(self._peer, server, target.host)
@@ -151,10 +156,11 @@ class Session:
         finally:
             upstream.abort()
 
-    async def _dial(self, target: Target) -> Stream:
+    async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
+        self.passage = None
         if (stream := await self._dialer.at_home(target)) is not None:
             return stream
-        reader, writer = await self._dialer.open(target)
+        (reader, writer), self.passage = await self._dialer.open(target, seen)
         return Stream(reader, writer, self._traffic.count_to_internet)
 
     async def _answer(self, error: Refusal) -> None:
@@ -186,35 +192,56 @@ class EgressProxy:
         policy: AddressPolicy,
         resolver: Resolver,
         *,
-        ports: frozenset[int] | None = DEFAULT_PORTS,
+        reach: Reach | None = None,
         limits: EgressLimits | None = None,
-        on_decision: OnDecision = lambda _host, _port, _verdict: None,
+        on_decision: OnDecision = lambda _decision: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ports` None means all but 25. `on_decision` gets the host, port and verdict."""
+        """`reach` None means the public internet. `on_decision` must not raise or wait."""
         self._on_decision = on_decision
         self._now = now
-        self._refused: deque[tuple[float, Refused]] = deque(maxlen=REMEMBERED)
+        self._refused: deque[tuple[float, Decision]] = deque(maxlen=REMEMBERED)
         self._limits = EgressLimits() if limits is None else limits
-        self._dialer = Dialer(policy, ports, resolver, self._limits.dial, self._decided)
-        self._serving: set[asyncio.Task[object]] = set()
+        self._gate = Gate(reach or Reach(), policy, self._decided)
+        self._dialer = Dialer(self._gate, resolver, self._limits.dial)
+        self._serving: dict[asyncio.Task[object], Session] = {}
         self._turning_away: set[asyncio.Task[object]] = set()
         self._pace = Pace(now=now)
         self._closed = False
         self.traffic = Traffic()
 
-    def _decided(self, host: str, port: int, verdict: Verdict) -> None:
-        if not verdict.allowed:
-            refused = Refused(host, port, verdict.code, verdict.reason)
-            self._refused.append((self._now(), refused))
-        self._on_decision(host, port, verdict)
+    def _decided(self, decision: Decision) -> None:
+        if not decision.is_allowed:
+            self._refused.append((self._now(), decision))
+        self._on_decision(decision)
 
     def lead_home(self, connect: ConnectHome, hostname: str) -> None:
         """Connect requests of the guest for itself in the guest. Call it once, before `serve`."""
         self._dialer.home = Home(connect, hostname)
 
-    def refused_since(self, since: float) -> tuple[Refused, ...]:
-        """Return the policy's refusals, at most the last REMEMBERED; `since` is a time of `now`."""
+    @property
+    def network(self) -> Network:
+        """What the environment may reach now."""
+        return self._gate.network
+
+    def set_network(self, network: Network) -> int:
+        """Judge by another network from now on; return how many open connections that ended."""
+        self._gate.network = network
+        return self.end_refused()
+
+    def end_refused(self) -> int:
+        """End the open connections that the rules of now do not allow; return how many."""
+        refused = [
+            task
+            for task, session in self._serving.items()
+            if session.passage is not None and not self._gate.still_admits(session.passage)
+        ]
+        for task in refused:
+            task.cancel()
+        return len(refused)
+
+    def refused_since(self, since: float) -> tuple[Decision, ...]:
+        """Return the gate's refusals, at most the last REMEMBERED; `since` is a time of `now`."""
         return tuple(refused for at, refused in self._refused if at >= since)
 
     @property
@@ -237,15 +264,18 @@ class EgressProxy:
             return
         self.traffic.connections += 1
         session = Session(client, self._dialer, self._limits, self.traffic, self._pace)
-        group = self._turning_away if full else self._serving
-        group.add(task)
-        try:
-            if full:
+        if full:
+            self._turning_away.add(task)
+            try:
                 await session.turn_away(guest_request.too_many(self._limits.connections))
-            else:
-                await session.run()
+            finally:
+                self._turning_away.discard(task)
+            return
+        self._serving[task] = session
+        try:
+            await session.run()
         finally:
-            group.discard(task)
+            del self._serving[task]
 
     async def aclose(self) -> None:
         """Drop every connection and take no more. Idempotent; returns when all are gone.
@@ -253,7 +283,7 @@ class EgressProxy:
         Must not be called from within `serve`.
         """
         self._closed = True
-        open_now = self._serving | self._turning_away
+        open_now = {*self._serving, *self._turning_away}
         for task in open_now:
             task.cancel()
         if open_now:

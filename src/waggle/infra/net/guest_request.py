@@ -19,9 +19,11 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
 from waggle.domain.machine import MAX_PORT
+from waggle.domain.network import Network
+from waggle.domain.network.decisions import Decision, next_step
 from waggle.infra.net import Stream
 from waggle.infra.net.exposure import Openings, Streams
-from waggle.infra.net.policy import Address, Verdict
+from waggle.infra.net.policy import Address
 
 MAX_NAME = 253
 HTTP_PORT = 80
@@ -42,6 +44,11 @@ class Target:
     port: int
     address: Address | None
     """Set if `host` is a plain address, which needs no resolver."""
+
+    @property
+    def name(self) -> str:
+        """The host as rules compare it, without a dot at the end."""
+        return self.host.removesuffix(".")
 
     def authority(self) -> str:
         """Return `host:port`, or `host` if the port is 80: a valid value for a Host header."""
@@ -146,19 +153,19 @@ class Refusal(Exception):
     """An answer from the proxy itself. `code` goes into a header, `text` into the body."""
 
     def __init__(
-        self, status: int, code: str, text: str, *, verdict: Verdict | None = None
+        self, status: int, code: str, text: str, *, decision: Decision | None = None
     ) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.text = text
-        self.verdict = verdict
+        self.decision = decision
         """Set if a rule denied the request."""
 
     @property
     def header(self) -> tuple[bytes, bytes]:
         """X-Waggle-Denied if a rule denied the request, X-Waggle-Error if it failed."""
-        name = ERROR_HEADER if self.verdict is None else DENIED_HEADER
+        name = ERROR_HEADER if self.decision is None else DENIED_HEADER
         return name, self.code.encode("ascii")
 
 
@@ -167,15 +174,10 @@ def printable(text: str) -> str:
     return "".join(c if "!" <= c <= "~" else "?" for c in text[:MAX_NAME])
 
 
-def denied(host: str, verdict: Verdict) -> Refusal:
-    """403: one of the operator's rules denies the target."""
-    setting = "WAGGLE_EGRESS_PORTS" if verdict.code == "port" else "WAGGLE_EGRESS_ALLOW_CIDRS"
-    text = (
-        f"waggle: {printable(host)} is not reachable from this environment: {verdict.reason}. "
-        f"Its network policy is 'public' (the public internet only); "
-        f"the operator of the server can change that with {setting}."
-    )
-    return Refusal(403, verdict.code, text, verdict=verdict)
+def denied(decision: Decision, network: Network) -> Refusal:
+    """403: a rule or the kind of address denies the target."""
+    text = f"waggle: {decision.sentence} {next_step(decision, network)}"
+    return Refusal(403, decision.code, text, decision=decision)
 
 
 def malformed(problem: str, status: int = 400) -> Refusal:

@@ -135,10 +135,6 @@ def _read_with_any_prefix(bits: int) -> list[IPv4Address]:
     return [IPv4Address(value & _LOW_32) for value in found if value & 0xFF00_0000]
 
 
-DEFAULT_PORTS = frozenset({80, 443})
-SMTP = 25
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A decision. `code` is stable and machine-readable; `reason` is text without an address."""
@@ -183,20 +179,24 @@ class AddressPolicy:
         self._allow = tuple(allow_cidrs)
         self._is_local = is_own_address if is_local is None else is_local
 
-    def permits(self, address: Address) -> Verdict:
-        """Judge `address` and every IPv4 address inside it; the first denial is the verdict."""
+    def permits(self, address: Address, also: Network | None = None) -> Verdict:
+        """Judge `address` and every IPv4 address inside it; the first denial is the verdict.
+
+        `also` is one more entry of the list, from a rule that the operator has for this address.
+        """
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             return Verdict(False, "scoped", "it is an address with a zone")
-        verdict = self._judge(address)
+        verdict = self._judge(address, also)
         for inner in embedded_in(address):
             if not verdict.allowed:
                 break
-            verdict = self._judge(inner)
+            verdict = self._judge(inner, also)
         return verdict
 
-    def _judge(self, address: Address) -> Verdict:
+    def _judge(self, address: Address, also: Network | None) -> Verdict:
         kind = kind_of(address)
-        listed = [block for block in self._allow if address in block]
+        entries = self._allow if also is None else (*self._allow, also)
+        listed = [block for block in entries if address in block]
         if kind is not None and (kind in _NEVER or not _overrides(kind, listed)):
             return Verdict(False, kind.value, f"it is a {kind.value} address")
         named = any(block.prefixlen == block.max_prefixlen for block in listed)
@@ -209,13 +209,6 @@ def _overrides(kind: Kind, listed: list[Network]) -> bool:
     if kind in _ONLY_FROM_INSIDE:
         return any(lies_in(kind, block) for block in listed)
     return bool(listed)
-
-
-def permits_port(port: int, allowed: frozenset[int] | None) -> Verdict:
-    """Judge a port by the operator's list; None means every port but 25 (mail)."""
-    if port != SMTP if allowed is None else port in allowed:
-        return ALLOWED
-    return Verdict(False, "port", f"port {port} is not open to guests")
 
 
 def is_own_address(address: Address) -> bool:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from waggle.domain.diagnosis import Refused
 from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken
 from waggle.domain.image import BootImage
 from waggle.domain.machine import (
@@ -33,6 +32,7 @@ from waggle.domain.machine import (
     MachineSpec,
     Resources,
 )
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -188,7 +188,7 @@ class Proxy(Protocol):
         """Connect requests of the guest for itself in the guest, with `connect`."""
         ...
 
-    def refused_since(self, since: float) -> Sequence[Refused]:
+    def refused_since(self, since: float) -> Sequence[Decision]:
         """Return what it refused since that time of the monotonic clock."""
         ...
 

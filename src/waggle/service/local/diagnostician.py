@@ -28,7 +28,6 @@ from waggle.domain.diagnosis import (
     Evidence,
     Listener,
     Module,
-    Refused,
     RunFacts,
     address_is_taken,
     parse_listeners,
@@ -40,6 +39,7 @@ from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, TimedOut, WaggleError
 from waggle.domain.machine import Machine
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.guest_job import Detached
 
@@ -52,7 +52,7 @@ _LISTENERS_LIMIT: Final = 10_000
 
 AskWhy = Callable[[str, Sequence[str]], Awaitable[RunFacts]]
 Run = Callable[[Command], Awaitable[ExecutionResult]]
-RefusedSince = Callable[[float], Sequence[Refused]]
+RefusedSince = Callable[[float], Sequence[Decision]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate of one environment: may this connection be made? It knows rules, and opens nothing.
+
+`dial` asks it before a name is resolved and before an address is connected to; `egress` asks again
+about open connections when the rules have changed. Rules are judged by `domain.network.judging`,
+addresses that are not public by `policy`. Every answer is a `Decision` that is reported once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from waggle.domain.network import PUBLIC_NETWORK, Network
+from waggle.domain.network.decisions import ALLOWED, Decision
+from waggle.domain.network.judging import Judge, Judged, Judgement, Outcome, Seen
+from waggle.domain.network.rule_book import Judges
+from waggle.domain.network.rules import Rule
+from waggle.infra.net import guest_request
+from waggle.infra.net.guest_request import Target
+from waggle.infra.net.policy import Address, AddressPolicy
+
+OnDecision = Callable[[Decision], None]
+Ask = Callable[[str, int], Awaitable[bool]]
+"""Asks a person about a host and a port; bounded in time. No answer is a refusal."""
+
+
+Resolve = Callable[[Target], Awaitable[Sequence[Address]]]
+"""Returns the addresses of a target. Raises Refusal."""
+USUAL_JUDGES: Final = Judges()
+HTTPS_PORT: Final = 443
+_PORTS: Final = frozenset({"port"})
+
+
+async def nobody(_host: str, _port: int) -> bool:
+    """Refuse what nobody can be asked about."""
+    return False
+
+
+class Admitted(NamedTuple):
+    """The addresses that may be connected to, in order; what allowed it; and who."""
+
+    addresses: list[Address]
+    rule: str
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A connection that was made, as it was judged."""
+
+    target: Target
+    address: Address
+    seen: Seen | None = None
+    asked: bool = False
+    """Whether a person allowed it, so that only a rule that denies ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one environment may reach, and who is asked about the rest."""
+
+    network: Network = PUBLIC_NETWORK
+    judges: Judges = USUAL_JUDGES
+    registries: Sequence[Rule] = ()
+    """The rules that @packages stands for in its image."""
+    ask: Ask = nobody
+
+
+class Gate:
+    """Judges by the rules that the environment and the operator have now."""
+
+    def __init__(
+        self,
+        reach: Reach,
+        policy: AddressPolicy,
+        on_decision: OnDecision,
+    ) -> None:
+        """`on_decision` is called once for every decision; it must not raise or wait."""
+        self._reach = reach
+        self._policy = policy
+        self._on_decision = on_decision
+        self.network = reach.network
+        self._made_for: tuple[Network, int] | None = None
+        self._judge: Judge
+
+    def permits_own(self, address: Address) -> bool:
+        """Whether the operator lets guests reach this address of the host itself."""
+        return self._policy.permits(address).allowed
+
+    def may_look_up(self, name: str) -> bool:
+        """Whether the rules let a name be looked up at all. Reports nothing."""
+        judged = self._rules().name(name, HTTPS_PORT, Seen())
+        return judged.result.outcome is not Outcome.DENIED or judged.result.code in _PORTS
+
+    async def admit(self, target: Target, seen: Seen | None, resolve: Resolve) -> Admitted:
+        """Judge the name, have it resolved, and judge its addresses.
+
+        `seen` is the request, if the proxy sees it. Raises Refusal, also that of `resolve`.
+        """
+        name, asked = None, False
+        if target.address is None:
+            name = self._rules().name(target.name, target.port, seen)
+            name, asked = await self._settled(target, name)
+        permitted: list[Address] = []
+        rule, refused = "", _NOTHING
+        for address in await resolve(target):
+            judged = self._rules().address(address, target.port, seen, name=name)
+            judged, also = await self._settled(target, judged, may_be_denied=True)
+            asked = asked or also
+            judgement = self._with_policy(address, judged.result)
+            if judgement.is_denied:
+                refused = judgement if refused is _NOTHING else refused
+            else:
+                permitted.append(address)
+                rule = rule or judgement.rule
+        if not permitted:
+            raise self._refuse(target, refused)
+        return Admitted(permitted, rule, asked)
+
+    def passed(self, passage: Passage, rule: str) -> None:
+        """Report a connection that was made."""
+        target, address = passage.target, str(passage.address)
+        host = guest_request.printable(target.host)
+        self._on_decision(Decision(host, target.port, ALLOWED, "", rule, address))
+
+    def still_admits(self, passage: Passage) -> bool:
+        """Whether an open connection may stay, by the rules of now. Reports nothing."""
+        target, seen, name = passage.target, passage.seen, None
+        if target.address is None:
+            name = self._rules().name(target.name, target.port, seen)
+            name = _allowed(name) if passage.asked else name
+            if name.result.outcome in (Outcome.DENIED, Outcome.ASK):
+                return False
+        judged = self._rules().address(passage.address, target.port, seen, name=name)
+        judged = _allowed(judged) if passage.asked else judged
+        judgement = self._with_policy(passage.address, judged.result)
+        return judgement.outcome is Outcome.ALLOWED
+
+    async def _settled(
+        self, target: Target, judged: Judged, *, may_be_denied: bool = False
+    ) -> tuple[Judged, bool]:
+        """Ask if need be; return the judgement, and whether a person allowed it."""
+        result = judged.result
+        if result.is_denied and not may_be_denied:
+            raise self._refuse(target, result)
+        if result.outcome is not Outcome.ASK:
+            return judged, False
+        if await self._reach.ask(guest_request.printable(target.host), target.port):
+            return _allowed(judged), True
+        raise self._refuse(target, replace(result, reason="nobody allowed it when asked"))
+
+    def _rules(self) -> Judge:
+        now = self.network, self._reach.judges.version
+        if self._made_for != now:
+            self._judge = self._reach.judges.judge(self.network, self._reach.registries)
+            self._made_for = now
+        return self._judge
+
+    def _with_policy(self, address: Address, judgement: Judgement) -> Judgement:
+        if judgement.is_denied:
+            return judgement
+        verdict = self._policy.permits(address, judgement.block)
+        if verdict.allowed:
+            return judgement
+        return Judgement(Outcome.DENIED, verdict.code, verdict.reason)
+
+    def _refuse(self, target: Target, judgement: Judgement) -> guest_request.Refusal:
+        host = guest_request.printable(target.host)
+        decision = Decision(host, target.port, judgement.code, judgement.reason, judgement.rule)
+        self._on_decision(decision)
+        return guest_request.denied(decision, self.network)
+
+
+_NOTHING = Judgement(Outcome.DENIED, "no-address", "its name leads to no address")
+
+
+def _allowed(judged: Judged) -> Judged:
+    """Return what was judged with every question answered by yes."""
+
+    def answered(judgement: Judgement) -> Judgement:
+        if judgement.outcome is not Outcome.ASK:
+            return judgement
+        return Judgement(Outcome.ALLOWED, ALLOWED, "", "ask")
+
+    return Judged(answered(judged.own), answered(judged.maximum))
