@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, cast
 
@@ -169,8 +169,18 @@ async def idle_limit(seconds: float) -> AsyncGenerator[Callable[[], None]]:
         yield touch
 
 
-async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: float) -> None:
-    """Copy both ways until both sides have ended; `early` goes upstream first.
+Begin = Callable[[Stream, bytes], Awaitable[bytes]]
+"""Reads a client's first bytes, of which some came early, and returns those to pass on."""
+
+
+async def relay(
+    client: Stream,
+    upstream: Stream,
+    early: bytes,
+    idle_seconds: float,
+    begin: Begin | None = None,
+) -> None:
+    """Copy both ways until both sides have ended; `early` goes upstream first, as `begin` says.
 
     The end of a side is passed on as the end of that direction only. Raises PeerGone if a side
     breaks off, TimeoutError if no byte moved for `idle_seconds`. The caller ends both streams in
@@ -179,7 +189,7 @@ async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: fl
     broken = False
     try:
         async with idle_limit(idle_seconds) as touch, asyncio.TaskGroup() as group:
-            group.create_task(_pump(client, upstream, touch, early))
+            group.create_task(_pump(client, upstream, touch, early, begin))
             group.create_task(_pump(upstream, client, touch))
     except* PeerGone:
         broken = True
@@ -188,9 +198,15 @@ async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: fl
 
 
 async def _pump(
-    source: Stream, sink: Stream, touch: Callable[[], None], first: bytes = b""
+    source: Stream,
+    sink: Stream,
+    touch: Callable[[], None],
+    first: bytes = b"",
+    begin: Begin | None = None,
 ) -> None:
     data = first or await source.read()
+    if begin is not None:
+        data = await begin(source, data)
     while data:
         await sink.write(data)
         touch()

@@ -13,7 +13,15 @@ import socket
 from collections.abc import Sequence
 
 from waggle.domain.network.judging import Seen
-from waggle.infra.net import Connection, Stream, connect_first, guest_request
+from waggle.infra.net import (
+    Begin,
+    Connection,
+    PeerGone,
+    Stream,
+    client_hello,
+    connect_first,
+    guest_request,
+)
 from waggle.infra.net.gate import Gate, Passage
 from waggle.infra.net.guest_request import DialTimes, Home, Target
 from waggle.infra.net.lookups import MAX_ADDRESSES
@@ -68,6 +76,24 @@ class Dialer:
         self._gate.passed(passage, admitted.rule)
         return connection, passage
 
+    def name_check(self, target: Target) -> Begin | None:
+        """Return what reads the first bytes of a tunnel, if rules about its name matter.
+
+        It raises PeerGone, after an alert to the guest, for a TLS handshake for another name.
+        """
+        if target.address is not None or not self._gate.has_rules:
+            return None
+
+        async def begin(client: Stream, data: bytes) -> bytes:
+            data, name = await _server_name(client, data)
+            if name and name != target.name:
+                self._gate.refuse_other_name(target, name)
+                await client.write(client_hello.ALERT)
+                raise PeerGone
+            return data
+
+        return begin
+
     async def _resolve(self, target: Target) -> Sequence[Address]:
         if target.address is not None:
             return [target.address]
@@ -85,3 +111,17 @@ class Dialer:
         if not found:
             raise guest_request.unresolvable(target.host)
         return found[:MAX_ADDRESSES]
+
+
+async def _server_name(client: Stream, data: bytes) -> tuple[bytes, str | None]:
+    """Return the first bytes of a tunnel, and the name that TLS in them asks for, if any."""
+    while True:
+        try:
+            return data, client_hello.server_name(data)
+        except client_hello.Malformed:
+            return data, "?"
+        except client_hello.MoreNeeded as needed:
+            while len(data) < needed.size:
+                if not (more := await client.read()):
+                    return data, None
+                data += more

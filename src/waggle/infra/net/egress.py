@@ -141,7 +141,8 @@ class Session:
             await self._peer.next_event()  # the end of the request, as h11 sees it
             await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
             early, _ = self._peer.http.trailing_data
-            await relay(self._client, upstream, early, self._limits.idle_seconds)
+            idle = self._limits.idle_seconds
+            await relay(self._client, upstream, early, idle, self._dialer.name_check(target))
             await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         finally:
             upstream.abort()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from waggle.domain.network import PUBLIC_NETWORK, Network
+from waggle.domain.network import PUBLIC_NETWORK, Default, Network
 from waggle.domain.network.decisions import ALLOWED, Decision
 from waggle.domain.network.judging import Judge, Judged, Judgement, Outcome, Seen
 from waggle.domain.network.rule_book import Judges
@@ -137,6 +137,18 @@ class Gate:
         judged = _allowed(judged) if passage.asked else judged
         judgement = self._with_policy(passage.address, judged.result)
         return judgement.outcome is Outcome.ALLOWED
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it matters which name a connection is for."""
+        network = self.network
+        return network.default is not Default.PUBLIC or bool(network.rules or network.sets)
+
+    def refuse_other_name(self, target: Target, asked_for: str) -> None:
+        """Report a TLS connection that asks for another name than the proxy was given."""
+        other = guest_request.printable(asked_for)
+        why = f"its TLS handshake asks for {other}, another name than the proxy was given"
+        self._refuse(target, Judgement(Outcome.DENIED, "other-name", why))
 
     async def _settled(
         self, target: Target, judged: Judged, *, may_be_denied: bool = False
