@@ -27,7 +27,7 @@ from benchmarks.table import Result
 from waggle.app.root import App, open_app
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.machine import NetworkPolicy
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.service.environments.service import CreateRequest
@@ -92,7 +92,7 @@ async def until_made(app: App, runtime: RuntimeName) -> None:
 
 async def create(app: App, runtime: RuntimeName) -> Environment:
     """Create an environment without a network."""
-    request = CreateRequest(runtime=runtime, network=NetworkPolicy.NONE)
+    request = CreateRequest(runtime=runtime, network=NO_NETWORK)
     return await app.environments.create(request, owner=OWNER)
 
 

@@ -19,7 +19,8 @@ from benchmarks.table import Result
 from waggle.cli.client import call, connected
 from waggle.domain.access import LOCAL
 from waggle.domain.environment import Environment, State
-from waggle.domain.machine import NetworkPolicy, Resources
+from waggle.domain.machine import Resources
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.environments import SqliteStore
 
@@ -66,7 +67,7 @@ def _destroyed(number: int) -> Environment:
         owner=LOCAL,
         state=State.DESTROYED,
         resources=Resources(1, 512, 4096),
-        network=NetworkPolicy.PUBLIC,
+        network=PUBLIC_NETWORK,
         idle_timeout=timedelta(minutes=30),
         created_at=now,
         last_used_at=now,

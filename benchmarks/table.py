@@ -21,7 +21,7 @@ class Row:
     limit: float | None
 
 
-RATIO, MEGABYTES, COUNT, TOKENS = "x", "MB", "left", "tokens"
+RATIO, MEGABYTES, COUNT, TOKENS, MILLISECONDS = "x", "MB", "left", "tokens", "ms"
 WHOLE = (COUNT, TOKENS)
 """Units that have no fractions."""
 
@@ -290,6 +290,15 @@ ROWS: tuple[Row, ...] = (
         "the same with the runtime's own image",
         RATIO,
         1.05,
+    ),
+    Row(
+        "rules",
+        "rules",
+        "one decision about a name and its address, with 1,000 rules of its own and as many "
+        "of the operator's maximum",
+        "the same with one rule of each",
+        MILLISECONDS,
+        0.1,
     ),
     Row(
         "tokens-core",

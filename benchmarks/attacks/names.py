@@ -14,7 +14,8 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
-from tests.infra.net.dead_names import serve
+from tests.infra.net.dead_names import reply
+from tests.infra.net.name_server import NameServer
 
 ADDRESS = "127.77.0.1"
 _MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
@@ -50,4 +51,4 @@ def name_server(directory: Path) -> Generator[tuple[str, ...]]:
 
 def _serve(server: socket.socket) -> None:
     with contextlib.suppress(OSError, ValueError):
-        serve(server)
+        NameServer(reply).serve(server)

@@ -46,10 +46,11 @@ class NameServer:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind(("127.0.0.1", 53))
         tcp = socket.create_server(("127.0.0.1", 53))
-        threading.Thread(target=self._datagrams, args=(udp,), daemon=True).start()
+        threading.Thread(target=self.serve, args=(udp,), daemon=True).start()
         threading.Thread(target=self._streams, args=(tcp,), daemon=True).start()
 
-    def _datagrams(self, udp: socket.socket) -> None:
+    def serve(self, udp: socket.socket) -> None:
+        """Answer over a socket until it is shut down, which raises OSError or ValueError."""
         while True:
             question, sender = udp.recvfrom(UDP_SIZE)
             if (found := self._answer(question, "udp")) is not None:
