@@ -72,6 +72,7 @@ def test_the_limits_are_those_that_were_promised() -> None:
         "pull-shared": 0.35,
         "pull-memory": 150,
         "create-cached": 1.05,
+        "rules": 0.1,
         "tokens-core": 1_650,
         "tokens-core-output": 3_000,
         "tokens-full": 5_000,
