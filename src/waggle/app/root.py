@@ -47,7 +47,7 @@ from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
-from waggle.domain.network.rule_book import USUAL_PORTS, Judges
+from waggle.domain.network.rule_book import Judges
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.net.egress import EgressProxy
@@ -234,7 +234,8 @@ def _local_host(
     lookups = Lookups(system_lookup)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 
-    judges = Judges(ports=USUAL_PORTS | frozenset(settings.egress_ports))
+    open_ports = frozenset(settings.egress_ports)
+    judges = Judges(ports=open_ports, web=open_ports)
 
     def new_proxy(environment: Environment) -> EgressProxy:
         return EgressProxy(
