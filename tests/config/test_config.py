@@ -33,6 +33,7 @@ from waggle.config.parsers import (
     parse_duration,
     parse_listen_address,
     parse_ports,
+    parse_rate,
     split_words,
 )
 from waggle.domain.errors import SettingsInvalid
@@ -260,6 +261,18 @@ class TestParsers:
         with pytest.raises(ValueError, match="duration"):
             parse_duration(text)
 
+    @pytest.mark.parametrize(
+        "text,rate",
+        [("0", 0), ("16384", 16_384), ("16k", 16_384), ("10M", 10_485_760), ("2G", 2_147_483_648)],
+    )
+    def test_rates_are_parsed(self, text: str, rate: int) -> None:
+        assert settings(EGRESS_RATE=text).egress_rate == parse_rate(text) == rate
+
+    @pytest.mark.parametrize("text", ["", "1", "15K", "10MB", "10M/s", "-1", "1.5M", " 1M", "٣M"])
+    def test_a_malformed_rate_or_one_that_is_a_slip_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="rate"):
+            parse_rate(text)
+
     @given(st.integers(min_value=1, max_value=10**12))
     def test_a_formatted_duration_parses_to_the_same_value(self, milliseconds: int) -> None:
         value = timedelta(milliseconds=milliseconds)
@@ -296,7 +309,10 @@ class TestParsers:
 
     @given(st.text())
     def test_parsers_raise_only_value_error(self, text: str) -> None:
-        for parse in (parse_duration, parse_listen_address, parse_cidrs, parse_ports, split_words):
+        for parse in (
+            *(parse_duration, parse_rate, parse_listen_address, parse_cidrs, parse_ports),
+            split_words,
+        ):
             try:
                 parse(text)
             except ValueError:

@@ -8,7 +8,6 @@ and orders their shutdown. Knows no use case.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
@@ -29,7 +28,8 @@ from waggle.app.machines import (
     templates,
     warm_pool,
 )
-from waggle.app.observing import Watch, egress_log, rates, watching
+from waggle.app.network import Egress
+from waggle.app.observing import Watch, rates, watching
 from waggle.app.values import (
     certificates,
     execution_limits,
@@ -44,17 +44,10 @@ from waggle.app.values import (
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
-from waggle.domain.network.rule_book import Judges
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
-from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.gate import Reach
-from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
-from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.resolver import SystemResolver
 from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
@@ -230,21 +223,6 @@ def _local_host(
     images: ImageService,
     pool: WarmPool[WarmMachine],
 ) -> LocalHost:
-    limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
-    lookups = Lookups(system_lookup)
-    policy = AddressPolicy(settings.egress_allow_cidrs)
-
-    open_ports = frozenset(settings.egress_ports)
-    judges = Judges(ports=open_ports, web=open_ports)
-
-    def new_proxy(environment: Environment) -> EgressProxy:
-        return EgressProxy(
-            policy,
-            SystemResolver(lookups),
-            reach=Reach(environment.network, judges),
-            on_decision=egress_log(observer, environment.id),
-        )
-
     stack.push_async_callback(images.aclose)
     return LocalHost(
         directory=Places.of(settings).environments,
@@ -257,7 +235,7 @@ def _local_host(
         ),
         images=images,
         parts=made.parts,
-        new_proxy=new_proxy,
+        new_proxy=Egress(settings, observer).new_proxy,
         freezing=made.freezing,
         pool=pool,
         room=made.room,

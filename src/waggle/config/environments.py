@@ -16,6 +16,7 @@ from waggle.config.parsers import (
     Ports,
     Program,
     Programs,
+    Rate,
     Section,
     WarmPoolSizes,
     Whole,
@@ -162,6 +163,39 @@ class NetworkSection(Section):
         "", "Networks that guests may reach although they are not public, such as a mirror's."
     )
     egress_ports: Ports = setting("80,443", "TCP ports that guests may reach.")
+    egress_max_connections: Whole = setting(
+        "128", "Connections of one environment through the proxy at once.", ge=1, le=4096
+    )
+    egress_owner_connections: Whole = setting(
+        "4096",
+        "Connections through the proxy of all environments of one owner at once; 0: no limit.",
+        ge=0,
+        le=1_000_000,
+    )
+    egress_max_mb: Whole = setting(
+        "0",
+        "MiB that one environment may exchange with the network, both directions together, as long "
+        "as it exists and the server runs; then its connections end. 0: no limit.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    egress_owner_mb: Whole = setting(
+        "0",
+        "MiB that all environments of one owner may exchange with the network in 24 hours; they "
+        "come back evenly over that time. 0: no limit.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    egress_rate: Rate = setting(
+        "0",
+        "Bytes a second that one environment may exchange with the network, both directions "
+        "together.",
+    )
+    egress_total_rate: Rate = setting(
+        "0",
+        "Bytes a second of all environments together, which share them evenly, however many "
+        "connections each has. Set it a little below the speed of the host's network.",
+    )
     ca_bundle: OptionalPath = setting(
         "", "PEM file with certificate authorities that guests trust in addition to their own."
     )

@@ -70,6 +70,20 @@ def parse_whole(value: str) -> int:
     return int(value)
 
 
+_RATE = re.compile(r"([0-9]{1,12})([KMG]?)", re.IGNORECASE)
+MIN_RATE = 16 << 10
+"""A rate below that is a slip: a page would take minutes."""
+
+
+def parse_rate(value: str) -> int:
+    """Read bytes a second, `500K`, `10M` or `1G` (of 1,024); 0 is no limit."""
+    match = _RATE.fullmatch(value)
+    number = int(match[1]) << 10 * " KMG".index(match[2].upper() or " ") if match else -1
+    if number != 0 and number < MIN_RATE:
+        raise ValueError("not a rate")
+    return number
+
+
 def parse_duration(value: str) -> timedelta:
     """Read `90s`, `5m`, `1h30m`, `250ms`: units in this order, each at most once, above zero."""
     match = _DURATION.fullmatch(value)
@@ -198,6 +212,11 @@ Duration = Annotated[
     timedelta,
     parsed_by(parse_duration),
     Accepts("a duration such as 250ms, 90s, 5m or 1h30m"),
+]
+Rate = Annotated[
+    int,
+    parsed_by(parse_rate),
+    Accepts("bytes a second such as 500K, 10M or 1G, at least 16K, or 0 for no limit"),
 ]
 Listen = Annotated[
     ListenAddress,

@@ -8,17 +8,20 @@ from collections.abc import AsyncGenerator
 import pytest
 from tests.infra.net.lab import Advance, Lab, OpenLab, Turns
 
+from waggle.infra.net.allowance import Allowance
 from waggle.infra.net.guest_request import EgressLimits
 
 
 @contextlib.asynccontextmanager
 async def _open_lab(
-    limits: EgressLimits | None = None, ports: frozenset[int] | None = None
+    limits: EgressLimits | None = None,
+    ports: frozenset[int] | None = None,
+    allowance: Allowance | None = None,
 ) -> AsyncGenerator[Lab]:
     before = asyncio.all_tasks()
     async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
         lab = Lab(stack)
-        await lab.start(limits, ports)
+        await lab.start(limits, ports, allowance)
         yield lab
     for _ in range(10):  # a transport closes one turn of the loop after `close`
         await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from ipaddress import ip_address, ip_network
 
 from waggle.domain.network.decisions import Decision
 from waggle.domain.network.rule_book import Judges
+from waggle.infra.net.allowance import Allowance
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits
@@ -77,13 +78,19 @@ class Lab:
     def url(self) -> str:
         return f"http://{OPEN}:{self.port}"
 
-    async def start(self, limits: EgressLimits | None, ports: frozenset[int] | None) -> None:
+    async def start(
+        self,
+        limits: EgressLimits | None,
+        ports: frozenset[int] | None,
+        allowance: Allowance | None = None,
+    ) -> None:
         self.proxy = EgressProxy(
             AddressPolicy([ip_network(f"{OPEN}/32")]),
             self.names,
             reach=Reach(judges=Judges(ports=ports, web=ports)),
             limits=limits,
             on_decision=self.decisions.append,
+            allowance=allowance,
         )
         self.port = await self._listen(self._serve, OPEN)
         self._stack.push_async_callback(self.proxy.aclose)

@@ -188,7 +188,7 @@ async def test_a_guest_over_the_rate_is_answered_429(open_lab: OpenLab) -> None:
         lab.names.instead = SystemResolver(Lookups(gate), pace=Pace(2, 0.1, now=lambda: 0.0))
         answers = [await lab.ask(b"CONNECT %d.test:9 HTTP/1.0\r\n\r\n" % n) for n in range(4)]
     assert [answer.split()[1] for answer in answers] == [b"502", b"502", b"429", b"429"]
-    assert b"X-Waggle-Error: too-many-names\r\n" in answers[-1]
+    assert b"X-Waggle-Denied: too-many-names\r\n" in answers[-1]
     assert gate.questions == ["0.test", "1.test"]
 
 

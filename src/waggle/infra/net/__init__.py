@@ -4,7 +4,7 @@
 `Stream` wraps a reader and a writer of asyncio, or of asyncssh in bytes mode (the reverse forward
 out of a guest). It gives this package's modules one error, one way to end well (`finish`) and one
 to end at once (`abort`). `relay`, used for a granted CONNECT and for exposed ports, copies bytes
-unseen and holds one piece of at most 64 KiB per direction: it does not read a side while the other
+unseen and holds one piece of at most 32 KiB per direction: it does not read a side while the other
 cannot take more. `connect_first` opens a TCP connection for `dial`. Imports neither HTTP nor SSH.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, cast
 
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 
 
 class StreamReaderLike(Protocol):
@@ -67,6 +67,12 @@ class _Conduit(Protocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
+class _Receiving(Protocol):
+    """A transport of asyncio's selector loop, which receives 256 KiB at once unless changed."""
+
+    max_size: int
+
+
 class PeerGone(Exception):
     """The other end of a stream is gone."""
 
@@ -74,16 +80,9 @@ class PeerGone(Exception):
 class Stream:
     """A reader and a writer, owned by one coroutine, which calls `finish` or `abort`."""
 
-    def __init__(
-        self,
-        reader: StreamReaderLike,
-        writer: StreamWriterLike,
-        count: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        """`count` is called with the size of every piece that is written."""
+    def __init__(self, reader: StreamReaderLike, writer: StreamWriterLike) -> None:
         self._reader = reader
         self._writer = writer
-        self._count = count
 
     async def read(self, limit: int = CHUNK) -> bytes:
         """Read at most `limit` bytes; empty at the end. Raises PeerGone."""
@@ -101,7 +100,6 @@ class Stream:
             await self._writer.drain()
         except Exception as error:
             raise PeerGone(type(error).__name__) from error
-        self._count(len(data))
 
     def write_eof(self) -> None:
         """End the write direction; reading is not affected. Idempotent."""
@@ -282,7 +280,10 @@ class _Race:
 async def _wrap(connected: socket.socket) -> Connection:
     try:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await asyncio.open_connection(sock=connected, limit=CHUNK)
+        # A server that sends to a guest which reads nothing fills these buffers: 64 KiB.
+        reader, writer = await asyncio.open_connection(sock=connected, limit=CHUNK // 2)
+        cast("_Receiving", writer.transport).max_size = CHUNK
+        return reader, writer
     except BaseException:
         connected.close()
         raise

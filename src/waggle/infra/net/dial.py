@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from typing import NoReturn
 
 from waggle.domain.network.judging import Seen
 from waggle.infra.net import (
@@ -23,7 +24,7 @@ from waggle.infra.net import (
     guest_request,
 )
 from waggle.infra.net.gate import Gate, Passage
-from waggle.infra.net.guest_request import DialTimes, Home, Target
+from waggle.infra.net.guest_request import DialTimes, Home, Refusal, Target
 from waggle.infra.net.lookups import MAX_ADDRESSES
 from waggle.infra.net.policy import Address
 from waggle.infra.net.resolver import (
@@ -94,6 +95,11 @@ class Dialer:
 
         return begin
 
+    def refuse(self, target: Target, refusal: Refusal) -> NoReturn:
+        """Report that a limit denies the target, and raise the refusal."""
+        self._gate.limited(target, refusal)
+        raise refusal from None
+
     async def _resolve(self, target: Target) -> Sequence[Address]:
         if target.address is not None:
             return [target.address]
@@ -101,7 +107,7 @@ class Dialer:
             async with asyncio.timeout(self._times.dns):
                 found = await self._resolver(target.host)
         except TooManyNames:
-            raise guest_request.too_many_names(NAMES_AT_ONCE, NAMES_PER_SECOND) from None
+            self.refuse(target, guest_request.too_many_names(NAMES_AT_ONCE, NAMES_PER_SECOND))
         except TimeoutError:
             raise guest_request.too_slow(target.host, "resolving the name") from None
         except OSError as error:

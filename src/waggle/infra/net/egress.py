@@ -29,6 +29,7 @@ from waggle.infra.net import (
     guest_request,
     relay,
 )
+from waggle.infra.net.allowance import Allowance, Metered, Traffic
 from waggle.infra.net.dial import Dialer
 from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
 from waggle.infra.net.gate import Gate, OnDecision, Passage, Reach
@@ -39,7 +40,6 @@ from waggle.infra.net.guest_request import (
     Home,
     Refusal,
     Target,
-    Traffic,
     parse_authority,
     parse_http_url,
 )
@@ -56,7 +56,12 @@ class Session:
     """One connection of the guest. Owns `client` and ends it in every case."""
 
     def __init__(
-        self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic, pace: Pace
+        self,
+        client: Stream,
+        dialer: Dialer,
+        limits: EgressLimits,
+        allowance: Allowance,
+        pace: Pace,
     ) -> None:
         self.passage: Passage | None = None
         """The connection to a server that it uses now; none while it has none."""
@@ -64,7 +69,7 @@ class Session:
         self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._dialer = dialer
         self._limits = limits
-        self._traffic = traffic
+        self._allowance = allowance
         self._pace = pace
 
     async def run(self) -> None:
@@ -159,14 +164,17 @@ class Session:
 
     async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
         self.passage = None
+        await self._allowance.turn()
         if (stream := await self._dialer.at_home(target)) is not None:
             return stream
+        if (spent := self._allowance.spent()) is not None:
+            self._dialer.refuse(target, spent)
         (reader, writer), self.passage = await self._dialer.open(target, seen)
-        return Stream(reader, writer, self._traffic.count_to_internet)
+        return Metered(reader, writer, self._allowance)
 
     async def _answer(self, error: Refusal) -> None:
         """Send the refusal, and announce that this connection ends."""
-        self._traffic.refused += 1
+        self._allowance.count_refusal()
         body = f"{error.text}\n".encode("ascii", "replace")
         headers = [
             error.header,
@@ -195,6 +203,7 @@ class EgressProxy:
         *,
         reach: Reach | None = None,
         limits: EgressLimits | None = None,
+        allowance: Allowance | None = None,
         on_decision: OnDecision = lambda _decision: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -209,7 +218,7 @@ class EgressProxy:
         self._turning_away: set[asyncio.Task[object]] = set()
         self._pace = Pace(now=now)
         self._closed = False
-        self.traffic = Traffic()
+        self._allowance = Allowance() if allowance is None else allowance
 
     def _decided(self, decision: Decision) -> None:
         if not decision.is_allowed:
@@ -246,6 +255,11 @@ class EgressProxy:
         return tuple(refused for at, refused in self._refused if at >= since)
 
     @property
+    def traffic(self) -> Traffic:
+        """The totals of the environment, over all its proxies."""
+        return self._allowance.traffic
+
+    @property
     def active(self) -> int:
         """The number of connections being served now."""
         return len(self._serving)
@@ -256,27 +270,33 @@ class EgressProxy:
         Nothing that the guest or a server does makes it raise. Cancelling it drops the connections
         to the guest and to servers at once.
         """
-        client = Stream(reader, writer, self.traffic.count_to_guest)
+        client = Stream(reader, writer)
         task = asyncio.current_task()
         overflow = len(self._turning_away) >= TURNED_AWAY_AT_ONCE or self._pace.is_over
-        full = len(self._serving) >= self._limits.connections
-        if task is None or self._closed or (full and overflow):
+        full = self._full()
+        if task is None or self._closed or (full is not None and overflow):
             client.abort()
             return
-        self.traffic.connections += 1
-        session = Session(client, self._dialer, self._limits, self.traffic, self._pace)
-        if full:
+        self._allowance.count_connection()
+        session = Session(client, self._dialer, self._limits, self._allowance, self._pace)
+        if full is not None:
             self._turning_away.add(task)
             try:
-                await session.turn_away(guest_request.too_many(self._limits.connections))
+                await session.turn_away(full)
             finally:
                 self._turning_away.discard(task)
             return
         self._serving[task] = session
         try:
-            await session.run()
+            with self._allowance.connected():
+                await session.run()
         finally:
             del self._serving[task]
+
+    def _full(self) -> Refusal | None:
+        if len(self._serving) >= self._limits.connections:
+            return guest_request.too_many(self._limits.connections)
+        return self._allowance.no_connection()
 
     async def aclose(self) -> None:
         """Drop every connection and take no more. Idempotent; returns when all are gone.

@@ -144,6 +144,11 @@ class Gate:
         network = self.network
         return network.default is not Default.PUBLIC or bool(network.rules or network.sets)
 
+    def limited(self, target: Target, refusal: guest_request.Refusal) -> None:
+        """Report that a limit refused a target."""
+        host = guest_request.printable(target.host)
+        self._on_decision(Decision(host, target.port, refusal.code, refusal.reason))
+
     def refuse_other_name(self, target: Target, asked_for: str) -> None:
         """Report a TLS connection that asks for another name than the proxy was given."""
         other = guest_request.printable(asked_for)

@@ -152,20 +152,18 @@ ERROR_HEADER = b"X-Waggle-Error"
 class Refusal(Exception):
     """An answer from the proxy itself. `code` goes into a header, `text` into the body."""
 
-    def __init__(
-        self, status: int, code: str, text: str, *, decision: Decision | None = None
-    ) -> None:
+    def __init__(self, status: int, code: str, text: str, *, reason: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.text = text
-        self.decision = decision
-        """Set if a rule denied the request."""
+        self.reason = reason
+        """Set if a rule or a limit denied the request, which is a decision then."""
 
     @property
     def header(self) -> tuple[bytes, bytes]:
         """X-Waggle-Denied if a rule denied the request, X-Waggle-Error if it failed."""
-        name = ERROR_HEADER if self.decision is None else DENIED_HEADER
+        name = DENIED_HEADER if self.reason else ERROR_HEADER
         return name, self.code.encode("ascii")
 
 
@@ -177,7 +175,7 @@ def printable(text: str) -> str:
 def denied(decision: Decision, network: Network) -> Refusal:
     """403: a rule or the kind of address denies the target."""
     text = f"waggle: {decision.sentence} {next_step(decision, network)}"
-    return Refusal(403, decision.code, text, decision=decision)
+    return Refusal(403, decision.code, text, reason=decision.reason)
 
 
 def malformed(problem: str, status: int = 400) -> Refusal:
@@ -220,12 +218,15 @@ def too_many_names(burst: int, per_second: int) -> Refusal:
         f"waggle: this environment looks up too many new names; it may look up {burst} at once and "
         f"then {per_second} a second. Names that it used just before are free. Try again later."
     )
-    return Refusal(429, "too-many-names", text)
+    return Refusal(429, "too-many-names", text, reason="it looks up too many new names")
 
 
 def too_many(limit: int) -> Refusal:
     """503: the environment has as many connections as it may have."""
-    text = f"waggle: this environment has {limit} connections open, the most it may; close some."
+    text = (
+        f"waggle: this environment has {limit} connections open, the most it may "
+        "(WAGGLE_EGRESS_MAX_CONNECTIONS); close some."
+    )
     return Refusal(503, "too-many-connections", text)
 
 
@@ -245,7 +246,7 @@ class DialTimes:
 class EgressLimits:
     """The limits of one environment's proxy, in seconds and bytes."""
 
-    connections: int = 64
+    connections: int = 128
     """Connections at once; one more gets 503."""
     header_seconds: float = 30.0
     """Time for a whole request head, counted from the end of the previous request."""
@@ -255,21 +256,3 @@ class EgressLimits:
     """Time for the guest to hang up after the last answer."""
     header_bytes: int = 32 * 1024
     dial: DialTimes = field(default_factory=DialTimes)
-
-
-@dataclass(slots=True)
-class Traffic:
-    """The running totals of one environment's proxy."""
-
-    to_guest: int = 0
-    to_internet: int = 0
-    connections: int = 0
-    refused: int = 0
-
-    def count_to_guest(self, size: int) -> None:
-        """Add bytes written to the guest."""
-        self.to_guest += size
-
-    def count_to_internet(self, size: int) -> None:
-        """Add bytes written to servers."""
-        self.to_internet += size
