@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of a guest to its proxy, from its first request to its end.
+
+`egress` makes a session for each connection that it takes. A session reads heads with h11, has
+`dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`). Must
+not know environments. The guest is hostile: every wait has an end, every buffer has a size,
+refusals are paced since one costs about 1 ms of the event loop, and only h11 interprets the guest's
+bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+
+from waggle.domain.network.judging import Seen
+from waggle.infra.net import (
+    PeerGone,
+    Stream,
+    guest_request,
+    relay,
+)
+from waggle.infra.net.allowance import Allowance, Metered
+from waggle.infra.net.dial import Dialer
+from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
+from waggle.infra.net.gate import Passage
+from waggle.infra.net.guest_request import (
+    BadTarget,
+    EgressLimits,
+    Refusal,
+    Target,
+    parse_authority,
+    parse_http_url,
+)
+from waggle.infra.net.pace import Pace
+
+REQUEST_TIMEOUT = 408
+HEAD_TOO_LARGE = 431
+LENGTH_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Session:
+    """One connection of the guest. Owns `client` and ends it in every case."""
+
+    def __init__(
+        self,
+        client: Stream,
+        dialer: Dialer,
+        limits: EgressLimits,
+        allowance: Allowance,
+        pace: Pace,
+    ) -> None:
+        self.passage: Passage | None = None
+        """The connection to a server that it uses now; none while it has none."""
+        self._client = client
+        self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
+        self._dialer = dialer
+        self._limits = limits
+        self._allowance = allowance
+        self._pace = pace
+
+    async def run(self) -> None:
+        """Serve requests until one of them ends the connection. Cancelling drops everything.
+
+        A refusal is delayed when the guest has had many.
+        """
+        try:
+            try:
+                while await self._one_request():
+                    self._peer.http.start_next_cycle()
+            except Refusal as error:
+                if (seconds := self._pace.take()) > 0:
+                    await asyncio.sleep(seconds)
+                await self._answer(error)
+            await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        except (PeerGone, TimeoutError, h11.ProtocolError):
+            pass  # one side broke off in the middle: there is nobody to answer
+        finally:
+            self._client.abort()
+
+    async def turn_away(self, error: Refusal) -> None:
+        """Answer with `error` without looking at the request."""
+        self._pace.take()
+        try:
+            await self._answer(error)
+            await self._client.finish(self._limits.linger_seconds, self._limits.linger_seconds)
+        except PeerGone:
+            pass
+        finally:
+            self._client.abort()
+
+    async def _one_request(self) -> bool:
+        """Serve the next request; return whether another may follow on this connection."""
+        request = await self._read_head()
+        if request is None:
+            return False
+        try:
+            if request.method == b"CONNECT":
+                await self._connect(request)
+                return False
+            await self._forward(request)
+        except BadTarget as error:
+            raise guest_request.malformed(str(error)) from None
+        http = self._peer.http
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    async def _read_head(self) -> h11.Request | None:
+        try:
+            async with asyncio.timeout(self._limits.header_seconds):
+                event = await self._peer.next_event()
+        except TimeoutError:
+            if not self._peer.http.trailing_data[0]:
+                return None
+            raise guest_request.malformed("its head took too long", REQUEST_TIMEOUT) from None
+        except h11.RemoteProtocolError as error:
+            status = error.error_status_hint
+            problem = "too large a head" if status == HEAD_TOO_LARGE else "not valid HTTP/1.1"
+            raise guest_request.malformed(problem, status) from None
+        if not isinstance(event, h11.Request):
+            return None
+        names = {name for name, _ in event.headers}
+        ambiguous = b"content-length" in names or event.http_version != HTTP_1_1
+        if b"transfer-encoding" in names and ambiguous:
+            raise guest_request.malformed("the length of its body is ambiguous")
+        return event
+
+    async def _connect(self, request: h11.Request) -> None:
+        target = parse_authority(request.target.decode("ascii"))
+        if any(name in LENGTH_HEADERS for name, _ in request.headers):
+            raise guest_request.malformed("CONNECT has no body")
+        upstream = await self._dial(target)
+        try:
+            await self._peer.next_event()  # the end of the request, as h11 sees it
+            await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
+            early, _ = self._peer.http.trailing_data
+            idle = self._limits.idle_seconds
+            await relay(self._client, upstream, early, idle, self._dialer.name_check(target))
+            await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        finally:
+            upstream.abort()
+
+    async def _forward(self, request: h11.Request) -> None:
+        target, path = parse_http_url(request.target.decode("ascii"))
+        upstream = await self._dial(target, Seen(request.method.decode("ascii"), path))
+        try:
+            server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
+            exchange = Exchange(self._peer, server, target.host)
+            await exchange.run(request_for(request, target, path), self._limits.idle_seconds)
+        finally:
+            upstream.abort()
+
+    async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
+        self.passage = None
+        await self._allowance.turn()
+        if (stream := await self._dialer.at_home(target)) is not None:
+            return stream
+        if (spent := self._allowance.spent()) is not None:
+            self._dialer.refuse(target, spent)
+        (reader, writer), self.passage = await self._dialer.open(target, seen)
+        return Metered(reader, writer, self._allowance)
+
+    async def _answer(self, error: Refusal) -> None:
+        """Send the refusal, and announce that this connection ends."""
+        self._allowance.count_refusal()
+        body = f"{error.text}\n".encode("ascii", "replace")
+        headers = [
+            error.header,
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", str(len(body)).encode("ascii")),
+            (b"Connection", b"close"),
+        ]
+        head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
+        await self._peer.send(head, *([] if self._peer.asked_head else [h11.Data(data=body)]))
