@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a name that a guest asks for to a connection: resolve, judge every address, connect.
 
-`egress` calls its environment's `Dialer`. A socket connects to exactly the address object that was
+A session calls its environment's `Dialer`. A socket connects to exactly the address object that was
 judged, and the name is not looked up again: a name server that changes its answer (DNS rebinding)
 gains nothing.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One plain HTTP request passed on to its server, and the answer passed back.
 
-Called by `egress` once the connection to the server is open; `HttpPeer` serves `egress` too. h11
+Called by `session` once the connection to the server is open; `HttpPeer` serves it too. h11
 parses and frames both messages anew, so both sides agree where a message ends; this file adds
 reading, writing, fairness and the list of hop-by-hop headers. Every request has its own connection
 to the server. Upgrades and trailers are not passed on.
