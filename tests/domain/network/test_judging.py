@@ -79,7 +79,18 @@ def test_names_of_rules_stand_for_these() -> None:
     sets = {"git": [parse_rule("git.example.org"), parse_rule("deny evil.example.org")]}
     assert judge("@git", sets=sets).name("git.example.org", 443).result.rule == "git.example.org"
     assert judge("public, @git", sets=sets).name("evil.example.org", 443).result.is_denied
-    assert judge("@unknown", sets=sets).name("git.example.org", 443).result.code == "no-rule"
+
+
+def test_named_rules_that_are_gone_allow_nothing_because_they_might_have_denied() -> None:
+    sets = {"git": [parse_rule("git.example.org")]}
+    for own, maximum in (("public, @gone", "public"), ("@git, @gone, example.org", "public")):
+        judged = judge(own, maximum, sets).name("example.org", 443).result
+        assert (judged.code, judged.is_denied) == ("unknown-rules", True)
+        assert "@gone" in judged.reason
+        address = judge(own, maximum, sets).address(ip_address("9.9.9.9"), 443).result
+        assert address.code == "unknown-rules"
+    limited = judge("public", "@gone", sets).name("example.org", 443).result
+    assert (limited.code, "WAGGLE_MAX_NETWORK" in limited.reason) == ("maximum", True)
 
 
 def test_a_network_in_a_rule_opens_what_is_not_public_if_the_maximum_has_it_too() -> None:

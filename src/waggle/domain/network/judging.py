@@ -146,10 +146,13 @@ class _Side:
         """`web` are the ports that a destination on the internet has without a rule."""
         self._default = network.default
         self._web = web
+        self._unknown = _unknown(network, sets)
         named = [rule for name in network.sets for rule in sets.get(name, ())]
         self._table = RuleTable([*network.rules, *named])
 
     def name(self, name: str, port: int, seen: Seen | None) -> Judgement:
+        if self._unknown is not None:
+            return self._unknown
         found = _find(self._table.for_name(name, port), seen)
         if (decided := _by_rule(found)) is not None:
             return decided
@@ -160,6 +163,8 @@ class _Side:
     def address(
         self, address: Address, port: int, seen: Seen | None, name: Judgement | None
     ) -> Judgement:
+        if self._unknown is not None:
+            return self._unknown
         decided = _by_rule(_find(self._table.for_address(address, port), seen))
         if name is None or name.outcome is Outcome.UNDECIDED:
             return decided or self._by_default(port)
@@ -177,6 +182,14 @@ class _Side:
         if self._web is not None and port not in self._web:
             return _denied("port", f"port {port} is not open without a rule for it")
         return Judgement(Outcome.ALLOWED, "allowed", "", str(self._default))
+
+
+def _unknown(network: Network, sets: Mapping[str, Sequence[Rule]]) -> Judgement | None:
+    """Return what denies everything where named rules are missing: they might deny anything."""
+    missing = [f"@{name}" for name in network.sets if name not in sets]
+    if not missing:
+        return None
+    return _denied("unknown-rules", f"the operator's file no longer has {', '.join(missing[:5])}")
 
 
 def _by_rule(found: _Found) -> Judgement | None:
