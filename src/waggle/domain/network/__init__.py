@@ -97,7 +97,7 @@ def parse_network(given: str | Iterable[str]) -> Network:
             f"A network is only one of {' and '.join(defaults)}.", hint="Leave one of them out."
         )
     default = next(iter(defaults.values()), Default.RULES)
-    sets = [_set_name(item) for item in items if item.startswith("@")]
+    sets = [parse_set_name(item[1:]) for item in items if item.startswith("@")]
     rules = [parse_rule(i) for i in items if i not in defaults and not i.startswith("@")]
     network = Network(default, tuple(dict.fromkeys(rules)), tuple(dict.fromkeys(sets)))
     if network.is_none and (rules or sets):
@@ -110,11 +110,11 @@ def _split(text: str) -> Sequence[str]:
     return [item.strip() for item in re.split(r",(?![A-Z])|,\s+", text)]
 
 
-def _set_name(item: str) -> str:
-    name = item[1:]
+def parse_set_name(name: str) -> str:
+    """Return the name of a set of rules, without its `@`. Raises InvalidArgument."""
     if not _SET.fullmatch(name):
         raise InvalidArgument(
-            f"{item[:80]!a} is no name of rules.",
+            f"{f'@{name}'[:80]!a} is no name of rules.",
             hint="Use @ and lower-case letters, digits, '-' or '_', as in @packages.",
         )
     return name

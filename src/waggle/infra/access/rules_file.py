@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named network rules from a TOML file, read again when it changes.
+
+    [rules]
+    git = ["git.example.org", "*.git.example.org:22"]
+    internal = ["10.1.0.0/16:5432", "deny 10.1.9.0/24"]
+
+`operator_rules` has the files of this form. Errors name file and place, and repeat a rule only as
+`domain.network.rules` does. Knows no settings, and not what the names mean.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, cast
+
+import structlog
+
+from waggle.domain.errors import InvalidArgument, SettingsInvalid
+from waggle.domain.network.rules import Rule, parse_rule
+from waggle.infra.shared.files import atomic_write
+from waggle.shipped import document
+
+log = structlog.get_logger(__name__)
+
+MAX_BYTES: Final = 1 << 20
+MAX_RULES: Final = 10_000
+CHECK_SECONDS: Final = 1.0
+_FORBIDDEN: Final = 0o022
+"""Mode bits that a file of rules must not have: others could open the network."""
+
+RuleSets = Mapping[str, tuple[Rule, ...]]
+NOTHING: Final[RuleSets] = MappingProxyType({})
+_Mark = tuple[int, int, int, int, int]
+
+
+def parse_rule_sets(text: str, table: str, parse_name: Callable[[str], str]) -> RuleSets:
+    """Return the rules of the file's only table by name. Raises SettingsInvalid with the place."""
+    try:
+        document: dict[str, object] = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsInvalid(f"it is not TOML: {error or 'nested too deeply'}") from None
+    for other in document.keys() - {table}:
+        raise SettingsInvalid(f"{other[:40]!a}: only the table [{table}] is known")
+    named = document.get(table, {})
+    if not isinstance(named, dict):
+        raise SettingsInvalid(f"{table} is no table of lists")
+    found: dict[str, tuple[Rule, ...]] = {}
+    count = 0
+    for name, entries in cast("dict[str, object]", named).items():
+        place = f"{table}.{ascii(name[:64])[1:-1]}"
+        try:
+            key = parse_name(name)
+        except InvalidArgument as error:
+            raise SettingsInvalid(f"{place}: {error.message}") from None
+        if not isinstance(entries, list):
+            raise SettingsInvalid(f"{place} is no list of rules")
+        rules = cast("list[object]", entries)
+        if (count := count + len(rules)) > MAX_RULES:
+            raise SettingsInvalid(f"{place}: there are over {MAX_RULES} rules")
+        read = [_rule(place, number, entry) for number, entry in enumerate(rules, 1)]
+        found[key] = tuple(dict.fromkeys(read))
+    return MappingProxyType(found)
+
+
+def _rule(place: str, number: int, entry: object) -> Rule:
+    if not isinstance(entry, str):
+        raise SettingsInvalid(f"{place}, entry {number}: it is no text")
+    if entry.startswith("@"):
+        raise SettingsInvalid(f"{place}, entry {number}: a set cannot name another set")
+    try:
+        return parse_rule(entry)
+    except InvalidArgument as error:
+        raise SettingsInvalid(f"{place}, entry {number}: {error.message}") from None
+
+
+class RulesFile:
+    """The rules of one file. If it becomes unusable later, the last good rules stay.
+
+    Looks for changes when it is used, at most once a second.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        table: str,
+        parse_name: Callable[[str], str],
+        *,
+        monotonic: Callable[[], float],
+        required: Collection[str] = (),
+        may_miss: bool = False,
+    ) -> None:
+        """Load it. `required` names must be in it; with `may_miss` there may be no file.
+
+        Raises SettingsInvalid if it cannot be used.
+        """
+        self.path = path
+        self._table = table
+        self._parse_name = parse_name
+        self._monotonic = monotonic
+        self._required = frozenset(required)
+        self._may_miss = may_miss
+        self.problem: str | None = None
+        """Why the file as it is now is not in use, if that is so."""
+        self._version = 1
+        self._sets, self._mark = self._load()
+        self._checked = monotonic()
+
+    @property
+    def version(self) -> int:
+        """A number that changes with the rules."""
+        self._refresh()
+        return self._version
+
+    @property
+    def sets(self) -> RuleSets:
+        """The rules by name."""
+        self._refresh()
+        return self._sets
+
+    def replace(self, sets: RuleSets, data: bytes) -> None:
+        """Use these rules, and write them as `data`. Raises OSError. May run in a thread."""
+        atomic_write(self.path, data, 0o600)
+        self._sets, self._mark = sets, _mark(self.path.stat())
+        self._version += 1
+
+    def _refresh(self) -> None:
+        now = self._monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        try:
+            mark = _mark(self.path.stat())
+        except OSError:
+            mark = None
+        if mark == self._mark:
+            return
+        try:
+            self._sets, self._mark = self._load()
+        except SettingsInvalid as error:
+            self._mark, self.problem = mark, error.message
+            log.error("network_rules_not_reloaded", why=error.message, kept=len(self._sets))
+        else:
+            self.problem = None
+            self._version += 1
+            log.info("network_rules_reloaded", file=str(self.path), sets=len(self._sets))
+
+    def _load(self) -> tuple[RuleSets, _Mark | None]:
+        try:
+            text, mark = _read(self.path)
+        except FileNotFoundError as error:
+            if not self._may_miss:
+                raise _unusable(self.path, error.strerror) from error
+            return NOTHING, None
+        except OSError as error:
+            raise _unusable(self.path, error.strerror) from error
+        try:
+            sets = parse_rule_sets(text, self._table, self._parse_name)
+        except SettingsInvalid as error:
+            raise _unusable(self.path, error.message) from None
+        if missing := sorted(self._required - sets.keys()):
+            raise _unusable(
+                self.path,
+                f"it has no {' and no '.join(missing)}, which WAGGLE_DEFAULT_NETWORK or "
+                "WAGGLE_MAX_NETWORK name",
+            )
+        return sets, mark
+
+
+def _unusable(path: Path, why: object) -> SettingsInvalid:
+    return SettingsInvalid(
+        f"The network rules in {path} cannot be used: {why}.",
+        hint=f"{document('network.md')} describes such a file.",
+    )
+
+
+def _read(path: Path) -> tuple[str, _Mark]:
+    # Not blocking: a named pipe is refused below, not waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _unusable(path, "it is no regular file")
+        if status.st_mode & _FORBIDDEN or status.st_uid not in (0, os.geteuid()):
+            raise _unusable(path, "users other than root and the server's may write it")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise _unusable(path, f"it is over {MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8"), _mark(status)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _unusable(path, f"line {line} is not UTF-8") from None
+
+
+def _mark(status: os.stat_result) -> _Mark:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
