@@ -35,7 +35,7 @@ from waggle.mcp.results.pictures import MAX_IMAGE_BYTES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.surfaces import instructions
 from waggle.mcp.tools import all_tools
-from waggle.service.environments.provision import PortService
+from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files import FilesystemService

@@ -13,6 +13,7 @@ from waggle.app.values import execution_limits
 from waggle.config import load
 from waggle.domain.access import MIN_SHORT
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.domain.exposure import MAX_EXPOSED_PORTS
 from waggle.domain.files import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.domain.files.search import MAX_DEPTH, MAX_ENTRIES, SEARCH_SECONDS
 from waggle.domain.files.tree import (
@@ -21,7 +22,6 @@ from waggle.domain.files.tree import (
     MAX_TREE_ENTRIES,
     MAX_TREE_FILE,
 )
-from waggle.domain.machine import MAX_EXPOSED_PORTS
 from waggle.domain.programs import HOME, MAX_CODE_BYTES
 from waggle.domain.programs.job import MAX_INPUT_BYTES, MAX_WAIT_SECONDS, SIGNALS
 from waggle.domain.programs.runtime import MAX_PACKAGES

@@ -4,7 +4,7 @@
 import pytest
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.machine import ExposedPort, parse_guest_port
+from waggle.domain.exposure import ExposedPort, parse_guest_port
 
 
 @pytest.mark.parametrize("port", [1, 80, 8000, 65_535])

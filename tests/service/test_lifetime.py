@@ -12,11 +12,11 @@ from tests.support.guest import USED
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunning
-from waggle.domain.machine import ExposedPort
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.programs import Command
 from waggle.domain.programs.job import JobKind
 from waggle.service.environments.pausing import Reaper
-from waggle.service.environments.provision import PortService
+from waggle.service.environments.ports import PortService
 from waggle.service.programs import What
 
 pytestmark = pytest.mark.anyio
@@ -238,4 +238,4 @@ class TestPorts:
                 await ports.expose(environment.id, 1, owner=OTHER)
             with pytest.raises(NotFound):
                 await ports.unexpose(environment.id, 1, owner=OTHER)
-            assert here.host.only.ports == {}
+            assert here.host.listening[0].open == {}

@@ -21,9 +21,11 @@ import anyio.lowlevel
 from tests.support.fakes import FakeGuest
 from tests.support.guest import FakeFrozenMachine
 from tests.support.kept_jobs import copies
+from tests.support.listening import FakeListeners
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
+from waggle.domain.exposure import Visit
 from waggle.domain.host import FrozenMachine, Progress
 from waggle.domain.machine import DiskUse, Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
@@ -190,6 +192,8 @@ class Host:
     free: int = 1 << 40
     used: dict[str, int] = field(default_factory=dict[str, int])
     prepare: Callable[[Guest], None] = lambda _guest: None
+    listening: list[FakeListeners] = field(default_factory=list[FakeListeners])
+    """Those of all environments, also of ended ones."""
 
     @property
     def only(self) -> Guest:
@@ -242,6 +246,10 @@ class Host:
         guest = await self.create(environment, progress, frozen)
         self.on_disk.remove(environment.id)
         return guest
+
+    def listeners(self, visit: Visit) -> FakeListeners:
+        self.listening.append(FakeListeners(visit))
+        return self.listening[-1]
 
     def require_disk(self) -> None:
         if self.disk_error is not None:
@@ -389,6 +397,7 @@ class World:
         assert self.service.all() == []
         assert self.host.machines == 0
         assert {guest.freed for guest in self.host.guests.values()} <= {1}
+        assert all(listeners.open == {} for listeners in self.host.listening)
 
 
 class Ids:

@@ -17,10 +17,12 @@ from tests.support.guest import FakeFrozenMachine, FakeGuest
 from tests.support.guest_files import FakeFile
 from tests.support.guest_programs import output
 from tests.support.kept_jobs import copies
+from tests.support.listening import FakeListeners
 
 from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, FrozenMachineUnusable
+from waggle.domain.exposure import Listeners, Visit
 from waggle.domain.host import FrozenMachine, Progress
 from waggle.domain.machine import DiskUse, VmmProcess
 from waggle.domain.snapshot import Snapshot
@@ -58,6 +60,7 @@ class FakeHost:
     can_freeze: bool = True
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
     disk_error: DiskFull | None = None
+    listeners: Callable[[Visit], Listeners] = FakeListeners
 
     @property
     def only(self) -> FakeGuest:

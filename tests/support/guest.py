@@ -7,6 +7,7 @@ Lists record everything that happened. Made by `tests.support.fakes.FakeHost`.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,9 @@ from tests.support.guest_programs import FakePrograms
 from tests.support.kept_jobs import KeptJob, copies
 
 from waggle.domain.errors import DiskFull, GuestMisbehaves
-from waggle.domain.machine import ExposedPort, ResourceUse
+from waggle.domain.exposure import ByteStream
+from waggle.domain.machine import ResourceUse
+from waggle.infra.net import Stream
 
 USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
 
@@ -42,13 +45,15 @@ class FakeGuest(FakePrograms):
     """A guest. Set `destroy_error` or `freeze_error` to make those calls fail.
 
     `listening` holds the guest's ports that answer, `tried_ports` those that `answers` tried, with
-    the seconds.
+    the seconds. `servers` leads from its ports to servers of the test on loopback, and
+    `connected_ports` lists the connections to them, which `connect_hold` keeps waiting.
     """
 
     destroy_error: Exception | None = None
     used: ResourceUse = USED
-    ports: dict[int, int] = field(default_factory=dict[int, int])
-    visit: Callable[[], None] = lambda: None
+    servers: dict[int, int] = field(default_factory=dict[int, int])
+    connected_ports: list[int] = field(default_factory=list[int])
+    connect_hold: anyio.Event | None = None
     stall: Callable[[DiskFull | None], None] = lambda _why: None
     misbehave: Callable[[GuestMisbehaves], None] = lambda _error: None
     listening: set[int] = field(default_factory=set[int])
@@ -61,27 +66,21 @@ class FakeGuest(FakePrograms):
         await anyio.lowlevel.checkpoint()
         return None if self.dead.is_set() else self.used
 
-    @property
-    def exposed(self) -> tuple[ExposedPort, ...]:
-        return tuple(ExposedPort(*ports) for ports in self.ports.items())
-
-    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
-        await anyio.lowlevel.checkpoint()
-        free = local_port or 40_000 + len(self.ports)
-        return ExposedPort(port, self.ports.setdefault(port, free))
-
     def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         self.stall = notify
 
     def when_misbehaves(self, notify: Callable[[GuestMisbehaves], None]) -> None:
         self.misbehave = notify
 
-    def when_visited(self, notify: Callable[[], None]) -> None:
-        self.visit = notify
-
-    async def unexpose(self, port: int) -> bool:
+    async def connect_to(self, port: int) -> ByteStream | None:
         await anyio.lowlevel.checkpoint()
-        return self.ports.pop(port, None) is not None
+        self.connected_ports.append(port)
+        if self.connect_hold is not None:
+            await self.connect_hold.wait()
+        if port not in self.servers:
+            return None
+        made = await asyncio.open_connection("127.0.0.1", self.servers[port])
+        return Stream(*made)
 
     async def answers(self, port: int, seconds: float) -> bool:
         await anyio.lowlevel.checkpoint()
@@ -93,7 +92,6 @@ class FakeGuest(FakePrograms):
         return self.cause
 
     async def pause(self) -> None:
-        self.ports.clear()
         self.detached.set()
         self.hang_up()
         await self._obey("pause")

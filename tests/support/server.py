@@ -38,7 +38,7 @@ from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS, all_tools
 from waggle.service.environments.creating import Pausing
-from waggle.service.environments.provision import PortService
+from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService

@@ -97,7 +97,8 @@ class Ground:
         assert self.foreign.files == _secrets()
         (snapshot,) = self.rig.services.snapshots.list(owner=_STRANGER)
         assert snapshot.id == FOREIGN_SNAPSHOT
-        assert (self.foreign.destroys, self.foreign.ports, self.foreign.tried_ports) == (0, {}, [])
+        assert environment.exposed == ()
+        assert (self.foreign.destroys, self.foreign.tried_ports) == (0, [])
 
 
 def _secrets() -> dict[str, FakeFile]:

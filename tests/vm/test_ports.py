@@ -14,7 +14,9 @@ from tests.support.leaks import Leaks
 from tests.support.vm import Lab, root, sh
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.machine import ExposedPort
+from waggle.domain.exposure import StreamLost
+from waggle.domain.programs.guest_job import Detached
+from waggle.infra.net import Stream
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.usefixtures("leaks")]
@@ -32,34 +34,47 @@ async def serving(guest: LocalGuest, script: str) -> AsyncGenerator[None]:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, Detached):
             await task
 
 
-async def ask(exposed: ExposedPort, path: str) -> bytes:
+async def connected(guest: LocalGuest, port: int) -> Stream:
+    """Return a connection to a port on which something listens soon."""
+    assert await guest.answers(port, 30)
+    stream = await guest.connect_to(port)
+    assert stream is not None
+    return stream
+
+
+async def rest(stream: Stream) -> bytes:
+    """Return all that comes until the end, and close."""
+    whole = bytearray()
+    while data := await stream.read():
+        whole += data
+    stream.abort()
+    return bytes(whole)
+
+
+async def ask(guest: LocalGuest, port: int, path: str) -> bytes:
     """Return the body of an HTTP server's answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
-    writer.write(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
-    answer = await reader.read(-1)
-    writer.close()
-    await writer.wait_closed()
+    stream = await connected(guest, port)
+    await stream.write(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
+    answer = await rest(stream)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b" 200 " in head.splitlines()[0], head
     return body
 
 
-async def test_a_web_server_of_the_guest_answers(guest: LocalGuest) -> None:
-    await root(guest, "mkdir -p /tmp/www && echo hello > /tmp/www/index.html")
-    script = f"{BUSYBOX} httpd -f -p 127.0.0.1:8000 -h /tmp/www"
-    async with asyncio.timeout(PATIENCE), serving(guest, script):
-        exposed = await guest.expose(8000)
-        assert await guest.answers(8000, 30)
-        assert await ask(exposed, "index.html") == b"hello\n"
-        assert (guest.exposed, await guest.expose(8000)) == ((exposed,), exposed)
-    assert await guest.unexpose(8000)
-    assert not await guest.unexpose(8000)
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", exposed.local_port)
+async def test_web_servers_of_the_guest_answer_on_both_loopbacks_and_on_low_ports(
+    guest: LocalGuest,
+) -> None:
+    """As the ordinary user, who may listen on port 80."""
+    await root(guest, "mkdir -p /tmp/www && echo hello > /tmp/www/index.html; ip link set lo up")
+    places = {8000: "127.0.0.1:8000", 8001: "[::1]:8001", 80: "127.0.0.1:80"}
+    for port, place in places.items():
+        script = f"{BUSYBOX} httpd -f -p {place} -h /tmp/www"
+        async with asyncio.timeout(PATIENCE), serving(guest, script):
+            assert await ask(guest, port, "index.html") == b"hello\n"
 
 
 async def test_large_bodies_pass_both_ways_and_each_direction_ends_separately(
@@ -68,73 +83,51 @@ async def test_large_bodies_pass_both_ways_and_each_direction_ends_separately(
     """The guest echoes its input until the client ends, and then ends too."""
     script = f"{BUSYBOX} nc -ll -p 8001 -e {BUSYBOX} cat"
     async with asyncio.timeout(2 * PATIENCE), serving(guest, script):
-        exposed = await guest.expose(8001)
-        assert await guest.answers(8001, 30)
-        reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
+        stream = await connected(guest, 8001)
         body = bytes(range(256)) * (SIZE // 256)
 
         async def send() -> None:
-            writer.write(body)
-            await writer.drain()
-            writer.write_eof()
+            await stream.write(body)
+            stream.write_eof()
 
         sending = asyncio.create_task(send())
-        assert await reader.read(-1) == body
+        assert await rest(stream) == body
         await sending
-        writer.close()
-        await writer.wait_closed()
-    await guest.unexpose(8001)
 
 
-async def test_an_exposed_port_without_a_listener_hangs_up(guest: LocalGuest) -> None:
-    exposed = await guest.expose(8002)
+async def test_a_port_without_a_listener_is_refused(guest: LocalGuest) -> None:
     assert not await guest.answers(8002, 0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
-    with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(-1), PATIENCE) == b""
-    writer.close()
-    await guest.unexpose(8002)
+    assert await guest.connect_to(8002) is None
 
 
-async def test_closing_a_port_ends_a_connection_held_open_by_the_guest(guest: LocalGuest) -> None:
+async def test_a_pause_ends_connections_held_open_by_the_guest(guest: LocalGuest) -> None:
     script = f"{BUSYBOX} nc -ll -p 8003 -e {BUSYBOX} sleep 300"
     async with asyncio.timeout(2 * PATIENCE), serving(guest, script):
-        exposed = await guest.expose(8003)
-        assert await guest.answers(8003, 30)
-        reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
-        writer.write(b"nobody reads this")
-        await writer.drain()
+        stream = await connected(guest, 8003)
+        await stream.write(b"nobody reads this")
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(reader.read(1), 0.5)
-        await guest.unexpose(8003)
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read(-1) == b""
-        writer.close()
+            await asyncio.wait_for(stream.read(1), 0.5)
+        await guest.pause()
+        with contextlib.suppress(StreamLost):
+            assert await stream.read() == b""
+        stream.abort()
+        await guest.unpause()
 
 
 FLOOD = f"{BUSYBOX} nc -ll -p 8004 -e {BUSYBOX} yes"
 
 
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+async def connect_to_the_flood(guest: LocalGuest) -> Stream:
+    stream = await connected(guest, 8004)
+    assert await stream.read(4) == b"y\ny\n"
+    return stream  # nobody reads on, so its buffer fills up, and then all others
 
 
-async def connect_to_the_flood(guest: LocalGuest) -> Connection:
-    exposed = await guest.expose(8004)
-    assert await guest.answers(8004, 30)
-    reader, writer = await asyncio.open_connection("127.0.0.1", exposed.local_port)
-    assert await reader.readexactly(4) == b"y\ny\n"
-    return reader, writer  # nobody reads on, so its buffer fills up, and then all others
-
-
-async def drained(connection: Connection) -> None:
+async def drained(stream: Stream) -> None:
     """Read to the end, which may be a broken connection, and close."""
-    reader, writer = connection
-    with contextlib.suppress(ConnectionResetError):
-        while await reader.read(1 << 16):
-            pass
-    writer.close()
-    with contextlib.suppress(ConnectionResetError):
-        await writer.wait_closed()
+    with contextlib.suppress(StreamLost):
+        await rest(stream)
+    stream.abort()
 
 
 async def test_destroying_ends_open_connections_and_leaves_nothing(lab: Lab) -> None:
@@ -142,13 +135,11 @@ async def test_destroying_ends_open_connections_and_leaves_nothing(lab: Lab) -> 
     guest = await lab.guest()
     flooding = asyncio.create_task(guest.run(sh(FLOOD, timeout=300.0)))
     connection = await connect_to_the_flood(guest)
-    assert len(guest.exposed) == 1
     async with asyncio.timeout(PATIENCE):
         await guest.destroy()
         await drained(connection)
-    assert (guest.exposed, await guest.answers(8004, 0)) == ((), False)
-    with pytest.raises(GuestLost):
-        await guest.expose(8004)
+    assert not await guest.answers(8004, 0)
+    assert await guest.connect_to(8004) is None
     with pytest.raises(GuestLost):
         await flooding
     await watch.settle()

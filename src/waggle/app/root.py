@@ -53,7 +53,7 @@ from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
 from waggle.service.environments.pausing import Reaper
-from waggle.service.environments.provision import PortService
+from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.machine import Resources, VmmProcess
 from waggle.domain.network import Network
 from waggle.domain.programs import HOME
@@ -77,7 +78,8 @@ class Environment:
     its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
     paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
     last connected to one of its exposed ports. `variables` are for all its programs, `packages`
-    were requested when it was created. `fork_of` is set for forks.
+    were requested when it was created. `fork_of` is set for forks. `exposed` has its exposed ports,
+    oldest first, also while it is paused.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Environment:
     packages: tuple[str, ...] = ()
     notice: str | None = None
     fork_of: Origin | None = None
+    exposed: tuple[ExposedPort, ...] = ()
 
     def copy(self, environment_id: str, now: datetime, call: str) -> Environment:
         """Return a fork of this one, of the same owner, that is to be created in that call."""

@@ -227,6 +227,14 @@ class TooManyPorts(WaggleError):
     default_hint = "Close one with unexpose_port; get_environment lists them."
 
 
+class TooManyVisits(WaggleError):
+    """The exposed ports of the environment have as many connections as they may."""
+
+    code = "too_many_connections"
+    retryable = True
+    default_hint = "Close some, or try again."
+
+
 class TimedOut(WaggleError):
     """One of waggle's own deadlines passed."""
 

@@ -15,10 +15,11 @@ from typing import Protocol
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestMisbehaves
+from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.machine import DiskUse, ExposedPort, ResourceUse, VmmProcess
+from waggle.domain.machine import DiskUse, ResourceUse, VmmProcess
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.domain.programs.guest_job import JobsOfGuest
 
@@ -164,19 +165,6 @@ class Guest(JobsOfGuest, Protocol):
         """Return its use of the host without asking the guest; None if its machine is gone."""
         ...
 
-    @property
-    def exposed(self) -> tuple[ExposedPort, ...]:
-        """Its ports that can be reached from the server's 127.0.0.1, oldest first."""
-        ...
-
-    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
-        """Expose a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
-
-        Takes `local_port` if that is free, else any. Lasts until `unexpose`, a pause or `destroy`.
-        Raises TooManyPorts, or GuestLost when it is destroyed.
-        """
-        ...
-
     def when_stalled(self, notify: Callable[[DiskFull | None], None], /) -> None:
         """Call `notify` with the cause when a write that the host's disk refuses stops the machine.
 
@@ -189,12 +177,12 @@ class Guest(JobsOfGuest, Protocol):
         """Call `notify` when the guest is no longer used because it misbehaved."""
         ...
 
-    def when_visited(self, notify: Callable[[], None], /) -> None:
-        """Call `notify` now and then while a client is connected to an exposed port."""
-        ...
+    async def connect_to(self, port: int) -> ByteStream | None:
+        """Connect to a TCP port of its 127.0.0.1, or else of its ::1.
 
-    async def unexpose(self, port: int) -> bool:
-        """Close the port with all its connections; return whether it was exposed."""
+        None if nothing answers there within 10 s, or too many connections are unanswered already.
+        The caller aborts the stream. Safe to cancel.
+        """
         ...
 
     async def answers(self, port: int, seconds: float) -> bool:
@@ -202,7 +190,7 @@ class Guest(JobsOfGuest, Protocol):
         ...
 
     async def pause(self) -> None:
-        """Stop its processors, and close its connections and exposed ports; its memory stays.
+        """Stop its processors, and close its connections; its memory stays.
 
         Idempotent. Raises GuestLost.
         """
@@ -269,6 +257,10 @@ class EnvironmentHost(Protocol):
 
         Idempotent. Not for an environment that this server runs.
         """
+        ...
+
+    def listeners(self, visit: Visit, /) -> Listeners:
+        """Return listeners for one environment, whose connections call `visit`. Close them."""
         ...
 
     @property

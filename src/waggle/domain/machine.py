@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine: its resources, network policy, exposed ports, and the protocols of its hypervisor.
+"""A machine: its resources, network policy, and the protocols of its hypervisor.
 
 `waggle.infra.qemu` and `waggle.infra.krun` implement the protocols for the local environment host:
 a specification goes in, a running machine comes out. Knows nothing of images, SSH or MCP: disks are
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from waggle.domain.errors import DiskFull, InvalidArgument
+from waggle.domain.errors import DiskFull
 
-MAX_EXPOSED_PORTS = 8
 MAX_PORT = 65_535
 GUEST_SSH_PORT = 22
 READY_LINE = b"waggle: ready"
@@ -66,28 +65,6 @@ class DiskUse:
 
     free: int
     of_environments: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ExposedPort:
-    """A TCP port of the guest's 127.0.0.1 that is reachable on the server's 127.0.0.1."""
-
-    port: int
-    local_port: int
-
-    @property
-    def url(self) -> str:
-        """The URL of an HTTP server behind it."""
-        return f"http://127.0.0.1:{self.local_port}/"
-
-
-def parse_guest_port(port: int) -> int:
-    """Return a port that programs can listen on. Raises InvalidArgument outside 1 to 65535."""
-    if not 1 <= port <= MAX_PORT:
-        raise InvalidArgument(
-            f"port must be 1 to {MAX_PORT}.", hint="Use the port that the program listens on."
-        )
-    return port
 
 
 @dataclass(frozen=True, slots=True)

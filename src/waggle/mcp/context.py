@@ -28,7 +28,7 @@ from waggle.domain.programs.text import last_line
 from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
 from waggle.mcp.errors import clean
-from waggle.service.environments.provision import PortService
+from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files import FilesystemService

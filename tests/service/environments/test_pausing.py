@@ -21,7 +21,6 @@ from waggle.domain.errors import (
     QuotaExceeded,
 )
 from waggle.service.environments.creating import Pausing
-from waggle.service.environments.provision import PortService
 
 pytestmark = pytest.mark.anyio
 
@@ -323,38 +322,3 @@ async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
         ):
             with pytest.raises(Busy):
                 await here.service.roll_back(environment.id, frozen, owner=OWNER)
-
-
-@pytest.mark.parametrize("to_disk", [False, True])
-async def test_exposed_ports_return_on_the_same_local_port(to_disk: bool) -> None:
-    async with world() as here:
-        environment = await here.created()
-        ports = PortService(here.service)
-        first, _ = await ports.expose(environment.id, 8000, owner=OWNER)
-        second, _ = await ports.expose(environment.id, 8001, owner=OWNER)
-        for _ in range(2):
-            await paused(here, environment, to_disk=to_disk)
-            inspected = await here.service.inspect(environment.id, owner=OWNER)
-            assert inspected.ports == ()
-            await use(here, environment)
-            inspected = await here.service.inspect(environment.id, owner=OWNER)
-            assert inspected.ports == (first, second)
-        await ports.unexpose(environment.id, 8000, owner=OWNER)
-        await paused(here, environment, to_disk=to_disk)
-        await use(here, environment)
-        inspected = await here.service.inspect(environment.id, owner=OWNER)
-        assert inspected.ports == (second,)
-
-
-async def test_a_connection_counts_as_use_but_does_not_resume_a_paused_environment() -> None:
-    async with world(pausing=PAUSING) as here:
-        environment = await here.created()
-        visit = here.host.only.visit
-        here.clock.advance(seconds=IDLE.total_seconds() - 1)
-        visit()
-        here.clock.advance(seconds=IDLE.total_seconds() - 1)
-        assert await reaper(here).sweep() == []
-        here.clock.advance(seconds=2)
-        assert await reaper(here).sweep() == [environment.id]
-        visit()  # as from a connection that is just ending
-        assert here.get(environment.id).is_on_disk

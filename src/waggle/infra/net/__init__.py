@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, cast
 
+from waggle.domain.exposure import ByteStream, StreamLost
+
 CHUNK = 32 * 1024
 
 
@@ -73,7 +75,7 @@ class _Receiving(Protocol):
     max_size: int
 
 
-class PeerGone(Exception):
+class PeerGone(StreamLost):
     """The other end of a stream is gone."""
 
 
@@ -167,13 +169,13 @@ async def idle_limit(seconds: float) -> AsyncGenerator[Callable[[], None]]:
         yield touch
 
 
-Begin = Callable[[Stream, bytes], Awaitable[bytes]]
+Begin = Callable[[ByteStream, bytes], Awaitable[bytes]]
 """Reads a client's first bytes, of which some came early, and returns those to pass on."""
 
 
 async def relay(
-    client: Stream,
-    upstream: Stream,
+    client: ByteStream,
+    upstream: ByteStream,
     early: bytes,
     idle_seconds: float,
     begin: Begin | None = None,
@@ -189,15 +191,15 @@ async def relay(
         async with idle_limit(idle_seconds) as touch, asyncio.TaskGroup() as group:
             group.create_task(_pump(client, upstream, touch, early, begin))
             group.create_task(_pump(upstream, client, touch))
-    except* PeerGone:
+    except* StreamLost:
         broken = True
     if broken:
         raise PeerGone
 
 
 async def _pump(
-    source: Stream,
-    sink: Stream,
+    source: ByteStream,
+    sink: ByteStream,
     touch: Callable[[], None],
     first: bytes = b"",
     begin: Begin | None = None,

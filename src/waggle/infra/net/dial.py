@@ -13,6 +13,7 @@ import socket
 from collections.abc import Sequence
 from typing import NoReturn
 
+from waggle.domain.exposure import ByteStream
 from waggle.domain.network.judging import Seen
 from waggle.infra.net import (
     Begin,
@@ -85,7 +86,7 @@ class Dialer:
         if target.address is not None or not self._gate.has_rules:
             return None
 
-        async def begin(client: Stream, data: bytes) -> bytes:
+        async def begin(client: ByteStream, data: bytes) -> bytes:
             data, name = await _server_name(client, data)
             if name and name != target.name:
                 self._gate.refuse_other_name(target, name)
@@ -119,7 +120,7 @@ class Dialer:
         return found[:MAX_ADDRESSES]
 
 
-async def _server_name(client: Stream, data: bytes) -> tuple[bytes, str | None]:
+async def _server_name(client: ByteStream, data: bytes) -> tuple[bytes, str | None]:
     """Return the first bytes of a tunnel, and the name that TLS in them asks for, if any."""
     while True:
         try:

@@ -77,6 +77,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE environments ADD COLUMN last_job INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE environments ADD COLUMN fork_of TEXT",
     ),
+    ("ALTER TABLE environments ADD COLUMN exposed TEXT NOT NULL DEFAULT '[]'",),
 )
 
 

@@ -18,6 +18,7 @@ from typing import cast
 
 from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.domain.environment import Environment, Origin, State
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.machine import Resources, VmmProcess
 from waggle.domain.network import parse_network
 from waggle.domain.programs.runtime import RuntimeName
@@ -29,6 +30,7 @@ COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
     "error", "paused_until", "variables", "packages", "last_job", "fork_of",
+    "exposed",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -60,6 +62,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "packages": json.dumps(environment.packages),
         "last_job": environment.last_job,
         "fork_of": environment.fork_of and json.dumps(asdict(environment.fork_of)),
+        "exposed": json.dumps([[one.port, one.local_port, one.key] for one in environment.exposed]),
     }
 
 
@@ -91,6 +94,10 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         packages=tuple(str(package) for package in json.loads(str(row["packages"]))),
         last_job=_int(row["last_job"]),
         fork_of=None if origin is None else _origin(str(origin)),
+        exposed=tuple(
+            ExposedPort(int(port), int(local), str(key))
+            for port, local, key in json.loads(str(row["exposed"]))
+        ),
     )
 
 

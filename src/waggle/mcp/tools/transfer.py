@@ -16,7 +16,7 @@ from waggle.mcp.results.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_ba
 from waggle.mcp.results.state import ClosedPort, OpenedPort
 from waggle.mcp.schema.parameters import LARGE_RESULTS, EnvironmentId, searchable
 from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
-from waggle.service.environments.provision import WAIT_SECONDS
+from waggle.service.environments.ports import WAIT_SECONDS
 
 _Archive = Annotated[str, Field(description="tar (.gz, .bz2, .xz, .zst) or zip, as base64.")]
 _Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")]

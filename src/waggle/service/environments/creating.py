@@ -14,46 +14,39 @@ from datetime import datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 
 import anyio
-import anyio.abc
 
 from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment, State, parse_name, parse_timeout
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, QuotaExceeded, WaggleError
-from waggle.domain.host import EnvironmentHost, FrozenMachine, Progress, no_progress
+from waggle.domain.host import FrozenMachine, Progress, no_progress
 from waggle.domain.image import AllowedImages
 from waggle.domain.machine import Resources
 from waggle.domain.network import Network
-from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
+from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import Events, Registry
 from waggle.tasks import together
 
 
 class Creator:
-    """Makes environments. `changed` is called whenever one of them changes its state later."""
+    """Makes environments from `parts`. `wake` resumes one for a visitor of its ports."""
 
     def __init__(
         self,
-        host: EnvironmentHost,
-        store: EnvironmentStore,
-        clock: Clock,
-        tasks: anyio.abc.TaskGroup,
+        parts: Parts,
         *,
         registry: Registry,
         events: Events,
-        changed: Callable[[Environment], None],
         make_room: Callable[[str, WaggleError], Awaitable[bool]],
+        wake: Callable[[LiveEnvironment], Awaitable[object]],
     ) -> None:
-        self._host = host
-        self._store = store
-        self._clock = clock
-        self._tasks = tasks
+        self._parts = parts
         self._registry = registry
         self._events = events
-        self._changed = changed
         self._make_room = make_room
+        self._wake = wake
 
     async def create(
         self,
@@ -65,7 +58,7 @@ class Creator:
 
         All of them or none. Raises as `EnvironmentService.create` does.
         """
-        lives = [self.live(environment) for environment in described]
+        lives = [self._live(environment) for environment in described]
         try:
             self._registry.admit(*lives)
         except (MaxEnvironments, QuotaExceeded) as refusal:
@@ -92,17 +85,14 @@ class Creator:
         with self._events.creating():
             await live.create(progress, frozen)
 
-    def live(self, environment: Environment) -> LiveEnvironment:
-        """Wrap an environment that is to come up, or that is paused to disk."""
-        return LiveEnvironment(
-            environment,
-            host=self._host,
-            store=self._store,
-            clock=self._clock,
-            tasks=self._tasks,
-            changed=self._changed,
-            adopt=self._events.adopt,
-        )
+    async def restore(self, environment: Environment) -> None:
+        """Enter one that an earlier server paused to disk, and listen for its exposed ports."""
+        live = self._live(environment)
+        self._registry.restore(live)
+        await live.ports.listen_again()
+
+    def _live(self, environment: Environment) -> LiveEnvironment:
+        return LiveEnvironment(environment, wake=self._wake, **self._parts)
 
 
 MIN_MEMORY, MIN_DISK = 128, 64

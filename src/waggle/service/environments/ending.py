@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import anyio
 import anyio.abc
@@ -106,6 +106,17 @@ log = structlog.get_logger(__name__)
 LIVING = (State.RUNNING, State.PAUSED)
 
 
+class Parts(TypedDict):
+    """What an environment's life is built with."""
+
+    host: EnvironmentHost
+    store: EnvironmentStore
+    clock: Clock
+    tasks: anyio.abc.TaskGroup
+    changed: Callable[[Environment], None]
+    adopt: Adopt
+
+
 class Life:
     """An environment, the guest it works in, and the lock under which it changes.
 
@@ -113,25 +124,15 @@ class Life:
     right. `changed` is called, without an await, when state or notice has changed; see `Adopt`.
     """
 
-    def __init__(
-        self,
-        environment: Environment,
-        *,
-        host: EnvironmentHost,
-        store: EnvironmentStore,
-        clock: Clock,
-        tasks: anyio.abc.TaskGroup,
-        changed: Callable[[Environment], None],
-        adopt: Adopt,
-    ) -> None:
+    def __init__(self, environment: Environment, **parts: Unpack[Parts]) -> None:
         self._environment = environment
         self._moved = anyio.Event()
-        self._host = host
-        self._store = store
-        self._clock = clock
-        self._tasks = tasks
-        self._changed = changed
-        self._adopt = adopt
+        self._host = parts["host"]
+        self._store = parts["store"]
+        self._clock = parts["clock"]
+        self._tasks = parts["tasks"]
+        self._changed = parts["changed"]
+        self._adopt = parts["adopt"]
         self._guest: Guest | None = None
         self.may_have_left = environment.state is not State.CREATING
         """Whether programs of ended calls may still run in it, so that the guest must list them."""

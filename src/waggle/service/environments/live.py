@@ -27,35 +27,47 @@ A record that cannot be saved is only logged, but for create and extend: the nex
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Unpack
 
 import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound, WaggleError
+from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.host import FrozenMachine, Guest, Progress
-from waggle.domain.machine import ExposedPort, ResourceUse
+from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
-from waggle.service.environments.ending import LIVING, Life, cause_of, save_if_possible
+from waggle.service.environments.ending import Parts, cause_of, save_if_possible
+from waggle.service.environments.exposed import ExposedPorts
+from waggle.service.environments.noticing import Noticing
 
 log = structlog.get_logger(__name__)
 
 
-class LiveEnvironment(Life):
+class LiveEnvironment(Noticing):
     """An environment that is not destroyed yet.
 
     Build it CREATING and call `create` once, or build it as paused to disk by an earlier server.
-    Ports that are exposed when it is paused or rolled back are exposed again afterwards.
     """
 
-    _closed_ports: Sequence[ExposedPort] = ()
-    _stalled: DiskFull | None = None
-    _misconduct: str | None = None
     pause_again_at: datetime | None = None
     """When to try again to pause it to disk, after its state could not be written."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        wake: Callable[[LiveEnvironment], Awaitable[object]],
+        **parts: Unpack[Parts],
+    ) -> None:
+        """`wake` resumes it for a visitor of one of its ports."""
+        super().__init__(environment, **parts)
+        listeners = parts["host"].listeners
+        self.ports = ExposedPorts(self, listeners, lambda: wake(self), parts["clock"])
 
     async def create(self, progress: Progress, frozen: FrozenMachine | None = None) -> Environment:
         """Boot it, or resume `frozen`, and return it running. A task watches for its death.
@@ -89,41 +101,13 @@ class LiveEnvironment(Life):
                 return running
         raise NotFound(f"Environment {self.environment.id} was destroyed while it was created.")
 
-    def _take_in(self, guest: Guest) -> None:
-        super()._take_in(guest)
-        self._stalled = self._misconduct = None
-        guest.when_misbehaves(self._misbehaves)
-        guest.when_visited(self._visited)
-        guest.when_stalled(self._stall)
+    async def record(self, exposed: tuple[ExposedPort, ...]) -> None:
+        """Set and record its exposed ports; for `ExposedPorts`."""
+        self.environment = replace(self.environment, exposed=exposed)
+        if self.environment.state in (State.RUNNING, State.PAUSED, State.RESUMING):
+            await save_if_possible(self._store, self.environment)
 
-    def _stall(self, why: DiskFull | None) -> None:
-        """Note that the server's disk refuses a write of the machine, or with None, accepts it."""
-        self._stalled = why
-        if self.environment.state not in LIVING:
-            return
-        self.environment = self.environment.noticing(why.message if why else self._misconduct)
-        if why is None:
-            self.touch()  # it could not be used meanwhile
-            log.info("environment_unstalled", environment=self.environment.id)
-        else:
-            log.error("environment_stalled", environment=self.environment.id, why=why.message)
-        self._changed(self.environment)
-
-    def _misbehaves(self, error: GuestMisbehaves) -> None:
-        """Note that the guest is unusable, so that the owner sees it without a call."""
-        self._misconduct = str(error)
-        if self.environment.state in LIVING:
-            self.environment = self.environment.noticing(self._misconduct)
-            how = error.message
-            log.warning("environment_misbehaves", environment=self.environment.id, how=how)
-            self._changed(self.environment)
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether its machine is stopped until the server's disk accepts its write."""
-        return self._stalled is not None and self.environment.state is State.RUNNING
-
-    def _visited(self) -> None:
+    def visited(self) -> None:
         """Count a connection to an exposed port as use."""
         if self.environment.state is State.RUNNING:
             self.environment = self.environment.visited(self._clock())
@@ -176,8 +160,8 @@ class LiveEnvironment(Life):
             async with self._ending:
                 if is_running := self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
-                    self._closed_ports = self.exposed
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
+                    self.ports.hang_up()
                 self.environment.require(State.PAUSED)
                 if keep_for is not None and not self.environment.is_on_disk:
                     await self._or_run_again(self._the_guest().pause_to_disk)
@@ -200,7 +184,6 @@ class LiveEnvironment(Life):
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
             with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
                 await self._the_guest().unpause()
-                await self._expose_again(self._closed_ports)
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
@@ -234,13 +217,6 @@ class LiveEnvironment(Life):
             self._take_in(await self._host.resume(self.environment, progress))
             self._tasks.start_soon(self._watch, self._the_guest())
             await self._adopt(self.environment, self._the_guest(), anew=False)
-        await self._expose_again(self._closed_ports)
-
-    async def _expose_again(self, ports: Sequence[ExposedPort]) -> None:
-        """Expose ports again, on the same local ports where those are free."""
-        for exposed in ports:
-            with contextlib.suppress(WaggleError):
-                await self._the_guest().expose(exposed.port, exposed.local_port)
 
     async def roll_back(self, progress: Progress, frozen: FrozenMachine) -> Environment:
         """Replace its machine with a copy of `frozen`. Finishes when cancelled.
@@ -252,14 +228,12 @@ class LiveEnvironment(Life):
                 self.environment.require_running()
                 self.environment.require_quiet()
                 self.environment = self.environment.to(State.PAUSED)
-                ports = self.exposed
                 try:
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
                     self._take_in(await self._host.create(self.environment, progress, frozen))
                     await self._adopt(self.environment, self._the_guest(), anew=True)
                     self.may_have_left = True
-                    await self._expose_again(ports)
                 except BaseException as error:
                     why = f"Rollback failed: {cause_of(error)}"
                     self.environment = self.environment.to(State.ERROR, error=why)
@@ -294,7 +268,15 @@ class LiveEnvironment(Life):
         self.may_have_left |= left.count > 0
         return left
 
-    @property
-    def exposed(self) -> tuple[ExposedPort, ...]:
-        """Its exposed ports."""
-        return () if self._guest is None else self._guest.exposed
+    async def end_unless_on_disk(self) -> None:
+        """End it, or as the server stops, at least its listeners."""
+        await super().end_unless_on_disk()
+        await self.ports.aclose()
+
+    async def _free_guest(self) -> None:
+        """Free the guest with all visits, and unless it gets another one, its listeners."""
+        if self.environment.state is State.PAUSED:
+            self.ports.hang_up()
+        else:
+            await self.ports.aclose()
+        await super()._free_guest()

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of a call, which the call names or which is made for it, and exposed ports.
+"""The environment of a call, which the call names or which is made for it.
 
 Called by `waggle.mcp`. A new environment stays once the call has done something in it; until then
-it ends with the call, so that a cancelled call leaves nothing. `PortService` exposes ports on the
-server's loopback; the guest does the work. A connection through an exposed port keeps the
-environment in use, for a limited time (`LiveEnvironment`).
+it ends with the call, so that a cancelled call leaves nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +17,6 @@ import structlog
 from waggle.domain.environment import Environment
 from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded, WaggleError
 from waggle.domain.host import Progress, no_progress
-from waggle.domain.machine import ExposedPort, parse_guest_port
-from waggle.domain.programs.job import parse_wait
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.service import EnvironmentService
 
@@ -105,37 +101,3 @@ async def _end(environments: EnvironmentService, environment_id: str, owner: str
             await environments.destroy(environment_id, owner=owner)
         except WaggleError as error:
             log.warning("unused_environment_left", environment=environment_id, error=str(error))
-
-
-WAIT_SECONDS = 10.0
-
-
-class PortService:
-    """Use cases of exposed ports."""
-
-    def __init__(self, environments: EnvironmentService) -> None:
-        self._environments = environments
-
-    async def expose(
-        self, environment_id: str, port: int, *, owner: str, wait_seconds: float | None = None
-    ) -> tuple[ExposedPort, bool]:
-        """Expose a port; return it, and whether something answers there. Idempotent.
-
-        Waits at most `wait_seconds` (10) for an answer. The port stays exposed without one, and
-        when the caller is cancelled while waiting. Raises InvalidArgument, NotFound, NotRunning,
-        TooManyPorts or GuestLost.
-        """
-        wanted = parse_guest_port(port)
-        seconds = parse_wait(wait_seconds, WAIT_SECONDS)
-        async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            exposed = await guest.expose(wanted)
-            return exposed, await guest.answers(wanted, seconds)
-
-    async def unexpose(self, environment_id: str, port: int, *, owner: str) -> bool:
-        """Close a port with all its connections; return whether it was exposed.
-
-        Raises InvalidArgument, NotFound or NotRunning.
-        """
-        wanted = parse_guest_port(port)
-        async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return await guest.unexpose(wanted)

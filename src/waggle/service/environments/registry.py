@@ -18,8 +18,9 @@ from datetime import datetime, timedelta
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import MaxEnvironments, WaggleError
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.host import EnvironmentHost, Guest
-from waggle.domain.machine import ExposedPort, Resources, ResourceUse
+from waggle.domain.machine import Resources, ResourceUse
 from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.ending import Adopt
 from waggle.service.environments.live import LiveEnvironment

@@ -23,7 +23,7 @@ from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
-from waggle.service.environments.ending import Life, recover
+from waggle.service.environments.ending import Parts, recover
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry
@@ -61,18 +61,16 @@ class EnvironmentService:
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
         self.unclaimed = Unclaimed()  # creates whose callers have gone
-        self._creator = Creator(
-            host,
-            store,
-            clock,
-            tasks,
-            registry=self._registry,
-            events=self.events,
-            changed=self._changed,
-            make_room=self.unclaimed.make_room,
-        )
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
         self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk, self.events)
+        changed, adopt = self._changed, self.events.adopt
+        self._creator = Creator(
+            Parts(host=host, store=store, clock=clock, tasks=tasks, changed=changed, adopt=adopt),
+            registry=self._registry,
+            events=self.events,
+            make_room=self.unclaimed.make_room,
+            wake=self._pauses.resume,
+        )
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -84,7 +82,7 @@ class EnvironmentService:
         until = self._clock() + self.limits.pausing.keep
         removed, on_disk = await recover(self._host, self._store, until)
         for environment in on_disk:
-            self._registry.restore(self._creator.live(environment))
+            await self._creator.restore(environment)
         return removed
 
     async def create(
@@ -92,9 +90,8 @@ class EnvironmentService:
     ) -> Environment:
         """Boot a new environment and return it running.
 
-        Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound if it
-        is destroyed meanwhile, and what `EnvironmentHost.create` raises.
+        Capacity is reserved before any work; one that fails or is cancelled leaves nothing. Raises
+        MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound, or as the host.
         """
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
@@ -153,7 +150,7 @@ class EnvironmentService:
         return [*self._registry.environments()]
 
     def get(self, environment_id: str, *, owner: str) -> Environment:
-        """Return one environment, by its id, its name or the start of its id, as all methods.
+        """Return one, by its id, its name or the start of its id, as all methods.
 
         Raises NotFound, or InvalidArgument if it can be neither or fits several of the owner's.
         """
@@ -163,7 +160,7 @@ class EnvironmentService:
         """Return all that is known without asking its guest. Not a use. Raises as `get` does."""
         live = self._owned(environment_id, owner)
         resource_use = await live.resource_use()
-        return Inspection(live.environment, self._clock(), resource_use, live.exposed)
+        return Inspection(live.environment, self._clock(), resource_use, live.ports.all)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""
@@ -204,8 +201,8 @@ class EnvironmentService:
         async with live.using() as held:
             yield held
 
-    def life(self, environment_id: str) -> Life | None:
-        """Return the life of an environment, for its jobs, whose owner is known already."""
+    def life(self, environment_id: str) -> LiveEnvironment | None:
+        """Return the life of an environment, for jobs and visits, whose owner is known already."""
         return self._registry.find(environment_id)
 
     async def pause(self, environment_id: str, *, owner: str, to_disk: bool) -> Environment:

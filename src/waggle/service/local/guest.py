@@ -15,9 +15,10 @@ from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine, Names
-from waggle.domain.machine import ExposedPort, ResourceUse, VmmProcess
+from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
-from waggle.infra.net.exposure import Exposures
+from waggle.infra.net import Stream as GuestStream
+from waggle.infra.net.exposure import Reach
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh import GuestPorts, SshConnection
@@ -40,7 +41,7 @@ _END_WATCHES = 2.0
 
 
 class LocalGuest(JobsOfGuest):
-    """Made by `LocalStart`. Owns the machine, the connection to it, its proxy and exposed ports."""
+    """Made by `LocalStart`. Owns the machine, the connection to it and its proxy."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class LocalGuest(JobsOfGuest):
         self._watches = Watches(self._shell.run)
         self._pages = ReadAhead(self._files.read)
         ports = GuestPorts(connection)
-        self._exposures = Exposures(ports.connect)
+        self._reach = Reach(ports.connect)
         if proxy is not None:
             proxy.lead_home(ports.connect, environment.name)
         self._scratch = started.blueprint.disks.scratch
@@ -195,15 +196,6 @@ class LocalGuest(JobsOfGuest):
             process.cpu_seconds, process.memory_bytes, allocated_bytes(self._scratch)
         )
 
-    @property
-    def exposed(self) -> tuple[ExposedPort, ...]:
-        """The exposed ports; see `domain.host.Guest`."""
-        return self._exposures.ports
-
-    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
-        """Listen for a port of the guest; see `domain.host.Guest`."""
-        return await self._exposures.expose(port, local_port)
-
     def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
         """Report writes that the disk refuses; see `domain.host.Guest`."""
         self._causes.when_stalled(notify)
@@ -212,17 +204,13 @@ class LocalGuest(JobsOfGuest):
         """Report misconduct; see `domain.host.Guest`."""
         self._connection.when_misbehaves = notify
 
-    def when_visited(self, notify: Callable[[], None]) -> None:
-        """Report connections to exposed ports; see `domain.host.Guest`."""
-        self._exposures.visited = notify
-
-    async def unexpose(self, port: int) -> bool:
-        """Close it; see `domain.host.Guest`."""
-        return await self._exposures.unexpose(port)
+    async def connect_to(self, port: int) -> GuestStream | None:
+        """Connect to one of its ports; see `domain.host.Guest`."""
+        return await self._reach.connect(port)
 
     async def answers(self, port: int, seconds: float) -> bool:
         """Try to connect; see `domain.host.Guest`."""
-        return await self._exposures.answers(port, seconds)
+        return await self._reach.answers(port, seconds)
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
@@ -241,7 +229,7 @@ class LocalGuest(JobsOfGuest):
         self._pages.forget()
         self._jobs.detach()
         await self._watches.end_all(_END_WATCHES)
-        await self._exposures.clear()
+        await self._reach.clear()
         self._connection.hang_up()
 
     def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
@@ -274,8 +262,8 @@ class LocalGuest(JobsOfGuest):
         await finish(self._destroy())
 
     async def disconnect(self) -> None:
-        """Close connection, proxy and ports permanently. Idempotent; does not ask the guest."""
-        await self._exposures.aclose()
+        """Close connection and proxy permanently. Idempotent; does not ask the guest."""
+        await self._reach.aclose()
         if self._proxy is not None:
             await self._proxy.aclose()
         await self._connection.aclose()

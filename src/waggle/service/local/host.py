@@ -40,11 +40,13 @@ import structlog
 from waggle.domain import host
 from waggle.domain.environment import Environment
 from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost, WaggleError
+from waggle.domain.exposure import Visit
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
 from waggle.domain.machine import DiskUse
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.net.listeners import LoopbackListeners
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
@@ -169,6 +171,10 @@ class LocalHost:
     def require_disk(self) -> None:
         """Raise DiskFull below the reserve; see `domain.host.EnvironmentHost.require_disk`."""
         self._room.require()
+
+    def listeners(self, visit: Visit) -> LoopbackListeners:
+        """Return listeners on 127.0.0.1; see `domain.host.EnvironmentHost.listeners`."""
+        return LoopbackListeners(visit)
 
     @property
     def can_freeze(self) -> bool:
