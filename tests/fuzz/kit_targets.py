@@ -21,6 +21,8 @@ TARGETS = {
     "program": (),
     "content": (),
     "hosts": (),
+    "dns": (),
+    "ranges": (),
 }
 """Name -> sources of the kit that the harness needs besides the one that it includes."""
 _CHECKS = ("-g", "-O1", "-fno-sanitize-recover=all")

@@ -48,9 +48,11 @@ class Egress:
 
     def new_proxy(self, environment: Environment) -> EgressProxy:
         """Return a proxy for the environment, whose earlier proxies' use counts."""
+        resolver = SystemResolver(self._lookups)
         return EgressProxy(
             self._policy,
-            SystemResolver(self._lookups),
+            resolver,
+            exists=resolver.exists,
             reach=Reach(environment.network, self._judges),
             limits=self._limits,
             allowance=self.allowances.of(environment.id, environment.owner),

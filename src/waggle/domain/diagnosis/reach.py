@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules about missing modules, libraries and headers, failed builds, and the network. Pure.
 
-A program that ignores the proxy variables gets the advice that fits it; its output only decides
-which advice that is. Container engines have their own rules: the guest's kernel has nftables but
-none of the extensions of iptables, which Docker's server requires unless its settings say otherwise
-(kit/guest/hosts.c writes such settings where the image has none).
+Only TCP leaves a guest (kit/guest/reach.h); its kernel counts packets that had nowhere to go.
+Container engines have their own rules: the guest's kernel has nftables but none of the extensions
+of iptables, which Docker's server requires unless its settings say otherwise (kit/guest/hosts.c
+writes such settings where the image has none).
 """
 
 from __future__ import annotations
@@ -30,77 +30,12 @@ from waggle.domain.diagnosis.packages import (
 from waggle.domain.network.decisions import next_step
 from waggle.domain.programs.runtime import RuntimeName
 
-_PROXY: Final = "127.0.0.1:3128"
-_JAVA: Final = (
-    "Java ignores the proxy variables: run java with -Dhttp.proxyHost=127.0.0.1 "
-    "-Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=3128, or set these in "
-    "JAVA_TOOL_OPTIONS, which Maven and Gradle heed, too."
+_PING: Final = re.compile(r"\bping6?: ")
+_NO_PING: Final = "ping does not get out; curl -I https://HOST does."
+_TCP_ONLY: Final = (
+    "Use TCP to a public server, by name or IPv4 address: programs need no settings for it. UDP, "
+    "ping, IPv6 and private addresses do not get out."
 )
-_NODE: Final = (
-    "This Node.js, or what it uses, ignores the proxy variables: Node.js 24 heeds them "
-    "(NODE_USE_ENV_PROXY=1 is set). With an older one install undici and call "
-    "setGlobalDispatcher(new EnvHttpProxyAgent()) of it for fetch, and give https, ws and others "
-    "an agent: new HttpsProxyAgent(process.env.https_proxy) of https-proxy-agent."
-)
-_WAYS: Final = tuple(
-    (re.compile(pattern), advice)
-    for pattern, advice in (
-        (
-            r"\baiohttp\b",
-            "aiohttp ignores the proxy variables by default: "
-            "aiohttp.ClientSession(trust_env=True) heeds them.",
-        ),
-        (
-            r"\bhttpx\b|\brequests\b",
-            "Leave trust_env on, so that the proxy variables count, or name the proxy: "
-            f"http://{_PROXY}.",
-        ),
-        (
-            r"net::ERR_|chrom(?:e|ium)|playwright|selenium|puppeteer",
-            f'Name the proxy to the browser: launch(proxy={{"server": "http://{_PROXY}"}}) in '
-            f"Playwright, --proxy-server=http://{_PROXY} elsewhere.",
-        ),
-        (
-            r"\bgit://|port 9418|ssh: (?:Could not resolve|connect to)"
-            r"|Permission denied \(publickey",
-            "Clone over https:// in place of git:// or ssh, for example "
-            "https://github.com/OWNER/NAME.git.",
-        ),
-        (
-            r"\bjava\.(?:net|nio|io)\.|UnknownHostException|UnresolvedAddressException"
-            r"|Exception in thread \"main\"",
-            _JAVA,
-        ),
-        (r"fetch failed|\bundici\b|\bnode:|Node\.js v\d|ENOTFOUND|EAI_AGAIN", _NODE),
-        (
-            r"php_network|file_get_contents",
-            "PHP's streams ignore the proxy variables: use its curl functions, or a stream context "
-            f"with proxy tcp://{_PROXY}.",
-        ),
-        (
-            r"psycopg|asyncpg|libpq|could not translate host name|pymysql|MySQL|redis|mongo"
-            r"|sqlalchemy",
-            "Databases cannot be reached from here: run one in the environment itself, or reach it "
-            "over HTTPS.",
-        ),
-        (r"\bping: |bad address", "ping does not get out; curl -I https://HOST does."),
-    )
-)
-_PROGRAMS: Final = {"java": _JAVA, "mvn": _JAVA, "gradle": _JAVA, "node": _NODE}
-GENERAL: Final = (
-    "Use HTTP or HTTPS through the proxy that http_proxy and https_proxy name; it also looks up "
-    "names. Other protocols (SSH, databases, ping, DNS) do not get out."
-)
-
-
-def way_out(evidence: Evidence) -> str:
-    """Return how this program can use the proxy."""
-    for pattern, advice in _WAYS:
-        if pattern.search(evidence.said):
-            return advice
-    return _PROGRAMS.get(evidence.program.rpartition("/")[2], GENERAL)
-
-
 _SHOWN_REFUSALS = 3
 _ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."
 
@@ -149,18 +84,18 @@ def network_refused(evidence: Evidence) -> Diagnosis | None:
 
 
 def network_bypassed(evidence: Evidence) -> Diagnosis | None:
-    """Diagnose attempts to reach the network without the proxy."""
+    """Diagnose attempts to reach the network where there is none, or by other ways than TCP."""
     record = evidence.record
     if evidence.exit_code is None or not (record.unrouted or record.unheard):
         return None
     if evidence.network.is_none:
         advice = "This environment has no network: create one with network 'public'."
     else:
-        advice = way_out(evidence)
+        advice = _NO_PING if _PING.search(evidence.said) else _TCP_ONLY
     return Diagnosis(
         "no_direct_network",
-        "While it ran, something in the environment tried to reach the network or a name server "
-        f"directly, {record.unrouted + record.unheard} times; there is no such way.",
+        f"While it ran, {record.unrouted + record.unheard} packets of the environment went to "
+        "addresses that cannot be reached from here, or to ports without a receiver.",
         advice,
     )
 

@@ -30,6 +30,7 @@ from waggle.infra.net.guest_request import (
     Home,
     Refusal,
 )
+from waggle.infra.net.names import Exists, Names
 from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import Resolver
@@ -53,16 +54,21 @@ class EgressProxy:
         reach: Reach | None = None,
         limits: EgressLimits | None = None,
         allowance: Allowance | None = None,
+        exists: Exists | None = None,
         on_decision: OnDecision = lambda _decision: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reach` None means the public internet. `on_decision` must not raise or wait."""
+        """`reach` None means the public internet. `on_decision` must not raise or wait.
+
+        `exists` is for the guest's name server; without it, that knows no names.
+        """
         self._on_decision = on_decision
         self._now = now
         self._refused: deque[tuple[float, Decision]] = deque(maxlen=REMEMBERED)
         self._limits = EgressLimits() if limits is None else limits
         self._gate = Gate(reach or Reach(), policy, self._decided)
         self._dialer = Dialer(self._gate, resolver, self._limits.dial)
+        self._names = exists and Names(exists, may_look_up=self._gate.may_look_up)
         self._serving: dict[asyncio.Task[object], Session] = {}
         self._turning_away: set[asyncio.Task[object]] = set()
         self._pace = Pace(now=now)
@@ -127,7 +133,9 @@ class EgressProxy:
             client.abort()
             return
         self._allowance.count_connection()
-        session = Session(client, self._dialer, self._limits, self._allowance, self._pace)
+        session = Session(
+            client, self._dialer, self._names, self._limits, self._allowance, self._pace
+        )
         if full is not None:
             self._turning_away.add(task)
             try:

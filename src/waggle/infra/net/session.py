@@ -2,10 +2,10 @@
 """One connection of a guest to its proxy, from its first request to its end.
 
 `egress` makes a session for each connection that it takes. A session reads heads with h11, has
-`dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`). Must
-not know environments. The guest is hostile: every wait has an end, every buffer has a size,
-refusals are paced since one costs about 1 ms of the event loop, and only h11 interprets the guest's
-bytes.
+`dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`); the
+guest's name server is answered by `names`. Must not know environments. The guest is hostile: every
+wait has an end, every buffer has a size, refusals are paced since one costs about 1 ms of the event
+loop, and only h11 interprets the guest's bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from waggle.infra.net.guest_request import (
     parse_authority,
     parse_http_url,
 )
+from waggle.infra.net.names import Names, is_for_names
 from waggle.infra.net.pace import Pace
 
 REQUEST_TIMEOUT = 408
@@ -47,6 +48,7 @@ class Session:
         self,
         client: Stream,
         dialer: Dialer,
+        names: Names | None,
         limits: EgressLimits,
         allowance: Allowance,
         pace: Pace,
@@ -56,6 +58,7 @@ class Session:
         self._client = client
         self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._dialer = dialer
+        self._names = names
         self._limits = limits
         self._allowance = allowance
         self._pace = pace
@@ -129,16 +132,24 @@ class Session:
         target = parse_authority(request.target.decode("ascii"))
         if any(name in LENGTH_HEADERS for name, _ in request.headers):
             raise guest_request.malformed("CONNECT has no body")
+        if self._names is not None and is_for_names(target):
+            await self._names.serve(self._client, await self._connected())
+            return
         upstream = await self._dial(target)
         try:
-            await self._peer.next_event()  # the end of the request, as h11 sees it
-            await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
-            early, _ = self._peer.http.trailing_data
+            early = await self._connected()
             idle = self._limits.idle_seconds
             await relay(self._client, upstream, early, idle, self._dialer.name_check(target))
             await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         finally:
             upstream.abort()
+
+    async def _connected(self) -> bytes:
+        """Grant a CONNECT; return what came behind it."""
+        await self._peer.next_event()  # the end of the request, as h11 sees it
+        await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
+        early, _ = self._peer.http.trailing_data
+        return early
 
     async def _forward(self, request: h11.Request) -> None:
         target, path = parse_http_url(request.target.decode("ascii"))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from waggle.infra.guest.forwarder import END, record
@@ -27,10 +28,10 @@ MAX_ENVIRONMENT = 64 * 1024
 """Bytes of variables with their names; the kit's limit (kit/guest/waggle.h)."""
 
 
-RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id", "seed")
-"""The records that differ between two otherwise equal machines."""
-CLAIMED = ("hostname", "environment", "machine-id", "seed")
+CLAIMED = ("hostname", "environment", "network", "machine-id", "seed")
 """The records that make an unowned machine an environment; it keeps its own keys."""
+RENEWED = ("host_key", "authorized_keys", *CLAIMED)
+"""The records that differ between two otherwise equal machines."""
 HANG_UP = {"hang-up": b""}
 """The record that ends the remains of the host's abandoned connections in the guest."""
 DRAWN_BYTES = 80
@@ -79,6 +80,32 @@ def identity_records(
         if data:
             records[name] = data
     return records
+
+
+NEVER_FAR = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/3",
+)
+"""Addresses that programs find unreachable, as they do without a network: private, link-local and
+shared ones, multicast and what nobody has. 127.0.0.0/8 is always the guest's own."""
+MAX_FAR = 48
+"""Further ranges of a record; the kit takes 64 in all (kit/guest/reach.h)."""
+
+
+def network_records(*, is_there: bool, also: Iterable[IPv4Network] = ()) -> dict[str, bytes]:
+    """Return the record that says whether programs have a network.
+
+    If so, connections to all addresses but NEVER_FAR go to the proxy, and those to `also`, of which
+    more than MAX_FAR are left out. Whether they get further is the proxy's business alone.
+    """
+    far = [str(network) for network in dict.fromkeys(also)][:MAX_FAR]
+    ranges = ("0.0.0.0/0", *(f"-{network}" for network in NEVER_FAR), *far) if is_there else ()
+    return {"network": " ".join(ranges).encode()}
 
 
 def drawn_records(drawn: bytes) -> dict[str, bytes]:

@@ -22,7 +22,13 @@ from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import HOME, Command, ExecutionResult
-from waggle.infra.rootfs.machine_disks import CLAIMED, DRAWN_BYTES, drawn_records, identity_records
+from waggle.infra.rootfs.machine_disks import (
+    CLAIMED,
+    DRAWN_BYTES,
+    drawn_records,
+    identity_records,
+    network_records,
+)
 from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
@@ -99,6 +105,7 @@ class LocalStart:
                 *(parts.image, keys, _NO_OWNER, NO_NETWORK),
                 certificates=self._parts.certificates,
             )
+            identity = {**identity, **network_records(is_there=True)}  # most claims change nothing
             blueprint = Blueprint(parts, identity, files)
             started = await self._machines.start(blueprint, background=polite)
             undo.push_async_callback(started.stop)
@@ -187,7 +194,7 @@ def clear(files: Path) -> None:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
-OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
+OWN_NAMES = "localhost,.localhost,127.0.0.1,127.0.1.1,127.0.0.0/8,::1,0.0.0.0,198.18.0.1"
 """Names that bypass the proxy, in a form that every program understands; `[::1]` would break httpx.
 The kit adds the host name (kit/guest/image.c). The proxy connects requests for them that reach it
 all the same in the guest (infra/net/guest_request.py)."""
@@ -272,7 +279,8 @@ def identity_of(
             f"The image's configuration cannot be given to a machine: {error}.",
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
-    return {**records, **drawn_records(secrets.token_bytes(DRAWN_BYTES))}
+    drawn = drawn_records(secrets.token_bytes(DRAWN_BYTES))
+    return {**records, **network_records(is_there=has_network), **drawn}
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

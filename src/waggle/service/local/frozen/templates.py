@@ -27,7 +27,7 @@ from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor, Resourc
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
-from waggle.infra.rootfs.machine_disks import pack
+from waggle.infra.rootfs.machine_disks import network_records, pack
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
@@ -249,9 +249,13 @@ class Templates:
 
 
 def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
-    """Return the identity of the machine to freeze; no client ever connects to it."""
+    """Return the identity of the machine to freeze; no client ever connects to it.
+
+    It has a network, as most copies do: their renewal finds nothing to change.
+    """
     return {
         **blueprint.identity,
+        **network_records(is_there=True),
         "host_key": keys.host_key,
         "authorized_keys": keys.authorized_keys,
         "hostname": b"template",

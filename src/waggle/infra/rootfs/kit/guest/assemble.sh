@@ -19,11 +19,13 @@ for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; do
 cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
 cd $sources
 cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c identity.c hosts.c \
-  account.c users.c home.c agent.c ports.c renew.c server.c supervise.c common.c
+  account.c users.c home.c agent.c ports.c renew.c server.c supervise.c reaching.c common.c
 cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c frame.c code.c \
   image.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
   follow.c call.c cell.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c common.c
+cc -o /kit/bin/reach reach.c relay.c pump.c proxy.c name_server.c questions.c dns.c names.c \
+  asking.c ranges.c ways.c steer.c bpf.c packets.c common.c
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c

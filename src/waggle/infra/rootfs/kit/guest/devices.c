@@ -30,6 +30,7 @@ static const char *const SETTINGS[][2] = {
     {"fs/inotify/max_user_instances", "8192"},
     {"kernel/pid_max", "32768"},
     {"net/ipv4/ip_unprivileged_port_start", "0"},
+    {"kernel/unprivileged_bpf_disabled", "1"}, // only root's, and PID 1's (steer.c)
     {"net/ipv4/ping_group_range", "0 2147483647"},
     {"vm/max_map_count", "262144"},
 };

@@ -4,6 +4,7 @@
 // become another environment through a port, as records: u32 name length, u32 size (little
 // endian), name, data; then two zeros.
 // Runs in the image's root, so that links in the image lead to places in the image.
+#include "reaching.h"
 #include "waggle.h"
 
 #include <fcntl.h>
@@ -105,10 +106,13 @@ static bool install_record(const char *name, const char *data, size_t size, bool
   if (strcmp(name, "clock") == 0) return set_clock(data, size);
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
   if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;
+  bool is_network = strcmp(name, "network") == 0;
   char path[128];
   if (strchr(name, '/') || snprintf(path, sizeof path, KIT_IDENTITY "/%s", name) >= 128) return false;
   bool is_public = strcmp(name, "environment") == 0;
-  return write_file(path, O_TRUNC, is_public ? 0644 : 0600, data, size);
+  if (!write_file(path, O_TRUNC, is_public ? 0644 : 0600, data, size)) return false;
+  if (is_network && is_renewal) offer_names(), reach_anew();
+  return true;
 }
 
 bool install_records(int fd, bool is_renewal) {

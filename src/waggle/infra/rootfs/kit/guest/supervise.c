@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PID 1 at work: it is the SSH listener itself (server.c), so there is no server that a guest could
-// kill; it keeps the guest agent alive and reaps every orphan.
+// kill; it keeps the guest agent and the way to the network alive, and reaps every orphan.
+#include "reaching.h"
 #include "waggle.h"
 
 #include <errno.h>
@@ -45,8 +46,10 @@ static void start_agent(void) {
 
 static void reap(void) {
   pid_t ended;
-  while ((ended = waitpid(-1, NULL, WNOHANG)) > 0) {
+  int status;
+  while ((ended = waitpid(-1, &status, WNOHANG)) > 0) {
     server_ended(ended);
+    reach_ended(ended, status);
     if (ended == agent) agent = 0;
   }
 }
@@ -83,6 +86,7 @@ void supervise(void) {
   signal(SIGCHLD, on_child);
   struct pollfd doors[DOORS + 1];
   open_doors(doors);
+  keep_reaching();
   doors[DOORS] = (struct pollfd){.fd = renewal_port(), .events = POLLIN};
   dprintf(1, "waggle: ready\n");
   time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
@@ -90,7 +94,8 @@ void supervise(void) {
     reap();
     time_t now = seconds();
     if (agent == 0 && now >= due) due = now + 1, start_agent();
-    struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 ? &soon : NULL;
+    long pause = keep_reaching();
+    struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 || pause >= 0 ? &soon : NULL;
     if (ppoll(doors, DOORS + 1, wait_for, &waiting) <= 0) continue;
     if (doors[DOORS].revents & POLLIN) renew();
     else if (doors[DOORS].revents) doors[DOORS].fd = -1; // the host has closed it

@@ -16,6 +16,7 @@
 #define KIT_ENVIRONMENT KIT_IDENTITY "/environment"
 #define KIT_ACCOUNT KIT_IDENTITY "/account"
 #define KIT_NOTICE KIT_IDENTITY "/notice" // what the user reads once
+#define KIT_NETWORK KIT_IDENTITY "/network" // empty without one (ranges.c)
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define KIT_MERGED "/merged"     // where the root to be is put together
@@ -96,6 +97,8 @@ void set_hostname(const char *name, size_t size);
 void overwrite(const char *path, mode_t mode, const char *data, size_t size);
 // What programs look for that is the machine's, and not the image's.
 void offer_settings(const struct account *account);
+// Have programs ask the name server that there is, if they asked the one that there was.
+void offer_names(void);
 
 // Become that user with all its groups, for good; false when that fails.
 bool assume(const struct account *account);

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// A connection from the first packet of its program to its end: the proxy is asked for it, then it is
+// refused or accepted, then carried (pump.c). A proxy that does not answer is asked again, since it is
+// away for an instant after every resume.
+#include "reach.h"
+#include "waggle.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <netinet/tcp.h>
+
+#define MAX_RELAYS 1024
+#define BACKLOG 512
+#define PATIENCE_MS 10000 // with a proxy that is not there, or has no room
+#define AWAITED_MS 10000  // until a program that is welcome has given up, and does not come
+#define HELD_MS 150000    // until a program has given up, unjudged: its kernel tries for 127 s
+#define FIRST_PAUSE_MS 10
+#define LONGEST_PAUSE_MS 500
+#define OK 200
+#define NO_ROOM 503
+enum { PORT_ACCEPTING = 1, PORT_HOLDING = 2 };
+enum stage { CALLING, ASKING, ASKED, JUDGED };
+
+static struct relay {
+  struct pair pair; // first: what is watched leads to the relay
+  enum stage stage;
+  struct call call;
+  long long since, again; // milliseconds; when to call the proxy
+  int pause;
+  struct relay *next;
+} *waiting; // those without their program
+static unsigned count;
+static struct watched accepting;
+
+static void decide(const struct call *call, enum verdict verdict) {
+  set_verdict(call, verdict);
+  send_again(call);
+}
+
+static void stop_waiting(struct relay *relay) {
+  struct relay **at = &waiting;
+  while (*at && *at != relay) at = &(*at)->next;
+  if (*at) *at = relay->next;
+}
+
+static void finish(struct relay *relay, bool is_broken) {
+  if (relay->pair.client.fd < 0) decide(&relay->call, REFUSED);
+  stop_waiting(relay);
+  part(&relay->pair, is_broken);
+  if (relay->stage == JUDGED) keep_one_ready(); // whoever had one connection may want the next
+  free(relay);
+  count--;
+}
+
+static void flow(struct relay *relay, struct watched *ready, uint32_t events) {
+  bool is_broken;
+  if (!carry(&relay->pair, ready, events, &is_broken)) finish(relay, is_broken);
+}
+
+static void call_later(struct relay *relay) {
+  forget(&relay->pair.proxy);
+  if (now_ms() - relay->since > PATIENCE_MS) return finish(relay, true);
+  relay->stage = CALLING;
+  relay->again = now_ms() + relay->pause;
+  relay->pause = relay->pause * 2 < LONGEST_PAUSE_MS ? relay->pause * 2 : LONGEST_PAUSE_MS;
+}
+
+static void judged(struct relay *relay, int status) {
+  if (status < 0 || status == NO_ROOM) return call_later(relay);
+  if (status != OK) return finish(relay, true);
+  relay->stage = JUDGED;
+  relay->since = now_ms();
+  watch(&relay->pair.proxy, EPOLLERR);
+  decide(&relay->call, WELCOME);
+}
+
+static void ask_proxy(struct relay *relay) {
+  char literal[INET_ADDRSTRLEN];
+  const char *host = name_of(ntohl(relay->call.to));
+  if (!host) host = inet_ntop(AF_INET, &relay->call.to, literal, sizeof literal);
+  int sent = send_request(relay->pair.proxy.fd, host, relay->call.to_port);
+  if (sent < 0) return call_later(relay);
+  relay->stage = sent ? ASKED : ASKING;
+  if (!watch(&relay->pair.proxy, sent ? EPOLLIN : EPOLLOUT)) finish(relay, true);
+}
+
+static void call_for(struct relay *relay) {
+  relay->pair.proxy.fd = call_proxy();
+  if (relay->pair.proxy.fd < 0) call_later(relay);
+  else ask_proxy(relay);
+}
+
+static void proxy_ready(struct watched *watched, uint32_t events) {
+  struct relay *relay = (void *)((char *)watched - offsetof(struct relay, pair.proxy));
+  int status = 0;
+  if (relay->stage == ASKING) return events & EPOLLOUT ? ask_proxy(relay) : call_later(relay);
+  if (relay->stage == JUDGED && relay->pair.client.fd < 0) return finish(relay, true);
+  if (relay->stage == JUDGED) return flow(relay, watched, events);
+  if ((status = read_status(watched->fd))) judged(relay, status);
+}
+
+static void client_ready(struct watched *watched, uint32_t events) {
+  flow((void *)((char *)watched - offsetof(struct relay, pair.client)), watched, events);
+}
+
+static struct relay *waiting_for(const struct call *call) {
+  struct relay *relay = waiting;
+  while (relay && memcmp(&relay->call, call, CALL_KEY)) relay = relay->next;
+  return relay;
+}
+
+static void take_call(const struct call *call) {
+  uint32_t to = ntohl(call->to);
+  struct relay *known_one = waiting_for(call);
+  bool is_nobodys = to >> (32 - STANDIN_BITS) == STANDINS >> (32 - STANDIN_BITS) && !name_of(to);
+  if (known_one) return known_one->stage == JUDGED ? decide(call, WELCOME) : (void)0;
+  struct relay *relay = is_nobodys || count >= MAX_RELAYS ? NULL : calloc(1, sizeof *relay);
+  if (!relay) return decide(call, REFUSED);
+  count++;
+  *relay = (struct relay){.call = *call, .since = now_ms(), .pause = FIRST_PAUSE_MS, .next = waiting};
+  relay->pair.client = (struct watched){.fd = -1, .ready = client_ready};
+  relay->pair.proxy = (struct watched){.fd = -1, .ready = proxy_ready};
+  waiting = relay;
+  call_for(relay);
+}
+
+void take_calls(void) {
+  struct call call;
+  while (next_call(&call)) take_call(&call);
+}
+
+static void accept_client(int client, const struct sockaddr_in *from) {
+  struct sockaddr_in to;
+  socklen_t size = sizeof to;
+  struct call call = {.from = from->sin_addr.s_addr, .from_port = from->sin_port};
+  bool good = getsockname(client, (void *)&to, &size) == 0;
+  if (good) call.to = to.sin_addr.s_addr, call.to_port = ntohs(to.sin_port);
+  struct relay *relay = good ? waiting_for(&call) : NULL;
+  if (!relay || relay->stage != JUDGED) return (void)close(client);
+  relay->pair.client.fd = client;
+  stop_waiting(relay);
+  if (!watch(&relay->pair.client, EPOLLIN) || !watch(&relay->pair.proxy, EPOLLIN))
+    finish(relay, true);
+}
+
+static void accept_clients(struct watched *watched, uint32_t events) {
+  (void)events;
+  for (int i = 0; i < BACKLOG; i++) {
+    struct sockaddr_in from;
+    socklen_t size = sizeof from;
+    int client = accept4(watched->fd, (void *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (client < 0) return;
+    accept_client(client, &from);
+  }
+}
+
+static long long end_of(const struct relay *relay) {
+  return relay->since + (relay->stage == JUDGED ? AWAITED_MS : HELD_MS);
+}
+
+void look_after_relays(void) {
+  long long now = now_ms();
+  for (struct relay *relay = waiting, *next; relay; relay = next) {
+    next = relay->next; // what follows ends at most this one
+    if (now >= end_of(relay)) finish(relay, true);
+    else if (relay->stage == CALLING && now >= relay->again) call_for(relay);
+  }
+  for (struct relay *relay = waiting; relay; relay = relay->next)
+    due_at(relay->stage == CALLING ? relay->again : end_of(relay));
+}
+
+bool open_relays(int *to_accept, int *holding) {
+  *to_accept = open_listener(SOCK_STREAM, PORT_ACCEPTING, BACKLOG);
+  *holding = open_listener(SOCK_STREAM, PORT_HOLDING, 1);
+  int on = 1; // what it accepts inherits that
+  setsockopt(*to_accept, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  accepting = (struct watched){.fd = *to_accept, .ready = accept_clients};
+  return *to_accept >= 0 && *holding >= 0 && watch(&accepting, EPOLLIN);
+}
