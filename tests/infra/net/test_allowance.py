@@ -128,7 +128,7 @@ async def test_an_owner_has_its_bytes_again_after_a_day() -> None:
     for spent in (first.spent(), second.spent()):
         assert spent is not None
         assert spent.code == "owner-bytes-used-up"
-        assert "Try again in 15 min" in spent.text
+        assert "try again in 15 min" in spent.text
     with pytest.raises(Spent):
         await second.received(1)
     assert allowances.of("c", "bob").spent() is None

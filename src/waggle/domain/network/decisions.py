@@ -14,6 +14,15 @@ from waggle.domain.network import Default, Network
 
 ALLOWED: Final = "allowed"
 _SHOWN: Final = 6
+LIMITS: Final = {
+    "bytes-used-up": "A new environment has bytes of its own; the operator of the server can "
+    "change that with WAGGLE_EGRESS_MAX_MB.",
+    "owner-bytes-used-up": "The operator of the server can change that with "
+    "WAGGLE_EGRESS_OWNER_MB.",
+    "too-many-names": "Names that it used just before are free: look up fewer at once, or try "
+    "again in a second.",
+}
+"""The next step by the code of a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ def next_step(decision: Decision, network: Network) -> str:
         )
     if decision.code == "closed-port":
         return f"{reach(network)} The operator of the server opens ports with WAGGLE_EGRESS_PORTS."
+    if decision.code in LIMITS:
+        return LIMITS[decision.code]
     if decision.code in ("maximum", "rule"):
         return f"{reach(network)} Only the operator of the server can allow more."
     return (

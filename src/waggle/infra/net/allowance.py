@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from waggle.infra.net import CHUNK, PeerGone, Stream, StreamReaderLike, StreamWriterLike
-from waggle.infra.net.guest_request import Refusal
+from waggle.infra.net.guest_request import Refusal, limited
 from waggle.infra.net.lane import Lane
 from waggle.infra.net.pace import Pace
 
@@ -244,22 +244,19 @@ def _shrink(known: dict[_Key, _Value], is_idle: Callable[[_Value], bool]) -> Non
 
 def used_up(limit: int) -> Refusal:
     """429: the environment has exchanged as many bytes as it may."""
-    reason = f"it has used up the {limit / MIB:g} MiB that it may exchange with the network"
-    advice = (
-        "A new environment has its own; the operator of the server can change that with "
-        "WAGGLE_EGRESS_MAX_MB."
+    return limited(
+        "bytes-used-up",
+        f"this environment has used up the {limit / MIB:g} MiB that it may exchange",
     )
-    return _limited("bytes-used-up", reason, advice)
 
 
 def used_up_by_owner(limit: int, seconds: float) -> Refusal:
     """429: the owner's environments have exchanged as many bytes in a day as they may."""
-    reason = f"its owner has used up the {limit / MIB:g} MiB that all environments have in 24 hours"
-    advice = (
-        f"Try again in {math.ceil(seconds / 60)} min; the operator of the server can change that "
-        "with WAGGLE_EGRESS_OWNER_MB."
+    return limited(
+        "owner-bytes-used-up",
+        f"all environments of its owner have used up the {limit / MIB:g} MiB of 24 hours; try "
+        f"again in {math.ceil(seconds / 60)} min",
     )
-    return _limited("owner-bytes-used-up", reason, advice)
 
 
 def too_many_of_owner(limit: int) -> Refusal:
@@ -269,8 +266,3 @@ def too_many_of_owner(limit: int) -> Refusal:
         "they may (WAGGLE_EGRESS_OWNER_CONNECTIONS); close some."
     )
     return Refusal(503, "too-many-connections", text)
-
-
-def _limited(code: str, reason: str, advice: str) -> Refusal:
-    text = f"waggle: this environment has no more network: {reason}. {advice}"
-    return Refusal(429, code, text, reason=reason)

@@ -20,7 +20,7 @@ from typing import Final
 
 from waggle.domain.machine import MAX_PORT
 from waggle.domain.network import Network
-from waggle.domain.network.decisions import Decision, next_step
+from waggle.domain.network.decisions import LIMITS, Decision, next_step
 from waggle.infra.net import Stream
 from waggle.infra.net.exposure import Openings, Streams
 from waggle.infra.net.policy import Address
@@ -214,11 +214,17 @@ def upstream_broken(host: str) -> Refusal:
 
 def too_many_names(burst: int, per_second: int) -> Refusal:
     """429: the environment looks up new names faster than it may."""
-    text = (
-        f"waggle: this environment looks up too many new names; it may look up {burst} at once and "
-        f"then {per_second} a second. Names that it used just before are free. Try again later."
+    return limited(
+        "too-many-names",
+        f"this environment looks up too many new names; {burst} at once and then {per_second} a "
+        "second are possible",
     )
-    return Refusal(429, "too-many-names", text, reason="it looks up too many new names")
+
+
+def limited(code: str, reason: str) -> Refusal:
+    """429: a limit of the environment or of its owner is reached."""
+    text = f"waggle: no network now: {reason}. {LIMITS[code]}"
+    return Refusal(429, code, text, reason=reason)
 
 
 def too_many(limit: int) -> Refusal:
