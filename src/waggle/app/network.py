@@ -12,6 +12,7 @@ from waggle.app.observing import egress_log
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.network.rule_book import Judges
+from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Observer
 from waggle.infra.net.allowance import AllowanceLimits, Allowances
 from waggle.infra.net.egress import EgressProxy
@@ -36,7 +37,10 @@ def allowance_limits(settings: Settings) -> AllowanceLimits:
 class Egress:
     """What the proxies of one server share. Made on its event loop."""
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
+    def __init__(
+        self, settings: Settings, observer: Observer, traffic: Traffic | None = None
+    ) -> None:
+        """`traffic` counts that of all environments."""
         limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
         self._observer = observer
         self._lookups = Lookups(system_lookup)
@@ -44,7 +48,7 @@ class Egress:
         ports = frozenset(settings.egress_ports)
         self._judges = Judges(ports=ports, web=ports)
         self._limits = EgressLimits(connections=settings.egress_max_connections)
-        self.allowances = Allowances(allowance_limits(settings))
+        self.allowances = Allowances(allowance_limits(settings), traffic)
 
     def new_proxy(self, environment: Environment) -> EgressProxy:
         """Return a proxy for the environment, whose earlier proxies' use counts."""

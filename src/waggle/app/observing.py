@@ -22,6 +22,7 @@ from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Observer, Observers
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
@@ -41,6 +42,8 @@ class Watch:
     """The observer of events, the page of /metrics if there is one, and the action of SIGHUP."""
 
     observer: Observer
+    traffic: Traffic
+    """That of all environments, which the proxies count and the page shows."""
     scrape: Scrape | None = None
     reopen: Callable[[], None] | None = None
 
@@ -101,7 +104,9 @@ def watching(
 
     Raises SettingsInvalid when the audit log cannot be opened.
     """
-    metrics = Metrics(states, settings.max_environments, warm) if settings.metrics else None
+    traffic, metrics = Traffic(), None
+    if settings.metrics:
+        metrics = Metrics(states, settings.max_environments, warm, traffic)
     audit = None
     if settings.audit_log is not None:
         path = None if settings.audit_log == "-" else settings.audit_log
@@ -109,6 +114,7 @@ def watching(
     try:
         yield Watch(
             Observers([observer for observer in (metrics, audit) if observer is not None]),
+            traffic=traffic,
             scrape=metrics.scrape if metrics else None,
             reopen=audit.reopen if audit else None,
         )

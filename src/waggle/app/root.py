@@ -121,7 +121,7 @@ async def open_app(
         authorities = certificates(settings) if authorities is None else authorities
         images = image_service(settings, several_owners, authorities)
         made = machinery(settings, chosen.hypervisor, authorities, stack)
-        host = _local_host(settings, made, stack, watch.observer, tasks, images=images, pool=pool)
+        host = _local_host(settings, made, stack, watch, tasks, images=images, pool=pool)
         environments = EnvironmentService(
             host=host,
             store=store,
@@ -217,7 +217,7 @@ def _local_host(
     settings: Settings,
     made: Machinery,
     stack: contextlib.AsyncExitStack,
-    observer: Observer,
+    watch: Watch,
     tasks: anyio.abc.TaskGroup,
     *,
     images: ImageService,
@@ -235,7 +235,7 @@ def _local_host(
         ),
         images=images,
         parts=made.parts,
-        new_proxy=Egress(settings, observer).new_proxy,
+        new_proxy=Egress(settings, watch.observer, watch.traffic).new_proxy,
         freezing=made.freezing,
         pool=pool,
         room=made.room,

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.infra.observe.parts import CALL
 
 from waggle.domain.environment import State
+from waggle.domain.network.traffic import Traffic
 from waggle.infra.observe.metrics import Metrics
 
 
@@ -48,13 +49,21 @@ def test_calls_and_events_are_counted() -> None:
 def test_gauges_are_read_at_the_scrape() -> None:
     states = [State.RUNNING, State.RUNNING, State.ERROR]
     waiting = {"python": 2, "node": 0}
-    metrics = Metrics(lambda: states, 10, lambda: waiting)
+    traffic = Traffic()
+    metrics = Metrics(lambda: states, 10, lambda: waiting, traffic)
     values = samples(metrics, sessions=3)
     assert values["waggle_environments{state=running}"] == 2
     assert values["waggle_environments{state=creating}"] == 0
     assert (values["waggle_environments_max"], values["waggle_sessions"]) == (10, 3)
     assert values["waggle_warm_machines{runtime=python}"] == 2
     assert values["waggle_warm_machines{runtime=node}"] == 0
+    traffic.to_guest, traffic.to_internet, traffic.connections = 5_000_000, 70, 9
+    traffic.refused, traffic.open = 3, 2
+    values = samples(metrics)
+    assert values["waggle_egress_bytes_total{direction=to_guest}"] == 5_000_000
+    assert values["waggle_egress_bytes_total{direction=to_internet}"] == 70
+    assert values["waggle_egress_connections_total"] == 9
+    assert (values["waggle_egress_refused_total"], values["waggle_egress_open"]) == (3, 2)
     states.clear()
     assert samples(metrics)["waggle_environments{state=running}"] == 0
 

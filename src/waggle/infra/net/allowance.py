@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from waggle.domain.network.traffic import Traffic
 from waggle.infra.net import CHUNK, PeerGone, Stream, StreamReaderLike, StreamWriterLike
 from waggle.infra.net.guest_request import Refusal, limited
 from waggle.infra.net.lane import Lane
@@ -46,27 +47,6 @@ class AllowanceLimits:
     """Bytes a second of one environment."""
     total_rate: int = 0
     """Bytes a second of all environments, which share them evenly."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Running totals, of one environment, of one owner or of all."""
-
-    to_guest: int = 0
-    """Bytes from servers."""
-    to_internet: int = 0
-    """Bytes to servers."""
-    connections: int = 0
-    """Connections of guests to the proxy."""
-    refused: int = 0
-    """Requests that the proxy answered itself: denied, failed or malformed."""
-    open: int = 0
-    """Connections now."""
-
-    @property
-    def bytes(self) -> int:
-        """Both directions together."""
-        return self.to_guest + self.to_internet
 
 
 class Spent(PeerGone):
@@ -201,14 +181,18 @@ class Allowances:
     """The allowances of all environments and owners. Lives on one event loop."""
 
     def __init__(
-        self, limits: AllowanceLimits, *, now: Callable[[], float] = time.monotonic
+        self,
+        limits: AllowanceLimits,
+        traffic: Traffic | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._now = now
         self._environments: dict[str, Allowance] = {}
         self._owners: dict[Hashable, _Owner] = {}
         self._lane = Lane(limits.total_rate) if limits.total_rate else None
-        self.traffic = Traffic()
+        self.traffic = Traffic() if traffic is None else traffic
         """The totals of the server since its start."""
 
     def of(self, environment: str, owner: Hashable) -> Allowance:

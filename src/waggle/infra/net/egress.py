@@ -15,13 +15,14 @@ from collections.abc import Callable
 
 from waggle.domain.network import Network
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.traffic import Traffic
 from waggle.infra.net import (
     Stream,
     StreamReaderLike,
     StreamWriterLike,
     guest_request,
 )
-from waggle.infra.net.allowance import Allowance, Traffic
+from waggle.infra.net.allowance import Allowance
 from waggle.infra.net.dial import Dialer
 from waggle.infra.net.gate import Gate, OnDecision, Reach
 from waggle.infra.net.guest_request import (

@@ -17,11 +17,12 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from waggle.domain.environment import State
+from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import CALL_TOOL, Call, Observer
 
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -36,11 +37,14 @@ class Metrics(Observer, Collector):
         states: Callable[[], Iterable[State]],
         capacity: int,
         warm: Callable[[], Mapping[str, int]] = dict[str, int],
+        traffic: Traffic | None = None,
     ) -> None:
         """`states` returns the state of every live environment now.
 
-        `warm` returns the number of warm machines of each runtime.
+        `warm` returns the number of warm machines of each runtime. `traffic` is that of all
+        environments; it is read at a scrape.
         """
+        self._traffic = Traffic() if traffic is None else traffic
         self._registry = CollectorRegistry()
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         """Counters by label values, which are few; the library looks them up under a lock."""
@@ -149,4 +153,23 @@ class Metrics(Observer, Collector):
         for runtime, number in self._warm().items():
             warm.add_metric((runtime,), number)
         yield warm
+        yield from self._network()
         yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self._sessions)
+
+    def _network(self) -> Iterator[Metric]:
+        traffic = self._traffic
+        exchanged = CounterMetricFamily(
+            "waggle_egress_bytes", "Bytes of guests and servers.", labels=("direction",)
+        )
+        exchanged.add_metric(("to_guest",), traffic.to_guest)
+        exchanged.add_metric(("to_internet",), traffic.to_internet)
+        yield exchanged
+        yield CounterMetricFamily(
+            "waggle_egress_connections", "Connections of guests.", value=traffic.connections
+        )
+        yield CounterMetricFamily(
+            "waggle_egress_refused", "Requests answered by the proxy.", value=traffic.refused
+        )
+        yield GaugeMetricFamily(
+            "waggle_egress_open", "Connections of guests now.", value=traffic.open
+        )
