@@ -58,6 +58,7 @@ async def test_a_used_up_environment_is_refused_and_its_connections_end(open_lab
         reader, writer = await lab.tunnel("open.test", idle.port)
         flooded, _ = await lab.tunnel("open.test", site.port)
         assert await drained(flooded) < MIB + 65_536
+        assert [decision.code for decision in lab.decisions[2:]] == ["bytes-used-up"]
         writer.write(b"one more byte")
         assert await drained(reader) == 0
         for ask in (
@@ -91,6 +92,22 @@ async def test_an_upload_counts_too(open_lab: OpenLab) -> None:
         writer.write(bytes(MIB))
         assert await drained(reader) < MIB
         assert lab.proxy.traffic.to_internet > MIB // 4
+
+
+async def test_an_upload_over_the_limit_is_answered_with_the_reason(open_lab: OpenLab) -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    async with open_lab(allowance=Allowance(AllowanceLimits(environment_bytes=MIB))) as lab:
+        site = await lab.site(swallow)
+        head = f"PUT http://open.test:{site.port}/ HTTP/1.0\r\nContent-Length: {4 * MIB}\r\n\r\n"
+        reader, writer = await lab.connect()
+        writer.write(head.encode() + bytes(4 * MIB))
+        with contextlib.suppress(ConnectionError):
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 429 "), answer
+        assert lab.decisions[-1].code == "bytes-used-up"
 
 
 async def test_connections_of_all_environments_of_an_owner_are_bounded(open_lab: OpenLab) -> None:

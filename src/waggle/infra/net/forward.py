@@ -16,6 +16,7 @@ from typing import cast
 import h11
 
 from waggle.infra.net import PeerGone, Stream, guest_request, idle_limit
+from waggle.infra.net.allowance import Spent
 from waggle.infra.net.guest_request import Target
 from waggle.tasks import errors_in
 
@@ -170,6 +171,8 @@ class Exchange:
                 else:
                     await self._upstream.send(h11.EndOfMessage())
                     return
+            except Spent:
+                raise
             except PeerGone:
                 return  # the server hung up early, but its answer may still be under way
 

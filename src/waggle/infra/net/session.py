@@ -105,8 +105,16 @@ class Session:
             await self._forward(request)
         except BadTarget as error:
             raise guest_request.malformed(str(error)) from None
+        except (PeerGone, Refusal):
+            self._check_allowance()
+            raise
         http = self._peer.http
         return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    def _check_allowance(self) -> None:
+        """Give the reason if a connection broke off because the allowance is used up."""
+        if self.passage is not None and (spent := self._allowance.spent()) is not None:
+            self._dialer.refuse(self.passage.target, spent)
 
     async def _read_head(self) -> h11.Request | None:
         try:
