@@ -35,6 +35,7 @@ from waggle.mcp.results.pictures import MAX_IMAGE_BYTES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.surfaces import instructions
 from waggle.mcp.tools import all_tools
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
@@ -183,6 +184,7 @@ def default_tools() -> list[OfferedTool]:
         trees=cast("TreeService", None),
         watches=cast("WatchService", None),
         ports=cast("PortService", None),
+        networks=cast("NetworkService", None),
         execution_limits=execution_limits(settings),
     )
     return all_tools(services)

@@ -89,11 +89,15 @@ environment stays, and the error has its id. A cancelled call continues for two 
 same call again takes over its environment; otherwise that is destroyed, unless it was used.
 `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first and last, and need not
 be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}; every call restarts
-the time. `network` is `public` (the internet, through a proxy; never the server's own network) or
-`none`; the default is the operator's choice. The operator
+the time. `network` is `public` (the internet; never the server's own network), `none`, `ask`, or
+rules, as a list or a text with commas: [Networks](network.md) has them. The operator
 decides which images may be named.""",
     "destroy_environment": "Destroying it twice is fine.",
     "get_environment": "It does not count as use: the idle time continues.",
+    "set_network": """\
+`network` replaces the network, in the words of `create_environment`; `allow` and `deny` add rules
+to it. It holds at once, also for a paused environment, within the operator's maximum. `none` is for
+good, and an environment without a network cannot get one. [Networks](network.md) has the rest.""",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
     "kill_job": f"""\
 Killing one that has ended is fine. Of a context it ends the interpreter.
@@ -208,6 +212,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {**_BOX, "path": "project", "archive_id": "0f3a...", "offset": 360_000},
     ],
     "expose_port": [{**_BOX, "port": 8000}, {**_BOX, "port": 3000, "wait_seconds": 60}],
+    "set_network": [
+        {**_BOX, "network": "@packages, *.example.org"},
+        {**_BOX, "allow": ["git.example.org:22"], "deny": ["ads.example.org"]},
+    ],
     "pause_environment": [{**_BOX, "to_disk": True}],
     "snapshot_environment": [{**_BOX, "name": "packages-installed"}],
     "fork_environment": [

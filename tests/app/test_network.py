@@ -9,7 +9,7 @@ import pytest
 from tests.support.settings import settings_in
 from tests.support.vm import environment
 
-from waggle.app.network import Egress
+from waggle.app.network import Egress, operator_rules
 from waggle.domain.observer import Observer
 from waggle.infra.net.allowance import AllowanceLimits
 
@@ -26,7 +26,7 @@ async def test_settings_limit_environments_and_owners(tmp_path: Path) -> None:
         egress_rate="1M",
         egress_total_rate="10M",
     )
-    proxy = Egress(settings, Observer()).new_proxy(environment())
+    proxy = Egress(settings, operator_rules(settings), Observer()).new_proxy(environment())
     assert proxy._limits.connections == 7
     assert proxy._allowance.limits == AllowanceLimits(
         environment_bytes=3 << 20,
@@ -38,7 +38,8 @@ async def test_settings_limit_environments_and_owners(tmp_path: Path) -> None:
 
 
 async def test_a_resumed_environment_goes_on_counting(tmp_path: Path) -> None:
-    egress = Egress(settings_in(tmp_path), Observer())
+    settings = settings_in(tmp_path)
+    egress = Egress(settings, operator_rules(settings), Observer())
     paused = environment()
     await egress.new_proxy(paused)._allowance.received(1_000)
     resumed = egress.new_proxy(paused)

@@ -109,7 +109,11 @@ class TestDefaults:
         assert not default.allow_remote
         assert default.default_network == PUBLIC_NETWORK
         assert default.egress_allow_cidrs == ()
-        assert default.egress_ports == (80, 443)
+        assert default.max_network == PUBLIC_NETWORK
+        assert 443 in default.egress_ports
+        assert 25 not in default.egress_ports
+        assert default.public_ports == {80, 443}
+        assert settings(EGRESS_PORTS="80,8080").public_ports == {80, 8080}
         assert default.ca_bundle is None
 
     def test_the_data_directory_is_one_that_the_user_may_write(self) -> None:
@@ -192,6 +196,8 @@ class TestErrors:
             ("VM_UID_BASE", "4294967295"),
             ("DEFAULT_NETWORK", "private"),
             ("ALLOW_REMOTE", "maybe"),
+            ("MAX_NETWORK", "example"),
+            ("NETWORK_RULES", "rules.toml"),
             ("EGRESS_ALLOW_CIDRS", "10.0.0.1/8"),
             ("EGRESS_PORTS", "80,,443"),
             ("EGRESS_PORTS", "0"),

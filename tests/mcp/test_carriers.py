@@ -18,7 +18,19 @@ FILES = {
 }
 """Parameters that may hold a whole file or program."""
 SHORT = {
-    *("archive_id", "context", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
+    *(
+        "allow",
+        "deny",
+        "archive_id",
+        "context",
+        "cwd",
+        "env",
+        "environment_id",
+        "exclude",
+        "image",
+        "mode",
+        "name",
+    ),
     *("network", "packages", "path", "signal", "snapshot", "snapshot_id"),
 }
 """Parameters without a bound in the schema that need at most a few kilobytes."""

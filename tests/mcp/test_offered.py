@@ -70,6 +70,7 @@ CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"port": 70_000},
         *({"port": port, "wait_seconds": 0} for port in range(1, 20)),
     ],
+    "set_network": [{}, {"allow": "nonsense"}, {"network": "@unknown"}, {"network": "none"}],
     "pause_environment": [{"to_disk": True}],
     "resume_environment": [{}],
     "snapshot_environment": [{"name": "-"}, *[{"name": "a"}] * 4],

@@ -97,6 +97,7 @@ async def test_hints_are_correct() -> None:
         "destroy_environment",
         "upload_files",
         "extend_environment",
+        "set_network",
         "write_file",
         "install_packages",
         "kill_job",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,9 @@ from tests.support.kept_jobs import KeptJob, copies
 from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.exposure import ByteStream
 from waggle.domain.machine import ResourceUse
+from waggle.domain.network import Network
+from waggle.domain.network.registries import registry_rules
+from waggle.domain.network.rules import Rule
 from waggle.infra.net import Stream
 
 USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
@@ -61,6 +64,25 @@ class FakeGuest(FakePrograms):
     destroys: int = 0
     freeze_error: Exception | None = None
     obeyed: list[str] = field(default_factory=list[str])
+    configured: Sequence[str] = ()
+    """The registries that its package managers answer with, as texts of rules."""
+    asked: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    """The variables that were ignored, for each time that it was asked for them."""
+    networks: list[tuple[str, tuple[str, ...]]] = field(
+        default_factory=list[tuple[str, tuple[str, ...]]]
+    )
+    """The networks and registries that were set, as texts."""
+    open_connections: int = 0
+
+    async def registries(self, network: Network, ignoring: Collection[str]) -> Sequence[Rule]:
+        await anyio.lowlevel.checkpoint()
+        self.asked.append(tuple(ignoring))
+        return registry_rules(self.configured)
+
+    def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
+        self.networks.append((str(network), tuple(map(str, registries))))
+        closed, self.open_connections = self.open_connections, 0
+        return closed
 
     async def resource_use(self) -> ResourceUse | None:
         await anyio.lowlevel.checkpoint()

@@ -38,6 +38,7 @@ from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS, all_tools
 from waggle.service.environments.creating import Pausing
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
@@ -163,6 +164,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         ),
         watches=WatchService(environments, tasks),
         ports=PortService(environments),
+        networks=NetworkService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         offer=setup.offer or Offer(frozenset(setup.toolsets), frozenset(setup.toolsets)),
@@ -176,7 +178,8 @@ def unused_services() -> Services:
     """Return services for tools that are inspected, not called."""
     unused = cast("Any", None)
     return Services(
-        *(unused, unused, unused, unused, unused, unused, unused, unused, unused), EXECUTION
+        *(unused, unused, unused, unused, unused, unused, unused, unused, unused, unused),
+        execution_limits=EXECUTION,
     )
 
 

@@ -7,13 +7,18 @@ Used by `waggle.app.root`. Knows no use case.
 from __future__ import annotations
 
 import os
+import time
 
 from waggle.app.observing import egress_log
 from waggle.config import Settings
+from waggle.config.environments import named_rules
+from waggle.config.places import Places
 from waggle.domain.environment import Environment
+from waggle.domain.network.registries import registry_rules
 from waggle.domain.network.rule_book import Judges
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Observer
+from waggle.infra.access.operator_rules import OperatorRules
 from waggle.infra.net.allowance import AllowanceLimits, Allowances
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
@@ -21,6 +26,7 @@ from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
+from waggle.service.environments.reaching import OperatorNetwork
 
 
 def allowance_limits(settings: Settings) -> AllowanceLimits:
@@ -34,19 +40,42 @@ def allowance_limits(settings: Settings) -> AllowanceLimits:
     )
 
 
+def operator_rules(settings: Settings) -> OperatorRules:
+    """Read the files of rules. Raises SettingsInvalid if one cannot be used."""
+    return OperatorRules(
+        settings.network_rules,
+        Places.of(settings).approved_rules,
+        required=named_rules(settings.default_network) | named_rules(settings.max_network),
+        monotonic=time.monotonic,
+    )
+
+
+def operator_network(settings: Settings, rules: OperatorRules) -> OperatorNetwork:
+    """Return what services know of the operator's rules."""
+    return OperatorNetwork(rules.sets, settings.max_network)
+
+
 class Egress:
     """What the proxies of one server share. Made on its event loop."""
 
     def __init__(
-        self, settings: Settings, observer: Observer, traffic: Traffic | None = None
+        self,
+        settings: Settings,
+        rules: OperatorRules,
+        observer: Observer,
+        traffic: Traffic | None = None,
     ) -> None:
         """`traffic` counts that of all environments."""
         limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
         self._observer = observer
         self._lookups = Lookups(system_lookup)
         self._policy = AddressPolicy(settings.egress_allow_cidrs)
-        ports = frozenset(settings.egress_ports)
-        self._judges = Judges(ports=ports, web=ports)
+        self._judges = Judges(
+            rules,
+            settings.max_network,
+            ports=frozenset(settings.egress_ports),
+            web=settings.public_ports,
+        )
         self._limits = EgressLimits(connections=settings.egress_max_connections)
         self.allowances = Allowances(allowance_limits(settings), traffic)
 
@@ -57,7 +86,9 @@ class Egress:
             self._policy,
             resolver,
             exists=resolver.exists,
-            reach=Reach(environment.network, self._judges),
+            reach=Reach(
+                environment.network, self._judges, registry_rules(environment.registries or ())
+            ),
             limits=self._limits,
             allowance=self.allowances.of(environment.id, environment.owner),
             on_decision=egress_log(self._observer, environment.id),

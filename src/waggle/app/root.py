@@ -28,7 +28,7 @@ from waggle.app.machines import (
     templates,
     warm_pool,
 )
-from waggle.app.network import Egress
+from waggle.app.network import Egress, operator_network, operator_rules
 from waggle.app.observing import Watch, rates, watching
 from waggle.app.values import (
     certificates,
@@ -52,6 +52,7 @@ from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
@@ -121,11 +122,14 @@ async def open_app(
         authorities = certificates(settings) if authorities is None else authorities
         images = image_service(settings, several_owners, authorities)
         made = machinery(settings, chosen.hypervisor, authorities, stack)
-        host = _local_host(settings, made, stack, watch, tasks, images=images, pool=pool)
+        rules = operator_rules(settings)
+        egress = Egress(settings, rules, watch.observer, watch.traffic)
+        parts = (settings, made, stack, tasks, egress)
+        host = _local_host(*parts, images=images, pool=pool)
         environments = EnvironmentService(
             host=host,
             store=store,
-            limits=limits(settings, several_owners),
+            limits=limits(settings, several_owners, operator_network(settings, rules)),
             clock=clock,
             new_id=new_id,
             tasks=tasks,
@@ -217,8 +221,8 @@ def _local_host(
     settings: Settings,
     made: Machinery,
     stack: contextlib.AsyncExitStack,
-    watch: Watch,
     tasks: anyio.abc.TaskGroup,
+    egress: Egress,
     *,
     images: ImageService,
     pool: WarmPool[WarmMachine],
@@ -235,7 +239,7 @@ def _local_host(
         ),
         images=images,
         parts=made.parts,
-        new_proxy=Egress(settings, watch.observer, watch.traffic).new_proxy,
+        new_proxy=egress.new_proxy,
         freezing=made.freezing,
         pool=pool,
         room=made.room,
@@ -268,6 +272,7 @@ def _services(
         trees=TreeService(environments, record=archive, trim=trim),
         watches=WatchService(environments, tasks),
         ports=PortService(environments),
+        networks=NetworkService(environments),
         execution_limits=call_limits,
         rates=rates(settings),
         offer=offer(settings),

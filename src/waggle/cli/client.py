@@ -173,6 +173,7 @@ COMMANDS: Mapping[str, str | None] = {
     "destroy_environment": "'waggle env rm'",
     "get_environment": _LS,
     "extend_environment": None,
+    "set_network": "'waggle env network'",
     "execute": _EXEC,
     "run_command": _EXEC,
     "wait_job": None,
@@ -209,6 +210,7 @@ _PHRASES = {
     "network 'public'": "--network public",
     "user 'root'": "--user root",
     "create_environment(snapshot=...)": "'waggle env new --snapshot'",
+    "create_environment(network=...)": "'waggle env new --network'",
 }
 _NO_COMMAND = naming([name for name, command in COMMANDS.items() if command is None])
 _WORDS = {name: command for name, command in COMMANDS.items() if command} | _PARAMETERS

@@ -20,7 +20,12 @@ from typing import Literal, Self, get_args, get_origin
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from waggle.config.environments import EnvironmentSection, MachineSection, NetworkSection
+from waggle.config.environments import (
+    EnvironmentSection,
+    MachineSection,
+    NetworkSection,
+    named_rules,
+)
 from waggle.config.images import ImageSection, RuntimeSection
 from waggle.config.parsers import Accepts, Section, format_duration
 from waggle.config.places import StorageSection
@@ -101,6 +106,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
             f"WAGGLE_WARM_POOL keeps {warm} machines, and "
             f"WAGGLE_MAX_ENVIRONMENTS={settings.max_environments} must not be below that."
         )
+    yield from network_conflicts(settings)
     yield from access_conflicts(settings)
     yield from observation_conflicts(settings)
     exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
@@ -111,6 +117,15 @@ def conflicts(settings: Settings) -> Iterator[str]:
             "WAGGLE_OAUTH_ISSUER, or set WAGGLE_ALLOW_REMOTE=true behind a proxy that checks who "
             "calls."
         )
+
+
+def network_conflicts(settings: Settings) -> Iterator[str]:
+    """Yield a line for each name of rules that is used without a file that could have it."""
+    if settings.network_rules is not None:
+        return
+    for setting in ("default_network", "max_network"):
+        for name in sorted(named_rules(getattr(settings, setting))):
+            yield f"{variable(setting)} names @{name}, and no WAGGLE_NETWORK_RULES has it."
 
 
 def load(

@@ -24,6 +24,8 @@ from waggle.config.parsers import (
     setting,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.domain.network import PACKAGES, Network
+from waggle.domain.network.judging import WEB
 from waggle.domain.programs.runtime import RuntimeName
 
 
@@ -162,7 +164,11 @@ class NetworkSection(Section):
     egress_allow_cidrs: Networks = setting(
         "", "Networks that guests may reach although they are not public, such as a mirror's."
     )
-    egress_ports: Ports = setting("80,443", "TCP ports that guests may reach.")
+    egress_ports: Ports = setting(
+        "22,80,443,3306,5432,6379,8080,8443,9418",
+        "TCP ports that rules may open to guests. `public` opens 80 and 443 of them, or all of "
+        "them if you set this.",
+    )
     egress_max_connections: Whole = setting(
         "128", "Connections of one environment through the proxy at once.", ge=1, le=4096
     )
@@ -196,6 +202,27 @@ class NetworkSection(Section):
         "Bytes a second of all environments together, which share them evenly, however many "
         "connections each has. Set it a little below the speed of the host's network.",
     )
+    max_network: NetworkValue = setting(
+        "public",
+        "The most that any environment may reach, whatever its creator says: the same words and "
+        "rules. What is not public needs a rule for its network here, too.",
+    )
+    network_rules: OptionalPath = setting(
+        "",
+        "TOML file of named rules, which creators of environments use as `@NAME`; see "
+        "[network.md](network.md#named-rules). A running server takes changes by itself.",
+    )
     ca_bundle: OptionalPath = setting(
         "", "PEM file with certificate authorities that guests trust in addition to their own."
     )
+
+    @property
+    def public_ports(self) -> frozenset[int]:
+        """The ports that `public` opens without a rule."""
+        listed = frozenset(self.egress_ports)
+        return listed if "egress_ports" in self.model_fields_set else listed & WEB
+
+
+def named_rules(network: Network) -> frozenset[str]:
+    """Return the names in a network that the operator's file must have; not the preset's."""
+    return frozenset(network.sets) - {PACKAGES}

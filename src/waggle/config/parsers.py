@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.machine import MAX_PORT
-from waggle.domain.network import Network, parse_network
+from waggle.domain.network import Network, recorded_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset, toolsets_of
 
@@ -144,14 +144,6 @@ def parse_ports(value: str) -> tuple[int, ...]:
     return ports
 
 
-def parse_reach(value: str) -> Network:
-    """Read a network: none, public, ask, or rules, separated by commas."""
-    try:
-        return parse_network(value)
-    except InvalidArgument as error:
-        raise ValueError(error.message) from error
-
-
 def parse_toolsets(value: str) -> frozenset[Toolset]:
     """Read names of toolsets separated by commas or spaces; `full` and `all` mean all of them."""
     try:
@@ -230,7 +222,7 @@ Networks = Annotated[
 ]
 NetworkValue = Annotated[
     Network,
-    parsed_by(parse_reach),
+    parsed_by(recorded_network),
     Accepts("none, public, ask, or rules such as example.org:443, separated by commas"),
 ]
 Ports = Annotated[tuple[int, ...], parsed_by(parse_ports), Accepts("TCP ports separated by commas")]

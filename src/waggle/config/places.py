@@ -59,6 +59,11 @@ class Places:
         return self.data / "state.db"
 
     @property
+    def approved_rules(self) -> Path:
+        """The network rules that people allowed for always when they were asked."""
+        return self.data / "network-rules.toml"
+
+    @property
     def environments(self) -> Path:
         """One directory for each environment that runs or is paused."""
         return self.data / "environments"

@@ -73,13 +73,13 @@ class Environment:
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
     is never idle, nor is one that runs with `running_jobs`. `last_job` is the highest number that
-    a job of it ever had. `directory` is where programs start.
-    `error` says why it failed or ended, and may be shown to its owner. `paused_until` is set while
-    its state is on the disk. `notice` is a text for its owner, such as why an idle environment is
-    paused in memory instead of to disk; it is not recorded. `last_visited_at` is when a client was
-    last connected to one of its exposed ports. `variables` are for all its programs, `packages`
-    were requested when it was created. `fork_of` is set for forks. `exposed` has its exposed ports,
-    oldest first, also while it is paused.
+    a job of it ever had. `directory` is where programs start. `error` says why it failed or ended,
+    and may be shown to its owner. `paused_until` is set while its state is on the disk. `notice` is
+    a text for its owner, not recorded. `last_visited_at` is when a client was last connected to one
+    of its exposed ports. `variables` are for all its programs, `packages` were requested when it
+    was created. `registries` are the rules, as texts, that @packages stands
+    for in its image; None if it was not asked. `fork_of` is set for forks. `exposed` has its
+    exposed ports, oldest first, also while it is paused.
     """
 
     id: str
@@ -108,6 +108,7 @@ class Environment:
     notice: str | None = None
     fork_of: Origin | None = None
     exposed: tuple[ExposedPort, ...] = ()
+    registries: tuple[str, ...] | None = None
 
     def copy(self, environment_id: str, now: datetime, call: str) -> Environment:
         """Return a fork of this one, of the same owner, that is to be created in that call."""
@@ -124,6 +125,7 @@ class Environment:
             last_used_at=now,
             variables=self.variables,
             packages=self.packages,
+            registries=self.registries,
             fork_of=Origin(self.id, self.name, call),
         )
 

@@ -20,6 +20,7 @@ from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.machine import DiskUse, ResourceUse, VmmProcess
+from waggle.domain.network.guest_network import NetworkOfGuest
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.domain.programs.guest_job import JobsOfGuest
 
@@ -44,7 +45,7 @@ class FrozenMachine(Protocol):
         ...
 
 
-class Guest(JobsOfGuest, Protocol):
+class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
     """A booted environment that can be worked in. Owns its machine and its SSH connection."""
 
     @property

@@ -48,6 +48,7 @@ class Snapshot:
     size: int = 0
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
+    registries: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -75,6 +76,7 @@ class Snapshot:
             expires_at=expires_at,
             variables=environment.variables,
             packages=environment.packages,
+            registries=environment.registries,
         )
 
     def is_expired(self, now: datetime) -> bool:

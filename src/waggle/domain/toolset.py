@@ -53,6 +53,7 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
         "destroy_environment",
         "get_environment",
         "extend_environment",
+        "set_network",
     ),
     Toolset.EXECUTION: ("execute", "run_command"),
     Toolset.JOBS: ("read_job", "wait_job", "write_job", "kill_job", "list_jobs"),

@@ -28,6 +28,7 @@ from waggle.domain.programs.text import last_line
 from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
 from waggle.mcp.errors import clean
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
@@ -80,6 +81,7 @@ class Services:
     trees: TreeService
     watches: WatchService
     ports: PortService
+    networks: NetworkService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None

@@ -57,8 +57,8 @@ _THEN: Mapping[str, str] = {
     "list_snapshots and delete_snapshot manage them. fork_environment copies a running "
     "environment, to try several ways from one state, and keep_fork keeps the best; "
     "pause_environment frees its resources until the next call or resume_environment.",
-    "get_environment": "get_environment shows how long one is kept, extend_environment keeps it "
-    "longer.",
+    "get_environment": "get_environment shows its state, extend_environment keeps it, "
+    "set_network opens hosts.",
 }
 """By the tool that a step needs; without it, the step is left out."""
 _GONE = "One that is not used is destroyed after a while, with its files: read what you need."

@@ -155,6 +155,9 @@ class PretendProxy:
     def refused_since(self, since: float) -> Sequence[Decision]:
         raise AssertionError("nothing runs")
 
+    def set_network(self, network: object, registries: object = None) -> int:
+        raise AssertionError("nothing changes")
+
     async def aclose(self) -> None:
         self.log.append("proxy")
 

@@ -89,6 +89,30 @@ def env_rm(*environments: str) -> None:
     run(environments)
 
 
+@env.command(name="network", group=BASIC)
+def env_network(
+    environment: Environment,
+    value: NetworkOption = None,
+    /,
+    *,
+    allow: Repeated = (),
+    deny: Repeated = (),
+    json: Json = False,
+) -> None:
+    """Show what an environment reaches, or change it at once.
+
+    Examples: `waggle env network box`, `waggle env network box "@packages, example.org"`,
+    `waggle env network box --allow "*.example.org" --deny ads.example.org`
+
+    :param value: Its new network: none, public, ask, or rules.
+    :param allow: A rule to add; may be repeated.
+    :param deny: A destination that it never reaches; may be repeated.
+    """
+    from waggle.cli.env.networks import network as run
+
+    run(environment, value, allow, deny, as_json=json)
+
+
 @env.command(name="pause", group=FREEZING)
 def env_pause(environment: Environment, *, to_disk: bool = False) -> None:
     """Pause an environment until it is used again.

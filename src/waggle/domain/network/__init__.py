@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.network.rules import HOW, Rule, parse_rule
+from waggle.domain.network.rules import HOW, Action, Rule, parse_rule
 
 MAX_ITEMS: Final = 200
 """The most items that a client may give an environment."""
@@ -60,12 +60,14 @@ class Network:
         """Return all items in one line."""
         return ", ".join(self.items)
 
-    def with_rules(self, *added: Rule) -> Network:
-        """Return this network with further rules; one that is there already is not repeated.
+    def with_rules(self, *added: Rule, sets: Sequence[str] = ()) -> Network:
+        """Return this network with further rules; what is there already is not repeated.
 
         A rule takes the place of the one with the other action for the same destination. Raises
         InvalidArgument if there would be too many, or there is no network to add to.
         """
+        if not added and not sets:
+            return self
         if self.is_none:
             raise InvalidArgument(
                 "This environment has no network, which rules could open.",
@@ -73,7 +75,8 @@ class Network:
             )
         opposite = {str(rule).removeprefix("deny ") for rule in added}
         kept = [rule for rule in self.rules if str(rule).removeprefix("deny ") not in opposite]
-        return _bounded(replace(self, rules=(*kept, *dict.fromkeys(added))))
+        names = tuple(dict.fromkeys((*self.sets, *sets)))
+        return _bounded(replace(self, rules=(*kept, *dict.fromkeys(added)), sets=names))
 
 
 NO_NETWORK: Final = Network(Default.NONE)
@@ -105,9 +108,42 @@ def parse_network(given: str | Iterable[str]) -> Network:
     return _bounded(network)
 
 
+def recorded_network(text: str) -> Network:
+    """Return the network whose text a setting, a record or a manifest holds. Raises ValueError."""
+    try:
+        return parse_network(text)
+    except InvalidArgument as error:
+        raise ValueError(error.message) from error
+
+
 def _split(text: str) -> Sequence[str]:
     """Split at commas, but not between the methods of a rule (`GET,HEAD example.org`)."""
     return [item.strip() for item in re.split(r",(?![A-Z])|,\s+", text)]
+
+
+class Additions(NamedTuple):
+    """What a client adds to a network."""
+
+    rules: tuple[Rule, ...]
+    sets: tuple[str, ...]
+
+
+def parse_additions(allow: Sequence[str], deny: Sequence[str]) -> Additions:
+    """Return the rules and names that these items add; each may begin with its own action.
+
+    Raises InvalidArgument.
+    """
+    sets = [parse_set_name(item[1:]) for item in allow if item.startswith("@")]
+    rules = [_with_action(item, Action.ALLOW) for item in allow if not item.startswith("@")]
+    rules += [_with_action(item, Action.DENY) for item in deny]
+    return Additions(tuple(dict.fromkeys(rules)), tuple(dict.fromkeys(sets)))
+
+
+def _with_action(item: str, action: Action) -> Rule:
+    first = item.split(maxsplit=1)[:1]
+    if first == [Action.ALLOW if action is Action.DENY else Action.DENY]:
+        raise InvalidArgument(f"{item[:80]!a} is not a rule to {action}.", hint=HOW)
+    return parse_rule(item if first == [action] else f"{action} {item}")
 
 
 def parse_set_name(name: str) -> str:

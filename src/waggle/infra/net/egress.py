@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from waggle.domain.network import Network
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.rules import Rule
 from waggle.domain.network.traffic import Traffic
 from waggle.infra.net import (
     Stream,
@@ -90,9 +91,12 @@ class EgressProxy:
         """What the environment may reach now."""
         return self._gate.network
 
-    def set_network(self, network: Network) -> int:
-        """Judge by another network from now on; return how many open connections that ended."""
-        self._gate.network = network
+    def set_network(self, network: Network, registries: Sequence[Rule] | None = None) -> int:
+        """Judge by another network from now on; return how many open connections that ended.
+
+        `registries`, if given, are what @packages stands for from now on.
+        """
+        self._gate.change(network, registries)
         return self.end_refused()
 
     def end_refused(self) -> int:

@@ -82,8 +82,16 @@ class Gate:
         self._policy = policy
         self._on_decision = on_decision
         self.network = reach.network
+        self._registries = tuple(reach.registries)
         self._made_for: tuple[Network, int] | None = None
         self._judge: Judge
+
+    def change(self, network: Network, registries: Sequence[Rule] | None = None) -> None:
+        """Judge by another network from now on, and by other registries, if they are given."""
+        self.network = network
+        if registries is not None:
+            self._registries = tuple(registries)
+            self._made_for = None
 
     def permits_own(self, address: Address) -> bool:
         """Whether the operator lets guests reach this address of the host itself."""
@@ -171,7 +179,7 @@ class Gate:
     def _rules(self) -> Judge:
         now = self.network, self._reach.judges.version
         if self._made_for != now:
-            self._judge = self._reach.judges.judge(self.network, self._reach.registries)
+            self._judge = self._reach.judges.judge(self.network, self._registries)
             self._made_for = now
         return self._judge
 

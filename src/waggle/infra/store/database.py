@@ -78,6 +78,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE environments ADD COLUMN fork_of TEXT",
     ),
     ("ALTER TABLE environments ADD COLUMN exposed TEXT NOT NULL DEFAULT '[]'",),
+    ("ALTER TABLE environments ADD COLUMN registries TEXT",),
 )
 
 

@@ -20,7 +20,7 @@ from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, Key
 from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.machine import Resources, VmmProcess
-from waggle.domain.network import parse_network
+from waggle.domain.network import recorded_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store.database import Database, corrupt
 
@@ -29,8 +29,8 @@ Value = str | int | None
 COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
-    "error", "paused_until", "variables", "packages", "last_job", "fork_of",
-    "exposed",
+    "error", "paused_until", "variables", "packages", "last_job", "fork_of", "exposed",
+    "registries",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -63,6 +63,9 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "last_job": environment.last_job,
         "fork_of": environment.fork_of and json.dumps(asdict(environment.fork_of)),
         "exposed": json.dumps([[one.port, one.local_port, one.key] for one in environment.exposed]),
+        "registries": None
+        if environment.registries is None
+        else json.dumps(environment.registries),
     }
 
 
@@ -73,6 +76,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
     port = row["ssh_port"]
     until = row["paused_until"]
     origin = row["fork_of"]
+    registries = row["registries"]
     return Environment(
         id=str(row["id"]),
         name=str(row["name"]),
@@ -81,7 +85,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         owner=str(row["owner"]),
         state=State(str(row["state"])),
         resources=Resources(_int(row["cpus"]), _int(row["memory_mib"]), _int(row["disk_mib"])),
-        network=parse_network(str(row["network"])),
+        network=recorded_network(str(row["network"])),
         idle_timeout=_int(row["idle_us"]) * _MICROSECOND,
         created_at=datetime.fromisoformat(str(row["created_at"])),
         last_used_at=datetime.fromisoformat(str(row["last_used_at"])),
@@ -98,6 +102,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
             ExposedPort(int(port), int(local), str(key))
             for port, local, key in json.loads(str(row["exposed"]))
         ),
+        registries=None if registries is None else tuple(map(str, json.loads(str(registries)))),
     )
 
 

@@ -103,6 +103,15 @@ class ExtendedEnvironment(BaseModel):
     expires_at: str = Field(description="RFC 3339; when that is, if nothing uses it before.")
 
 
+class ChangedNetwork(BaseModel):
+    """What an environment may reach now."""
+
+    network: str
+    closed_connections: int = Field(
+        default=0, description="Open connections that no longer fitted, and were closed."
+    )
+
+
 class OpenedPort(BaseModel):
     """A port that can be reached."""
 

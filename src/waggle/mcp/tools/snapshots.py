@@ -15,6 +15,7 @@ from waggle.mcp.context import Ctx, Services, apart, current_owner, reporter, wi
 from waggle.mcp.observed import IdempotencyKey
 from waggle.mcp.results import Reply, success
 from waggle.mcp.results.environments import (
+    PUBLIC,
     DeletedSnapshot,
     KeptFork,
     PausedEnvironment,
@@ -219,8 +220,9 @@ def _size(size: int) -> str:
 
 
 def _line(item: SnapshotItem) -> str:
+    network = "" if item.network == PUBLIC else f", network {item.network}"
     return (
-        f"{item.snapshot_id} {item.name} ({item.runtime}, of environment {item.environment_id}) "
+        f"{item.snapshot_id} {item.name} ({item.runtime}, of {item.environment_id}{network}) "
         f"{_size(item.size_bytes)}, taken {item.created_at}, kept until {item.expires_at}"
     )
 

@@ -26,6 +26,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
+from waggle.service.environments.reaching import UNLIMITED, OperatorNetwork
 from waggle.service.environments.registry import Events, Registry
 from waggle.tasks import together
 
@@ -163,6 +164,7 @@ class Limits:
     """The most that one environment may have; None means no more than `resources`."""
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """The runtime of a new environment if the call names none."""
+    rules: OperatorNetwork = UNLIMITED
 
     def runtime_of(self, name: str | None) -> RuntimeName:
         """Return the requested runtime, or the default one. Raises InvalidRuntime."""
@@ -222,6 +224,7 @@ class Limits:
             created_at=now,
             variables=snapshot.variables,
             packages=snapshot.packages,
+            registries=snapshot.registries,
         )
 
     def _described(
@@ -230,7 +233,8 @@ class Limits:
         """Apply the client's wishes to the preset."""
         minutes = request.timeout_minutes
         name = request.name or f"{preset['runtime']}-{preset['id'][:8]}"
-        preset["network"] = request.network or preset["network"]
+        if request.network is not None:
+            preset["network"] = self.rules.check(request.network)
         preset["variables"] = {**preset.get("variables", {}), **request.variables}
         preset["packages"] = (*preset.get("packages", ()), *request.packages)
         return Environment(
@@ -253,6 +257,7 @@ class _Preset(TypedDict):
     created_at: datetime
     variables: NotRequired[Mapping[str, str]]
     packages: NotRequired[tuple[str, ...]]
+    registries: NotRequired[tuple[str, ...] | None]
 
 
 def _within(name: str, wish: int | None, usual: int, least: int, most: int) -> int:

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an environment ends: by its owner, the reaper, a failed create, or the death of its machine.
 
-`Life` is the base of `LiveEnvironment`. `recover` handles, at the server's start, what an earlier
-server left. The other functions save records and phrase causes for owners. It knows nothing of
-owners, limits or other environments.
+`Life` is the base of `LiveEnvironment`. The functions save records and phrase causes for owners.
+It knows nothing of owners, limits or other environments.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
 from typing import Protocol, TypedDict, Unpack
 
 import anyio
@@ -21,6 +19,7 @@ import structlog
 from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.errors import GuestLost, NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
+from waggle.domain.network.registries import registry_rules
 from waggle.domain.observer import Clock, EnvironmentStore
 
 
@@ -36,41 +35,13 @@ class Adopt(Protocol):
         ...
 
 
-_RESUMABLE = (State.RUNNING, State.PAUSED, State.RESUMING)
+Equip = Callable[[Environment, Guest, bool], Awaitable[Environment]]
+"""Asks a new guest, before programs run in it, for what its record needs. True for a copy."""
 
 
-async def recover(
-    host: EnvironmentHost, store: EnvironmentStore, keep_until: datetime
-) -> tuple[int, list[Environment]]:
-    """Remove what an earlier server left; return how many, and those that are paused to disk.
-
-    One that was being paused to disk as the server died is kept until `keep_until`, whether or not
-    that can be recorded: the next start finds it in the same way. One whose recovery fails keeps
-    its record and all that it has for the next start, and does not stop the others.
-    """
-    removed, on_disk = 0, list[Environment]()
-    for environment in await store.unfinished():
-        try:
-            if environment.state in _RESUMABLE and await host.recover(environment):
-                found = environment.after_restart()
-                paused = found if found.state is State.PAUSED else found.to(State.PAUSED)
-                kept = paused.paused_to_disk(environment.paused_until or keep_until)
-                on_disk.append(kept)
-                if kept != environment:
-                    await save_if_possible(store, kept)
-                continue
-            await host.discard(environment)
-            ending = environment.after_restart().without_machine()
-            if ending.state is not State.DESTROYING:
-                ending = ending.to(State.DESTROYING)
-            why = environment.error or "The server was restarted."
-            await store.save(ending.to(State.DESTROYED, error=why))
-        except Exception:
-            log.exception("environment_recovery_failed", environment=environment.id)
-        else:
-            removed += 1
-            log.info("environment_removed_at_start", environment=environment.id)
-    return removed, on_disk
+async def equip_nothing(environment: Environment, _guest: Guest, _is_copy: bool) -> Environment:
+    """Ask for nothing."""
+    return environment
 
 
 async def save_if_possible(store: EnvironmentStore, environment: Environment) -> None:
@@ -106,6 +77,20 @@ log = structlog.get_logger(__name__)
 LIVING = (State.RUNNING, State.PAUSED)
 
 
+class Hooks(Protocol):
+    """What is called with a guest that has come up."""
+
+    @property
+    def adopt(self) -> Adopt:
+        """Takes over its jobs."""
+        ...
+
+    @property
+    def equip(self) -> Equip:
+        """Asks it for what the record needs."""
+        ...
+
+
 class Parts(TypedDict):
     """What an environment's life is built with."""
 
@@ -114,7 +99,7 @@ class Parts(TypedDict):
     clock: Clock
     tasks: anyio.abc.TaskGroup
     changed: Callable[[Environment], None]
-    adopt: Adopt
+    hooks: Hooks
 
 
 class Life:
@@ -132,7 +117,7 @@ class Life:
         self._clock = parts["clock"]
         self._tasks = parts["tasks"]
         self._changed = parts["changed"]
-        self._adopt = parts["adopt"]
+        self._hooks = parts["hooks"]
         self._guest: Guest | None = None
         self.may_have_left = environment.state is not State.CREATING
         """Whether programs of ended calls may still run in it, so that the guest must list them."""
@@ -187,6 +172,24 @@ class Life:
         if lost := self.lost():
             raise lost
         return self._the_guest()
+
+    async def amend(self, change: Callable[[Environment], Environment]) -> Environment:
+        """Record a change that leaves its state as it is; return the environment.
+
+        Raises what `change` and the store raise; nothing has changed then. Finishes when cancelled.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._ending:
+                await self._store.save(change(self.environment))
+                self.environment = change(self.environment)  # its counts may be others by now
+        return self.environment
+
+    def apply_network(self) -> int:
+        """Have its proxy judge by its network; return how many open connections that ended."""
+        if self._guest is None:
+            return 0
+        rules = registry_rules(self.environment.registries or ())
+        return self._guest.set_network(self.environment.network, rules)
 
     async def take_name(self, origin: Origin) -> Environment:
         """Record its original's name as its own, and return it; the host name inside stays.

@@ -93,8 +93,10 @@ class LiveEnvironment(Noticing):
         with self._creation:
             await self._store.save(self.environment)
             self._take_in(await self._host.create(self.environment, progress, frozen))
+            guest = self._the_guest()
             if frozen is not None:
-                await self._adopt(self.environment, self._the_guest(), anew=True)
+                await self._hooks.adopt(self.environment, guest, anew=True)
+            self.environment = await self._hooks.equip(self.environment, guest, frozen is not None)
             running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
             await self._store.save(running)
             if not self._creation.cancel_called:
@@ -136,17 +138,13 @@ class LiveEnvironment(Noticing):
         return self.environment
 
     async def extend(self, idle_timeout: timedelta) -> Environment:
-        """Set its idle timeout, restart its idle time, record both, and return it.
+        """Set its idle timeout, and restart its idle time. Raises as `amend`, and NotRunning."""
 
-        Raises NotRunning, or what the store raises. Finishes when the caller is cancelled.
-        """
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
-                self.environment.require_running()
-                extended = self.environment.extended(idle_timeout, self._clock())
-                await self._store.save(extended)
-                self.environment = self.environment.extended(idle_timeout, self._clock())
-        return self.environment
+        def extended(environment: Environment) -> Environment:
+            environment.require_running()
+            return environment.extended(idle_timeout, self._clock())
+
+        return await self.amend(extended)
 
     async def pause(
         self, *, keep_for: timedelta | None = None, notice: str | None = None
@@ -216,7 +214,7 @@ class LiveEnvironment(Noticing):
         else:
             self._take_in(await self._host.resume(self.environment, progress))
             self._tasks.start_soon(self._watch, self._the_guest())
-            await self._adopt(self.environment, self._the_guest(), anew=False)
+            await self._hooks.adopt(self.environment, self._the_guest(), anew=False)
 
     async def roll_back(self, progress: Progress, frozen: FrozenMachine) -> Environment:
         """Replace its machine with a copy of `frozen`. Finishes when cancelled.
@@ -232,7 +230,7 @@ class LiveEnvironment(Noticing):
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
                     self._take_in(await self._host.create(self.environment, progress, frozen))
-                    await self._adopt(self.environment, self._the_guest(), anew=True)
+                    await self._hooks.adopt(self.environment, self._the_guest(), anew=True)
                     self.may_have_left = True
                 except BaseException as error:
                     why = f"Rollback failed: {cause_of(error)}"

@@ -22,7 +22,7 @@ from waggle.domain.exposure import ExposedPort
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.machine import Resources, ResourceUse
 from waggle.domain.observer import CANCELLED, Clock, Observer
-from waggle.service.environments.ending import Adopt
+from waggle.service.environments.ending import Adopt, Equip, equip_nothing
 from waggle.service.environments.live import LiveEnvironment
 
 
@@ -134,7 +134,9 @@ class Events:
     Only those that take over a guest's jobs may wait; see `Adopt`.
     """
 
-    def __init__(self, observer: Observer, clock: Clock) -> None:
+    def __init__(self, observer: Observer, clock: Clock, equip: Equip = equip_nothing) -> None:
+        self.equip = equip
+        """See `Equip`; it may wait, too."""
         self._observer = observer
         self._clock = clock
         self._removed: list[Callable[[str], None]] = []

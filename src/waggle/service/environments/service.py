@@ -23,9 +23,10 @@ from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
-from waggle.service.environments.ending import Parts, recover
+from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
+from waggle.service.environments.recovering import recover
 from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry
 from waggle.service.idempotency import Unclaimed
 
@@ -55,7 +56,7 @@ class EnvironmentService:
         self._clock = clock
         self._new_id = new_id
         self._observer = observer or Observer()
-        self.events = Events(self._observer, clock)
+        self.events = Events(self._observer, clock, limits.rules.equip)
         """Calls listeners when an environment is created, changes or is destroyed."""
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
@@ -63,9 +64,9 @@ class EnvironmentService:
         self.unclaimed = Unclaimed()  # creates whose callers have gone
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
         self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk, self.events)
-        changed, adopt = self._changed, self.events.adopt
+        hooks, changed = self.events, self._changed
         self._creator = Creator(
-            Parts(host=host, store=store, clock=clock, tasks=tasks, changed=changed, adopt=adopt),
+            Parts(host=host, store=store, clock=clock, tasks=tasks, changed=changed, hooks=hooks),
             registry=self._registry,
             events=self.events,
             make_room=self.unclaimed.make_room,
@@ -78,7 +79,7 @@ class EnvironmentService:
         self.events.notify(environment)
 
     async def recover(self) -> int:
-        """Remove what an earlier server left, except what is paused to disk: `ending.recover`."""
+        """Remove what an earlier server left, except what is paused to disk: see `recovering`."""
         until = self._clock() + self.limits.pausing.keep
         removed, on_disk = await recover(self._host, self._store, until)
         for environment in on_disk:
@@ -247,9 +248,8 @@ class EnvironmentService:
     async def destroy(self, environment_id: str, *, owner: str) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
 
-        A create in progress is cancelled. Finishes even when the caller is cancelled. Raises
-        NotFound, InvalidArgument, or the error that kept the machine from being destroyed; then
-        the environment stays in ERROR, and the reaper tries again.
+        A create in progress is cancelled. Finishes even when the caller is cancelled. Raises as
+        `get`, or the error that kept it; then it stays in ERROR, and the reaper tries again.
         """
         try:
             live = self._owned(environment_id, owner)
@@ -265,8 +265,8 @@ class EnvironmentService:
     async def retire(self, environment_id: str) -> State | None:
         """Pause an idle one to disk or destroy it; return PAUSED or DESTROYED. For the reaper.
 
-        None if it was used since the reaper looked, is stopped by a full disk, or is kept in memory
-        because it cannot be paused to disk. Raises what keeps it from being destroyed.
+        None if it was used meanwhile, is stopped by a full disk, or is kept in memory because it
+        cannot be paused to disk. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:

@@ -32,7 +32,9 @@ from waggle.domain.machine import (
     MachineSpec,
     Resources,
 )
+from waggle.domain.network import Network
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.rules import Rule
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -190,6 +192,10 @@ class Proxy(Protocol):
 
     def refused_since(self, since: float) -> Sequence[Decision]:
         """Return what it refused since that time of the monotonic clock."""
+        ...
+
+    def set_network(self, network: Network, registries: Sequence[Rule] | None = None) -> int:
+        """Judge by another network and registries; return how many open connections ended."""
         ...
 
     async def aclose(self) -> None:

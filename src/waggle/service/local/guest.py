@@ -32,6 +32,7 @@ from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
+from waggle.service.local.network import NetworkOfGuest
 from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
@@ -40,7 +41,7 @@ _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
 
-class LocalGuest(JobsOfGuest):
+class LocalGuest(JobsOfGuest, NetworkOfGuest):
     """Made by `LocalStart`. Owns the machine, the connection to it and its proxy."""
 
     def __init__(

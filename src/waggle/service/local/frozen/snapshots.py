@@ -25,7 +25,7 @@ import structlog
 from waggle.domain import host
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, Resources
-from waggle.domain.network import parse_network
+from waggle.domain.network import recorded_network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
@@ -127,6 +127,7 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
         "expires_at": snapshot.expires_at.isoformat(),
         "variables": dict(snapshot.variables),
         "packages": list(snapshot.packages),
+        "registries": snapshot.registries,
     }
 
 
@@ -138,6 +139,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
     own = cast("dict[str, object]", facts["snapshot"])
     booted_from = cast("dict[str, object]", own["made_of"])
     variables = cast("dict[str, object]", own.get("variables", {}))
+    registries = cast("list[object] | None", own.get("registries"))
     return Snapshot(
         id="",
         name=str(own["name"]),
@@ -146,13 +148,14 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         runtime=RuntimeName(str(own["runtime"])),
         image=str(own["image"]),
         resources=Resources(*map(int, cast("list[int]", own["resources"]))),
-        network=parse_network(str(own["network"])),
+        network=recorded_network(str(own["network"])),
         directory=str(own["directory"]),
         booted_from={str(name): str(part) for name, part in booted_from.items()},
         created_at=datetime.fromisoformat(str(own["created_at"])),
         expires_at=datetime.fromisoformat(str(own["expires_at"])),
         variables={str(name): str(value) for name, value in variables.items()},
         packages=tuple(map(str, cast("list[object]", own.get("packages", [])))),
+        registries=None if registries is None else tuple(map(str, registries)),
     )
 
 

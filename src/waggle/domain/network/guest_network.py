@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What use cases ask of a guest about its network; a part of `domain.host.Guest`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from waggle.domain.network import Network
+from waggle.domain.network.rules import Rule
+
+
+class NetworkOfGuest(Protocol):
+    """The network of a guest, which its egress proxy judges."""
+
+    async def registries(self, network: Network, ignoring: Collection[str]) -> Sequence[Rule]:
+        """Ask its package managers which registries they use, and let the network reach them.
+
+        They do not see the variables in `ignoring`. Takes 20 s at most; what does not answer by
+        then is missing. The guest wrote the answer. Raises GuestLost. Safe to cancel.
+        """
+        ...
+
+    def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
+        """Judge its connections by another network; return how many open ones that ended.
+
+        `registries` are what @packages stands for.
+        """
+        ...

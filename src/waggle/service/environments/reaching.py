@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's part in what environments reach: which names of rules there are, and the maximum.
+
+`Limits` has it. It checks what clients ask for, and asks new guests for the registries that
+@packages stands for. Clients see names of rules, never the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import structlog
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.host import Guest
+from waggle.domain.network import PACKAGES, PUBLIC_NETWORK, Network
+
+log = structlog.get_logger(__name__)
+_SHOWN = 30
+
+
+def no_names() -> Collection[str]:
+    """Return the names of an operator who named no rules."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorNetwork:
+    """`names` returns the names in the operator's file as it is now."""
+
+    names: Callable[[], Collection[str]] = no_names
+    maximum: Network = PUBLIC_NETWORK
+
+    def check(self, network: Network) -> Network:
+        """Return the network. Raises InvalidArgument if it has names that there are not."""
+        known = sorted({*self.names(), PACKAGES})
+        for name in network.sets:
+            if name not in known:
+                more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+                listed = ", ".join(f"@{name}" for name in known[:_SHOWN])
+                raise InvalidArgument(
+                    f"This server has no rules with the name @{name}.",
+                    hint=f"It has {listed}{more}. Or write the rules yourself, as example.org.",
+                )
+        return network
+
+    def asks(self, network: Network) -> bool:
+        """Whether what a network reaches depends on the registries of the image."""
+        if network.is_none or PACKAGES in self.names():
+            return False
+        return PACKAGES in network.sets or self._binds
+
+    @property
+    def _binds(self) -> bool:
+        """Whether the maximum depends on them, so that no client may have a say in them."""
+        return PACKAGES in self.maximum.sets
+
+    async def equip(self, environment: Environment, guest: Guest, is_copy: bool) -> Environment:
+        """Return a new environment with its registries, if its network depends on them.
+
+        Nobody has run a program in its guest yet, unless it is a copy of one that was used: that is
+        not asked if the maximum depends on the answer. Raises GuestLost.
+        """
+        if environment.registries is not None or not self.asks(environment.network):
+            return environment
+        if is_copy and self._binds:
+            return environment
+        return await self.ask(environment, guest)
+
+    async def ask(self, environment: Environment, guest: Guest) -> Environment:
+        """Ask the guest for its registries, and return the environment with them.
+
+        If the maximum depends on them, they are asked for once, and without the variables of the
+        environment's creator. Raises GuestLost.
+        """
+        ignored = tuple(environment.variables) if self._binds else ()
+        rules = await guest.registries(environment.network, ignored)
+        if not rules:
+            log.warning("registries_unknown", environment=environment.id)
+        found = tuple(map(str, rules)) if rules or self._binds else None
+        return replace(environment, registries=found)
+
+    def may_ask_again(self, environment: Environment) -> bool:
+        """Whether a guest that programs have run in may be asked."""
+        return environment.registries is None and not self._binds
+
+
+UNLIMITED = OperatorNetwork()
