@@ -6,7 +6,7 @@ a line; each gets a line `NAME STATUS SECONDS`, in any order, with a status of `
 makes up the addresses: it learns none, and connects by name. A name that the rules refuse is found
 without being looked up, so that no name server sees it: connecting is what is refused, and
 recorded. At most AT_ONCE names of an environment are answered at once, and the next line is not
-read before; new names have the rate of `resolver`. Must not know SSH.
+read before; all questions have a rate, and new names also that of `resolver`. Must not know SSH.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from typing import Final
 
 from waggle.infra.net import PeerGone, Stream
 from waggle.infra.net.guest_request import Target
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.resolver import Existence, Status, TooManyNames
 
 HOST: Final = "names.waggle.internal"
 PORT: Final = 53
 AT_ONCE: Final = 64
+QUESTIONS_AT_ONCE: Final = 512
+QUESTIONS_PER_SECOND: Final = 200
+"""Of one environment, known names too: the guest remembers answers, and a flood costs the loop."""
 MAX_LINE: Final = 254
 """Bytes of a line with its end."""
 REFUSED_SECONDS: Final = 5
@@ -69,8 +73,15 @@ def always(_name: str) -> bool:
 class Names:
     """The names of one environment, over however many of its connections."""
 
-    def __init__(self, exists: Exists, *, may_look_up: Callable[[str], bool] = always) -> None:
+    def __init__(
+        self,
+        exists: Exists,
+        *,
+        may_look_up: Callable[[str], bool] = always,
+        pace: Pace | None = None,
+    ) -> None:
         self._exists = exists
+        self._pace = Pace(QUESTIONS_AT_ONCE, QUESTIONS_PER_SECOND) if pace is None else pace
         self._may_look_up = may_look_up
         self._room = asyncio.Semaphore(AT_ONCE)
 
@@ -97,6 +108,8 @@ class Names:
             for line in lines:
                 if len(line) >= MAX_LINE or not _NAME.fullmatch(line):
                     raise _NotAName
+                if (seconds := self._pace.take()) > 0:
+                    await asyncio.sleep(seconds)
                 await self._room.acquire()
                 task = group.create_task(self._answer(guest, line.decode("ascii")))
                 task.add_done_callback(lambda _: self._room.release())
