@@ -111,7 +111,7 @@ async def test_environments_with_twenty_connections_each_work_in_flat_memory(
     async with crowd_of(environments, 20) as proxies, server(floods=False) as target:
         before = await proxies.quiet()
         held, left = list[int](), list[int]()
-        for _ in range(4):
+        for _ in range(3):
             opening = (tunnel(port, target) for port in proxies.ports for _ in range(20))
             pairs = await asyncio.gather(*opening)
             await asyncio.gather(*(echoes(pair) for pair in pairs))
