@@ -37,3 +37,10 @@ def test_common_programs_use_the_certificates_of_the_operator() -> None:
     for name in ("SSL_CERT_FILE", "PIP_CERT", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         assert given[name] == TRUST_STORE
     assert given["NODE_EXTRA_CA_CERTS"].endswith(".pem")
+
+
+def test_programs_know_every_name_of_their_own_machine() -> None:
+    given = guest_variables({}, proxy_port=3128, has_certificates=False)
+    names = {"localhost", ".localhost", "127.0.0.1", "127.0.0.0/8", "::1", "0.0.0.0", "198.18.0.1"}  # noqa: S104
+    assert names <= set(given["no_proxy"].split(","))
+    assert given["NO_PROXY"] == given["no_proxy"]

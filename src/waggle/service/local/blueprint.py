@@ -40,6 +40,7 @@ from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
 from waggle.infra.ssh import ServeTunnel
+from waggle.service.local.far import Blocks
 from waggle.tasks import finish, stage
 
 if TYPE_CHECKING:
@@ -59,12 +60,16 @@ class Scratch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GuestParts:
-    """The parts of every guest beside its image. `certificates` is PEM or empty."""
+    """The parts of every guest beside its image. `certificates` is PEM or empty.
+
+    `far` are private ranges that any guest may use.
+    """
 
     kernel: Callable[[], Path]
     kit: Callable[[], Path]
     scratch: Scratch
     certificates: bytes
+    far: Blocks = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
+from waggle.domain.network import Network
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
@@ -31,6 +32,7 @@ from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
+from waggle.service.local.far import Blocks, far_records
 from waggle.service.local.frozen import Freezing
 from waggle.service.local.network import NetworkOfGuest
 from waggle.tasks import finish
@@ -54,8 +56,10 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         directory: str,
         booted_from: dict[str, str],
         freezing: Freezing,
+        far: Blocks = (),
     ) -> None:
         self._machine = started.machine
+        self._far = far
         self._freezing = freezing
         self._connection = connection
         self._proxy = proxy
@@ -212,6 +216,13 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
     async def answers(self, port: int, seconds: float) -> bool:
         """Try to connect; see `domain.host.Guest`."""
         return await self._reach.answers(port, seconds)
+
+    async def renew_network(self, network: Network) -> None:
+        """Have programs find reachable what these rules allow, and forget what names were.
+
+        Raises GuestLost. The proxy judges by its own rules.
+        """
+        await self._machine.renew(far_records(network, self._far))
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""

@@ -34,6 +34,7 @@ from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MachineParts, Proxy
+from waggle.service.local.far import Blocks, far_records
 from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
@@ -165,6 +166,7 @@ class LocalStart:
                 **({"template": own.started.template} if own.started.template else {}),
             },
             freezing=self._freezing,
+            far=self._parts.far,
         )
 
     def _identity_of(
@@ -174,6 +176,7 @@ class LocalStart:
             *(parts.image, keys, environment.name, environment.network),
             certificates=self._parts.certificates,
             variables=environment.variables,
+            far=self._parts.far,
         )
 
 
@@ -252,10 +255,11 @@ def identity_of(
     *,
     certificates: bytes,
     variables: Mapping[str, str] | None = None,
+    far: Blocks = (),
 ) -> Mapping[str, bytes]:
     """Return all records, with fresh random ones. Raises ImageCorrupt if no machine can hold them.
 
-    `variables` are those of the environment, which win over the image's.
+    `variables` are those of the environment, which win over the image's; `far` as in GuestParts.
     """
     has_network = not network.is_none
     presets = guest_variables(
@@ -280,7 +284,7 @@ def identity_of(
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
     drawn = drawn_records(secrets.token_bytes(DRAWN_BYTES))
-    return {**records, **network_records(is_there=has_network), **drawn}
+    return {**records, **far_records(network, far), **drawn}
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
