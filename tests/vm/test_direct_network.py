@@ -354,6 +354,14 @@ async def test_the_first_connection_after_a_pause_works(connected: LocalGuest, s
         assert await python(connected, get) == ["/"]
 
 
+async def test_the_first_connection_of_a_copy_works(quick: Lab, site: Site) -> None:
+    quick.new_proxy = site.proxy
+    copy = await quick.guest(network=PUBLIC_NETWORK)
+    plain = f"env -u http_proxy {BUSYBOX} wget -q -O - http://{SITE}:{site.port}/copy"
+    result = await copy.run(sh(plain))
+    assert result.stdout.text() == "/copy", result.stderr.text()
+
+
 async def test_only_root_may_use_bpf(connected: LocalGuest) -> None:
     assert (await root(connected, "cat /proc/sys/kernel/unprivileged_bpf_disabled")).strip() == "1"
 
