@@ -26,6 +26,7 @@ static struct asked {
   long long until;
 } asked[MAX_ASKED];
 static enum stage { AWAY, ASKING, ASKED, OPEN } stage;
+static size_t asked_count;
 static char said[MAX_LINE * 4]; // what has come of the host's lines
 static size_t said_size, unsent_size;
 static char unsent[MAX_NAME + 2]; // of a line
@@ -94,7 +95,7 @@ static bool take_line(char *line) {
     if (*asked[i].name && !strcmp(asked[i].name, name)) {
       char copy[MAX_NAME + 1];
       strcpy(copy, name);
-      *asked[i].name = 0;
+      *asked[i].name = 0, asked_count--;
       answered(copy, answer, ttl < MAX_TTL ? ttl : MAX_TTL);
       break;
     }
@@ -135,7 +136,7 @@ void ask(const char *name) {
     if (!*asked[i].name) place = &asked[i];
   }
   if (!place) return answered(name, FAILED, 0);
-  strcpy(place->name, name);
+  strcpy(place->name, name), asked_count++;
   place->is_sent = false, place->until = now_ms() + PATIENCE_MS;
   if (stage == OPEN) send_names();
   else if (stage == AWAY && now_ms() >= again) call_host();
@@ -144,6 +145,7 @@ void ask(const char *name) {
 void look_after_asking(void) {
   long long now = now_ms();
   bool is_wanted = false;
+  if (asked_count == 0) return;
   for (size_t i = 0; i < MAX_ASKED; i++) {
     char name[MAX_NAME + 1];
     if (!*asked[i].name) continue;
@@ -152,7 +154,7 @@ void look_after_asking(void) {
       continue;
     }
     strcpy(name, asked[i].name);
-    *asked[i].name = 0;
+    *asked[i].name = 0, asked_count--;
     answered(name, FAILED, 0);
   }
   if (!is_wanted || stage != AWAY) return;

@@ -100,7 +100,7 @@ static void offer_docker(void) {
 // Without a network nothing answers, so a lookup fails at once instead of hanging. With one `reach`
 // does, and is patient with far servers; its address leaves port 53 of 127.0.0.1 to programs.
 static const char *const SERVERS[] = {"nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-                                      "nameserver 198.18.0.2\noptions timeout:5 attempts:2\n"};
+                                      "nameserver 198.18.0.2\noptions timeout:5 attempts:2 no-aaaa\n"};
 
 static const char *servers(void) {
   struct stat about;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Preloaded into dropbear, for three things:
+// Preloaded into dropbear, for four things:
 // - Before its `main`, it waits on descriptor 0, a socket, for the connection that it serves, and
 //   says that it does (server.c).
 // - It gives up on a connection whose addresses it cannot print, as those of vsock. It only logs
@@ -8,6 +8,8 @@
 // - It stirs statistics from /proc into its random state, beside bytes of the kernel's generator,
 //   which is all that counts: it finds none, and a machine that has just begun to run saves a
 //   fifth of its work for a connection.
+// - It sends on what it has for a forwarded connection at once: a few bytes would wait for 40 ms for
+//   the word that those before have come.
 // Needs no library's headers: it runs beside glibc, and the compiler here is set up for musl.
 
 #define AF_INET 2
@@ -19,7 +21,11 @@
 #define SYS_RECVMSG 47
 #define SYS_GETSOCKNAME 51
 #define SYS_GETPEERNAME 52
+#define SYS_ACCEPT 43
+#define SYS_SETSOCKOPT 54
 #define SYS_EXIT_GROUP 231
+#define IPPROTO_TCP 6
+#define TCP_NODELAY 1
 #define ENOENT 2
 
 struct address {
@@ -55,6 +61,24 @@ int getpeername(int fd, struct address *address, unsigned int *size) {
 
 int getsockname(int fd, struct address *address, unsigned int *size) {
   return ask(SYS_GETSOCKNAME, fd, address, size);
+}
+
+static long set_option(int fd, long level, long name, const int *value) {
+  register long size __asm__("r8") = sizeof *value;
+  register const int *data __asm__("r10") = value;
+  long result;
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(SYS_SETSOCKOPT), "D"((long)fd), "S"(level), "d"(name), "r"(data), "r"(size)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+
+int accept(int fd, struct address *address, unsigned int *size) {
+  const int on = 1;
+  long connection = call(SYS_ACCEPT, fd, address, size);
+  if (connection >= 0) set_option((int)connection, IPPROTO_TCP, TCP_NODELAY, &on);
+  return answer(connection);
 }
 
 int open(const char *path, int flags, unsigned mode) {

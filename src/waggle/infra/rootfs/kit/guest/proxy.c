@@ -43,9 +43,10 @@ void keep_one_ready(void) {
 void drop_ready_one(void) { forget(&ready_one); }
 
 int call_proxy(void) {
-  if (ready_one.fd < 0) return open_connection();
-  int fd = dup(ready_one.fd);
-  forget(&ready_one);
+  int fd = ready_one.fd;
+  if (fd < 0) return open_connection();
+  if (!watch(&ready_one, 0)) return -1;
+  ready_one.fd = -1;
   return fd;
 }
 

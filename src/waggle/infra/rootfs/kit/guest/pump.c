@@ -4,7 +4,6 @@
 #include "reach.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -12,12 +11,6 @@
 #define PIECES 4 // of one connection, before others have their turn
 
 enum moved { MORE, EMPTY, FULL, ENDED, BROKEN };
-
-// Who has sent a little may wait for the word that it has come before it sends more: tell it at once.
-static void acknowledge(int fd) {
-  int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
-}
 
 static enum moved move(int from, int to) {
   static char piece[PIECE];
@@ -29,7 +22,7 @@ static enum moved move(int from, int to) {
     if (sent < 0) return errno == EAGAIN ? FULL : BROKEN;
     if (recv(from, piece, (size_t)sent, MSG_TRUNC) != sent) return BROKEN;
     if (sent < size) return FULL;
-    if ((size_t)size < sizeof piece) return acknowledge(from), EMPTY;
+    if ((size_t)size < sizeof piece) return EMPTY;
   }
   return MORE;
 }

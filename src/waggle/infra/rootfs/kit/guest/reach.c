@@ -42,10 +42,7 @@ bool watch(struct watched *watched, uint32_t wanted) {
 }
 
 void forget(struct watched *watched) {
-  if (watched->fd >= 0) {
-    epoll_ctl(poller, EPOLL_CTL_DEL, watched->fd, NULL);
-    close(watched->fd);
-  }
+  if (watched->fd >= 0) close(watched->fd); // nobody else has it, so it is not waited for either
   watched->fd = -1, watched->armed = 0;
   for (int i = 0; i < event_count; i++)
     if (events[i].data.ptr == watched) events[i].data.ptr = NULL;

@@ -75,7 +75,6 @@ static void judged(struct relay *relay, int status) {
   if (status != OK) return finish(relay, true);
   relay->stage = JUDGED;
   relay->since = now_ms();
-  watch(&relay->pair.proxy, EPOLLERR);
   decide(&relay->call, WELCOME);
 }
 
@@ -99,7 +98,10 @@ static void proxy_ready(struct watched *watched, uint32_t events) {
   struct relay *relay = (void *)((char *)watched - offsetof(struct relay, pair.proxy));
   int status = 0;
   if (relay->stage == ASKING) return events & EPOLLOUT ? ask_proxy(relay) : call_later(relay);
-  if (relay->stage == JUDGED && relay->pair.client.fd < 0) return finish(relay, true);
+  if (relay->stage == JUDGED && relay->pair.client.fd < 0) { // its program is about to come
+    if (events & (EPOLLERR | EPOLLHUP) || !watch(watched, EPOLLERR)) finish(relay, true);
+    return;
+  }
   if (relay->stage == JUDGED) return flow(relay, watched, events);
   if ((status = read_status(watched->fd))) judged(relay, status);
 }
@@ -148,15 +150,12 @@ static void accept_client(int client, const struct sockaddr_in *from) {
     finish(relay, true);
 }
 
-static void accept_clients(struct watched *watched, uint32_t events) {
+static void accept_one(struct watched *watched, uint32_t events) {
+  struct sockaddr_in from;
+  socklen_t size = sizeof from;
   (void)events;
-  for (int i = 0; i < BACKLOG; i++) {
-    struct sockaddr_in from;
-    socklen_t size = sizeof from;
-    int client = accept4(watched->fd, (void *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (client < 0) return;
-    accept_client(client, &from);
-  }
+  int client = accept4(watched->fd, (void *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (client >= 0) accept_client(client, &from);
 }
 
 static long long end_of(const struct relay *relay) {
@@ -179,6 +178,6 @@ bool open_relays(int *to_accept, int *holding) {
   *holding = open_listener(SOCK_STREAM, PORT_HOLDING, 1);
   int on = 1; // what it accepts inherits that
   setsockopt(*to_accept, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  accepting = (struct watched){.fd = *to_accept, .ready = accept_clients};
+  accepting = (struct watched){.fd = *to_accept, .ready = accept_one};
   return *to_accept >= 0 && *holding >= 0 && watch(&accepting, EPOLLIN);
 }
