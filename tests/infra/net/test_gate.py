@@ -177,3 +177,12 @@ class TestOpenConnections:
             assert lab.proxy.set_network(parse_network(f"other.test:{site.port}")) == 0
             keeper.write_eof()
             assert await kept.read() == b""
+
+
+def test_names_are_looked_up_for_a_guest_unless_rules_refuse_them() -> None:
+    closed = Gate(Reach(judges=Judges(ports=frozenset({8080}))), AddressPolicy(), print)
+    assert closed.may_look_up("example.org"), "whichever ports are open"
+    assert World("example.org").gate.may_look_up("example.org")
+    assert World("ask").gate.may_look_up("example.org")
+    assert not World("example.org").gate.may_look_up("example.net")
+    assert not World("public, deny *.example.org").gate.may_look_up("a.example.org")

@@ -30,7 +30,7 @@ Resolve = Callable[[Target], Awaitable[Sequence[Address]]]
 """Returns the addresses of a target. Raises Refusal."""
 USUAL_JUDGES: Final = Judges()
 HTTPS_PORT: Final = 443
-_PORTS: Final = frozenset({"port"})
+_PORTS: Final = frozenset({"port", "closed-port"})
 
 
 async def nobody(_host: str, _port: int) -> bool:

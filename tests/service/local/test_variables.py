@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from waggle.service.local.start import DEFAULT_PATH, TRUST_STORE, guest_variables
+from ipaddress import ip_network
+
+from waggle.service.local.variables import DEFAULT_PATH, TRUST_STORE, guest_variables
 
 
 def test_an_image_without_variables_gets_the_defaults() -> None:
@@ -44,3 +46,10 @@ def test_programs_know_every_name_of_their_own_machine() -> None:
     names = {"localhost", ".localhost", "127.0.0.1", "127.0.0.0/8", "::1", "0.0.0.0", "198.18.0.1"}  # noqa: S104
     assert names <= set(given["no_proxy"].split(","))
     assert given["NO_PROXY"] == given["no_proxy"]
+
+
+def test_a_loopback_range_that_the_operator_opens_is_not_the_guests_own() -> None:
+    far = [ip_network("127.0.0.2/32")]
+    given = guest_variables({}, proxy_port=3128, has_certificates=False, far=far)
+    assert "127.0.0.0/8" not in given["no_proxy"]
+    assert "127.0.0.1" in given["no_proxy"].split(",")
