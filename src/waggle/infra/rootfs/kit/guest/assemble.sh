@@ -25,7 +25,7 @@ cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c f
   follow.c call.c cell.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c common.c
 cc -o /kit/bin/reach reach.c relay.c pump.c proxy.c name_server.c questions.c dns.c names.c \
-  asking.c ranges.c ways.c steer.c bpf.c packets.c common.c
+  asking.c ranges.c ways.c steer.c bpf.c packets.c trust.c common.c
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c

@@ -140,6 +140,12 @@ bool open_relays(int *accepting, int *holding);
 void take_calls(void);
 void look_after_relays(void);
 
+// trust.c: what was allowed just now
+void trust(const struct call *call);
+bool is_trusted(const struct call *call);
+void distrust(const struct call *call);
+void trust_nobody(void);
+
 // pump.c: the two ends of a connection that is let through.
 enum way { FLOWING, BLOCKED, CLOSED };
 struct pair {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connection from the first packet of its program to its end: the proxy is asked for it, then it is
-// refused or accepted, then carried (pump.c). A proxy that does not answer is asked again, since it is
-// away for an instant after every resume.
+// refused or accepted, then carried (pump.c). A proxy that does not answer is asked again: it is away
+// for an instant after every resume.
 #include "reach.h"
 #include "waggle.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <netinet/tcp.h>
 
 #define MAX_RELAYS 1024
+#define MAX_EARLY 48 // relays beside which one is accepted early: what finds no room would break
 #define BACKLOG 512
 #define PATIENCE_MS 10000 // with a proxy that is not there, or has no room
 #define AWAITED_MS 10000  // until a program that is welcome has given up, and does not come
@@ -29,6 +29,7 @@ enum stage { CALLING, ASKING, ASKED, JUDGED };
 static struct relay {
   struct pair pair; // first: what is watched leads to the relay
   enum stage stage;
+  bool is_early, has_sent; // accepted before it is judged; has sent something
   struct call call;
   long long since, again; // milliseconds; when to call the proxy
   int pause;
@@ -57,9 +58,9 @@ static void finish(struct relay *relay, bool is_broken) {
   count--;
 }
 
-static void flow(struct relay *relay, struct watched *ready, uint32_t events) {
+static void flow(struct relay *relay, struct watched *ready, uint32_t happened) {
   bool is_broken;
-  if (!carry(&relay->pair, ready, events, &is_broken)) finish(relay, is_broken);
+  if (!carry(&relay->pair, ready, happened, &is_broken)) finish(relay, is_broken);
 }
 
 static void call_later(struct relay *relay) {
@@ -71,11 +72,17 @@ static void call_later(struct relay *relay) {
 }
 
 static void judged(struct relay *relay, int status) {
-  if (status < 0 || status == NO_ROOM) return call_later(relay);
-  if (status != OK) return finish(relay, true);
-  relay->stage = JUDGED;
-  relay->since = now_ms();
-  decide(&relay->call, WELCOME);
+  bool may_wait = (status < 0 || status == NO_ROOM) && !relay->has_sent;
+  if (status != OK) {
+    distrust(&relay->call);
+    if (!may_wait || !watch(&relay->pair.client, 0)) finish(relay, true);
+    else call_later(relay);
+    return;
+  }
+  trust(&relay->call);
+  relay->stage = JUDGED, relay->since = now_ms();
+  if (relay->pair.client.fd >= 0) stop_waiting(relay), flow(relay, &relay->pair.proxy, EPOLLIN);
+  else if (!relay->is_early) decide(&relay->call, WELCOME);
 }
 
 static void ask_proxy(struct relay *relay) {
@@ -96,18 +103,23 @@ static void call_for(struct relay *relay) {
 
 static void proxy_ready(struct watched *watched, uint32_t events) {
   struct relay *relay = (void *)((char *)watched - offsetof(struct relay, pair.proxy));
-  int status = 0;
   if (relay->stage == ASKING) return events & EPOLLOUT ? ask_proxy(relay) : call_later(relay);
   if (relay->stage == JUDGED && relay->pair.client.fd < 0) { // its program is about to come
     if (events & (EPOLLERR | EPOLLHUP) || !watch(watched, EPOLLERR)) finish(relay, true);
     return;
   }
   if (relay->stage == JUDGED) return flow(relay, watched, events);
-  if ((status = read_status(watched->fd))) judged(relay, status);
+  if (events & EPOLLOUT) return flow(relay, watched, EPOLLOUT); // for a program that came early
+  int status = read_status(watched->fd);
+  if (status) judged(relay, status);
 }
 
 static void client_ready(struct watched *watched, uint32_t events) {
-  flow((void *)((char *)watched - offsetof(struct relay, pair.client)), watched, events);
+  struct relay *relay = (void *)((char *)watched - offsetof(struct relay, pair.client));
+  if (relay->stage == JUDGED) return flow(relay, watched, events);
+  if (events & (EPOLLERR | EPOLLHUP)) return finish(relay, true);
+  relay->has_sent = true;
+  flow(relay, watched, EPOLLIN);
 }
 
 static struct relay *waiting_for(const struct call *call) {
@@ -119,8 +131,9 @@ static struct relay *waiting_for(const struct call *call) {
 static void take_call(const struct call *call) {
   uint32_t to = ntohl(call->to);
   struct relay *known_one = waiting_for(call);
+  bool is_welcome = known_one && (known_one->stage == JUDGED || known_one->is_early);
+  if (known_one) return is_welcome ? decide(call, WELCOME) : (void)0;
   bool is_nobodys = to >> (32 - STANDIN_BITS) == STANDINS >> (32 - STANDIN_BITS) && !name_of(to);
-  if (known_one) return known_one->stage == JUDGED ? decide(call, WELCOME) : (void)0;
   struct relay *relay = is_nobodys || count >= MAX_RELAYS ? NULL : calloc(1, sizeof *relay);
   if (!relay) return decide(call, REFUSED);
   count++;
@@ -129,6 +142,9 @@ static void take_call(const struct call *call) {
   relay->pair.proxy = (struct watched){.fd = -1, .ready = proxy_ready};
   waiting = relay;
   call_for(relay);
+  if (waiting != relay || relay->stage != ASKED || count > MAX_EARLY || !is_trusted(call)) return;
+  relay->is_early = true;
+  decide(call, WELCOME);
 }
 
 void take_calls(void) {
@@ -143,19 +159,20 @@ static void accept_client(int client, const struct sockaddr_in *from) {
   bool good = getsockname(client, (void *)&to, &size) == 0;
   if (good) call.to = to.sin_addr.s_addr, call.to_port = ntohs(to.sin_port);
   struct relay *relay = good ? waiting_for(&call) : NULL;
-  if (!relay || relay->stage != JUDGED) return (void)close(client);
+  if (!relay || relay->pair.client.fd >= 0) return (void)close(client);
   relay->pair.client.fd = client;
-  stop_waiting(relay);
-  if (!watch(&relay->pair.client, EPOLLIN) || !watch(&relay->pair.proxy, EPOLLIN))
-    finish(relay, true);
+  if (relay->stage == JUDGED) stop_waiting(relay);
+  good = relay->stage != JUDGED || watch(&relay->pair.proxy, EPOLLIN);
+  if (good && relay->stage >= ASKED) good = watch(&relay->pair.client, EPOLLIN);
+  if (!good) finish(relay, true);
 }
 
 static void accept_one(struct watched *watched, uint32_t events) {
   struct sockaddr_in from;
   socklen_t size = sizeof from;
   (void)events;
-  int client = accept4(watched->fd, (void *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (client >= 0) accept_client(client, &from);
+  int fd = accept4(watched->fd, (void *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) accept_client(fd, &from);
 }
 
 static long long end_of(const struct relay *relay) {
