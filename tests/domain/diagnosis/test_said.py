@@ -251,6 +251,24 @@ def test_what_does_not_get_out_is_diagnosed(said: str, words: str) -> None:
     assert (found.code, words in found.next_step) == ("no_direct_network", True)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "socket.gaierror: [Errno -2] Name or service not known",
+        "curl: (6) Could not resolve host: x.test",
+        "Error: getaddrinfo ENOTFOUND x.test",
+        "java.net.UnknownHostException: x.test",
+        "dial tcp: lookup x.test on 198.18.0.2:53: no such host",
+        "fatal: unable to look up x.test (port 9418) (Name or service not known)",
+    ],
+)
+def test_a_name_that_does_not_exist_is_diagnosed(said: str) -> None:
+    found = diagnosis_of(failed(said))
+    assert found.code == "name_not_found"
+    assert ("https://" in found.next_step) is ("9418" in said)
+    assert diagnose(replace(failed(said), network=NO_NETWORK)) is None
+
+
 SERVER = Listener(3000, 412, "node server.js")
 OTHER = Listener(8000, 99, "python3 -m http.server")
 

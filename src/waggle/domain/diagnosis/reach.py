@@ -100,6 +100,30 @@ def network_bypassed(evidence: Evidence) -> Diagnosis | None:
     )
 
 
+NO_NAME: Final = (
+    r"Name or service not known|\bENOTFOUND\b|[Cc]ould not resolve host|unable to look up \S+"
+    r"|UnknownHostException|no such host|bad address '"
+)
+
+_GIT: Final = re.compile(r"port 9418|\bgit://|^ssh: ", re.MULTILINE)
+
+
+def name_unknown(evidence: Evidence, _match: re.Match[str]) -> Diagnosis | None:
+    """Diagnose a host name that does not exist, where names can be looked up at all."""
+    if evidence.network.is_none:
+        return None
+    git = (
+        " Git's own protocol does not get out: clone over https://."
+        if _GIT.search(evidence.said)
+        else ""
+    )
+    return Diagnosis(
+        "name_not_found",
+        "A host name that it used does not exist, as far as this server's host knows.",
+        f"Check its spelling. Names of other environments or containers are unknown here.{git}",
+    )
+
+
 _LIBRARY: Final = re.compile(
     r"\b(lib[A-Za-z0-9_.+-]{1,60}?\.so(?:\.\d+){0,3}): cannot open shared object file"
     r"|Error loading shared library (lib[A-Za-z0-9_.+-]{1,60}\.so(?:\.\d+){0,3}):"

@@ -214,6 +214,7 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
             r"|PKIX path building failed",
             certificate_unknown,
         ),
+        (reach.NO_NAME, reach.name_unknown),
         (r"not been booted with systemd|Failed to connect to bus", _NO_SYSTEMD),
         (r"^EOFError: EOF when reading a line$", _NO_INPUT),
         (
