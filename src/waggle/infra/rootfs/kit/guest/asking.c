@@ -19,6 +19,7 @@
 #define LONGEST_PAUSE_MS 500
 #define MAX_TTL 3600
 #define OK 200
+#define NO_ROOM 503
 
 static struct asked {
   char name[MAX_NAME + 1]; // empty: free
@@ -83,6 +84,18 @@ static void call_host(void) {
   else ask_proxy();
 }
 
+// Nobody answers; the programs are not kept waiting.
+static void give_up(void) {
+  for (size_t i = 0; i < MAX_ASKED; i++) {
+    char name[MAX_NAME + 1];
+    if (!*asked[i].name) continue;
+    strcpy(name, asked[i].name);
+    *asked[i].name = 0, asked_count--;
+    answered(name, FAILED, 0);
+  }
+  call_later();
+}
+
 static bool take_line(char *line) {
   char *name = strtok(line, " "), *status = strtok(NULL, " "), *number = strtok(NULL, " ");
   unsigned ttl;
@@ -126,6 +139,7 @@ static void host_ready(struct watched *watched, uint32_t events) {
     if (events & EPOLLOUT) send_names();
     if (stage == OPEN && events & ~(uint32_t)EPOLLOUT) hear();
   } else if ((status = read_status(watched->fd)) == OK) begin();
+  else if (status > 0 && status != NO_ROOM) give_up();
   else if (status) call_later();
 }
 

@@ -24,7 +24,9 @@
 
 #define MAX_NAME 253 // of a name with its dots
 #define NETWORK_RECORD "/run/identity/network"
+#ifndef NAMES_FILE
 #define NAMES_FILE "/run/names"
+#endif
 #define MAX_RANGES 64
 
 // reach.c: what is waited for. `ready` may close the descriptor; nothing of it is used afterwards.
