@@ -122,10 +122,12 @@ At most {MAX_TREE_ENTRIES:,} entries and {MAX_TREE_BYTES:,} bytes. A large archi
 call again with `archive_id` and `offset` set to `next_offset`. The last {MAX_KEPT} archives of an
 environment stay readable, also as resources.""",
     "expose_port": f"""\
-The program listens on 127.0.0.1 or on all addresses. The URL is reachable on the server's machine
-only; it works with the network `none`, too, and stays until `unexpose_port` or the end of the
-environment. At most {MAX_EXPOSED_PORTS} ports.""",
-    "unexpose_port": "Ends all connections through it.",
+The program listens on 127.0.0.1, ::1 or all addresses, on any port. `url` is reachable on the
+server's machine only; `public_url` is for others, and is there if the server has a name beyond its
+machine or `link_minutes` is given ([ports.md](ports.md)). Both work with the network `none`, too,
+stay until `unexpose_port` or the end of the environment, and wake it while it is paused. At most
+{MAX_EXPOSED_PORTS} ports.""",
+    "unexpose_port": "Ends all connections and links to it.",
     "pause_environment": """\
 Jobs and contexts stop, and go on when it is resumed; a call that waits for a job is answered. With
 `to_disk` it takes no memory either, leaves its place among the environments, survives a restart of

@@ -128,24 +128,3 @@ async def test_an_environment_is_extended(era: str) -> None:
         arguments = {"environment_id": identity, "minutes": 61}
         refused = error_of(await agent.call_tool("extend_environment", arguments))
         assert refused["code"] == "invalid_argument"
-
-
-async def test_expose_port_reports_whether_a_program_listens() -> None:
-    async with serving() as rig, client(rig, MODERN) as agent:
-        identity = await created(agent)
-        rig.host.only.listening.add(8000)
-        arguments = {"environment_id": identity, "port": 8000}
-        assert data_of(await agent.call_tool("expose_port", arguments)) == {
-            "port": 8000,
-            "url": "http://127.0.0.1:40000/",
-            "listening": True,
-        }
-        silent = await agent.call_tool("expose_port", {**arguments, "port": 9000})
-        assert "listening" not in data_of(silent)
-        assert data_of(silent)["note"].startswith("Nothing listens there yet")
-        assert data_of(silent)["note"] in text_of(silent)
-        closed = await agent.call_tool("unexpose_port", arguments)
-        assert data_of(closed)["was_exposed"] is True
-        again = await agent.call_tool("unexpose_port", arguments)
-        assert data_of(again) == {"port": 8000}
-        assert text_of(again) == "Port 8000 is not exposed."

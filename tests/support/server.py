@@ -25,7 +25,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
+from waggle.domain.exposed_url import ExposedUrls
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
+from waggle.domain.link import KEY_BYTES
 from waggle.domain.machine import Resources
 from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.observer import Clock, Observer
@@ -53,6 +55,7 @@ from waggle.service.sharing import RateLimiter
 from waggle.web import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.access import OPEN, AccessRules, host_policy
 from waggle.web.bodies import BodyLimits
+from waggle.web.exposed import ExposedLimits, ExposedPorts
 from waggle.web.sdk import SessionLimits
 from waggle.web.server import ServerLimits, WebServer, bind
 from waggle.web.terminal import TerminalLimits, Terminals
@@ -98,6 +101,9 @@ class Setup:
     pausing: Pausing = field(default_factory=Pausing)
     several_owners: bool = False
     terminals: TerminalLimits = field(default_factory=TerminalLimits)
+    exposed: ExposedLimits = field(default_factory=ExposedLimits)
+    urls: ExposedUrls = field(default_factory=ExposedUrls)
+    link_key: bytes | None = bytes(KEY_BYTES)
     clock: Clock = lambda: NOW
     runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=lambda: RUNTIMES)
 
@@ -163,7 +169,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             environments, record=lambda: Spool(Path("/tmp"), keep=MAX_RECORDS_BYTES, view=0)
         ),
         watches=WatchService(environments, tasks),
-        ports=PortService(environments),
+        ports=PortService(environments, setup.link_key, setup.clock),
         networks=NetworkService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
@@ -171,6 +177,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         parameter_headers=setup.parameter_headers,
         rates=setup.rates,
         observer=setup.observer or Observer(),
+        urls=setup.urls,
     )
 
 
@@ -214,8 +221,11 @@ async def serving(
         mcp = build_mcp(services)
         shells = TerminalService(services.environments, services.jobs)
         terminals = Terminals(shells, services.rates, services.observer, setup.terminals)
+        exposed = ExposedPorts(
+            services.ports, setup.urls, setup.exposed, lambda: setup.clock().timestamp()
+        )
         web = build_app(
-            Served(mcp.lowlevel, services.offer, mcp.calls.cut, CARRIERS, terminals),
+            Served(mcp.lowlevel, services.offer, mcp.calls.cut, CARRIERS, terminals, exposed),
             not_ready=services.environments.not_ready,
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,

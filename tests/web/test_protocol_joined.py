@@ -8,7 +8,7 @@ import asyncio
 import anyio.lowlevel
 import pytest
 
-from waggle.web.protocol import Joined
+from waggle.web.joined import Joined
 
 pytestmark = pytest.mark.anyio
 

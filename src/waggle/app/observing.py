@@ -21,6 +21,7 @@ import structlog
 from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.exposed_url import ExposedUrls
 from waggle.domain.network.decisions import Decision
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Observer, Observers
@@ -84,8 +85,16 @@ def access_rules(settings: Settings, authorities: bytes) -> AccessRules:
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:
-    """Return the host name under which OAuth clients know this server, if there is one."""
-    return (urlsplit(settings.resource_url).netloc,) if settings.oauth_issuer else ()
+    """Return the host name under which clients know this server, if there is one."""
+    is_known = settings.oauth_issuer or settings.public_url
+    return (urlsplit(settings.resource_url).netloc,) if is_known else ()
+
+
+def exposed_urls(settings: Settings) -> ExposedUrls:
+    """Return the form of the URLs of exposed ports."""
+    public = settings.resource_url if public_names(settings) else ""
+    public = public.rstrip("/").removesuffix("/mcp").rstrip("/")
+    return ExposedUrls(public, settings.expose_host, settings.authenticates)
 
 
 def rates(settings: Settings) -> RateLimiter | None:

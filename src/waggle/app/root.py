@@ -29,7 +29,7 @@ from waggle.app.machines import (
     warm_pool,
 )
 from waggle.app.network import Egress, operator_network, operator_rules
-from waggle.app.observing import Watch, rates, watching
+from waggle.app.observing import Watch, exposed_urls, rates, watching
 from waggle.app.values import (
     certificates,
     execution_limits,
@@ -48,6 +48,7 @@ from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
+from waggle.infra.access.link_key import load_link_key
 from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
@@ -271,11 +272,12 @@ def _services(
         repeats=Repeats(SqliteCalls(store.database, time.time)),
         trees=TreeService(environments, record=archive, trim=trim),
         watches=WatchService(environments, tasks),
-        ports=PortService(environments),
+        ports=PortService(environments, load_link_key(Places.of(settings).link_key)),
         networks=NetworkService(environments),
         execution_limits=call_limits,
         rates=rates(settings),
         offer=offer(settings),
         parameter_headers=settings.parameter_headers,
         observer=observer,
+        urls=exposed_urls(settings),
     )

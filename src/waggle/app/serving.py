@@ -45,6 +45,7 @@ from waggle.web import Served, build_app
 from waggle.web.access import AccessRules, host_policy
 from waggle.web.connections import ConnectionLimits
 from waggle.web.endpoint import SessionLimits
+from waggle.web.exposed import ExposedPorts
 from waggle.web.server import ServerLimits, WebServer, bind
 from waggle.web.terminal import Terminals
 
@@ -93,8 +94,9 @@ async def _serve_http(
         app.services.rates,
         app.services.observer,
     )
+    exposed = ExposedPorts(app.services.ports, app.services.urls)
     web = build_app(
-        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS, terminals),
+        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS, terminals, exposed),
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(

@@ -181,14 +181,20 @@ def cp(
 
 
 @app.command(group=SERVER)
-def port(environment: Environment, port: int) -> None:
-    """Expose a port of an environment on this machine's 127.0.0.1, and print its URL.
+def port(
+    environment: Environment, port: int, *, share: Flag = False, expires: str | None = None
+) -> None:
+    """Expose a port of an environment on the server's 127.0.0.1, and print its URL.
+
+    Example: `waggle port box 8000 --share --expires 2h`
 
     :param port: The TCP port that a program in it listens on.
+    :param share: Print a link through the server instead, which works without a token.
+    :param expires: How long the link works, 1m to 168h; one hour unless given. Implies --share.
     """
     from waggle.cli.env.environments import expose
 
-    expose(environment, port)
+    expose(environment, port, share=share, expires=expires)
 
 
 @app.command(group=MACHINE)

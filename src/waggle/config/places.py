@@ -64,6 +64,11 @@ class Places:
         return self.data / "network-rules.toml"
 
     @property
+    def link_key(self) -> Path:
+        """The key that signs links to exposed ports."""
+        return self.data / "link.key"
+
+    @property
     def environments(self) -> Path:
         """One directory for each environment that runs or is paused."""
         return self.data / "environments"

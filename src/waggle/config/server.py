@@ -81,6 +81,18 @@ LogTarget = Annotated[
     parsed_by(parse_log_target),
     Accepts("an absolute path, - for stderr, or nothing"),
 ]
+ExposeHost = Annotated[
+    str,
+    lower,
+    matching(
+        re.compile(
+            r"(?=.{1,200}$)(?![0-9.]+(?::|$))[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+            r"(:[1-9][0-9]{0,4})?"
+        ),
+        empty=True,
+    ),
+    Accepts("a host name with an optional port, or nothing"),
+]
 Token = Annotated[SecretStr, Accepts("a token, or nothing")]
 
 
@@ -100,6 +112,13 @@ class ServerSection(Section):
         "",
         "Origins of web pages that may call. Browsers let no page on loopback read an answer, "
         "where guests have pages, too, unless its origin is named here.",
+    )
+    expose_host: ExposeHost = setting(
+        "",
+        "Host below which exposed ports have names of their own, `PORT-ID.HOST`, so that their "
+        "pages may use cookies and scripts as anywhere; `localhost` serves browsers on this "
+        "machine. All names below it must lead to this server, and none to anything else. Nothing "
+        "means that ports are at paths, `/e/ID/PORT/`, where pages are in a sandbox.",
     )
     toolsets: Toolsets = setting(
         "core",
@@ -163,8 +182,8 @@ class AccessSection(Section):
     )
     public_url: Url = setting(
         "",
-        "The URL of /mcp as clients see it, for OAuth clients; nothing means the audience, which "
-        "must then be that URL.",
+        "The URL of /mcp as clients see it, for OAuth clients and in links to exposed ports; "
+        "nothing means the audience, which must then be that URL.",
     )
     max_environments_per_owner: Whole = setting(
         "0",

@@ -21,6 +21,7 @@ from mcp.server.mcpserver import Context
 from starlette.requests import Request as HttpRequest
 
 from waggle.domain.access import LOCAL, Owner
+from waggle.domain.exposed_url import ExposedUrls
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
 from waggle.domain.programs.job import JobView, StreamName
@@ -92,6 +93,8 @@ class Services:
     )
     parameter_headers: bool = False
     """Whether clients repeat environment_id in a header."""
+    urls: ExposedUrls = field(default_factory=ExposedUrls)
+    """The form of the URLs of exposed ports on a server that listens."""
 
     @property
     def when_unused(self) -> str:
@@ -111,6 +114,12 @@ def current_owner(ctx: Ctx) -> Owner:
     if not isinstance(user, AuthenticatedUser):
         raise RuntimeError("a request reached the tools without authentication")
     return Owner(user.access_token.client_id)
+
+
+def authority_of(ctx: Ctx) -> str | None:
+    """Return the name and port by which the client reached the server; None over stdio."""
+    request: object = ctx.request_context.request
+    return request.headers.get("host", "") if isinstance(request, HttpRequest) else None
 
 
 def owner_of(ctx: Request) -> Owner:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web application: /mcp, terminals, /healthz, /readyz and /metrics, and their protection.
+"""The web application: /mcp, terminals, exposed ports, /healthz, /readyz, /metrics, and its guards.
 
 Built by `waggle.app.serving` with the low-level MCP server of `waggle.mcp` and a function that
 reports readiness; served by `waggle.web.server`. A client may choose toolsets in its URL
 (`/mcp?toolsets=core,ports`): the choice goes to `waggle.mcp` in the request's scope. Knows no
-services, tools or settings, apart from `terminal`, which knows terminals.
+services, tools or settings, apart from `terminal` and `exposed`, which know theirs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.exposed_url import PATHS
 from waggle.domain.toolset import CHOSEN, Offer
 from waggle.jsonrpc import INVALID_REQUEST
 from waggle.web.access import (
@@ -42,6 +43,8 @@ from waggle.web.access import (
 from waggle.web.answers import answered, problem, rpc_error
 from waggle.web.bodies import Bodies, BodyLimits
 from waggle.web.endpoint import McpEndpoint
+from waggle.web.exposed import ExposedEndpoint, ExposedPorts
+from waggle.web.protocol import Offers
 from waggle.web.sdk import SessionLimits
 from waggle.web.terminal import TerminalEndpoint, Terminals, environment_in
 
@@ -67,6 +70,8 @@ class WebApp:
     endpoint: McpEndpoint
     crowded: Callable[[], bool] = lambda: False
     """Whether requests are refused because others are served; `waggle.web.server` sets it."""
+    offers: Offers = lambda _url, _headers: False
+    """See `waggle.web.protocol`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class Served:
     """The MCP server behind /mcp. `offer` is shown to clients that do not choose.
 
     `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer. `carriers` are
-    the tools that take files, whose calls may be large. `terminals` are at their own paths.
+    the tools that take files, whose calls may be large. `terminals` and `exposed` ports are at
+    their own paths, the latter also at their own hosts.
     """
 
     server: Server[Any]
@@ -82,6 +88,7 @@ class Served:
     cut_calls: Callable[[], object] = lambda: None
     carriers: Collection[str] = ()
     terminals: Terminals | None = None
+    exposed: ExposedPorts | None = None
 
 
 def build_app(
@@ -107,12 +114,18 @@ def build_app(
     if served.terminals is not None:
         terminals = AccessCheck(TerminalEndpoint(served.terminals, endpoint, origins), access)
 
+    exposed: ExposedEndpoint | None = None
+    if served.exposed is not None:
+        exposed = ExposedEndpoint(served.exposed, endpoint, access, origins)
+
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette's layers cost more than all of waggle's together, so /mcp goes past them.
         if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
             await answered(mcp, scope, receive, send)
         elif terminals and scope["type"] == "http" and environment_in(scope["path"]):
             await terminals(scope, receive, send)
+        elif exposed and scope["type"] == "http" and scope["path"].startswith(PATHS):
+            await exposed(scope, receive, send)
         else:
             await others(scope, receive, send)
 
@@ -123,7 +136,17 @@ def build_app(
         allow_headers=("*",),
         expose_headers=("Mcp-Session-Id", "WWW-Authenticate", "Retry-After"),
     )
-    web = WebApp(host_check(pages if origins else front, hosts), endpoint)
+    checked = host_check(pages if origins else front, hosts)
+
+    async def by_host(scope: Scope, receive: Receive, send: Send) -> None:
+        if exposed and scope["type"] == "http" and exposed.names(scope):
+            await exposed(scope, receive, send)
+        else:
+            await checked(scope, receive, send)
+
+    web = WebApp(by_host if exposed else checked, endpoint)
+    if exposed is not None:
+        web.offers = exposed.offers
     others = _others(web, reading, not_ready, scrape, access)
     return web
 

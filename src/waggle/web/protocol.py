@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import cast
 
 import anyio
@@ -22,8 +22,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from waggle.web.answers import fields, problem
+from waggle.web.answers import Fields, fields, problem
 from waggle.web.connections import Connections
+from waggle.web.joined import Joined
 
 WAITING = 512
 """Connections that the kernel queues until they are accepted."""
@@ -31,17 +32,25 @@ AT_ONCE = 16
 """Connections accepted before the loop serves others, so that a flood does not block it."""
 HEAD_SECONDS = 10.0
 WEBSOCKETS = b"/environments/"
-"""The beginning of the paths at which requests may become websockets."""
+"""The beginning of the paths of terminals, at which requests may become websockets."""
 EARLY_BYTES = 16 << 10
 CONNECTION = "waggle.connection"
 """The key of a request's scope that holds its connection."""
 
 
+Offers = Callable[[bytes, Fields], bool]
+"""Whether a request for this URL, with these headers, may become a websocket."""
+
+
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. `HttpServer` subclasses it to set `among`, the connections it belongs to."""
+    """One connection. `HttpServer` subclasses it to set `among`, the connections it belongs to.
+
+    And `offers`, for websockets other than terminals.
+    """
 
     head_seconds = HEAD_SECONDS
     among: Connections[GuardedProtocol]
+    offers: Offers
     _deadline: asyncio.TimerHandle | None = None
     _begun = False
     """Whether a message has begun and its head is not complete."""
@@ -88,7 +97,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Parse `data`. An offer to change the protocol is ignored, as a server may.
 
-        Except for the websockets below WEBSOCKETS. The parser stops at an offer, before the
+        Except where there are websockets. The parser stops at an offer, before the
         request's body, so a new parser gets the head without the offer, and the rest.
         """
         try:
@@ -100,8 +109,9 @@ class GuardedProtocol(HttpToolsProtocol):
             headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)
             rest = data[offer.args[0] :]
-            wanted = fields(cast("Scope", self.scope)).get(b"upgrade", b"").lower()
-            if wanted == b"websocket" and method == b"GET" and self.url.startswith(WEBSOCKETS):
+            given = fields(cast("Scope", self.scope))
+            wanted = given.get(b"upgrade", b"").lower() == b"websocket" and method == b"GET"
+            if wanted and (self.url.startswith(WEBSOCKETS) or self.offers(self.url, given)):
                 self.offer = True
                 self._keep_early(rest)
                 rest = b""
@@ -214,45 +224,6 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
     await problem(503, why, {"Retry-After": "5", "Connection": "close"})(scope, receive, send)
 
 
-class Joined:
-    """The part of a transport that one answer uses; it joins the first two writes.
-
-    The first write waits for the second, at most until the end of the loop's turn: one system call,
-    one packet. uvicorn writes head and body separately, and with TCP_NODELAY a client would be
-    woken twice for an answer.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._first = True
-        self._held = b""
-
-    def write(self, data: bytes) -> None:
-        """Send `data` at once; the first time, at the latest at the end of the loop's turn."""
-        if self._first:
-            self._first = False
-            self._held = data
-            self._loop.call_soon(self._flush)
-        else:
-            self._transport.write(self._held + data if self._held else data)
-            self._held = b""
-
-    def close(self) -> None:
-        """Send the held data, then close."""
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Whether the connection is closed or about to be."""
-        return self._transport.is_closing()
-
-    def _flush(self) -> None:
-        if self._held:
-            self._transport.write(self._held)
-            self._held = b""
-
-
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which would end event streams at once."""
 
@@ -263,10 +234,12 @@ class HttpServer(uvicorn.Server):
         *,
         keep_alive: int,
         head_bytes: int,
+        offers: Offers = lambda _url, _headers: False,
     ) -> None:
+        parts = {"among": connections, "offers": staticmethod(offers)}
         config = uvicorn.Config(
             app,
-            http=type("GuardedProtocol", (GuardedProtocol,), {"among": connections}),
+            http=type("GuardedProtocol", (GuardedProtocol,), parts),
             ws="none",
             lifespan="on",
             log_config=None,

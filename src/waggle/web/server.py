@@ -79,6 +79,7 @@ class WebServer:
             self._connections,
             keep_alive=self._limits.keep_alive,
             head_bytes=self._limits.head_bytes,
+            offers=web.offers,
         )
 
     @property

@@ -18,7 +18,9 @@ from waggle.cli.client import call, call_reporting, connected_by, find
 from waggle.cli.ids import matching
 from waggle.cli.progress import interruptible, print_json, print_table, say, working
 from waggle.config import load
+from waggle.config.parsers import parse_duration
 from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
+from waggle.domain.link import DEFAULT_MINUTES, MAX_MINUTES, MIN_MINUTES
 
 _TABLE_WIDTH = 150
 _WAIT = 10.0
@@ -87,23 +89,45 @@ async def _remove(environments: Sequence[str]) -> list[WaggleError]:
     return failures
 
 
-def expose(environment: str, port: int) -> None:
-    """Expose a port and print its URL. If nothing listens there yet, report that and wait."""
-    opened = anyio.run(_expose, environment, port)
+def expose(environment: str, port: int, *, share: bool = False, expires: str | None = None) -> None:
+    """Expose a port and print its URL, or with `share` or `expires` that of a new link.
+
+    If nothing listens there yet, report that and wait.
+    """
+    link = {"link_minutes": _minutes(expires)} if share or expires is not None else {}
+    opened = anyio.run(_expose, environment, port, link)
     if not opened.get("listening"):
         say(f"Nothing listens on port {port} yet; the URL works as soon as something does.")
-    sys.stdout.write(f"{opened['url']}\n")
+    sys.stdout.write(f"{opened['public_url'] if link else opened['url']}\n")
+    if link:
+        say(f"Whoever has this link may use the port until {opened['public_until']}.")
 
 
-async def _expose(environment: str, port: int) -> dict[str, Any]:
+def _minutes(text: str | None) -> int:
+    """Read a duration in whole minutes; an hour if there is none. Raises InvalidArgument."""
+    if text is None:
+        return DEFAULT_MINUTES
+    try:
+        minutes, rest = divmod(parse_duration(text).total_seconds(), 60)
+    except ValueError:
+        rest = minutes = -1
+    if rest or not MIN_MINUTES <= minutes <= MAX_MINUTES:
+        raise InvalidArgument(
+            f"--expires {text!r} must be 1m to {MAX_MINUTES // 60}h, in whole minutes.",
+            hint="For example 30m or 2h.",
+        )
+    return int(minutes)
+
+
+async def _expose(environment: str, port: int, link: Mapping[str, object]) -> dict[str, Any]:
     async with connected_by(load()) as client:
         environment_id = (await find(client, environment))["environment_id"]
         open_port = partial(call, client, "expose_port", environment_id=environment_id, port=port)
-        opened = await open_port(wait_seconds=0)
+        opened = await open_port(wait_seconds=0, **link)
         if opened.get("listening"):
             return opened
         say(f"Nothing listens on port {port} yet: waiting {_WAIT:g} s for it ...")
-        return await open_port(wait_seconds=_WAIT)
+        return await open_port(wait_seconds=_WAIT, **link)
 
 
 def pause(environment: str, *, to_disk: bool) -> None:

@@ -7,11 +7,12 @@ Called by `waggle.mcp.tools`; `waggle.mcp.results` has the form of all results.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
+from waggle.domain.exposure import ExposedPort
 from waggle.domain.programs import HOME
 from waggle.domain.programs.job import JobBrief
 from waggle.mcp.results import NOTE, readable, rfc3339
@@ -117,8 +118,29 @@ class OpenedPort(BaseModel):
 
     port: int
     url: str = Field(description="Where it answers on the server's machine.")
+    public_url: str = Field(default="", description="Where it answers for others; give them this.")
+    public_until: str = Field(default="", description="RFC 3339; when public_url ends.")
     listening: bool = Field(default=False, description="A program accepts connections there.")
     note: str = Field(default="", description=NOTE)
+
+
+def opened_port(
+    exposed: ExposedPort, *, listening: bool, note: str, public: str, until: datetime | None
+) -> tuple[OpenedPort, str]:
+    """Return the result of expose_port, and its text."""
+    ends = "" if until is None else rfc3339(until)
+    result = OpenedPort(
+        port=exposed.port,
+        url=exposed.url,
+        public_url=public,
+        public_until=ends,
+        listening=listening,
+        note=note,
+    )
+    text = f"Port {exposed.port} is at {exposed.url} on the server's machine."
+    if public:
+        text += f" For others it is at {public}{f' until {ends}' if ends else ''}."
+    return result, text
 
 
 class ClosedPort(BaseModel):

@@ -285,7 +285,7 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             tools.pause_environment,
             title="Pause an environment",
             description="Pause an environment with its memory, files and programs; any call "
-            "resumes it. With to_disk, connections break and exposed ports close. Refused while "
+            "or visit of its ports resumes it. With to_disk, connections break. Refused while "
             "other calls run.",
             annotations=SETTLES,
             meta=searchable("pause, suspend or hibernate a sandbox"),

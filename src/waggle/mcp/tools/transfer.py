@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import Field
 
+from waggle.domain.access import Owner
+from waggle.domain.errors import Unsupported
+from waggle.domain.exposed_url import Place
 from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.link import DEFAULT_MINUTES, MAX_MINUTES, parse_minutes
+from waggle.domain.observer import OK, Call
 from waggle.domain.programs import HOME
-from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
+from waggle.mcp.context import Ctx, Services, authority_of, current_owner, with_heartbeat
 from waggle.mcp.results import Reply, success
 from waggle.mcp.results.files import DownloadedFiles, UploadedFiles, downloaded, uploaded
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
-from waggle.mcp.results.state import ClosedPort, OpenedPort
+from waggle.mcp.results.state import ClosedPort, OpenedPort, opened_port
+from waggle.mcp.schema import unlisted
 from waggle.mcp.schema.parameters import LARGE_RESULTS, EnvironmentId, searchable
 from waggle.mcp.schema.tool import READS, SETTLES, OfferedTool, make_tool
 from waggle.service.environments.ports import WAIT_SECONDS
@@ -96,6 +103,14 @@ _Port = Annotated[int, Field(description="TCP port in the environment.")]
 _Wait = Annotated[
     float | None, Field(description=f"For something to listen. Default {WAIT_SECONDS:g}.")
 ]
+_LinkMinutes = Annotated[
+    int | None,
+    Field(
+        description=f"How long public_url is valid, at most {MAX_MINUTES}; also makes one where "
+        "there would be none.",
+        json_schema_extra=unlisted(),
+    ),
+]
 _SILENT = "Nothing listens there yet: start the server as a background job and use the URL then."
 
 
@@ -106,20 +121,51 @@ class PortTools:
         self._ports = services.ports
         self._environments = services.environments
         self._heartbeat = services.heartbeat
+        self._urls = services.urls
+        self._observer = services.observer
 
     async def expose_port(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port, wait_seconds: _Wait = None
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        port: _Port,
+        wait_seconds: _Wait = None,
+        link_minutes: _LinkMinutes = None,
     ) -> Annotated[Reply, OpenedPort]:
         """Open a port and wait a while until something listens."""
         owner = current_owner(ctx)
+        if link_minutes is not None:
+            parse_minutes(link_minutes)
+            if authority_of(ctx) is None:
+                raise Unsupported("There are no links over stdio.", hint="Use the url.")
         environment_id = self._environments.get(environment_id, owner=owner).id
         work = self._ports.expose(environment_id, port, owner=owner, wait_seconds=wait_seconds)
         exposed, listening = await with_heartbeat(
             ctx, lambda: "waiting for the port", self._heartbeat, work
         )
         note = "" if listening else _SILENT
-        result = OpenedPort(port=port, url=exposed.url, listening=listening, note=note)
-        return success(result, f"Port {port} is at {exposed.url} on the server's machine.")
+        public, until = self._public(ctx, Place(environment_id, port), owner, link_minutes)
+        return success(
+            *opened_port(exposed, listening=listening, note=note, public=public, until=until)
+        )
+
+    def _public(
+        self, ctx: Ctx, place: Place, owner: Owner, minutes: int | None
+    ) -> tuple[str, datetime | None]:
+        """Return a URL for others, and when it ends; empty if it would be of no more use."""
+        authority = authority_of(ctx)
+        if authority is None or not (minutes or self._urls.reaches_beyond(authority)):
+            return "", None
+        if minutes is None and not self._urls.is_private:
+            return self._urls.url(place, authority), None
+        link = self._ports.link(
+            *(place.environment_id, place.port), owner=owner, minutes=minutes or DEFAULT_MINUTES
+        )
+        made = Call(owner, "", OK, 0.0, place.environment_id, method="port_link")
+        self._observer.call_ended(made)
+        until = datetime.fromtimestamp(link.expires, UTC)
+        return self._urls.url(place, authority, link.token), until
 
     async def unexpose_port(
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port
@@ -139,8 +185,8 @@ def port_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.expose_port,
             title="Expose a port",
-            description="Get a URL, on the server's machine, for a web or other TCP server that "
-            "runs in an environment. Visits count as use.",
+            description="Get URLs for a web or other TCP server that runs in an environment: one "
+            "on the server's machine, and if others reach that, one to share. Visits count as use.",
             annotations=SETTLES,
             meta=searchable("expose a port, preview a web server of a sandbox"),
         ),

@@ -190,7 +190,7 @@ class ExposedPorts:
         when the port is closed or the environment paused.
         """
         if self.find(port) is None:
-            raise NotFound(f"Port {port} of this environment is not exposed.")
+            raise self._not_exposed(port)
         if len(self._visits) >= MAX_VISITS:
             raise TooManyVisits(f"{MAX_VISITS} connections to this environment are open.")
         visit = _Visit(port)
@@ -211,6 +211,10 @@ class ExposedPorts:
                 self._life.visited()
         if not is_over:
             raise StreamLost("the environment was paused, or its port closed")
+
+    def _not_exposed(self, port: int) -> NotFound:
+        why = f"Port {port} of this environment is not exposed."
+        return NotFound(why, hint="Expose it with expose_port.")
 
     async def _attend(self) -> None:
         """Report the visit at intervals until cancelled."""
@@ -234,7 +238,7 @@ class ExposedPorts:
                     if stream is not None:
                         stream.abort()
                     if self.find(port) is None:
-                        raise NotFound(f"Port {port} of this environment is not exposed any more.")
+                        raise self._not_exposed(port)
         except TimeoutError:
             why = f"The environment could not be resumed within {WAKE_SECONDS:g} s."
             raise TimedOut(why, hint="Try again; get_environment says what it does.") from None
