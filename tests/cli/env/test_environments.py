@@ -21,7 +21,9 @@ from tests.support.own_process import typed
 from tests.support.waggle_client import connected, create
 from tests.support.waggle_process import Waggle, beside, environ, running, small
 
+from waggle.cli.env.environments import expose
 from waggle.cli.env.shell import ssh_argv
+from waggle.domain.errors import InvalidArgument
 
 NO_PARTS = {"image_cache_dir": "/nonexistent"}
 
@@ -182,3 +184,9 @@ def in_a_terminal(server: Waggle, name: str, keys: str) -> str:
     finally:
         os.close(ours)
     return f"{shown.decode()}\nstatus {process.wait(30)}"
+
+
+@pytest.mark.parametrize("expires", ["30s", "90s", "169h", "0m", "soon", "", "-5m"])
+def test_a_link_lasts_whole_minutes_up_to_a_week(expires: str) -> None:
+    with pytest.raises(InvalidArgument, match="1m to 168h, in whole minutes"):
+        expose("box", 8000, expires=expires)
