@@ -11,11 +11,19 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support.issuer import issuing
 
-from waggle.app.observing import access_rules, egress_log, public_names, rates, watching
+from waggle.app.observing import (
+    access_rules,
+    egress_log,
+    exposed_urls,
+    public_names,
+    rates,
+    watching,
+)
 from waggle.app.values import certificates
 from waggle.config import Settings, load
 from waggle.domain.access import Owner, Principal
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.exposed_url import ExposedUrls
 from waggle.domain.network.decisions import ALLOWED, Decision
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
@@ -73,6 +81,33 @@ async def test_static_and_oauth_tokens_are_both_accepted(tmp_path: Path) -> None
         assert issued == Principal(Owner(f"{issuer.url}#ann"), "oauth")
         assert rules.resource == OAuthResource("https://waggle.test/mcp", issuer.url)
         assert public_names(given) == ("waggle.test",)
+
+
+@pytest.mark.parametrize(
+    "given, urls",
+    [
+        ({}, ExposedUrls()),
+        ({"PUBLIC_URL": "https://w.test/mcp"}, ExposedUrls("https://w.test")),
+        ({"PUBLIC_URL": "https://w.test:8443/base/mcp/"}, ExposedUrls("https://w.test:8443/base")),
+        ({"EXPOSE_HOST": "Box.test:9"}, ExposedUrls("", "box.test:9")),
+        (
+            {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"},
+            ExposedUrls("https://w.test", is_private=True),
+        ),
+    ],
+)
+async def test_urls_of_exposed_ports_begin_as_the_servers_own(
+    given: dict[str, str], urls: ExposedUrls
+) -> None:
+    assert exposed_urls(settings(**given)) == urls
+    names = public_names(settings(**given))
+    assert names == ((urls.public.split("/")[2],) if urls.public else ())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "a_b.test", "*.box.test", "box.test:0", "-a", "a/b"])
+async def test_a_host_for_exposed_ports_is_a_name(host: str) -> None:
+    with pytest.raises(SettingsInvalid, match="EXPOSE_HOST"):
+        settings(EXPOSE_HOST=host)
 
 
 async def test_unusable_files_and_certificates_refuse_the_start(tmp_path: Path) -> None:

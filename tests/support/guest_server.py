@@ -22,13 +22,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     fields = {name.lower(): value for name, _, value in (one.partition(": ") for one in rest)}
     path = line.split()[1]
     if path == "/echo":
-        left = int(fields["content-length"])
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
-        while left:
-            data = await reader.read(1 << 16)
-            left -= len(data)
-            writer.write(data)
-            await writer.drain()
+        body = await reader.readexactly(int(fields["content-length"]))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        writer.write(body)
+        await writer.drain()
     elif path == "/events":
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         for number in range(3):

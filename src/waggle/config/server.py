@@ -83,7 +83,6 @@ LogTarget = Annotated[
 ]
 ExposeHost = Annotated[
     str,
-    lower,
     matching(
         re.compile(
             r"(?=.{1,200}$)(?![0-9.]+(?::|$))[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
@@ -91,6 +90,7 @@ ExposeHost = Annotated[
         ),
         empty=True,
     ),
+    lower,  # before it is matched
     Accepts("a host name with an optional port, or nothing"),
 ]
 Token = Annotated[SecretStr, Accepts("a token, or nothing")]

@@ -216,6 +216,33 @@ async def test_a_host_of_its_own_needs_a_link_or_a_token_too() -> None:
             assert (await http.post("/", headers=headers)).status_code == status
 
 
+@pytest.mark.parametrize(
+    "site, mode, referer, status",
+    [
+        ("same-origin", "no-cors", None, 200),
+        ("none", "navigate", None, 200),
+        ("cross-site", "navigate", "http://evil.test/", 200),
+        ("same-site", "no-cors", None, 403),
+        ("cross-site", "no-cors", "http://evil.test/", 403),
+        ("same-site", "no-cors", "http://[bad", 403),
+        ("same-site", "no-cors", "http://3000-{id}.box.test/", 200),
+        ("same-site", "no-cors", "http://3000-ffffffff-0000-4000-8000-000000000001.box.test/", 403),
+    ],
+)
+async def test_pages_of_other_environments_embed_nothing_of_a_host(
+    site: str, mode: str, referer: str | None, status: int
+) -> None:
+    async with exposed(ok, by_host(guarded()), owner="ann") as here, raw(here.rig) as http:
+        headers = {
+            "Host": here.host,
+            "Cookie": f"waggle_link={here.token()}",
+            "Sec-Fetch-Site": site,
+            "Sec-Fetch-Mode": mode,
+            **({"Referer": referer.format(id=here.environment.id)} if referer else {}),
+        }
+        assert (await http.get("/data.js", headers=headers)).status_code == status
+
+
 async def test_a_strangers_failure_says_nothing_of_the_owners_limits() -> None:
     setup = guarded()
     setup.max_environments = 1

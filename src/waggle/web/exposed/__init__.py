@@ -85,12 +85,11 @@ class ExposedEndpoint:
             return Response(None, 308, {"Location": target.decode("latin-1")})
         return None
 
-    def _outside(self, wanted: Wanted, rest: bytes, query: bytes | None = None) -> bytes:
+    def _outside(self, wanted: Wanted, rest: bytes) -> bytes:
         """Return the path and query at which browsers find a part of the port."""
-        query = wanted.query if query is None else query
         prefix = self._parts.urls.prefix(wanted.place).encode() if wanted.by_path else b""
         rest = b"/." + rest if rest.startswith(b"//") and not prefix else rest
-        return prefix + rest + (b"?" + query if query else b"")
+        return prefix + rest + (b"?" + wanted.query if wanted.query else b"")
 
     async def _enter(
         self, wanted: Wanted, scope: Scope, receive: Receive, send: Send
@@ -132,9 +131,13 @@ class ExposedEndpoint:
     def _is_own_page(self, wanted: Wanted, given: Fields) -> bool:
         """Whether the page that sends it, if any names itself, is the port's own or is allowed.
 
-        By host, pages of the same environment's other ports are its own, too.
+        By host, pages of the same environment's other ports are its own, too. A page by path has
+        no origin that browsers name, so what it embeds looks like what others embed.
         """
         origin, host = given.text(b"origin"), given.text(b"host") or ""
+        if origin is None and not wanted.by_path and _is_embedded(given):
+            scheme, _, rest = (given.text(b"referer") or "").partition("://")
+            origin = f"{scheme}://{rest.partition('/')[0]}"
         if origin is None or origin in self._origins or "*" in self._origins:
             return True
         authority = origin.partition("://")[2].lower()
@@ -175,6 +178,8 @@ class ExposedEndpoint:
 
         So an Authorization header beside a link's cookie is for the guest only if it is not.
         """
+        if b"authorization" in given.repeated:
+            return True  # it cannot be known which
         words = (given.text(b"authorization") or "").split()
         if self._verifier is None or len(words) != 2 or words[0].lower() != "bearer":
             return False
@@ -183,3 +188,9 @@ class ExposedEndpoint:
         except TokenRefused as refusal:
             return isinstance(refusal, CannotVerify | ScopeMissing)
         return True
+
+
+def _is_embedded(given: Fields) -> bool:
+    """Whether a browser says that a page of another origin embeds this, or a part of it."""
+    site, mode = given.get(b"sec-fetch-site"), given.get(b"sec-fetch-mode")
+    return site in (b"same-site", b"cross-site") and mode != b"navigate"
