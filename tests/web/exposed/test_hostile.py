@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
+from random import Random
 
 import anyio
 import httpx2
@@ -65,6 +66,40 @@ async def test_an_answer_that_is_not_http_is_502(answer: bytes) -> None:
         )
         assert visits(here) == 0
         assert (await http.get("/healthz")).status_code == 200
+
+
+VALID = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b; Path=/\r\n\r\nhello",
+    b"HTTP/1.1 302 Found\r\nLocation: //localhost:8000/x\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nCache-Control: public\r\n\r\n"
+    b"5;x=y\r\nhello\r\n0\r\nX: y\r\n\r\n",
+    b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 404 No\r\nConnection: X, close\r\n\r\nno",
+)
+
+
+async def test_nearly_valid_answers_are_passed_on_or_refused_and_break_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    random = Random(16)
+    statuses = set[int]()
+
+    async def given(talk: Conversation) -> None:
+        answer = bytearray(random.choice(VALID))
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(answer))
+            what = random.choice((b"", b"\0", b"\r\n", b":", b" ", b"\xff", b"9" * 30, answer[:at]))
+            answer[at : at + random.randint(0, 3)] = what
+        await talk.say(bytes(answer))
+
+    async with exposed(given) as here, raw(here.rig) as http:
+        for _ in range(150):
+            with contextlib.suppress(httpx2.TransportError):
+                statuses.add((await http.get(f"{here.path}/")).status_code)
+        assert (await http.get("/healthz")).status_code == 200
+        await until(lambda: visits(here) == 0)
+    assert {200, 502} <= statuses
+    assert 500 not in statuses
+    assert "Exception in ASGI application" not in caplog.text
 
 
 @pytest.mark.parametrize(
