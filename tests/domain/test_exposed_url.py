@@ -95,3 +95,12 @@ def test_urls_are_those_that_clients_see() -> None:
     assert local.url(PLACE, "127.0.0.1:8080") == f"http://{label}.localhost:8080/"
     assert local.url(PLACE, "[::1]:8080") == f"http://{label}.localhost:8080/"
     assert ExposedUrls(host="box.test:9").url(PLACE, "x:1") == f"http://{label}.box.test:9/"
+
+
+def test_a_server_known_by_loopback_alone_has_no_urls_for_others() -> None:
+    for name in ("localhost", "127.0.0.1", "[::1]", "LocalHost"):
+        for authority in (name, f"{name}:8080"):
+            assert not ExposedUrls().reaches_beyond(authority)
+            assert BY_HOST.reaches_beyond(authority)
+    for authority in ("waggle.test", "waggle.test:80", "192.0.2.1", "[2001:db8::1]:80"):
+        assert ExposedUrls().reaches_beyond(authority)

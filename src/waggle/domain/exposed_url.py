@@ -56,8 +56,8 @@ class ExposedUrls:
 
     def reaches_beyond(self, authority: str) -> bool:
         """Whether a URL is of use beyond the server's machine, or more than its own address."""
-        name = authority.rpartition(":")[0] if authority.rpartition("]")[2] else authority
-        is_local = name.lower() in ("localhost", "127.0.0.1", "[::1]")
+        name = re.sub(r":[0-9]*$", "", authority).lower()
+        is_local = name in ("localhost", "127.0.0.1", "[::1]")
         return bool(self.public or self.host) or not is_local
 
     def prefix(self, place: Place) -> str:

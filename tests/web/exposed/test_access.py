@@ -144,6 +144,9 @@ async def test_authorization_beside_a_link_is_the_guests_unless_it_is_waggles() 
             answer = await http.get(f"{here.path}/", headers={**cookie, "Authorization": value})
             assert answer.text == "ok"
             assert ("authorization" in here.program.last.headers) is passed
+        both = [("Authorization", "Basic YTpi"), ("Authorization", f"Bearer {ANN}")]
+        await http.get(f"{here.path}/", headers=[*cookie.items(), *both])
+        assert "authorization" not in here.program.last.headers
 
 
 async def test_without_authentication_the_plain_url_works_under_the_servers_names() -> None:
