@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 import httpx2
 from mcp import Client
+from mcp.client.session import ElicitationFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
@@ -42,6 +43,7 @@ from waggle.mcp.tools import CARRIERS, all_tools
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.ports import PortService
+from waggle.service.environments.questions import Questions
 from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService
@@ -106,6 +108,7 @@ class Setup:
     link_key: bytes | None = bytes(KEY_BYTES)
     clock: Clock = lambda: NOW
     runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=lambda: RUNTIMES)
+    questions: Questions = field(default_factory=Questions)
 
 
 @dataclass(slots=True)
@@ -178,6 +181,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         rates=setup.rates,
         observer=setup.observer or Observer(),
         urls=setup.urls,
+        questions=setup.questions,
     )
 
 
@@ -263,17 +267,20 @@ async def client(
     max_event: int | None = 1024 * 1024,
     token: str = "",
     after: str = "",
+    person: ElicitationFnT | None = None,
 ) -> AsyncGenerator[Client]:
     """Connect the SDK's client over real HTTP. `max_event` is the SDK's own default.
 
-    `after` follows the URL: a query.
+    `after` follows the URL: a query. `person` answers what the server asks.
     """
     seconds = httpx2.Timeout(20, read=300)  # a stream may be silent for long
     async with httpx2.AsyncClient(headers=bearer(token), timeout=seconds, verify=NO_TLS) as http:
         transport = streamable_http_client(
             f"{rig.mcp}{after}", max_sse_event_size=max_event, http_client=http
         )
-        async with Client(transport, mode=era, read_timeout_seconds=20) as connected:
+        async with Client(
+            transport, mode=era, read_timeout_seconds=20, elicitation_callback=person
+        ) as connected:
             yield connected
 
 

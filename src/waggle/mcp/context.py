@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -28,9 +29,11 @@ from waggle.domain.programs.job import JobView, StreamName
 from waggle.domain.programs.text import last_line
 from waggle.domain.toolset import Offer
 from waggle.large import ARGUMENTS
+from waggle.mcp.asking import waited
 from waggle.mcp.errors import clean
 from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.ports import PortService
+from waggle.service.environments.questions import Questions
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files import FilesystemService
@@ -95,6 +98,7 @@ class Services:
     """Whether clients repeat environment_id in a header."""
     urls: ExposedUrls = field(default_factory=ExposedUrls)
     """The form of the URLs of exposed ports on a server that listens."""
+    questions: Questions = field(default_factory=Questions)
 
     @property
     def when_unused(self) -> str:
@@ -194,7 +198,7 @@ async def attend(
 
     `since` is the client's progress so far, in seconds.
     """
-    work = job.attend(seconds)
+    work = job.attend(seconds, partial(waited, ctx, job))
     return await with_heartbeat(ctx, lambda: _doing(job, doing), every, work, since=since)
 
 
@@ -242,13 +246,13 @@ class PassedOn:
 
 async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
     """Wait as a call that can be repeated: cancelling leaves the job. Raises the guest's error."""
-    await with_heartbeat(ctx, lambda: _doing(job, doing), every, job.wait(seconds))
+    await with_heartbeat(ctx, lambda: _doing(job, doing), every, waited(ctx, job, seconds))
     return job.outcome()
 
 
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> None:
     """Wait as a call that did not start the job: cancelling it leaves the job running."""
-    await with_heartbeat(ctx, lambda: _doing(job, "running"), every, job.wait(seconds))
+    await with_heartbeat(ctx, lambda: _doing(job, "running"), every, waited(ctx, job, seconds))
 
 
 def _doing(job: Job, doing: str) -> str:

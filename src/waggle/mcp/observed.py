@@ -149,6 +149,8 @@ class Calls:
         self._scopes: set[anyio.CancelScope] = set()
         self._stopping = False
         self._idle = anyio.Event()
+        self.when_cut: Callable[[], None] = lambda: None
+        """Called by `cut`, which ends what the calls have left, too."""
 
     @property
     def stopping(self) -> bool:
@@ -176,6 +178,7 @@ class Calls:
 
     def cut(self) -> int:
         """Cancel the running calls, which then return an error; return their number."""
+        self.when_cut()
         for scope in self._scopes:
             scope.cancel()
         return len(self._scopes)

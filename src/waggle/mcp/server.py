@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mcp.server.caching import CacheableMethod, CacheHint
@@ -29,9 +30,11 @@ from mcp_types import (
 
 from waggle import __version__
 from waggle.domain.errors import WaggleError
+from waggle.domain.network.questions import Question
 from waggle.domain.observer import NO_TOOL, release
 from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
 from waggle.mcp.errors import Failure, describe, unknown_tool
+from waggle.mcp.held import Held
 from waggle.mcp.observed import (
     CUT,
     PARAMETER,
@@ -87,6 +90,8 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             subscriptions=False,
         )
         self.calls = Calls()
+        self._held = Held(services.questions, self._name_of)
+        self.calls.when_cut = self._held.close
         self._services = services
         self._surfaces = surfaces
         serve = self.lowlevel.add_request_handler
@@ -104,6 +109,11 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     def tools(self) -> list[OfferedTool]:
         """The tools that a client sees by default."""
         return [*self._surfaces.default.tools.values()]
+
+    def _name_of(self, question: Question) -> str:
+        """Return the name of the environment that a question is about."""
+        life = self._services.environments.life(question.environment_id)
+        return life.environment.name if life else question.environment_id
 
     async def _introducing(self, ctx: Request, call_next: CallNext) -> HandlerResult:
         """Send the instructions for the client's own toolsets, if it chose some."""
@@ -193,28 +203,32 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     async def _answer(
         self, surface: Surface, tool: OfferedTool, arguments: dict[str, Any], context: Ctx | None
     ) -> ToolResult:
-        called = context or Context(mcp_server=self)
         offer = self._surfaces.offer_with(surface, tool.name)
 
-        async def call() -> ToolResult:
+        async def call(called: Ctx) -> ToolResult:
             reply = await tool.run(arguments, called)
             try:
                 return result_for(reply, offer)
             except Exception as error:  # a fault of ours, described with an id as others are
                 raise ToolError(tool.name) from error
 
-        try:
-            self._count(context)
-            if context is None or not takes(tool, PARAMETER):
-                return await call()
+        async def work(called: Ctx) -> ToolResult:
+            if not takes(tool, PARAMETER):
+                return await call(called)
             return await once(
                 self._services.repeats,
                 tool.name,
                 arguments,
-                call,
-                owner=current_owner(context),
+                partial(call, called),
+                owner=current_owner(called),
                 advise=surface.offer.advice,
             )
+
+        try:
+            self._count(context)
+            if context is None:
+                return await call(Context(mcp_server=self))
+            return await self._held.run(current_owner(context), context, work)
         except (ToolError, WaggleError) as error:
             failure = describe(tool.name, error, parameters=parameters(tool))
             release(error)
@@ -234,6 +248,7 @@ def build_mcp(services: Services) -> WaggleServer:
     The SDK configures the root logger unless it is configured: configure logging before.
     """
     server = WaggleServer(services)
+    services.environments.events.when_removed(services.questions.forget)
     changes = Changes()
     changes.follow(services.environments, services.jobs, services.watches)
     Resources(services, changes, server.calls).add_to(server.lowlevel)

@@ -11,6 +11,7 @@ from tests.infra.net.lab import OpenLab
 from waggle.domain.network import parse_network
 from waggle.domain.network.decisions import Decision
 from waggle.domain.network.judging import Seen
+from waggle.domain.network.questions import ALLOWED, NOBODY, SAID_NO
 from waggle.domain.network.rule_book import Judges
 from waggle.domain.network.rules import parse_rule
 from waggle.infra.net.gate import Admitted, Gate, Passage, Reach
@@ -24,16 +25,19 @@ pytestmark = pytest.mark.anyio
 class World:
     """A gate, the names that it can look up, and what it decided."""
 
-    def __init__(self, own: str, maximum: str = "public", answer: bool | None = None) -> None:
+    def __init__(self, own: str, maximum: str = "public", answer: str = NOBODY) -> None:
         self.names = {"example.org": [GLOBAL], "db.example.org": [PRIVATE], "meta": [METADATA]}
         self.looked_up: list[str] = []
         self.asked: list[tuple[str, int]] = []
         self.decisions: list[Decision] = []
         self.answer = answer
+        self.meanwhile: str | None = None
 
-        async def ask(host: str, port: int) -> bool:
+        async def ask(host: str, port: int) -> str:
             self.asked.append((host, port))
-            return bool(self.answer)
+            if self.meanwhile is not None:
+                self.gate.network = parse_network(self.meanwhile)
+            return self.answer
 
         reach = Reach(
             parse_network(own),
@@ -120,29 +124,47 @@ async def test_packages_stand_for_the_registries_of_the_image() -> None:
 
 class TestAsking:
     async def test_a_person_allows_what_no_rule_decides(self) -> None:
-        world = World("ask", answer=True)
+        world = World("ask", answer=ALLOWED)
         admitted = await world.admit("example.org:443")
         assert (admitted.rule, admitted.asked) == ("ask", True)
         assert world.asked == [("example.org", 443)]
 
     async def test_no_is_a_refusal_before_the_name_is_looked_up(self) -> None:
-        world = World("ask", answer=False)
+        world = World("ask", answer=SAID_NO)
         refusal = await world.refused("example.org:443")
-        assert (refusal.code, world.looked_up) == ("ask", [])
-        assert "nobody allowed it when asked" in refusal.text
+        assert (refusal.code, world.looked_up) == ("said-no", [])
+        assert "a person was asked and said no. " in refusal.text
+        assert "--allow" not in refusal.text
+
+    async def test_without_an_answer_the_refusal_names_what_would_allow_it(self) -> None:
+        refusal = await World("ask", answer=NOBODY).refused("example.org.:8080")
+        assert (refusal.code, NOBODY in refusal.text) == ("ask", True)
+        assert "waggle env network ENV --allow example.org.:8080" in refusal.text
+
+    async def test_a_rule_that_denies_meanwhile_wins_over_a_yes(self) -> None:
+        for place in ("example.org:443", f"{GLOBAL}:443"):
+            world = World("ask", answer=ALLOWED)
+            world.meanwhile = "ask, deny example.org, deny 93.184.0.0/16"
+            assert (await world.refused(place)).code == "rule"
+
+    async def test_a_rule_that_the_answer_made_is_what_admits(self) -> None:
+        world = World("ask", answer=ALLOWED)
+        world.meanwhile = "ask, example.org:443"
+        assert (await world.admit("example.org:443"))[1:] == ("example.org:443", False)
 
     async def test_yes_does_not_open_what_is_not_public(self) -> None:
-        world = World("ask", answer=True)
+        world = World("ask", answer=ALLOWED)
         assert (await world.refused("db.example.org:443")).code == "private"
         assert (await world.refused(f"{METADATA}:80")).code == "link-local"
+        assert world.asked == [("db.example.org", 443)]  # the address itself would not help
 
     async def test_an_address_is_asked_about_once(self) -> None:
-        world = World("ask", answer=True)
+        world = World("ask", answer=ALLOWED)
         assert (await world.admit(f"{GLOBAL}:443")).asked
         assert world.asked == [(GLOBAL, 443)]
 
     async def test_what_rules_decide_is_not_asked(self) -> None:
-        world = World("ask, example.org, deny bad.example.org", answer=True)
+        world = World("ask, example.org, deny bad.example.org", answer=ALLOWED)
         await world.admit("example.org:443")
         assert (await world.refused("bad.example.org:443")).code == "rule"
         assert world.asked == []

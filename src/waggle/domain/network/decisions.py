@@ -13,6 +13,8 @@ from typing import Final
 from waggle.domain.network import Default, Network
 
 ALLOWED: Final = "allowed"
+SAID_NO_CODE: Final = "said-no"
+"""The code of a refusal by a person."""
 _SHOWN: Final = 6
 LIMITS: Final = {
     "bytes-used-up": "A new environment has bytes of its own; the operator of the server can "
@@ -74,6 +76,8 @@ def reach(network: Network) -> str:
 
 def next_step(decision: Decision, network: Network) -> str:
     """Say what a client, or else the operator, can do about a refusal."""
+    if decision.code == SAID_NO_CODE:
+        return f"{reach(network)} Do not try again; find another way, or speak with the person."
     if decision.code in ("port", "no-rule", "ask", "hidden") or (
         decision.code == "rule" and decision.rule in network.items
     ):

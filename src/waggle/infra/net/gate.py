@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from waggle.domain.network import PUBLIC_NETWORK, Default, Network
-from waggle.domain.network.decisions import ALLOWED, Decision
+from waggle.domain.network.decisions import ALLOWED, SAID_NO_CODE, Decision
 from waggle.domain.network.judging import Judge, Judged, Judgement, Outcome, Seen
+from waggle.domain.network.questions import NOBODY, SAID_NO
 from waggle.domain.network.rule_book import Judges
 from waggle.domain.network.rules import Rule
 from waggle.infra.net import guest_request
@@ -22,10 +24,8 @@ from waggle.infra.net.guest_request import Target
 from waggle.infra.net.policy import Address, AddressPolicy
 
 OnDecision = Callable[[Decision], None]
-Ask = Callable[[str, int], Awaitable[bool]]
-"""Asks a person about a host and a port; bounded in time. No answer is a refusal."""
-
-
+Ask = Callable[[str, int], Awaitable[str]]
+"""Asks a person about a host and a port; bounded in time. Returns why not, or nothing for a yes."""
 Resolve = Callable[[Target], Awaitable[Sequence[Address]]]
 """Returns the addresses of a target. Raises Refusal."""
 USUAL_JUDGES: Final = Judges()
@@ -33,9 +33,9 @@ HTTPS_PORT: Final = 443
 _PORTS: Final = frozenset({"port", "closed-port"})
 
 
-async def nobody(_host: str, _port: int) -> bool:
+async def nobody(_host: str, _port: int) -> str:
     """Refuse what nobody can be asked about."""
-    return False
+    return NOBODY
 
 
 class Admitted(NamedTuple):
@@ -109,15 +109,18 @@ class Gate:
         """
         name, asked = None, False
         if target.address is None:
-            name = self._rules().name(target.name, target.port, seen)
-            name, asked = await self._settled(target, name)
+            name, asked = await self._settled(
+                target, lambda: self._rules().name(target.name, target.port, seen)
+            )
         permitted: list[Address] = []
         rule, refused = "", _NOTHING
         for address in await resolve(target):
-            judged = self._rules().address(address, target.port, seen, name=name)
-            judged, also = await self._settled(target, judged, may_be_denied=True)
-            asked = asked or also
-            judgement = self._with_policy(address, judged.result)
+            judge = partial(self._judged, address, target.port, seen, name)
+            judgement = self._with_policy(address, judge().result)
+            if judgement.outcome is Outcome.ASK:
+                judged, also = await self._settled(target, judge)
+                asked = asked or also
+                judgement = self._with_policy(address, judged.result)
             if judgement.is_denied:
                 refused = judgement if refused is _NOTHING else refused
             else:
@@ -141,7 +144,7 @@ class Gate:
             name = _allowed(name) if passage.asked else name
             if name.result.outcome in (Outcome.DENIED, Outcome.ASK):
                 return False
-        judged = self._rules().address(passage.address, target.port, seen, name=name)
+        judged = self._judged(passage.address, target.port, seen, name)
         judged = _allowed(judged) if passage.asked else judged
         judgement = self._with_policy(passage.address, judged.result)
         return judgement.outcome is Outcome.ALLOWED
@@ -163,18 +166,28 @@ class Gate:
         why = f"its TLS handshake asks for {other}, another name than the proxy was given"
         self._refuse(target, Judgement(Outcome.DENIED, "other-name", why))
 
-    async def _settled(
-        self, target: Target, judged: Judged, *, may_be_denied: bool = False
-    ) -> tuple[Judged, bool]:
-        """Ask if need be; return the judgement, and whether a person allowed it."""
-        result = judged.result
-        if result.is_denied and not may_be_denied:
-            raise self._refuse(target, result)
-        if result.outcome is not Outcome.ASK:
-            return judged, False
-        if await self._reach.ask(guest_request.printable(target.host), target.port):
-            return _allowed(judged), True
-        raise self._refuse(target, replace(result, reason="nobody allowed it when asked"))
+    async def _settled(self, target: Target, judge: Callable[[], Judged]) -> tuple[Judged, bool]:
+        """Ask if need be; return the judgement, and whether a person allowed it.
+
+        The rules may have changed when the answer comes, so that it is judged again.
+        """
+        judged, asked = judge(), False
+        if judged.result.outcome is Outcome.ASK:
+            host = guest_request.printable(target.name)
+            if why := await self._reach.ask(host, target.port):
+                code = SAID_NO_CODE if why == SAID_NO else judged.result.code
+                raise self._refuse(target, replace(judged.result, code=code, reason=why))
+            judged = judge()
+            asked = judged.result.outcome is Outcome.ASK  # else there is a rule now
+            judged = _allowed(judged)
+        if judged.result.is_denied:
+            raise self._refuse(target, judged.result)
+        return judged, asked
+
+    def _judged(
+        self, address: Address, port: int, seen: Seen | None, name: Judged | None
+    ) -> Judged:
+        return self._rules().address(address, port, seen, name=name)
 
     def _rules(self) -> Judge:
         now = self.network, self._reach.judges.version

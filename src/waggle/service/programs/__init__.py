@@ -45,6 +45,8 @@ CONTEXT_END_SECONDS = 3.0
 """How long code whose context has ended waits for the cause."""
 Grown = Callable[["Job", Recorded], None]
 """Called when a job has printed or displayed. It must not raise or wait."""
+Wait = Callable[[float], Awaitable[None]]
+"""Waits for the end of a job, or so many seconds."""
 Attend = Callable[[GuestJob], Awaitable[tuple[ExecutionResult, Guest]]]
 """Follows a job to its end, wherever its environment runs; also returns the guest it ended in."""
 
@@ -232,13 +234,13 @@ class Job(JobRecord):
             await context.kill()
         return context_ended(key, ending_by_interrupt(context.view()))
 
-    async def attend(self, seconds: float) -> JobView:
+    async def attend(self, seconds: float, wait: Wait | None = None) -> JobView:
         """Wait as the call that started it and return its outcome. Cancelling kills the job.
 
-        Raises what the guest raised.
+        `wait` waits in another way than `self.wait` does. Raises what the guest raised.
         """
         try:
-            await self.wait(seconds)
+            await (wait or self.wait)(seconds)
         except BaseException:
             await self.kill()
             raise
