@@ -52,7 +52,7 @@ async def test_a_person_allows_a_connection_once_within_the_call(era: str) -> No
             " to connect to Example.org:22; no rule decides. Allow it?",
         ]
         assert person.offered[0] == ["once", "environment", "no"]
-        assert rules.environments == []
+        assert rules.allowed == []
 
 
 @eras
@@ -63,8 +63,8 @@ async def test_for_the_environment_and_for_always_the_answer_becomes_a_rule(era:
         environment = await created(agent)
         printed = await run(agent, environment, "a.example", "b.example:22", "single")
         assert printed.count(" yes") == 3
-        assert rules.environments == [(environment, "a.example:443"), (environment, "b.example:22")]
-        assert rules.operator == ["b.example:22"]
+        assert rules.allowed == [(environment, "a.example:443"), (environment, "b.example:22")]
+        assert rules.approved == [(environment, "b.example:22")]
         assert person.offered[0] == ["once", "environment", "always", "no"]
         assert person.offered[2] == ["once", "no"]  # there is no rule for a name without a dot
 
@@ -78,7 +78,7 @@ async def test_everything_but_an_offered_yes_is_a_no_which_holds(era: str, answe
         printed = await run(agent, await created(agent), "example.org", "example.org")
         assert printed.count(f"example.org:443 {SAID_NO}\n") == 2
         assert len(person.messages) == 1
-        assert rules.environments == []
+        assert rules.allowed == []
 
 
 @eras

@@ -27,16 +27,16 @@ from waggle.service.environments.questions import Questions
 
 @dataclass
 class Rules:
-    """What answers have allowed: rules of environments by id, and the operator's."""
+    """What answers have allowed, by the ids of environments: for these, and for always."""
 
-    environments: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    operator: list[str] = field(default_factory=list[str])
+    allowed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    approved: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     async def allow(self, environment_id: str, rule: Rule) -> None:
-        self.environments.append((environment_id, str(rule)))
+        self.allowed.append((environment_id, str(rule)))
 
-    async def approve(self, rule: Rule) -> None:
-        self.operator.append(str(rule))
+    async def approve(self, environment_id: str, rule: Rule) -> None:
+        self.approved.append((environment_id, str(rule)))
 
 
 @dataclass

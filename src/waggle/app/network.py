@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 from waggle.app.observing import egress_log
 from waggle.config import Settings
@@ -26,6 +27,7 @@ from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
+from waggle.service.environments.questions import Questions
 from waggle.service.environments.reaching import OperatorNetwork
 
 
@@ -64,8 +66,10 @@ class Egress:
         rules: OperatorRules,
         observer: Observer,
         traffic: Traffic | None = None,
+        questions: Questions | None = None,
     ) -> None:
-        """`traffic` counts that of all environments."""
+        """`traffic` counts that of all environments. Without `questions` nobody is asked."""
+        self._questions = Questions(grace=0) if questions is None else questions
         limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
         self._observer = observer
         self._lookups = Lookups(system_lookup)
@@ -87,7 +91,10 @@ class Egress:
             resolver,
             exists=resolver.exists,
             reach=Reach(
-                environment.network, self._judges, registry_rules(environment.registries or ())
+                environment.network,
+                self._judges,
+                registry_rules(environment.registries or ()),
+                partial(self._questions.ask, environment.id),
             ),
             limits=self._limits,
             allowance=self.allowances.of(environment.id, environment.owner),

@@ -56,6 +56,7 @@ from waggle.mcp.context import Services
 from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.pausing import Reaper
 from waggle.service.environments.ports import PortService
+from waggle.service.environments.questions import Questions
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files import FilesystemService
@@ -123,8 +124,8 @@ async def open_app(
         authorities = certificates(settings) if authorities is None else authorities
         images = image_service(settings, several_owners, authorities)
         made = machinery(settings, chosen.hypervisor, authorities, stack)
-        rules = operator_rules(settings)
-        egress = Egress(settings, rules, watch.observer, watch.traffic)
+        rules, questions = operator_rules(settings), Questions(seconds=settings.ask_seconds)
+        egress = Egress(settings, rules, watch.observer, watch.traffic, questions)
         parts = (settings, made, stack, tasks, egress)
         host = _local_host(*parts, images=images, pool=pool)
         environments = EnvironmentService(
@@ -179,6 +180,7 @@ async def open_app(
                 clock=clock,
                 tasks=tasks,
                 observer=watch.observer,
+                questions=questions,
             ),
             hypervisor=chosen.label,
             reason=chosen.reason,
@@ -256,6 +258,7 @@ def _services(
     clock: Clock,
     tasks: anyio.abc.TaskGroup,
     observer: Observer,
+    questions: Questions,
 ) -> Services:
     call_limits = execution_limits(settings)
     spool = partial(Spool, Places.of(settings).data)
@@ -280,4 +283,5 @@ def _services(
         parameter_headers=settings.parameter_headers,
         observer=observer,
         urls=exposed_urls(settings),
+        questions=questions,
     )

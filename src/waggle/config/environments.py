@@ -164,6 +164,18 @@ class NetworkSection(Section):
     egress_allow_cidrs: Networks = setting(
         "", "Networks that guests may reach although they are not public, such as a mirror's."
     )
+    ask_seconds: Whole = setting(
+        "60",
+        "Seconds that a connection waits for a person's answer in an environment with the network "
+        "`ask`.",
+        ge=1,
+        le=600,
+    )
+    ask_always: bool = setting(
+        "false",
+        "Whether such a person may also allow a destination for always, for all environments of "
+        "the same owner.",
+    )
     egress_ports: Ports = setting(
         "22,80,443,3306,5432,6379,8080,8443,9418",
         "TCP ports that rules may open to guests. `public` opens 80 and 443 of them, or all of "

@@ -182,9 +182,10 @@ async def test_a_destroyed_environment_has_no_questions() -> None:
         await here.questions.decide(question, Answer.ENVIRONMENT)  # late: nothing happens
 
 
-async def test_an_answer_that_cannot_be_kept_holds_once() -> None:
+@pytest.mark.parametrize("error", [TooManyJobs("There is no more room."), OSError("full")])
+async def test_an_answer_that_cannot_be_kept_holds_once(error: Exception) -> None:
     async def full(_environment_id: str, _rule: Rule) -> None:
-        raise TooManyJobs("There is no more room.")
+        raise error
 
     async with world(Questions(allow=full, grace=5)) as here:
         asker = Asker(answer=Answer.ENVIRONMENT)
@@ -192,6 +193,17 @@ async def test_an_answer_that_cannot_be_kept_holds_once() -> None:
         here.serve(asker)
         here.connect("a.example")
         await until(lambda: here.said == {"a.example": ""})
+
+
+def test_only_what_can_be_kept_is_offered() -> None:
+    questions, rules = Questions(), Rules()
+    named, single = Question(1, HERE, "a.example", 443), Question(2, HERE, "single", 443)
+    assert questions.answers(named) == (Answer.ONCE, Answer.NO)
+    questions.keep(rules.allow)
+    assert questions.answers(named) == (Answer.ONCE, Answer.ENVIRONMENT, Answer.NO)
+    questions.keep(rules.allow, rules.approve)
+    assert questions.answers(named) == tuple(Answer)
+    assert questions.answers(single) == (Answer.ONCE, Answer.NO)
 
 
 async def test_an_answer_is_kept_although_its_call_ends_meanwhile() -> None:
@@ -211,7 +223,7 @@ async def test_an_answer_is_kept_although_its_call_ends_meanwhile() -> None:
         call.cancel()
         may_keep.set()
         await until(lambda: here.said == {"a.example": ""})
-        assert rules.environments == [(HERE, "a.example:443")]
+        assert rules.allowed == [(HERE, "a.example:443")]
 
 
 async def test_the_time_of_open_questions_is_counted() -> None:

@@ -27,14 +27,9 @@ GRACE_SECONDS = 0.3
 Put = Callable[[Question], Awaitable[Answer | None]]
 """Puts a question to a person. None: nobody answered. Is cancelled when there is no more time, or
 nothing waits for the answer any more."""
-Allow = Callable[[str, Rule], Awaitable[None]]
-"""Adds a rule to an environment's network. Raises WaggleError."""
-Approve = Callable[[Rule], Awaitable[None]]
-"""Adds a rule to the operator's. Raises WaggleError."""
-
-
-async def _not(_environment_id: str, _rule: Rule) -> None:
-    """Add no rule, so that the answer holds once."""
+Keep = Callable[[str, Rule], Awaitable[None]]
+"""Adds a rule for an environment, by its id, or for all of its owner's. Raises WaggleError or
+OSError."""
 
 
 @dataclass(eq=False, slots=True)
@@ -177,18 +172,25 @@ class Questions:
         self,
         *,
         seconds: float = 60.0,
-        allow: Allow = _not,
-        approve: Approve | None = None,
+        allow: Keep | None = None,
+        approve: Keep | None = None,
         clock: Callable[[], float] = time.monotonic,
         grace: float = GRACE_SECONDS,
     ) -> None:
-        """`seconds` are for one answer. Without `approve` nobody is offered `always`."""
+        """`seconds` are for one answer. `allow` and `approve` are as `keep` has them."""
         self.seconds = seconds
         self._grace = grace
         self._allow = allow
         self._approve = approve
         self._clock = clock
         self._desks: dict[str, Desk] = {}
+
+    def keep(self, allow: Keep, approve: Keep | None = None) -> None:
+        """Keep answers as rules: for the environment by `allow`, for always by `approve`, too.
+
+        Without one of them, nobody is offered that answer.
+        """
+        self._allow, self._approve = allow, approve
 
     def desk(self, environment_id: str) -> Desk:
         """Return the desk of an environment, which lasts until `forget`."""
@@ -213,7 +215,7 @@ class Questions:
 
     def answers(self, question: Question) -> tuple[Answer, ...]:
         """Return the answers that a person may give."""
-        if question.rule is None:
+        if question.rule is None or self._allow is None:
             return (Answer.ONCE, Answer.NO)
         always = () if self._approve is None else (Answer.ALWAYS,)
         return (Answer.ONCE, Answer.ENVIRONMENT, *always, Answer.NO)
@@ -266,13 +268,18 @@ class Questions:
             place=question.place,
             answer=str(answer),
         )
-        rule = question.rule
         with anyio.CancelScope(shield=True):
             try:
-                if rule is not None and answer in (Answer.ENVIRONMENT, Answer.ALWAYS):
-                    await self._allow(question.environment_id, rule)
-                if rule is not None and answer is Answer.ALWAYS and self._approve is not None:
-                    await self._approve(rule)
-            except WaggleError as error:  # then it holds once
-                log.warning("answer_not_kept", place=question.place, error=error.message)
+                await self._kept(question, answer)
+            except (WaggleError, OSError) as error:  # then it holds once
+                log.warning("answer_not_kept", place=question.place, error=str(error))
         desk.answered(question, answer)
+
+    async def _kept(self, question: Question, answer: Answer) -> None:
+        rule = question.rule
+        if rule is None or answer not in (Answer.ENVIRONMENT, Answer.ALWAYS):
+            return
+        if answer is Answer.ALWAYS and self._approve is not None:
+            await self._approve(question.environment_id, rule)
+        if self._allow is not None:
+            await self._allow(question.environment_id, rule)
