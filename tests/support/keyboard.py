@@ -21,6 +21,12 @@ from pathlib import Path
 import anyio
 from tests.support.waggle_process import environ
 
+_TAKING = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("waggle", run_name="__main__", alter_sys=True)
+"""
+
 
 @dataclass(slots=True)
 class Keyboard:
@@ -65,13 +71,21 @@ class Keyboard:
 
 @asynccontextmanager
 async def keyboard(
-    *words: str, data: Path, settings: Mapping[str, str], rows: int = 30, columns: int = 100
+    *words: str,
+    data: Path,
+    settings: Mapping[str, str],
+    rows: int = 30,
+    columns: int = 100,
+    is_its_own: bool = False,
 ) -> AsyncGenerator[Keyboard]:
-    """Run a command on a terminal of that size; it is killed at the end."""
+    """Run a command on a terminal of that size; it is killed at the end.
+
+    With `is_its_own` the terminal is that of its session, /dev/tty.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "waggle", *words],
+        [sys.executable, *(("-c", _TAKING) if is_its_own else ("-m", "waggle")), *words],
         env=environ(data, settings),
         stdin=theirs,
         stdout=theirs,

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx2
 from mcp import Client, MCPError
+from mcp.client.session import ElicitationFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
@@ -49,8 +50,12 @@ class ShuttingDown(WaggleError):
 
 
 @asynccontextmanager
-async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
+async def connected(
+    url: str, token: str = "", person: ElicitationFnT | None = None
+) -> AsyncGenerator[Client]:
     """Connect a client, which sends the token if there is one and requests every toolset.
+
+    `person` answers what the server asks; None: it asks nobody.
 
     Raises SetupIncomplete when no MCP server answers or it has stopped, ShuttingDown and
     Unauthorized. An exception of the block is raised as it is, not inside the exception groups of
@@ -70,7 +75,10 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
             httpx2.AsyncClient(
                 headers=headers, timeout=timeout, event_hooks={"response": [note]}
             ) as http,
-            Client(streamable_http_client(f"{url}?toolsets=full", http_client=http)) as client,
+            Client(
+                streamable_http_client(f"{url}?toolsets=full", http_client=http),
+                elicitation_callback=person,
+            ) as client,
         ):
             yield client
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
@@ -80,9 +88,11 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
         raise cause from None
 
 
-def connected_by(settings: Settings) -> contextlib.AbstractAsyncContextManager[Client]:
+def connected_by(
+    settings: Settings, person: ElicitationFnT | None = None
+) -> contextlib.AbstractAsyncContextManager[Client]:
     """Connect a client to the server of these settings, as `connected` does."""
-    return connected(server_url(settings), settings.token.get_secret_value())
+    return connected(server_url(settings), settings.token.get_secret_value(), person)
 
 
 def _unusable(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int) -> WaggleError:

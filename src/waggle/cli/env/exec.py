@@ -16,6 +16,7 @@ from typing import IO, Any
 import anyio
 from mcp import Client
 
+from waggle.cli.asking import person
 from waggle.cli.client import connected_by, find
 from waggle.cli.env import program
 from waggle.cli.env.program import Ended
@@ -73,10 +74,11 @@ def arguments_of(environment: str, command: Sequence[str], how: How) -> dict[str
 
 
 async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended:
-    async with connected_by(load()) as client:
-        environment_id = (await find(client, environment))["environment_id"]
-        work = partial(attached, client, {**arguments, "environment_id": environment_id})
-        return await interruptible(work)
+    with person() as somebody:
+        async with connected_by(load(), somebody) as client:
+            environment_id = (await find(client, environment))["environment_id"]
+            work = partial(attached, client, {**arguments, "environment_id": environment_id})
+            return await interruptible(work)
 
 
 async def attached(client: Client, arguments: dict[str, Any]) -> Ended:

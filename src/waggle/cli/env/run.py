@@ -19,6 +19,7 @@ import anyio
 from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
+from waggle.cli.asking import person
 from waggle.cli.client import CallRefused, call, call_reporting, connected_by
 from waggle.cli.env.exec import attached, read_input, report, standard_input
 from waggle.cli.env.program import Ended
@@ -124,8 +125,9 @@ _BY_HAND = "Use 'waggle env new', 'waggle cp' and 'waggle exec'."
 
 
 async def _connect_and_run(program: Program, wanted: Wanted) -> Ended:
-    async with connected_by(load()) as client:
-        return await interruptible(partial(_run, client, program, wanted))
+    with person() as somebody:
+        async with connected_by(load(), somebody) as client:
+            return await interruptible(partial(_run, client, program, wanted))
 
 
 async def _run(client: Client, program: Program, wanted: Wanted) -> Ended:
