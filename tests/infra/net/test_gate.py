@@ -158,6 +158,11 @@ class TestAsking:
         assert (await world.refused(f"{METADATA}:80")).code == "link-local"
         assert world.asked == [("db.example.org", 443)]  # the address itself would not help
 
+    def test_a_name_is_not_looked_up_before_the_question(self) -> None:
+        gate = World("ask, example.net").gate
+        assert gate.may_look_up("example.net")
+        assert not gate.may_look_up("secrets.example.org")
+
     async def test_an_address_is_asked_about_once(self) -> None:
         world = World("ask", answer=ALLOWED)
         assert (await world.admit(f"{GLOBAL}:443")).asked

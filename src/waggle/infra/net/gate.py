@@ -98,9 +98,12 @@ class Gate:
         return self._policy.permits(address).allowed
 
     def may_look_up(self, name: str) -> bool:
-        """Whether the rules let a name be looked up at all. Reports nothing."""
-        judged = self._rules().name(name, HTTPS_PORT, Seen())
-        return judged.result.outcome is not Outcome.DENIED or judged.result.code in _PORTS
+        """Whether the rules let a name be looked up at all, before anybody is asked.
+
+        Reports nothing.
+        """
+        result = self._rules().name(name, HTTPS_PORT, Seen()).result
+        return result.outcome not in (Outcome.DENIED, Outcome.ASK) or result.code in _PORTS
 
     async def admit(self, target: Target, seen: Seen | None, resolve: Resolve) -> Admitted:
         """Judge the name, have it resolved, and judge its addresses.
