@@ -24,7 +24,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import PrivateAttr, ValidationError
 
 from waggle.domain.network.questions import Answer, Question
-from waggle.service.environments.questions import Put, Questions
+from waggle.service.environments.questions import CannotAsk, Put, Questions
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,10 @@ class SessionAsker:
         self._name = name
 
     async def put(self, question: Question) -> Answer | None:
-        """Send the form and wait for its answer; cancelling tells the client that it is over."""
+        """Send the form and wait for its answer; cancelling tells the client that it is over.
+
+        Raises CannotAsk if the client refuses, as one does that cannot show forms after all.
+        """
         shown = form(question, self.questions.answers(question), self._name(question))
         try:
             result = await self._ctx.session.elicit_form(
@@ -147,7 +150,7 @@ class SessionAsker:
             )
         except (MCPError, ValidationError) as error:
             log.info("client_did_not_ask", error=type(error).__name__)
-            return None
+            raise CannotAsk from error
         return answer_in(result)
 
 

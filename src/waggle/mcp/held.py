@@ -33,7 +33,7 @@ from waggle.mcp.asking import (
     takes_forms,
 )
 from waggle.mcp.observed import ToolResult
-from waggle.service.environments.questions import Questions
+from waggle.service.environments.questions import CannotAsk, Questions
 from waggle.tasks import end
 
 LINGER_SECONDS: Final = 60.0
@@ -69,9 +69,12 @@ class FormAsker:
         return bool(self._new)
 
     async def put(self, question: Question) -> Answer | None:
-        """Leave the form for the result of the call, and wait until another brings its answer."""
+        """Leave the form for the result of the call, and wait until another brings its answer.
+
+        Raises CannotAsk after MOST_ROUNDS.
+        """
         if self.rounds >= MOST_ROUNDS:
-            return None
+            raise CannotAsk
         key = f"network-{question.number}"
         answer = self._waiting[key] = asyncio.get_running_loop().create_future()
         self._asked[key] = question

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import TooManyJobs
 from waggle.domain.network.questions import NOBODY, SAID_NO, SILENCE, Answer, Question
 from waggle.domain.network.rules import Rule
-from waggle.service.environments.questions import Questions
+from waggle.service.environments.questions import CannotAsk, Questions
 
 pytestmark = pytest.mark.anyio
 HERE = "00000000-0000-4000-8000-000000000001"
@@ -137,6 +137,24 @@ async def test_another_call_takes_over_what_one_cannot_ask_any_more() -> None:
         call.cancel()
         await until(lambda: here.said == {"a.example": SAID_NO})
         assert gone.withdrawn == stays.put_now
+
+
+async def test_a_call_whose_client_refuses_leaves_the_question_to_others() -> None:
+    async with world() as here:
+        asked = list[Question]()
+
+        async def refuse(question: Question) -> Answer | None:
+            asked.append(question)
+            raise CannotAsk
+
+        asker = Asker()
+        here.group.start_soon(here.questions.serve, HERE, refuse, 3)
+        here.serve(asker)
+        here.connect("a.example")
+        asker.may_answer.set()
+        await until(lambda: here.said == {"a.example": ""})
+        assert here.questions.desk(HERE).serving == 1
+        assert len(asked) <= 3
 
 
 async def test_after_the_last_call_that_can_ask_nobody_is_asked() -> None:

@@ -26,10 +26,14 @@ GRACE_SECONDS = 0.3
 """How long a connection waits for a call that can ask: a program may be faster than its call."""
 Put = Callable[[Question], Awaitable[Answer | None]]
 """Puts a question to a person. None: nobody answered. Is cancelled when there is no more time, or
-nothing waits for the answer any more."""
+nothing waits for the answer any more. Raises CannotAsk."""
 Keep = Callable[[str, Rule], Awaitable[None]]
 """Adds a rule for an environment, by its id, or for all of its owner's. Raises WaggleError or
 OSError."""
+
+
+class CannotAsk(Exception):
+    """This call cannot put questions any more; another one may."""
 
 
 @dataclass(eq=False, slots=True)
@@ -89,7 +93,7 @@ class Desk:
         return entry.reason
 
     async def _is_served(self) -> bool:
-        """Whether a call can put questions, now or in a moment: one that begins waits soon."""
+        """Whether a call can put questions, now or soon: one may be about to wait."""
         with anyio.move_on_after(self._grace):
             while not self.serving:
                 await self.changed()
@@ -207,7 +211,7 @@ class Questions:
     async def ask(self, environment_id: str, host: str, port: int) -> str:
         """Ask whether a connection may be made; return why not, or nothing if it may.
 
-        Answers at once if the answer is known, after a moment if no call can ask a person. Else
+        Answers at once if the answer is known, and soon if no call can ask a person. Else
         waits, for each question at most `seconds` from when it is put. Cancelling withdraws it,
         unless other connections wait for the same one.
         """
@@ -221,7 +225,10 @@ class Questions:
         return (Answer.ONCE, Answer.ENVIRONMENT, *always, Answer.NO)
 
     async def serve(self, environment_id: str, put: Put, at_once: int = 1) -> None:
-        """Put the environment's questions, `at_once` side by side, until cancelled."""
+        """Put the environment's questions, `at_once` side by side.
+
+        Until cancelled, or the call cannot ask any more.
+        """
         desk = self.desk(environment_id)
         desk.enter()
         try:
@@ -236,6 +243,8 @@ class Questions:
             entry = await desk.take()
             try:
                 await self._put(desk, entry, put)
+            except CannotAsk:
+                return
             finally:
                 desk.give_back(entry)
 
