@@ -19,6 +19,7 @@ import anyio.abc
 import structlog
 
 from waggle.allocator import trim
+from waggle.app.asking import keep_answers
 from waggle.app.machines import (
     Machinery,
     end_machines,
@@ -137,6 +138,7 @@ async def open_app(
             tasks=tasks,
             observer=watch.observer,
         )
+        keep_answers(questions, environments, rules, always=settings.ask_always)
         await environments.recover()
         host.sweep(environment.id for environment in await store.unfinished())
         snapshots = SnapshotService(

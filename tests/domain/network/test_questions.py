@@ -4,6 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waggle.domain.network.judging import RuleTable
 from waggle.domain.network.questions import (
     ALLOWED,
     AT_ONCE,
@@ -17,7 +18,9 @@ from waggle.domain.network.questions import (
     Answer,
     Book,
     Question,
+    approved,
 )
+from waggle.domain.network.rules import parse_rule
 
 ENVIRONMENT = "00000000-0000-4000-8000-000000000001"
 
@@ -95,6 +98,27 @@ def test_a_flood_asks_few_questions(steps: list[float]) -> None:
         else:
             assert question == TOO_OFTEN
     assert count <= AT_ONCE + now / EVERY_SECONDS
+
+
+def test_what_is_approved_for_always_is_found_by_name_address_and_port() -> None:
+    texts = [
+        "a.example:443",
+        "*.b.example",
+        "deny x.b.example",
+        "10.1.0.0/16:5432",
+        "GET c.example",
+    ]
+    table = RuleTable(map(parse_rule, texts))
+    for host, port, allowed in (
+        ("A.example", 443, True),
+        ("a.example", 80, None),
+        ("y.b.example", 80, True),
+        ("x.b.example", 80, False),
+        ("10.1.2.3", 5432, True),
+        ("10.1.2.3", 443, None),
+        ("c.example", 80, None),
+    ):
+        assert approved(table, host, port) is allowed
 
 
 def test_a_rule_allows_exactly_what_was_asked() -> None:

@@ -15,8 +15,8 @@ from tests.support.asking import Rules
 from tests.support.waiting import until
 
 from waggle.domain.errors import TooManyJobs
-from waggle.domain.network.questions import NOBODY, SAID_NO, SILENCE, Answer, Question
-from waggle.domain.network.rules import Rule
+from waggle.domain.network.questions import NEVER, NOBODY, SAID_NO, SILENCE, Answer, Question
+from waggle.domain.network.rules import Rule, parse_rule
 from waggle.service.environments.questions import CannotAsk, Questions
 
 pytestmark = pytest.mark.anyio
@@ -222,6 +222,17 @@ def test_only_what_can_be_kept_is_offered() -> None:
     questions.keep(rules.allow, rules.approve)
     assert questions.answers(named) == tuple(Answer)
     assert questions.answers(single) == (Answer.ONCE, Answer.NO)
+
+
+async def test_what_is_approved_for_always_is_not_asked() -> None:
+    rules = Rules()
+    table = {HERE: [parse_rule("a.example:443"), parse_rule("deny b.example")]}
+    async with world(Questions(grace=0.01)) as here:
+        here.questions.keep(rules.allow, approved=lambda environment: table.get(environment, ()))
+        here.connect("a.example", "a.example.#2", "b.example", "c.example")
+        await until(lambda: len(here.said) == 4)
+        assert [*map(here.said.get, ("a.example", "a.example.#2"))] == ["", ""]
+        assert [*map(here.said.get, ("b.example", "c.example"))] == [NEVER, NOBODY]
 
 
 async def test_an_answer_is_kept_although_its_call_ends_meanwhile() -> None:

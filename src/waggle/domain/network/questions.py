@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.network.rules import Rule, parse_rule
+from waggle.domain.network.judging import RuleTable
+from waggle.domain.network.rules import Action, Rule, parse_rule
 
 MAX_OPEN: Final = 8
 """The most questions that are open at once."""
@@ -28,6 +30,7 @@ EVERY_SECONDS: Final = 30.0
 ALLOWED: Final = ""
 NOBODY: Final = "no rule decides about it, and no call in progress can ask a person"
 SAID_NO: Final = "a person was asked and said no"
+NEVER: Final = "what was approved for always denies it"
 SILENCE: Final = "a person was asked and did not answer"
 TOO_MANY: Final = f"a person is being asked about {MAX_OPEN} others"
 TOO_OFTEN: Final = "a person was asked too often in the last minutes"
@@ -63,6 +66,16 @@ class Question:
             return parse_rule(self.place)
         except InvalidArgument:
             return None
+
+
+def approved(table: RuleTable, host: str, port: int) -> bool | None:
+    """Whether rules that hold for always allow a destination; None if none of them is about it."""
+    try:
+        found = table.for_address(ip_address(host), port)
+    except ValueError:
+        found = table.for_name(host.lower(), port)
+    actions = {rule.action for rule in found if not rule.needs_http}
+    return Action.DENY not in actions if actions else None
 
 
 _Destination = tuple[str, int]

@@ -10,15 +10,22 @@ several calls each takes others. Whoever serves an environment has checked its o
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import structlog
 
 from waggle.domain.errors import WaggleError
-from waggle.domain.network.questions import NOBODY, SILENCE, Answer, Book, Question
+from waggle.domain.network.judging import RuleTable
+from waggle.domain.network.questions import (
+    ALLOWED,
+    NEVER,
+    Answer,
+    Question,
+    approved,
+)
 from waggle.domain.network.rules import Rule
+from waggle.service.environments.desk import Desk, OpenQuestion
 
 log = structlog.get_logger(__name__)
 
@@ -32,141 +39,16 @@ Keep = Callable[[str, Rule], Awaitable[None]]
 OSError."""
 
 
+Approved = Callable[[str], Sequence[Rule]]
+"""Returns the rules that hold for always in an environment, by its id."""
+
+
+def _nothing(_environment_id: str) -> Sequence[Rule]:
+    return ()
+
+
 class CannotAsk(Exception):
     """This call cannot put questions any more; another one may."""
-
-
-@dataclass(eq=False, slots=True)
-class _Open:
-    """An open question. `waiting` counts the connections, `scope` is of the one who puts it."""
-
-    question: Question
-    settled: anyio.Event = field(default_factory=anyio.Event)
-    reason: str = ""
-    waiting: int = 0
-    scope: anyio.CancelScope | None = None
-
-
-class Desk:
-    """The questions of one environment, and the calls that can put them."""
-
-    def __init__(self, environment_id: str, clock: Callable[[], float], grace: float) -> None:
-        self._grace = grace
-        self._book = Book(environment_id)
-        self._clock = clock
-        self._open: dict[int, _Open] = {}
-        self._changed = anyio.Event()
-        self._since = 0.0
-        self._held = 0.0
-        self.serving = 0
-        """The calls that can put questions now."""
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether no question is open."""
-        return not self._open
-
-    @property
-    def held(self) -> float:
-        """The seconds so far in which a question was open."""
-        return self._held + (self._clock() - self._since if self._open else 0.0)
-
-    async def ask(self, host: str, port: int) -> str:
-        """Wait for the answer about a connection; see `Questions.ask`."""
-        if (known := self._book.known(host, port, self._clock())) is not None:
-            return known
-        if not await self._is_served():
-            return NOBODY
-        now = self._clock()
-        question = self._book.ask(host, port, now)
-        if isinstance(question, str):
-            return question
-        entry = self._entry(question, now)
-        entry.waiting += 1
-        try:
-            await entry.settled.wait()
-        finally:
-            entry.waiting -= 1
-            if not entry.waiting:
-                self._book.withdraw(question)
-                self.settle(question, "")
-        return entry.reason
-
-    async def _is_served(self) -> bool:
-        """Whether a call can put questions, now or soon: one may be about to wait."""
-        with anyio.move_on_after(self._grace):
-            while not self.serving:
-                await self.changed()
-        return self.serving > 0
-
-    def enter(self) -> None:
-        """Note that a call can put questions."""
-        self.serving += 1
-        self._notify()
-
-    def _entry(self, question: Question, now: float) -> _Open:
-        if question.number not in self._open:
-            if not self._open:
-                self._since = now
-            self._open[question.number] = _Open(question)
-            self._notify()
-        return self._open[question.number]
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
-    async def take(self) -> _Open:
-        """Wait for a question that nobody puts, and take it, with a scope that ends the putting."""
-        while True:
-            for entry in self._open.values():
-                if entry.scope is None:
-                    entry.scope = anyio.CancelScope()
-                    return entry
-            await self.changed()
-
-    def give_back(self, entry: _Open) -> None:
-        """Let another call put it: this one cannot any more."""
-        entry.scope = None
-        self._notify()
-
-    async def changed(self) -> None:
-        """Wait until a question comes or goes."""
-        await self._changed.wait()
-
-    def settle(self, question: Question, reason: str) -> None:
-        """End the wait of the connections. Idempotent."""
-        entry = self._open.pop(question.number, None)
-        if entry is None:
-            return
-        if not self._open:
-            self._held += self._clock() - self._since
-        entry.reason = reason
-        entry.settled.set()
-        if entry.scope is not None:
-            entry.scope.cancel()
-        self._notify()
-
-    def answered(self, question: Question, answer: Answer) -> None:
-        """Note an answer, which may be late."""
-        self.settle(question, self._book.answer(question, answer, self._clock()))
-
-    def silence(self) -> None:
-        """Refuse all open questions, since nobody answers."""
-        for question in self._book.silence(self._clock()):
-            self.settle(question, SILENCE)
-
-    def leave(self) -> None:
-        """Note that a call cannot put questions any more. After the last one, all are refused."""
-        self.serving -= 1
-        if not self.serving:
-            self.close()
-
-    def close(self) -> None:
-        """Refuse all open questions."""
-        for entry in [*self._open.values()]:
-            self._book.withdraw(entry.question)
-            self.settle(entry.question, NOBODY)
 
 
 class Questions:
@@ -186,15 +68,17 @@ class Questions:
         self._grace = grace
         self._allow = allow
         self._approve = approve
+        self._approved: Approved = _nothing
         self._clock = clock
         self._desks: dict[str, Desk] = {}
 
-    def keep(self, allow: Keep, approve: Keep | None = None) -> None:
+    def keep(self, allow: Keep, approve: Keep | None = None, approved: Approved = _nothing) -> None:
         """Keep answers as rules: for the environment by `allow`, for always by `approve`, too.
 
-        Without one of them, nobody is offered that answer.
+        Without one of them, nobody is offered that answer. `approved` returns what holds for
+        always, which is not asked about.
         """
-        self._allow, self._approve = allow, approve
+        self._allow, self._approve, self._approved = allow, approve, approved
 
     def desk(self, environment_id: str) -> Desk:
         """Return the desk of an environment, which lasts until `forget`."""
@@ -215,7 +99,10 @@ class Questions:
         waits, for each question at most `seconds` from when it is put. Cancelling withdraws it,
         unless other connections wait for the same one.
         """
-        return await self.desk(environment_id).ask(host.removesuffix("."), port)
+        host, rules = host.removesuffix("."), self._approved(environment_id)
+        if rules and (allowed := approved(RuleTable(rules), host, port)) is not None:
+            return ALLOWED if allowed else NEVER
+        return await self.desk(environment_id).ask(host, port)
 
     def answers(self, question: Question) -> tuple[Answer, ...]:
         """Return the answers that a person may give."""
@@ -248,7 +135,7 @@ class Questions:
             finally:
                 desk.give_back(entry)
 
-    async def _put(self, desk: Desk, entry: _Open, put: Put) -> None:
+    async def _put(self, desk: Desk, entry: OpenQuestion, put: Put) -> None:
         scope = entry.scope
         if scope is None:
             return
