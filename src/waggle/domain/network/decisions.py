@@ -71,6 +71,9 @@ def reach(network: Network) -> str:
         )
     if network.default is Default.NONE:
         return "This environment has no network."
+    if network.default is Default.ASK:
+        known = f"reaches {shown}, and asks a person about the rest" if named else "asks a person"
+        return f"This environment {known}."
     return f"This environment reaches {shown}." if named else "This environment reaches nothing."
 
 
