@@ -39,7 +39,7 @@ from waggle.tasks import end
 LINGER_SECONDS: Final = 60.0
 """How long work without a caller is kept after the time for an answer."""
 MOST_ALONE: Final = 16
-"""The most pieces of work of one owner without a caller; of more, the oldest is ended."""
+"""The most pieces of work of one owner without a caller; of more, the first left is ended."""
 MOST_ROUNDS: Final = 8
 """How often a call returns a form. Clients give up after 10."""
 GATHER_SECONDS: Final = 0.1
@@ -211,12 +211,12 @@ class Held:
         seconds = self._questions.seconds + LINGER_SECONDS
         piece.timer = loop.call_later(seconds, self._drop, number)
         alone = [
-            number
+            (other.timer.when(), number)
             for number, other in self._pieces.items()
-            if other.owner == piece.owner and not other.is_followed
+            if other.owner == piece.owner and other.timer and not other.is_followed
         ]
-        for oldest in alone[:-MOST_ALONE]:
-            self._drop(oldest)
+        for _, first_left in sorted(alone)[:-MOST_ALONE]:
+            self._drop(first_left)
 
     def close(self) -> None:
         """End the work that no request waits for: the server stops."""
