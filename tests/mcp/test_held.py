@@ -237,6 +237,29 @@ class Request:
     mcp_server: object = None
 
 
+async def test_a_call_that_nobody_comes_back_for_ends() -> None:
+    questions, ended = Questions(seconds=0.3), anyio.Event()
+    held = Held(questions, lambda question: question.environment_id, linger=0.1)
+
+    async def work(ctx: Any) -> CallToolResult:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(questions.serve, "here", ctx.asker.put)
+                await questions.ask("here", "a.example", 443)
+                await anyio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError("it goes on")
+
+    result = await held.run("ann", cast("Any", Request()), work)
+    assert isinstance(result, InputRequiredResult)
+    with anyio.fail_after(5):
+        await ended.wait()
+    assert len(held) == 0
+    with pytest.raises(NotFound, match="too late"):
+        await held.run("ann", cast("Any", Request(result.request_state)), work)
+
+
 async def test_an_owner_has_few_calls_that_nobody_waits_for() -> None:
     questions, ended = Questions(), list[int]()
     held = Held(questions, lambda question: question.environment_id)

@@ -142,9 +142,10 @@ class _Piece:
 class Held:
     """The calls of one server."""
 
-    def __init__(self, questions: Questions, name: NameOf) -> None:
+    def __init__(self, questions: Questions, name: NameOf, linger: float = LINGER_SECONDS) -> None:
         self._questions = questions
         self._name = name
+        self._linger = linger
         self._pieces: dict[str, _Piece] = {}
 
     def __len__(self) -> int:
@@ -208,7 +209,7 @@ class Held:
 
     def _leave(self, number: str, piece: _Piece) -> None:
         loop = asyncio.get_running_loop()
-        seconds = self._questions.seconds + LINGER_SECONDS
+        seconds = self._questions.seconds + self._linger
         piece.timer = loop.call_later(seconds, self._drop, number)
         alone = [
             (other.timer.when(), number)
