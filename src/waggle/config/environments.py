@@ -227,6 +227,11 @@ class NetworkSection(Section):
     ca_bundle: OptionalPath = setting(
         "", "PEM file with certificate authorities that guests trust in addition to their own."
     )
+    secrets_file: OptionalPath = setting(
+        "",
+        "TOML file of secrets that guests use without seeing them (secrets.md), readable by the "
+        "server's user alone; a running server takes changes by itself.",
+    )
 
     @property
     def public_ports(self) -> frozenset[int]:

@@ -96,6 +96,10 @@ class Dialer:
 
         return begin
 
+    def report(self, target: Target, code: str, reason: str) -> None:
+        """Report that a connection that was made, or a request in it, is refused."""
+        self._gate.denied(target, code, reason)
+
     def refuse(self, target: Target, refusal: Refusal) -> NoReturn:
         """Report that a limit denies the target, and raise the refusal."""
         self._gate.limited(target, refusal)

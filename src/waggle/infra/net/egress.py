@@ -37,6 +37,7 @@ from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import Resolver
 from waggle.infra.net.session import Session
+from waggle.infra.net.tls.ended import EndedTls
 
 TURNED_AWAY_AT_ONCE = 16
 """Connections over the limit that may be answered at once; further ones are dropped, and so are
@@ -64,6 +65,8 @@ class EgressProxy:
 
         `exists` is for the guest's name server; without it, that knows no names.
         """
+        self.secrets: EndedTls | None = None
+        """Ends TLS for the hosts of the environment's secrets, if any; set before `serve`."""
         self._on_decision = on_decision
         self._now = now
         self._refused: deque[tuple[float, Decision]] = deque(maxlen=REMEMBERED)
@@ -139,7 +142,8 @@ class EgressProxy:
             return
         self._allowance.count_connection()
         session = Session(
-            client, self._dialer, self._names, self._limits, self._allowance, self._pace
+            *(client, self._dialer, self._names, self._limits, self._allowance, self._pace),
+            secrets=self.secrets,
         )
         if full is not None:
             self._turning_away.add(task)

@@ -22,6 +22,9 @@ from waggle.tasks import errors_in
 
 HEAD_CHUNK = 16 * 1024
 EVENTS_PER_TURN = 64
+REQUEST_TIMEOUT = 408
+HEAD_TOO_LARGE = 431
+HTTP_1_1 = b"1.1"
 
 Headers = list[tuple[bytes, bytes]]
 Message = h11.Request | h11.Response | h11.InformationalResponse
@@ -43,6 +46,8 @@ class HttpPeer:
         """
         self.stream = stream
         self.http = h11.Connection(role, max_incomplete_event_size=max_head)
+        self.piece = HEAD_CHUNK
+        """The most bytes of one read."""
         self.asked_head = False
         """Whether the last request was a HEAD, whose answer has no body."""
         self._events = 0
@@ -63,13 +68,54 @@ class HttpPeer:
                 return event
             if event is h11.PAUSED:
                 return None
-            self.http.receive_data(await self.stream.read(HEAD_CHUNK))
+            self.http.receive_data(await self.stream.read(self.piece))
 
     async def send(self, *events: h11.Event) -> None:
         """Send `events` in one piece. Raises PeerGone, h11.LocalProtocolError."""
         data = b"".join(self.http.send(event) or b"" for event in events)
         if data:
             await self.stream.write(data)
+
+    async def send_body(self, data: bytes | bytearray) -> None:
+        """Send a piece of a body, if possible without a copy of it. Raises as `send` does."""
+        pieces = self.http.send_with_data_passthrough(h11.Data(data=cast("bytes", data))) or []
+        if pieces:  # three, if it is a chunk
+            await self.stream.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+async def read_head(peer: HttpPeer, seconds: float) -> h11.Request | None:
+    """Return the next request of the guest; None if it sends none. Raises Refusal, PeerGone."""
+    try:
+        async with asyncio.timeout(seconds):
+            event = await peer.next_event()
+    except TimeoutError:
+        if not peer.http.trailing_data[0]:
+            return None
+        raise guest_request.malformed("its head took too long", REQUEST_TIMEOUT) from None
+    except h11.RemoteProtocolError as error:
+        status = error.error_status_hint
+        problem = "too large a head" if status == HEAD_TOO_LARGE else "not valid HTTP/1.1"
+        raise guest_request.malformed(problem, status) from None
+    if not isinstance(event, h11.Request):
+        return None
+    names = {name for name, _ in event.headers}
+    ambiguous = b"content-length" in names or event.http_version != HTTP_1_1
+    if b"transfer-encoding" in names and ambiguous:
+        raise guest_request.malformed("the length of its body is ambiguous")
+    return event
+
+
+async def refuse(peer: HttpPeer, error: guest_request.Refusal) -> None:
+    """Send the refusal, and announce that this connection ends. Raises PeerGone."""
+    body = f"{error.text}\n".encode("ascii", "replace")
+    headers = [
+        error.header,
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Content-Length", str(len(body)).encode("ascii")),
+        (b"Connection", b"close"),
+    ]
+    head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
+    await peer.send(head, *([] if peer.asked_head else [h11.Data(data=body)]))
 
 
 def end_to_end(message: Message, *also_drop: bytes) -> Headers:
@@ -94,9 +140,6 @@ def framing(message: Message) -> Headers:
         return [(b"Transfer-Encoding", b"chunked")]
     length = found.get(b"content-length")
     return [] if length is None else [(b"Content-Length", length)]
-
-
-HTTP_1_1 = b"1.1"
 
 
 def request_for(request: h11.Request, target: Target, path: str) -> h11.Request:
@@ -134,6 +177,8 @@ class Exchange:
         self._client = client
         self._upstream = upstream
         self._host = host
+        self.inspect: Callable[[bytes], None] = lambda _: None
+        """Sees every piece of the request's body before it is passed on; may raise Refusal."""
 
     async def run(self, request: h11.Request, idle_seconds: float) -> None:
         """Pass on `request` and its body; return when the answer is complete.
@@ -165,9 +210,11 @@ class Exchange:
             except h11.RemoteProtocolError:
                 raise guest_request.malformed("its body is not valid") from None
             touch()
+            if isinstance(event, h11.Data):
+                self.inspect(event.data)
             try:
                 if isinstance(event, h11.Data):
-                    await self._upstream.send(h11.Data(data=event.data))
+                    await self._upstream.send_body(event.data)
                 else:
                     await self._upstream.send(h11.EndOfMessage())
                     return

@@ -160,8 +160,12 @@ class Gate:
 
     def limited(self, target: Target, refusal: guest_request.Refusal) -> None:
         """Report that a limit refused a target."""
+        self.denied(target, refusal.code, refusal.reason)
+
+    def denied(self, target: Target, code: str, reason: str) -> None:
+        """Report that something other than rules and addresses refused a target."""
         host = guest_request.printable(target.host)
-        self._on_decision(Decision(host, target.port, refusal.code, refusal.reason))
+        self._on_decision(Decision(host, target.port, code, reason))
 
     def refuse_other_name(self, target: Target, asked_for: str) -> None:
         """Report a TLS connection that asks for another name than the proxy was given."""

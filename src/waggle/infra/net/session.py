@@ -23,7 +23,7 @@ from waggle.infra.net import (
 )
 from waggle.infra.net.allowance import Allowance, Metered
 from waggle.infra.net.dial import Dialer
-from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
+from waggle.infra.net.forward import Exchange, HttpPeer, read_head, refuse, request_for
 from waggle.infra.net.gate import Passage
 from waggle.infra.net.guest_request import (
     BadTarget,
@@ -35,9 +35,9 @@ from waggle.infra.net.guest_request import (
 )
 from waggle.infra.net.names import Names, is_for_names
 from waggle.infra.net.pace import Pace
+from waggle.infra.net.tls.admission import Terms
+from waggle.infra.net.tls.ended import EndedTls
 
-REQUEST_TIMEOUT = 408
-HEAD_TOO_LARGE = 431
 LENGTH_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -52,6 +52,8 @@ class Session:
         limits: EgressLimits,
         allowance: Allowance,
         pace: Pace,
+        *,
+        secrets: EndedTls | None = None,
     ) -> None:
         self.passage: Passage | None = None
         """The connection to a server that it uses now; none while it has none."""
@@ -62,6 +64,7 @@ class Session:
         self._limits = limits
         self._allowance = allowance
         self._pace = pace
+        self._secrets = secrets
 
     async def run(self) -> None:
         """Serve requests until one of them ends the connection. Cancelling drops everything.
@@ -95,7 +98,7 @@ class Session:
 
     async def _one_request(self) -> bool:
         """Serve the next request; return whether another may follow on this connection."""
-        request = await self._read_head()
+        request = await read_head(self._peer, self._limits.header_seconds)
         if request is None:
             return False
         try:
@@ -116,26 +119,6 @@ class Session:
         if self.passage is not None and (spent := self._allowance.spent()) is not None:
             self._dialer.refuse(self.passage.target, spent)
 
-    async def _read_head(self) -> h11.Request | None:
-        try:
-            async with asyncio.timeout(self._limits.header_seconds):
-                event = await self._peer.next_event()
-        except TimeoutError:
-            if not self._peer.http.trailing_data[0]:
-                return None
-            raise guest_request.malformed("its head took too long", REQUEST_TIMEOUT) from None
-        except h11.RemoteProtocolError as error:
-            status = error.error_status_hint
-            problem = "too large a head" if status == HEAD_TOO_LARGE else "not valid HTTP/1.1"
-            raise guest_request.malformed(problem, status) from None
-        if not isinstance(event, h11.Request):
-            return None
-        names = {name for name, _ in event.headers}
-        ambiguous = b"content-length" in names or event.http_version != HTTP_1_1
-        if b"transfer-encoding" in names and ambiguous:
-            raise guest_request.malformed("the length of its body is ambiguous")
-        return event
-
     async def _connect(self, request: h11.Request) -> None:
         target = parse_authority(request.target.decode("ascii"))
         if any(name in LENGTH_HEADERS for name, _ in request.headers):
@@ -146,8 +129,12 @@ class Session:
         upstream = await self._dial(target)
         try:
             early = await self._connected()
-            idle = self._limits.idle_seconds
-            await relay(self._client, upstream, early, idle, self._dialer.name_check(target))
+            if self._secrets is not None and self.passage is not None:
+                terms = self._terms(target)
+                await self._secrets.serve(self._client, upstream, target, early, terms)
+            else:
+                idle = self._limits.idle_seconds
+                await relay(self._client, upstream, early, idle, self._dialer.name_check(target))
             await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         finally:
             upstream.abort()
@@ -165,9 +152,17 @@ class Session:
         try:
             server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
             exchange = Exchange(self._peer, server, target.host)
+            if self._secrets is not None and self.passage is not None:
+                plain, terms = self._secrets.plain, self._terms(target)
+                plain.judge_head(target, path, list(request.headers), terms)
+                exchange.inspect = plain.inspector(target, terms)
             await exchange.run(request_for(request, target, path), self._limits.idle_seconds)
         finally:
             upstream.abort()
+
+    def _terms(self, target: Target) -> Terms:
+        check = self._dialer.name_check(target)
+        return Terms(self._limits, self._dialer.report, self._pace.take, check)
 
     async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
         self.passage = None
@@ -182,12 +177,4 @@ class Session:
     async def _answer(self, error: Refusal) -> None:
         """Send the refusal, and announce that this connection ends."""
         self._allowance.count_refusal()
-        body = f"{error.text}\n".encode("ascii", "replace")
-        headers = [
-            error.header,
-            (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", str(len(body)).encode("ascii")),
-            (b"Connection", b"close"),
-        ]
-        head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
-        await self._peer.send(head, *([] if self._peer.asked_head else [h11.Data(data=body)]))
+        await refuse(self._peer, error)
