@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routes: far addresses become this machine's own, so that the kernel asks steer.c about them. Ranges
-// that are not ours keep "unreachable", and more special routes, as those of containers, win.
+// that are not ours keep "unreachable", and more special routes, as those of containers, win. What
+// stands for names is within 0.0.0.0/0, which every record of a network has.
 #include "reach.h"
 #include "waggle.h"
 
@@ -116,8 +117,7 @@ bool set_ways(const struct range *ranges, size_t count) {
   if (fd < 0) return complain("routes"), false;
   size_t old_count = find_routes(fd, old, LENGTH(old));
   for (size_t i = 0; i < old_count; i++) tell(fd, &old[i]);
-  const struct range standins = {STANDINS, STANDIN_BITS, true};
-  bool good = set_address(fd, count > 0) && (count == 0 || add_route(fd, &standins));
+  bool good = set_address(fd, count > 0);
   for (size_t i = 0; i < count && good; i++) good = add_route(fd, &ranges[i]);
   if (!good) complain("routes");
   close(fd);
