@@ -25,7 +25,7 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.exposure import ByteStream
 from waggle.domain.machine import ResourceUse
 from waggle.domain.network import Network
-from waggle.domain.network.registries import registry_rules
+from waggle.domain.network.registries import Registries, registry_rules
 from waggle.domain.network.rules import Rule
 from waggle.infra.net import Stream
 
@@ -74,10 +74,11 @@ class FakeGuest(FakePrograms):
     """The networks and registries that were set, as texts."""
     open_connections: int = 0
 
-    async def registries(self, network: Network, ignoring: Collection[str]) -> Sequence[Rule]:
+    async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
         await anyio.lowlevel.checkpoint()
         self.asked.append(tuple(ignoring))
-        return registry_rules(self.configured)
+        rules = registry_rules(self.configured)
+        return Registries(rules, is_complete=bool(rules))
 
     def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
         self.networks.append((str(network), tuple(map(str, registries))))

@@ -7,17 +7,19 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from waggle.domain.network import Network
+from waggle.domain.network.registries import Registries
 from waggle.domain.network.rules import Rule
 
 
 class NetworkOfGuest(Protocol):
     """The network of a guest, which its egress proxy judges."""
 
-    async def registries(self, network: Network, ignoring: Collection[str]) -> Sequence[Rule]:
+    async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
         """Ask its package managers which registries they use, and let the network reach them.
 
-        They do not see the variables in `ignoring`. Takes 20 s at most; what does not answer by
-        then is missing. The guest wrote the answer. Raises GuestLost. Safe to cancel.
+        They do not see the variables in `ignoring`. Takes 45 s at most, without emulation about
+        one; what does not answer by then is missing. The guest wrote the answer. Raises GuestLost.
+        Safe to cancel.
         """
         ...
 

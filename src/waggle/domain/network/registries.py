@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from waggle.domain.errors import InvalidArgument
@@ -20,6 +20,13 @@ MAX_ANSWER: Final = 64 << 10
 """Characters of an answer that are read."""
 _URL: Final = re.compile(r"""(?i)https?://[^\s'"\\,|)>#?]{1,300}""")
 _WEB: Final = {"http": 80, "https": 443}
+
+
+class Registries(NamedTuple):
+    """What a guest answered. `is_complete` means that no tool was too slow to answer."""
+
+    rules: tuple[Rule, ...]
+    is_complete: bool
 
 
 def parse_registries(answer: str) -> tuple[Rule, ...]:

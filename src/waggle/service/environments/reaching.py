@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -16,9 +16,11 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.host import Guest
 from waggle.domain.network import PACKAGES, PUBLIC_NETWORK, Network
+from waggle.domain.network.rules import Rule
 
 log = structlog.get_logger(__name__)
 _SHOWN = 30
+_REMEMBERED = 64
 
 
 def no_names() -> Collection[str]:
@@ -32,6 +34,8 @@ class OperatorNetwork:
 
     names: Callable[[], Collection[str]] = no_names
     maximum: Network = PUBLIC_NETWORK
+    _answers: dict[str, tuple[Rule, ...]] = field(default_factory=dict[str, tuple[Rule, ...]])
+    """The registries of images, by digest."""
 
     def check(self, network: Network) -> Network:
         """Return the network. Raises InvalidArgument if it has names that there are not."""
@@ -73,14 +77,26 @@ class OperatorNetwork:
         """Ask the guest for its registries, and return the environment with them.
 
         If the maximum depends on them, they are asked for once, and without the variables of the
-        environment's creator. Raises GuestLost.
+        environment's creator. A whole answer holds for all machines of the image. Raises GuestLost.
         """
         ignored = tuple(environment.variables) if self._binds else ()
-        rules = await guest.registries(environment.network, ignored)
-        if not rules:
-            log.warning("registries_unknown", environment=environment.id)
+        is_of_image = self._binds or not environment.variables
+        image = guest.booted_from.get("image", "")
+        rules = self._answers.get(image) if is_of_image else None
+        if rules is not None:
+            guest.set_network(environment.network, rules)
+        else:
+            rules, is_complete = await guest.registries(environment.network, ignored)
+            if image and is_of_image and is_complete:
+                self._remember(image, rules)
+            log.info("registries_asked", environment=environment.id, rules=len(rules))
         found = tuple(map(str, rules)) if rules or self._binds else None
         return replace(environment, registries=found)
+
+    def _remember(self, image: str, rules: tuple[Rule, ...]) -> None:
+        while len(self._answers) >= _REMEMBERED:
+            self._answers.pop(next(iter(self._answers)))
+        self._answers[image] = rules
 
     def may_ask_again(self, environment: Environment) -> bool:
         """Whether a guest that programs have run in may be asked."""

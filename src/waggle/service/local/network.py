@@ -8,62 +8,84 @@ files. The tools know; no list of ours does. `domain.network.registries` reads t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from waggle.domain.network import Network
-from waggle.domain.network.registries import MAX_ANSWER, MAX_REGISTRIES, parse_registries
+from waggle.domain.network.registries import (
+    MAX_ANSWER,
+    MAX_REGISTRIES,
+    Registries,
+    parse_registries,
+)
 from waggle.domain.network.rules import Rule
 from waggle.domain.programs import Command
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Proxy
 
-_SECONDS: Final = 10.0
-"""For one question. Emulated processors need half of that for npm."""
+_SECONDS: Final = 22.0
+"""For one question. An emulated processor that others use, too, needs half of that for npm."""
 _BUSYBOX: Final = "/.waggle/bin/busybox"
+_COMPLETE: Final = "complete"
 _BEGIN: Final = """
 b() { /.waggle/bin/busybox "$@"; }
 have() { command -v "$1" >/dev/null 2>&1; }
-ask() { b timeout 9 "$@" </dev/null 2>&1 | b head -c 400000; }
-urls() { b grep -oE 'https?://[^[:space:]]+' | b sort -u | b head -n 40 | b head -c 4000; }
-export COLUMNS=4000 PIP_NO_INPUT=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 NO_COLOR=1
-export npm_config_cache="${TMPDIR:-/tmp}/.registries-$$" npm_config_loglevel=silent
-pip=; have python3 && pip="python3 -m pip"
-crate=$npm_config_cache/crate cargo=${CARGO_HOME:-$HOME/.cargo}
+late() { b mkdir -p "$own/late"; }
+ask() { b timeout 20 "$@" </dev/null 2>&1 || { [ $? -ne 143 ] || late; }; }
+urls() { b head -c 200000 | b grep -oE 'https?://[^[:space:]]+' | b sort -u | b head -n 30 |
+    b sed "s,^,$1 ," | b head -c 4000; }
+export COLUMNS=4000 PIP_NO_INPUT=1 NO_COLOR=1 own="${TMPDIR:-/tmp}/.registries-$$"
+export cargo="${CARGO_HOME:-$HOME/.cargo}" npm_config_cache="$own" npm_config_loglevel=silent
+crate="$own/crate"
 b mkdir -p "$crate/src" 2>/dev/null && : >"$crate/src/lib.rs"
 printf '[package]\\nname = "ask"\\nversion = "0.0.0"\\nedition = "2018"\\n[dependencies]\\n%s\\n' \\
     'no-such-package-is-wanted-here = "1"' >"$crate/Cargo.toml"
 """
-_END: Final = """
+_END: Final = f"""
 wait
-b rm -rf "$npm_config_cache"
+[ -e "$own/late" ] || echo {_COMPLETE}
+b rm -rf "$own"
 """
 CONFIGURED: Final = f"""{_BEGIN}
-if [ "$pip" ]; then
-    ask $pip install --help | b grep -oE '\\(default https?://[^)]*' | urls &
-    ask $pip config list | b grep -E 'index-url|find-links' | urls &
-fi
-have npm && ask npm config ls -l | b grep -E '^[^;]*registry"? *=' | urls &
-have go && {{ ask go env GOPROXY | b tr ',|' '  ' | urls
-    ask go env GOSUMDB | b sed -nE 's,^([a-z0-9.-]+\\.[a-z]+)([+ ].*)?$,https://\\1/,p' | urls; }} &
-have apt-get && ask apt-get indextargets --format '$(SITE)' | urls &
+pip='import pip; pip.main(["config", "list"]); pip.main(["list", "--help"])'
+have python3 && ask python3 -c "$pip" |
+    b grep -oE '\\(default https?://[^)]*|.*(index-url|find-links)=.*' | urls pip &
+have npm && ask npm config ls -l | b grep -E '^[^;]*registry"? *=' | urls npm &
+have go && {{ ask go env GOPROXY | b tr ',|' '  ' | urls go
+    ask go env GOSUMDB | b sed -nE 's,^([a-z0-9.-]+\\.[a-z]+)([+ ].*)?$,https://\\1/,p' | urls go
+}} &
+have apt-get && ask apt-get update --print-uris | b grep -oE 'https?://[^/]+' | urls apt &
 have cargo && {{
     export CARGO_LOG=cargo::sources::registry=debug RUST_BACKTRACE=0
     (cd "$crate" && ask cargo fetch --offline) |
-        b sed -nE 's,.*/registry/index/([A-Za-z0-9.-]+)-[0-9a-f]{{16}}.*,https://\\1/,p' | urls
-    b grep -hE '^ *index *=' "$cargo/config.toml" "$cargo/config" 2>/dev/null | urls; }} &
+        b sed -nE 's,.*/registry/index/([a-z0-9.-]+)-[0-9a-f]{{16}}.*,https://\\1/,p' | urls cargo
+    b grep -hE '^ *index *=' "$cargo/config.toml" "$cargo/config" 2>/dev/null | urls cargo
+}} &
 {_END}"""
-"""Prints the URLs of registries. Cargo only names its default one in its log, by a directory."""
+"""Prints the tools and the URLs of their registries. Cargo names its default one in its log only,
+by a directory."""
 FILES: Final = f"""{_BEGIN}
-[ "$pip" ] && ask $pip index versions -vv pip | b grep -oE 'Found link https?://[^/]+' | urls &
-have npm && ask npm view npm dist.tarball | urls &
+page='
+import re, sys, urllib.request as web
+asked = web.Request(sys.argv[1].rstrip("/") + "/pip/", headers={{"Accept": "text/html"}})
+found = web.urlopen(asked, timeout=15)
+text = found.read(1 << 21).decode("latin-1")
+files = re.findall("href=.(https?://[^/<> ]+)/[^<> ]*[.](?:whl|tar.gz|zip)", text)
+print(found.url, *sorted(set(files))[:20])'
+for index in "$@"; do
+    have python3 && {{ b timeout 20 python3 -c "$page" "$index" 2>/dev/null || late; }} | urls pip &
+done
 have cargo && {{
     (cd "$crate" && CARGO_NET_RETRY=0 ask cargo fetch >/dev/null)
-    b cat "$cargo"/registry/index/*/config.json 2>/dev/null |
-        b grep -oE '"dl" *: *"[^"]*' | urls; }} &
+    b cat "$cargo"/registry/index/*/config.json 2>/dev/null | b grep -oE '"dl" *: *"[^"]*' |
+        urls cargo
+}} &
 {_END}"""
-"""Prints URLs of packages' files, of which a registry's own pages tell where they are."""
+"""Prints the URLs of packages' files. Arguments: pip's indexes, whose pages (PEP 503) name them."""
+_INDEX: Final = re.compile(r"""^pip \S*?(https?://[^\s'"\\]{1,300})""", re.MULTILINE)
+_MAX_INDEXES: Final = 4
 
 
 class NetworkOfGuest:
@@ -73,24 +95,29 @@ class NetworkOfGuest:
     _shell: Shell
     _naming_the_cause: Callable[[], AbstractAsyncContextManager[None]]
 
-    async def registries(self, network: Network, ignoring: Collection[str]) -> Sequence[Rule]:
+    async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
         """Ask for its registries; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            configured = await self._answer(CONFIGURED, ignoring)
-            if not configured or self._proxy is None:
-                return configured
-            self.set_network(network, configured)
-            files = await self._answer(FILES, ignoring)
-        found = tuple(dict.fromkeys((*configured, *files)))[:MAX_REGISTRIES]
+            answer = await self._answer(CONFIGURED, ignoring)
+            rules = parse_registries(answer)
+            if not rules or self._proxy is None:
+                return Registries(rules, is_complete=False)
+            self.set_network(network, rules)
+            indexes = _INDEX.findall(answer)[:_MAX_INDEXES]
+            files = await self._answer(FILES, ignoring, indexes)
+        found = tuple(dict.fromkeys((*rules, *parse_registries(files))))[:MAX_REGISTRIES]
         self.set_network(network, found)
-        return found
+        is_complete = all(text.endswith(f"{_COMPLETE}\n") for text in (answer, files))
+        return Registries(found, is_complete)
 
     def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
         """Judge by another network; see `domain.host.Guest`."""
         return self._proxy.set_network(network, registries) if self._proxy else 0
 
-    async def _answer(self, script: str, ignoring: Collection[str]) -> tuple[Rule, ...]:
+    async def _answer(
+        self, script: str, ignoring: Collection[str], arguments: Sequence[str] = ()
+    ) -> str:
         without = [word for name in ignoring for word in ("-u", name)]
-        argv = (_BUSYBOX, "env", *without, _BUSYBOX, "sh", "-c", script)
-        ran = await self._shell.run(Command(argv, _SECONDS, MAX_ANSWER))
-        return parse_registries(ran.stdout.text())
+        shell = (_BUSYBOX, "sh", "-c", script, "registries", *arguments)
+        command = Command((_BUSYBOX, "env", *without, *shell), _SECONDS, MAX_ANSWER)
+        return (await self._shell.run(command)).stdout.text()
