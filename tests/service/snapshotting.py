@@ -12,6 +12,7 @@ from datetime import timedelta
 from tests.service.world import World, world
 from tests.support.fakes import MemoryShelf
 
+from waggle.service.environments.reaching import OperatorNetwork
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 
 KEEP = timedelta(hours=24)
@@ -27,9 +28,11 @@ class Here:
 
 
 @contextlib.asynccontextmanager
-async def snapshots(*, capacity: int = 4, per_owner: int = 2) -> AsyncGenerator[Here]:
+async def snapshots(
+    *, capacity: int = 4, per_owner: int = 2, rules: OperatorNetwork | None = None
+) -> AsyncGenerator[Here]:
     numbers = itertools.count(1)
-    async with world(capacity=capacity) as around:
+    async with world(capacity=capacity, rules=rules) as around:
         shelf = MemoryShelf()
         service = SnapshotService(
             around.service,

@@ -32,6 +32,7 @@ from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import Pausing
+from waggle.service.environments.reaching import OperatorNetwork
 from waggle.service.environments.service import CreateRequest, EnvironmentService, Limits
 from waggle.service.programs.jobs import JobService
 
@@ -419,6 +420,7 @@ def build(
     several_owners: bool = False,
     per_owner: int = 0,
     disk_mib: int = 0,
+    rules: OperatorNetwork | None = None,
 ) -> World:
     """Build a world whose watchers run in `tasks`."""
     gates = Gates()
@@ -437,6 +439,7 @@ def build(
             disk_mib=disk_mib,
             several_owners=lambda: several_owners,
             most=replace(RESOURCES, memory_mib=2 * RESOURCES.memory_mib),
+            rules=rules or OperatorNetwork(),
         ),
         clock=clock,
         new_id=Ids(),
@@ -452,6 +455,7 @@ async def world(
     pausing: Pausing | None = None,
     several_owners: bool = False,
     disk_mib: int = 0,
+    rules: OperatorNetwork | None = None,
 ) -> AsyncGenerator[World]:
     """Open a world for one test; close and check it at the end."""
     with anyio.fail_after(LONG):
@@ -462,6 +466,7 @@ async def world(
                 pausing=pausing,
                 several_owners=several_owners,
                 disk_mib=disk_mib,
+                rules=rules,
             )
             yield here
             await here.close()

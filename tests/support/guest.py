@@ -73,10 +73,13 @@ class FakeGuest(FakePrograms):
     )
     """The networks and registries that were set, as texts."""
     open_connections: int = 0
+    registries_error: Exception | None = None
 
     async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
         await anyio.lowlevel.checkpoint()
         self.asked.append(tuple(ignoring))
+        if self.registries_error is not None:
+            raise self.registries_error
         rules = registry_rules(self.configured)
         return Registries(rules, is_complete=bool(rules))
 

@@ -28,7 +28,7 @@ from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.store.select import is_local
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.service.environments.creating import Limits, Pausing
-from waggle.service.environments.reaching import UNLIMITED, OperatorNetwork
+from waggle.service.environments.reaching import OperatorNetwork
 from waggle.service.local.images.images import ImageService
 from waggle.service.local.images.pulls import PullPlaces, PullPolicy
 from waggle.service.local.warm_machine import WarmKind
@@ -153,7 +153,7 @@ def image_references(settings: Settings) -> dict[RuntimeName, str]:
 def limits(
     settings: Settings,
     several_owners: SeveralOwners = one_owner,
-    rules: OperatorNetwork = UNLIMITED,
+    rules: OperatorNetwork | None = None,
 ) -> Limits:
     """Return the defaults and limits of environments."""
     return Limits(
@@ -176,7 +176,7 @@ def limits(
             max(settings.max_disk_mb, settings.scratch_mb),
         ),
         default_runtime=settings.default_runtime,
-        rules=rules,
+        rules=rules or OperatorNetwork(),
         pausing=Pausing(
             when_idle=settings.idle_action == "pause",
             keep=settings.paused_keep,

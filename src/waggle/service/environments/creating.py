@@ -26,7 +26,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.reaching import UNLIMITED, OperatorNetwork
+from waggle.service.environments.reaching import OperatorNetwork
 from waggle.service.environments.registry import Events, Registry
 from waggle.tasks import together
 
@@ -164,7 +164,7 @@ class Limits:
     """The most that one environment may have; None means no more than `resources`."""
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """The runtime of a new environment if the call names none."""
-    rules: OperatorNetwork = UNLIMITED
+    rules: OperatorNetwork = field(default_factory=OperatorNetwork)
 
     def runtime_of(self, name: str | None) -> RuntimeName:
         """Return the requested runtime, or the default one. Raises InvalidRuntime."""

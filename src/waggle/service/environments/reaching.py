@@ -101,6 +101,3 @@ class OperatorNetwork:
     def may_ask_again(self, environment: Environment) -> bool:
         """Whether a guest that programs have run in may be asked."""
         return environment.registries is None and not self._binds
-
-
-UNLIMITED = OperatorNetwork()
