@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from waggle.domain.errors import SettingsInvalid
 from waggle.infra.host import doctor, preflight
 from waggle.infra.host.doctor import CHECKS, examine
 from waggle.infra.host.hypervisors import HypervisorSetting, KvmFacts, Library
@@ -292,6 +293,21 @@ class TestFiles:
             result = await doctor.ca_bundle(broken)
             assert result.status is Status.FAIL, name
             assert "WAGGLE_CA_BUNDLE" in result.mend
+
+    async def test_network_rules_that_cannot_be_used_fail_with_the_place(
+        self, subject: Subject
+    ) -> None:
+        def broken() -> int:
+            raise SettingsInvalid("rules.git, entry 2: no rule.", hint="See network.md.")
+
+        assert (await doctor.network_rules(subject)).status is Status.OK
+        assert (
+            "3 names"
+            in (await doctor.network_rules(replace(subject, network_rules=lambda: 3))).detail
+        )
+        result = await doctor.network_rules(replace(subject, network_rules=broken))
+        assert (result.status, result.mend) == (Status.FAIL, "See network.md.")
+        assert "entry 2" in result.detail
 
     async def test_the_certificates_of_a_bundle_are_counted(
         self, subject: Subject, tmp_path: Path

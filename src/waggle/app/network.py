@@ -95,6 +95,7 @@ class Egress:
                 self._judges,
                 registry_rules(environment.registries or ()),
                 partial(self._questions.ask, environment.id),
+                owner=environment.owner,
             ),
             limits=self._limits,
             allowance=self.allowances.of(environment.id, environment.owner),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from waggle.app.machines import library
+from waggle.app.network import operator_rules
 from waggle.app.values import image_service
 from waggle.cli.progress import print_json
 from waggle.cli.setup import packages_plan
@@ -64,6 +65,9 @@ def subject(settings: Settings) -> Subject:
         memory_mib=settings.default_memory_mb,
         max_environments=settings.max_environments,
         ca_bundle=settings.ca_bundle,
+        network_rules=(lambda: len(operator_rules(settings).sets()))
+        if settings.network_rules
+        else None,
         server_is_running=_is_locked(places) or _listens(places, settings.listen_addr.port),
         images=image_service(settings).present,
         outdated=lambda: outdated(settings),

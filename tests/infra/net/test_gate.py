@@ -214,3 +214,13 @@ def test_names_are_looked_up_for_a_guest_unless_rules_refuse_them() -> None:
     assert World("ask").gate.may_look_up("example.org")
     assert not World("example.org").gate.may_look_up("example.net")
     assert not World("public, deny *.example.org").gate.may_look_up("a.example.org")
+
+
+async def test_registries_are_replaced_and_stay_with_another_network() -> None:
+    world = World("@packages")
+    world.names["pip.example.org"] = [GLOBAL]
+    await world.refused("pip.example.org:443")
+    world.gate.change(world.gate.network, [parse_rule("pip.example.org:443")])
+    assert (await world.admit("pip.example.org:443")).addresses
+    world.gate.change(parse_network("@packages, example.org"))
+    assert (await world.admit("pip.example.org:443")).addresses

@@ -20,6 +20,7 @@ from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.environment import State
 from waggle.domain.errors import DiskFull
+from waggle.domain.network import parse_network
 from waggle.infra.store import database, environments
 from waggle.infra.store.database import StateCorrupt, StateUnavailable, translate
 from waggle.infra.store.environments import SqliteStore
@@ -305,3 +306,16 @@ async def test_saved_environments_survive_kill_9(path: Path) -> None:
     assert (done.returncode, done.stdout) == (-9, b"saved\n"), done.stderr
     async with opened(path) as store:
         assert await store.unfinished() == [environment(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("registries", [None, (), ("pip.example.org:443", "npm.example.org:443")])
+async def test_registries_are_recorded_also_that_they_were_not_asked_for(
+    path: Path, registries: tuple[str, ...] | None
+) -> None:
+    network = parse_network("@packages, example.org")
+    saved = replace(environment(), registries=registries, network=network)
+    async with opened(path) as store:
+        await store.save(saved)
+        found = await store.get(saved.id)
+        assert found is not None
+        assert (found.registries, found.network) == (registries, network)

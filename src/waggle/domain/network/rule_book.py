@@ -8,9 +8,10 @@ for a judge whenever its environment's network or the operator's rules have chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
-from waggle.domain.network import PACKAGES, PUBLIC_NETWORK, Network
+from waggle.domain.network import PACKAGES, PUBLIC_NETWORK, Default, Network
 from waggle.domain.network.judging import NO_SETS, WEB, Judge
 from waggle.domain.network.rules import Rule
 
@@ -30,6 +31,10 @@ class RuleBook(Protocol):
         """Return the rules by name."""
         ...
 
+    def approved(self, owner: str) -> Sequence[Rule]:
+        """Return what was allowed for always when this owner's environments asked."""
+        ...
+
 
 class NoRules:
     """The book of an operator who named none."""
@@ -39,6 +44,16 @@ class NoRules:
     def sets(self) -> Mapping[str, Sequence[Rule]]:
         """Return nothing."""
         return NO_SETS
+
+    def approved(self, owner: str) -> Sequence[Rule]:
+        """Return nothing."""
+        return ()
+
+
+def _answered(network: Network, approved: tuple[Rule, ...]) -> Network:
+    if network.default is not Default.ASK:
+        return network
+    return replace(network, rules=(*network.rules, *approved))
 
 
 class Judges:
@@ -63,7 +78,13 @@ class Judges:
         """A number that changes when judges have to be made anew."""
         return self._book.version
 
-    def judge(self, network: Network, registries: Sequence[Rule] = ()) -> Judge:
-        """Return the judge of an environment. `registries` stand for @packages in its image."""
+    def judge(self, network: Network, registries: Sequence[Rule] = (), owner: str = "") -> Judge:
+        """Return the judge of an owner's environment.
+
+        `registries` stand for @packages in its image. What was allowed for always counts where a
+        person would be asked otherwise.
+        """
         sets = {PACKAGES: registries, **self._book.sets()}
-        return Judge(network, self._maximum, sets, ports=self._ports, web=self._web)
+        approved = tuple(self._book.approved(owner))
+        own, maximum = (_answered(side, approved) for side in (network, self._maximum))
+        return Judge(own, maximum, sets, ports=self._ports, web=self._web)

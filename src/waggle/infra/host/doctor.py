@@ -221,6 +221,17 @@ async def ca_bundle(subject: Subject) -> CheckResult:
     return ok("CA bundle", f"{subject.ca_bundle}, {count} certificates")
 
 
+async def network_rules(subject: Subject) -> CheckResult:
+    """Check that the operator's file of network rules, if there is one, can be used as it is."""
+    if subject.network_rules is None:
+        return ok("network rules", "none configured")
+    try:
+        names = subject.network_rules()
+    except WaggleError as error:
+        return fail("network rules", error.message, error.hint)
+    return ok("network rules", f"{names} names")
+
+
 CHECKS: Mapping[str, Check] = {
     "python": python,
     "architecture": architecture,
@@ -244,6 +255,7 @@ CHECKS: Mapping[str, Check] = {
     "guest ports": guest_ports,
     "listen address": listen_address,
     "CA bundle": ca_bundle,
+    "network rules": network_rules,
 }
 
 

@@ -79,6 +79,8 @@ class Subject:
     memory_mib: int = 512
     max_environments: int = 10
     ca_bundle: Path | None = None
+    network_rules: Callable[[], int] | None = None
+    """Reads the operator's rules and returns how many names they have; raises WaggleError."""
     server_is_running: bool = False
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
     outdated: Callable[[], Sequence[str]] = field(default=tuple[str, ...])

@@ -66,6 +66,8 @@ class Reach:
     registries: Sequence[Rule] = ()
     """The rules that @packages stands for in its image."""
     ask: Ask = nobody
+    owner: str = ""
+    """Whose approvals count."""
 
 
 class Gate:
@@ -199,7 +201,8 @@ class Gate:
     def _rules(self) -> Judge:
         now = self.network, self._reach.judges.version
         if self._made_for != now:
-            self._judge = self._reach.judges.judge(self.network, self._registries)
+            reach = self._reach
+            self._judge = reach.judges.judge(self.network, self._registries, reach.owner)
             self._made_for = now
         return self._judge
 
