@@ -20,6 +20,7 @@ from tests.support.line_language import Run
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Output, Streams
 from waggle.domain.programs import Program as KitProgram
 from waggle.domain.programs.guest_job import Detached, FoundJob, GuestJob, JobStreams, Terminal
@@ -74,6 +75,7 @@ class FakePrograms(FakeFiles):
     diagnosis: Diagnosis | None = None
     diagnosing: anyio.Event = field(default_factory=anyio.Event)
     diagnose_until: anyio.Event | None = None
+    network: NetworkUse | None = None
     left: Left = NOTHING_LEFT
     dying: set[int] = field(default_factory=set[int])
     found: tuple[FoundJob, ...] | None = None
@@ -217,6 +219,10 @@ class FakePrograms(FakeFiles):
         if self.found is not None:
             return self.found
         return tuple(kept.found() for kept in self.kept.values())
+
+    def network_use(self) -> NetworkUse | None:
+        """Return what the test says that it has made of its network."""
+        return self.network
 
     async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
         await anyio.lowlevel.checkpoint()

@@ -198,7 +198,7 @@ async def test_a_refused_address_is_diagnosed(quick: Lab) -> None:
     program = sh("exec wget -q -O - http://10.1.2.3/secret")
     diagnosis = await found(connected, program)
     assert diagnosis.code == "network_refused"
-    assert "connections to 10.1.2.3 port 80 (it is a private address)" in diagnosis.cause
+    assert "10.1.2.3:80 was refused: it is a private address." in diagnosis.cause
     assert "WAGGLE_EGRESS_ALLOW_CIDRS" in diagnosis.next_step
     assert await why(connected, sh("exit 1")) is None  # the refusal was before this run
 

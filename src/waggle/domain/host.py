@@ -90,7 +90,8 @@ class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """Return why a run that has just ended failed, or None when there is no evidence.
 
-        Does not raise; takes seconds at most. Safe to cancel.
+        Of a run that did not fail, what it was refused for the first time. Does not raise; takes
+        seconds at most. Safe to cancel.
         """
         ...
 

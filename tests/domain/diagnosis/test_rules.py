@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.domain.evidence import FAILED, MIB
+from tests.domain.evidence import FAILED, MIB, diagnosis_of, failed
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, Module, RunFacts, Space
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
@@ -163,9 +163,30 @@ def test_refused_connections_are_listed_once_and_limited() -> None:
     assert found.cause.count("10.0.0.9") == 1
     assert found.cause.endswith(" and 3 more were refused.")
     assert "WAGGLE_EGRESS_ALLOW_CIDRS" in found.next_step
-    ports = diagnose(replace(FAILED, refused=many))
+    ports = diagnose(replace(FAILED, refused=many, name="box"))
     assert ports
-    assert "--allow h0.test:22`" in ports.next_step
+    assert ports.cause == (
+        "While it ran, h0.test:22, h1.test:22, h2.test:22 and 2 more were refused: port 22 is not "
+        "open to guests."
+    )
+    assert "waggle env network box --allow h0.test:22 --allow h1.test:22" in ports.next_step
+
+
+def test_a_program_that_hides_a_refusal_is_reported() -> None:
+    ended = replace(FAILED, exit_code=0, refused=(REFUSED,))
+    assert code(ended) == "network_refused"
+    lacking = failed("sh: 1: ps: not found", frozenset(), command="ps", exit_code=0)
+    found = diagnosis_of(replace(lacking, refused=(REFUSED,)))
+    assert found.code == "command_not_found"
+    assert found.cause.endswith("While it ran, 10.0.0.9:443 was refused: it is a private address.")
+
+
+def test_a_refusal_is_reported_beside_another_cause_and_is_that_of_a_failed_build() -> None:
+    killed = diagnosis_of(replace(FAILED, refused=(REFUSED,), record=RunFacts(oom_kills=1)))
+    assert killed.code == "out_of_memory"
+    assert "10.0.0.9:443 was refused" in killed.cause
+    build = failed("error: subprocess-exited-with-error", refused=(REFUSED,))
+    assert diagnosis_of(build).code == "network_refused"
 
 
 def test_connections_without_a_route_are_diagnosed() -> None:
@@ -241,7 +262,14 @@ everything = st.builds(
     network=st.sampled_from([NO_NETWORK, PUBLIC_NETWORK, parse_network("ask, example.org")]),
     record=records,
     refused=st.lists(
-        st.builds(Decision, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64
+        st.builds(
+            Decision,
+            st.text("ab:.?", max_size=253),
+            st.integers(0, 65_535),
+            st.sampled_from(["port", "no-rule", "rule", "private", "multicast"]),
+            st.sampled_from(["x", "y"]),
+        ),
+        max_size=64,
     ).map(tuple),
     missing=st.none() | st.builds(Module, st.sampled_from(RuntimeName), st.text()),
     command=st.none() | st.text(min_size=1) | st.sampled_from(sorted(PACKAGE_OF)),
@@ -255,7 +283,7 @@ everything = st.builds(
 def test_a_diagnosis_is_short_and_printable_for_any_evidence(evidence: Evidence) -> None:
     found = diagnose(evidence)
     if evidence.exit_code == 0:
-        assert found is None or found.code == "command_not_found"
+        assert found is None or found.code in ("command_not_found", "network_refused")
     if found is not None:
         assert found.cause
         assert found.next_step

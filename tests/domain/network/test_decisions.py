@@ -1,24 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said about a decision."""
+"""What is said of refused connections: short, precise, and with a step that can be taken."""
 
 from __future__ import annotations
 
 import pytest
 
-from waggle.domain.network import PUBLIC_NETWORK
-from waggle.domain.network.decisions import Decision, next_step
+from waggle.domain.network import parse_network
+from waggle.domain.network.decisions import Decision, next_step, next_steps, reach, summary
+from waggle.domain.toolset import Offer, Toolset
+
+NO_RULE = Decision("example.org", 443, "no-rule", "no rule allows it")
+PRIVATE = Decision("10.0.0.9", 443, "private", "it is a private address")
+DENY = "deny *.ads.example"
+ADS = Decision("x.ads.example", 443, "rule", f"the rule '{DENY}' denies it", DENY)
+RULES = parse_network(f"example.net, *.example.net:5432, {DENY}")
+
+
+def test_what_was_refused_is_listed_once_with_its_reason() -> None:
+    assert summary([NO_RULE, NO_RULE]) == "example.org:443 was refused: no rule allows it."
+    assert summary([ADS]) == f"x.ads.example:443 was refused: the rule '{DENY}' denies it."
+    both = "example.org:443 (no rule allows it), 10.0.0.9:443 (it is a private address)"
+    assert summary([NO_RULE, PRIVATE]) == f"{both} were refused."
+    many = [Decision(f"{n}.test", 443, "no-rule", "no rule allows it") for n in range(5)]
+    assert summary(many) == (
+        "0.test:443, 1.test:443, 2.test:443 and 2 more were refused: no rule allows it."
+    )
 
 
 @pytest.mark.parametrize(
-    "code,says",
+    "network, words",
+    [
+        ("example.net, deny x.example.net", "Allowed: example.net."),
+        ("public", "Allowed: the public internet on ports 80 and 443."),
+        (
+            "public, example.org:22",
+            "Allowed: the public internet on ports 80 and 443, example.org:22.",
+        ),
+        ("deny example.org", "Allowed: nothing."),
+        ("none", "This environment has no network."),
+        (", ".join(f"h{n}.test" for n in range(9)), "h4.test, h5.test and 3 more."),
+    ],
+)
+def test_what_is_allowed_is_shortened(network: str, words: str) -> None:
+    assert reach(parse_network(network)).endswith(words)
+
+
+def test_a_client_is_given_the_call_and_the_command_that_allow_it() -> None:
+    assert next_steps([NO_RULE, ADS], RULES, "box") == (
+        "Allowed: example.net, *.example.net:5432. "
+        'set_network with allow ["example.org"] opens that; a person can with '
+        "`waggle env network box --allow example.org`. "
+        "A rule that denies wins over those that allow, until the network is set without it."
+    )
+
+
+def test_a_client_without_the_tool_is_given_the_command_alone() -> None:
+    core = Offer(frozenset({Toolset.CORE}))
+    advice = core.advice(next_steps([NO_RULE], RULES, "box").replace("set_network", "run_code"))
+    assert advice == (
+        "Allowed: example.net, *.example.net:5432. A person can with "
+        "`waggle env network box --allow example.org`."
+    )
+
+
+def test_a_program_is_given_no_tool() -> None:
+    said = next_step(NO_RULE, RULES)
+    assert "set_network" not in said
+    assert said.endswith("A person can allow it: `waggle env network ENV --allow example.org`.")
+
+
+@pytest.mark.parametrize(
+    "decision, words",
+    [
+        (Decision("h.test", 5432, "port", "x"), "--allow h.test:5432`"),
+        (Decision("h.test", 443, "ask", "x"), "--allow h.test`"),
+        (Decision("h.test", 443, "hidden", "x", "GET h.test/x"), "--allow h.test`"),
+        (Decision("x.h.test", 443, "rule", "x", "deny *.h.test"), "A rule that denies wins"),
+        (Decision("h.test", 25, "closed-port", "x"), "WAGGLE_EGRESS_PORTS"),
+        (Decision("h.test", 443, "maximum", "x"), "Only the operator"),
+        (Decision("h.test", 443, "rule", "x", "deny h.test:1-9"), "Only the operator"),
+        (PRIVATE, "WAGGLE_EGRESS_ALLOW_CIDRS"),
+    ],
+)
+def test_each_kind_of_refusal_has_its_step(decision: Decision, words: str) -> None:
+    assert words in next_step(decision, parse_network("example.net, deny *.h.test"))
+
+
+def test_of_what_nobody_can_allow_it_is_said_what_is_allowed() -> None:
+    assert next_step(Decision("224.0.0.1", 443, "multicast", "x"), RULES) == reach(RULES)
+
+
+def test_a_rule_of_the_environment_that_denies_just_this_can_be_turned_round() -> None:
+    network = parse_network("public, deny h.test")
+    denied = Decision("h.test", 443, "rule", "x", "deny h.test")
+    assert "--allow h.test`" in next_step(denied, network)
+
+
+@pytest.mark.parametrize(
+    "code, words",
     [
         ("bytes-used-up", "WAGGLE_EGRESS_MAX_MB"),
         ("owner-bytes-used-up", "WAGGLE_EGRESS_OWNER_MB"),
         ("too-many-names", "look up fewer at once"),
     ],
 )
-def test_a_limit_has_a_next_step_of_its_own(code: str, says: str) -> None:
+def test_a_limit_has_a_next_step_of_its_own(code: str, words: str) -> None:
     refused = Decision("example.org", 443, code, "this environment has used up the 1 MiB")
     assert refused.sentence.startswith("example.org:443 was refused: this environment has")
-    assert says in next_step(refused, PUBLIC_NETWORK)
-    assert "WAGGLE_EGRESS_ALLOW_CIDRS" not in next_step(refused, PUBLIC_NETWORK)
+    assert words in next_step(refused, RULES)
+    assert "WAGGLE_EGRESS_ALLOW_CIDRS" not in next_step(refused, RULES)

@@ -12,13 +12,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
-from waggle.domain.network.decisions import Decision
+from waggle.domain.network.decisions import Decision, Ended
 from waggle.domain.network.rule_book import Judges
 from waggle.infra.net.allowance import Allowance
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.policy import Address, AddressPolicy
+from waggle.infra.net.record import Heard
 from waggle.infra.net.resolver import Resolver
 
 OPEN, CLOSED = "127.0.0.1", "127.0.0.2"
@@ -69,6 +70,7 @@ class Lab:
         self._stack = stack
         self.names = Names({"open.test": [OPEN], "closed.test": [CLOSED]})
         self.decisions: list[Decision] = []
+        self.ends: list[Ended] = []
         self.proxy: EgressProxy
         self.port = 0
         self.served = asyncio.Semaphore(0)
@@ -89,7 +91,7 @@ class Lab:
             self.names,
             reach=Reach(judges=Judges(ports=ports, web=ports)),
             limits=limits,
-            on_decision=self.decisions.append,
+            heard=Heard(self.decisions.append, self.ends.append),
             allowance=allowance,
         )
         self.port = await self._listen(self._serve, OPEN)

@@ -9,15 +9,12 @@ import hashlib
 import re
 import socket
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.domain.network.decisions import Decision
-from waggle.infra.net.egress import REMEMBERED
 from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
@@ -286,14 +283,3 @@ async def test_curl_follows_a_redirect_into_a_refusal(open_lab: OpenLab) -> None
         code, out, _ = await curl(lab, *arguments, f"http://open.test:{site.port}/")
         assert (code, out.splitlines()[-1]) == (0, b"403")
         assert (site.connections, secret.connections) == (1, 0)
-
-
-async def test_refusals_are_remembered_for_a_while_in_bounded_number(open_lab: OpenLab) -> None:
-    async with open_lab() as lab:
-        for octet in range(REMEMBERED + 2):
-            request = f"GET http://10.0.0.{octet}/ HTTP/1.1\r\nHost: x\r\n\r\n"
-            await lab.ask(request.encode())
-        known = lab.proxy.refused_since(0.0)
-        assert len(known) == REMEMBERED
-        assert known[0] == Decision("10.0.0.2", 80, "private", "it is a private address")
-        assert lab.proxy.refused_since(time.monotonic()) == ()

@@ -73,7 +73,7 @@ async def test_a_name_that_no_rule_allows_is_not_even_looked_up() -> None:
     refusal = await world.refused("example.org:443")
     assert (refusal.status, refusal.code) == (403, "no-rule")
     assert world.looked_up == []
-    for part in ("example.org:443 was refused", "reaches example.net.", "allow: example.org)"):
+    for part in ("example.org:443 was refused", "Allowed: example.net.", "--allow example.org`"):
         assert part in refusal.text
 
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import pytest
@@ -13,9 +12,11 @@ from tests.support.vm import environment
 
 from waggle.domain.diagnosis import MISSING, NO_RECORD, RunFacts
 from waggle.domain.errors import GuestLost
+from waggle.domain.network import PUBLIC_NETWORK, Network, parse_network
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.use import NetworkUse, Remembered
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Output
-from waggle.service.local.diagnostician import Diagnostician
+from waggle.service.local.diagnostician import MOST_REPORTED, Diagnostician
 
 pytestmark = pytest.mark.anyio
 FAILED = Command(
@@ -29,6 +30,7 @@ FAILED = Command(
 )
 SAID = b"ModuleNotFoundError: No module named 'x'\n"
 REFUSED = Decision("10.0.0.9", 443, "private", "it is a private address")
+OTHER = Decision("example.org", 443, "no-rule", "no rule allows it")
 
 
 def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") -> ExecutionResult:
@@ -37,7 +39,7 @@ def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") 
 
 @dataclass
 class Parts:
-    """A guest with prepared answers. `since` holds the times that the proxy was asked about."""
+    """A guest with prepared answers. The proxy refused `refused` one second ago."""
 
     record: RunFacts = NO_RECORD
     answer: ExecutionResult = field(default_factory=lambda: result(0, stdout=MISSING.encode()))
@@ -47,7 +49,7 @@ class Parts:
     run_ids: list[str] = field(default_factory=list[str])
     programs: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     ran: list[Command] = field(default_factory=list[Command])
-    since: list[float] = field(default_factory=list[float])
+    network: Network = PUBLIC_NETWORK
 
     async def why(self, run_id: str, programs: Sequence[str]) -> RunFacts:
         self.run_ids.append(run_id)
@@ -62,18 +64,18 @@ class Parts:
         self.ran.append(command)
         return self.answer
 
-    def refused_since(self, since: float) -> Sequence[Decision]:
-        self.since.append(since)
-        return self.refused
+    def use(self) -> NetworkUse:
+        denied = tuple(Remembered(decision, 1, ago=1.0) for decision in self.refused)
+        return NetworkUse(self.network, refused=len(denied), denied=denied)
 
     def diagnostician(self, patience: float = 10.0) -> Diagnostician:
-        return Diagnostician(environment(), self.why, self.run, self.refused_since, patience)
+        return Diagnostician(environment(), self.why, self.run, self.use, patience)
 
 
 async def test_a_successful_run_asks_for_nothing() -> None:
     parts = Parts()
     assert await parts.diagnostician().explain(FAILED, result(0)) is None
-    assert (parts.run_ids, parts.ran, parts.since) == ([], [], [])
+    assert (parts.run_ids, parts.ran) == ([], [])
 
 
 async def test_the_guest_is_asked_about_the_failed_run() -> None:
@@ -120,12 +122,49 @@ async def test_listeners_are_looked_up_as_root_when_an_address_is_in_use() -> No
 
 
 async def test_refusals_count_from_the_start_of_the_run() -> None:
-    parts = Parts(refused=(REFUSED,))
-    before = time.monotonic()
-    found = await parts.diagnostician().explain(FAILED, result())
+    explain = Parts(refused=(REFUSED,)).diagnostician().explain
+    found = await explain(FAILED, result())
     assert found
     assert found.code == "network_refused"
-    assert before - 2.0 <= parts.since[0] <= time.monotonic() - 2.0
+    assert await explain(FAILED, replace(result(), duration=0.5)) is None
+
+
+async def test_a_refusal_is_reported_once_to_runs_that_do_not_fail_and_always_to_others() -> None:
+    parts = Parts(refused=(REFUSED,))
+    explain = parts.diagnostician().explain
+    codes: list[str | None] = []
+    for ended in (result(0), result(0), result(1), result(1)):
+        found = await explain(FAILED, ended)
+        codes.append(found.code if found else None)
+    assert codes == ["network_refused", None, "network_refused", "network_refused"]
+    assert len(parts.run_ids) == 2  # nothing is asked of the guest about a run that did not fail
+    parts.refused = (REFUSED, OTHER)
+    found = await explain(FAILED, result(0))
+    assert found
+    assert "10.0.0.9" not in found.cause
+    assert "example.org:443 was refused: no rule allows it." in found.cause
+
+
+async def test_what_was_reported_is_remembered_within_bounds() -> None:
+    parts = Parts()
+    explain = parts.diagnostician().explain
+    for number in range(MOST_REPORTED + 1):
+        parts.refused = (Decision(f"{number}.test", 443, "no-rule", "no rule allows it"),)
+        assert await explain(FAILED, result(0))
+    assert await explain(FAILED, result(0)) is None
+    parts.refused = (Decision("0.test", 443, "no-rule", "no rule allows it"),)
+    assert await explain(FAILED, result(0))
+
+
+async def test_the_network_that_is_reported_is_that_of_now() -> None:
+    parts = Parts(refused=(OTHER,), network=parse_network("example.net"))
+    found = await parts.diagnostician().explain(FAILED, result())
+    assert found
+    name = environment().name
+    assert found.next_step == (
+        'Allowed: example.net. set_network with allow ["example.org"] opens that; a person can '
+        f"with `waggle env network {name} --allow example.org`."
+    )
 
 
 async def test_a_module_is_looked_for_where_the_program_ran() -> None:

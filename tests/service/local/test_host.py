@@ -37,7 +37,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec, Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
-from waggle.domain.network.decisions import Decision
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -152,7 +152,7 @@ class PretendProxy:
     def lead_home(self, connect: object, hostname: str) -> None:
         pass
 
-    def refused_since(self, since: float) -> Sequence[Decision]:
+    def network_use(self) -> NetworkUse:
         raise AssertionError("nothing runs")
 
     def set_network(self, network: object, registries: object = None) -> int:

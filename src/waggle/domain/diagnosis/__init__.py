@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from waggle.domain.network import Network
-from waggle.domain.network.decisions import Decision
+from waggle.domain.network.decisions import ENVIRONMENT, Decision
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -217,6 +217,8 @@ class Evidence:
     said: str = ""
     runtime: RuntimeName = RuntimeName.SHELL
     user: GuestUser = GuestUser.SANDBOX
+    name: str = ENVIRONMENT
+    """The environment's."""
 
 
 MAX_NAME = 120

@@ -10,6 +10,8 @@ writes such settings where the image has none).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from waggle.domain.diagnosis import Diagnosis, Evidence, shown
@@ -27,7 +29,8 @@ from waggle.domain.diagnosis.packages import (
     SYSTEM_PACKAGE_OF,
     distribution_of,
 )
-from waggle.domain.network.decisions import next_step
+from waggle.domain.network import Network
+from waggle.domain.network.decisions import Decision, next_steps, summary
 from waggle.domain.programs.runtime import RuntimeName
 
 _PING: Final = re.compile(r"\bping6?: ")
@@ -36,7 +39,6 @@ _TCP_ONLY: Final = (
     "Use TCP to a public server, by name or IPv4 address: programs need no settings for it. UDP, "
     "ping, IPv6 and private addresses do not get out."
 )
-_SHOWN_REFUSALS = 3
 _ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."
 
 
@@ -71,16 +73,22 @@ def _node(evidence: Evidence, name: str) -> str:
 
 def network_refused(evidence: Evidence) -> Diagnosis | None:
     """Diagnose connections that the egress proxy refused during the run."""
-    if not evidence.refused:
+    return refusal(evidence.refused, evidence.network, evidence.name)
+
+
+def refusal(refused: Sequence[Decision], network: Network, environment: str) -> Diagnosis | None:
+    """Say what was refused while a program ran, and what can be done; None if nothing was."""
+    if not refused:
         return None
-    unique = list(dict.fromkeys(evidence.refused))
-    listed = ", ".join(f"{one.place} ({one.reason})" for one in unique[:_SHOWN_REFUSALS])
-    more = f" and {len(unique) - _SHOWN_REFUSALS} more" if len(unique) > _SHOWN_REFUSALS else ""
-    return Diagnosis(
-        "network_refused",
-        f"While it ran, connections to {listed}{more} were refused.",
-        next_step(unique[0], evidence.network),
-    )
+    steps = next_steps(refused, network, environment)
+    return Diagnosis("network_refused", f"While it ran, {summary(refused)}", steps)
+
+
+def also_refused(found: Diagnosis, refused: Sequence[Decision]) -> Diagnosis:
+    """Return a diagnosis of another cause, with what was refused as well."""
+    if not refused or found.code == "network_refused":
+        return found
+    return replace(found, cause=f"{found.cause} While it ran, {summary(refused)}")
 
 
 def network_bypassed(evidence: Evidence) -> Diagnosis | None:

@@ -178,8 +178,8 @@ RULES: Final[tuple[Callable[[Evidence], Diagnosis | None], ...]] = (
     programs.memory_files_full,
     reach.missing_module,
     reach.missing_part,
-    reach.build_failed,
     reach.network_refused,
+    reach.build_failed,
     said.known_message,
     in_the_code,
     reach.network_bypassed,
@@ -188,10 +188,13 @@ RULES: Final[tuple[Callable[[Evidence], Diagnosis | None], ...]] = (
 
 
 def diagnose(evidence: Evidence) -> Diagnosis | None:
-    """Return the diagnosis, or None. For exit code 0, only a missing command is one."""
-    if evidence.exit_code == 0:
-        return lacking.command_not_found(evidence)
-    return next((found for rule in RULES if (found := rule(evidence))), None)
+    """Return the diagnosis, or None.
+
+    For exit code 0, only a missing command is one, and refused connections, as programs hide them.
+    """
+    rules = RULES if evidence.exit_code != 0 else (lacking.command_not_found, reach.network_refused)
+    found = next((found for rule in rules if (found := rule(evidence))), None)
+    return found and reach.also_refused(found, evidence.refused)
 
 
 def machine_died(cause: str) -> Diagnosis:

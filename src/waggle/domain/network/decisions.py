@@ -7,6 +7,7 @@ host and port, so both were made printable before.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,8 @@ from waggle.domain.network import Default, Network
 ALLOWED: Final = "allowed"
 SAID_NO_CODE: Final = "said-no"
 """The code of a refusal by a person."""
+ENVIRONMENT: Final = "ENV"
+"""Stands for an environment where its name is not known."""
 _SHOWN: Final = 6
 LIMITS: Final = {
     "bytes-used-up": "A new environment has bytes of its own; the operator of the server can "
@@ -25,6 +28,18 @@ LIMITS: Final = {
     "again in a second.",
 }
 """The next step by the code of a limit."""
+_ADDED: Final = 3
+"""The most rules that a text proposes at once."""
+_LONG: Final = 100
+"""Characters of a name that a text shows, and of further rules that it proposes."""
+_BY_RULES: Final = ("port", "no-rule", "ask", "hidden")
+_OF_ADDRESSES: Final = frozenset(
+    {
+        *("private", "loopback", "link-local", "carrier-shared", "cloud-metadata"),
+        *("documentation", "reserved", "host-address"),
+    }
+)
+"""Codes of addresses that are not public; others than these no operator can allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,37 @@ class Decision:
         return f"{self.place} was refused: {self.reason}."
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An allowed connection that has ended. Bytes are those sent to the server and received."""
+
+    decision: Decision
+    seconds: float
+    sent: int
+    received: int
+
+
+def summary(refused: Sequence[Decision], shown: int = 3) -> str:
+    """Say which connections were refused and why, the first ones by name; `refused` is not empty.
+
+    Equal ones are named once.
+    """
+    unique = list(dict.fromkeys(refused))
+    first, rest = unique[:shown], len(unique) - shown
+    more = f" and {rest} more" if rest > 0 else ""
+    if len({one.reason for one in unique}) == 1:
+        were = "was" if len(unique) == 1 else "were"
+        places = ", ".join(_short(one.place) for one in first)
+        return f"{places}{more} {were} refused: {first[0].reason}."
+    listed = ", ".join(f"{_short(one.place)} ({one.reason})" for one in first)
+    return f"{listed}{more} were refused."
+
+
+def _short(place: str) -> str:
+    """Return a place as it is, or its end, which says more than its beginning."""
+    return place if len(place) <= _LONG else f"...{place[-_LONG:]}"
+
+
 def reach(network: Network) -> str:
     """Say in a sentence what a network allows, shortened."""
     allowed = [item for item in network.items if not item.startswith("deny ")]
@@ -66,39 +112,74 @@ def reach(network: Network) -> str:
     if len(named) > _SHOWN:
         shown += f" and {len(named) - _SHOWN} more"
     if network.default is Default.PUBLIC:
-        return "This environment reaches the public internet on ports 80 and 443" + (
-            f", and {shown}." if named else "."
-        )
-    if network.default is Default.NONE:
+        shown = f"the public internet on ports 80 and 443{', ' * bool(named)}{shown}"
+    if network.is_none:
         return "This environment has no network."
     if network.default is Default.ASK:
-        known = f"reaches {shown}, and asks a person about the rest" if named else "asks a person"
-        return f"This environment {known}."
-    return f"This environment reaches {shown}." if named else "This environment reaches nothing."
+        return f"Allowed: {shown}{', and ' * bool(named)}what a person allows when asked."
+    return f"Allowed: {shown or 'nothing'}."
 
 
 def next_step(decision: Decision, network: Network) -> str:
-    """Say what a client, or else the operator, can do about a refusal."""
-    if decision.code == SAID_NO_CODE:
+    """Say to a program in the guest what can be done about a refusal; names no tool."""
+    return _steps([decision], network, lambda rules: f"A person can allow it: {_command(rules)}.")
+
+
+def next_steps(refused: Sequence[Decision], network: Network, environment: str) -> str:
+    """Say to a client what it, or else a person or the operator, can do; `refused` is not empty.
+
+    The part about set_network is a clause of its own, for clients without that tool.
+    """
+
+    def ways(rules: Sequence[str]) -> str:
+        listed = ", ".join(f'"{rule}"' for rule in rules)
+        command = _command(rules, environment)
+        return f"set_network with allow [{listed}] opens that; a person can with {command}."
+
+    return _steps(refused, network, ways)
+
+
+def _command(rules: Sequence[str], environment: str = ENVIRONMENT) -> str:
+    return f"`waggle env network {environment}{''.join(f' --allow {rule}' for rule in rules)}`"
+
+
+def _steps(
+    refused: Sequence[Decision], network: Network, ways: Callable[[Sequence[str]], str]
+) -> str:
+    unique = list(dict.fromkeys(refused))
+    wanted = list(dict.fromkeys(rule_for(one) for one in unique if _can_be_allowed(one, network)))
+    others = [one for one in unique if not _can_be_allowed(one, network)]
+    proposed = [*wanted[:1], *(rule for rule in wanted[1:_ADDED] if len(rule) <= _LONG)]
+    steps = [f"{reach(network)} {ways(proposed)}"] if wanted else []
+    return " ".join([*steps, *(_other(one, network) for one in others[:1])])
+
+
+def _other(decision: Decision, network: Network) -> str:
+    """Say why a client cannot allow it."""
+    code = decision.code
+    if code == SAID_NO_CODE:
         return f"{reach(network)} Do not try again; find another way, or speak with the person."
-    if decision.code in ("port", "no-rule", "ask", "hidden") or (
-        decision.code == "rule" and decision.rule in network.items
-    ):
-        word = rule_for(decision)
+    if code == "rule" and decision.rule in network.items:
+        return "A rule that denies wins over those that allow, until the network is set without it."
+    if code == "closed-port":
+        return "The operator of the server opens ports with WAGGLE_EGRESS_PORTS."
+    if code in LIMITS:
+        return LIMITS[code]
+    if code in ("maximum", "rule"):
+        return "Only the operator of the server can allow that."
+    if code in _OF_ADDRESSES:
         return (
-            f"{reach(network)} To reach it, allow it with set_network (allow: {word}) or "
-            f"`waggle env network ENV --allow {word}`; the operator's maximum still holds."
+            "Such addresses are the operator's to allow: with WAGGLE_EGRESS_ALLOW_CIDRS, or with "
+            "WAGGLE_MAX_NETWORK and a rule of this environment."
         )
-    if decision.code == "closed-port":
-        return f"{reach(network)} The operator of the server opens ports with WAGGLE_EGRESS_PORTS."
-    if decision.code in LIMITS:
-        return LIMITS[decision.code]
-    if decision.code in ("maximum", "rule"):
-        return f"{reach(network)} Only the operator of the server can allow more."
-    return (
-        f"{reach(network)} Private, local and metadata addresses need WAGGLE_EGRESS_ALLOW_CIDRS, "
-        "or a rule for the network in WAGGLE_MAX_NETWORK and in this environment."
-    )
+    return reach(network)
+
+
+def _can_be_allowed(decision: Decision, network: Network) -> bool:
+    """Whether a client may allow it by a rule, as far as can be seen here."""
+    if decision.code == "rule":
+        return decision.rule in network.items and decision.rule == f"deny {rule_for(decision)}"
+    return decision.code in _BY_RULES
 
 
 def rule_for(decision: Decision) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 from waggle.domain.network import Network
 from waggle.domain.network.registries import Registries
 from waggle.domain.network.rules import Rule
+from waggle.domain.network.use import NetworkUse
 
 
 class NetworkOfGuest(Protocol):
@@ -27,5 +28,12 @@ class NetworkOfGuest(Protocol):
         """Judge its connections by another network; return how many open ones that ended.
 
         `registries` are what @packages stands for.
+        """
+        ...
+
+    def network_use(self) -> NetworkUse | None:
+        """Return what it has made of its network so far; None without a network.
+
+        It begins anew with each machine: after a pause to disk, a rollback or a restart.
         """
         ...

@@ -83,15 +83,21 @@ class Stream:
     """A reader and a writer, owned by one coroutine, which calls `finish` or `abort`."""
 
     def __init__(self, reader: StreamReaderLike, writer: StreamWriterLike) -> None:
+        self.sent = 0
+        """Bytes written."""
+        self.received = 0
+        """Bytes read."""
         self._reader = reader
         self._writer = writer
 
     async def read(self, limit: int = CHUNK) -> bytes:
         """Read at most `limit` bytes; empty at the end. Raises PeerGone."""
         try:
-            return await self._reader.read(limit)
+            data = await self._reader.read(limit)
         except Exception as error:  # every transport has its own errors for a lost peer
             raise PeerGone(type(error).__name__) from error
+        self.received += len(data)
+        return data
 
     async def write(self, data: bytes) -> None:
         """Write all of `data` and wait until the buffer is low again. Raises PeerGone."""
@@ -102,6 +108,7 @@ class Stream:
             await self._writer.drain()
         except Exception as error:
             raise PeerGone(type(error).__name__) from error
+        self.sent += len(data)
 
     def write_eof(self) -> None:
         """End the write direction; reading is not affected. Idempotent."""

@@ -74,8 +74,9 @@ class Dialer:
         if found is None:
             raise guest_request.unreachable(target.host, target.port)
         connection, address = found
-        passage = Passage(target, address, seen, admitted.asked)
-        self._gate.passed(passage, admitted.rule)
+        now = asyncio.get_running_loop().time()
+        passage = Passage(target, address, seen, admitted.asked, admitted.rule, now)
+        self._gate.passed(passage)
         return connection, passage
 
     def name_check(self, target: Target) -> Begin | None:
@@ -104,6 +105,11 @@ class Dialer:
         """Report that a limit denies the target, and raise the refusal."""
         self._gate.limited(target, refusal)
         raise refusal from None
+
+    def closed(self, passage: Passage, stream: Stream) -> None:
+        """Report the end of a connection that `open` opened."""
+        seconds = asyncio.get_running_loop().time() - passage.since
+        self._gate.ended(passage, seconds, stream.sent, stream.received)
 
     async def _resolve(self, target: Target) -> Sequence[Address]:
         if target.address is not None:

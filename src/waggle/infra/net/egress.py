@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from waggle.domain.network import Network
-from waggle.domain.network.decisions import Decision
 from waggle.domain.network.rules import Rule
 from waggle.domain.network.traffic import Traffic
+from waggle.domain.network.use import NetworkUse
 from waggle.infra.net import (
     Stream,
     StreamReaderLike,
@@ -25,7 +24,7 @@ from waggle.infra.net import (
 )
 from waggle.infra.net.allowance import Allowance
 from waggle.infra.net.dial import Dialer
-from waggle.infra.net.gate import Gate, OnDecision, Reach
+from waggle.infra.net.gate import Gate, Reach
 from waggle.infra.net.guest_request import (
     ConnectHome,
     EgressLimits,
@@ -35,6 +34,7 @@ from waggle.infra.net.guest_request import (
 from waggle.infra.net.names import Exists, Names
 from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.net.record import Heard, Record
 from waggle.infra.net.resolver import Resolver
 from waggle.infra.net.session import Session
 from waggle.infra.net.tls.ended import EndedTls
@@ -42,8 +42,6 @@ from waggle.infra.net.tls.ended import EndedTls
 TURNED_AWAY_AT_ONCE = 16
 """Connections over the limit that may be answered at once; further ones are dropped, and so are
 all of them while refusals have to wait (`Pace`)."""
-REMEMBERED = 64
-"""Refusals that are kept; the oldest are dropped first."""
 
 
 class EgressProxy:
@@ -58,20 +56,19 @@ class EgressProxy:
         limits: EgressLimits | None = None,
         allowance: Allowance | None = None,
         exists: Exists | None = None,
-        on_decision: OnDecision = lambda _decision: None,
+        heard: Heard | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reach` None means the public internet. `on_decision` must not raise or wait.
+        """`reach` None means the public internet.
 
         `exists` is for the guest's name server; without it, that knows no names.
         """
         self.secrets: EndedTls | None = None
         """Ends TLS for the hosts of the environment's secrets, if any; set before `serve`."""
-        self._on_decision = on_decision
-        self._now = now
-        self._refused: deque[tuple[float, Decision]] = deque(maxlen=REMEMBERED)
+        self._record = Record(heard, now)
         self._limits = EgressLimits() if limits is None else limits
-        self._gate = Gate(reach or Reach(), policy, self._decided)
+        record = self._record
+        self._gate = Gate(reach or Reach(), policy, record.decided, record.ended)
         self._dialer = Dialer(self._gate, resolver, self._limits.dial)
         self._names = exists and Names(exists, may_look_up=self._gate.may_look_up)
         self._serving: dict[asyncio.Task[object], Session] = {}
@@ -79,11 +76,6 @@ class EgressProxy:
         self._pace = Pace(now=now)
         self._closed = False
         self._allowance = Allowance() if allowance is None else allowance
-
-    def _decided(self, decision: Decision) -> None:
-        if not decision.is_allowed:
-            self._refused.append((self._now(), decision))
-        self._on_decision(decision)
 
     def lead_home(self, connect: ConnectHome, hostname: str) -> None:
         """Connect requests of the guest for itself in the guest. Call it once, before `serve`."""
@@ -113,9 +105,10 @@ class EgressProxy:
             task.cancel()
         return len(refused)
 
-    def refused_since(self, since: float) -> tuple[Decision, ...]:
-        """Return the gate's refusals, at most the last REMEMBERED; `since` is a time of `now`."""
-        return tuple(refused for at, refused in self._refused if at >= since)
+    def network_use(self) -> NetworkUse:
+        """Return what it allowed and refused, and the totals of bytes of the environment."""
+        traffic = self.traffic
+        return self._record.use(self.network, sent=traffic.to_internet, received=traffic.to_guest)
 
     @property
     def traffic(self) -> Traffic:

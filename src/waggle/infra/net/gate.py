@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from waggle.domain.network import PUBLIC_NETWORK, Default, Network
-from waggle.domain.network.decisions import ALLOWED, SAID_NO_CODE, Decision
+from waggle.domain.network.decisions import ALLOWED, SAID_NO_CODE, Decision, Ended
 from waggle.domain.network.judging import Judge, Judged, Judgement, Outcome, Seen
 from waggle.domain.network.questions import NOBODY, SAID_NO
 from waggle.domain.network.rule_book import Judges
@@ -22,8 +22,8 @@ from waggle.domain.network.rules import Rule
 from waggle.infra.net import guest_request
 from waggle.infra.net.guest_request import Target
 from waggle.infra.net.policy import Address, AddressPolicy
+from waggle.infra.net.record import OnDecision, OnEnd
 
-OnDecision = Callable[[Decision], None]
 Ask = Callable[[str, int], Awaitable[str]]
 """Asks a person about a host and a port; bounded in time. Returns why not, or nothing for a yes."""
 Resolve = Callable[[Target], Awaitable[Sequence[Address]]]
@@ -55,6 +55,15 @@ class Passage:
     seen: Seen | None = None
     asked: bool = False
     """Whether a person allowed it, so that only a rule that denies ends it."""
+    rule: str = ""
+    since: float = 0.0
+    """By the clock of the event loop."""
+
+    @property
+    def decision(self) -> Decision:
+        """The decision that allowed it."""
+        host = guest_request.printable(self.target.host)
+        return Decision(host, self.target.port, ALLOWED, "", self.rule, str(self.address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +87,16 @@ class Gate:
         reach: Reach,
         policy: AddressPolicy,
         on_decision: OnDecision,
+        on_end: OnEnd = lambda _ended: None,
     ) -> None:
-        """`on_decision` is called once for every decision; it must not raise or wait."""
+        """`on_decision` is called once for every decision, `on_end` for every end of a connection.
+
+        They must not raise or wait.
+        """
         self._reach = reach
         self._policy = policy
         self._on_decision = on_decision
+        self._on_end = on_end
         self.network = reach.network
         self._registries = tuple(reach.registries)
         self._made_for: tuple[Network, int] | None = None
@@ -135,11 +149,13 @@ class Gate:
             raise self._refuse(target, refused)
         return Admitted(permitted, rule, asked)
 
-    def passed(self, passage: Passage, rule: str) -> None:
+    def passed(self, passage: Passage) -> None:
         """Report a connection that was made."""
-        target, address = passage.target, str(passage.address)
-        host = guest_request.printable(target.host)
-        self._on_decision(Decision(host, target.port, ALLOWED, "", rule, address))
+        self._on_decision(passage.decision)
+
+    def ended(self, passage: Passage, seconds: float, sent: int, received: int) -> None:
+        """Report that it has ended, and how many bytes it carried."""
+        self._on_end(Ended(passage.decision, seconds, sent, received))
 
     def still_admits(self, passage: Passage) -> bool:
         """Whether an open connection may stay, by the rules of now. Reports nothing."""

@@ -57,6 +57,7 @@ class Session:
     ) -> None:
         self.passage: Passage | None = None
         """The connection to a server that it uses now; none while it has none."""
+        self._upstream: Stream
         self._client = client
         self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._dialer = dialer
@@ -111,8 +112,16 @@ class Session:
         except (PeerGone, Refusal):
             self._check_allowance()
             raise
+        finally:
+            self._settle()
         http = self._peer.http
         return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    def _settle(self) -> None:
+        """Report the end of the connection to a server, if there was one."""
+        if self.passage is not None:
+            self._dialer.closed(self.passage, self._upstream)
+            self.passage = None
 
     def _check_allowance(self) -> None:
         """Give the reason if a connection broke off because the allowance is used up."""
@@ -165,14 +174,15 @@ class Session:
         return Terms(self._limits, self._dialer.report, self._pace.take, check)
 
     async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
-        self.passage = None
         await self._allowance.turn()
         if (stream := await self._dialer.at_home(target)) is not None:
             return stream
         if (spent := self._allowance.spent()) is not None:
             self._dialer.refuse(target, spent)
-        (reader, writer), self.passage = await self._dialer.open(target, seen)
-        return Metered(reader, writer, self._allowance)
+        (reader, writer), passage = await self._dialer.open(target, seen)
+        self._upstream = Metered(reader, writer, self._allowance)
+        self.passage = passage
+        return self._upstream
 
     async def _answer(self, error: Refusal) -> None:
         """Send the refusal, and announce that this connection ends."""

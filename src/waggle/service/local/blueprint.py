@@ -33,8 +33,8 @@ from waggle.domain.machine import (
     Resources,
 )
 from waggle.domain.network import Network
-from waggle.domain.network.decisions import Decision
 from waggle.domain.network.rules import Rule
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -195,8 +195,8 @@ class Proxy(Protocol):
         """Connect requests of the guest for itself in the guest, with `connect`."""
         ...
 
-    def refused_since(self, since: float) -> Sequence[Decision]:
-        """Return what it refused since that time of the monotonic clock."""
+    def network_use(self) -> NetworkUse:
+        """Return what it allowed and refused so far."""
         ...
 
     def set_network(self, network: Network, registries: Sequence[Rule] | None = None) -> int:

@@ -2,19 +2,19 @@
 """Why a program in a guest failed, and why a call to a guest broke. Part of `LocalGuest`.
 
 `Diagnostician` gathers evidence of a failed run for `domain.diagnosis`. A run with exit code 0
-costs nothing, unless its output says that a command was not found, as that of a pipeline may. It is
-bounded in time and never raises: a failure without an explanation has no diagnosis. `Causes` names
-what broke a call: the guest is destroyed, its machine died, or it is stopped by a full disk. It
-knows the machine, not the calls.
+costs nothing, unless its output says that a command was not found, as that of a pipeline may, or it
+was refused a connection, which programs hide: that is reported once. It is bounded in time and
+never raises: a failure without an explanation has no diagnosis. `Causes` names what broke a call:
+the guest is destroyed, its machine died, or it is stopped by a full disk. It knows the machine, not
+the calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -35,11 +35,14 @@ from waggle.domain.diagnosis import (
     suspected,
 )
 from waggle.domain.diagnosis.lacking import TOOLS, missing_command
+from waggle.domain.diagnosis.reach import refusal
 from waggle.domain.diagnosis.rules import diagnose, machine_died
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, TimedOut, WaggleError
 from waggle.domain.machine import Machine
+from waggle.domain.network import Network
 from waggle.domain.network.decisions import Decision
+from waggle.domain.network.use import NO_USE, NetworkUse
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.guest_job import Detached
 
@@ -47,31 +50,42 @@ log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 10.0
 """Seconds for all questions to a guest about one failure."""
+MOST_REPORTED: Final = 256
 _ANSWER_LIMIT: Final = 1_000
 _LISTENERS_LIMIT: Final = 10_000
 
 AskWhy = Callable[[str, Sequence[str]], Awaitable[RunFacts]]
 Run = Callable[[Command], Awaitable[ExecutionResult]]
-RefusedSince = Callable[[float], Sequence[Decision]]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostician:
-    """Explains failures in one guest. `refused_since` takes a time of the monotonic clock."""
+    """Explains failures in one guest. `use` returns what it has made of its network.
+
+    Refusals belong to a run by time: of two runs at the same time, both have those of both.
+    """
 
     environment: Environment
     why: AskWhy
     run: Run
-    refused_since: RefusedSince
+    use: Callable[[], NetworkUse | None]
     patience: float = PATIENCE
+    _reported: dict[Decision, None] = field(default_factory=dict[Decision, None])
+    """What was refused to runs that did not fail, and reported; at most MOST_REPORTED."""
 
     async def explain(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """Return why it failed. Call it as soon as it has ended. Safe to cancel."""
+        """Return why it failed. Call it as soon as it has ended. Safe to cancel.
+
+        Of a run that did not fail, return what it was refused, if that was not reported before.
+        """
         said = _last(result)
         command_name = missing_command(said)
-        if result.exit_code == 0 and command_name is None:
-            return None
-        refused = tuple(self.refused_since(time.monotonic() - result.duration))
+        use = self.use() or NO_USE
+        refused = use.denied_within(result.duration)
+        if result.exit_code == 0:
+            refused = self._unreported(refused)
+            if command_name is None:
+                return refusal(refused, use.network, self.environment.name)
         record, missing = NO_RECORD, None
         listeners: tuple[Listener, ...] = ()
         try:
@@ -93,7 +107,7 @@ class Diagnostician:
                 signal=result.signal,
                 memory_mib=self.environment.resources.memory_mib,
                 disk_mib=self.environment.resources.disk_mib,
-                network=self.environment.network,
+                network=self._network(use),
                 record=record,
                 refused=refused,
                 missing=missing,
@@ -102,8 +116,21 @@ class Diagnostician:
                 said=said,
                 runtime=self.environment.runtime,
                 user=command.user,
+                name=self.environment.name,
             )
         )
+
+    def _network(self, use: NetworkUse) -> Network:
+        return self.environment.network if use is NO_USE else use.network
+
+    def _unreported(self, refused: Sequence[Decision]) -> tuple[Decision, ...]:
+        """Return those that were not reported before, and note that they are now."""
+        unreported = tuple(decision for decision in refused if decision not in self._reported)
+        for decision in unreported:
+            if len(self._reported) >= MOST_REPORTED:
+                del self._reported[next(iter(self._reported))]
+            self._reported[decision] = None
+        return unreported
 
     async def _confirmed(self, suspect: Module, command: Command) -> Module | None:
         """Return the module if the interpreter lacks it; asks in the run's place, as its user."""

@@ -69,7 +69,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
             environment=environment,
             why=self._shell.why,
             run=self._shell.run,
-            refused_since=proxy.refused_since if proxy else lambda _since: (),
+            use=self.network_use,
         )
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)

@@ -21,6 +21,7 @@ from waggle.domain.network.registries import (
     parse_registries,
 )
 from waggle.domain.network.rules import Rule
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Proxy
@@ -113,6 +114,10 @@ class NetworkOfGuest:
     def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
         """Judge by another network; see `domain.host.Guest`."""
         return self._proxy.set_network(network, registries) if self._proxy else 0
+
+    def network_use(self) -> NetworkUse | None:
+        """Return what it has made of its network; see `domain.host.Guest`."""
+        return None if self._proxy is None else self._proxy.network_use()
 
     async def _answer(
         self, script: str, ignoring: Collection[str], arguments: Sequence[str] = ()
