@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 from tests.support.issuer import issuing
+from tests.support.vm import environment
 
 from waggle.app.observing import (
     access_rules,
@@ -24,9 +27,11 @@ from waggle.config import Settings, load
 from waggle.domain.access import Owner, Principal
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.exposed_url import ExposedUrls
-from waggle.domain.network.decisions import ALLOWED, Decision
+from waggle.domain.network.decisions import ALLOWED, Decision, Ended
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
+from waggle.infra.net.record import Record
+from waggle.infra.observe.egress_lines import MOST_KINDS
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 
 pytestmark = pytest.mark.anyio
@@ -146,12 +151,15 @@ async def test_denied_connections_are_counted_and_logged() -> None:
         assert watch.scrape is not None
         later: list[Callable[[], None]] = []
         hears = [
-            egress_log(watch.observer, name, lambda _, do: later.append(do)) for name in ("e", "f")
+            egress_log(
+                watch.observer, replace(environment(), id=name), lambda _, do: later.append(do)
+            )
+            for name in ("e", "f")
         ]
         for heard in hears:
-            heard(Decision("h.test", 80, ALLOWED))
+            heard.decided(Decision("h.test", 80, ALLOWED))
             for number in range(265):
-                heard(Decision(f"{number}.test", 80, "p"))
+                heard.decided(Decision(f"{number}.test", 80, "p"))
         assert 'waggle_egress_denied_total{why="p"} 530.0' in watch.scrape(0)[0].decode()
         first = {"event": "egress_denied", "log_level": "info", "port": 80, "why": "p"}
         assert logs == [first | {"environment": name, "host": "0.test"} for name in ("e", "f")]
@@ -159,3 +167,43 @@ async def test_denied_connections_are_counted_and_logged() -> None:
             do()
     rest = first | {"host": "264.test", "more_in_last_second": 263}
     assert logs[2:] == [rest | {"environment": name} for name in ("e", "f")]
+
+
+async def test_every_connection_is_in_the_audit_log_with_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "audit"
+    made = replace(environment(), owner="ann")
+    with watching(settings(AUDIT_LOG=str(file)), list) as watch, capture_logs() as logs:
+        heard = egress_log(watch.observer, made)
+        allowed = Decision("h.test", 443, ALLOWED, "", "*.test", "8.8.8.8")
+        heard.decided(allowed)
+        assert file.read_text() == "", "it is written when it ends"
+        heard.ended(Ended(allowed, 0.5, 10, 20))
+        heard.decided(Decision("x.test", 443, "no-rule", "no rule allows it"))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["owner"], line["environment"], line["outcome"]) for line in lines] == [
+        ("ann", made.id, "allowed"),
+        ("ann", made.id, "no-rule"),
+    ]
+    assert (lines[0]["sent_bytes"], lines[0]["received_bytes"], lines[0]["duration_ms"]) == (
+        10,
+        20,
+        500.0,
+    )
+    assert [line["host"] for line in logs] == ["x.test"], "allowed ones are private to the guest"
+
+
+async def test_a_flood_of_refusals_costs_the_loop_little_and_the_logs_a_few_lines(
+    tmp_path: Path,
+) -> None:
+    file, count = tmp_path / "audit", 100_000
+    with watching(settings(AUDIT_LOG=str(file)), list) as watch, capture_logs() as logs:
+        record = Record(egress_log(watch.observer, environment()))
+        began = time.process_time()
+        for number in range(count):
+            record.decided(Decision(f"{number}.test", 443, "no-rule", "no rule allows it"))
+        spent = time.process_time() - began
+    assert spent / count < 60e-6
+    assert len(file.read_text().splitlines()) <= 2 * MOST_KINDS
+    assert len(logs) == 1
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(line.get("more_in_last_second", 0) + 1 for line in lines) == count

@@ -26,7 +26,6 @@ from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.lookups import Lookups, limit_resolver, system_lookup
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.record import Heard
 from waggle.infra.net.resolver import SystemResolver
 from waggle.service.environments.questions import Questions
 from waggle.service.environments.reaching import OperatorNetwork
@@ -100,5 +99,5 @@ class Egress:
             ),
             limits=self._limits,
             allowance=self.allowances.of(environment.id, environment.owner),
-            heard=Heard(egress_log(self._observer, environment.id)),
+            heard=egress_log(self._observer, environment),
         )

@@ -19,16 +19,17 @@ from urllib.parse import urlsplit
 import structlog
 
 from waggle.config import Settings
-from waggle.domain.environment import State
+from waggle.domain.access import Owner
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.exposed_url import ExposedUrls
-from waggle.domain.network.decisions import Decision
+from waggle.domain.network.decisions import Decision, Ended
 from waggle.domain.network.traffic import Traffic
-from waggle.domain.observer import Observer, Observers
+from waggle.domain.observer import Egress, Observer, Observers
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
 from waggle.infra.access.tokens_file import EitherVerifier, TokensFile
-from waggle.infra.net.gate import OnDecision
+from waggle.infra.net.record import Heard
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
 from waggle.service.sharing import RateLimiter
@@ -119,7 +120,13 @@ def watching(
     audit = None
     if settings.audit_log is not None:
         path = None if settings.audit_log == "-" else settings.audit_log
-        audit = AuditLog(path, programs=settings.audit_code, now=_now, monotonic=time.monotonic)
+        audit = AuditLog(
+            path,
+            programs=settings.audit_code,
+            network=settings.audit_network,
+            now=_now,
+            monotonic=time.monotonic,
+        )
     try:
         yield Watch(
             Observers([observer for observer in (metrics, audit) if observer is not None]),
@@ -142,26 +149,32 @@ class Denied(NamedTuple):
 
 def egress_log(
     observer: Observer,
-    environment: str,
+    environment: Environment,
     later: Callable[[float, Callable[[], None]], None] = after,
-) -> OnDecision:
-    """Return a callback that logs denied connections of a guest, at most one line a second.
+) -> Heard:
+    """Return callbacks that report a guest's connections to the observer, refused ones at once.
 
-    Allowed connections are not logged: they are private to the guest.
+    The server's own log has refused ones, at most one line a second. It has no allowed ones, which
+    are private to the guest: these are in the audit log, unless the operator says otherwise.
     """
+    owner = Owner(environment.owner)
 
     def write(denied: Denied, more: int) -> None:
         counted = {"more_in_last_second": more} if more else {}
-        log.info("egress_denied", environment=environment, **denied._asdict(), **counted)
+        log.info("egress_denied", environment=environment.id, **denied._asdict(), **counted)
 
     thinned = Thinning(write, later)
 
     def decided(decision: Decision) -> None:
         if not decision.is_allowed:
-            observer.egress_denied(decision.code)
-            thinned(environment, Denied(decision.host, decision.port, decision.code))
+            observer.connection_ended(Egress(owner, environment.id, decision))
+            thinned(environment.id, Denied(decision.host, decision.port, decision.code))
 
-    return decided
+    def ended(connection: Ended) -> None:
+        amounts = (connection.seconds, connection.sent, connection.received)
+        observer.connection_ended(Egress(owner, environment.id, connection.decision, *amounts))
+
+    return Heard(decided, ended)
 
 
 def _now() -> datetime:

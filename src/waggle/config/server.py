@@ -233,9 +233,14 @@ class ObservationSection(Section):
     audit_log: LogTarget = setting(
         "",
         "Where one JSON line goes per tool call and request for resources or prompts: who, which "
-        "tool, outcome, duration.",
+        "tool, outcome, duration; and per connection of a guest.",
     )
     audit_code: bool = setting("false", "Write code and commands of clients into the audit log.")
+    audit_network: bool = setting(
+        "true",
+        "Write guests' connections into the audit log, allowed and refused ones: host, port, "
+        "address, rule, bytes, duration. More than a few a second are summed up.",
+    )
 
 
 def observation_conflicts(settings: ObservationSection) -> Iterator[str]:

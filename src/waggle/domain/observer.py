@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment
+from waggle.domain.network.decisions import Decision
 
 OK = "ok"
 CANCELLED = "cancelled"
@@ -45,6 +46,21 @@ class Call:
     """The protocol's name of the request, one of the few that waggle answers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """A connection of a guest that has ended or, if its decision says so, was refused.
+
+    The guest chose host and port. Bytes are those sent to the server and received.
+    """
+
+    owner: Owner
+    environment_id: str
+    decision: Decision
+    seconds: float = 0.0
+    sent: int = 0
+    received: int = 0
+
+
 class Observer:
     """An observer that ignores every event; the base class of all others."""
 
@@ -60,8 +76,8 @@ class Observer:
     def environment_reaped(self) -> None:
         """An environment was removed because it was not used."""
 
-    def egress_denied(self, why: str) -> None:
-        """The egress policy refused a guest an address; `why` is the code of a verdict."""
+    def connection_ended(self, egress: Egress) -> None:
+        """A connection of a guest to the network has ended, or was refused."""
 
 
 class Observers(Observer):
@@ -90,10 +106,10 @@ class Observers(Observer):
         for observer in self._observers:
             observer.environment_reaped()
 
-    def egress_denied(self, why: str) -> None:
+    def connection_ended(self, egress: Egress) -> None:
         """Pass the event on."""
         for observer in self._observers:
-            observer.egress_denied(why)
+            observer.connection_ended(egress)
 
 
 Clock = Callable[[], datetime]

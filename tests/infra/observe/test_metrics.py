@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.infra.observe.parts import CALL
+from tests.infra.observe.parts import ALLOWED, CALL, DENIED
 
 from waggle.domain.environment import State
 from waggle.domain.network.traffic import Traffic
@@ -33,7 +33,8 @@ def test_calls_and_events_are_counted() -> None:
     metrics.environment_created(6)
     metrics.create_failed("boot_failed")
     metrics.environment_reaped()
-    metrics.egress_denied("private")
+    metrics.connection_ended(DENIED)
+    metrics.connection_ended(ALLOWED)
     values = samples(metrics)
     assert values["waggle_tool_calls_total{outcome=ok,tool=execute}"] == 1
     assert values["waggle_tool_calls_total{outcome=timeout,tool=execute}"] == 1

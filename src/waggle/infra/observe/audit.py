@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one JSON line for each tool call and each request for resources or prompts.
+"""The audit log: a JSON line for each tool call, request for resources or prompts, and connection.
 
 Appends to a file or to stderr. The file is the server's user's alone (0600), and links are not
 followed. It is opened again after it was moved or removed (logrotate) and on `reopen` (SIGHUP). A
 full disk loses lines and is reported in the server's log, but breaks no call. JSON escapes all but
 printable ASCII, so no client text can end a line. Every permitted call has a line. An owner can
 make thousands of refused ones a second, so `Thinning`, which the composition root also uses, leaves
-one a second for each owner and outcome, and `more_in_last_second` counts the others.
+one a second for each owner and outcome, and `more_in_last_second` counts the others. Connections
+of guests are thinned by `egress_lines`, with `"method": "egress"`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Generic, TypeVar, cast
 import structlog
 
 from waggle.domain.errors import SettingsInvalid
-from waggle.domain.observer import Call, Observer
+from waggle.domain.observer import Call, Egress, Observer
+from waggle.infra.observe.egress_lines import EgressLines
 
 SECONDS = 1.0
 T = TypeVar("T")
@@ -111,12 +113,17 @@ class AuditLog(Observer):
         path: Path | None,
         *,
         programs: bool,
+        network: bool = True,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         later: Callable[[float, Callable[[], None]], None] = after,
     ) -> None:
-        """Open the file. `programs` also logs code and commands. Raises SettingsInvalid."""
+        """Open the file. `programs` also logs code and commands, `network` connections of guests.
+
+        Raises SettingsInvalid.
+        """
         self._refused: Thinning[Call] = Thinning(self._log, later)
+        self._egress = EgressLines(self._log_egress, later) if network else None
         self._path = path
         self._programs = programs
         self._now = now
@@ -140,10 +147,21 @@ class AuditLog(Observer):
         else:
             self._log(call, 0)
 
+    def connection_ended(self, egress: Egress) -> None:
+        """Write a line, or count it. Never raises."""
+        if self._egress is not None:
+            self._egress(egress)
+
     def _log(self, call: Call, more: int) -> None:
+        self._put(audit_line(call, self._now(), programs=self._programs, more=more))
+
+    def _log_egress(self, egress: Egress, more: int) -> None:
+        self._put(egress_line(egress, self._now(), more))
+
+    def _put(self, line: bytes) -> None:
         try:
             self._reopen_if_moved()
-            self._write(audit_line(call, self._now(), programs=self._programs, more=more))
+            self._write(line)
         except OSError as error:
             self._lost += 1
             self._report_failure(error)
@@ -162,8 +180,10 @@ class AuditLog(Observer):
         self._torn = False
 
     def close(self) -> None:
-        """Write the calls that are only counted so far, and close the file."""
+        """Write what is only counted so far, and close the file."""
         self._refused.flush()
+        if self._egress is not None:
+            self._egress.flush()
         if self._path is not None:
             os.close(self._descriptor)
 
@@ -202,7 +222,7 @@ class AuditLog(Observer):
 def audit_line(call: Call, now: datetime, *, programs: bool, more: int = 0) -> bytes:
     """Return the line with its newline; `more` similar calls are left out. Pure."""
     fields: dict[str, object] = {
-        "time": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": _time(now),
         "owner": call.owner,
         "method": call.method,
         "tool": call.tool or None,
@@ -217,6 +237,32 @@ def audit_line(call: Call, now: datetime, *, programs: bool, more: int = 0) -> b
     if programs and call.program is not None:
         fields["program"] = _program(call.program)
     return _ENCODER.encode(fields).encode("ascii") + b"\n"
+
+
+def egress_line(egress: Egress, now: datetime, more: int = 0) -> bytes:
+    """Return the line of a connection with its newline; it includes `more` similar ones. Pure."""
+    decision = egress.decision
+    fields: dict[str, object] = {
+        "time": _time(now),
+        "owner": egress.owner,
+        "method": "egress",
+        "environment": egress.environment_id,
+        "outcome": decision.code,
+        "rule": decision.rule or None,
+        "host": decision.host or None,
+        "port": decision.port or None,
+        "address": decision.address or None,
+        "sent_bytes": egress.sent,
+        "received_bytes": egress.received,
+        "duration_ms": round(egress.seconds * 1000, 1),
+    }
+    if more:
+        fields["more_in_last_second"] = more
+    return _ENCODER.encode(fields).encode("ascii") + b"\n"
+
+
+def _time(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _program(program: object) -> str:

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from waggle.domain.environment import State
 from waggle.domain.network.traffic import Traffic
-from waggle.domain.observer import CALL_TOOL, Call, Observer
+from waggle.domain.observer import CALL_TOOL, Call, Egress, Observer
 
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
@@ -130,9 +130,10 @@ class Metrics(Observer, Collector):
         """Count the reaped environment."""
         self._reaped.inc()
 
-    def egress_denied(self, why: str) -> None:
-        """Count the denied connection by its reason."""
-        self._denied.labels(why).inc()
+    def connection_ended(self, egress: Egress) -> None:
+        """Count a denied connection by its reason; the others are in the traffic."""
+        if not egress.decision.is_allowed:
+            self._denied.labels(egress.decision.code).inc()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the values that are read at a scrape."""
