@@ -46,6 +46,7 @@ from waggle.mcp.uris import (
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     FORM_TEMPLATE,
+    NETWORK_TEMPLATE,
     STREAM_TEMPLATE,
     archive_uri,
     file_uri,
@@ -237,6 +238,7 @@ async def test_readable_resources_are_listed(era: str) -> None:
         templates = (await agent.list_resource_templates()).resource_templates
         assert [template.uri_template for template in templates] == [
             ENVIRONMENT_TEMPLATE,
+            NETWORK_TEMPLATE,
             STREAM_TEMPLATE,
             DISPLAYS_TEMPLATE,
             DISPLAY_TEMPLATE,

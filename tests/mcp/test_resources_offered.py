@@ -34,20 +34,23 @@ from waggle.mcp.uris import (
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     FORM_TEMPLATE,
+    NETWORK_TEMPLATE,
     STREAM_TEMPLATE,
     archive_uri,
     display_uri,
     displays_uri,
     environment_uri,
     file_uri,
+    network_uri,
     output_uri,
 )
 from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
 
-ENVIRONMENT, OUTPUT, DISPLAYS, DISPLAY, FORM, FILE, ARCHIVE = KINDS = (
+ENVIRONMENT, NETWORK, OUTPUT, DISPLAYS, DISPLAY, FORM, FILE, ARCHIVE = KINDS = (
     ENVIRONMENT_TEMPLATE,
+    NETWORK_TEMPLATE,
     STREAM_TEMPLATE,
     DISPLAYS_TEMPLATE,
     DISPLAY_TEMPLATE,
@@ -67,7 +70,7 @@ SETS = [{*some} for count in range(1, 3) for some in itertools.combinations(TOPI
 
 def expected(toolsets: set[Toolset]) -> set[str]:
     """Return the kinds of resources that these toolsets offer."""
-    kinds = {ENVIRONMENT} if Toolset.ENVIRONMENTS in toolsets else set[str]()
+    kinds = {ENVIRONMENT, NETWORK} if Toolset.ENVIRONMENTS in toolsets else set[str]()
     if toolsets & {Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES}:
         kinds |= {OUTPUT, DISPLAYS, DISPLAY, FORM}
     return kinds | ({FILE, ARCHIVE} if Toolset.FILES in toolsets else set())
@@ -91,6 +94,7 @@ async def fill(rig: Rig) -> dict[str, str]:
     packed = await services.trees.download(environment, HOME, owner=LOCAL)
     return {
         ENVIRONMENT: environment_uri(environment),
+        NETWORK: network_uri(environment),
         OUTPUT: output_uri(environment, job.number, StreamName.STDOUT),
         DISPLAYS: displays_uri(environment, job.number),
         DISPLAY: display_uri(environment, job.number, 1),

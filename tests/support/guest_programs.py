@@ -277,12 +277,13 @@ class FakePrograms(FakeFiles):
         self.left = self.left.without(frozenset({run_id}))
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """Return the test's diagnosis, for a failure, after waiting for `diagnose_until`."""
+        """Return the test's diagnosis, for a failure or a hidden one, after `diagnose_until`."""
         self.diagnosing.set()
         if self.diagnose_until is not None:
             await self.diagnose_until.wait()
         await anyio.lowlevel.checkpoint()
-        return None if result.exit_code == 0 else self.diagnosis
+        hidden = self.diagnosis is not None and self.diagnosis.code == "network_refused"
+        return self.diagnosis if hidden or result.exit_code != 0 else None
 
     async def interpret(
         self, command: Command, into: Streams | JobStreams, run_id: str = "run"

@@ -37,6 +37,7 @@ from waggle.mcp.uris import (
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     FORM_TEMPLATE,
+    NETWORK_TEMPLATE,
     STREAM_TEMPLATE,
     Address,
     ArchiveAddress,
@@ -44,6 +45,7 @@ from waggle.mcp.uris import (
     DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
+    NetworkAddress,
     StreamAddress,
     parse_uri,
 )
@@ -102,6 +104,7 @@ _RUNS: Final = (
 )
 _NEEDS: Mapping[type[Address], Sequence[str]] = {
     EnvironmentAddress: TOOLS[Toolset.ENVIRONMENTS],
+    NetworkAddress: TOOLS[Toolset.ENVIRONMENTS],
     StreamAddress: _RUNS,
     DisplaysAddress: _RUNS,
     DisplayAddress: _RUNS,
@@ -110,6 +113,7 @@ _NEEDS: Mapping[type[Address], Sequence[str]] = {
 }
 _KINDS: Mapping[str, type[Address]] = {
     ENVIRONMENT_TEMPLATE: EnvironmentAddress,
+    NETWORK_TEMPLATE: NetworkAddress,
     STREAM_TEMPLATE: StreamAddress,
     DISPLAYS_TEMPLATE: DisplaysAddress,
     DISPLAY_TEMPLATE: DisplayAddress,

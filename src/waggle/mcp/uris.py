@@ -18,6 +18,7 @@ from waggle.domain.programs.job import StreamName
 from waggle.mcp.results.pages import MAX_PATTERN
 
 ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
+NETWORK_TEMPLATE = "waggle://environments/{id}/network"
 STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"
 DISPLAYS_TEMPLATE = "waggle://environments/{id}/executions/{n}/displays{?offset,length}"
 DISPLAY_TEMPLATE = "waggle://environments/{id}/executions/{n}/displays/{k}{?offset,length}"
@@ -50,6 +51,13 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class EnvironmentAddress:
     """An environment with its executions."""
+
+    environment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAddress:
+    """What an environment has made of its network."""
 
     environment_id: str
 
@@ -104,6 +112,7 @@ class ArchiveAddress:
 
 Address = (
     EnvironmentAddress
+    | NetworkAddress
     | StreamAddress
     | DisplaysAddress
     | DisplayAddress
@@ -115,6 +124,11 @@ Address = (
 def environment_uri(environment_id: str) -> str:
     """Return the URI of an environment."""
     return f"{_PREFIX}{quote(environment_id, safe='')}"
+
+
+def network_uri(environment_id: str) -> str:
+    """Return the URI of what an environment has made of its network."""
+    return f"{environment_uri(environment_id)}/network"
 
 
 def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
@@ -162,6 +176,8 @@ def parse_uri(uri: str) -> Address | None:
     except InvalidArgument:
         return None
     match kind:
+        case "network":
+            return NetworkAddress(environment_id) if not rest and not marked else None
         case "executions":
             number, _, rest = rest.partition("/")
             return _execution(environment_id, number, rest, query)

@@ -37,6 +37,7 @@ from waggle.mcp.uris import (
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     FORM_TEMPLATE,
+    NETWORK_TEMPLATE,
     STREAM_TEMPLATE,
     displays_uri,
     environment_uri,
@@ -59,6 +60,14 @@ TEMPLATES = [
         title="Environment",
         description="An environment as JSON: its status, and its last executions with their "
         "output's URIs. Can be subscribed to: it changes when an execution starts or ends.",
+        mime_type="application/json",
+    ),
+    ResourceTemplate(
+        uri_template=NETWORK_TEMPLATE,
+        name="network",
+        title="Use of the network",
+        description="What an environment reaches, and the last decisions about its connections as "
+        "JSON, allowed and refused ones: host, port, rule, count, bytes.",
         mime_type="application/json",
     ),
     ResourceTemplate(

@@ -19,6 +19,7 @@ from waggle.mcp.context import Services, apart
 from waggle.mcp.resources.displays import Form, form_of, listed
 from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.results.images import page_type
+from waggle.mcp.results.network import network_content
 from waggle.mcp.results.pages import (
     BASE64_PAGE_BYTES,
     DEFAULT_PAGE_BYTES,
@@ -36,6 +37,7 @@ from waggle.mcp.uris import (
     DisplaysAddress,
     EnvironmentAddress,
     FileAddress,
+    NetworkAddress,
     Range,
     StreamAddress,
     displays_uri,
@@ -84,6 +86,8 @@ async def read_resource(
     match address:
         case EnvironmentAddress():
             return _environment(services, uri, address, owner, executions)
+        case NetworkAddress():
+            return await _network(services, uri, address, owner)
         case StreamAddress():
             return await _stream(services, uri, address, owner)
         case DisplaysAddress() | DisplayAddress():
@@ -104,6 +108,16 @@ def _environment(
     )
     return TextResourceContents(
         uri=uri, mime_type="application/json", text=content.model_dump_json(indent=2)
+    )
+
+
+async def _network(
+    services: Services, uri: str, address: NetworkAddress, owner: Owner
+) -> TextResourceContents:
+    found = await services.environments.inspect(address.environment_id, owner=owner)
+    content = network_content(found.network_use, str(found.environment.network), found.now)
+    return TextResourceContents(
+        uri=uri, mime_type="application/json", text=content.model_dump_json()
     )
 
 

@@ -64,7 +64,10 @@ class ProgramOutput(BaseModel):
     signal: str = Field(default="", description="The signal that ended it, e.g. SIGKILL.")
     stdout_bytes_cut: int = Field(default=0, description="Bytes cut from the middle of stdout.")
     stderr_bytes_cut: int = Field(default=0, description="Bytes cut from the middle of stderr.")
-    diagnosis: FailureCause | None = Field(default=None, description="Why it failed, where known.")
+    diagnosis: FailureCause | None = Field(
+        default=None,
+        description="Why it failed, where known; network_refused also when it did not.",
+    )
 
 
 class CommandOutput(ProgramOutput):

@@ -33,6 +33,7 @@ from waggle.mcp.results.jobs import (
     left_items,
     left_lines,
 )
+from waggle.mcp.results.network import NetworkUseItem, network_lines, network_use_item
 from waggle.service.environments.registry import Inspection
 from waggle.service.programs.leftovers import LeftList
 
@@ -90,6 +91,9 @@ class EnvironmentState(BaseModel):
     left_running: list[LeftItem] = Field(
         default_factory=list[LeftItem],
         description="Programs that ended calls left running in the background.",
+    )
+    network_use: NetworkUseItem | None = Field(
+        default=None, description="Its connections so far, if there were any."
     )
     ssh_port: int = Field(
         default=0, description="TCP port on the server's 127.0.0.1 (for operators)."
@@ -188,6 +192,7 @@ def environment_state(
         packages=[*environment.packages],
         ports=[PortItem(port=exposed.port, url=exposed.url) for exposed in found.ports],
         left_running=left_items(left),
+        network_use=network_use_item(found.network_use, found.now),
         ssh_port=environment.ssh_port or 0,
     )
 
@@ -221,6 +226,7 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         *(f"job {job_line(item)}" for item in state.jobs),
         *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),
+        *network_lines(state.network_use),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
 

@@ -14,7 +14,7 @@ from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, 
 from waggle.domain.host import Progress
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import HOME
-from waggle.domain.programs.job import JobState, JobView
+from waggle.domain.programs.job import JobView
 from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.context import Ctx, PassedOn, Phases, Services, apart, current_owner, reporter
@@ -164,8 +164,7 @@ class EnvironmentTools:
     def _not_installed(self, view: JobView) -> Reply:
         """Return the error of install_packages; the environment exists."""
         output, hints = command_output(view, self._services.execution_limits.output)
-        failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-        return failed(failure, output, command_text, hints)
+        return failed(install_failure(view), output, command_text, hints)
 
     async def list_environments(
         self, ctx: Ctx, *, name: _NamePart = None

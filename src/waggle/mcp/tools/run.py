@@ -93,20 +93,20 @@ class PackageTools:
         output, hints = await apart(partial(command_output, view, self._shown), view.size)
         if view.exit_code == 0 or view.is_running:
             return success(output, command_text, hints=hints)
-        failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-        return failed(failure, output, command_text, hints)
+        return failed(install_failure(view), output, command_text, hints)
 
 
-def install_failure(*, timed_out: bool) -> Failure:
-    """Return the failure of an installer; its output has the reason."""
-    return Failure(
-        "timeout" if timed_out else "install_failed",
-        "The packages were not installed.",
-        "The output above has the installer's reason; check the names and versions. Refused "
-        "connections (403) mean that the package index has no public address: the operator can "
-        "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
-        retryable=timed_out,
-    )
+def install_failure(view: JobView) -> Failure:
+    """Return the failure of an installer; its output has the reason, or its diagnosis."""
+    timed_out, found = view.state is JobState.TIMED_OUT, view.diagnosis
+    hint = "The output above has the installer's reason; check the names and versions."
+    if found is not None and found.code == "network_refused":
+        hint = clean(f"{found.text} {_REGISTRIES}")
+    code = "timeout" if timed_out else "install_failed"
+    return Failure(code, "The packages were not installed.", hint, retryable=timed_out)
+
+
+_REGISTRIES = "In a network's rules, @packages stands for the package indexes of the image."
 
 
 def package_tools(services: Services) -> list[OfferedTool]:
@@ -213,8 +213,7 @@ class RunTools:
         ) as environment:
             view = await brought.bring(self._services, environment.id, phases, owner=owner)
             if view is not None and view.exit_code != 0:
-                failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-                return await self._result(view, "install", failure)
+                return await self._result(view, "install", install_failure(view))
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")

@@ -21,6 +21,7 @@ from waggle.domain.errors import MaxEnvironments, WaggleError
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.machine import Resources, ResourceUse
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.ending import Adopt, Equip, equip_nothing
 from waggle.service.environments.live import LiveEnvironment
@@ -199,6 +200,7 @@ class Inspection:
     now: datetime
     resource_use: ResourceUse | None
     ports: tuple[ExposedPort, ...]
+    network_use: NetworkUse | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -211,6 +213,13 @@ class Inspection:
         if self.is_busy:
             return self.environment.idle_timeout
         return max(self.environment.expires_at() - self.now, timedelta(0))
+
+
+def inspected(live: LiveEnvironment, now: datetime, use: ResourceUse | None) -> Inspection:
+    """Return what is known of an environment, given what its machine uses."""
+    guest = live.current_guest
+    network_use = guest.network_use() if guest else None
+    return Inspection(live.environment, now, use, live.ports.all, network_use)
 
 
 FIRST_BYTES = 64 << 20

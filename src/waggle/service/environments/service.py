@@ -27,7 +27,7 @@ from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.recovering import recover
-from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry
+from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry, inspected
 from waggle.service.idempotency import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
@@ -161,7 +161,7 @@ class EnvironmentService:
         """Return all that is known without asking its guest. Not a use. Raises as `get` does."""
         live = self._owned(environment_id, owner)
         resource_use = await live.resource_use()
-        return Inspection(live.environment, self._clock(), resource_use, live.ports.all)
+        return inspected(live, self._clock(), resource_use)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""

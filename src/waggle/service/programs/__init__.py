@@ -14,6 +14,7 @@ import anyio
 import structlog
 
 from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.diagnosis.reach import also_refused
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
@@ -165,6 +166,9 @@ class Job(JobRecord):
                 if self._diagnosis is None:
                     found = await guest.diagnose(job.command, result)
                     self._diagnosis = found if self.what.context is None else in_context(found)
+                elif use := guest.network_use():
+                    refused = use.denied_within(result.duration)
+                    self._diagnosis = also_refused(self._diagnosis, refused)
             if self._lost is not None:
                 raise self._lost
             if state is JobState.KILLED:

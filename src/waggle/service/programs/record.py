@@ -128,6 +128,8 @@ class JobRecord:
         self._paused_at: datetime | None = None
         self._paused_for = 0.0
         self._unread: FoundJob | None = None
+        self.refused_within: Callable[[float], Diagnosis | None] = lambda _seconds: None
+        """Returns what its environment was refused in the last seconds."""
 
     @property
     def is_running(self) -> bool:
@@ -230,7 +232,7 @@ class JobRecord:
             exit_code=result.exit_code if result else None,
             signal=result.signal if result else None,
             error=_words(self.failure),
-            diagnosis=self._diagnosis,
+            diagnosis=self._refused_so_far() if self.is_work else self._diagnosis,
             left=result.left if result else NOTHING_LEFT,
             ends_at=self._ends_at(),
             is_queued=self.is_queued,
@@ -252,6 +254,12 @@ class JobRecord:
             stderr_bytes=self.printed(StreamName.STDERR),
             is_paused=self.is_running and self._paused_at is not None,
         )
+
+    def _refused_so_far(self) -> Diagnosis | None:
+        """Return what was refused since it began, so that nobody waits for a program in vain."""
+        if self._began_at is None:
+            return None
+        return self.refused_within((self._clock() - self._began_at).total_seconds())
 
     def _duration(self) -> float:
         if self._result is not None:

@@ -19,6 +19,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.diagnosis.reach import refusal
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, TooManyJobs
 from waggle.domain.host import Guest
@@ -180,7 +182,7 @@ class JobStarter:
         run_id: str,
         context: Job | None = None,
     ) -> Job:
-        return Job(
+        job = Job(
             environment_id,
             note,
             what,
@@ -190,6 +192,17 @@ class JobStarter:
             run_id=run_id,
             context=context,
         )
+        job.refused_within = partial(self._refused_within, environment_id)
+        return job
+
+    def _refused_within(self, environment_id: str, seconds: float) -> Diagnosis | None:
+        """Return what its environment was refused in that time, and what can be done."""
+        life = self._environments.life(environment_id)
+        guest = life.current_guest if life else None
+        use = guest.network_use() if guest else None
+        if life is None or use is None:
+            return None
+        return refusal(use.denied_within(seconds), use.network, life.environment.name)
 
     def _begin(self, job: Job, before: Sequence[Job] = ()) -> None:
         """Follow it in a task of its own, from the end of the jobs before it."""
