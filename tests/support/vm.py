@@ -32,6 +32,7 @@ from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
@@ -82,8 +83,8 @@ async def no_names(host: str) -> list[Address]:
     raise OSError(f"{host} is not to be resolved here")
 
 
-def deny_all(_environment: Environment) -> EgressProxy:
-    return EgressProxy(AddressPolicy([]), no_names)
+def deny_all(environment: Environment) -> EgressProxy:
+    return EgressProxy(AddressPolicy([]), no_names, reach=Reach(environment.network))
 
 
 @dataclass(slots=True)

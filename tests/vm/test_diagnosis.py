@@ -16,7 +16,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.network import PUBLIC_NETWORK
+from waggle.domain.network import PUBLIC_NETWORK, parse_network
 from waggle.domain.programs import Command, GuestUser
 from waggle.service.local.guest import LocalGuest
 
@@ -206,11 +206,33 @@ async def test_a_refused_address_is_diagnosed(quick: Lab) -> None:
 @pytest.fixture(scope="module")
 async def python(shared_lab: Lab, python_image: BootImage) -> LocalGuest:
     shared_lab.images.known[PYTHON] = python_image
-    return await shared_lab.guest(PYTHON, memory=384, disk=512)
+    rules = parse_network("example.net, deny ads.example.net")
+    return await shared_lab.guest(PYTHON, memory=384, disk=512, network=rules)
 
 
 def code(text: str) -> Command:
     return command("python3", FILE, code=text.encode(), extension=".py")
+
+
+async def test_a_host_that_rules_deny_is_diagnosed_whatever_the_program_says(
+    python: LocalGuest,
+) -> None:
+    get = "import urllib.request; urllib.request.urlopen('https://{}/')"
+    failed = await found(python, code(get.format("ads.example.net")))
+    assert failed.code == "network_refused"
+    assert failed.cause == (
+        "While it ran, ads.example.net:443 was refused: the rule 'deny ads.example.net' denies it."
+    )
+    cloned = await found(python, sh("git clone -q https://forge.example/a/b.git"))
+    assert "forge.example:443 was refused: no rule allows it." in cloned.cause
+    assert "--allow forge.example`" in cloned.next_step
+    hidden = code(f"try:\n {get.format('other.example')}\nexcept OSError: print('offline')")
+    for told in (True, False):
+        result = await python.run(hidden)
+        diagnosis = await python.diagnose(hidden, result)
+        assert (result.exit_code, result.stdout.text()) == (0, "offline\n")
+        assert (diagnosis is not None) is told
+        assert diagnosis is None or "other.example:443 was refused" in diagnosis.cause
 
 
 async def test_a_missing_python_module_is_diagnosed(python: LocalGuest) -> None:

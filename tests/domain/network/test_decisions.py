@@ -80,6 +80,8 @@ def test_a_program_is_given_no_tool() -> None:
         (Decision("h.test", 443, "maximum", "x"), "Only the operator"),
         (Decision("h.test", 443, "rule", "x", "deny h.test:1-9"), "Only the operator"),
         (PRIVATE, "WAGGLE_EGRESS_ALLOW_CIDRS"),
+        (Decision("10.0.0.9", 443, "no-rule", "x"), "WAGGLE_EGRESS_ALLOW_CIDRS"),
+        (Decision("8.8.8.8", 443, "no-rule", "x"), "--allow 8.8.8.8`"),
     ],
 )
 def test_each_kind_of_refusal_has_its_step(decision: Decision, words: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from waggle.domain.network import Default, Network
@@ -167,7 +168,7 @@ def _other(decision: Decision, network: Network) -> str:
         return LIMITS[code]
     if code in ("maximum", "rule"):
         return "Only the operator of the server can allow that."
-    if code in _OF_ADDRESSES:
+    if code in _OF_ADDRESSES or _is_special(decision.host):
         return (
             "Such addresses are the operator's to allow: with WAGGLE_EGRESS_ALLOW_CIDRS, or with "
             "WAGGLE_MAX_NETWORK and a rule of this environment."
@@ -179,7 +180,15 @@ def _can_be_allowed(decision: Decision, network: Network) -> bool:
     """Whether a client may allow it by a rule, as far as can be seen here."""
     if decision.code == "rule":
         return decision.rule in network.items and decision.rule == f"deny {rule_for(decision)}"
-    return decision.code in _BY_RULES
+    return decision.code in _BY_RULES and not _is_special(decision.host)
+
+
+def _is_special(host: str) -> bool:
+    """Whether it is an address that is not public, which a client alone cannot open."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 def rule_for(decision: Decision) -> str:

@@ -94,11 +94,12 @@ def network_lines(item: NetworkUseItem | None) -> Sequence[str]:
         f"{_size(item.received_bytes)} received",
         *([f"{item.refused} refused"] if item.refused else []),
     ]
-    lines = [
-        f"refused {one.to}, {one.count} times, last at {one.last_at}: {one.why}"
-        for one in item.last_refused
-    ]
-    return (f"network used: {', '.join(amounts)}", *lines)
+    return (f"network used: {', '.join(amounts)}", *map(_line, item.last_refused))
+
+
+def _line(one: RefusedItem) -> str:
+    when = f"{one.count} times, last at {one.last_at}" if one.count > 1 else one.last_at
+    return f"refused {one.to} ({when}): {one.why}"
 
 
 def network_content(use: NetworkUse | None, network: str, now: datetime) -> NetworkContent:

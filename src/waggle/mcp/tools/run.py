@@ -101,12 +101,15 @@ def install_failure(view: JobView) -> Failure:
     timed_out, found = view.state is JobState.TIMED_OUT, view.diagnosis
     hint = "The output above has the installer's reason; check the names and versions."
     if found is not None and found.code == "network_refused":
-        hint = clean(f"{found.text} {_REGISTRIES}")
+        hint = _REGISTRIES
     code = "timeout" if timed_out else "install_failed"
     return Failure(code, "The packages were not installed.", hint, retryable=timed_out)
 
 
-_REGISTRIES = "In a network's rules, @packages stands for the package indexes of the image."
+_REGISTRIES = (
+    "It was refused connections, as the diagnosis says. In a network's rules, @packages stands for "
+    "the package indexes of the image."
+)
 
 
 def package_tools(services: Services) -> list[OfferedTool]:
