@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anyio.to_thread
 import pytest
+from tests.cli.beside import Commands
 from tests.support.server import client, created, serving
 
 from waggle.cli.env.network_log import network_log
@@ -69,6 +71,17 @@ async def test_they_are_json_for_programs(
         assert [one["outcome"] for one in said["decisions"]] == ["allowed", "no-rule"]
         with pytest.raises(NotFound):
             await shown("nonesuch", as_json=True)
+
+
+async def test_the_command_shows_them(tmp_path: Path) -> None:
+    async with serving() as rig, client(rig) as connected:
+        made = await created(connected)
+        rig.host.only.network = USE
+        commands = Commands(rig, tmp_path)
+        status, out, _ = await commands("env", "network", made, "--log", "--json")
+        assert (status, json.loads(out)["refused"]) == (0, 7)
+        status, out, _ = await commands("env", "network", made, "--log")
+        assert (status, out.splitlines()[1].split()[2]) == (0, "example.net:443")
 
 
 async def shown(environment: str, *, as_json: bool) -> None:

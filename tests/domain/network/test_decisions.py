@@ -56,8 +56,7 @@ def test_a_client_is_given_the_call_and_the_command_that_allow_it() -> None:
 
 def test_a_client_without_the_tool_is_given_the_command_alone() -> None:
     core = Offer(frozenset({Toolset.CORE}))
-    advice = core.advice(next_steps([NO_RULE], RULES, "box").replace("set_network", "run_code"))
-    assert advice == (
+    assert core.advice(next_steps([NO_RULE], RULES, "box")) == (
         "Allowed: example.net, *.example.net:5432. A person can with "
         "`waggle env network box --allow example.org`."
     )

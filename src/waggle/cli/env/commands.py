@@ -97,9 +97,10 @@ def env_network(
     *,
     allow: Repeated = (),
     deny: Repeated = (),
+    log: Flag = False,
     json: Json = False,
 ) -> None:
-    """Show what an environment reaches, or change it at once.
+    """Show what an environment reaches, or change it at once, or show its last connections.
 
     Examples: `waggle env network box`, `waggle env network box "@packages, example.org"`,
     `waggle env network box --allow "*.example.org" --deny ads.example.org`
@@ -107,10 +108,15 @@ def env_network(
     :param value: Its new network: none, public, ask, or rules.
     :param allow: A rule to add; may be repeated.
     :param deny: A destination that it never reaches; may be repeated.
+    :param log: Show the last connections, allowed and refused ones, after the change if any.
     """
+    from waggle.cli.env.network_log import network_log
     from waggle.cli.env.networks import network as run
 
-    run(environment, value, allow, deny, as_json=json)
+    if not log or value or allow or deny:
+        run(environment, value, allow, deny, as_json=json)
+    if log:
+        network_log(environment, as_json=json)
 
 
 @env.command(name="pause", group=FREEZING)
