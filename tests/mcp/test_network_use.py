@@ -77,7 +77,9 @@ async def test_a_client_of_the_core_is_given_the_command_for_a_person() -> None:
     setup = Setup(toolsets={Toolset.CORE})
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         result = await ran(agent, rig, "echo offline")
-        assert "A person can with `waggle env network box --allow example.org`" in text_of(result)
+        assert "A person opens it with `waggle env network box --allow example.org`" in text_of(
+            result
+        )
         assert "set_network" not in text_of(result)
 
 

@@ -48,7 +48,7 @@ def test_what_is_allowed_is_shortened(network: str, words: str) -> None:
 def test_a_client_is_given_the_call_and_the_command_that_allow_it() -> None:
     assert next_steps([NO_RULE, ADS], RULES, "box") == (
         "Allowed: example.net, *.example.net:5432. "
-        'set_network with allow ["example.org"] opens that; a person can with '
+        'set_network with allow ["example.org"] opens it; a person opens it with '
         "`waggle env network box --allow example.org`. "
         "A rule that denies wins over those that allow, until the network is set without it."
     )
@@ -57,7 +57,7 @@ def test_a_client_is_given_the_call_and_the_command_that_allow_it() -> None:
 def test_a_client_without_the_tool_is_given_the_command_alone() -> None:
     core = Offer(frozenset({Toolset.CORE}))
     assert core.advice(next_steps([NO_RULE], RULES, "box")) == (
-        "Allowed: example.net, *.example.net:5432. A person can with "
+        "Allowed: example.net, *.example.net:5432. A person opens it with "
         "`waggle env network box --allow example.org`."
     )
 
@@ -65,7 +65,7 @@ def test_a_client_without_the_tool_is_given_the_command_alone() -> None:
 def test_a_program_is_given_no_tool() -> None:
     said = next_step(NO_RULE, RULES)
     assert "set_network" not in said
-    assert said.endswith("A person can allow it: `waggle env network ENV --allow example.org`.")
+    assert said.endswith("A person opens it with `waggle env network ENV --allow example.org`.")
 
 
 @pytest.mark.parametrize(

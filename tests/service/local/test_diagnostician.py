@@ -162,7 +162,7 @@ async def test_the_network_that_is_reported_is_that_of_now() -> None:
     assert found
     name = environment().name
     assert found.next_step == (
-        'Allowed: example.net. set_network with allow ["example.org"] opens that; a person can '
+        'Allowed: example.net. set_network with allow ["example.org"] opens it; a person opens it '
         f"with `waggle env network {name} --allow example.org`."
     )
 

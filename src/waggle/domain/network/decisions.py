@@ -123,7 +123,7 @@ def reach(network: Network) -> str:
 
 def next_step(decision: Decision, network: Network) -> str:
     """Say to a program in the guest what can be done about a refusal; names no tool."""
-    return _steps([decision], network, lambda rules: f"A person can allow it: {_command(rules)}.")
+    return _steps([decision], network, lambda rules: f"A person opens it with {_command(rules)}.")
 
 
 def next_steps(refused: Sequence[Decision], network: Network, environment: str) -> str:
@@ -135,7 +135,7 @@ def next_steps(refused: Sequence[Decision], network: Network, environment: str) 
     def ways(rules: Sequence[str]) -> str:
         listed = ", ".join(f'"{rule}"' for rule in rules)
         command = _command(rules, environment)
-        return f"set_network with allow [{listed}] opens that; a person can with {command}."
+        return f"set_network with allow [{listed}] opens it; a person opens it with {command}."
 
     return _steps(refused, network, ways)
 

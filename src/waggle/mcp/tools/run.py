@@ -107,8 +107,8 @@ def install_failure(view: JobView) -> Failure:
 
 
 _REGISTRIES = (
-    "It was refused connections, as the diagnosis says. In a network's rules, @packages stands for "
-    "the package indexes of the image."
+    "Its connections were refused, as the diagnosis says. In a network's rules, @packages stands "
+    "for the package indexes of the image."
 )
 
 
