@@ -211,7 +211,7 @@ def test_names_are_looked_up_for_a_guest_unless_rules_refuse_them() -> None:
     closed = Gate(Reach(judges=Judges(ports=frozenset({8080}))), AddressPolicy(), print)
     assert closed.may_look_up("example.org"), "whichever ports are open"
     assert World("example.org").gate.may_look_up("example.org")
-    assert World("ask").gate.may_look_up("example.org")
+    assert not World("ask").gate.may_look_up("example.org"), "a person is asked first"
     assert not World("example.org").gate.may_look_up("example.net")
     assert not World("public, deny *.example.org").gate.may_look_up("a.example.org")
 
