@@ -139,7 +139,7 @@ class TestAsking:
     async def test_without_an_answer_the_refusal_names_what_would_allow_it(self) -> None:
         refusal = await World("ask", answer=NOBODY).refused("example.org.:8080")
         assert (refusal.code, NOBODY in refusal.text) == ("ask", True)
-        assert "This environment asks a person. " in refusal.text
+        assert "Allowed: what a person allows when asked. " in refusal.text
         assert "waggle env network ENV --allow example.org.:8080" in refusal.text
 
     async def test_a_rule_that_denies_meanwhile_wins_over_a_yes(self) -> None:
