@@ -111,6 +111,15 @@ def test_a_flood_of_names_is_bounded_in_lines_memory_and_time() -> None:
     assert len(world.written) == MOST_KINDS + 2
 
 
+def test_what_was_flushed_is_not_written_again() -> None:
+    world = World()
+    for _ in range(3):
+        world.lines(DENIED)
+    world.lines.flush()
+    world.seconds.pass_one()
+    assert [more for _, more in world.written] == [0, 1]
+
+
 def test_what_is_counted_is_written_when_the_log_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     log = AuditLog(path, programs=False, now=lambda: NOW, monotonic=lambda: 0.0, later=Seconds())

@@ -71,6 +71,7 @@ class EgressLines:
         """Write at once what is only counted so far."""
         for kinds in self._kinds.values():
             self._write_sums(kinds)
+        self._kinds.clear()
 
     def _wait(self, environment_id: str) -> None:
         self._later(SECONDS, lambda: self._end_second(environment_id))
