@@ -18,6 +18,7 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits, Refusal, Target
 from waggle.infra.net.policy import Address, AddressPolicy
+from waggle.infra.net.record import Heard
 from waggle.infra.net.tls.authority import EnvironmentAuthority
 from waggle.infra.net.tls.ended import EndedTls
 from waggle.infra.net.tls.upstream import UpstreamTls
@@ -111,7 +112,7 @@ class SecretLab:
             self._resolve,
             reach=Reach(judges=Judges(ports=None, web=None)),
             limits=limits,
-            on_decision=self.decisions.append,
+            heard=Heard(self.decisions.append),
         )
         self.proxy.secrets = ended
         self.port = await self.listen(self.proxy.serve)
