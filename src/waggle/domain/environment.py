@@ -7,7 +7,6 @@ Pure: time arrives as an argument, ids are given. `waggle.service` changes envir
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -24,8 +23,6 @@ VISITED_AT_MOST = timedelta(hours=12)
 """How long after its last call visitors of its ports keep an environment in use."""
 MIN_TIMEOUT_MINUTES = 1
 MAX_TIMEOUT_MINUTES = 60
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class State(StrEnum):
@@ -262,32 +259,6 @@ class Environment:
             return True
         reapable = self.state in (State.RUNNING, State.PAUSED, State.ERROR)
         return reapable and not self.is_in_use and now >= self.expires_at()
-
-
-def is_id(text: str) -> bool:
-    """Whether the text has the form of an id."""
-    return _ID.fullmatch(text) is not None
-
-
-def parse_id(text: str) -> str:
-    """Return a well-formed id in lower case. Raises InvalidArgument."""
-    normal = text.strip().lower()
-    if not is_id(normal):
-        raise InvalidArgument(
-            f"{text[:60]!r} is not an id.",
-            hint="environment_id is a UUID; create_environment returned it.",
-        )
-    return normal
-
-
-def parse_name(text: str) -> str:
-    """Return a usable name, which becomes the guest's hostname. Raises InvalidArgument."""
-    if not _NAME.fullmatch(text):
-        raise InvalidArgument(
-            f"{text[:80]!r} cannot be a name.",
-            hint="Use 1 to 63 letters, digits, '.', '_' or '-'; a letter or digit first and last.",
-        )
-    return text
 
 
 def parse_timeout(minutes: int, name: str = "timeout_minutes") -> timedelta:

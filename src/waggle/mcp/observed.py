@@ -24,8 +24,8 @@ from pydantic import Field
 from starlette.requests import Request
 
 from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
-from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.names import parse_id
 from waggle.domain.observer import CANCELLED, OK, Call
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, outcome, refusal

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.names import parse_id
 from waggle.domain.programs.job import StreamName
 from waggle.mcp.results.pages import MAX_PATTERN
 

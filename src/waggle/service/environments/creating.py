@@ -16,11 +16,12 @@ from typing import NotRequired, TypedDict, Unpack
 import anyio
 
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.environment import Environment, State, parse_name, parse_timeout
+from waggle.domain.environment import Environment, State, parse_timeout
 from waggle.domain.errors import InvalidArgument, MaxEnvironments, QuotaExceeded, WaggleError
 from waggle.domain.host import FrozenMachine, Progress, no_progress
 from waggle.domain.image import AllowedImages
 from waggle.domain.machine import Resources
+from waggle.domain.names import parse_name
 from waggle.domain.network import Network
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot

@@ -15,10 +15,11 @@ import anyio
 import anyio.abc
 
 from waggle.domain.access import find_id, parse_reference_text
-from waggle.domain.environment import Environment, State, is_id, parse_timeout
+from waggle.domain.environment import Environment, State, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, FrozenMachine, Guest, Progress, no_progress
 from waggle.domain.machine import Resources
+from waggle.domain.names import is_id
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot

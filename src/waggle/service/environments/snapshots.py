@@ -18,9 +18,10 @@ from datetime import timedelta
 import structlog
 
 from waggle.domain.access import Quota, find_id, parse_reference_text
-from waggle.domain.environment import Environment, parse_name
+from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument, NotFound, SnapshotFailed
 from waggle.domain.host import Progress, no_progress
+from waggle.domain.names import parse_name
 from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
 from waggle.service.environments.creating import CopyRequest

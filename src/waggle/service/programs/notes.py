@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from waggle.domain.environment import is_id
+from waggle.domain.names import is_id
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import MAX_NOTE_BYTES
 from waggle.domain.programs.job import MAX_SUMMARY, JobKind
