@@ -33,10 +33,14 @@ class Patient(Stream):
     def __init__(self, below: Stream) -> None:
         self._below = below
         self._reading: asyncio.Task[bytes] | None = None
+        self.keeps = True
+        """Whether reads may be cancelled now; it costs a task for each."""
 
     async def read(self, limit: int = CHUNK) -> bytes:
         """Read as `Stream.read`; after a cancelled read, what that one got, whatever the limit."""
         if self._reading is None:
+            if not self.keeps:
+                return await self._below.read(limit)
             self._reading = asyncio.ensure_future(self._below.read(limit))
         reading = self._reading
         await asyncio.wait({reading})
@@ -70,9 +74,9 @@ class Patient(Stream):
 class TlsStream(Stream):
     """A stream of clear bytes over a stream of TLS, which the caller still ends."""
 
-    def __init__(self, below: Stream, context: ssl.SSLContext, *, early: bytes = b"") -> None:
+    def __init__(self, below: Patient, context: ssl.SSLContext, *, early: bytes = b"") -> None:
         """`early` are bytes that were already read from `below`."""
-        self._below = below
+        self._below = self.patient = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._in.write(early)
         self._context = context

@@ -81,12 +81,13 @@ class EndedTls:
                 await side.settle()
 
     async def _serve(
-        self, client: Stream, upstream: Stream, target: Target, early: bytes, terms: Terms
+        self, client: Patient, upstream: Patient, target: Target, early: bytes, terms: Terms
     ) -> None:
         first, spoke = early, b""
         is_covered = self._covers(target)
         if is_covered:
             first, spoke = await _first_bytes(client, upstream, early, terms.limits.idle_seconds)
+        client.keeps = upstream.keeps = False
         if not is_covered or spoke or first[:1] != bytes((HANDSHAKE,)):
             await self.plain.relay(client, upstream, target, (first, spoke), terms)
             return
@@ -105,7 +106,7 @@ class _Connection:
     """One connection of a guest whose TLS is ended."""
 
     def __init__(
-        self, client: Stream, admission: Admission, authority: EnvironmentAuthority, terms: Terms
+        self, client: Patient, admission: Admission, authority: EnvironmentAuthority, terms: Terms
     ) -> None:
         self._client = client
         self._admission = admission
@@ -114,7 +115,7 @@ class _Connection:
         self._limits = terms.limits
         self._pace = terms.pace
 
-    async def run(self, first: bytes, below: Stream, servers: UpstreamTls) -> None:
+    async def run(self, first: bytes, below: Patient, servers: UpstreamTls) -> None:
         try:
             hello, first = await self._hello(first)
             offered = judge(hello, self._host)

@@ -29,6 +29,7 @@ from waggle.infra.net.forward import (
     refuse,
 )
 from waggle.infra.net.guest_request import EgressLimits, Refusal
+from waggle.infra.net.tls import TlsStream
 from waggle.infra.net.tls.admission import Admission, Admitted
 from waggle.tasks import end
 
@@ -40,10 +41,11 @@ class Http1:
     """The requests of one connection. The caller ends both streams in every case."""
 
     def __init__(
-        self, client: Stream, upstream: Stream, admission: Admission, limits: EgressLimits
+        self, client: Stream, upstream: TlsStream, admission: Admission, limits: EgressLimits
     ) -> None:
         self._client = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._upstream = HttpPeer(upstream, h11.CLIENT, limits.header_bytes)
+        self._server = upstream.patient
         self._admission = admission
         self._limits = limits
         self._served = 0
@@ -71,12 +73,14 @@ class Http1:
         # Small pieces, so that little more than its limit is read of a head.
         self._client.piece = self._upstream.piece = HEAD_CHUNK
         head = asyncio.ensure_future(read_head(self._client, self._limits.header_seconds))
+        self._server.keeps = True
         unasked = asyncio.ensure_future(self._upstream.stream.read(1))
         try:
             await asyncio.wait({head, unasked}, return_when=asyncio.FIRST_COMPLETED)
             return None if unasked.done() else head.result()
         finally:
             await end(head, unasked)
+            self._server.keeps = False
 
     async def _one_request(self, request: h11.Request) -> bool:
         """Serve it; return whether another may follow."""

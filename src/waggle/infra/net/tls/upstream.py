@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ssl
 
-from waggle.infra.net import PeerGone, Stream, guest_request
+from waggle.infra.net import PeerGone, guest_request
 from waggle.infra.net.guest_request import Refusal
-from waggle.infra.net.tls import TlsFailed, TlsStream
+from waggle.infra.net.tls import Patient, TlsFailed, TlsStream
 
 
 class UpstreamTls:
@@ -36,7 +36,7 @@ class UpstreamTls:
             self._contexts[protocols] = context
         return context
 
-    async def open(self, below: Stream, host: str, protocols: tuple[str, ...]) -> TlsStream:
+    async def open(self, below: Patient, host: str, protocols: tuple[str, ...]) -> TlsStream:
         """Return a verified stream to `host`. Raises Refusal. Has no deadline."""
         stream = TlsStream(below, self.context(protocols))
         try:
