@@ -70,6 +70,7 @@ async def revealed(vault: SecretVault) -> str:
 async def test_a_rotated_value_is_used_at_once(file: File) -> None:
     file.write(f"value = '{VALUE}'")
     vault = file.vault()
+    assert [value.reveal() for value in vault.known("a")] == [VALUE.encode()]
     assert await revealed(vault) == VALUE
     file.write("value = 'the-second-value'")
     assert await revealed(vault) == "the-second-value"

@@ -172,7 +172,7 @@ class Vault(Protocol):
         ...
 
     def known(self, name: str) -> tuple[SecretValue, ...]:
-        """Return the values that were handed out lately, without asking for any."""
+        """Return the values that are known without asking for one, also those of before."""
         ...
 
 

@@ -90,8 +90,11 @@ class SecretVault:
         return found[name]
 
     def known(self, name: str) -> tuple[SecretValue, ...]:
-        """Return the last values that were handed out, at most REMEMBERED."""
-        return tuple(self._known.get(name, ()))
+        """Return the last values that were handed out, at most REMEMBERED, and the file's own."""
+        found = tuple(self._known.get(name, ()))
+        entry = self._entries.get(name)
+        own = None if entry is None else entry.value
+        return found if own is None or own in found else (*found, own)
 
     async def value(self, name: str) -> SecretValue:
         """Return the present value. Raises ValueUnavailable. Callers share one run of a command."""
