@@ -30,7 +30,14 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
 
 @pytest.mark.parametrize(
     "words",
-    [("env", "ls"), ("env", "rm", "x"), ("shell", "x"), ("port", "x", "80"), ("exec", "x", "id")],
+    [
+        ("env", "ls"),
+        ("env", "rm", "x"),
+        ("env", "network", "x"),
+        ("shell", "x"),
+        ("port", "x", "80"),
+        ("exec", "x", "id"),
+    ],
 )
 def test_a_missing_server_is_reported(tmp_path: Path, words: tuple[str, ...]) -> None:
     settings = {**NO_PARTS, "listen_addr": "127.0.0.1:1"}
@@ -136,6 +143,13 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
     said = in_a_terminal(server, "box-one", "busybox id -un; busybox hostname; exit 7\n")
     assert re.search(r"^sandbox\s+box-one\s", said, re.M), said
     assert "status 7" in said
+
+    shown = beside(server, "env", "network", "box-one")
+    assert (shown.returncode, shown.stdout) == (0, "none\n")
+    refused = beside(server, "env", "network", "box-one", "public")
+    assert refused.returncode == 1
+    assert "cannot get one any more" in refused.stderr
+    assert "'waggle env new --network'" in refused.stderr
 
     opened = beside(server, "port", "box-one", "8000")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", opened.stdout), opened

@@ -60,6 +60,7 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
         booted_from={"image": "sha256:1"},
         created_at=THEN,
         expires_at=THEN,
+        registries=("pip.example.org:443",),
     )
     made = MachineParts(RuntimeName.PYTHON, image, kernel, kit, resources)
     facts: dict[str, Any] = {**parts_facts(made, VMM), "snapshot": to_facts(snapshot)}

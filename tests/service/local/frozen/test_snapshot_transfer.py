@@ -180,3 +180,14 @@ def test_on_a_full_disk_export_and_import_fail_and_leave_nothing(tmp_path: Path)
         disk.free()
         assert write_new(disk.path / "file", there) > 1_000_000
         assert imported(exported(there), installed(disk.path)).id == NEW
+
+
+def test_a_snapshot_has_the_registries_of_its_environment(tmp_path: Path) -> None:
+    def older(facts: dict[str, Any]) -> None:
+        del facts["snapshot"]["registries"]
+
+    kept(tmp_path / "new")
+    kept(tmp_path / "old", older)
+    (new,) = read_snapshots(tmp_path / "new" / "snapshots")
+    (old,) = read_snapshots(tmp_path / "old" / "snapshots")
+    assert (new.registries, old.registries) == (("pip.example.org:443",), None)
