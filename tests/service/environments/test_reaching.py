@@ -13,6 +13,7 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, InvalidArgument
 from waggle.domain.network import Network, parse_network
 from waggle.service.environments.creating import CopyRequest, CreateRequest
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.reaching import OperatorNetwork
 
 pytestmark = pytest.mark.anyio
@@ -160,3 +161,26 @@ async def test_a_guest_that_is_lost_while_it_is_asked_fails_the_create() -> None
         with pytest.raises(GuestLost):
             await here.created(reaching(PACKAGES))
         assert here.states() == []
+
+
+async def test_a_used_machine_does_not_answer_for_others_of_its_image() -> None:
+    async with snapshots() as here:
+        world = here.world
+        origin = await world.created(reaching("public"))
+        changing = NetworkService(world.service)
+
+        def change(guest: Guest) -> None:
+            guest.configured = ("evil.example.org:443",)
+
+        change(world.host.guests[origin.id])
+        changed = await changing.set_network(origin.id, owner=OWNER, network=PACKAGES)
+        assert changed.environment.registries == ("evil.example.org:443",), "its own concern"
+        taken = await here.service.take(origin.id, owner=OWNER)
+        world.host.prepare = change
+        other = await world.created(reaching("public"))
+        used = await here.service.take(other.id, owner=OWNER)
+        await here.service.create(used.id, CopyRequest(network=PACKAGES), owner=OWNER)
+        assert taken.registries == changed.environment.registries
+        configure(world)
+        new = await world.created(replace(reaching(PACKAGES)), owner="bob")
+        assert new.registries == REGISTRIES

@@ -9,6 +9,8 @@ import os
 import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.support.programs import program
@@ -17,6 +19,7 @@ from waggle.domain.network import Network, parse_network
 from waggle.domain.network.registries import parse_registries
 from waggle.domain.network.rules import Rule
 from waggle.domain.programs import Command
+from waggle.service.local.blueprint import StartedMachine
 from waggle.service.local.network import CONFIGURED, FILES, NetworkOfGuest
 
 BUSYBOX = program("busybox")
@@ -123,6 +126,9 @@ class Asked(NetworkOfGuest):
         self._shell = self  # type: ignore[assignment]
         self._proxy = self  # type: ignore[assignment]
         self._naming_the_cause = self.naming
+        image = SimpleNamespace(variables={"GOPROXY": "https://mirror.example.org/"})
+        blueprint = SimpleNamespace(parts=SimpleNamespace(image=image))
+        self._started = cast("StartedMachine", SimpleNamespace(blueprint=blueprint))
 
     async def run(self, command: Command) -> Ran:
         await asyncio.sleep(0)
@@ -147,14 +153,15 @@ async def test_the_second_question_is_asked_with_the_registries_within_reach() -
         "npm https://npm.example.org/\npip https://pip.example.org/simple\ncomplete\n",
         "pip https://files.example.org\ncomplete\n",
     )
-    found = await guest.registries(NETWORK, ["PIP_INDEX_URL"])
+    found = await guest.registries(NETWORK, ["PIP_INDEX_URL", "GOPROXY"])
     first = ["npm.example.org:443", "pip.example.org:443"]
     assert guest.networks == [first, [*first, "files.example.org:443"]]
     assert [str(rule) for rule in found.rules] == guest.networks[-1]
     assert found.is_complete
     assert guest.commands[1].argv[-1] == "https://pip.example.org/simple"
     for command in guest.commands:
-        assert command.argv[:4] == ("/.waggle/bin/busybox", "env", "-u", "PIP_INDEX_URL")
+        before = ("/.waggle/bin/busybox", "env", "-u", "PIP_INDEX_URL")
+        assert command.argv[:5] == (*before, "GOPROXY=https://mirror.example.org/")
 
 
 @pytest.mark.anyio

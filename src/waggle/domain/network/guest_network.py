@@ -18,9 +18,9 @@ class NetworkOfGuest(Protocol):
     async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
         """Ask its package managers which registries they use, and let the network reach them.
 
-        They do not see the variables in `ignoring`. Takes 45 s at most, without emulation about
-        one; what does not answer by then is missing. The guest wrote the answer. Raises GuestLost.
-        Safe to cancel.
+        They see the image's values of the variables in `ignoring`, if any. Takes 45 s at most,
+        without emulation about one; what does not answer by then is missing. The guest wrote the
+        answer. Raises GuestLost. Safe to cancel.
         """
         ...
 

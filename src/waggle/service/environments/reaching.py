@@ -71,13 +71,16 @@ class OperatorNetwork:
             return environment
         if is_copy and self._binds:
             return environment
-        return await self.ask(environment, guest)
+        return await self.ask(environment, guest, is_new=not is_copy)
 
-    async def ask(self, environment: Environment, guest: Guest) -> Environment:
+    async def ask(
+        self, environment: Environment, guest: Guest, *, is_new: bool = False
+    ) -> Environment:
         """Ask the guest for its registries, and return the environment with them.
 
         If the maximum depends on them, they are asked for once, and without the variables of the
-        environment's creator. A whole answer holds for all machines of the image. Raises GuestLost.
+        environment's creator. A whole answer of a new machine, in which no program of a client ran,
+        holds for all machines of the image, whoever owns them. Raises GuestLost.
         """
         ignored = tuple(environment.variables) if self._binds else ()
         is_of_image = self._binds or not environment.variables
@@ -87,7 +90,7 @@ class OperatorNetwork:
             guest.set_network(environment.network, rules)
         else:
             rules, is_complete = await guest.registries(environment.network, ignored)
-            if image and is_of_image and is_complete:
+            if image and is_of_image and is_new and is_complete:
                 self._remember(image, rules)
             log.info("registries_asked", environment=environment.id, rules=len(rules))
         found = tuple(map(str, rules)) if rules or self._binds else None

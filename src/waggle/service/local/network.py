@@ -24,7 +24,7 @@ from waggle.domain.network.rules import Rule
 from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.infra.ssh.run import Shell
-from waggle.service.local.blueprint import Proxy
+from waggle.service.local.blueprint import Proxy, StartedMachine
 
 _SECONDS: Final = 22.0
 """For one question. An emulated processor that others use, too, needs half of that for npm."""
@@ -94,6 +94,7 @@ class NetworkOfGuest:
 
     _proxy: Proxy | None
     _shell: Shell
+    _started: StartedMachine
     _naming_the_cause: Callable[[], AbstractAsyncContextManager[None]]
 
     async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
@@ -122,7 +123,9 @@ class NetworkOfGuest:
     async def _answer(
         self, script: str, ignoring: Collection[str], arguments: Sequence[str] = ()
     ) -> str:
-        without = [word for name in ignoring for word in ("-u", name)]
+        image = self._started.blueprint.parts.image.variables
+        restored = [f"{name}={image[name]}" for name in ignoring if name in image]
+        without = [word for name in ignoring if name not in image for word in ("-u", name)]
         shell = (_BUSYBOX, "sh", "-c", script, "registries", *arguments)
-        command = Command((_BUSYBOX, "env", *without, *shell), _SECONDS, MAX_ANSWER)
+        command = Command((_BUSYBOX, "env", *without, *restored, *shell), _SECONDS, MAX_ANSWER)
         return (await self._shell.run(command)).stdout.text()
