@@ -15,12 +15,11 @@ from waggle.domain.environment import (
     VISITED_AT_MOST,
     Environment,
     State,
-    parse_id,
-    parse_name,
     parse_timeout,
 )
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
 from waggle.domain.machine import Resources, VmmProcess
+from waggle.domain.names import parse_id, parse_name
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 

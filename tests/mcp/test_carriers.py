@@ -31,7 +31,7 @@ SHORT = {
         "mode",
         "name",
     ),
-    *("network", "packages", "path", "signal", "snapshot", "snapshot_id"),
+    *("network", "packages", "path", "secrets", "signal", "snapshot", "snapshot_id"),
 }
 """Parameters without a bound in the schema that need at most a few kilobytes."""
 OVER = 3 << 20

@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 from waggle.app.observing import egress_log
+from waggle.app.secrets import Secrets
 from waggle.config import Settings
 from waggle.config.environments import named_rules
 from waggle.config.places import Places
@@ -67,8 +68,10 @@ class Egress:
         observer: Observer,
         traffic: Traffic | None = None,
         questions: Questions | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         """`traffic` counts that of all environments. Without `questions` nobody is asked."""
+        self._secrets = secrets
         self._questions = Questions(grace=0) if questions is None else questions
         limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
         self._observer = observer
@@ -86,7 +89,7 @@ class Egress:
     def new_proxy(self, environment: Environment) -> EgressProxy:
         """Return a proxy for the environment, whose earlier proxies' use counts."""
         resolver = SystemResolver(self._lookups)
-        return EgressProxy(
+        proxy = EgressProxy(
             self._policy,
             resolver,
             exists=resolver.exists,
@@ -101,3 +104,6 @@ class Egress:
             allowance=self.allowances.of(environment.id, environment.owner),
             heard=egress_log(self._observer, environment),
         )
+        if self._secrets is not None:
+            proxy.secrets = self._secrets.ended_tls(environment, proxy.judge_request)
+        return proxy

@@ -31,6 +31,7 @@ from waggle.app.machines import (
 )
 from waggle.app.network import Egress, operator_network, operator_rules
 from waggle.app.observing import Watch, exposed_urls, rates, watching
+from waggle.app.secrets import open_secrets
 from waggle.app.values import (
     certificates,
     execution_limits,
@@ -126,13 +127,18 @@ async def open_app(
         images = image_service(settings, several_owners, authorities)
         made = machinery(settings, chosen.hypervisor, authorities, stack)
         rules, questions = operator_rules(settings), Questions(seconds=settings.ask_seconds)
-        egress = Egress(settings, rules, watch.observer, watch.traffic, questions)
+        secrets = await stack.enter_async_context(open_secrets(settings, authorities))
+        heard = (watch.observer, watch.traffic)
+        egress = Egress(settings, rules, *heard, questions, secrets)
         parts = (settings, made, stack, tasks, egress)
         host = _local_host(*parts, images=images, pool=pool)
         environments = EnvironmentService(
             host=host,
             store=store,
-            limits=limits(settings, several_owners, operator_network(settings, rules)),
+            limits=limits(
+                *(settings, several_owners, operator_network(settings, rules)),
+                granting=secrets.granting,
+            ),
             clock=clock,
             new_id=new_id,
             tasks=tasks,

@@ -23,6 +23,7 @@ from waggle.domain.programs import Command
 from waggle.domain.programs.context import CONTEXT_SECONDS, WARM, driver_argv
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
+from waggle.domain.secrets.held import Granting, NoGranting
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.store.select import is_local
@@ -154,6 +155,7 @@ def limits(
     settings: Settings,
     several_owners: SeveralOwners = one_owner,
     rules: OperatorNetwork | None = None,
+    granting: Granting | None = None,
 ) -> Limits:
     """Return the defaults and limits of environments."""
     return Limits(
@@ -177,6 +179,7 @@ def limits(
         ),
         default_runtime=settings.default_runtime,
         rules=rules or OperatorNetwork(),
+        granting=granting or NoGranting(),
         pausing=Pausing(
             when_idle=settings.idle_action == "pause",
             keep=settings.paused_keep,

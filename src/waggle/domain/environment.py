@@ -18,6 +18,7 @@ from waggle.domain.machine import Resources, VmmProcess
 from waggle.domain.network import Network
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.secrets.held import NO_SECRETS, HeldSecrets
 
 VISITED_AT_MOST = timedelta(hours=12)
 """How long after its last call visitors of its ports keep an environment in use."""
@@ -105,6 +106,7 @@ class Environment:
     notice: str | None = None
     fork_of: Origin | None = None
     exposed: tuple[ExposedPort, ...] = ()
+    secrets: HeldSecrets = NO_SECRETS
     registries: tuple[str, ...] | None = None
 
     def copy(self, environment_id: str, now: datetime, call: str) -> Environment:
@@ -123,6 +125,7 @@ class Environment:
             variables=self.variables,
             packages=self.packages,
             registries=self.registries,
+            secrets=self.secrets,
             fork_of=Origin(self.id, self.name, call),
         )
 

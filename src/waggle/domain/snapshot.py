@@ -22,6 +22,7 @@ from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import Resources
 from waggle.domain.network import Network
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.secrets.held import NO_SECRETS, HeldSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Snapshot:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
     registries: tuple[str, ...] | None = None
+    secrets: HeldSecrets = NO_SECRETS
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Snapshot:
             variables=environment.variables,
             packages=environment.packages,
             registries=environment.registries,
+            secrets=environment.secrets,
         )
 
     def is_expired(self, now: datetime) -> bool:

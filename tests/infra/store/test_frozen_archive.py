@@ -38,7 +38,7 @@ def frozen(directory: Path) -> Path:
 
 def packed(directory: Path) -> bytes:
     out = io.BytesIO()
-    pack(directory, out)
+    pack(directory, (directory / MANIFEST).read_bytes(), out)
     return out.getvalue()
 
 

@@ -33,6 +33,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     disk_mb: int | None = None,
     env: Repeated = (),
     package: Repeated = (),
+    secret: Repeated = (),
     json: Json = False,
 ) -> None:
     """Create an environment, and print its id.
@@ -51,6 +52,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     :param disk_mb: Writable disk in MiB, within the server's limit.
     :param env: A variable for all its programs, as NAME=VALUE; may be repeated.
     :param package: A package to install first; may be repeated.
+    :param secret: A secret of the operator that its programs may use; may be repeated.
     """
     from waggle.cli.env.environments import new as run
 
@@ -66,6 +68,7 @@ def env_new(  # noqa: PLR0913 - one for each option
         "disk_mb": disk_mb,
         "env": [*env] or None,
         "packages": [*package] or None,
+        "secrets": [*secret] or None,
     }
     run({word: value for word, value in given.items() if value is not None}, as_json=json)
 

@@ -157,6 +157,15 @@ class Gate:
         """Report that it has ended, and how many bytes it carried."""
         self._on_end(Ended(passage.decision, seconds, sent, received))
 
+    def judge_request(self, target: Target, seen: Seen) -> guest_request.Refusal | None:
+        """Return why a request on a connection that was made may not pass. Reports nothing."""
+        result = self._rules().name(target.name, target.port, seen).result
+        if not result.is_denied:
+            return None
+        host = guest_request.printable(target.host)
+        decision = Decision(host, target.port, result.code, result.reason, result.rule)
+        return guest_request.denied(decision, self.network)
+
     def still_admits(self, passage: Passage) -> bool:
         """Whether an open connection may stay, by the rules of now. Reports nothing."""
         target, seen, name = passage.target, passage.seen, None

@@ -135,7 +135,8 @@ class Session:
         if self._names is not None and is_for_names(target):
             await self._names.serve(self._client, await self._connected())
             return
-        upstream = await self._dial(target)
+        sees = self._secrets is not None and self._secrets.covers(target)
+        upstream = await self._dial(target, Seen() if sees else None)
         try:
             early = await self._connected()
             if self._secrets is not None and self.passage is not None:

@@ -30,6 +30,8 @@ MAX_ENVIRONMENT = 64 * 1024
 
 CLAIMED = ("hostname", "environment", "network", "machine-id", "seed")
 """The records that make an unowned machine an environment; it keeps its own keys."""
+CERTIFICATES = "ca.pem"
+"""The record with the authorities that a guest trusts beside its own."""
 RENEWED = ("host_key", "authorized_keys", *CLAIMED)
 """The records that differ between two otherwise equal machines."""
 HANG_UP = {"hang-up": b""}
@@ -67,7 +69,7 @@ def identity_records(
         "environment": variables.encode(),
     }
     if certificates:
-        records["ca.pem"] = certificates
+        records[CERTIFICATES] = certificates
     texts = (
         ("user", user, MAX_USER),
         ("directory", directory, MAX_PATH),

@@ -79,6 +79,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE environments ADD COLUMN exposed TEXT NOT NULL DEFAULT '[]'",),
     ("ALTER TABLE environments ADD COLUMN registries TEXT",),
+    ("ALTER TABLE environments ADD COLUMN secrets TEXT",),
 )
 
 

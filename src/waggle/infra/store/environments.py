@@ -22,6 +22,7 @@ from waggle.domain.exposure import ExposedPort
 from waggle.domain.machine import Resources, VmmProcess
 from waggle.domain.network import recorded_network
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.secrets.held import held_in
 from waggle.infra.store.database import Database, corrupt
 
 Value = str | int | None
@@ -30,7 +31,7 @@ COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
     "error", "paused_until", "variables", "packages", "last_job", "fork_of", "exposed",
-    "registries",
+    "registries", "secrets",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -63,6 +64,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "last_job": environment.last_job,
         "fork_of": environment.fork_of and json.dumps(asdict(environment.fork_of)),
         "exposed": json.dumps([[one.port, one.local_port, one.key] for one in environment.exposed]),
+        "secrets": json.dumps(environment.secrets.facts()) if environment.secrets else None,
         "registries": None
         if environment.registries is None
         else json.dumps(environment.registries),
@@ -77,6 +79,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
     until = row["paused_until"]
     origin = row["fork_of"]
     registries = row["registries"]
+    secrets = row["secrets"]
     return Environment(
         id=str(row["id"]),
         name=str(row["name"]),
@@ -102,6 +105,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
             ExposedPort(int(port), int(local), str(key))
             for port, local, key in json.loads(str(row["exposed"]))
         ),
+        secrets=held_in(None if secrets is None else json.loads(str(secrets))),
         registries=None if registries is None else tuple(map(str, json.loads(str(registries)))),
     )
 

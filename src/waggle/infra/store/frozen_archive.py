@@ -32,9 +32,8 @@ Bounds = Callable[[bytes], Mapping[str, int]]
 """Returns the maximum size of every file, from the text of the manifest."""
 
 
-def pack(directory: Path, out: BinaryIO) -> None:
-    """Write a whole directory to `out`. Blocks. Raises OSError."""
-    manifest = (directory / MANIFEST).read_bytes()
+def pack(directory: Path, manifest: bytes, out: BinaryIO) -> None:
+    """Write a whole directory to `out`, with this manifest. Blocks. Raises OSError."""
     sizes = {name: (directory / name).stat().st_size for name in FILES}
     packer = zstandard.ZstdCompressor(level=3, write_checksum=True)
     with packer.stream_writer(out, closefd=False) as packed:

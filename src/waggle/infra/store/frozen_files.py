@@ -45,8 +45,12 @@ def seal(directory: Path, facts: Mapping[str, object]) -> None:
 
 def amend(directory: Path, facts: Mapping[str, object]) -> None:
     """Replace the facts in a manifest; the files stay the same. Raises OSError, ValueError."""
-    manifest = {**_manifest(directory), "facts": facts}
-    atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
+    atomic_write(directory / MANIFEST, with_facts(directory, facts), 0o600)
+
+
+def with_facts(directory: Path, facts: Mapping[str, object]) -> bytes:
+    """Return the manifest as it would be with other facts. Raises OSError, ValueError."""
+    return json.dumps({**_manifest(directory), "facts": facts}, indent=1).encode()
 
 
 def facts(directory: Path) -> dict[str, object]:

@@ -147,8 +147,15 @@ ImageArgument = Annotated[str | None, Field(description="OCI image instead of th
 NetworkArgument = Annotated[
     str | list[str] | None,
     Field(
-        description="public, none, ask, or rules: example.org, *.example.org:443, @packages.",
+        description="public, none, ask, or rules: *.example.org:443, @packages.",
         json_schema_extra=listed_as(type="string"),
+    ),
+]
+SecretsArgument = Annotated[
+    str | list[str] | None,
+    Field(
+        description="The operator's, by name.",
+        json_schema_extra=STRINGS,
     ),
 ]
 NameArgument = Annotated[str | None, Field(description="Its name.")]
@@ -179,6 +186,17 @@ def require_fitting(
             f"Snapshot {snapshot.id} has the runtime {snapshot.runtime}, not {runtime}.",
             hint="Leave out runtime.",
         )
+
+
+def parse_secrets(given: str | Sequence[str] | None, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Return the names of the requested secrets. Raises InvalidArgument for a snapshot."""
+    names = given.replace(",", " ").split() if isinstance(given, str) else given or ()
+    if names and snapshot is not None:
+        raise InvalidArgument(
+            "A snapshot has its own secrets: those of the environment that it was taken of.",
+            hint="Leave out secrets, or create an environment with them without the snapshot.",
+        )
+    return tuple(names)
 
 
 def parse_reach(given: str | Sequence[str] | None) -> Network | None:

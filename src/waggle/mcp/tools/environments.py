@@ -49,9 +49,11 @@ from waggle.mcp.schema.parameters import (
     NetworkArgument,
     OptionalPackages,
     OptionalRuntimeArgument,
+    SecretsArgument,
     SnapshotArgument,
     parse_files,
     parse_reach,
+    parse_secrets,
     require_fitting,
     searchable,
 )
@@ -103,6 +105,7 @@ class EnvironmentTools:
         timeout_minutes: MinutesArgument = None,
         image: ImageArgument = None,
         snapshot: SnapshotArgument = None,
+        secrets: SecretsArgument = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Annotated[Reply, CreatedEnvironment]:
         """Create an environment.
@@ -114,6 +117,7 @@ class EnvironmentTools:
         known = self._snapshots.get(snapshot, owner=owner) if snapshot else None
         if known:
             require_fitting(known, runtime, image, cpus, memory_mb, disk_mb)
+        held = parse_secrets(secrets, known)
         kind = known.runtime if known else self._environments.limits.runtime_of(runtime)
         install = self._services.execution.names_to_install
         names = install(packages, kind) if packages else ()
@@ -123,7 +127,7 @@ class EnvironmentTools:
             create = partial(self._snapshots.create, known.id, request, owner=owner)
         else:
             size = (cpus, memory_mb, disk_mb)
-            request = CreateRequest(kind, image or None, *common, *size, variables, names)
+            request = CreateRequest(kind, image or None, *common, *size, variables, names, held)
             reach = self._environments.limits.network_of(request)
             create = partial(self._environments.create, request, owner=owner)
         brought = furniture(parse_files(files), packages, reach)

@@ -9,7 +9,7 @@ ends creates whose callers have gone (`idempotency.Unclaimed`) to free theirs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 
@@ -24,6 +24,7 @@ from waggle.domain.machine import Resources
 from waggle.domain.names import parse_name
 from waggle.domain.network import Network
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.secrets.held import Granting, HeldSecrets, NoGranting
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.ending import Parts
 from waggle.service.environments.live import LiveEnvironment
@@ -119,6 +120,8 @@ class CreateRequest:
     """For all programs of the environment."""
     packages: tuple[str, ...] = ()
     """Packages that will be installed first, kept for the record."""
+    secrets: tuple[str, ...] = ()
+    """Names of the operator's secrets that its programs may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ class Limits:
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """The runtime of a new environment if the call names none."""
     rules: OperatorNetwork = field(default_factory=OperatorNetwork)
+    granting: Granting = field(default_factory=NoGranting)
 
     def runtime_of(self, name: str | None) -> RuntimeName:
         """Return the requested runtime, or the default one. Raises InvalidRuntime."""
@@ -193,7 +197,7 @@ class Limits:
     ) -> Environment:
         """Return the environment to create for `request`. Raises InvalidArgument."""
         named = self.allowed.check(request.image) if request.image else None
-        return self._described(
+        described = self._described(
             request,
             id=environment_id,
             runtime=request.runtime,
@@ -203,6 +207,19 @@ class Limits:
             network=self.network,
             created_at=now,
         )
+        return self._with_secrets(described, request.secrets) if request.secrets else described
+
+    def _with_secrets(self, environment: Environment, names: Sequence[str]) -> Environment:
+        if environment.network.is_none:
+            raise InvalidArgument(
+                "Secrets are of no use without a network.", hint="Leave out network, or secrets."
+            )
+        held, variables = self.granting.grant(environment.id, environment.owner, names)
+        if twice := variables.keys() & environment.variables.keys():
+            raise InvalidArgument(
+                f"The variable {min(twice)} is that of a secret.", hint="Leave it out of env."
+            )
+        return replace(environment, secrets=held, variables={**environment.variables, **variables})
 
     def describe_copy(
         self,
@@ -226,6 +243,7 @@ class Limits:
             variables=snapshot.variables,
             packages=snapshot.packages,
             registries=snapshot.registries,
+            secrets=snapshot.secrets,
         )
 
     def _described(
@@ -259,6 +277,7 @@ class _Preset(TypedDict):
     variables: NotRequired[Mapping[str, str]]
     packages: NotRequired[tuple[str, ...]]
     registries: NotRequired[tuple[str, ...] | None]
+    secrets: NotRequired[HeldSecrets]
 
 
 def _within(name: str, wish: int | None, usual: int, least: int, most: int) -> int:

@@ -38,7 +38,7 @@ from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
-from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
+from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
 from waggle.infra.ssh import ServeTunnel
 from waggle.service.local.far import Blocks
 from waggle.tasks import finish, stage
@@ -87,13 +87,15 @@ class MachineParts:
 class Blueprint:
     """A machine before it starts: its parts, its identity, and the directory for its files.
 
-    `owner` is the environment's owner; None if it has none yet.
+    `owner` is the environment's owner; None if it has none yet. Certificates of its own are renewed
+    in a copy; those that all machines have are in the copy already.
     """
 
     parts: MachineParts
     identity: Mapping[str, bytes]
     files: Path
     owner: str | None = None
+    has_own_certificates: bool = False
 
     @property
     def disks(self) -> GuestDisks:
@@ -285,7 +287,8 @@ class LocalMachines:
         machine = await self._freezing.resume(spec, frozen)
         try:
             with stage("renewal"):
-                renewed = {name: blueprint.identity[name] for name in RENEWED}
+                own = (CERTIFICATES,) if blueprint.has_own_certificates else ()
+                renewed = {name: blueprint.identity[name] for name in (*RENEWED, *own)}
                 await machine.renew({**HANG_UP, **renewed})
         except BaseException:
             await machine.stop()

@@ -22,7 +22,9 @@ from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import HOME, Command, ExecutionResult
+from waggle.infra.net.tls.authority import EnvironmentAuthority
 from waggle.infra.rootfs.machine_disks import (
+    CERTIFICATES,
     CLAIMED,
     DRAWN_BYTES,
     drawn_records,
@@ -79,7 +81,8 @@ class LocalStart:
             with stage("keys"):
                 keys = new_keys()
             identity = self._identity_of(environment, parts, keys)
-            blueprint = Blueprint(parts, identity, files, environment.owner)
+            own = bool(environment.secrets)
+            blueprint = Blueprint(parts, identity, files, environment.owner, own)
             await progress(0.4, "Resuming the machine" if frozen else "Booting the machine")
             started = await self._machines.start(blueprint, frozen)
             undo.push_async_callback(started.stop)
@@ -136,7 +139,8 @@ class LocalStart:
             guest = self._guest(environment, own)
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
-            records = {name: identity[name] for name in CLAIMED}
+            renewed = (*CLAIMED, CERTIFICATES) if environment.secrets else CLAIMED
+            records = {name: identity[name] for name in renewed}
             try:
                 async with asyncio.timeout(_CLAIM_SECONDS), together() as group:
                     group.start_soon(own.started.machine.renew, records)
@@ -175,7 +179,7 @@ class LocalStart:
     ) -> Mapping[str, bytes]:
         return identity_of(
             *(parts.image, keys, environment.name, environment.network),
-            certificates=self._parts.certificates,
+            certificates=self._parts.certificates + trusted(environment.secrets.authority),
             variables=environment.variables,
             far=self._parts.far,
         )
@@ -241,3 +245,8 @@ def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
     atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
     known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
     atomic_write(files / "known_hosts", known, 0o600)
+
+
+def trusted(authority: str) -> bytes:
+    """Return the certificate of an environment's authority, for the guest; empty without one."""
+    return EnvironmentAuthority.load(authority.encode()).certificate if authority else b""

@@ -128,7 +128,7 @@ def test_a_snapshot_that_does_not_match_its_digests_is_not_imported(tmp_path: Pa
     manifest["sha256"]["state"] = "0" * 64
     (there / MANIFEST).write_text(json.dumps(manifest))
     out = io.BytesIO()
-    pack(there, out)
+    pack(there, (there / MANIFEST).read_bytes(), out)
     out.seek(0)
     assert "state is corrupt" in refusal(out, installed(tmp_path / "b"))
 

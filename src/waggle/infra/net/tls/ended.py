@@ -55,7 +55,7 @@ class EndedTls:
         self._judge: JudgeRequest = judge
         self._on_use = on_use
 
-    def _covers(self, target: Target) -> bool:
+    def covers(self, target: Target) -> bool:
         """Whether a secret of this environment may go to the host.
 
         A host that the operator added after the environment was made is not covered: the guest
@@ -84,7 +84,7 @@ class EndedTls:
         self, client: Patient, upstream: Patient, target: Target, early: bytes, terms: Terms
     ) -> None:
         first, spoke = early, b""
-        is_covered = self._covers(target)
+        is_covered = self.covers(target)
         if is_covered:
             first, spoke = await _first_bytes(client, upstream, early, terms.limits.idle_seconds)
         client.keeps = upstream.keeps = False

@@ -27,6 +27,7 @@ from waggle.domain.errors import FrozenMachineUnusable
 from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE, Resources
 from waggle.domain.network import recorded_network
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.secrets.held import NO_SECRETS, held_in, without_placeholders
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
@@ -128,6 +129,7 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
         "variables": dict(snapshot.variables),
         "packages": list(snapshot.packages),
         "registries": snapshot.registries,
+        "secrets": snapshot.secrets.facts() if snapshot.secrets else None,
     }
 
 
@@ -156,6 +158,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         variables={str(name): str(value) for name, value in variables.items()},
         packages=tuple(map(str, cast("list[object]", own.get("packages", [])))),
         registries=None if registries is None else tuple(map(str, registries)),
+        secrets=held_in(own.get("secrets")),
     )
 
 
@@ -164,10 +167,23 @@ _SLACK = 64 << 20
 
 
 def export(directory: Path, out: BinaryIO) -> None:
-    """Write the snapshot in a directory to a file. Raises FrozenMachineUnusable or OSError."""
+    """Write the snapshot in a directory to a file, without the secrets that it holds.
+
+    Raises FrozenMachineUnusable or OSError.
+    """
     if (why := frozen_files.problem(directory)) is not None:
         raise FrozenMachineUnusable(f"The snapshot cannot be used: {why}.")
-    frozen_archive.pack(directory, out)
+    facts = frozen_files.facts(directory)
+    own = facts.get("snapshot")
+    if isinstance(own, dict):  # whatever else is wrong with it, the importer says
+        facts = {**facts, "snapshot": {**cast("dict[str, object]", own), "secrets": None}}
+    frozen_archive.pack(directory, frozen_files.with_facts(directory, facts), out)
+
+
+def _without_secrets(snapshot: Snapshot) -> Snapshot:
+    """Return it as it may come from another server."""
+    variables = without_placeholders(snapshot.variables)
+    return replace(snapshot, secrets=NO_SECRETS, variables=variables)
 
 
 def bring(
@@ -192,7 +208,9 @@ def bring(
         facts = frozen_files.facts(made)
         with frozen_files.understanding():
             imported = parse_snapshot(facts)
-        kept = replace(imported, id=snapshot_id, owner=owner, expires_at=expires_at)
+        kept = replace(
+            _without_secrets(imported), id=snapshot_id, owner=owner, expires_at=expires_at
+        )
         frozen_files.amend(made, {**facts, "snapshot": to_facts(kept)})
         target = shelf / snapshot_id
         if target.exists():

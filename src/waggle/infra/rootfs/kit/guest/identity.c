@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+#define OWN_CERTIFICATES "/etc/ssl/certs/waggle-ca.pem"
 #define LOCAL "/usr/local/share/ca-certificates"
 #define MAX_RECORD (8u << 20)
 #define MAX_SEED 64
@@ -36,15 +37,28 @@
 static const char *const OTHER_BUNDLES[] = {"/etc/pki/tls/certs/ca-bundle.crt",
                                             "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"};
 
-// The operator's certificates are added to the image's own. What makes the bundle anew, such as the
+static bool has_content(const char *path, const char *data, size_t size) {
+  struct stat about;
+  char *found = NULL;
+  int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  bool same = fd >= 0 && fstat(fd, &about) == 0 && about.st_size == (off_t)size &&
+              (found = malloc(size + 1)) && read_exactly(fd, found, size) &&
+              memcmp(found, data, size) == 0;
+  free(found);
+  if (fd >= 0) close(fd);
+  return same;
+}
+
+// These certificates are added to the image's own, once. What makes the bundle anew, such as the
 // installation of a package, takes them from LOCAL.
 static void trust(const char *pem, size_t size) {
+  if (has_content(OWN_CERTIFICATES, pem, size)) return;
   mkdir("/etc/ssl", 0755);
   mkdir("/etc/ssl/certs", 0755);
   for (size_t i = 0; i < LENGTH(OTHER_BUNDLES) && access(BUNDLE, F_OK) != 0; i++)
     if (access(OTHER_BUNDLES[i], F_OK) == 0 && symlink(OTHER_BUNDLES[i], BUNDLE)) complain(BUNDLE);
   write_file(BUNDLE, O_APPEND, 0644, pem, size);
-  write_file("/etc/ssl/certs/waggle-ca.pem", O_TRUNC, 0644, pem, size);
+  write_file(OWN_CERTIFICATES, O_TRUNC, 0644, pem, size);
   mkdir("/usr/local/share", 0755);
   mkdir(LOCAL, 0755);
   if (access(LOCAL, W_OK) == 0) write_file(LOCAL "/waggle.crt", O_TRUNC, 0644, pem, size);

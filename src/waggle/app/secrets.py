@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's secrets, built from `Settings`: who gets which, and how the proxy uses them.
+
+Used by `waggle.app.root` and `waggle.app.network`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from waggle.config import Settings
+from waggle.domain.access import Owner
+from waggle.domain.environment import Environment
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.secrets import MAX_SECRETS, Granted, mint
+from waggle.domain.secrets.held import Granting, HeldSecrets, NoGranting
+from waggle.infra.access.secret_values import SecretVault
+from waggle.infra.net.tls.authority import EnvironmentAuthority
+from waggle.infra.net.tls.ended import EndedTls, JudgeRequest
+from waggle.infra.net.tls.upstream import UpstreamTls
+
+log = structlog.get_logger(__name__)
+TOKEN_BYTES = 16
+
+
+class Secrets:
+    """The secrets of one server."""
+
+    def __init__(self, vault: SecretVault | None, authorities: bytes) -> None:
+        """`authorities` is PEM with those that servers may have beside the host's."""
+        self._vault = vault
+        self._upstream = UpstreamTls(authorities)
+
+    @property
+    def granting(self) -> Granting:
+        """What gives secrets to new environments."""
+        return NoGranting() if self._vault is None else _FromVault(self._vault)
+
+    def ended_tls(self, environment: Environment, judge: JudgeRequest) -> EndedTls | None:
+        """Return what puts values into the requests of an environment; None if it has no secrets.
+
+        Without a secrets file, placeholders of an earlier one are worth nothing.
+        """
+        held = environment.secrets
+        if not held or self._vault is None:
+            return None
+        granted = Granted(Owner(environment.owner), held.placeholders, self._vault)
+        authority = EnvironmentAuthority.load(held.authority.encode())
+
+        def used(name: str, host: str) -> None:
+            log.info("secret_used", environment=environment.id, secret=name, host=host)
+
+        return EndedTls(granted, authority, self._upstream, judge=judge, on_use=used)
+
+
+class _FromVault:
+    def __init__(self, vault: SecretVault) -> None:
+        self._vault = vault
+
+    def grant(
+        self, environment_id: str, owner: str, names: Sequence[str]
+    ) -> tuple[HeldSecrets, Mapping[str, str]]:
+        """See `Granting`."""
+        wanted = list(dict.fromkeys(names))
+        if len(wanted) > MAX_SECRETS:
+            raise InvalidArgument(
+                f"An environment has at most {MAX_SECRETS} secrets.", hint="Name fewer."
+            )
+        granted = [self._vault.grant(Owner(owner), name) for name in wanted]
+        placeholders = {
+            secret.name: mint(secret.name, lambda: secrets.token_hex(TOKEN_BYTES))
+            for secret in granted
+        }
+        hosts = [host for secret in granted for host in secret.hosts]
+        authority = EnvironmentAuthority.new(environment_id, hosts).to_bytes().decode()
+        variables = {secret.variable: placeholders[secret.name] for secret in granted}
+        return HeldSecrets(placeholders, authority), variables
+
+
+@asynccontextmanager
+async def open_secrets(settings: Settings, authorities: bytes) -> AsyncGenerator[Secrets]:
+    """Read the secrets file, if there is one, and end its commands with the block.
+
+    Raises SettingsInvalid if it cannot be used.
+    """
+    if settings.secrets_file is None:
+        yield Secrets(None, authorities)
+        return
+    vault = SecretVault(settings.secrets_file, monotonic=time.monotonic)
+    try:
+        yield Secrets(vault, authorities)
+    finally:
+        await vault.aclose()
