@@ -156,6 +156,7 @@ SPOKEN: Final = ("h2", "http/1.1")
 def judge(hello: Hello, expected: str) -> tuple[str, ...]:
     """Return the protocols to offer the server, none if the client offers none. Raises BadHello.
 
+    Each once, however often the guest names it: `upstream` keeps a context for every order.
     `expected` is the name that the guest connected to.
     """
     if hello.version < _TLS_1_2:
@@ -167,7 +168,7 @@ def judge(hello: Hello, expected: str) -> tuple[str, ...]:
     if hello.name != expected:
         text = "its TLS handshake names another host than the connection"
         raise BadHello(UNRECOGNIZED_NAME, "tls-other-name", text)
-    offered = tuple(name for name in hello.protocols if name in SPOKEN)
+    offered = tuple(dict.fromkeys(name for name in hello.protocols if name in SPOKEN))
     if hello.protocols and not offered:
         text = "it speaks neither HTTP/1.1 nor HTTP/2 inside TLS"
         raise BadHello(NO_PROTOCOL, "tls-no-protocol", text)
