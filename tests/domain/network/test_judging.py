@@ -151,6 +151,11 @@ class TestRequests:
         assert "TLS hides" in hidden.reason
         assert self.result("files.example.org", None).code == "hidden"
 
+    def test_among_rules_that_tls_hides_one_that_denies_counts(self) -> None:
+        own = "GET example.org/pub/, deny POST example.org, example.org"
+        hidden = judge(own).name("example.org", 443, None).result
+        assert (hidden.code, hidden.rule) == ("hidden", "deny POST example.org")
+
     def test_a_connection_whose_requests_will_be_seen_is_let_through_first(self) -> None:
         assert self.result("api.example.org", Seen()).outcome is Outcome.ALLOWED
         assert self.result("files.example.org", Seen()).outcome is Outcome.ALLOWED

@@ -104,7 +104,7 @@ class _Found(NamedTuple):
     deny: Rule | None
     allow: Rule | None
     hidden: Rule | None
-    """A rule about HTTP requests that the proxy cannot see here."""
+    """A rule about HTTP requests that the proxy cannot see here; one that denies, if there is."""
 
 
 def _find(rules: Iterable[Rule], seen: Seen | None) -> _Found:
@@ -112,7 +112,8 @@ def _find(rules: Iterable[Rule], seen: Seen | None) -> _Found:
     for rule in rules:
         matches = _matches(rule, seen)
         if matches is None:
-            hidden = hidden or rule
+            if hidden is None or rule.action is Action.DENY:
+                hidden = rule
         elif matches and rule.action is Action.DENY:
             return _Found(rule, None, None)
         elif matches:
