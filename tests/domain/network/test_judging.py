@@ -145,6 +145,34 @@ class TestRequests:
         )
         assert denied.result.code == "rule"
 
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/admin", "/admin?x", "/admin/x", "/%61dmin", "/%2561dmin", "/ADMIN", "/admin;x=1"),
+            *(
+                "/admin;/x",
+                "/x/..%3b/admin",
+                "/x/.;/y",
+                "/x/%252e%252e/admin",
+                "/admin%00",
+                "/admin.",
+            ),
+        ],
+    )
+    def test_a_path_is_denied_however_a_server_may_read_it(self, path: str) -> None:
+        own = judge("public, deny example.org/admin")
+        assert own.name("example.org", 80, Seen("GET", path)).result.code == "rule"
+
+    @pytest.mark.parametrize("path", ["/", "/administrator", "/x/admin", "/a%20b;c?next=/admin"])
+    def test_other_paths_are_not(self, path: str) -> None:
+        own = judge("public, deny example.org/admin")
+        assert own.name("example.org", 80, Seen("GET", path)).result.outcome is Outcome.ALLOWED
+
+    def test_methods_are_denied_in_any_case_and_allowed_as_they_are_written(self) -> None:
+        own = judge("example.org, deny POST example.org, GET example.net")
+        assert own.name("example.org", 80, Seen("post", "/")).result.code == "rule"
+        assert own.name("example.net", 80, Seen("get", "/")).result.code == "no-rule"
+
     def test_where_tls_hides_requests_such_a_rule_allows_nothing(self) -> None:
         hidden = self.result("api.example.org", None)
         assert (hidden.outcome, hidden.code) == (Outcome.DENIED, "hidden")

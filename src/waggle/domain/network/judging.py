@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from waggle.domain.network import PUBLIC_NETWORK, Default, Network
-from waggle.domain.network.rules import Action, Block, Rule, is_odd, lies_below
+from waggle.domain.network.rules import Action, Block, Rule, is_odd, lies_below, may_lie_below
 
 Address = IPv4Address | IPv6Address
 WEB: Final = frozenset({80, 443})
@@ -129,13 +129,12 @@ def _matches(rule: Rule, seen: Seen | None) -> bool | None:
         return None
     if not seen.method:  # its requests are judged one by one
         return rule.action is Action.ALLOW
+    if rule.action is Action.DENY:  # whatever some server could take the request for
+        has_method = not rule.methods or seen.method.upper() in rule.methods
+        return has_method and (not rule.path or may_lie_below(seen.path, rule.path))
     if rule.methods and seen.method not in rule.methods:
         return False
-    if not rule.path:
-        return True
-    if is_odd(seen.path):
-        return rule.action is Action.DENY
-    return lies_below(seen.path, rule.path)
+    return not rule.path or (not is_odd(seen.path) and lies_below(seen.path, rule.path))
 
 
 class _Side:

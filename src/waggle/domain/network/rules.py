@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
+from urllib.parse import unquote
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.machine import MAX_PORT
@@ -35,6 +36,8 @@ _PLACE: Final = re.compile(
     r"(?P<host>\[[^\[\]]*\]|\d+\.\d+\.\d+\.\d+/\d+|[^:/\[\]]+)(?::(?P<ports>[^/]*))?(?P<path>/.*)?"
 )
 _PATH: Final = re.compile(r"/[!-~]*")
+_ODD_ESCAPE: Final = re.compile(r"%(25)*(2e|2f|5c|3b|[01][0-9a-f]|7f)")
+"""Dots, slashes, semicolons and control characters, however often they are escaped."""
 HOW: Final = (
     "Write rules as `example.org`, `*.example.org:443`, `deny ads.example.org`, "
     "`10.1.0.0/16:5432` or `GET api.example.org/v1/`."
@@ -112,7 +115,7 @@ def parse_rule(text: str) -> Rule:
     if not all(_METHOD.fullmatch(method) for method in methods):
         raise _bad(text, "a method has 1 to 20 capital letters")
     path = place["path"] or ""
-    if not _PATH.fullmatch(path or "/") or is_odd(path):
+    if not _PATH.fullmatch(path or "/") or "?" in path or "#" in path or is_odd(path):
         raise _bad(text, "its path has characters or parts that no request may have")
     block = _block(place["host"])
     return Rule(
@@ -144,9 +147,9 @@ def normal_name(name: str) -> str:
 def is_odd(path: str) -> bool:
     r"""Whether servers may read a path in several ways, as with `..`, `//`, `%2e` or `\\`."""
     plain = path.partition("?")[0].lower()
-    if "\\" in plain or "//" in plain or "%2e" in plain or "%2f" in plain or "%5c" in plain:
+    if "\\" in plain or "//" in plain or _ODD_ESCAPE.search(plain):
         return True
-    return any(part in (".", "..") or part.startswith("..;") for part in plain.split("/"))
+    return any(part in (".", "..") or part.startswith(("..;", ".;")) for part in plain.split("/"))
 
 
 def lies_below(path: str, prefix: str) -> bool:
@@ -155,6 +158,27 @@ def lies_below(path: str, prefix: str) -> bool:
     return plain.startswith(prefix) and (
         prefix.endswith("/") or plain[len(prefix) : len(prefix) + 1] in ("", "/")
     )
+
+
+def may_lie_below(path: str, prefix: str) -> bool:
+    """Whether some server may take a request's path for the prefix or below it.
+
+    Servers undo escapes, some of them twice, drop what follows `;`, and may not tell cases apart.
+    """
+    read = _as_read(path)
+    return is_odd(path) or is_odd(read) or lies_below(read, _as_read(prefix))
+
+
+def _as_read(path: str) -> str:
+    plain = path.partition("?")[0]
+    for _ in range(2):
+        plain = unquote(plain, "latin-1")
+    return "/".join(_plain_part(part) for part in plain.lower().split("/"))
+
+
+def _plain_part(part: str) -> str:
+    name = part.partition(";")[0]
+    return name.rstrip(". ") or name
 
 
 def _block(host: str) -> Block | None:
