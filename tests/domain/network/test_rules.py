@@ -113,3 +113,16 @@ def test_a_rule_knows_whether_it_needs_to_see_requests() -> None:
     assert not Rule(Action.ALLOW, "example.org", None, WEB_PORTS).needs_http
     assert parse_rule("GET example.org").needs_http
     assert parse_rule("example.org/x").needs_http
+
+
+@pytest.mark.parametrize(
+    "text", ["deny 10.0.0.0/255.0.0.0", "deny 10.0.0.0/8x", "10.0.0.1/2/3", "deny 10.1.2.3/033"]
+)
+def test_a_mistake_in_a_network_is_no_rule_about_paths_of_one_address(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_rule(text)
+
+
+def test_an_address_inside_ipv6_is_the_address_that_connections_have() -> None:
+    assert str(parse_rule("deny [::ffff:10.0.0.0/104]")) == "deny 10.0.0.0/8"
+    assert str(parse_rule("[::ffff:10.0.0.1]:5432")) == "10.0.0.1:5432"

@@ -44,6 +44,7 @@ HOW: Final = (
 )
 
 Block = IPv4Network | IPv6Network
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 Ports = tuple[tuple[int, int], ...]
 """Ranges of ports, both ends included."""
 
@@ -118,6 +119,8 @@ def parse_rule(text: str) -> Rule:
     if not _PATH.fullmatch(path or "/") or "?" in path or "#" in path or is_odd(path):
         raise _bad(text, "its path has characters or parts that no request may have")
     block = _block(place["host"])
+    if block is not None and path[1:2].isdigit():  # a mask, or a length that is too large
+        raise _bad(text, "a network is written as 10.1.0.0/16")
     return Rule(
         action,
         "" if block is not None else _name(text, place["host"]),
@@ -184,9 +187,13 @@ def _plain_part(part: str) -> str:
 def _block(host: str) -> Block | None:
     text = host[1:-1] if host.startswith("[") else host
     try:
-        return None if "%" in text else ip_network(text, strict=False)
+        block = None if "%" in text else ip_network(text, strict=False)
     except ValueError:
         return None
+    if isinstance(block, IPv6Network) and block.subnet_of(_MAPPED):
+        inside = int(block.network_address) & 0xFFFF_FFFF  # connections are judged as IPv4
+        return IPv4Network((inside, block.prefixlen - 96))
+    return block
 
 
 def _name(text: str, host: str) -> str:
