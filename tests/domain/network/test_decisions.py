@@ -110,3 +110,16 @@ def test_a_limit_has_a_next_step_of_its_own(code: str, words: str) -> None:
     assert refused.sentence.startswith("example.org:443 was refused: this environment has")
     assert words in next_step(refused, RULES)
     assert "WAGGLE_EGRESS_ALLOW_CIDRS" not in next_step(refused, RULES)
+
+
+def test_a_refusal_of_a_placeholder_says_itself_what_to_do() -> None:
+    reason = "the placeholder of secret 'x' was not sent without TLS. Use https://."
+    refused = Decision("h.test", 80, "secret-plain", reason)
+    assert summary([refused]) == f"h.test:80 was refused: {reason}"
+    assert next_steps([refused], RULES, "box") == ""
+    steps = next_steps([refused, NO_RULE], RULES, "box")
+    assert steps.endswith("--allow example.org`.")
+
+
+def test_a_handshake_for_another_host_has_its_step() -> None:
+    assert "SNI" in next_step(Decision("h.test", 443, "other-name", "x"), RULES)

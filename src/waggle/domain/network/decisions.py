@@ -29,6 +29,13 @@ LIMITS: Final = {
     "again in a second.",
 }
 """The next step by the code of a limit."""
+_STEPS: Final = {
+    **LIMITS,
+    "closed-port": "The operator of the server opens ports with WAGGLE_EGRESS_PORTS.",
+    "maximum": "Only the operator of the server can allow that.",
+    "other-name": "Connect to the host that the TLS handshake is for, with its name in SNI.",
+}
+_OF_SECRETS: Final = "secret-"
 _ADDED: Final = 3
 """The most rules that a text proposes at once."""
 _LONG: Final = 100
@@ -95,9 +102,14 @@ def summary(refused: Sequence[Decision], shown: int = 3) -> str:
     if len({one.reason for one in unique}) == 1:
         were = "was" if len(unique) == 1 else "were"
         places = ", ".join(_short(one.place) for one in first)
-        return f"{places}{more} {were} refused: {first[0].reason}."
-    listed = ", ".join(f"{_short(one.place)} ({one.reason})" for one in first)
+        return f"{places}{more} {were} refused: {_plain(first[0].reason)}."
+    listed = ", ".join(f"{_short(one.place)} ({_plain(one.reason)})" for one in first)
     return f"{listed}{more} were refused."
+
+
+def _plain(reason: str) -> str:
+    """Return a reason without a dot at its end, which those about secrets have."""
+    return reason.removesuffix(".")
 
 
 def _short(place: str) -> str:
@@ -152,7 +164,7 @@ def _steps(
     others = [one for one in unique if not _can_be_allowed(one, network)]
     proposed = [*wanted[:1], *(rule for rule in wanted[1:_ADDED] if len(rule) <= _LONG)]
     steps = [f"{reach(network)} {ways(proposed)}"] if wanted else []
-    return " ".join([*steps, *(_other(one, network) for one in others[:1])])
+    return " ".join([*steps, *(_other(one, network) for one in others[:1])]).strip()
 
 
 def _other(decision: Decision, network: Network) -> str:
@@ -162,12 +174,12 @@ def _other(decision: Decision, network: Network) -> str:
         return f"{reach(network)} Do not try again; find another way, or speak with the person."
     if code == "rule" and decision.rule in network.items:
         return "A rule that denies wins over those that allow, until the network is set without it."
-    if code == "closed-port":
-        return "The operator of the server opens ports with WAGGLE_EGRESS_PORTS."
-    if code in LIMITS:
-        return LIMITS[code]
-    if code in ("maximum", "rule"):
-        return "Only the operator of the server can allow that."
+    if code in _STEPS:
+        return _STEPS[code]
+    if code.startswith(_OF_SECRETS):
+        return ""  # the reason says it
+    if code == "rule":
+        return _STEPS["maximum"]
     if code in _OF_ADDRESSES or _is_special(decision.host):
         return (
             "Such addresses are the operator's to allow: with WAGGLE_EGRESS_ALLOW_CIDRS, or with "
