@@ -23,6 +23,7 @@ from waggle.infra.access.secret_values import SecretVault
 from waggle.infra.net.tls.authority import EnvironmentAuthority
 from waggle.infra.net.tls.ended import EndedTls, JudgeRequest
 from waggle.infra.net.tls.upstream import UpstreamTls
+from waggle.infra.observe.audit import Thinning
 
 log = structlog.get_logger(__name__)
 TOKEN_BYTES = 16
@@ -52,8 +53,15 @@ class Secrets:
         granted = Granted(Owner(environment.owner), held.placeholders, self._vault)
         authority = EnvironmentAuthority.load(held.authority.encode())
 
+        def write(use: tuple[str, str], more: int) -> None:
+            counted = {"more_in_last_second": more} if more else {}
+            name, host = use
+            log.info("secret_used", environment=environment.id, secret=name, host=host, **counted)
+
+        thinned = Thinning(write)
+
         def used(name: str, host: str) -> None:
-            log.info("secret_used", environment=environment.id, secret=name, host=host)
+            thinned(name, (name, host))
 
         return EndedTls(granted, authority, self._upstream, judge=judge, on_use=used)
 

@@ -180,10 +180,10 @@ async def test_details_hidden_from_the_client_are_logged(
 ) -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.errors["destroy"] = Broken("/root/secret is busy")
+        here.gates.errors["destroy"] = Broken("/root/hidden is busy")
         with pytest.raises(Broken):
             await here.service.destroy(environment.id, owner=OWNER)
-        assert "secret" not in str(here.get(environment.id))
+        assert "hidden" not in str(here.get(environment.id))
         (entry,) = [line for line in logged if line["event"] == "environment_destroy_failed"]
         assert entry["environment"] == environment.id
         assert entry["exc_info"]

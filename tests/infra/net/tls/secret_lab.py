@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from tests.support.authorities import Authority
+from tests.support.forge import read_request
 
 from waggle.domain.access import LOCAL
 from waggle.domain.network.decisions import Decision
@@ -178,16 +179,6 @@ def request(port: int, *headers: str, path: str = "/", method: str = "GET") -> b
     """Return a request without a body."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}:{port}", *headers, "", ""]
     return "\r\n".join(lines).encode()
-
-
-async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Return the head and the body of a request with a length."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = 0
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            length = int(line.partition(b":")[2])
-    return head, await reader.readexactly(length)
 
 
 def answer(body: bytes, *headers: str, close: bool = True) -> bytes:

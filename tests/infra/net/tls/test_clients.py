@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -20,8 +19,8 @@ from tests.infra.net.tls.secret_lab import (
     VALUE,
     Site,
     answer,
-    read_request,
 )
+from tests.support.forge import Forge
 from tests.support.programs import program
 from websockets.asyncio.server import serve
 
@@ -77,47 +76,6 @@ async def test_curl_uploads_and_reads_the_refusal(lab: SecretLab, tmp_path: Path
     assert b"secret 'github' is in the body of the request" in output
 
 
-class Forge:
-    """git's own server over HTTP (git http-backend) for who has the token."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head, body = await read_request(reader)
-        lines = head.decode().split("\r\n")
-        method, target, _ = lines[0].split(" ")
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-        wanted = base64.b64encode(b"x-access-token:" + VALUE).decode()
-        if f"Basic {wanted}" not in head.decode():
-            reply = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=x\r\n"
-            writer.write(reply + b"Content-Length: 0\r\nConnection: close\r\n\r\n")
-            return
-        path, _, query = target.partition("?")
-        process = await asyncio.create_subprocess_exec(
-            *(program("git"), "http-backend"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={
-                **os.environ,
-                "GIT_PROJECT_ROOT": str(self.root),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "REQUEST_METHOD": method,
-                "REMOTE_USER": "x",
-                "CONTENT_TYPE": headers.get("content-type", ""),
-                "CONTENT_LENGTH": str(len(body)),
-                "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
-                "GIT_PROTOCOL": headers.get("git-protocol", ""),
-            },
-        )
-        output, _ = await process.communicate(body)
-        cgi, _, content = output.partition(b"\r\n\r\n")
-        ok = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n" % len(content)
-        writer.write(ok + cgi + b"\r\n\r\n" + content)
-
-
 async def test_git_clones_and_pushes_with_a_token_that_it_never_had(
     lab: SecretLab, tmp_path: Path
 ) -> None:
@@ -125,8 +83,8 @@ async def test_git_clones_and_pushes_with_a_token_that_it_never_had(
     origin.parent.mkdir()
     await run(git, "init", "--bare", "--initial-branch=main", str(origin))
     await run(git, "-C", str(origin), "config", "http.receivepack", "true")
-    port = await lab.site(Forge(origin.parent))
-    elsewhere = await lab.site(Forge(origin.parent), host=OTHER)
+    port = await lab.site(Forge(origin.parent, VALUE))
+    elsewhere = await lab.site(Forge(origin.parent, VALUE), host=OTHER)
     env = {
         "HTTPS_PROXY": lab.url,
         "GIT_SSL_CAINFO": bundle(lab, tmp_path),
