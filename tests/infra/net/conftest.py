@@ -17,11 +17,12 @@ async def _open_lab(
     limits: EgressLimits | None = None,
     ports: frozenset[int] | None = None,
     allowance: Allowance | None = None,
+    maximum: str = "public",
 ) -> AsyncGenerator[Lab]:
     before = asyncio.all_tasks()
     async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
         lab = Lab(stack)
-        await lab.start(limits, ports, allowance)
+        await lab.start(limits, ports, allowance, maximum)
         yield lab
     for _ in range(10):  # a transport closes one turn of the loop after `close`
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
+from waggle.domain.network import parse_network
 from waggle.domain.network.decisions import Decision, Ended
 from waggle.domain.network.rule_book import Judges
 from waggle.infra.net.allowance import Allowance
@@ -85,11 +86,12 @@ class Lab:
         limits: EgressLimits | None,
         ports: frozenset[int] | None,
         allowance: Allowance | None = None,
+        maximum: str = "public",
     ) -> None:
         self.proxy = EgressProxy(
             AddressPolicy([ip_network(f"{OPEN}/32")]),
             self.names,
-            reach=Reach(judges=Judges(ports=ports, web=ports)),
+            reach=Reach(judges=Judges(maximum=parse_network(maximum), ports=ports, web=ports)),
             limits=limits,
             heard=Heard(self.decisions.append, self.ends.append),
             allowance=allowance,

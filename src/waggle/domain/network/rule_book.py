@@ -69,7 +69,7 @@ class Judges:
     ) -> None:
         """`ports` are those that rules may open, None all but 25; `web` those of `public`."""
         self._book = NoRules() if book is None else book
-        self._maximum = maximum
+        self.maximum = maximum
         self._ports = ports
         self._web = web
 
@@ -86,5 +86,5 @@ class Judges:
         """
         sets = {PACKAGES: registries, **self._book.sets()}
         approved = tuple(self._book.approved(owner))
-        own, maximum = (_answered(side, approved) for side in (network, self._maximum))
+        own, maximum = (_answered(side, approved) for side in (network, self.maximum))
         return Judge(own, maximum, sets, ports=self._ports, web=self._web)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from waggle.domain.exposure import ByteStream
 from waggle.domain.network.judging import Seen
@@ -20,7 +20,6 @@ from waggle.infra.net import (
     Connection,
     PeerGone,
     Stream,
-    client_hello,
     connect_first,
     guest_request,
 )
@@ -34,6 +33,18 @@ from waggle.infra.net.resolver import (
     Resolver,
     TooManyNames,
 )
+from waggle.infra.net.tls.hello import (
+    HANDSHAKE,
+    UNRECOGNIZED_NAME,
+    BadHello,
+    message_in,
+    parse_hello,
+)
+
+_HANDSHAKE: Final = bytes((HANDSHAKE,))
+_MAJOR: Final = b"\x03"
+_UNREADABLE: Final = "?"
+_OTHER_NAME: Final = BadHello(UNRECOGNIZED_NAME, "other-name", "").record()
 
 
 class Dialer:
@@ -82,16 +93,22 @@ class Dialer:
     def name_check(self, target: Target) -> Begin | None:
         """Return what reads the first bytes of a tunnel, if rules about its name matter.
 
-        It raises PeerGone, after an alert to the guest, for a TLS handshake for another name.
+        It raises PeerGone, after an alert to the guest, for a TLS handshake for another name, or
+        in a tunnel to an address, for a name that a rule denies.
         """
-        if target.address is not None or not self._gate.has_rules:
+        if not self._gate.has_rules:
             return None
+
+        def is_refused(name: str) -> bool:
+            if target.address is not None:
+                return name == _UNREADABLE or self._gate.denies(name, target.port)
+            return name != target.name
 
         async def begin(client: ByteStream, data: bytes) -> bytes:
             data, name = await _server_name(client, data)
-            if name and name != target.name:
+            if name and is_refused(name):
                 self._gate.refuse_other_name(target, name)
-                await client.write(client_hello.ALERT)
+                await client.write(_OTHER_NAME)
                 raise PeerGone
             return data
 
@@ -131,14 +148,18 @@ class Dialer:
 
 
 async def _server_name(client: ByteStream, data: bytes) -> tuple[bytes, str | None]:
-    """Return the first bytes of a tunnel, and the name that TLS in them asks for, if any."""
-    while True:
+    """Return the first bytes of a tunnel, and the name that TLS in them asks for, if any.
+
+    What begins as TLS and cannot be read has the name _UNREADABLE.
+    """
+    while data[:1] == _HANDSHAKE and data[1:2] in (b"", _MAJOR):
         try:
-            return data, client_hello.server_name(data)
-        except client_hello.Malformed:
-            return data, "?"
-        except client_hello.MoreNeeded as needed:
-            while len(data) < needed.size:
-                if not (more := await client.read()):
-                    return data, None
-                data += more
+            message = message_in(data)
+            if message is not None:
+                return data, (parse_hello(message).name or "").removesuffix(".")
+        except BadHello:
+            return data, _UNREADABLE
+        if not (more := await client.read()):
+            break
+        data += more
+    return data, None

@@ -181,9 +181,14 @@ class Gate:
 
     @property
     def has_rules(self) -> bool:
-        """Whether it matters which name a connection is for."""
-        network = self.network
-        return network.default is not Default.PUBLIC or bool(network.rules or network.sets)
+        """Whether it matters which name a connection is for, here or in the operator's maximum."""
+        sides = (self.network, self._reach.judges.maximum)
+        return any(side.default is not Default.PUBLIC or side.rules or side.sets for side in sides)
+
+    def denies(self, name: str, port: int) -> bool:
+        """Whether a rule denies this very name, in lower case without a dot at the end."""
+        judged = self._rules().name(name, port)
+        return "rule" in (judged.own.code, judged.maximum.code)
 
     def limited(self, target: Target, refusal: guest_request.Refusal) -> None:
         """Report that a limit refused a target."""
@@ -197,7 +202,8 @@ class Gate:
     def refuse_other_name(self, target: Target, asked_for: str) -> None:
         """Report a TLS connection that asks for another name than the proxy was given."""
         other = guest_request.printable(asked_for)
-        why = f"its TLS handshake asks for {other}, another name than the proxy was given"
+        given = "another name than the proxy was given" if target.address is None else "not allowed"
+        why = f"its TLS handshake asks for {other}, {given}"
         self._refuse(target, Judgement(Outcome.DENIED, "other-name", why))
 
     async def _settled(self, target: Target, judge: Callable[[], Judged]) -> tuple[Judged, bool]:

@@ -94,9 +94,12 @@ def test_the_same_extension_twice_is_refused(kind: int) -> None:
 
 
 def test_a_hello_without_an_end_is_refused() -> None:
-    many = b"".join(b"\x16\x03\x01\x00\x01%c" % byte for byte in (1, 0, 16, *(0,) * 6))
+    many = b"".join(b"\x16\x03\x01\x00\x01%c" % byte for byte in (1, 0, 16, *(0,) * 14))
     with pytest.raises(BadHello):
         message_in(many)
+    for odd in (b"\x16\x03\x01\0\0" * 2, b"\x16\x03\x01\0\4\2\0\0\0", b"\x16\x03\x01\xff\xff"):
+        with pytest.raises(BadHello):  # nothing, another message, and too much
+            message_in(odd)
     large = b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + b"x" * MAX_HELLO
     with pytest.raises(BadHello):
         message_in(large)

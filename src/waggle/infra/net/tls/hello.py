@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first message of a TLS client, read before anybody answers it. Pure.
 
-`ended` needs the name and the protocols that the guest asks for before it connects to the server.
-Parsing is strict and bounded: 16 KiB in at most 8 records. OpenSSL parses the same bytes again and
-compares the name once more, so this parser's view decides nothing alone.
+`ended` needs the name and the protocols that the guest asks for before it connects to the server;
+there OpenSSL parses the same bytes again and compares the name once more. `dial` compares the name
+with the one that the guest gave the proxy: rules were asked about that one, and a server for many
+names would answer for the other. So parsing is strict, since that server may read it otherwise, and
+bounded: 16 KiB in at most 16 records.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_HELLO: Final = 16 * 1024
-MAX_RECORDS: Final = 8
+MAX_RECORDS: Final = 16
 HANDSHAKE: Final = 0x16
 _CLIENT_HELLO, _TLS_1_2 = 1, 0x0303
 _SERVER_NAME, _ALPN, _VERSIONS = 0, 16, 43
