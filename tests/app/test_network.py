@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,27 @@ async def test_a_resumed_environment_goes_on_counting(tmp_path: Path) -> None:
     await egress.new_proxy(paused)._allowance.received(1_000)
     resumed = egress.new_proxy(paused)
     assert resumed.traffic.to_guest == egress.allowances.traffic.to_guest == 1_000
+
+
+async def test_connections_end_that_changed_rules_of_the_operator_do_not_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    rules = operator_rules(settings)
+    egress = Egress(settings, rules, Observer())
+    proxy = egress.new_proxy(environment())
+    ended: list[str] = []
+    monkeypatch.setattr(proxy, "end_refused", lambda: ended.append("asked") or 0)
+    versions = iter([1, 1, 2])
+    monkeypatch.setattr(type(rules), "version", property(lambda _: next(versions)))
+    naps = 0
+
+    async def sleep(_seconds: float) -> None:
+        nonlocal naps
+        naps += 1
+        if naps == 3:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await egress.watch_rules(sleep)
+    assert ended == ["asked"]

@@ -68,6 +68,7 @@ class FakeGuest(FakePrograms):
     """The registries that its package managers answer with, as texts of rules."""
     asked: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     """The variables that were ignored, for each time that it was asked for them."""
+    network_renewals: int = 0
     networks: list[tuple[str, tuple[str, ...]]] = field(
         default_factory=list[tuple[str, tuple[str, ...]]]
     )
@@ -87,6 +88,10 @@ class FakeGuest(FakePrograms):
         self.networks.append((str(network), tuple(map(str, registries))))
         closed, self.open_connections = self.open_connections, 0
         return closed
+
+    async def renew_network(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.network_renewals += 1
 
     async def resource_use(self) -> ResourceUse | None:
         await anyio.lowlevel.checkpoint()

@@ -374,12 +374,14 @@ async def test_a_machine_without_a_network_has_no_names_and_no_ways(
 print(attempt(socket.gethostbyname, "{SITE}")[0], *attempt(connect, "192.0.2.1", 80)[:1])
 print(open("/etc/resolv.conf").read().split()[1])
 """
-    await connected.renew_network(NO_NETWORK)
+    connected.set_network(NO_NETWORK, ())
+    await connected.renew_network()
     assert await python(connected, code) == ["gaierror OSError", "127.0.0.1"]
     ways = await root(connected, f"{BUSYBOX} ip route show table local; {BUSYBOX} ip addr")
     assert "198.18" not in ways
     assert "default" not in ways
-    await connected.renew_network(parse_network(["public", "10.1.0.0/16:*"]))
+    connected.set_network(parse_network(["public", "10.1.0.0/16:*"]), ())
+    await connected.renew_network()
     code = f"""
 print(get("http://{SITE}:{site.port}/back"))
 print(attempt(connect, "10.1.2.3", 80)[0], attempt(connect, "10.2.2.3", 80)[0])

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
+from weakref import WeakSet
+
+import structlog
 
 from waggle.app.observing import egress_log
 from waggle.app.secrets import Secrets
@@ -30,6 +34,9 @@ from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
 from waggle.service.environments.questions import Questions
 from waggle.service.environments.reaching import OperatorNetwork
+
+log = structlog.get_logger(__name__)
+RULES_SECONDS = 2.0
 
 
 def allowance_limits(settings: Settings) -> AllowanceLimits:
@@ -84,6 +91,7 @@ class Egress:
             web=settings.public_ports,
         )
         self._limits = EgressLimits(connections=settings.egress_max_connections)
+        self._proxies: WeakSet[EgressProxy] = WeakSet()
         self.allowances = Allowances(allowance_limits(settings), traffic)
 
     def new_proxy(self, environment: Environment) -> EgressProxy:
@@ -106,4 +114,15 @@ class Egress:
         )
         if self._secrets is not None:
             proxy.secrets = self._secrets.ended_tls(environment, proxy.judge_request)
+        self._proxies.add(proxy)
         return proxy
+
+    async def watch_rules(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """End connections that the operator's rules do not allow any more, until cancelled."""
+        judged_by = self._judges.version
+        while True:
+            await sleep(RULES_SECONDS)
+            if (version := self._judges.version) != judged_by:
+                judged_by = version
+                ended = sum(proxy.end_refused() for proxy in [*self._proxies])
+                log.info("network_rules_changed", connections_ended=ended)

@@ -178,6 +178,7 @@ async def open_app(
             sleep=anyio.sleep,
         )
         tasks.start_soon(pruner.run)
+        tasks.start_soon(egress.watch_rules, anyio.sleep)
         for room in rooms(settings):
             tasks.start_soon(room.watch)
         yield App(

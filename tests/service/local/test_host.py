@@ -36,7 +36,7 @@ from waggle.domain.errors import (
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec, Resources, VmmProcess
-from waggle.domain.network import PUBLIC_NETWORK
+from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
@@ -154,6 +154,10 @@ class PretendProxy:
 
     def network_use(self) -> NetworkUse:
         raise AssertionError("nothing runs")
+
+    @property
+    def network(self) -> Network:
+        return PUBLIC_NETWORK
 
     def set_network(self, network: object, registries: object = None) -> int:
         raise AssertionError("nothing changes")

@@ -31,6 +31,13 @@ class NetworkOfGuest(Protocol):
         """
         ...
 
+    async def renew_network(self) -> None:
+        """Have its programs find reachable what its network allows, and forget what names were.
+
+        Idempotent. Raises GuestLost. The proxy judges by its own rules in any case.
+        """
+        ...
+
     def network_use(self) -> NetworkUse | None:
         """Return what it has made of its network so far; None without a network.
 

@@ -19,7 +19,6 @@ import structlog
 from waggle.domain.environment import Environment, Origin, State
 from waggle.domain.errors import GuestLost, NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
-from waggle.domain.network.registries import registry_rules
 from waggle.domain.observer import Clock, EnvironmentStore
 
 
@@ -184,13 +183,6 @@ class Life:
                 self.environment = change(self.environment)  # its counts may be others by now
         return self.environment
 
-    def apply_network(self) -> int:
-        """Have its proxy judge by its network; return how many open connections that ended."""
-        if self._guest is None:
-            return 0
-        rules = registry_rules(self.environment.registries or ())
-        return self._guest.set_network(self.environment.network, rules)
-
     async def take_name(self, origin: Origin) -> Environment:
         """Record its original's name as its own, and return it; the host name inside stays.
 
@@ -224,6 +216,11 @@ class Life:
     def current_guest(self) -> Guest | None:
         """Its guest, if it runs."""
         return self._guest if self.environment.state is State.RUNNING else None
+
+    @property
+    def held_guest(self) -> Guest | None:
+        """Its guest, also while its machine is paused in memory."""
+        return self._guest
 
     async def end(self, *, wanted: Callable[[Environment], bool] | None = None) -> bool:
         """Destroy it, unless it is destroyed already or `wanted` is false once the lock is held.

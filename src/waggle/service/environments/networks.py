@@ -13,7 +13,9 @@ import structlog
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, NotFound
+from waggle.domain.host import Guest
 from waggle.domain.network import Network, parse_additions
+from waggle.domain.network.registries import registry_rules
 from waggle.service.environments.ending import Life
 from waggle.service.environments.service import EnvironmentService
 from waggle.tasks import finish
@@ -66,7 +68,7 @@ class NetworkService:
 
     async def _apply(self, life: Life, change: Callable[[Environment], Environment]) -> Changed:
         changed = await life.amend(change)
-        closed, network = life.apply_network(), str(changed.network)
+        closed, network = await _apply_to(life.held_guest, changed), str(changed.network)
         log.info("network_changed", environment=changed.id, network=network, closed=closed)
         self._environments.events.notify(changed)
         return Changed(changed, closed)
@@ -94,3 +96,16 @@ class NetworkService:
             return replace(environment, network=self._environments.limits.rules.check(now))
 
         return change
+
+
+async def _apply_to(guest: Guest | None, changed: Environment) -> int:
+    """Have a guest's proxy judge by the network; return how many open connections that ended.
+
+    A machine that is paused learns of it when it resumes.
+    """
+    if guest is None:
+        return 0
+    closed = guest.set_network(changed.network, registry_rules(changed.registries or ()))
+    if changed.state is State.RUNNING:
+        await guest.renew_network()
+    return closed

@@ -87,15 +87,14 @@ class MachineParts:
 class Blueprint:
     """A machine before it starts: its parts, its identity, and the directory for its files.
 
-    `owner` is the environment's owner; None if it has none yet. Certificates of its own are renewed
-    in a copy; those that all machines have are in the copy already.
+    `owner` is the environment's owner; None if it has none yet.
     """
 
     parts: MachineParts
     identity: Mapping[str, bytes]
     files: Path
     owner: str | None = None
-    has_own_certificates: bool = False
+    has_own_certificates: bool = False  # a copy is given these at its renewal
 
     @property
     def disks(self) -> GuestDisks:
@@ -199,6 +198,11 @@ class Proxy(Protocol):
 
     def network_use(self) -> NetworkUse:
         """Return what it allowed and refused so far."""
+        ...
+
+    @property
+    def network(self) -> Network:
+        """What the guest may reach now."""
         ...
 
     def set_network(self, network: Network, registries: Sequence[Rule] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from waggle.domain.diagnosis import Diagnosis
@@ -16,7 +16,7 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
-from waggle.domain.network import Network
+from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
@@ -217,12 +217,15 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         """Try to connect; see `domain.host.Guest`."""
         return await self._reach.answers(port, seconds)
 
-    async def renew_network(self, network: Network) -> None:
-        """Have programs find reachable what these rules allow, and forget what names were.
+    async def renew_network(self) -> None:
+        """Tell the machine what is far now; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._machine.renew(self._network_records())
 
-        Raises GuestLost. The proxy judges by its own rules.
-        """
-        await self._machine.renew(far_records(network, self._far))
+    def _network_records(self) -> Mapping[str, bytes]:
+        """Return what the proxy leads to, for the machine; its rules may change while paused."""
+        network = NO_NETWORK if self._proxy is None else self._proxy.network
+        return far_records(network, self._far)
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
@@ -233,7 +236,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         """Resume it; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._machine.unpause()
-            await self._machine.renew(HANG_UP)
+            await self._machine.renew({**HANG_UP, **self._network_records()})
             await self._connection.get()
 
     async def _hang_up(self) -> None:
