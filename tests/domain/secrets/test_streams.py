@@ -34,6 +34,20 @@ def test_a_value_is_masked_however_it_is_split(parts: list[bytes], sizes: list[i
     assert got == data.replace(VALUE, b"*" * len(VALUE))
 
 
+@pytest.mark.parametrize("value", [b"abababab!x", b"aaaaaaab", b"aabaabaac", b"abcaabcab."])
+@given(before=st.integers(0, 9), copies=st.integers(1, 2), sizes=st.lists(st.integers(1, 11)))
+def test_a_value_that_repeats_its_beginning_is_masked(
+    value: bytes, before: int, copies: int, sizes: list[int]
+) -> None:
+    """Who has a server send back parts of it before it cannot hide where it begins."""
+    data = value[:2] * before + value * copies
+    masker = Masker(Masks([SecretValue(value)]))
+    got = b"".join(masker.feed(piece) for piece in cut(data, sizes)) + masker.finish()
+    assert value not in got
+    assert len(got) == len(data)
+    assert got.endswith(b"*" * len(value))
+
+
 @given(st.binary(max_size=8), st.binary(max_size=8), st.booleans())
 def test_base64_around_a_value_gives_at_most_its_edges(
     before: bytes, after: bytes, url_safe: bool
@@ -85,9 +99,13 @@ def test_parts_of_one_are_none(parts: list[bytes]) -> None:
 
 def test_hostile_streams_cost_little() -> None:
     almost = [b"waggle-" * 9000, PLACEHOLDER[:-1] * 1400, b"s3cr3t+/value&" * 4600]
+    almost.append((b"s3" * 1999 + b"-") * 16)
     begun = time.process_time()
     for data in almost:
-        finder, masker = Finder([PLACEHOLDER]), Masker(Masks([SecretValue(VALUE)]))
+        finder, masker = (
+            Finder([PLACEHOLDER]),
+            Masker(Masks(map(SecretValue, (VALUE, b"s3" * 2000)))),
+        )
         for _ in range(16):  # 1 MiB
             finder.feed(data)
             masker.feed(data)

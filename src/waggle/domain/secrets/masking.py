@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -21,6 +20,7 @@ from waggle.domain.secrets import SecretValue
 Piece = bytes | bytearray
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _SHORTEST: Final = 8
+_START: Final = 4
 
 
 def forms_of(value: bytes) -> set[bytes]:
@@ -37,19 +37,17 @@ def forms_of(value: bytes) -> set[bytes]:
 
 
 class Masks:
-    """The patterns of some values; made once for them, used for many streams."""
+    """The forms of some values. Cheap to make: a guest can have other `also` in every request."""
 
     def __init__(self, values: Iterable[SecretValue], also: Iterable[bytes] = ()) -> None:
         """`also` are encoded forms that were sent, such as Basic credentials."""
         forms = {form for value in values for form in forms_of(value.reveal())} | set(also)
         # The longest first: the whole of the credentials before the part that is the value.
         self.forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
-        self._pattern = re.compile(b"|".join(map(re.escape, self.forms)))
-        # At the end of a text: four bytes of a form, or fewer that are the last.
-        starts = {re.escape(form[:4]) for form in self.forms}
-        starts |= {re.escape(form[:n]) + rb"\Z" for form in self.forms for n in (1, 2, 3)}
-        self._beginnings = re.compile(b"|".join(sorted(starts)) or b"(?!)")
         self._window = max(map(len, self.forms), default=1) - 1
+        self._by_start: dict[bytes, list[bytes]] = {}
+        for form in self.forms:
+            self._by_start.setdefault(form[:_START], []).append(form)
 
     def __bool__(self) -> bool:
         return bool(self.forms)
@@ -60,19 +58,26 @@ class Masks:
 
     def masked_piece(self, text: Piece) -> Piece:
         """Return the same of a text that may be a bytearray, without a copy if it has none."""
-        for form in self.forms:  # faster than the pattern by far, where there is nothing
+        for form in self.forms:
             if form in text:
-                return self._pattern.sub(lambda match: b"*" * len(match[0]), text)
+                text = text.replace(form, b"*" * len(form))
         return text
 
     def unfinished(self, text: Piece) -> int:
         """Return how many bytes at the end of a text may be the beginning of a value."""
-        tail = text[-self._window :]
-        for match in self._beginnings.finditer(tail):
-            rest = tail[match.start() :]
-            if any(form.startswith(rest) and form != rest for form in self.forms):
-                return len(rest)
-        return 0
+        tail = bytes(text[-self._window :])
+        return max((_unfinished(tail, *one) for one in self._by_start.items()), default=0)
+
+
+def _unfinished(tail: bytes, start: bytes, forms: Sequence[bytes]) -> int:
+    """Return the same for forms that start in the same way, at whatever distance these repeat."""
+    at = tail.find(start)
+    while at >= 0:
+        rest = tail[at:]
+        if any(len(form) > len(rest) and form.startswith(rest) for form in forms):
+            return len(rest)
+        at = tail.find(start, at + 1)
+    return next((n for n in range(_START - 1, 0, -1) if tail.endswith(start[:n])), 0)
 
 
 class Masker:
