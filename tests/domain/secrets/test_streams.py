@@ -68,6 +68,29 @@ def test_escaped_forms_are_masked(value: bytes) -> None:
     assert masks.masked(json) == b"*" * len(json)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        rb"a\/b c&<d>+e='\"",  # PHP
+        rb"a/b c\u0026\u003cd\u003e+e='\"",  # Go, Rails
+        rb"a/b c\u0026\u003cd\u003e+e\u003d\u0027\"",  # Gson
+        rb"a/b c\u0026\u003Cd\u003E\u002Be=\u0027\u0022",  # .NET
+        b"a/b c&amp;&lt;d&gt;+e=&#x27;&quot;",
+        b"a/b c&amp;&lt;d&gt;+e=&#39;&#34;",
+        b"a/b c&amp;&lt;d&gt;+e='\"",
+        b"a%2fb%20c%26%3cd%3e%2be%3d%27%22",
+        b"a%2Fb+c%26%3Cd%3E%2Be%3D%27%22",
+    ],
+)
+def test_a_value_is_masked_as_common_servers_escape_it(sent: bytes) -> None:
+    masks = Masks([SecretValue(b"a/b c&<d>+e='\"")])
+    assert masks.masked(b"x" + sent + b"y") == b"x" + b"*" * len(sent) + b"y"
+
+
+def test_a_plain_value_has_few_forms() -> None:
+    assert len(Masks([SecretValue(b"ghp_0123456789abcdef")]).forms) == 4
+
+
 def test_pieces_may_be_bytearrays() -> None:
     assert Finder([PLACEHOLDER]).feed(bytearray(b"x" * 200 + PLACEHOLDER)) == PLACEHOLDER
     masker = Masker(Masks([SecretValue(VALUE)]))

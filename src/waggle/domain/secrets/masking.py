@@ -2,31 +2,33 @@
 """Values of secrets in what a server answers, replaced by asterisks of the same length. Pure.
 
 `infra.net.tls` makes a `Masks` for each answer and a `Masker` for each stream of bytes. Forms that
-are found: the value itself, escaped for a URL and for JSON, and in base64 at any offset, also of
-longer credentials around it. Other transformations (compression, reversed, encrypted) cannot be
-found: a host of a secret knows it anyway, and the operator trusts it.
+are found: the value itself, escaped for a URL, JSON and HTML in the ways of common servers, and in
+base64 at any offset, also of longer credentials around it. Other transformations (compression,
+reversed, encrypted) cannot be found: a host of a secret knows it anyway, and the operator trusts
+it.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
 from waggle.domain.secrets import SecretValue
 
 Piece = bytes | bytearray
+_ESCAPE: Final = re.compile(rb"%[0-9A-F]{2}")
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _SHORTEST: Final = 8
 _START: Final = 4
 
 
 def forms_of(value: bytes) -> set[bytes]:
-    """Return what a value looks like in text: itself, in a URL, in JSON, and in base64."""
-    found = {value, quote_from_bytes(value, safe="").encode(), quote_from_bytes(value).encode()}
-    found.add(json.dumps(value.decode("ascii"))[1:-1].encode("ascii"))
+    """Return what a value looks like in text: itself, in a URL, JSON and HTML, and in base64."""
+    found = {value, *_in_urls(value), *_in_json(value), *_in_html(value)}
     for offset in range(3):
         # The characters of base64 that depend on the value alone, whatever stands around it.
         packed = base64.b64encode(b"\0" * offset + value)
@@ -34,6 +36,33 @@ def forms_of(value: bytes) -> set[bytes]:
         last = (offset + len(value)) * 8 // 6
         found |= {packed[first:last], packed[first:last].translate(_URL_SAFE)}
     return {form for form in found if len(form) >= _SHORTEST}
+
+
+def _in_urls(value: bytes) -> Iterator[bytes]:
+    for safe in ("", "/"):
+        for quoted in (quote_from_bytes(value, safe), quote_from_bytes(value, safe + " ")):
+            text = quoted.replace(" ", "+").encode("ascii")
+            yield text
+            yield _ESCAPE.sub(lambda match: match[0].lower(), text)
+
+
+def _in_json(value: bytes) -> Iterator[bytes]:
+    text = json.dumps(value.decode("ascii"))[1:-1]
+    yield text.encode("ascii")
+    yield text.replace("/", "\\/").encode("ascii")  # as PHP writes it
+    # As in what may stand in HTML: by Go, Rails, Gson, .NET.
+    for escaped, form in (("<>&", "\\u%04x"), ("<>&='", "\\u%04x"), ("<>&'+`", "\\u%04X")):
+        codes = {character: form % ord(character) for character in escaped}
+        yield text.translate(str.maketrans(codes)).encode("ascii")
+    codes = {character: f"\\u{ord(character):04X}" for character in "<>&'+`\""} | {"\\": r"\\"}
+    yield value.decode("ascii").translate(str.maketrans(codes)).encode("ascii")
+
+
+def _in_html(value: bytes) -> Iterator[bytes]:
+    plain = value.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;")
+    for double in (b'"', b"&quot;", b"&#34;"):
+        for single in (b"'", b"&#39;", b"&#x27;", b"&#039;"):
+            yield plain.replace(b'"', double).replace(b"'", single)
 
 
 class Masks:
