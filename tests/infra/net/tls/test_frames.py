@@ -2,7 +2,14 @@
 """The meter of HTTP/2 frames: what it lets through, what it keeps, and when it is enough."""
 
 import pytest
-from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    DataFrame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    WindowUpdateFrame,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +56,13 @@ def test_a_turn_has_so_many_frames() -> None:
         piece, rest = meter.feed(rest, 2)
         passed += piece
     assert passed.startswith(PING * 5 + DATA[:9])
+
+
+def test_a_turn_has_few_heads_since_each_may_be_thousands_of_headers() -> None:
+    head = HeadersFrame(1, data=b"x" * 1000, flags=["END_HEADERS"]).serialize()
+    meter = Meter(preface=False, now=Clock())
+    passed, _ = meter.feed(head * 20, 64)
+    assert passed.count(head[:9]) == 2
 
 
 def test_a_budget_is_used_up_and_filled_by_time() -> None:
