@@ -29,6 +29,9 @@ STREAM_WINDOW, WINDOW = 256 * 1024, 1024 * 1024
 """Bytes that a peer may send ahead, on one stream and on all."""
 MAX_STREAMS: Final = 64
 MAX_HEADERS: Final = 64 * 1024
+MAX_TABLE: Final = 4096
+"""Bytes of headers that are remembered to compress others, though the peer may allow 4 GiB: each
+header that is sent is looked for among them, one by one."""
 ENHANCE_YOUR_CALM, PROTOCOL_ERROR = 11, 1
 
 
@@ -85,7 +88,7 @@ class Side:
             return None
         try:
             passed, self._unparsed = self._meter.feed(data, FRAMES_PER_TURN)
-            return self.http.receive_data(passed)
+            events = self.http.receive_data(passed)
         except Flood:
             self._out += goaway(0, ENHANCE_YOUR_CALM)
             self._wake.set()
@@ -93,6 +96,11 @@ class Side:
         except (ProtocolError, ValueError, IndexError, KeyError, UnicodeError):
             self.flush()  # h2 has made a GOAWAY that says why
             raise PeerGone("not valid HTTP/2") from None
+        encoder = self.http.encoder
+        is_large = encoder.header_table_size > MAX_TABLE
+        if is_large:  # setting the size that it has would hide an earlier change from the peer
+            encoder.header_table_size = MAX_TABLE
+        return events
 
     def flush(self) -> None:
         """Queue what h2 has made; never blocks."""
