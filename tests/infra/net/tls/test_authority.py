@@ -78,6 +78,8 @@ def test_its_certificate_says_what_it_is() -> None:
     certificate = x509.load_pem_x509_certificate(authority.certificate)
     constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
+    excluded = constraints.value.excluded_subtrees or []
+    assert [str(name.value) for name in excluded] == ["0.0.0.0/0", "::/0"]
     assert certificate.subject.rfc4514_string() == "CN=waggle box-1"
     assert certificate.not_valid_before_utc <= clock.now - timedelta(minutes=59)
     assert certificate.not_valid_after_utc >= clock.now + LIFETIME - timedelta(seconds=1)

@@ -4,7 +4,7 @@
 Made when an environment gets secrets, kept with it as bytes (the key is worth as much as the
 environment: it opens only connections of that guest), and used by `ended` for a leaf per host. The
 certificate is limited to the hosts by critical name constraints: should the guest's trust in it be
-carried elsewhere, it is good for no other host. Knows no secrets and no files.
+carried elsewhere, it is good for no other host, and no address. Knows no secrets and no files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from typing import Final, cast
 
 from cryptography import x509
@@ -57,13 +58,15 @@ class EnvironmentAuthority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"waggle {environment}"[:64])])
         bases = sorted({host.removeprefix("*.") for host in hosts})
-        permitted = [x509.DNSName(base) for base in bases]
+        names = [x509.DNSName(base) for base in bases]
+        # Constraints say nothing about kinds of names that they do not have.
+        addresses = [x509.IPAddress(ip_network(block)) for block in ("0.0.0.0/0", "::/0")]
         usage = x509.KeyUsage(*(False,) * 5, key_cert_sign=True, crl_sign=True, **_NO_ENCIPHERING)
         certificate = (
             _builder(name, name, key, now(), now() + LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
-            .add_extension(x509.NameConstraints(permitted, None), critical=True)
+            .add_extension(x509.NameConstraints(names, addresses), critical=True)
             .sign(key, hashes.SHA256())
         )
         return cls(key, certificate, now=now)
