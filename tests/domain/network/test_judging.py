@@ -124,6 +124,13 @@ def test_an_allowed_name_is_not_an_explicit_address() -> None:
     assert (found.outcome, found.block) == (Outcome.ALLOWED, None)
 
 
+def test_a_denied_address_is_denied_behind_a_gateway_to_ipv4_too() -> None:
+    denied = judge("public, deny 93.184.0.0/16").address(ip_address("64:ff9b::5db8:d822"), 443)
+    assert (denied.result.code, denied.result.rule) == ("rule", "deny 93.184.0.0/16")
+    inside = judge("93.184.0.0/16", "93.184.0.0/16")
+    assert inside.address(ip_address("64:ff9b::5db8:d822"), 443).result.code == "no-rule"
+
+
 class TestRequests:
     own = "GET api.example.org/v1/, deny DELETE files.example.org, files.example.org"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -23,6 +23,7 @@ from waggle.domain.network.rules import Action, Block, Rule, is_odd, lies_below,
 Address = IPv4Address | IPv6Address
 WEB: Final = frozenset({80, 443})
 SMTP: Final = 25
+_NAT64: Final = IPv6Network("64:ff9b::/96")
 NO_SETS: Final[Mapping[str, Sequence[Rule]]] = MappingProxyType({})
 
 
@@ -166,6 +167,9 @@ class _Side:
         if self._unknown is not None:
             return self._unknown
         decided = _by_rule(_find(self._table.for_address(address, port), seen))
+        if (inner := _translated(address)) is not None:  # a rule that denies it means both
+            inside = _by_rule(_find(self._table.for_address(inner, port), seen))
+            decided = inside if inside is not None and inside.is_denied else decided
         if name is None or name.outcome is Outcome.UNDECIDED:
             return decided or self._by_default(port)
         if decided is None or name.is_denied:
@@ -182,6 +186,12 @@ class _Side:
         if self._web is not None and port not in self._web:
             return _denied("port", f"port {port} is not open without a rule for it")
         return Judgement(Outcome.ALLOWED, "allowed", "", str(self._default))
+
+
+def _translated(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address to which a gateway leads from this one (NAT64)."""
+    is_such = isinstance(address, IPv6Address) and address in _NAT64
+    return IPv4Address(int(address) & 0xFFFF_FFFF) if is_such else None
 
 
 def _unknown(network: Network, sets: Mapping[str, Sequence[Rule]]) -> Judgement | None:
