@@ -79,7 +79,7 @@ class World:
             reach=Reach(parse_network("*:*"), Judges(ports=None, web=None)),
             exists=self.exists,
         )
-        proxy.secrets = self.secrets.ended_tls(made, proxy.judge_request)
+        proxy.secrets = self.secrets.ended_tls(made)
         return proxy
 
     def environment(self, image: str, resources: Resources) -> Environment:

@@ -113,7 +113,7 @@ class Egress:
             heard=egress_log(self._observer, environment),
         )
         if self._secrets is not None:
-            proxy.secrets = self._secrets.ended_tls(environment, proxy.judge_request)
+            proxy.secrets = self._secrets.ended_tls(environment)
         self._proxies.add(proxy)
         return proxy
 

@@ -21,7 +21,7 @@ from waggle.domain.secrets import MAX_SECRETS, Granted, mint
 from waggle.domain.secrets.held import Granting, HeldSecrets, NoGranting
 from waggle.infra.access.secret_values import SecretVault
 from waggle.infra.net.tls.authority import EnvironmentAuthority
-from waggle.infra.net.tls.ended import EndedTls, JudgeRequest
+from waggle.infra.net.tls.ended import EndedTls
 from waggle.infra.net.tls.upstream import UpstreamTls
 from waggle.infra.observe.audit import Thinning
 
@@ -42,7 +42,7 @@ class Secrets:
         """What gives secrets to new environments."""
         return NoGranting() if self._vault is None else _FromVault(self._vault)
 
-    def ended_tls(self, environment: Environment, judge: JudgeRequest) -> EndedTls | None:
+    def ended_tls(self, environment: Environment) -> EndedTls | None:
         """Return what puts values into the requests of an environment; None if it has no secrets.
 
         Without a secrets file, placeholders of an earlier one are worth nothing.
@@ -63,7 +63,7 @@ class Secrets:
         def used(name: str, host: str) -> None:
             thinned(name, (name, host))
 
-        return EndedTls(granted, authority, self._upstream, judge=judge, on_use=used)
+        return EndedTls(granted, authority, self._upstream, on_use=used)
 
 
 class _FromVault:

@@ -114,6 +114,20 @@ class Dialer:
 
         return begin
 
+    def judge(self, passage: Passage, method: str, path: str) -> Refusal | None:
+        """Judge a request inside TLS that the proxy ended; None: it may pass. Reports nothing."""
+        return self._gate.judge_request(passage, Seen(method, path))
+
+    def may_be_unseen(self, passage: Passage) -> bool:
+        """Whether requests may pass that the proxy does not see; if not, that is reported.
+
+        A connection is made for rules about requests only since these are judged later.
+        """
+        refusal = self._gate.judge_request(passage, None)
+        if refusal is not None:
+            self._gate.limited(passage.target, refusal)
+        return refusal is None
+
     def report(self, target: Target, code: str, reason: str) -> None:
         """Report that a connection that was made, or a request in it, is refused."""
         self._gate.denied(target, code, reason)

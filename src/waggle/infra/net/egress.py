@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from waggle.domain.network import Network
-from waggle.domain.network.judging import Seen
 from waggle.domain.network.rules import Rule
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.network.use import NetworkUse
@@ -31,7 +30,6 @@ from waggle.infra.net.guest_request import (
     EgressLimits,
     Home,
     Refusal,
-    Target,
 )
 from waggle.infra.net.names import Exists, Names
 from waggle.infra.net.pace import Pace
@@ -95,10 +93,6 @@ class EgressProxy:
         """
         self._gate.change(network, registries)
         return self.end_refused()
-
-    def judge_request(self, target: Target, method: str, path: str) -> Refusal | None:
-        """Judge a request inside TLS that the proxy ended; None: it may pass. Reports nothing."""
-        return self._gate.judge_request(target, Seen(method, path))
 
     def end_refused(self) -> int:
         """End the open connections that the rules of now do not allow; return how many."""

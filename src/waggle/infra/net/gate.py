@@ -157,27 +157,33 @@ class Gate:
         """Report that it has ended, and how many bytes it carried."""
         self._on_end(Ended(passage.decision, seconds, sent, received))
 
-    def judge_request(self, target: Target, seen: Seen) -> guest_request.Refusal | None:
-        """Return why a request on a connection that was made may not pass. Reports nothing."""
-        result = self._rules().name(target.name, target.port, seen).result
-        if not result.is_denied:
+    def judge_request(self, passage: Passage, seen: Seen | None) -> guest_request.Refusal | None:
+        """Return why a request on an open connection may not pass. Reports nothing.
+
+        `seen` None: may what the proxy does not see pass?
+        """
+        judgement = self._now(replace(passage, seen=seen))
+        if judgement.outcome is Outcome.ALLOWED:
             return None
+        target = passage.target
         host = guest_request.printable(target.host)
-        decision = Decision(host, target.port, result.code, result.reason, result.rule)
+        decision = Decision(host, target.port, judgement.code, judgement.reason, judgement.rule)
         return guest_request.denied(decision, self.network)
 
     def still_admits(self, passage: Passage) -> bool:
         """Whether an open connection may stay, by the rules of now. Reports nothing."""
+        return self._now(passage).outcome is Outcome.ALLOWED
+
+    def _now(self, passage: Passage) -> Judgement:
         target, seen, name = passage.target, passage.seen, None
         if target.address is None:
             name = self._rules().name(target.name, target.port, seen)
             name = _allowed(name) if passage.asked else name
             if name.result.outcome in (Outcome.DENIED, Outcome.ASK):
-                return False
+                return name.result
         judged = self._judged(passage.address, target.port, seen, name)
         judged = _allowed(judged) if passage.asked else judged
-        judgement = self._with_policy(passage.address, judged.result)
-        return judgement.outcome is Outcome.ALLOWED
+        return self._with_policy(passage.address, judged.result)
 
     @property
     def has_rules(self) -> bool:

@@ -11,6 +11,7 @@ loop, and only h11 interprets the guest's bytes.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import h11
 
@@ -140,7 +141,7 @@ class Session:
         try:
             early = await self._connected()
             if self._secrets is not None and self.passage is not None:
-                terms = self._terms(target)
+                terms = self._terms(self.passage)
                 await self._secrets.serve(self._client, upstream, target, early, terms)
             else:
                 idle = self._limits.idle_seconds
@@ -163,16 +164,23 @@ class Session:
             server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
             exchange = Exchange(self._peer, server, target.host)
             if self._secrets is not None and self.passage is not None:
-                plain, terms = self._secrets.plain, self._terms(target)
+                plain, terms = self._secrets.plain, self._terms(self.passage)
                 plain.judge_head(target, path, list(request.headers), terms)
                 exchange.inspect = plain.inspector(target, terms)
             await exchange.run(request_for(request, target, path), self._limits.idle_seconds)
         finally:
             upstream.abort()
 
-    def _terms(self, target: Target) -> Terms:
-        check = self._dialer.name_check(target)
-        return Terms(self._limits, self._dialer.report, self._pace.take, check)
+    def _terms(self, passage: Passage) -> Terms:
+        dialer = self._dialer
+        return Terms(
+            self._limits,
+            dialer.report,
+            self._pace.take,
+            dialer.name_check(passage.target),
+            partial(dialer.judge, passage),
+            partial(dialer.may_be_unseen, passage),
+        )
 
     async def _dial(self, target: Target, seen: Seen | None = None) -> Stream:
         await self._allowance.turn()

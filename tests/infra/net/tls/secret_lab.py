@@ -12,12 +12,13 @@ from tests.support.authorities import Authority
 from tests.support.forge import read_request
 
 from waggle.domain.access import LOCAL
+from waggle.domain.network import parse_network
 from waggle.domain.network.decisions import Decision
 from waggle.domain.network.rule_book import Judges
 from waggle.domain.secrets import Granted, Secret, SecretValue, ValueUnavailable
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
-from waggle.infra.net.guest_request import EgressLimits, Refusal, Target
+from waggle.infra.net.guest_request import EgressLimits
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.record import Heard
 from waggle.infra.net.tls.authority import EnvironmentAuthority
@@ -77,8 +78,6 @@ class SecretLab:
         self.own = EnvironmentAuthority.new("lab", [HOST, "*.git.test"])
         self.decisions: list[Decision] = []
         self.used: list[tuple[str, str]] = []
-        self.refusal: Refusal | None = None
-        self.judged: list[tuple[str, str]] = []
         self.names = dict.fromkeys((HOST, OTHER, "a.git.test"), HERE)
         self.proxy: EgressProxy
         self.port = 0
@@ -91,9 +90,9 @@ class SecretLab:
     def denials(self) -> list[str]:
         return [decision.code for decision in self.decisions if not decision.is_allowed]
 
-    def _judge(self, target: Target, method: str, path: str) -> Refusal | None:
-        self.judged.append((method, path))
-        return self.refusal
+    def rules(self, network: str) -> None:
+        """Let the environment reach something else; HOST stands for the host of the secrets."""
+        self.proxy.set_network(parse_network(network.replace("HOST", HOST)))
 
     async def _resolve(self, name: str) -> Sequence[Address]:
         if name not in self.names:
@@ -105,7 +104,6 @@ class SecretLab:
             self.granted,
             self.own,
             UpstreamTls(self.authority.bundle),
-            judge=self._judge,
             on_use=lambda name, host: self.used.append((name, host)),
         )
         self.proxy = EgressProxy(

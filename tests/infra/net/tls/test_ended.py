@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.infra.net.tls.secret_lab import (
+    HERE,
     HOST,
     OTHER,
     PLACEHOLDER,
@@ -20,8 +21,6 @@ from tests.infra.net.tls.secret_lab import (
     github,
     request,
 )
-
-from waggle.infra.net.guest_request import Refusal
 
 if TYPE_CHECKING:
     from tests.infra.net.tls.secret_lab import SecretLab
@@ -65,7 +64,6 @@ async def test_requests_without_placeholders_pass_on_one_connection(lab: SecretL
         assert await reader.readuntil(b"one")
     assert b"GET /2 HTTP/1.1" in site.heads
     assert lab.used == []
-    assert lab.judged == [("GET", "/0"), ("GET", "/1"), ("GET", "/2")]
 
 
 async def test_a_rotated_value_is_in_the_next_request(lab: SecretLab) -> None:
@@ -187,10 +185,47 @@ async def test_a_value_that_cannot_be_had_is_reported(lab: SecretLab) -> None:
 async def test_a_rule_may_judge_method_and_path(lab: SecretLab) -> None:
     site = Site(answer(b""))
     port = await lab.site(site)
-    lab.refusal = Refusal(403, "rule", "waggle: no.", reason="no")
+    lab.rules("public, deny DELETE HOST/v1")
     got = await lab.ask(port, request(port, path="/v1/?q=1", method="DELETE"))
     assert b"X-Waggle-Denied: rule\r\n" in got
-    assert (lab.judged, lab.denials, site.got) == ([("DELETE", "/v1/?q=1")], ["rule"], [])
+    assert (lab.denials, site.got) == (["rule"], [])
+    await lab.ask(port, request(port, path="/v1/?q=1"))
+    assert site.heads.startswith(b"GET /v1/?q=1 ")
+
+
+@pytest.mark.parametrize(
+    "rules, code",
+    [
+        (f"GET HOST:PORT/v1/, GET {HERE}:PORT/v1/", "no-rule"),
+        (f"GET {HERE}:PORT/v1/, deny 10.0.0.0/8", "no-rule"),
+        ("ask, GET HOST:PORT/v1/", "ask"),  # the connection needed no question
+    ],
+)
+async def test_requests_are_judged_as_connections_are(
+    lab: SecretLab, rules: str, code: str
+) -> None:
+    site = Site(answer(b"fine"))
+    port = await lab.site(site)
+    lab.rules(rules.replace("PORT", str(port)))
+    assert b"fine" in await lab.ask(port, request(port, path="/v1/x"))
+    got = await lab.ask(port, request(port, path="/v1/x", method="POST"))
+    assert f"X-Waggle-Denied: {code}\r\n".encode() in got
+    assert b"POST" not in site.heads
+
+
+async def test_rules_about_requests_let_nothing_pass_that_is_not_seen(lab: SecretLab) -> None:
+    """A tunnel is made since requests inside its TLS are judged, and then there is no TLS."""
+    site = Site(answer(b"secret"))
+    port = await lab.listen(site)
+    lab.rules(f"GET HOST:{port}/v1/")
+    reader, writer = await lab.tunnel(port)
+    writer.write(request(port, method="DELETE"))
+    assert await reader.read() == b""
+    assert (site.got, lab.denials) == ([], ["hidden"])
+    lab.rules(f"HOST:{port}")
+    reader, writer = await lab.tunnel(port)
+    writer.write(request(port, method="DELETE"))
+    assert (await reader.read()).endswith(b"secret")
 
 
 async def test_other_hosts_are_not_ended(lab: SecretLab) -> None:

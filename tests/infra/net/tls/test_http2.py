@@ -48,7 +48,6 @@ async def test_a_value_goes_and_comes_back_masked(lab: SecretLab) -> None:
     assert asked.get(b"authorization") == b"Bearer " + VALUE
     assert asked.get(b":path") == b"/a?b"
     assert asked.get(b"accept-encoding") == b"identity"
-    assert lab.judged == [("POST", "/a?b")]
 
 
 async def test_many_streams_share_a_connection(lab: SecretLab) -> None:

@@ -51,6 +51,9 @@ class Terms(NamedTuple):
     """Returns how many seconds the next refusal has to wait."""
     begin: Begin | None = None
     """Reads the first bytes of a tunnel whose TLS is not ended."""
+    judge: Judge = lambda _method, _path: None
+    may_be_unseen: Callable[[], bool] = lambda: True
+    """Whether a tunnel may pass on what is not judged by `judge`."""
 
 
 class Decoder(Protocol):

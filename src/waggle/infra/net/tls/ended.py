@@ -31,8 +31,6 @@ from waggle.tasks import end
 H1, H2 = "http/1.1", "h2"
 OnUse = Callable[[str, str], None]
 """Gets the name of a secret and the host to which its value is about to be sent."""
-JudgeRequest = Callable[[Target, str, str], Refusal | None]
-"""Judges method and path of a request inside TLS."""
 
 
 class EndedTls:
@@ -44,7 +42,6 @@ class EndedTls:
         authority: EnvironmentAuthority,
         upstream: UpstreamTls,
         *,
-        judge: JudgeRequest = lambda _target, _method, _path: None,
         on_use: OnUse = lambda _name, _host: None,
     ) -> None:
         """`upstream` is shared by all environments."""
@@ -52,7 +49,6 @@ class EndedTls:
         self._granted = granted
         self._authority = authority
         self._upstream = upstream
-        self._judge: JudgeRequest = judge
         self._on_use = on_use
 
     def covers(self, target: Target) -> bool:
@@ -89,12 +85,14 @@ class EndedTls:
             first, spoke = await _first_bytes(client, upstream, early, terms.limits.idle_seconds)
         client.keeps = upstream.keeps = False
         if not is_covered or spoke or first[:1] != bytes((HANDSHAKE,)):
+            if not terms.may_be_unseen():
+                raise PeerGone
             await self.plain.relay(client, upstream, target, (first, spoke), terms)
             return
         admission = Admission(
             target,
             self._granted,
-            lambda method, path: self._judge(target, method, path),
+            terms.judge,
             lambda code, reason: terms.denied(target, code, reason),
             lambda name: self._on_use(name, target.host),
         )
