@@ -125,9 +125,9 @@ class Made:
     ssh_port: int
 
 
-async def create(client: Client, runtime: str) -> Made:
+async def create(client: Client, runtime: str, secrets: Sequence[str] = ()) -> Made:
     """Create an environment."""
-    made = await call(client, "create_environment", runtime=runtime)
+    made = await call(client, "create_environment", runtime=runtime, secrets=[*secrets])
     identity = str(made["environment_id"])
     state = await call(client, "get_environment", environment_id=identity)
     return Made(identity, int(state["ssh_port"]))
@@ -139,9 +139,11 @@ async def destroy(client: Client, environment_id: str) -> None:
 
 
 @asynccontextmanager
-async def environment(client: Client, runtime: str) -> AsyncGenerator[Made]:
+async def environment(
+    client: Client, runtime: str, secrets: Sequence[str] = ()
+) -> AsyncGenerator[Made]:
     """Create an environment for the length of the block."""
-    made = await create(client, runtime)
+    made = await create(client, runtime, secrets)
     try:
         yield made
     finally:

@@ -317,6 +317,14 @@ ROWS: tuple[Row, ...] = (
         1.33,
     ),
     Row(
+        "ended-large",
+        "direct",
+        "16 MB by a program in a guest over TLS that the proxy ends for a secret",
+        "the same through a tunnel of the proxy",
+        RATIO,
+        1.67,
+    ),
+    Row(
         "direct-denied",
         "direct",
         "connecting to a name that is denied until the program hears of it",
