@@ -19,6 +19,7 @@ from waggle.domain.secrets import Granted, Secret, SecretValue, ValueUnavailable
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.guest_request import EgressLimits
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.record import Heard
 from waggle.infra.net.tls.authority import EnvironmentAuthority
@@ -79,6 +80,8 @@ class SecretLab:
         self.decisions: list[Decision] = []
         self.used: list[tuple[str, str]] = []
         self.names = dict.fromkeys((HOST, OTHER, "a.git.test"), HERE)
+        self.handshakes = Pace(200, 1e-6)
+        """Nobody waits for the first 200, and nothing comes back in a test's time."""
         self.proxy: EgressProxy
         self.port = 0
 
@@ -105,6 +108,7 @@ class SecretLab:
             self.own,
             UpstreamTls(self.authority.bundle),
             on_use=lambda name, host: self.used.append((name, host)),
+            pace=self.handshakes,
         )
         self.proxy = EgressProxy(
             AddressPolicy([ip_network(f"{HERE}/32")]),

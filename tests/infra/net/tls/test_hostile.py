@@ -196,6 +196,16 @@ async def test_a_server_that_never_answers_is_too_slow(protocol: str) -> None:
             assert got1.startswith(b"HTTP/1.1 504 ")
 
 
+async def test_handshakes_have_a_rate(lab: SecretLab) -> None:
+    port = await lab.site(Site(answer(b"")))
+    lab.handshakes.take(198)
+    await lab.tunnel(port)  # it costs nothing yet
+    for _ in range(2):
+        assert not lab.handshakes.is_over
+        assert await lab.ask(port, request(port))
+    assert lab.handshakes.is_over, "the next one would wait"
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\x01\x00"])
 async def test_a_handshake_that_never_ends_is_given_up(sent: bytes) -> None:
     async with impatient() as lab:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from waggle.domain.secrets import Granted
 from waggle.infra.net import PeerGone, Stream
 from waggle.infra.net.guest_request import Refusal, Target, too_slow
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.tls import Patient, TlsFailed, TlsStream
 from waggle.infra.net.tls.admission import Admission, Terms
 from waggle.infra.net.tls.authority import EnvironmentAuthority
@@ -29,6 +31,9 @@ from waggle.infra.net.tls.upstream import UpstreamTls
 from waggle.tasks import end
 
 H1, H2 = "http/1.1", "h2"
+HANDSHAKES_AT_ONCE: Final = 200
+HANDSHAKES_PER_SECOND: Final = 50
+"""Of one environment, with guest and server; both together take 2 ms of the event loop."""
 OnUse = Callable[[str, str], None]
 """Gets the name of a secret and the host to which its value is about to be sent."""
 
@@ -43,8 +48,10 @@ class EndedTls:
         upstream: UpstreamTls,
         *,
         on_use: OnUse = lambda _name, _host: None,
+        pace: Pace | None = None,
     ) -> None:
-        """`upstream` is shared by all environments."""
+        """All environments share `upstream`; `pace` is the rate of handshakes of this one."""
+        self._pace = Pace(HANDSHAKES_AT_ONCE, HANDSHAKES_PER_SECOND) if pace is None else pace
         self.plain = PlainWatch(granted)
         self._granted = granted
         self._authority = authority
@@ -96,6 +103,8 @@ class EndedTls:
             lambda code, reason: terms.denied(target, code, reason),
             lambda name: self._on_use(name, target.host),
         )
+        if (seconds := self._pace.take()) > 0:
+            await asyncio.sleep(seconds)
         connection = _Connection(client, admission, self._authority, terms)
         await connection.run(first, upstream, self._upstream)
 
