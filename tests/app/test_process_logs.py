@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
+import structlog
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.app.process import configure_logging
@@ -45,6 +47,27 @@ def test_every_other_failure_is_logged(written: io.StringIO) -> None:
     log("mcp.server.streamable_http", ValueError("bad"))
     log("waggle.web", anyio.ClosedResourceError())
     assert written.getvalue().count("it failed") == 2
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_traceback_shows_no_values(
+    written: io.StringIO, form: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Secrets and tokens are in local variables."""
+    configure_logging("info", form)
+
+    def fail(secret: str) -> None:
+        held = secret[::-1]
+        raise ValueError(len(held))
+
+    try:
+        fail("ghp_" + "s3cr3t")
+    except ValueError:
+        structlog.get_logger("waggle.infra").exception("it failed")
+    shown = written.getvalue() + capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "ghp_s3cr3t" not in shown
+    assert "ghp_s3cr3t"[::-1] not in shown
 
 
 LOGS_WHAT_IT_READS = """

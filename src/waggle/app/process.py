@@ -96,8 +96,10 @@ def configure_logging(
         structlog.processors.StackInfoRenderer(),
     ]
     as_text = form == "console" or (form == "auto" and sys.stderr.isatty())
+    # A traceback of rich, the usual one of the console, has the values of local variables.
+    plain = structlog.dev.plain_traceback
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
