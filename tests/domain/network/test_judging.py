@@ -180,6 +180,12 @@ class TestRequests:
         assert own.name("example.org", 80, Seen("post", "/")).result.code == "rule"
         assert own.name("example.net", 80, Seen("get", "/")).result.code == "no-rule"
 
+    def test_a_request_that_may_be_taken_for_another_is_only_denied_by_such_rules(self) -> None:
+        own = judge("GET a.test/v1/, b.test, deny DELETE b.test, c.test")
+        seen = Seen("GET", "/v1/x", is_unclear=True)
+        codes = [own.name(name, 80, seen).result.code for name in ("a.test", "b.test", "c.test")]
+        assert codes == ["no-rule", "rule", "allowed"]
+
     def test_where_tls_hides_requests_such_a_rule_allows_nothing(self) -> None:
         hidden = self.result("api.example.org", None)
         assert (hidden.outcome, hidden.code) == (Outcome.DENIED, "hidden")

@@ -44,6 +44,8 @@ class Seen(NamedTuple):
 
     method: str = ""
     path: str = ""
+    is_unclear: bool = False
+    """Whether its headers could have a server take it for a request of other method or path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def _matches(rule: Rule, seen: Seen | None) -> bool | None:
         return None
     if not seen.method:  # its requests are judged one by one
         return rule.action is Action.ALLOW
+    if seen.is_unclear:
+        return rule.action is Action.DENY
     if rule.action is Action.DENY:  # whatever some server could take the request for
         has_method = not rule.methods or seen.method.upper() in rule.methods
         return has_method and (not rule.path or may_lie_below(seen.path, rule.path))

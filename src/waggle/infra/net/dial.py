@@ -114,9 +114,9 @@ class Dialer:
 
         return begin
 
-    def judge(self, passage: Passage, method: str, path: str) -> Refusal | None:
+    def judge(self, passage: Passage, seen: Seen) -> Refusal | None:
         """Judge a request inside TLS that the proxy ended; None: it may pass. Reports nothing."""
-        return self._gate.judge_request(passage, Seen(method, path))
+        return self._gate.judge_request(passage, seen)
 
     def may_be_unseen(self, passage: Passage) -> bool:
         """Whether requests may pass that the proxy does not see; if not, that is reported.

@@ -12,7 +12,7 @@ never an address that a name resolved to. Must not know SSH.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -30,6 +30,17 @@ HTTP_PORT = 80
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?")
 _HTTP_URL = re.compile(r"(?i:http)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)")
+
+
+_OTHERWISE = frozenset(
+    b"x-http-method x-http-method-override x-method-override x-original-method x-original-uri "
+    b"x-original-url x-rewrite-url".split()
+)
+
+
+def is_unclear(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether frameworks may take a request for another than its first line says."""
+    return any(name.lower().replace(b"_", b"-") in _OTHERWISE for name, _ in headers)
 
 
 class BadTarget(ValueError):

@@ -159,7 +159,8 @@ class Session:
 
     async def _forward(self, request: h11.Request) -> None:
         target, path = parse_http_url(request.target.decode("ascii"))
-        upstream = await self._dial(target, Seen(request.method.decode("ascii"), path))
+        unclear = guest_request.is_unclear(request.headers)
+        upstream = await self._dial(target, Seen(request.method.decode("ascii"), path, unclear))
         try:
             server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
             exchange = Exchange(self._peer, server, target.host)

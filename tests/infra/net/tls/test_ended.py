@@ -213,6 +213,19 @@ async def test_requests_are_judged_as_connections_are(
     assert b"POST" not in site.heads
 
 
+async def test_a_header_does_not_make_another_request_of_one_that_is_allowed(
+    lab: SecretLab,
+) -> None:
+    site = Site(answer(b"fine"))
+    port = await lab.site(site)
+    lab.rules(f"POST HOST:{port}/v1/")
+    override = "X_HTTP_Method-Override: DELETE"
+    got = await lab.ask(port, request(port, override, path="/v1/x", method="POST"))
+    assert b"X-Waggle-Denied: no-rule\r\n" in got
+    lab.rules(f"HOST:{port}")
+    assert b"fine" in await lab.ask(port, request(port, override, path="/v1/x", method="POST"))
+
+
 async def test_rules_about_requests_let_nothing_pass_that_is_not_seen(lab: SecretLab) -> None:
     """A tunnel is made since requests inside its TLS are judged, and then there is no TLS."""
     site = Site(answer(b"secret"))

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 import zstandard
 
+from waggle.domain.network.judging import Seen
 from waggle.domain.secrets import Granted, ValueUnavailable
 from waggle.domain.secrets.masking import Masker, Masks, Piece
 from waggle.domain.secrets.substitution import Finder, Header, Misplaced, examine, misplaced
@@ -25,6 +26,7 @@ from waggle.infra.net.guest_request import (
     EgressLimits,
     Refusal,
     Target,
+    is_unclear,
     parse_authority,
 )
 
@@ -35,8 +37,8 @@ _PATH = re.compile(rb"/[!-~]*")
 _ABSOLUTE = re.compile(rb"(?i:https)://([^/?#]*)([!-~]*)")
 _NO_BODY: Final = frozenset({204, 205, 304})
 
-Judge = Callable[[str, str], Refusal | None]
-"""Judges the method and the path with its query, before any value is in it."""
+Judge = Callable[[Seen], Refusal | None]
+"""Judges a request, whose path with its query has no value in it yet."""
 OnDenial = Callable[[str, str], None]
 """Gets the code and the reason of a request or connection that is refused."""
 
@@ -51,7 +53,7 @@ class Terms(NamedTuple):
     """Returns how many seconds the next refusal has to wait."""
     begin: Begin | None = None
     """Reads the first bytes of a tunnel whose TLS is not ended."""
-    judge: Judge = lambda _method, _path: None
+    judge: Judge = lambda _seen: None
     may_be_unseen: Callable[[], bool] = lambda: True
     """Whether a tunnel may pass on what is not judged by `judge`."""
 
@@ -157,7 +159,8 @@ class Admission:
         if method == b"CONNECT":
             text = "CONNECT is for the proxy, not inside of a connection."
             raise self.note(refused(405, "connect-inside", self.host, text))
-        refusal = self._judge(method.decode("ascii", "replace"), path.decode("ascii", "replace"))
+        words = method.decode("ascii", "replace"), path.decode("ascii", "replace")
+        refusal = self._judge(Seen(*words, is_unclear(headers)))
         if refusal is not None:
             raise self.note(refusal)
         try:
