@@ -181,6 +181,8 @@ def test_a_guest_sees_its_own_cookies_alone() -> None:
     assert cookies.to_guest(given, by_path=False) == b"other=1; waggle-e.a=2; waggle-e.b=3=4; c="
     assert cookies.link_tokens(given) == ["t", "u"]
     assert cookies.link_tokens([b"waggle_link=%d" % n for n in range(9)]) == ["0", "1", "2", "3"]
+    tossed = b"; ".join([b"waggle_link=%d" % n for n in range(9)] + [b"__Host-waggle_link=mine"])
+    assert cookies.link_tokens([tossed])[0] == "mine", "which only the server's answer could set"
 
 
 def test_the_cookie_of_a_link_is_for_its_port_and_no_script() -> None:

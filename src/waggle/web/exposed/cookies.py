@@ -33,9 +33,13 @@ def link_cookie(token: str, seconds: int, *, path: str | None, secure: bool) -> 
 
 
 def link_tokens(headers: Iterable[bytes]) -> list[str]:
-    """Return the tokens in Cookie headers: several, if a page of another port has set one."""
-    found = [value for name, value in _pairs(headers) if name.lower() in _LINKS]
-    return [value.decode("latin-1") for value in found[:_MOST_LINKS]]
+    """Return the tokens in Cookie headers: several, if a page of another port has set one.
+
+    First those that such a page cannot set, however many others it sets.
+    """
+    found = [pair for pair in _pairs(headers) if pair[0].lower() in _LINKS]
+    found.sort(key=lambda pair: pair[0] != _SAFE_LINK.encode())
+    return [value.decode("latin-1") for _, value in found[:_MOST_LINKS]]
 
 
 def to_guest(headers: Iterable[bytes], *, by_path: bool) -> bytes:
