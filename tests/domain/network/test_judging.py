@@ -167,8 +167,9 @@ class TestRequests:
         ],
     )
     def test_a_path_is_denied_however_a_server_may_read_it(self, path: str) -> None:
-        own = judge("public, deny example.org/admin")
-        assert own.name("example.org", 80, Seen("GET", path)).result.code == "rule"
+        for rule in ("deny example.org/admin", "deny example.org/admin/"):
+            own = judge(f"public, {rule}")
+            assert own.name("example.org", 80, Seen("GET", path)).result.code == "rule"
 
     @pytest.mark.parametrize("path", ["/", "/administrator", "/x/admin", "/a%20b;c?next=/admin"])
     def test_other_paths_are_not(self, path: str) -> None:

@@ -166,10 +166,11 @@ def lies_below(path: str, prefix: str) -> bool:
 def may_lie_below(path: str, prefix: str) -> bool:
     """Whether some server may take a request's path for the prefix or below it.
 
-    Servers undo escapes, some of them twice, drop what follows `;`, and may not tell cases apart.
+    Servers undo escapes, some of them twice, drop what follows `;` and a slash at the end, and may
+    not tell cases apart.
     """
     read = _as_read(path)
-    return is_odd(path) or is_odd(read) or lies_below(read, _as_read(prefix))
+    return is_odd(path) or is_odd(read) or lies_below(read, _as_read(prefix).removesuffix("/"))
 
 
 def _as_read(path: str) -> str:
