@@ -50,6 +50,23 @@ async def test_a_value_goes_and_comes_back_masked(lab: SecretLab) -> None:
     assert asked.get(b"accept-encoding") == b"identity"
 
 
+async def test_messages_within_a_body_are_not_compressed(lab: SecretLab) -> None:
+    """Each on its own, as gRPC and Connect do it."""
+
+    async def compressed(asked: Asked) -> Reply:
+        return Reply([(b"grpc-encoding", asked.get(b"x-reply") or b"")], [b"\x01packed"])
+
+    site = H2Site(compressed)
+    port = await lab.site(site, "h2")
+    async with client(lab) as http:
+        url, wish = f"https://{HOST}:{port}/", {"grpc-accept-encoding": "gzip"}
+        got = await http.post(url, headers=TOKEN | wish | {"x-reply": "gzip"})
+        assert (got.status_code, got.headers["x-waggle-error"]) == (502, "content-encoding")
+        got = await http.post(url, headers=TOKEN | wish | {"x-reply": "identity"})
+        assert got.content == b"\x01packed"
+    assert all(asked.get(b"grpc-accept-encoding") is None for asked in site.got)
+
+
 async def test_many_streams_share_a_connection(lab: SecretLab) -> None:
     body = os.urandom(300_000)
 

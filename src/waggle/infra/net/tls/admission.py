@@ -35,6 +35,11 @@ MAX_HEAD: Final = 64 * 1024
 """The most bytes of a head with values in it."""
 _PATH = re.compile(rb"/[!-~]*")
 _ABSOLUTE = re.compile(rb"(?i:https)://([^/?#]*)([!-~]*)")
+_ASKS_CODED: Final = frozenset(
+    (b"accept-encoding", b"grpc-accept-encoding", b"connect-accept-encoding", b"a-im")
+)
+_CODED_WITHIN: Final = frozenset((b"grpc-encoding", b"connect-content-encoding"))
+"""What says that the messages within a body are compressed, each on its own."""
 _NO_BODY: Final = frozenset({204, 205, 304})
 
 Judge = Callable[[Seen], Refusal | None]
@@ -177,7 +182,7 @@ class Admission:
             raise Refusal(431, "too-large", f"waggle: {self.host}: too large a head.")
         for name in values:
             self._on_use(name)
-        kept = [header for header in filled if header[0].lower() != b"accept-encoding"]
+        kept = [header for header in filled if header[0].lower() not in _ASKS_CODED]
         kept.append((b"accept-encoding", b"identity"))  # what is compressed cannot be masked
         return Admitted(target, kept, forms, frozenset(values))
 
@@ -204,6 +209,9 @@ class Admission:
         coding = b",".join(v for n, v in headers if n.lower() == b"content-encoding")
         coding = coding.strip().lower()
         decoder = None
+        within = {v.strip().lower() for n, v in headers if n.lower() in _CODED_WITHIN}
+        if not within <= {b"", b"identity"}:
+            raise self._hidden()
         if coding not in (b"", b"identity"):
             drop = {b"content-encoding", b"content-length"}
             headers = [header for header in headers if header[0].lower() not in drop]
@@ -229,11 +237,14 @@ class Admission:
             return _Zlib(None)
         if coding == b"zstd":
             return _Zstd()
+        raise self._hidden()
+
+    def _hidden(self) -> Refusal:
         text = (
             f"waggle: {self.host} answered in a coding that waggle cannot look into for secrets, "
             "although it was asked for none."
         )
-        raise Refusal(502, "content-encoding", text)
+        return Refusal(502, "content-encoding", text)
 
 
 class _Zlib:
