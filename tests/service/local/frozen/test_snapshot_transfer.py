@@ -83,6 +83,7 @@ def test_an_imported_snapshot_belongs_to_its_new_owner(tmp_path: Path) -> None:
     snapshot = imported(exported(there), installed(tmp_path / "b"))
     assert (snapshot.id, snapshot.owner, snapshot.name) == (NEW, "bob", "ready")
     assert (snapshot.created_at, snapshot.expires_at) == (THEN, LATER)
+    assert snapshot.registries is None, "a file does not say what a maximum of @packages allows"
     assert read_snapshots(tmp_path / "b" / "snapshots") == [snapshot]
     directory = tmp_path / "b" / "snapshots" / NEW
     assert frozen_files.problem(directory) is None

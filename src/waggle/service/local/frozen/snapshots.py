@@ -180,10 +180,13 @@ def export(directory: Path, out: BinaryIO) -> None:
     frozen_archive.pack(directory, frozen_files.with_facts(directory, facts), out)
 
 
-def _without_secrets(snapshot: Snapshot) -> Snapshot:
-    """Return it as it may come from another server."""
+def _from_elsewhere(snapshot: Snapshot) -> Snapshot:
+    """Return it as it may come from another server, without what this server itself must know.
+
+    Registries are what an operator's maximum with @packages allows: its file has no say in them.
+    """
     variables = without_placeholders(snapshot.variables)
-    return replace(snapshot, secrets=NO_SECRETS, variables=variables)
+    return replace(snapshot, secrets=NO_SECRETS, variables=variables, registries=None)
 
 
 def bring(
@@ -209,7 +212,7 @@ def bring(
         with frozen_files.understanding():
             imported = parse_snapshot(facts)
         kept = replace(
-            _without_secrets(imported), id=snapshot_id, owner=owner, expires_at=expires_at
+            _from_elsewhere(imported), id=snapshot_id, owner=owner, expires_at=expires_at
         )
         frozen_files.amend(made, {**facts, "snapshot": to_facts(kept)})
         target = shelf / snapshot_id
