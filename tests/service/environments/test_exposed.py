@@ -157,9 +157,10 @@ async def test_only_exposed_ports_are_visited_and_only_by_their_owner() -> None:
 async def test_a_port_on_which_nothing_listens_is_an_error() -> None:
     async with world() as here, exposed(here) as (environment, ports):
         here.host.only.servers.clear()
-        with pytest.raises(GuestLost, match="Nothing listens on port 8000"):
+        with pytest.raises(GuestLost, match="Nothing listens on port 8000") as refused:
             async with ports.visit(environment.id, PORT, owner=OWNER):
                 pass
+        assert refused.value.hint == "Start the program that serves it there."
 
 
 @pytest.mark.parametrize("to_disk", [False, True])

@@ -233,7 +233,8 @@ class ExposedPorts:
                     stream = await guest.connect_to(port)
                     if self._life.current_guest is guest and self.find(port) is not None:
                         if stream is None:
-                            raise GuestLost(f"Nothing listens on port {port} of the environment.")
+                            why = f"Nothing listens on port {port} of the environment."
+                            raise GuestLost(why, hint="Start the program that serves it there.")
                         return stream
                     if stream is not None:
                         stream.abort()
