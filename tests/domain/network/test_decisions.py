@@ -75,6 +75,9 @@ def test_a_program_is_given_no_tool() -> None:
         (Decision("h.test", 443, "ask", "x"), "--allow h.test`"),
         (Decision("h.test", 443, "hidden", "x", "GET h.test/x"), "--allow h.test`"),
         (Decision("x.h.test", 443, "rule", "x", "deny *.h.test"), "A rule that denies wins"),
+        (Decision("h.test", 443, "hidden", "x", "deny GET h.test"), "Only the operator"),
+        (Decision("h.test", 443, "none", "x"), "create another environment"),
+        (Decision("h.test", 443, "unknown-rules", "x"), "set without that name"),
         (Decision("h.test", 25, "closed-port", "x"), "WAGGLE_EGRESS_PORTS"),
         (Decision("h.test", 443, "maximum", "x"), "Only the operator"),
         (Decision("h.test", 443, "rule", "x", "deny h.test:1-9"), "Only the operator"),
@@ -95,6 +98,13 @@ def test_a_rule_of_the_environment_that_denies_just_this_can_be_turned_round() -
     network = parse_network("public, deny h.test")
     denied = Decision("h.test", 443, "rule", "x", "deny h.test")
     assert "--allow h.test`" in next_step(denied, network)
+
+
+def test_a_denial_of_requests_that_are_hidden_is_not_opened_by_a_rule_for_the_host() -> None:
+    network = parse_network("public, deny GET h.test")
+    said = next_step(Decision("h.test", 443, "hidden", "x", "deny GET h.test"), network)
+    assert said.startswith("A rule that denies wins")
+    assert "--allow" not in said
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ _STEPS: Final = {
     **LIMITS,
     "closed-port": "The operator of the server opens ports with WAGGLE_EGRESS_PORTS.",
     "maximum": "Only the operator of the server can allow that.",
+    "none": "That is for good: create another environment with a network.",
+    "unknown-rules": "Until its network is set without that name, everything is refused.",
     "other-name": "Connect to the host that the TLS handshake is for, with its name in SNI.",
 }
 _OF_SECRETS: Final = "secret-"
@@ -172,13 +174,13 @@ def _other(decision: Decision, network: Network) -> str:
     code = decision.code
     if code == SAID_NO_CODE:
         return f"{reach(network)} Do not try again; find another way, or speak with the person."
-    if code == "rule" and decision.rule in network.items:
+    if _is_denial(decision) and decision.rule in network.items:
         return "A rule that denies wins over those that allow, until the network is set without it."
     if code in _STEPS:
         return _STEPS[code]
     if code.startswith(_OF_SECRETS):
         return ""  # the reason says it
-    if code == "rule":
+    if _is_denial(decision):
         return _STEPS["maximum"]
     if code in _OF_ADDRESSES or _is_special(decision.host):
         return (
@@ -192,7 +194,16 @@ def _can_be_allowed(decision: Decision, network: Network) -> bool:
     """Whether a client may allow it by a rule, as far as can be seen here."""
     if decision.code == "rule":
         return decision.rule in network.items and decision.rule == f"deny {rule_for(decision)}"
+    if _is_denial(decision):  # of requests, which a rule for the host leaves in force
+        return False
     return decision.code in _BY_RULES and not _is_special(decision.host)
+
+
+def _is_denial(decision: Decision) -> bool:
+    """Whether a rule that denies decided, also one whose requests are hidden."""
+    return decision.code == "rule" or (
+        decision.code == "hidden" and decision.rule.startswith("deny ")
+    )
 
 
 def _is_special(host: str) -> bool:

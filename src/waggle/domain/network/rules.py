@@ -111,6 +111,8 @@ def parse_rule(text: str) -> Rule:
     place = _PLACE.fullmatch(match["place"]) if match else None
     if match is None or place is None:
         raise _bad(text, "it is not a rule")
+    if "://" in text:
+        raise _bad(text, "it is a URL; write its host alone")
     action = Action(match["action"] or Action.ALLOW)
     methods = frozenset((match["methods"] or "").split(",")) - {""}
     if not all(_METHOD.fullmatch(method) for method in methods):

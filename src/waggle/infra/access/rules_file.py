@@ -174,7 +174,7 @@ class RulesFile:
 
 def _unusable(path: Path, why: object) -> SettingsInvalid:
     return SettingsInvalid(
-        f"The network rules in {path} cannot be used: {why}.",
+        f"The network rules in {path} cannot be used: {str(why).removesuffix('.')}.",
         hint=f"{document('network.md')} describes such a file.",
     )
 
