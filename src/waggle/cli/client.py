@@ -183,7 +183,7 @@ COMMANDS: Mapping[str, str | None] = {
     "destroy_environment": "'waggle env rm'",
     "get_environment": _LS,
     "extend_environment": None,
-    "set_network": "'waggle env network'",
+    "set_network": None,  # such advice names the command, too, and with the rule in it
     "execute": _EXEC,
     "run_command": _EXEC,
     "wait_job": None,
