@@ -27,6 +27,11 @@ value = "maps-0123456789"
 variable = "MAPS_KEY"
 hosts = ["*.maps.example.org"]
 owners = ["ann"]
+
+[secrets.gitlab]
+value = "glp_0123456789"
+variable = "GITHUB_TOKEN"
+hosts = ["lab.example.org"]
 """
 
 
@@ -61,7 +66,13 @@ async def test_the_secret_of_another_owner_is_not_there(tmp_path: Path, file: Pa
         for name in ("maps", "none"):
             with pytest.raises(NotFound) as refused:
                 secrets.granting.grant("id", "bob", [name])
-            assert refused.value.hint == "You may use: github."
+            assert refused.value.hint == "You may use: github, gitlab."
+
+
+async def test_two_secrets_need_two_variables(tmp_path: Path, file: Path) -> None:
+    async with open_secrets(settings_in(tmp_path, secrets_file=str(file)), b"") as secrets:
+        with pytest.raises(InvalidArgument, match="the variable GITHUB_TOKEN"):
+            secrets.granting.grant("id", "ann", ["github", "gitlab"])
 
 
 async def test_the_number_of_secrets_is_bounded(tmp_path: Path, file: Path) -> None:

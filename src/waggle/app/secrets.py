@@ -80,14 +80,21 @@ class _FromVault:
                 f"An environment has at most {MAX_SECRETS} secrets.", hint="Name fewer."
             )
         granted = [self._vault.grant(Owner(owner), name) for name in wanted]
+        variables = [secret.variable for secret in granted]
+        if twice := [name for name in variables if variables.count(name) > 1]:
+            raise InvalidArgument(
+                f"Several of these secrets have the variable {twice[0]}.",
+                hint="Name only one of them.",
+            )
         placeholders = {
             secret.name: mint(secret.name, lambda: secrets.token_hex(TOKEN_BYTES))
             for secret in granted
         }
         hosts = [host for secret in granted for host in secret.hosts]
         authority = EnvironmentAuthority.new(environment_id, hosts).to_bytes().decode()
-        variables = {secret.variable: placeholders[secret.name] for secret in granted}
-        return HeldSecrets(placeholders, authority), variables
+        return HeldSecrets(placeholders, authority), {
+            secret.variable: placeholders[secret.name] for secret in granted
+        }
 
 
 @asynccontextmanager
