@@ -23,8 +23,10 @@ from tests.service.local.frozen.kept import (
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import FrozenMachineUnusable
+from waggle.domain.secrets import mint
+from waggle.domain.secrets.held import NO_SECRETS, HeldSecrets
 from waggle.domain.snapshot import Snapshot
-from waggle.infra.store import frozen_files
+from waggle.infra.store import frozen_archive, frozen_files
 from waggle.infra.store.frozen_archive import pack
 from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.blueprint import GuestParts
@@ -36,6 +38,8 @@ from waggle.service.local.frozen.snapshots import (
     read_snapshots,
     write_new,
 )
+
+PLACEHOLDER = mint("github", lambda: "0" * 32)
 
 
 class Qemu:
@@ -90,6 +94,35 @@ def test_an_imported_snapshot_belongs_to_its_new_owner(tmp_path: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
     assert all((directory / name).read_bytes() == (there / name).read_bytes() for name in FILES)
     assert [path.name for path in (tmp_path / "b" / "snapshots").iterdir()] == [NEW]
+
+
+def with_secret(facts: dict[str, Any]) -> None:
+    held = HeldSecrets({"github": PLACEHOLDER}, "-----BEGIN PRIVATE KEY-----")
+    facts["snapshot"]["secrets"] = held.facts()
+    facts["snapshot"]["variables"] = {"GITHUB_TOKEN": PLACEHOLDER, "A": "b"}
+
+
+def test_a_snapshot_keeps_its_secrets_here(tmp_path: Path) -> None:
+    kept(tmp_path / "a", with_secret)
+    (snapshot,) = read_snapshots(tmp_path / "a" / "snapshots")
+    assert snapshot.secrets.placeholders == {"github": PLACEHOLDER}
+
+
+def test_an_export_has_no_secrets_and_an_import_takes_none(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a", with_secret)
+    assert b"PRIVATE KEY" in (there / MANIFEST).read_bytes()
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    data = exported(there)
+    frozen_archive.unpack(data, unpacked, lambda _: dict.fromkeys(FILES, 1 << 30))
+    assert b"PRIVATE KEY" not in (unpacked / MANIFEST).read_bytes()
+    smuggled = io.BytesIO()
+    pack(there, (there / MANIFEST).read_bytes(), smuggled)
+    for number, file in enumerate((data, smuggled)):
+        file.seek(0)
+        snapshot = imported(file, installed(tmp_path / str(number)))
+        assert snapshot.secrets == NO_SECRETS
+        assert snapshot.variables == {"A": "b"}
 
 
 def test_a_running_server_notices_imported_and_removed_snapshots(tmp_path: Path) -> None:
