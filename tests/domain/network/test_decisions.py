@@ -76,6 +76,7 @@ def test_a_program_is_given_no_tool() -> None:
         (Decision("h.test", 443, "hidden", "x", "GET h.test/x"), "--allow h.test`"),
         (Decision("x.h.test", 443, "rule", "x", "deny *.h.test"), "A rule that denies wins"),
         (Decision("h.test", 443, "hidden", "x", "deny GET h.test"), "Only the operator"),
+        (Decision("h.test", 443, "not-verified", "x"), "WAGGLE_CA_BUNDLE"),
         (Decision("h.test", 443, "none", "x"), "create another environment"),
         (Decision("h.test", 443, "unknown-rules", "x"), "set without that name"),
         (Decision("h.test", 25, "closed-port", "x"), "WAGGLE_EGRESS_PORTS"),

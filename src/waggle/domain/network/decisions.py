@@ -34,10 +34,11 @@ _STEPS: Final = {
     "closed-port": "The operator of the server opens ports with WAGGLE_EGRESS_PORTS.",
     "maximum": "Only the operator of the server can allow that.",
     "none": "That is for good: create another environment with a network.",
+    "not-verified": "The operator can add an authority to WAGGLE_CA_BUNDLE.",
     "unknown-rules": "Until its network is set without that name, everything is refused.",
     "other-name": "Connect to the host that the TLS handshake is for, with its name in SNI.",
 }
-_OF_SECRETS: Final = "secret-"
+_REASONS_WITH_STEP: Final = ("secret-", "tls-")
 _ADDED: Final = 3
 """The most rules that a text proposes at once."""
 _LONG: Final = 100
@@ -178,7 +179,7 @@ def _other(decision: Decision, network: Network) -> str:
         return "A rule that denies wins over those that allow, until the network is set without it."
     if code in _STEPS:
         return _STEPS[code]
-    if code.startswith(_OF_SECRETS):
+    if code.startswith(_REASONS_WITH_STEP):
         return ""  # the reason says it
     if _is_denial(decision):
         return _STEPS["maximum"]

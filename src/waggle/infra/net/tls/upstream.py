@@ -50,8 +50,9 @@ class UpstreamTls:
 
 def _not_verified(host: str, why: str) -> Refusal:
     """502: TLS failed, for whatever reason; nothing was sent."""
+    why = f"cannot be verified ({why.removesuffix('.')})"
     text = (
-        f"waggle: {host} cannot be verified ({why}), and secrets go only to verified servers; "
+        f"waggle: {host} {why}, and secrets go only to verified servers; "
         "nothing was sent. The operator can add an authority to WAGGLE_CA_BUNDLE."
     )
-    return Refusal(502, "not-verified", text, reason=why)
+    return Refusal(502, "not-verified", text, reason=f"it {why}")
