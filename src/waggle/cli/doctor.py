@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import anyio
 from rich.console import Console
@@ -18,6 +19,7 @@ from waggle.cli.setup import packages_plan
 from waggle.cli.storage.image import outdated
 from waggle.config import Settings, load
 from waggle.config.places import Places
+from waggle.infra.access.secrets_file import load_secrets
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
@@ -68,10 +70,16 @@ def subject(settings: Settings) -> Subject:
         network_rules=(lambda: len(operator_rules(settings).sets()))
         if settings.network_rules
         else None,
+        secrets=None if (file := settings.secrets_file) is None else lambda: _secrets(file),
         server_is_running=_is_locked(places) or _listens(places, settings.listen_addr.port),
         images=image_service(settings).present,
         outdated=lambda: outdated(settings),
     )
+
+
+def _secrets(file: Path) -> int:
+    entries, _ = load_secrets(file)
+    return len(entries)
 
 
 async def _fixes(host: Subject) -> list[str]:

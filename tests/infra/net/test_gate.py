@@ -224,3 +224,10 @@ async def test_registries_are_replaced_and_stay_with_another_network() -> None:
     assert (await world.admit("pip.example.org:443")).addresses
     world.gate.change(parse_network("@packages, example.org"))
     assert (await world.admit("pip.example.org:443")).addresses
+
+
+async def test_where_the_maximum_asks_a_rule_of_the_environment_is_no_way_out() -> None:
+    world = World("public, example.org", "ask", answer="nobody answered")
+    refusal = await world.refused("example.org:443")
+    assert refusal.code == "maximum"
+    assert "--allow" not in refusal.text

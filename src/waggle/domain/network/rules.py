@@ -39,8 +39,8 @@ _PATH: Final = re.compile(r"/[!-~]*")
 _ODD_ESCAPE: Final = re.compile(r"%(25)*(2e|2f|5c|3b|[01][0-9a-f]|7f)")
 """Dots, slashes, semicolons and control characters, however often they are escaped."""
 HOW: Final = (
-    "Write rules as `example.org`, `*.example.org:443`, `deny ads.example.org`, "
-    "`10.1.0.0/16:5432` or `GET api.example.org/v1/`."
+    "It is public, none, ask, or rules such as `example.org`, `*.example.org:443`, "
+    "`deny ads.example.org`, `10.1.0.0/16:5432` or `GET api.example.org/v1/`."
 )
 
 Block = IPv4Network | IPv6Network

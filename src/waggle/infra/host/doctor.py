@@ -13,7 +13,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from waggle.domain.errors import WaggleError
 from waggle.infra.host import preflight
@@ -223,13 +223,22 @@ async def ca_bundle(subject: Subject) -> CheckResult:
 
 async def network_rules(subject: Subject) -> CheckResult:
     """Check that the operator's file of network rules, if there is one, can be used as it is."""
-    if subject.network_rules is None:
-        return ok("network rules", "none configured")
+    return _file("network rules", subject.network_rules, "names")
+
+
+async def secrets(subject: Subject) -> CheckResult:
+    """Check that the operator's secrets file, if there is one, can be used as it is."""
+    return _file("secrets", subject.secrets, "secrets")
+
+
+def _file(check: str, entries: Callable[[], int] | None, noun: str) -> CheckResult:
+    """Read a file of the operator's, which returns its number of entries."""
+    if entries is None:
+        return ok(check, "none configured")
     try:
-        names = subject.network_rules()
+        return ok(check, f"{entries()} {noun}")
     except WaggleError as error:
-        return fail("network rules", error.message, error.hint)
-    return ok("network rules", f"{names} names")
+        return fail(check, error.message, error.hint)
 
 
 CHECKS: Mapping[str, Check] = {
@@ -256,6 +265,7 @@ CHECKS: Mapping[str, Check] = {
     "listen address": listen_address,
     "CA bundle": ca_bundle,
     "network rules": network_rules,
+    "secrets": secrets,
 }
 
 

@@ -81,6 +81,8 @@ class Subject:
     ca_bundle: Path | None = None
     network_rules: Callable[[], int] | None = None
     """Reads the operator's rules and returns how many names they have; raises WaggleError."""
+    secrets: Callable[[], int] | None = None
+    """Reads the operator's secrets file and returns how many it has; raises WaggleError."""
     server_is_running: bool = False
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
     outdated: Callable[[], Sequence[str]] = field(default=tuple[str, ...])

@@ -221,8 +221,7 @@ class Gate:
         if judged.result.outcome is Outcome.ASK:
             host = guest_request.printable(target.name)
             if why := await self._reach.ask(host, target.port):
-                code = SAID_NO_CODE if why == SAID_NO else judged.result.code
-                raise self._refuse(target, replace(judged.result, code=code, reason=why))
+                raise self._refuse(target, _unanswered(judged, why))
             judged = judge()
             asked = judged.result.outcome is Outcome.ASK  # else there is a rule now
             judged = _allowed(judged)
@@ -270,3 +269,16 @@ def _allowed(judged: Judged) -> Judged:
         return Judgement(Outcome.ALLOWED, ALLOWED, "", "ask")
 
     return Judged(answered(judged.own), answered(judged.maximum))
+
+
+def _unanswered(judged: Judged, why: str) -> Judgement:
+    """Return the refusal of what a person did not allow.
+
+    Where the operator's maximum asks, a rule of the environment opens nothing.
+    """
+    code = judged.result.code
+    if why == SAID_NO:
+        code = SAID_NO_CODE
+    elif judged.maximum.outcome is Outcome.ASK:
+        code, why = "maximum", f"{why}, and the operator's maximum (WAGGLE_MAX_NETWORK) asks"
+    return replace(judged.result, code=code, reason=why)

@@ -54,6 +54,9 @@ class CreatedEnvironment(BaseModel):
     )
     timeout: str = Field(description=UNUSED)
     installed: list[str] = Field(default_factory=list[str], description="Its packages.")
+    secrets: list[str] = Field(
+        default_factory=list[str], description="Variables that hold a secret's placeholder."
+    )
 
 
 class EnvironmentList(BaseModel):
@@ -109,7 +112,14 @@ def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedE
         working_directory=readable(environment.directory),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
         installed=list(installed),
+        secrets=placeholder_variables(environment),
     )
+
+
+def placeholder_variables(environment: Environment) -> list[str]:
+    """Return the variables of an environment that hold placeholders of its secrets."""
+    own = environment.secrets.placeholders.values()
+    return [name for name, value in environment.variables.items() if value in own]
 
 
 MOST_LISTED = 200

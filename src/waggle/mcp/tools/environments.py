@@ -156,7 +156,7 @@ class EnvironmentTools:
         text = (
             f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
             f"{begin}; {self._services.when_unused} after {result.timeout} without a call."
-            f"{_start(result.working_directory)}"
+            f"{_start(result.working_directory)}{_holding(result.secrets)}"
         )
         if made.installed is None:
             return success(result, text)
@@ -238,6 +238,12 @@ def _line(environment: Environment) -> str:
         + (f", on the disk until {until}" if until else "")
         + (f". {environment.notice}" if environment.notice else "")
     )
+
+
+def _holding(variables: Sequence[str]) -> str:
+    """Say how programs use secrets."""
+    listed = ", ".join(f"${name}" for name in variables)
+    return f" Use {listed} as if it were the secret." if variables else ""
 
 
 def _kind(environment: Environment) -> str:
