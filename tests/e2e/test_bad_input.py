@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
         "create_environment",
         {"runtime": "python", "network": "host"},
         "invalid_argument",
-        "none, public",
+        "public, none, ask",
     ),
     "code empty": ("execute", {ENV: THIS, "code": ""}, "invalid_argument", "empty"),
     "code blank": ("execute", {ENV: THIS, "code": " \n"}, "", ""),
