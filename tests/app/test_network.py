@@ -7,10 +7,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support.settings import settings_in
 from tests.support.vm import environment
 
 from waggle.app.network import Egress, operator_rules
+from waggle.domain.network.rule_book import NoRules
 from waggle.domain.observer import Observer
 from waggle.infra.net.allowance import AllowanceLimits
 
@@ -47,25 +49,29 @@ async def test_a_resumed_environment_goes_on_counting(tmp_path: Path) -> None:
     assert resumed.traffic.to_guest == egress.allowances.traffic.to_guest == 1_000
 
 
-async def test_connections_end_that_changed_rules_of_the_operator_do_not_allow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Changing(NoRules):
+    """A book whose rules change before the third look at them."""
+
+    def __init__(self) -> None:
+        self._versions = iter([1, 1, 2])
+
+    @property
+    def version(self) -> int:
+        return next(self._versions)
+
+
+async def test_open_connections_are_judged_again_when_rules_of_the_operator_change(
+    tmp_path: Path,
 ) -> None:
-    settings = settings_in(tmp_path)
-    rules = operator_rules(settings)
-    egress = Egress(settings, rules, Observer())
-    proxy = egress.new_proxy(environment())
-    ended: list[str] = []
-    monkeypatch.setattr(proxy, "end_refused", lambda: ended.append("asked") or 0)
-    versions = iter([1, 1, 2])
-    monkeypatch.setattr(type(rules), "version", property(lambda _: next(versions)))
-    naps = 0
+    egress = Egress(settings_in(tmp_path), Changing(), Observer())
+    naps = iter([None, None])
 
     async def sleep(_seconds: float) -> None:
-        nonlocal naps
-        naps += 1
-        if naps == 3:
-            raise asyncio.CancelledError
+        try:
+            next(naps)
+        except StopIteration:
+            raise asyncio.CancelledError from None
 
-    with pytest.raises(asyncio.CancelledError):
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await egress.watch_rules(sleep)
-    assert ended == ["asked"]
+    assert [line["event"] for line in logs] == ["network_rules_changed"]

@@ -21,7 +21,7 @@ from waggle.config.environments import named_rules
 from waggle.config.places import Places
 from waggle.domain.environment import Environment
 from waggle.domain.network.registries import registry_rules
-from waggle.domain.network.rule_book import Judges
+from waggle.domain.network.rule_book import Judges, RuleBook
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Observer
 from waggle.infra.access.operator_rules import OperatorRules
@@ -71,7 +71,7 @@ class Egress:
     def __init__(
         self,
         settings: Settings,
-        rules: OperatorRules,
+        rules: RuleBook,
         observer: Observer,
         traffic: Traffic | None = None,
         questions: Questions | None = None,

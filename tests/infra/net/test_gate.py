@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate: rules, addresses and questions together, for one connection."""
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -176,6 +177,10 @@ class TestAsking:
         assert world.asked == []
 
 
+async def wait_for_end(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
 class TestOpenConnections:
     def test_they_are_judged_by_the_rules_of_now(self) -> None:
         world = World("example.org, example.net")
@@ -197,7 +202,7 @@ class TestOpenConnections:
     async def test_setting_a_network_ends_those_that_no_longer_fit(self, open_lab: OpenLab) -> None:
         async with open_lab() as lab:
             lab.names.known["other.test"] = lab.names.known["open.test"]
-            site = await lab.site(lambda reader, _: reader.read())  # type: ignore[arg-type]
+            site = await lab.site(wait_for_end)
             kept, keeper = await lab.tunnel("other.test", site.port)
             ended, _ = await lab.tunnel("open.test", site.port)
             assert lab.proxy.set_network(parse_network(f"other.test:{site.port}")) == 1

@@ -39,7 +39,10 @@ class RuleBook(Protocol):
 class NoRules:
     """The book of an operator who named none."""
 
-    version = 0
+    @property
+    def version(self) -> int:
+        """Nothing changes."""
+        return 0
 
     def sets(self) -> Mapping[str, Sequence[Rule]]:
         """Return nothing."""

@@ -23,6 +23,7 @@ import structlog
 
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
 from waggle.domain.network.rules import Rule, parse_rule
+from waggle.infra.access.operator_file import Mark, is_ours, mark_of, read_checked
 from waggle.infra.shared.files import atomic_write
 from waggle.shipped import document
 
@@ -36,7 +37,6 @@ _FORBIDDEN: Final = 0o022
 
 RuleSets = Mapping[str, tuple[Rule, ...]]
 NOTHING: Final[RuleSets] = MappingProxyType({})
-_Mark = tuple[int, int, int, int, int]
 
 
 def parse_rule_sets(text: str, table: str, parse_name: Callable[[str], str]) -> RuleSets:
@@ -126,7 +126,7 @@ class RulesFile:
     def replace(self, sets: RuleSets, data: bytes) -> None:
         """Use these rules, and write them as `data`. Raises OSError. May run in a thread."""
         atomic_write(self.path, data, 0o600)
-        self._sets, self._mark = sets, _mark(self.path.stat())
+        self._sets, self._mark = sets, mark_of(self.path.stat())
         self._version += 1
 
     def _refresh(self) -> None:
@@ -135,7 +135,7 @@ class RulesFile:
             return
         self._checked = now
         try:
-            mark = _mark(self.path.stat())
+            mark = mark_of(self.path.stat())
         except OSError:
             mark = None
         if mark == self._mark:
@@ -150,7 +150,7 @@ class RulesFile:
             self._version += 1
             log.info("network_rules_reloaded", file=str(self.path), sets=len(self._sets))
 
-    def _load(self) -> tuple[RuleSets, _Mark | None]:
+    def _load(self) -> tuple[RuleSets, Mark | None]:
         try:
             text, mark = _read(self.path)
         except FileNotFoundError as error:
@@ -179,24 +179,18 @@ def _unusable(path: Path, why: object) -> SettingsInvalid:
     )
 
 
-def _read(path: Path) -> tuple[str, _Mark]:
-    # Not blocking: a named pipe is refused below, not waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+def _read(path: Path) -> tuple[str, Mark]:
+    def check(status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise _unusable(path, "it is no regular file")
-        if status.st_mode & _FORBIDDEN or status.st_uid not in (0, os.geteuid()):
+        if status.st_mode & _FORBIDDEN or not is_ours(status):
             raise _unusable(path, "users other than root and the server's may write it")
-        data = file.read(MAX_BYTES + 1)
+
+    data, mark = read_checked(path, MAX_BYTES, check)
     if len(data) > MAX_BYTES:
         raise _unusable(path, f"it is over {MAX_BYTES} bytes")
     try:
-        return data.decode("utf-8"), _mark(status)
+        return data.decode("utf-8"), mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _unusable(path, f"line {line} is not UTF-8") from None
-
-
-def _mark(status: os.stat_result) -> _Mark:
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)

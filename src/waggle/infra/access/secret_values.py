@@ -24,7 +24,8 @@ import structlog
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, NotFound, SettingsInvalid
 from waggle.domain.secrets import Secret, SecretValue, ValueUnavailable
-from waggle.infra.access.secrets_file import Entry, load_secrets, mark_of, read_private
+from waggle.infra.access.operator_file import mark_of
+from waggle.infra.access.secrets_file import Entry, load_secrets, read_private
 from waggle.tasks import end, finish
 
 log = structlog.get_logger(__name__)

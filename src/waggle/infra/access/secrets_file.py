@@ -4,7 +4,7 @@
     [secrets.github]
     value = "..."                # or command = ["..."], or file = "/..."
     variable = "GITHUB_TOKEN"
-    hosts = ["api.github.com", "github.com"]
+    hosts = ["api.git.example", "git.example"]
     owners = ["ann"]             # all without it
     places = ["headers"]         # or header:NAME, query
 
@@ -14,9 +14,7 @@ value: the file is a secret as a whole.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from typing import Any, Final, cast
 from waggle.domain.access import parse_owner
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
 from waggle.domain.secrets import Secret, SecretValue
+from waggle.infra.access.operator_file import Mark, read_checked, require_private
 
 MAX_BYTES: Final = 1 << 20
 MAX_ENTRIES: Final = 256
@@ -36,7 +35,6 @@ _LINE = re.compile(r"at line ([0-9]+)")
 _KEYS: Final = frozenset(
     ("value", "command", "file", "lifetime", "variable", "hosts", "owners", "places")
 )
-Mark = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +61,14 @@ def load_secrets(path: Path) -> tuple[dict[str, Entry], Mark]:
 def read_private(path: Path, words: str, most: int) -> tuple[bytes, Mark]:
     """Read a file that only its owner can read. Raises SettingsInvalid; `words` says what it is."""
     try:
-        # Not blocking: a named pipe is refused below, not waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            _check(path, words, status)
-            data = file.read(most + 1)
+        data, mark = read_checked(
+            path, most, lambda status: require_private(path, words, status, _OTHERS)
+        )
     except OSError as error:
         raise SettingsInvalid(f"The {words} {path} cannot be read: {error.strerror}.") from error
     if len(data) > most:
         raise SettingsInvalid(f"The {words} {path} is over {most} bytes.")
-    return data, mark_of(status)
-
-
-def _check(path: Path, words: str, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise SettingsInvalid(f"The {words} {path} is no regular file.")
-    if status.st_mode & _OTHERS:
-        mode = stat.S_IMODE(status.st_mode)
-        raise SettingsInvalid(
-            f"The {words} {path} is open to others (mode {mode:04o}).",
-            hint=f"Run: chmod 600 {path}",
-        )
-    if status.st_uid not in (0, os.geteuid()):
-        raise SettingsInvalid(
-            f"The {words} {path} belongs to another user.",
-            hint="It must be root's or that of the user of the server.",
-        )
-
-
-def mark_of(status: os.stat_result) -> Mark:
-    """Return what changes when the file does."""
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return data, mark
 
 
 def parse_secrets(data: bytes) -> dict[str, Entry]:

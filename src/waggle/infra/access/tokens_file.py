@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +24,7 @@ import structlog
 
 from waggle.domain.access import METRICS, Owner, Principal, TokenRefused, Verifier, parse_owner
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
+from waggle.infra.access.operator_file import Mark, mark_of, read_checked, require_private
 
 PREFIX = "wgl_"
 TOKEN_BYTES = 32
@@ -134,8 +133,6 @@ MAX_TOKEN = 256
 _FORBIDDEN = 0o037
 """Mode bits that the file must not have: its owner may do all, its group may only read."""
 
-_Mark = tuple[int, int, int, int, int]
-
 
 class TokensFile:
     """The tokens of one file. If the file becomes invalid later, the last good tokens stay.
@@ -186,7 +183,7 @@ class TokensFile:
             return
         self._checked = now
         try:
-            mark = _mark(self._path.stat())
+            mark = mark_of(self._path.stat())
         except OSError as error:
             mark, why = None, error.strerror
         else:
@@ -205,7 +202,7 @@ class TokensFile:
             log.info("tokens_reloaded", tokens=len(self._entries))
 
 
-def load_tokens(path: Path) -> tuple[dict[str, Entry], _Mark | None]:
+def load_tokens(path: Path) -> tuple[dict[str, Entry], Mark | None]:
     """Return the entries of a file by hash, and a mark that identifies this version of it.
 
     Raises SettingsInvalid if it cannot be read, is open to others, or a line is malformed.
@@ -214,15 +211,12 @@ def load_tokens(path: Path) -> tuple[dict[str, Entry], _Mark | None]:
     return parse_tokens(text), mark
 
 
-def read_tokens(path: Path) -> tuple[str, _Mark]:
+def read_tokens(path: Path) -> tuple[str, Mark]:
     """Read a tokens file; return its text and mark. Raises SettingsInvalid like `load_tokens`."""
     try:
-        # Not blocking: a named pipe is refused below, not waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            _check(path, status)
-            data = file.read(MAX_BYTES + 1)
+        data, mark = read_checked(
+            path, MAX_BYTES, lambda status: require_private(path, "tokens file", status, _FORBIDDEN)
+        )
     except OSError as error:
         raise SettingsInvalid(
             f"The tokens file {path} cannot be read: {error.strerror}.",
@@ -231,29 +225,10 @@ def read_tokens(path: Path) -> tuple[str, _Mark]:
     if len(data) > MAX_BYTES:
         raise SettingsInvalid(f"The tokens file {path} is over {MAX_BYTES} bytes.")
     try:
-        return data.decode("ascii", "strict"), _mark(status)
+        return data.decode("ascii", "strict"), mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SettingsInvalid(f"Line {line} of the tokens file is not ASCII.") from None
-
-
-def _check(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise SettingsInvalid(f"The tokens file {path} is no regular file.")
-    if status.st_mode & _FORBIDDEN:
-        raise SettingsInvalid(
-            f"The tokens file {path} is open to others (mode {stat.S_IMODE(status.st_mode):04o}).",
-            hint=f"Run: chmod 600 {path}",
-        )
-    if status.st_uid not in (0, os.geteuid()):
-        raise SettingsInvalid(
-            f"The tokens file {path} belongs to another user.",
-            hint="It must be root's or that of the user of the server.",
-        )
-
-
-def _mark(status: os.stat_result) -> _Mark:
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 class EitherVerifier:
