@@ -22,7 +22,7 @@ from waggle.infra.guest.agent import (
     Console,
     GuestAgent,
 )
-from waggle.infra.guest.forwarder import Renewal
+from waggle.infra.guest.renewal import Renewal
 
 LINES = (
     b"[    0.1] Linux version 6.12\r\n" + READY_LINE + b"\nwaggle: boot failed: x\n"

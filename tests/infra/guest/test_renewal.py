@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from waggle.domain.errors import GuestLost
-from waggle.infra.guest.forwarder import DRIFT, Renewal
+from waggle.infra.guest.renewal import DRIFT, Renewal
 
 pytestmark = pytest.mark.anyio
 MS = 1_000_000

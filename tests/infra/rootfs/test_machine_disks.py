@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.guest.forwarder import MAX_NAME
+from waggle.infra.guest.renewal import MAX_NAME
 from waggle.infra.rootfs.kit import GUEST_SOURCES
 from waggle.infra.rootfs.machine_disks import (
     MAX_ENVIRONMENT,

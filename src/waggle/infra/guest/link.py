@@ -25,7 +25,7 @@ import structlog
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
 from waggle.infra.guest.agent import MAX_ANSWER, Console, GuestAgent
-from waggle.infra.guest.forwarder import Renewal
+from waggle.infra.guest.renewal import Renewal
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import end, finish
 

@@ -19,7 +19,7 @@ from typing import NoReturn
 from waggle.domain.errors import DiskFull, GuestLost, Unsupported
 from waggle.domain.machine import GUEST_SSH_PORT, GuestDisks, MachineSpec, Resources
 from waggle.infra.guest.agent import Console
-from waggle.infra.guest.forwarder import Forwarder, Renewal
+from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import (
     AGENT_PORT,
     KERNEL_ARGUMENTS,
@@ -28,6 +28,7 @@ from waggle.infra.guest.link import (
     explain,
     until_booted,
 )
+from waggle.infra.guest.renewal import Renewal
 from waggle.infra.krun.runner import SAYS, Configuration, encode
 from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv

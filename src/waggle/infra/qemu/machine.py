@@ -20,8 +20,9 @@ from qemu.qmp import EventListener, QMPError
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.guest.agent import Console
-from waggle.infra.guest.forwarder import Forwarder, Renewal
+from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import LinkedMachine, explain, until_booted
+from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import frozen
 from waggle.infra.qemu.argv import Door, Memory, Wires
 from waggle.infra.qemu.frozen import FrozenQemu

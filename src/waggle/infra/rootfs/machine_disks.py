@@ -2,7 +2,7 @@
 """The identity records and the scratch disk of a machine. Called by `service.local`.
 
 The identity distinguishes a machine from all others. A booting guest reads it from a disk; a copy
-of a frozen machine gets it as records (`infra.guest.forwarder`). The scratch disk is the writable
+of a frozen machine gets it as records (`infra.guest.renewal`). The scratch disk is the writable
 layer of one environment, an ext4 file system in a sparse file. The functions on records are pure.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from waggle.infra.guest.forwarder import END, record
+from waggle.infra.guest.renewal import END, record
 from waggle.infra.shared import debian
 from waggle.infra.shared.files import FileLock, clone
 from waggle.infra.shared.work import place, workspace
