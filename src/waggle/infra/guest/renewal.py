@@ -14,6 +14,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from waggle.domain.errors import GuestLost
@@ -34,10 +35,43 @@ def record(name: str, data: bytes) -> bytes:
 
 DEADLINE: Final = 30.0
 """Seconds; an emulated machine on a busy host has taken more than five."""
-DRIFT: Final = 0.02
-"""Seconds by which the guest's clock may differ; renewal promises 0.05."""
-_ATTEMPTS = 20
-_ANSWER = struct.Struct("<BQ")
+DRIFT: Final = 20_000_000
+"""Nanoseconds by which the guest's clock may differ; renewal promises 50 ms."""
+_ROUNDS = 100
+_UNIT = 1000
+"""Nanoseconds; the guest's kernel moves its clock by microseconds (adjtimex(2), ADJ_SETOFFSET)."""
+_WRONG_TIME = "The guest does not keep the time that it is given."
+_ANSWER = struct.Struct("<Bq")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of how far the guest's clock is ahead of the host's: a range, in nanoseconds.
+
+    The guest read its clock at some moment between question and answer, so one answer tells no more
+    than how long it took. Answers come early and late by chance, and a few of them leave little.
+    """
+
+    least: int
+    most: int
+
+    def narrowed(self, seen: Ahead) -> Ahead:
+        """Return what both say; the later alone if they contradict: a clock was set in between."""
+        both = Ahead(max(self.least, seen.least), min(self.most, seen.most))
+        return both if both.least <= both.most else seen
+
+    def moved(self, by: int) -> Ahead:
+        """Return what is known after the guest's clock was moved by so much."""
+        return Ahead(self.least + by, self.most + by)
+
+    def is_small(self) -> bool:
+        """Tell whether the clock surely differs by no more than DRIFT."""
+        return self.least >= -DRIFT and self.most <= DRIFT
+
+    def step(self) -> int:
+        """Return by how much the clock is to be moved now: 0 until that is known well enough."""
+        is_known = self.most - self.least <= 2 * (DRIFT - _UNIT)
+        return -(self.least + self.most) // (2 * _UNIT) * _UNIT if is_known else 0
 
 
 class Renewal:
@@ -61,33 +95,30 @@ class Renewal:
         `deadline` is seconds for all of it. Raises GuestLost if the guest refuses, does not answer
         or keeps another time; it must not be handed out then.
         """
-        parts = [record(name, data) for name, data in records.items()]
         try:
             async with asyncio.timeout(deadline):
-                await self._send(parts, 0)
-                ahead = 0
-                for _ in range(_ATTEMPTS):
-                    latency, off = await self._send([], ahead)
-                    if off <= DRIFT * 1e9:
+                ahead = await self._ask({**records, "clock": struct.pack("<Q", self._now())})
+                for _ in range(_ROUNDS):
+                    if ahead.is_small():
                         return
-                    ahead = latency // 2
+                    step = ahead.step()
+                    parts = {"step": struct.pack("<q", step)} if step else {}
+                    ahead = ahead.moved(step).narrowed(await self._ask(parts))
         except TimeoutError:
             raise GuestLost(f"The guest was not renewed within {deadline:g} s.") from None
         except (OSError, EOFError) as error:
             raise GuestLost("The guest was not renewed: its channel is closed.") from error
-        raise GuestLost("The guest does not keep the time that it is given.")
+        raise GuestLost(_WRONG_TIME)
 
-    async def _send(self, parts: list[bytes], ahead: int) -> tuple[int, int]:
-        """Send records and the time plus `ahead`; return the duration and the largest clock error.
-
-        All are nanoseconds. The guest read its clock between `sent` and `received`.
-        """
+    async def _ask(self, records: Mapping[str, bytes]) -> Ahead:
+        """Send records, and return what the answer tells of the guest's clock."""
+        parts = [record(name, data) for name, data in records.items()]
         sent = self._now()
-        clock = record("clock", struct.pack("<Q", sent + ahead))
-        self._writer.write(b"".join([*parts, clock, END]))
+        self._writer.write(b"".join([*parts, END]))
         await self._writer.drain()
         good, guest_time = _ANSWER.unpack(await self._reader.readexactly(_ANSWER.size))
-        received = self._now()
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
-        return received - sent, max(abs(guest_time - sent), abs(guest_time - received))
+        if guest_time < 0:
+            raise GuestLost(_WRONG_TIME)
+        return Ahead(guest_time - self._now(), guest_time - sent)

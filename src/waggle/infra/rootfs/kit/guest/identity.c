@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/timex.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -108,6 +109,18 @@ static bool set_clock(const char *data, size_t size) {
   return clock_settime(CLOCK_REALTIME, &time) == 0;
 }
 
+// Move the clock by so many nanoseconds, at once, however long they were under way.
+static bool step_clock(const char *data, size_t size) {
+  int64_t by;
+  if (size != sizeof by) return false;
+  memcpy(&by, data, sizeof by);
+  int64_t micros = by / 1000, left = micros % 1000000;
+  if (left < 0) left += 1000000;
+  struct timex change = {.modes = ADJ_SETOFFSET,
+                         .time = {.tv_sec = (time_t)((micros - left) / 1000000), .tv_usec = left}};
+  return adjtimex(&change) >= 0;
+}
+
 static bool install_record(const char *name, const char *data, size_t size, bool is_renewal) {
   if (strcmp(name, "hostname") == 0) return set_hostname(data, size), true;
   if (strcmp(name, "ca.pem") == 0) return trust(data, size), true;
@@ -118,6 +131,7 @@ static bool install_record(const char *name, const char *data, size_t size, bool
     return true;
   }
   if (strcmp(name, "clock") == 0) return set_clock(data, size);
+  if (strcmp(name, "step") == 0) return step_clock(data, size);
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
   if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;
   bool is_network = strcmp(name, "network") == 0;
