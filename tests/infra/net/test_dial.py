@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from waggle.domain.network import parse_network
 from waggle.domain.network.decisions import Decision
 from waggle.domain.network.rule_book import Judges
 from waggle.infra.net.dial import Dialer
@@ -20,7 +21,7 @@ from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolver import SystemResolver
 
 if TYPE_CHECKING:
-    from tests.infra.net.lab import Lab, OpenLab, Site
+    from tests.infra.net.lab import Lab, OpenLab, Site, Turns
 
 pytestmark = pytest.mark.anyio
 ANY_LOOPBACK = AddressPolicy([ip_network("127.0.0.0/8")])
@@ -155,5 +156,29 @@ async def test_connecting_has_one_deadline_and_leaves_no_socket(open_lab: OpenLa
             with pytest.raises(Refusal) as refused:
                 await dialer(lab, times=times).open(parse_authority(f"127.0.0.9:{slow.port}"))
             assert (refused.value.status, refused.value.code) == (504, "timeout")
+    finally:
+        slow.close()
+
+
+async def test_rules_that_change_while_it_connects_count(open_lab: OpenLab, turns: Turns) -> None:
+    slow, decisions = Slow("127.0.0.9"), list[Decision]()
+    try:
+        async with open_lab() as lab:
+            live = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", slow.port)
+            lab.names.known["slow.test"] = ["127.0.0.9", "127.0.0.1"]
+            gate = Gate(Reach(judges=Judges(ports=None, web=None)), ANY_LOOPBACK, decisions.append)
+            opening = asyncio.ensure_future(
+                Dialer(gate, lab.names, DialTimes(stagger=0.2)).open(
+                    parse_authority(f"slow.test:{slow.port}")
+                )
+            )
+            await turns()
+            assert lab.names.questions == ["slow.test"]
+            gate.change(parse_network("none"))
+            with pytest.raises(Refusal) as refused:
+                await opening
+            assert refused.value.code == "none"
+            assert [decision.code for decision in decisions] == ["none"]
+            live.close()
     finally:
         slow.close()

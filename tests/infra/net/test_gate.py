@@ -211,6 +211,31 @@ class TestOpenConnections:
             keeper.write_eof()
             assert await kept.read() == b""
 
+    @pytest.mark.parametrize("network", ["none", "*.example.org:9", "deny open.test, *:*"])
+    async def test_rules_that_change_while_a_name_is_looked_up_count(
+        self, open_lab: OpenLab, network: str
+    ) -> None:
+        """The attack: a guest's own name server answers when the agent has changed its mind."""
+        answering = asyncio.Event()
+
+        async def slow(_name: str) -> Sequence[Address]:
+            await answering.wait()
+            return [ip_address("127.0.0.1")]
+
+        async with open_lab() as lab:
+            site = await lab.site(wait_for_end)
+            lab.names.instead = slow
+            asking = asyncio.ensure_future(
+                lab.ask(b"CONNECT open.test:%d HTTP/1.0\r\n\r\n" % site.port)
+            )
+            while not lab.proxy.active:  # noqa: ASYNC110 (the proxy has no event for this)
+                await asyncio.sleep(0)
+            assert lab.proxy.set_network(parse_network(network)) == 0
+            answering.set()
+            assert (await asking).startswith(b"HTTP/1.1 403 ")
+            assert site.connections == 0
+            assert [decision.is_allowed for decision in lab.decisions] == [False]
+
 
 def test_names_are_looked_up_for_a_guest_unless_rules_refuse_them() -> None:
     closed = Gate(Reach(judges=Judges(ports=frozenset({8080}))), AddressPolicy(), print)

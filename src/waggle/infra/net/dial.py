@@ -87,6 +87,10 @@ class Dialer:
         connection, address = found
         now = asyncio.get_running_loop().time()
         passage = Passage(target, address, seen, admitted.asked, admitted.rule, now)
+        refusal = self._gate.judge_request(passage, seen)
+        if refusal is not None:  # the rules have changed meanwhile
+            connection[1].transport.abort()
+            self.refuse(target, refusal)
         self._gate.passed(passage)
         return connection, passage
 
