@@ -133,6 +133,16 @@ async def test_a_request_of_uncertain_length_reaches_no_server(
         assert (site.connections, hidden.connections) == (0, 0)
 
 
+async def test_chunks_are_unknown_to_http_1_0(open_lab: OpenLab) -> None:
+    """Servers differ in whether they take a body of HTTP/1.0 for chunks."""
+    async with open_lab() as lab:
+        site = await lab.site(Strict())
+        head = b"POST http://open.test:%d/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await lab.ask(head % site.port + CHUNKED + HIDDEN)
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert site.connections == 0
+
+
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
 @pytest.mark.parametrize(
     "lines,body",

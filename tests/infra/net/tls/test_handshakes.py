@@ -127,6 +127,20 @@ async def test_a_server_that_cannot_be_verified_gets_nothing(
     assert (site.got, lab.denials) == ([], ["not-verified"])
 
 
+async def test_a_server_of_old_tls_gets_nothing(lab: SecretLab) -> None:
+    site, context = Site(answer(b"")), lab.authority.server(HOST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    port = await lab.listen(site, context)
+    got = await lab.ask(port, request(port, f"Authorization: {PLACEHOLDER}"))
+    assert got.startswith(b"HTTP/1.1 502 ")
+    assert b"X-Waggle-Denied: not-verified\r\n" in got
+    assert site.got == []
+
+
 async def test_the_same_is_said_over_http2(lab: SecretLab) -> None:
     port = await lab.listen(Site(answer(b"")), expired(lab))
     async with httpx2.AsyncClient(http2=True, proxy=lab.url, verify=lab.context()) as http:

@@ -143,11 +143,36 @@ async def test_a_server_that_switches_unasked_is_cut_off(lab: SecretLab) -> None
     assert VALUE not in got
 
 
-async def test_an_answer_that_nobody_asked_for_is_nobodys(lab: SecretLab) -> None:
-    port = await lab.site(Site(answer(b"one", close=False) + answer(b"two", close=False)))
+async def test_an_upgrade_of_http_1_0_is_left_out(lab: SecretLab) -> None:
+    site = Site(answer(b"as usual"))
+    port = await lab.site(site)
+    asked = request(port, "Connection: Upgrade", "Upgrade: websocket")
+    assert (await lab.ask(port, asked.replace(b"HTTP/1.1", b"HTTP/1.0"))).endswith(b"as usual")
+    assert b"upgrade" not in site.heads.lower()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_an_answer_that_nobody_asked_for_is_nobodys(lab: SecretLab, *, apart: bool) -> None:
+    first, unasked = answer(b"one", close=False), answer(b"two", close=False)
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first if apart else first + unasked)
+        if apart:
+            await asked.wait()
+            writer.write(unasked)
+        await reader.read()  # it does not hang up
+
+    port = await lab.site(serve)
     reader, writer = await lab.connect(port)
-    writer.write(request(port) + request(port, path="/second"))
-    got = await reader.read()
+    writer.write(request(port))
+    got = await reader.readuntil(b"one")
+    asked.set()
+    async with asyncio.timeout(10):
+        if not apart:
+            writer.write(request(port, path="/second"))
+        got += await reader.read()
     assert got.endswith(b"one")
 
 
