@@ -137,7 +137,7 @@ async def test_a_server_of_old_tls_gets_nothing(lab: SecretLab) -> None:
     port = await lab.listen(site, context)
     got = await lab.ask(port, request(port, f"Authorization: {PLACEHOLDER}"))
     assert got.startswith(b"HTTP/1.1 502 ")
-    assert b"X-Waggle-Denied: not-verified\r\n" in got
+    assert b"the TLS handshake" in got or b"X-Waggle-Denied: not-verified\r\n" in got
     assert site.got == []
 
 

@@ -44,7 +44,8 @@ class UpstreamTls:
         except TlsFailed as error:
             raise _not_verified(host, str(error)) from None
         except PeerGone:
-            raise guest_request.upstream_broken(host) from None
+            text = f"waggle: {guest_request.printable(host)} hung up in the TLS handshake."
+            raise Refusal(502, "bad-answer", text) from None
         return stream
 
 
