@@ -11,7 +11,8 @@ from mcp_types import CallToolResult, TextContent
 from tests.support.server import default_tools, unused_services
 
 from waggle.cli import main
-from waggle.cli.client import COMMANDS, advice, message, refused
+from waggle.cli.advice import COMMANDS, advice, message
+from waggle.cli.client import refused
 from waggle.domain.errors import WaggleError
 from waggle.domain.toolset import Offer
 from waggle.mcp.errors import Failure, unknown_tool

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp_types import TextResourceContents
+from tests.support.fakes import FakeGuest, FakeHost
 from tests.support.server import (
     ERAS,
     MODERN,
@@ -186,3 +187,18 @@ async def content(agent: Client, uri: str) -> dict[str, Any]:
     assert isinstance(read, TextResourceContents)
     found: dict[str, Any] = json.loads(read.text)
     return found
+
+
+async def test_run_code_names_itself_for_its_environment_is_gone() -> None:
+    def prepare(guest: FakeGuest) -> None:
+        guest.diagnosis = hidden()
+
+    async with serving(Setup(host=FakeHost(prepare=prepare))) as rig, client(rig) as agent:
+        arguments = {"code": "echo offline", "network": "example.net, deny ads.example.net"}
+        result = await agent.call_tool("run_code", arguments)
+        network = '["example.net", "deny ads.example.net", "example.org"]'
+        step = data_of(result)["diagnosis"]["next_step"]
+        assert step.endswith(f"run_code with network {network} opens it.")
+        for shown in (text_of(result), step):
+            assert "set_network" not in shown
+            assert "waggle env network" not in shown

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as an MCP client of the running server: connections, calls and refusals.
-
-A server's advice is for models and names tools; a person has commands. Advice for which there is no
-equivalent command is left out.
-"""
+"""The command line as an MCP client of the running server: connections, calls and refusals."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -20,10 +15,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
 
+from waggle.cli.advice import advice, message
 from waggle.cli.ids import matching
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
-from waggle.domain.toolset import naming, without
 from waggle.jsonrpc import SERVER_BUSY
 from waggle.tasks import errors_in
 
@@ -176,58 +171,6 @@ async def find(client: Client, wanted: str) -> dict[str, Any]:
 
 _ERROR = "waggle/error"
 """The key of waggle's errors in `_meta`, as `waggle.mcp.errors` writes them."""
-_NEW, _LS, _CP, _EXEC = "'waggle env new'", "'waggle env ls'", "'waggle cp'", "'waggle exec'"
-COMMANDS: Mapping[str, str | None] = {
-    "create_environment": _NEW,
-    "list_environments": _LS,
-    "destroy_environment": "'waggle env rm'",
-    "get_environment": _LS,
-    "extend_environment": None,
-    "set_network": None,  # such advice names the command, too, and with the rule in it
-    "execute": _EXEC,
-    "run_command": _EXEC,
-    "wait_job": None,
-    "read_job": None,
-    "write_job": None,
-    "kill_job": None,
-    "list_jobs": None,
-    "write_file": _CP,
-    "read_file": _CP,
-    "list_files": "'waggle exec ENVIRONMENT -- ls'",
-    "search_files": "'waggle exec ENVIRONMENT -- grep'",
-    "edit_file": _CP,
-    "upload_files": _CP,
-    "download_files": _CP,
-    "install_packages": "'waggle run --packages'",
-    "expose_port": "'waggle port'",
-    "unexpose_port": None,
-    "pause_environment": "'waggle env pause'",
-    "resume_environment": "'waggle env resume'",
-    "snapshot_environment": "'waggle env snapshot'",
-    "list_snapshots": "'waggle snapshot ls'",
-    "delete_snapshot": "'waggle snapshot rm'",
-    "fork_environment": "'waggle env fork'",
-    "keep_fork": None,
-    "rollback_environment": "'waggle env rollback'",
-    "run_code": "'waggle run'",
-}
-"""The command that replaces a tool; None where there is no such command."""
-_PARAMETERS = {
-    "timeout_seconds": "--timeout-seconds",
-    "timeout_minutes": "--timeout-minutes",
-}
-_PHRASES = {
-    "network 'public'": "--network public",
-    "user 'root'": "--user root",
-    "create_environment(snapshot=...)": "'waggle env new --snapshot'",
-    "create_environment(network=...)": "'waggle env new --network'",
-}
-_NO_COMMAND = naming([name for name, command in COMMANDS.items() if command is None])
-_WORDS = {name: command for name, command in COMMANDS.items() if command} | _PARAMETERS
-_IN_ADVICE = naming(list(_WORDS))
-_SURELY = [re.escape(name) for name in (*COMMANDS, *_PARAMETERS) if "_" in name]
-_IN_MESSAGE = re.compile(rf"(?<![\w/.'\"-])(?:{'|'.join(_SURELY)})(?![\w/'\"-]|\.\w)")
-"""A message may contain text of a guest or a client, so quotes and paths stay unchanged."""
 
 
 class CallRefused(WaggleError):
@@ -249,19 +192,6 @@ class CallRefused(WaggleError):
         self.wait = wait
         """Seconds after which the same call will succeed, if known."""
         self.result: Mapping[str, Any] = result or {}
-
-
-def advice(text: str) -> str:
-    """Return a server's advice with commands in place of tools, without parts for no command."""
-    text = without(_NO_COMMAND, text)
-    for phrase, command in _PHRASES.items():
-        text = text.replace(phrase, command)
-    return _IN_ADVICE.sub(lambda found: _WORDS[found[0]], text)
-
-
-def message(text: str) -> str:
-    """Return a server's message with commands in place of tools."""
-    return _IN_MESSAGE.sub(lambda found: _WORDS.get(found[0], "this command"), text)
 
 
 def refused(tool: str, result: CallToolResult) -> CallRefused:

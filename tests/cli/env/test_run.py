@@ -11,13 +11,16 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.cli.beside import Commands
-from tests.support.fakes import FakeHost
+from tests.support.fakes import FakeGuest, FakeHost
 from tests.support.server import Setup, serving
 from tests.support.waggle_process import environ
 
+from waggle.cli.advice import advice, of_run
 from waggle.cli.env.run import STDIN, Wanted, run, runtime_of
+from waggle.domain.diagnosis.reach import refusal
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.network.decisions import Decision
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -122,3 +125,46 @@ async def test_a_signal_during_the_create_leaves_no_environment(tmp_path: Path) 
         assert rig.services.environments.all() == []
         assert host.undone == [], "it was created, reported and destroyed"
         assert len(host.guests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_advice_is_for_the_next_run_and_secrets_are_passed_on(tmp_path: Path) -> None:
+    refused = Decision("example.org", 443, "no-rule", "no rule allows it")
+
+    def prepare(guest: FakeGuest) -> None:
+        environment = guest.environment
+        guest.diagnosis = refusal([refused], environment.network, environment.name)
+
+    async with serving(Setup(host=FakeHost(prepare=prepare))) as rig:
+        waggle = Commands(rig, tmp_path / "d")
+        run = ("run", "-", "--network", "example.net, *.example.net")
+        _, _, err = await waggle(*run, stdin="1")
+        again = "Run it again with --network 'example.net, *.example.net, example.org'."
+        assert again in err
+        assert "waggle env" not in err
+
+        _, _, err = await waggle(*run, "--keep", stdin="1")
+        assert "`waggle env network shell" in err or "`waggle env network python" in err
+
+        code, _, err = await waggle("run", "-", "--secret", "github", stdin="1")
+        assert (code, err.splitlines()[-2:]) == (
+            1,
+            [
+                "waggle: This server has no secret 'github'.",
+                "  Leave out --secret; the operator of the server sets WAGGLE_SECRETS_FILE.",
+            ],
+        )
+        code, _, err = await waggle("run", "-", "--network", "none", "--packages", "x", stdin="1")
+        assert (code, "Run it again with --network public, or bring" in err) == (1, True)
+
+
+def test_what_has_no_network_is_run_again_with_one() -> None:
+    text = advice(
+        "This environment has no network: create one with network 'public' and install x there."
+    )
+    assert of_run(text, "none") == (
+        "This environment has no network: run it again with --network public and --packages x."
+    )
+    text = "That is for good: create another environment with a network."
+    assert of_run(text, "?!") == "That is for good: run it again with another --network."

@@ -6,7 +6,14 @@ from __future__ import annotations
 import pytest
 
 from waggle.domain.network import parse_network
-from waggle.domain.network.decisions import Decision, next_step, next_steps, reach, summary
+from waggle.domain.network.decisions import (
+    Decision,
+    in_another,
+    next_step,
+    next_steps,
+    reach,
+    summary,
+)
 from waggle.domain.toolset import Offer, Toolset
 
 NO_RULE = Decision("example.org", 443, "no-rule", "no rule allows it")
@@ -134,3 +141,17 @@ def test_a_refusal_of_a_placeholder_says_itself_what_to_do() -> None:
 
 def test_a_handshake_for_another_host_has_its_step() -> None:
     assert "SNI" in next_step(Decision("h.test", 443, "other-name", "x"), RULES)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_is_gone_is_run_again_with_the_whole_network(cut: bool) -> None:
+    steps = next_steps([NO_RULE, Decision("2606:4700::1", 22, "port", "x")], RULES, "box")
+    if cut:
+        steps = Offer(frozenset({Toolset.CORE})).advice(steps)
+        assert "set_network" not in steps
+    said = in_another(steps, RULES, lambda items: f"Again: {list(items)}.")
+    assert said == f"{reach(RULES)} Again: {[*RULES.items, 'example.org', '[2606:4700::1]:22']}."
+    kept = next_steps([Decision("h.test", 443, "other-name", "x")], RULES, "box")
+    assert in_another(kept, RULES, str) == kept
+    full = parse_network([f"h{number}.test" for number in range(200)])
+    assert in_another(steps, full, str).endswith(" ['example.org', '[2606:4700::1]:22']")

@@ -246,6 +246,7 @@ def run(
     runtime: RuntimeName | None = None,
     packages: Repeated = (),
     network: NetworkOption = None,
+    secret: Repeated = (),
     image: str | None = None,
     keep: Flag = False,
     stdin: Input = False,
@@ -256,6 +257,7 @@ def run(
     program's. Write the program's own options after --.
 
     Examples: `waggle run hello.py`, `waggle run plot.py --packages numpy -- --size 3`,
+    `waggle run issues.py --secret github --network api.git.example`,
     `echo 'print(6 * 7)' | waggle run -`
 
     :param file: A .py, .js, .mjs, .cjs, .sh or .bash file, or - for standard input.
@@ -264,6 +266,7 @@ def run(
     :param packages: Packages to install first: 'numpy pandas', or one, and the option again.
     :param network: What it may reach: none, public, ask, or rules such as
         'example.org, *.example.net:443, @packages'; by default as the server is set.
+    :param secret: A secret of the operator that it may use; may be repeated.
     :param image: An image instead of the runtime's own.
     :param keep: Keep the environment, and print its id on stderr.
     :param stdin: Pass standard input on also if it is a pipe, which is read to its end.
@@ -271,5 +274,5 @@ def run(
     from waggle.cli.env.run import Wanted
     from waggle.cli.env.run import run as begin
 
-    wanted = Wanted(" ".join(packages).split(), network, image, keep=keep, stdin=stdin)
+    wanted = Wanted(" ".join(packages).split(), network, secret, image, keep=keep, stdin=stdin)
     return begin(str(file), words, runtime, wanted)

@@ -19,7 +19,8 @@ import anyio.to_thread
 from mcp import Client, MCPError
 from mcp_types import BlobResourceContents, TextResourceContents
 
-from waggle.cli.client import CallRefused, advice, call, refused_request
+from waggle.cli.advice import advice
+from waggle.cli.client import CallRefused, call, refused_request
 from waggle.cli.progress import answered, say
 from waggle.tasks import together
 

@@ -10,7 +10,7 @@ import base64
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ import anyio
 from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
+from waggle.cli.advice import of_run
 from waggle.cli.asking import person
 from waggle.cli.client import CallRefused, call, call_reporting, connected_by
 from waggle.cli.env.exec import attached, read_input, report, standard_input
@@ -27,6 +28,7 @@ from waggle.cli.progress import answered, interruptible, say, waiting
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files import MAX_FILE_BYTES
+from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -48,13 +50,14 @@ class Wanted:
 
     packages: Sequence[str] = field(default=())
     network: str | None = None
+    secrets: Sequence[str] = field(default=())
     image: str | None = None
     keep: bool = False
     stdin: bool = False
 
     def arguments(self, runtime: RuntimeName) -> dict[str, Any]:
         """Return the arguments of the tool create_environment."""
-        given = {"network": self.network, "image": self.image}
+        given = {"network": self.network, "image": self.image, "secrets": [*self.secrets]}
         return {"runtime": runtime.value, **{name: word for name, word in given.items() if word}}
 
 
@@ -133,21 +136,31 @@ async def _connect_and_run(program: Program, wanted: Wanted) -> Ended:
 async def _run(client: Client, program: Program, wanted: Wanted) -> Ended:
     interpreter = runtimes(load())[program.runtime].exec_argv(program.path)
     created = _environment(client, wanted.arguments(program.runtime), keep=wanted.keep)
-    async with created as environment_id:
-        await _prepare(client, environment_id, program, wanted.packages)
+    async with created as made:
+        environment_id = str(made["environment_id"])
+        network = str(made.get("network", PUBLIC_NETWORK))
         how = {
             "environment_id": environment_id,
             "command": [*interpreter, *program.arguments],
             "stdin": program.stdin,
         }
-        return await attached(client, how)
+        try:
+            await _prepare(client, environment_id, program, wanted.packages)
+            ended = await attached(client, how)
+        except CallRefused as error:
+            if not wanted.keep:
+                error.hint = of_run(error.hint, network)
+            raise
+        return ended if wanted.keep else replace(ended, message=of_run(ended.message, network))
 
 
 @asynccontextmanager
 async def _environment(
     client: Client, arguments: Mapping[str, Any], *, keep: bool
-) -> AsyncGenerator[str]:
+) -> AsyncGenerator[Mapping[str, Any]]:
     """Create an environment, and destroy it when the block ends, however it ends.
+
+    Yields the result of create_environment.
 
     With `keep`, print how to destroy it instead.
     """
@@ -157,10 +170,10 @@ async def _environment(
     environment_id = str(made["environment_id"])
     if keep:
         say(f"Environment {environment_id} is kept; 'waggle env rm {environment_id}' destroys it.")
-        yield environment_id
+        yield made
         return
     try:
-        yield environment_id
+        yield made
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_DESTROY_SECONDS):
             await _destroy(client, environment_id)

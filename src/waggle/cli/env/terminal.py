@@ -18,7 +18,8 @@ import anyio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from waggle.cli.client import CallRefused, advice, message, server_url
+from waggle.cli.advice import advice, message
+from waggle.cli.client import CallRefused, server_url
 from waggle.cli.env import tty
 from waggle.cli.env.program import SIGNALLED
 from waggle.config import Settings

@@ -7,12 +7,15 @@ host and port, so both were made printable before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.network import Default, Network
+from waggle.domain.network.rules import parse_rule
 
 ALLOWED: Final = "allowed"
 SAID_NO_CODE: Final = "said-no"
@@ -153,6 +156,29 @@ def next_steps(refused: Sequence[Decision], network: Network, environment: str) 
         return f"set_network with allow [{listed}] opens it; a person opens it with {command}."
 
     return _steps(refused, network, ways)
+
+
+_WAYS: Final = re.compile(
+    r"(?:set_network with allow \[.*?\] opens it; a|[Aa]) person opens it with "
+    r"`waggle env network \S+?((?: --allow [^\s`]+)+)`\."
+)
+
+
+def in_another(steps: str, network: Network, run: Callable[[Sequence[str]], str]) -> str:
+    """Return what `next_steps` says for an environment that is gone: how another can do it.
+
+    `run` says how to run the program again with a network of these items. Also for steps from which
+    the clause about set_network was taken.
+    """
+
+    def again(found: re.Match[str]) -> str:
+        rules = found[1].split(" --allow ")[1:]
+        try:
+            return run(network.with_rules(*map(parse_rule, rules)).items)
+        except InvalidArgument:
+            return run(rules)
+
+    return _WAYS.sub(again, steps)
 
 
 def _command(rules: Sequence[str], environment: str = ENVIRONMENT) -> str:

@@ -8,9 +8,10 @@ uses it, too.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.files import check_content, parse_path
 from waggle.domain.network import Network
+from waggle.domain.network.decisions import in_another
 from waggle.domain.programs import parse_seconds
 from waggle.domain.programs.job import JobState, JobView, parse_wait
 from waggle.domain.programs.runtime import RuntimeName, encoded
@@ -176,6 +178,10 @@ def furniture(
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 
 
+def _again(items: Sequence[str]) -> str:
+    return f"run_code with network {json.dumps([*items])} opens it."
+
+
 class RunTools:
     """run_code."""
 
@@ -216,7 +222,7 @@ class RunTools:
         ) as environment:
             view = await brought.bring(self._services, environment.id, phases, owner=owner)
             if view is not None and view.exit_code != 0:
-                return await self._result(view, "install", install_failure(view))
+                return await self._result(view, policy, "install", install_failure(view))
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
@@ -224,10 +230,15 @@ class RunTools:
             if view.state is JobState.TIMED_OUT:
                 longer = "; with create_environment and execute, long work runs as a job."
                 failure = timeout_failure(view, self._limits.max_timeout, longer)
-            return await self._result(view, "run", failure)
+            return await self._result(view, policy, "run", failure)
 
-    async def _result(self, view: JobView, phase: str, failure: Failure | None) -> Reply:
-        """Return the output as execute does, without links into the destroyed environment."""
+    async def _result(
+        self, view: JobView, network: Network, phase: str, failure: Failure | None
+    ) -> Reply:
+        """Return the output as execute does, without links and steps into what is destroyed."""
+        if view.diagnosis is not None:
+            step = in_another(view.diagnosis.next_step, network, _again)
+            view = replace(view, diagnosis=replace(view.diagnosis, next_step=step))
         shown = partial(
             job_shown, view, self._limits.output, pictures=failure is None, linked=False
         )
