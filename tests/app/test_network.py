@@ -11,10 +11,13 @@ from structlog.testing import capture_logs
 from tests.support.settings import settings_in
 from tests.support.vm import environment
 
-from waggle.app.network import Egress, operator_rules
+from waggle.app.network import Egress, operator_network, operator_rules
+from waggle.app.values import limits
 from waggle.domain.network.rule_book import NoRules
 from waggle.domain.observer import Observer
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.allowance import AllowanceLimits
+from waggle.service.environments.creating import CreateRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -75,3 +78,17 @@ async def test_open_connections_are_judged_again_when_rules_of_the_operator_chan
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await egress.watch_rules(sleep)
     assert [line["event"] for line in logs] == ["network_rules_changed"]
+
+
+def test_a_default_that_is_narrowed_is_logged_and_is_what_environments_get(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, max_network="example.org")
+    with capture_logs() as logs:
+        network = operator_network(settings, operator_rules(settings))
+    assert [(line["event"], line["to"]) for line in logs] == [
+        ("default_network_narrowed", "example.org")
+    ]
+    made = limits(settings, rules=network).network_of(CreateRequest(RuntimeName.PYTHON))
+    assert str(made) == "example.org"
+    with capture_logs() as logs:
+        operator_network(settings_in(tmp_path), operator_rules(settings))
+    assert logs == []

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tests.support.images import busybox_layer, write_layout
 from tests.support.own_process import typed
+from tests.support.settings import settings_in
 from tests.support.waggle_process import command_line, own_cache, running
 
-from waggle.cli.doctor import fixes
+from waggle.cli.doctor import fixes, network_words
 from waggle.infra.host.install import Plan, make_plan
 from waggle.infra.host.requirements import SystemPackage
 from waggle.infra.oci.build.definition import load_definition
@@ -105,3 +106,10 @@ def test_doctor_works_beside_a_running_server(tmp_path: Path) -> None:
             assert checks["listen address"]["status"] != "fail", "the server itself has it"
             assert checks["images"]["status"] == "fail"
             assert ended.returncode == 1
+
+
+def test_the_network_that_the_maximum_leaves_is_named(tmp_path: Path) -> None:
+    assert network_words(settings_in(tmp_path)) == "public by default, at most public"
+    assert network_words(settings_in(tmp_path, max_network="none")) == (
+        "none by default, because WAGGLE_MAX_NETWORK allows no more"
+    )

@@ -245,6 +245,26 @@ class TestTogether:
     def test_loopback_is_always_allowed(self, address: str) -> None:
         assert str(settings(LISTEN_ADDR=address).listen_addr) == address
 
+    @pytest.mark.parametrize(
+        "most, usual", [("none", "none"), ("example.org, @packages", "@packages, example.org")]
+    )
+    def test_a_built_in_default_is_narrowed_to_the_maximum(self, most: str, usual: str) -> None:
+        narrow = settings(MAX_NETWORK=most)
+        assert str(narrow.usual_network) == usual
+        assert narrow.default_network == PUBLIC_NETWORK
+        assert settings(MAX_NETWORK=most, DEFAULT_NETWORK="none").usual_network.is_none
+        assert settings(MAX_NETWORK="public, 10.1.2.3:5432").usual_network == PUBLIC_NETWORK
+
+    def test_a_default_that_is_set_beyond_the_maximum_is_refused(self) -> None:
+        (line,) = problems(MAX_NETWORK="example.org", DEFAULT_NETWORK="public, other.example")
+        assert line == (
+            "WAGGLE_DEFAULT_NETWORK='public, other.example' allows public, other.example, which "
+            "WAGGLE_MAX_NETWORK='example.org' refuses. Leave that out, allow it there, or leave "
+            "WAGGLE_DEFAULT_NETWORK unset: then it is what the maximum is."
+        )
+        (line,) = problems(MAX_NETWORK="none", DEFAULT_NETWORK="@git", NETWORK_RULES="/r.toml")
+        assert line.startswith("WAGGLE_DEFAULT_NETWORK='@git' allows @git, which")
+
 
 class TestParsers:
     @pytest.mark.parametrize(

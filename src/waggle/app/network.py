@@ -61,7 +61,11 @@ def operator_rules(settings: Settings) -> OperatorRules:
 
 
 def operator_network(settings: Settings, rules: OperatorRules) -> OperatorNetwork:
-    """Return what services know of the operator's rules."""
+    """Return what services know of the operator's rules, and log a default that is narrowed."""
+    if (usual := settings.usual_network) != settings.default_network:
+        log.info(
+            "default_network_narrowed", to=str(usual), because="WAGGLE_MAX_NETWORK allows no more"
+        )
     return OperatorNetwork(rules.sets, settings.max_network)
 
 

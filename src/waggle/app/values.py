@@ -162,7 +162,7 @@ def limits(
         max_environments=settings.max_environments,
         resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
         idle_timeout=timedelta(minutes=settings.default_timeout_min),
-        network=settings.default_network,
+        network=settings.usual_network,
         images=image_references(settings),
         allowed=AllowedImages(
             frozenset(name for name in image_references(settings).values() if not is_local(name)),

@@ -67,6 +67,7 @@ def subject(settings: Settings) -> Subject:
         memory_mib=settings.default_memory_mb,
         max_environments=settings.max_environments,
         ca_bundle=settings.ca_bundle,
+        network=network_words(settings),
         network_rules=(lambda: len(operator_rules(settings).sets()))
         if settings.network_rules
         else None,
@@ -75,6 +76,14 @@ def subject(settings: Settings) -> Subject:
         images=image_service(settings).present,
         outdated=lambda: outdated(settings),
     )
+
+
+def network_words(settings: Settings) -> str:
+    """Say what environments reach by default and at most. Pure."""
+    usual, most = settings.usual_network, f"at most {settings.max_network}"
+    if usual == settings.default_network:
+        return f"{usual} by default, {most}"
+    return f"{usual} by default, because WAGGLE_MAX_NETWORK allows no more"
 
 
 def _secrets(file: Path) -> int:

@@ -24,7 +24,9 @@ from waggle.config.environments import (
     EnvironmentSection,
     MachineSection,
     NetworkSection,
+    default_beyond,
     named_rules,
+    usual_network,
 )
 from waggle.config.images import ImageSection, RuntimeSection
 from waggle.config.parsers import Accepts, Section, format_duration
@@ -38,6 +40,7 @@ from waggle.config.server import (
     observation_conflicts,
 )
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network import Network
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.shipped import document
@@ -75,6 +78,11 @@ class Settings(
     ServerSection,
 ):
     """All settings, immutable. Made by `load`; tests may construct it with keyword arguments."""
+
+    @property
+    def usual_network(self) -> Network:
+        """What an environment may reach unless its creator says, within the maximum."""
+        return usual_network(self, self.max_network)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -120,7 +128,15 @@ def conflicts(settings: Settings) -> Iterator[str]:
 
 
 def network_conflicts(settings: Settings) -> Iterator[str]:
-    """Yield a line for each name of rules that is used without a file that could have it."""
+    """Yield a line for a default beyond the maximum, and for names of rules without a file."""
+    if over := default_beyond(settings, settings.max_network):
+        items = ", ".join(over)
+        yield (
+            f"WAGGLE_DEFAULT_NETWORK={shown('', str(settings.default_network))} allows "
+            f"{items if len(items) <= _SHOWN else f'{items[:_SHOWN]}...'}, which "
+            f"WAGGLE_MAX_NETWORK={shown('', str(settings.max_network))} refuses. Leave that out, "
+            "allow it there, or leave WAGGLE_DEFAULT_NETWORK unset: then it is what the maximum is."
+        )
     if settings.network_rules is not None:
         return
     for setting in ("default_network", "max_network"):

@@ -25,6 +25,7 @@ from waggle.config.parsers import (
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.network import PACKAGES, Network
+from waggle.domain.network.bounds import beyond, narrowed
 from waggle.domain.network.judging import WEB
 from waggle.domain.programs.runtime import RuntimeName
 
@@ -67,7 +68,9 @@ class EnvironmentSection(Section):
         le=MAX_TIMEOUT_MINUTES,
     )
     default_network: NetworkValue = setting(
-        "public", "What an environment may reach, unless its creator says."
+        "public",
+        "What an environment may reach, unless its creator says. Where you do not set it, and "
+        "`WAGGLE_MAX_NETWORK` allows less, it is the same as that.",
     )
     warm_pool: WarmPoolSizes = setting(
         "",
@@ -238,6 +241,22 @@ class NetworkSection(Section):
         """The ports that `public` opens without a rule."""
         listed = frozenset(self.egress_ports)
         return listed if "egress_ports" in self.model_fields_set else listed & WEB
+
+
+def usual_network(settings: EnvironmentSection, maximum: Network) -> Network:
+    """Return what an environment may reach unless its creator says.
+
+    That is the setting, or the maximum if the setting was not made and goes beyond it.
+    """
+    if "default_network" in settings.model_fields_set:
+        return settings.default_network
+    return narrowed(settings.default_network, maximum)
+
+
+def default_beyond(settings: EnvironmentSection, maximum: Network) -> list[str]:
+    """Return the items of the default that the operator wrote and the maximum refuses."""
+    is_set = "default_network" in settings.model_fields_set
+    return beyond(settings.default_network, maximum) if is_set else []
 
 
 def named_rules(network: Network) -> frozenset[str]:

@@ -221,6 +221,11 @@ async def ca_bundle(subject: Subject) -> CheckResult:
     return ok("CA bundle", f"{subject.ca_bundle}, {count} certificates")
 
 
+async def network(subject: Subject) -> CheckResult:
+    """Say what environments reach unless their creator says."""
+    return ok("network", subject.network)
+
+
 async def network_rules(subject: Subject) -> CheckResult:
     """Check that the operator's file of network rules, if there is one, can be used as it is."""
     return _file("network rules", subject.network_rules, "names")
@@ -264,6 +269,7 @@ CHECKS: Mapping[str, Check] = {
     "guest ports": guest_ports,
     "listen address": listen_address,
     "CA bundle": ca_bundle,
+    "network": network,
     "network rules": network_rules,
     "secrets": secrets,
 }

@@ -79,6 +79,8 @@ class Subject:
     memory_mib: int = 512
     max_environments: int = 10
     ca_bundle: Path | None = None
+    network: str = "public by default"
+    """What environments reach, in words."""
     network_rules: Callable[[], int] | None = None
     """Reads the operator's rules and returns how many names they have; raises WaggleError."""
     secrets: Callable[[], int] | None = None
