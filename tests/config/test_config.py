@@ -26,15 +26,13 @@ from waggle.config import (
     nearest,
     variable,
 )
+from waggle.config.lists import parse_cidrs, parse_ports, split_words
 from waggle.config.parsers import (
     ListenAddress,
     format_duration,
-    parse_cidrs,
     parse_duration,
     parse_listen_address,
-    parse_ports,
     parse_rate,
-    split_words,
 )
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network import PUBLIC_NETWORK
@@ -217,6 +215,74 @@ class TestErrors:
         (line,) = problems(**{name: value})
         assert line.startswith(f"WAGGLE_{name}=")
         assert "expected" in line
+
+    @pytest.mark.parametrize(
+        "name,value,wrong,right",
+        [
+            (
+                "ALLOWED_HOSTS",
+                "a.example,*.b.example",
+                "'*.b.example' is no host",
+                "waggle.example",
+            ),
+            ("ALLOWED_HOSTS", "::1", "it is an IPv6 address without brackets", "[fd00::1]:8443"),
+            ("ALLOWED_HOSTS", "a.example, https://b/", "'https://b/' is a URL", "waggle.example"),
+            ("ALLOWED_HOSTS", "a.example:8443,b:x", "'b:x' is no host", "waggle.example"),
+            (
+                "ALLOWED_ORIGINS",
+                "https://a,https://b/",
+                "'https://b/' is no origin",
+                "https://agents",
+            ),
+            ("TOOLSETS", "core,flies", "'flies' is no toolset", "core,files"),
+            ("TOOLSETS_ALLOWED", "core flies", "it is no toolset", "core,files"),
+            ("WARM_POOL", "python:2,ruby:1", "'ruby:1' begins with no runtime", "python:2,node:1"),
+            ("WARM_POOL", "python:2,node", "'node' has no number", "python:2,node:1"),
+            ("WARM_POOL", "node:2,node:1", "'node:1' names its runtime again", "python:2,node:1"),
+            ("QEMU_OLDER", "/q,/opt/a b", "'/opt/a b' is no program", "/opt/qemu-9/bin"),
+            ("DEFAULT_NETWORK", "public, exampel", "'exampel' cannot be", "example.org:443"),
+            ("MAX_NETWORK", "public,ask", "a network is only one of", "example.org:443"),
+            ("MAX_NETWORK", "https://u:pw@a.example/", "'https://***@a.example/'", "example.org"),
+            ("EGRESS_ALLOW_CIDRS", "fd00::/8,10.0.0.1/8", "network 10.0.0.0/8", "10.1.0.0/16"),
+            ("EGRESS_ALLOW_CIDRS", "10.0.0.0/8,a.example", "'a.example' is no net", "10.1.0.0/16"),
+            ("EGRESS_PORTS", f"{'443,' * 40}http", "'http' is no port from 1", "22,80,443"),
+            ("EGRESS_PORTS", "80,,443", "a comma with nothing", "22,80,443"),
+            ("EGRESS_PORTS", " ", "it has no port", "22,80,443"),
+            ("ALLOWED_IMAGES", "a/*,!b", "'!b' is no reference", "registry.example/team/*"),
+            (
+                "INSECURE_REGISTRIES",
+                "a.example,b/c",
+                "'b/c' is no registry",
+                "registry.example:5000",
+            ),
+            (
+                "REGISTRY_MIRRORS",
+                "a.example=b.example,c",
+                "'c' names no mirror",
+                "=mirror.example/",
+            ),
+            ("REGISTRY_MIRRORS", "a.example=b:0", "it has no host[:port]", "=mirror.example/"),
+            ("REGISTRY_MIRRORS", "https://a=b", "is no registry before =; write hosts", "=mirror."),
+        ],
+    )
+    def test_the_wrong_item_of_a_list_is_named(
+        self, name: str, value: str, wrong: str, right: str
+    ) -> None:
+        (line,) = problems(**{name: value})
+        assert line.startswith(f"WAGGLE_{name}='")
+        assert wrong in line
+        assert right in line.partition("; expected ")[2]
+        assert "pw" not in line
+
+    def test_every_list_is_among_those(self) -> None:
+        lists = {name for name in fields() if "commas" in accepted(name)}
+        items = "allowed_hosts allowed_origins toolsets toolsets_allowed qemu_older max_network"
+        more = "default_network egress_allow_cidrs egress_ports allowed_images"
+        assert lists == {
+            *items.split(),
+            *more.split(),
+            *("insecure_registries", "registry_mirrors"),
+        }
 
 
 class TestTogether:

@@ -29,6 +29,7 @@ from waggle.config.environments import (
     usual_network,
 )
 from waggle.config.images import ImageSection, RuntimeSection
+from waggle.config.lists import WrongItem
 from waggle.config.parsers import Accepts, Section, format_duration
 from waggle.config.places import StorageSection
 from waggle.config.server import (
@@ -274,7 +275,18 @@ def _explain(
         if field == "image_cache_dir" and variable(field) not in given:
             continue  # derived from data_dir, which has its own line
         name = variable(field)
-        line = f"{name}={shown(name, values[field])} cannot be used: expected {accepted(field)}."
+        wrong = _wrong_item(name, values[field], detail.get("ctx", {}).get("error"))
+        line = f"{name}={shown(name, values[field])} cannot be used: {wrong}expected "
+        line += f"{accepted(field)}."
         if line not in lines:
             lines.append(line)
     return lines
+
+
+def _wrong_item(name: str, value: str, error: object) -> str:
+    """Return the item of a list that is wrong and why, for the middle of a line."""
+    if not isinstance(error, WrongItem):
+        return ""
+    item = "it" if error.item == value.strip() else shown(name, error.item)
+    why = _USER_INFO.sub("***@", error.why)
+    return f"{item} {why}; " if error.item else f"{why}; "

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from waggle.config.lists import Networks, NetworkValue, Ports, Programs, WarmPoolSizes
 from waggle.config.parsers import (
     Duration,
-    Networks,
-    NetworkValue,
     OptionalPath,
-    Ports,
     Program,
-    Programs,
     Rate,
     Section,
-    WarmPoolSizes,
     Whole,
     lower,
     setting,

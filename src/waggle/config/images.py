@@ -14,17 +14,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from waggle.config.lists import WrongItem, all_matching, split_words
 from waggle.config.parsers import (
     Accepts,
     OptionalPath,
     Section,
     Whole,
-    all_matching,
     matching,
     parse_duration,
     parsed_by,
     setting,
-    split_words,
 )
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.image import PullRule
@@ -41,14 +40,14 @@ def parse_registries(value: str) -> frozenset[str]:
     return frozenset(parse_registry(word) for word in split_words(value))
 
 
-def parse_registry(word: str) -> str:
-    """Return a registry in the spelling of references. Raises ValueError."""
+def parse_registry(word: str, why: str = "is no registry") -> str:
+    """Return a registry in the spelling of references. Raises WrongItem with `why`."""
     try:
         if word and "/" not in word:
             return check_default_registry(word)
     except InvalidArgument:
         pass
-    raise ValueError("not a registry")
+    raise WrongItem(word, f"{why}; write hosts without https://" if "//" in word else why)
 
 
 def parse_registry_mirrors(value: str) -> dict[str, tuple[str, ...]]:
@@ -56,10 +55,14 @@ def parse_registry_mirrors(value: str) -> dict[str, tuple[str, ...]]:
     mirrors: dict[str, tuple[str, ...]] = {}
     for word in split_words(value):
         registry, equals, mirror = word.partition("=")
-        name = parse_registry(registry)
+        name = parse_registry(registry, "is no registry before =")
         if not equals or not mirror:
-            raise ValueError("no mirror")
-        mirrors[name] = (*mirrors.get(name, ()), parse_default_registry(mirror))
+            raise WrongItem(word, "names no mirror after =")
+        try:
+            found = check_default_registry(mirror)
+        except InvalidArgument as error:
+            raise WrongItem(word, "has no host[:port][/path] after =") from error
+        mirrors[name] = (*mirrors.get(name, ()), found)
     return mirrors
 
 
@@ -86,17 +89,23 @@ DefaultRegistry = Annotated[
 Registries = Annotated[
     frozenset[str],
     parsed_by(parse_registries),
-    Accepts("registries as host or host:port, separated by commas"),
+    Accepts("registries as host or host:port, separated by commas, such as registry.example:5000"),
 ]
 RegistryMirrors = Annotated[
     dict[str, tuple[str, ...]],
     parsed_by(parse_registry_mirrors),
-    Accepts("registry=host[:port][/path], separated by commas"),
+    Accepts(
+        "registry=host[:port][/path], separated by commas, such as "
+        "registry.example=mirror.example/path"
+    ),
 ]
 ImagePatterns = Annotated[
     tuple[str, ...],
-    all_matching(_PATTERN),
-    Accepts("references in which * stands for text without a slash and ** for any, by commas"),
+    parsed_by(all_matching(_PATTERN, "is no reference of an image")),
+    Accepts(
+        "references in which * stands for text without a slash and ** for any, separated by "
+        "commas, such as registry.example/team/*"
+    ),
 ]
 Pull = Annotated[
     PullRule | timedelta,

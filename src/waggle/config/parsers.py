@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fields of the settings: parsers of a variable's text, types made of them, and the sections' base.
 
-Used by the sections in `waggle.config`. Pure: no environment, no files. A parser raises ValueError;
-its text is not shown, since the type's `Accepts` describes the accepted values.
+Used by the sections in `waggle.config`; `lists` has those of lists. Pure: no environment, no files.
+A parser raises ValueError; its text is not shown, since the type's `Accepts` describes the accepted
+values.
 """
 
 from __future__ import annotations
@@ -11,24 +12,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.machine import MAX_PORT
-from waggle.domain.network import Network, recorded_network
-from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.toolset import Toolset, toolsets_of
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?")
-_HOST_NAME = re.compile(
+HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 )
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,54 +109,11 @@ def parse_listen_address(value: str) -> ListenAddress:
         if address.version != 6:
             raise ValueError("only IPv6 addresses stand in brackets")
         return ListenAddress(str(address), int(port))
-    if not _HOST_NAME.fullmatch(host):
+    if not HOST_NAME.fullmatch(host):
         raise ValueError("not a host")
     if re.fullmatch(r"[0-9.]+", host):
         host = str(ip_address(host))
     return ListenAddress(host.lower(), int(port))
-
-
-def split_words(value: str) -> tuple[str, ...]:
-    """Split at commas, ignoring spaces around them. An empty text is an empty list."""
-    words = [word.strip() for word in value.split(",")] if value.strip() else []
-    if not all(words):
-        raise ValueError("an empty word between commas")
-    return tuple(words)
-
-
-def parse_cidrs(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Read a list of networks. Host bits must be zero, so that a slip does not widen the list."""
-    return tuple(ip_network(word) for word in split_words(value))
-
-
-def parse_ports(value: str) -> tuple[int, ...]:
-    """Read a list of TCP ports, at least one."""
-    words = split_words(value)
-    if not words or not all(re.fullmatch(r"[0-9]{1,5}", word) for word in words):
-        raise ValueError("not a list of ports")
-    ports = tuple(int(word) for word in words)
-    if not all(1 <= port <= MAX_PORT for port in ports):
-        raise ValueError("not a port")
-    return ports
-
-
-def parse_toolsets(value: str) -> frozenset[Toolset]:
-    """Read names of toolsets separated by commas or spaces; `full` and `all` mean all of them."""
-    try:
-        return toolsets_of(split_words(value))
-    except InvalidArgument as error:
-        raise ValueError(error.message) from error
-
-
-def parse_warm_pool(value: str) -> tuple[tuple[RuntimeName, int], ...]:
-    """Read `python:2,node:1`: a runtime at most once, every number above zero."""
-    pairs = [word.partition(":") for word in split_words(value.lower())]
-    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", number) for _, _, number in pairs):
-        raise ValueError("not a number of machines")
-    counts = {RuntimeName(name): int(number) for name, _, number in pairs}
-    if len(counts) != len(pairs):
-        raise ValueError("a runtime twice")
-    return tuple(counts.items())
 
 
 def parse_absolute_path(value: str) -> Path:
@@ -186,18 +139,6 @@ def matching(pattern: re.Pattern[str], *, empty: bool = False) -> BeforeValidato
     return parsed_by(check)
 
 
-def all_matching(pattern: re.Pattern[str]) -> BeforeValidator:
-    """Return a validator of a list of texts that must all match all of `pattern`."""
-
-    def check(value: str) -> tuple[str, ...]:
-        words = split_words(value)
-        if not all(pattern.fullmatch(word) for word in words):
-            raise ValueError("does not match")
-        return words
-
-    return parsed_by(check)
-
-
 lower = parsed_by(str.lower)
 """Converts to lower case, for enumerations that ignore case."""
 Duration = Annotated[
@@ -215,53 +156,12 @@ Listen = Annotated[
     parsed_by(parse_listen_address),
     Accepts("host:port, such as 127.0.0.1:8080, localhost:8080 or [::1]:8080"),
 ]
-Networks = Annotated[
-    tuple[IPv4Network | IPv6Network, ...],
-    parsed_by(parse_cidrs),
-    Accepts("networks separated by commas, such as 10.1.0.0/16,fd00::/8 (host bits zero)"),
-]
-NetworkValue = Annotated[
-    Network,
-    parsed_by(recorded_network),
-    Accepts("none, public, ask, or rules such as example.org:443, separated by commas"),
-]
-Ports = Annotated[tuple[int, ...], parsed_by(parse_ports), Accepts("TCP ports separated by commas")]
 AbsolutePath = Annotated[Path, parsed_by(parse_absolute_path), Accepts("an absolute path")]
 OptionalPath = Annotated[
     Path | None, parsed_by(parse_optional_path), Accepts("an absolute path, or nothing")
 ]
-Hosts = Annotated[
-    tuple[str, ...],
-    all_matching(re.compile(r"[A-Za-z0-9.\[\]:*-]+")),
-    Accepts("host names or addresses, each with an optional :port or :*, separated by commas"),
-]
-Origins = Annotated[
-    tuple[str, ...],
-    all_matching(_ORIGIN),
-    Accepts("origins such as https://agents.example, separated by commas"),
-]
 Program = Annotated[
     str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")
-]
-Programs = Annotated[
-    tuple[str, ...],
-    all_matching(re.compile(r"[!-+\--~]{1,255}")),
-    Accepts("programs on PATH, or their absolute paths, separated by commas"),
-]
-WarmPoolSizes = Annotated[
-    tuple[tuple[RuntimeName, int], ...],
-    parsed_by(parse_warm_pool),
-    Accepts(f"runtimes ({', '.join(RuntimeName)}) and numbers of machines, as in python:2,node:1"),
-]
-Toolsets = Annotated[
-    frozenset[Toolset],
-    parsed_by(parse_toolsets),
-    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas"),
-]
-OptionalToolsets = Annotated[
-    frozenset[Toolset] | None,
-    parsed_by(lambda value: parse_toolsets(value) if value else None),
-    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas, or nothing"),
 ]
 Whole = Annotated[int, parsed_by(parse_whole)]
 

@@ -14,17 +14,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+from waggle.config.lists import Hosts, OptionalToolsets, Origins, Toolsets
 from waggle.config.parsers import (
     Accepts,
     Duration,
-    Hosts,
     Listen,
     ListenAddress,
     OptionalPath,
-    OptionalToolsets,
-    Origins,
     Section,
-    Toolsets,
     Whole,
     lower,
     matching,

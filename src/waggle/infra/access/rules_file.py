@@ -175,7 +175,8 @@ class RulesFile:
 def _unusable(path: Path, why: object) -> SettingsInvalid:
     return SettingsInvalid(
         f"The network rules in {path} cannot be used: {str(why).removesuffix('.')}.",
-        hint=f"{document('network.md')} describes such a file.",
+        hint='A rule is such as "example.org", "*.example.org:443" or "deny ads.example.org"; '
+        f"{document('network.md')} describes the file.",
     )
 
 
