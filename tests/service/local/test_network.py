@@ -87,11 +87,18 @@ def test_every_tool_names_its_registries(tmp_path: Path) -> None:
     assert hosts(answer) == {
         *("pip.example.org:443", "a.example.org:443", "b.example.org:443"),
         *("npm.example.org:443", "corp.example.org:443"),
-        *("go.example.org:443", "go2.example.org:443", "sum.example.org:443"),
+        *("go.example.org:443", "go2.example.org:443", "sumproxy.example.org:443"),
         "apt.example.org:80",
         *("index.example.org:443", "own.example.org:443"),
     }
     assert answer.endswith("complete\n")
+
+
+def test_the_checksum_database_of_go_is_its_name_where_it_has_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOOLS, "go", 'echo "sum.example.org+abc"')
+    assert "sum.example.org:443" in hosts(asked(tmp_path, CONFIGURED, ["go"]))
 
 
 def test_files_are_where_the_registries_pages_say(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ have python3 && ask python3 -c "$pip" |
     b grep -oE '\\(default https?://[^)]*|.*(index-url|find-links)=.*' | urls pip &
 have npm && ask npm config ls -l | b grep -E '^[^;]*registry"? *=' | urls npm &
 have go && {{ ask go env GOPROXY | b tr ',|' '  ' | urls go
-    ask go env GOSUMDB | b sed -nE 's,^([a-z0-9.-]+\\.[a-z]+)([+ ].*)?$,https://\\1/,p' | urls go
+    ask go env GOSUMDB | b sed -nE -e 's,^[^ ]+ +(https?://.*),\\1,p' -e t \\
+        -e 's,^([a-z0-9.-]+\\.[a-z]+)([+ ].*)?$,https://\\1/,p' | urls go
 }} &
 have apt-get && ask apt-get update --print-uris | b grep -oE 'https?://[^/]+' | urls apt &
 have cargo && {{
