@@ -166,6 +166,18 @@ GIT_SSL_NO_VERIFY=1 git push -q {other} || echo kept
     assert TOKEN.decode() not in everything
 
 
+async def test_who_sends_a_token_elsewhere_is_told_where_it_may_go(
+    guest: LocalGuest, world: World
+) -> None:
+    url = f"https://x-access-token:$FORGE_TOKEN@{OTHER}:{world.ports[OTHER]}/private.git"
+    command = sh(f"GIT_SSL_NO_VERIFY=1 GIT_TERMINAL_PROMPT=0 git ls-remote {url}")
+    diagnosis = await guest.diagnose(command, await guest.run(command))
+    assert diagnosis
+    assert diagnosis.code == "secret_elsewhere"
+    assert f"{OTHER} refused" in diagnosis.cause
+    assert f"$FORGE_TOKEN to {FORGE}" in diagnosis.cause
+
+
 async def test_programs_without_proxy_variables_use_it_too(guest: LocalGuest, world: World) -> None:
     code = f"""unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 git ls-remote https://x-access-token:$FORGE_TOKEN@{FORGE}:{world.ports[FORGE]}/private.git"""

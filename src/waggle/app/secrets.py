@@ -92,7 +92,8 @@ class _FromVault:
         }
         hosts = [host for secret in granted for host in secret.hosts]
         authority = EnvironmentAuthority.new(environment_id, hosts).to_bytes().decode()
-        return HeldSecrets(placeholders, authority), {
+        by_name = {secret.name: secret.hosts for secret in granted}
+        return HeldSecrets(placeholders, authority, by_name), {
             secret.variable: placeholders[secret.name] for secret in granted
         }
 

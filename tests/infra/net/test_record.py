@@ -56,6 +56,7 @@ def test_connections_to_one_name_are_one_group_whatever_its_address() -> None:
         world.record.decided(allowed("a.test", address))
         world.record.ended(Ended(allowed("a.test", address), 1.5, 100, 2_000))
     (one,) = world.use().allowed
+    assert world.use().reached_within(5) == ("a.test",)
     assert (one.decision.address, one.count, one.sent, one.received) == ("8.8.4.4", 2, 200, 4_000)
     assert len(world.ends) == 2
 

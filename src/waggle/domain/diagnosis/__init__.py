@@ -10,8 +10,8 @@ which programs listen on ports.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from waggle.domain.network import Network
@@ -198,6 +198,7 @@ NO_RECORD = RunFacts()
 class Evidence:
     """All evidence of one run. `signal` is a name such as SIGKILL; `program` is argv's first word.
 
+    `reached` are hosts of connections, `secrets` the variables with placeholders and their hosts.
     `missing` is a module, and `command` a command, that the guest confirmed to be missing.
     `listeners` are asked for only where an address was in use. `memory_mib` and `disk_mib` are the
     machine's. `said` is the end of what the run printed, which proves nothing.
@@ -211,6 +212,8 @@ class Evidence:
     network: Network
     record: RunFacts = NO_RECORD
     refused: tuple[Decision, ...] = ()
+    reached: tuple[str, ...] = ()
+    secrets: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     missing: Module | None = None
     command: str | None = None
     listeners: tuple[Listener, ...] = ()

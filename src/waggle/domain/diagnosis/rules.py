@@ -13,7 +13,16 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from waggle.domain.diagnosis import Diagnosis, Evidence, lacking, programs, reach, said, shown
+from waggle.domain.diagnosis import (
+    Diagnosis,
+    Evidence,
+    credentials,
+    lacking,
+    programs,
+    reach,
+    said,
+    shown,
+)
 from waggle.domain.diagnosis.lacking import last_words
 
 _PYTHON_IN_SHELL: Final = re.compile(
@@ -179,6 +188,7 @@ RULES: Final[tuple[Callable[[Evidence], Diagnosis | None], ...]] = (
     reach.missing_module,
     reach.missing_part,
     reach.network_refused,
+    credentials.elsewhere,
     reach.build_failed,
     said.known_message,
     in_the_code,

@@ -55,6 +55,11 @@ class NetworkUse:
         """
         return tuple(one.decision for one in self.denied if one.ago <= seconds)
 
+    def reached_within(self, seconds: float) -> tuple[str, ...]:
+        """Return the hosts of connections that were made in that time, the latest first."""
+        hosts = (one.decision.host for one in reversed(self.allowed) if one.ago <= seconds)
+        return tuple(dict.fromkeys(hosts))
+
 
 NO_USE = NetworkUse()
 MOST_REMEMBERED = 64

@@ -22,6 +22,8 @@ class HeldSecrets:
     placeholders: Mapping[str, str] = field(default_factory=dict[str, str])
     authority: str = field(default="", repr=False)
     """Key and certificate in PEM: the server's own, never the guest's."""
+    hosts: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """The hosts that a secret had when it was given, by its name; to tell, not to judge by."""
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -29,7 +31,21 @@ class HeldSecrets:
 
     def facts(self) -> dict[str, object]:
         """Return what `held_in` reads."""
-        return {"placeholders": dict(self.placeholders), "authority": self.authority}
+        hosts = {name: list(listed) for name, listed in self.hosts.items()}
+        return {
+            "placeholders": dict(self.placeholders),
+            "authority": self.authority,
+            "hosts": hosts,
+        }
+
+    def hosts_of(self, variables: Mapping[str, str]) -> dict[str, Sequence[str]]:
+        """Return those variables that hold a placeholder of these, with the secrets' hosts."""
+        names = {placeholder: name for name, placeholder in self.placeholders.items()}
+        return {
+            variable: self.hosts.get(names[value], ())
+            for variable, value in variables.items()
+            if value in names
+        }
 
 
 NO_SECRETS: Final = HeldSecrets()
@@ -41,8 +57,11 @@ def held_in(facts: object) -> HeldSecrets:
         return NO_SECRETS
     table = cast("dict[str, object]", facts)
     placeholders = cast("dict[str, object]", table["placeholders"])
+    hosts = cast("dict[str, list[object]]", table.get("hosts", {}))
     return HeldSecrets(
-        {str(name): str(text) for name, text in placeholders.items()}, str(table["authority"])
+        {str(name): str(text) for name, text in placeholders.items()},
+        str(table["authority"]),
+        {str(name): tuple(map(str, listed)) for name, listed in hosts.items()},
     )
 
 

@@ -55,7 +55,8 @@ class CreatedEnvironment(BaseModel):
     timeout: str = Field(description=UNUSED)
     installed: list[str] = Field(default_factory=list[str], description="Its packages.")
     secrets: list[str] = Field(
-        default_factory=list[str], description="Variables that hold a secret's placeholder."
+        default_factory=list[str],
+        description="Variables with a secret's placeholder, and the hosts that get its value.",
     )
 
 
@@ -112,14 +113,13 @@ def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedE
         working_directory=readable(environment.directory),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
         installed=list(installed),
-        secrets=placeholder_variables(environment),
+        secrets=_secrets(environment),
     )
 
 
-def placeholder_variables(environment: Environment) -> list[str]:
-    """Return the variables of an environment that hold placeholders of its secrets."""
-    own = environment.secrets.placeholders.values()
-    return [name for name, value in environment.variables.items() if value in own]
+def _secrets(environment: Environment) -> list[str]:
+    held = environment.secrets.hosts_of(environment.variables)
+    return [f"{name} for {', '.join(hosts)}" if hosts else name for name, hosts in held.items()]
 
 
 MOST_LISTED = 200

@@ -240,10 +240,10 @@ def _line(environment: Environment) -> str:
     )
 
 
-def _holding(variables: Sequence[str]) -> str:
+def _holding(secrets: Sequence[str]) -> str:
     """Say how programs use secrets."""
-    listed = ", ".join(f"${name}" for name in variables)
-    return f" Use {listed} as if it were the secret." if variables else ""
+    listed = "; ".join(f"${one}" for one in secrets)
+    return f" Use as if it were the secret, and nowhere else: {listed}." if secrets else ""
 
 
 def _kind(environment: Environment) -> str:

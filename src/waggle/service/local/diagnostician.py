@@ -110,6 +110,8 @@ class Diagnostician:
                 network=self._network(use),
                 record=record,
                 refused=refused,
+                reached=use.reached_within(result.duration),
+                secrets=self.environment.secrets.hosts_of(self.environment.variables),
                 missing=missing,
                 command=_absent(command_name, record),
                 listeners=listeners,
