@@ -86,7 +86,7 @@ def machinery(
         kit=GuestKit(places.guest).require,
         scratch=ScratchDisks(places.disks),
         certificates=authorities,
-        far=settings.egress_allow_cidrs,
+        opened=settings.egress_allow_cidrs,
     )
     launcher = Launcher(
         PortAllocator(settings.ssh_port_base, settings.ssh_port_max),

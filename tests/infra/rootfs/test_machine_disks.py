@@ -17,6 +17,7 @@ from waggle.infra.rootfs.machine_disks import (
     MAX_PATH,
     MAX_USER,
     identity_records,
+    network_records,
     pack,
 )
 
@@ -112,3 +113,11 @@ def test_limits_of_host_and_kit_agree() -> None:
     reader = (GUEST_SOURCES / "identity.c").read_text()
     assert f"char name[{MAX_NAME + 1}]" in reader
     assert "#define MAX_RECORD (8u << 20)" in reader
+
+
+def test_private_addresses_lead_to_the_proxy_unless_they_are_the_guests_own() -> None:
+    words = network_records(is_there=True)["network"].decode().split()
+    assert words[0] == "0.0.0.0/0", "the rest lies within"
+    assert {"~10.0.0.0/8", "~192.168.0.0/16", "-224.0.0.0/3"} < set(words)
+    assert len(words) < 64, "as many as kit/guest/reach.h has room for"
+    assert network_records(is_there=False) == {"network": b""}

@@ -49,7 +49,7 @@ def test_programs_know_every_name_of_their_own_machine() -> None:
 
 
 def test_a_loopback_range_that_the_operator_opens_is_not_the_guests_own() -> None:
-    far = [ip_network("127.0.0.2/32")]
-    given = guest_variables({}, proxy_port=3128, has_certificates=False, far=far)
+    opened = [ip_network("127.0.0.2/32")]
+    given = guest_variables({}, proxy_port=3128, has_certificates=False, opened=opened)
     assert "127.0.0.0/8" not in given["no_proxy"]
     assert "127.0.0.1" in given["no_proxy"].split(",")

@@ -37,7 +37,7 @@ _PING: Final = re.compile(r"\bping6?: ")
 _NO_PING: Final = "ping does not get out; curl -I https://HOST does."
 _TCP_ONLY: Final = (
     "Use TCP to a public server, by name or IPv4 address: programs need no settings for it. UDP, "
-    "ping, IPv6 and private addresses do not get out."
+    "ping and IPv6 do not get out."
 )
 _ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."
 

@@ -32,7 +32,7 @@ class NetworkOfGuest(Protocol):
         ...
 
     async def renew_network(self) -> None:
-        """Have its programs find reachable what its network allows, and forget what names were.
+        """Have its programs know whether they have a network, and forget what names were.
 
         Idempotent. Raises GuestLost. The proxy judges by its own rules in any case.
         """

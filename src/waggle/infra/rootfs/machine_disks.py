@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from collections.abc import Mapping
 from pathlib import Path
 
 from waggle.infra.guest.renewal import END, record
@@ -84,29 +83,22 @@ def identity_records(
     return records
 
 
-NEVER_FAR = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "224.0.0.0/3",
-)
-"""Addresses that programs find unreachable, as they do without a network: private, link-local and
-shared ones, multicast and what nobody has. 127.0.0.0/8 is always the guest's own."""
-MAX_FAR = 48
-"""Further ranges of a record; the kit takes 64 in all (kit/guest/reach.h)."""
+NEVER_FAR = ("0.0.0.0/8", "224.0.0.0/3")
+"""Addresses that programs find unreachable, as they do without a network: multicast and what nobody
+has. 127.0.0.0/8 is always the guest's own."""
+MAYBE_OWN = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+"""Ranges where a guest may have networks of its own, as those of containers."""
 
 
-def network_records(*, is_there: bool, also: Iterable[IPv4Network] = ()) -> dict[str, bytes]:
+def network_records(*, is_there: bool) -> dict[str, bytes]:
     """Return the record that says whether programs have a network.
 
-    If so, connections to all addresses but NEVER_FAR go to the proxy, and those to `also`, of which
-    more than MAX_FAR are left out. Whether they get further is the proxy's business alone.
+    If so, connections to all addresses but NEVER_FAR go to the proxy, unless the guest has networks
+    of its own in MAYBE_OWN. Whether they get further is the proxy's business alone: no rule is
+    here, so that whatever is refused is recorded, and nothing is sent anew when rules change.
     """
-    far = [str(network) for network in dict.fromkeys(also)][:MAX_FAR]
-    ranges = ("0.0.0.0/0", *(f"-{network}" for network in NEVER_FAR), *far) if is_there else ()
+    never, maybe = (f"-{block}" for block in NEVER_FAR), (f"~{block}" for block in MAYBE_OWN)
+    ranges = ("0.0.0.0/0", *never, *maybe) if is_there else ()
     return {"network": " ".join(ranges).encode()}
 
 

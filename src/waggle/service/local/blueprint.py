@@ -40,7 +40,7 @@ from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
 from waggle.infra.ssh import ServeTunnel
-from waggle.service.local.far import Blocks
+from waggle.service.local.variables import Blocks
 from waggle.tasks import finish, stage
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class Scratch(Protocol):
 class GuestParts:
     """The parts of every guest beside its image. `certificates` is PEM or empty.
 
-    `far` are private ranges that any guest may use.
+    `opened` are ranges that are not public and that any guest may use.
     """
 
     kernel: Callable[[], Path]
     kit: Callable[[], Path]
     scratch: Scratch
     certificates: bytes
-    far: Blocks = ()
+    opened: Blocks = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
-from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
-from waggle.infra.rootfs.machine_disks import HANG_UP
+from waggle.infra.rootfs.machine_disks import HANG_UP, network_records
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh import GuestPorts, SshConnection
 from waggle.infra.ssh.run import LeftPrograms, Shell
@@ -32,7 +31,6 @@ from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
-from waggle.service.local.far import Blocks, far_records
 from waggle.service.local.frozen import Freezing
 from waggle.service.local.network import NetworkOfGuest
 from waggle.tasks import finish
@@ -56,10 +54,8 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         directory: str,
         booted_from: dict[str, str],
         freezing: Freezing,
-        far: Blocks = (),
     ) -> None:
         self._machine = started.machine
-        self._far = far
         self._freezing = freezing
         self._connection = connection
         self._proxy = proxy
@@ -218,14 +214,13 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         return await self._reach.answers(port, seconds)
 
     async def renew_network(self) -> None:
-        """Tell the machine what is far now; see `domain.host.Guest`."""
+        """Tell the machine whether it has a network; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._machine.renew(self._network_records())
 
     def _network_records(self) -> Mapping[str, bytes]:
-        """Return what the proxy leads to, for the machine; its rules may change while paused."""
-        network = NO_NETWORK if self._proxy is None else self._proxy.network
-        return far_records(network, self._far)
+        """Return whether it has a network now, for the machine; that may change while paused."""
+        return network_records(is_there=self._proxy is not None and not self._proxy.network.is_none)
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""

@@ -36,10 +36,9 @@ from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MachineParts, Proxy
-from waggle.service.local.far import Blocks, far_records
 from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
-from waggle.service.local.variables import guest_variables
+from waggle.service.local.variables import Blocks, guest_variables
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import stage, together
 
@@ -171,7 +170,6 @@ class LocalStart:
                 **({"template": own.started.template} if own.started.template else {}),
             },
             freezing=self._freezing,
-            far=self._parts.far,
         )
 
     def _identity_of(
@@ -181,7 +179,7 @@ class LocalStart:
             *(parts.image, keys, environment.name, environment.network),
             certificates=self._parts.certificates + trusted(environment.secrets.authority),
             variables=environment.variables,
-            far=self._parts.far,
+            opened=self._parts.opened,
         )
 
 
@@ -207,18 +205,18 @@ def identity_of(
     *,
     certificates: bytes,
     variables: Mapping[str, str] | None = None,
-    far: Blocks = (),
+    opened: Blocks = (),
 ) -> Mapping[str, bytes]:
     """Return all records, with fresh random ones. Raises ImageCorrupt if no machine can hold them.
 
-    `variables` are those of the environment, which win over the image's; `far` as in GuestParts.
+    `variables` are those of the environment, which win over the image's; `opened` as in GuestParts.
     """
     has_network = not network.is_none
     presets = guest_variables(
         image.variables,
         proxy_port=PROXY_PORT if has_network else None,
         has_certificates=bool(certificates),
-        far=far,
+        opened=opened,
     )
     try:
         records = identity_records(
@@ -237,7 +235,7 @@ def identity_of(
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
     drawn = drawn_records(secrets.token_bytes(DRAWN_BYTES))
-    return {**records, **far_records(network, far), **drawn}
+    return {**records, **network_records(is_there=has_network), **drawn}
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from ipaddress import ip_network
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from waggle.domain.programs import HOME
-from waggle.service.local.far import Blocks
 
+Blocks = Iterable[IPv4Network | IPv6Network]
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
@@ -36,14 +36,14 @@ def guest_variables(
     *,
     proxy_port: int | None,
     has_certificates: bool,
-    far: Blocks = (),
+    opened: Blocks = (),
 ) -> dict[str, str]:
     """Return the variables of every program in the guest; the image's win over presets. Pure.
 
     `proxy_port` is where the guest reaches the egress proxy on its loopback; None means that the
     policy allows no network. If the operator brings certificates, the usual variables name the
-    trust store that they were added to. `far` as in GuestParts. HOME, USER and LOGNAME are set in
-    the guest, which alone knows the image's user (kit/guest/image.c).
+    trust store that they were added to. `opened` as in GuestParts. HOME, USER and LOGNAME are set
+    in the guest, which alone knows the image's user (kit/guest/image.c).
     """
     path = image.get("PATH", DEFAULT_PATH)
     presets = {
@@ -62,7 +62,7 @@ def guest_variables(
         url = f"http://127.0.0.1:{proxy_port}"
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             presets[name] = url
-        is_own = not any(block.version == 4 and block.overlaps(LOOPBACK) for block in far)
+        is_own = not any(block.version == 4 and block.overlaps(LOOPBACK) for block in opened)
         own = f"{OWN_NAMES},{LOOPBACK}" if is_own else OWN_NAMES
         presets["no_proxy"] = presets["NO_PROXY"] = own
         presets["NODE_USE_ENV_PROXY"] = "1"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's record `network`: ranges of IPv4, a word each, as 0.0.0.0/0 or -10.0.0.0/8. The longest
-// that has an address decides. Words that are none are passed over.
+// The host's record `network`: ranges of IPv4, a word each, as 0.0.0.0/0, -224.0.0.0/3 or ~10.0.0.0/8.
+// The longest that has an address decides. Words that are none are passed over.
 #include "reach.h"
 
 #include <arpa/inet.h>
@@ -16,8 +16,8 @@ static bool read_range(const char *word, size_t size, struct range *range) {
   if (size >= sizeof copy) return false;
   memcpy(copy, word, size);
   copy[size] = 0;
-  range->is_ours = *copy != '-';
-  char *text = copy + !range->is_ours, *slash = strchr(text, '/'), *end;
+  range->whose = *copy == '-' ? NOT_OURS : *copy == '~' ? SPARE : OURS;
+  char *text = copy + (range->whose != OURS), *slash = strchr(text, '/'), *end;
   if (!slash) return false;
   *slash = 0;
   unsigned long bits = strtoul(slash + 1, &end, 10);

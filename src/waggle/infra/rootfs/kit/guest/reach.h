@@ -40,11 +40,14 @@ bool watch(struct watched *watched, uint32_t events);
 void forget(struct watched *watched);                 // close it; a descriptor of -1 will do
 long long now_ms(void);
 
-// ranges.c: what the host's record says: a range a word, with '-' before what is not for us.
+// ranges.c: what the host's record says: a range a word, with '-' before what is not for us, and '~'
+// before what lies in a range of ours, and where networks of this machine may be, as those of
+// containers: it is ours where this machine has no way of its own.
+enum whose { NOT_OURS, OURS, SPARE };
 struct range {
   uint32_t address;
   uint8_t bits;
-  bool is_ours;
+  enum whose whose;
 };
 size_t read_ranges(const char *text, struct range ranges[MAX_RANGES]);
 

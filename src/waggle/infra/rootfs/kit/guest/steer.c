@@ -4,7 +4,8 @@
 // where `hold` puts it into a ring and drops it: its program waits. Once there is a verdict the packet
 // is sent again (packets.c), and accepted or refused; so a refusal is one to its program, too, and
 // nobody is welcome before the proxy has judged. `filter` has what is neither TCP nor a question for
-// a name fail at once.
+// a name fail at once. In a spare range are addresses of this machine's networks, too, as those of
+// containers: what a route of theirs sends has no source of ours, and is left alone.
 #include "bpf.h"
 #include "reach.h"
 #include "waggle.h"
@@ -25,29 +26,32 @@
 #define TCP 6
 #define UDP 17
 #define NAMES_PORT 53
+#define LO 1
 
 // Fields of struct bpf_sk_lookup, and of __sk_buff.
 enum { FAMILY = 8, PROTOCOL = 12, FROM = 16, FROM_PORT = 36, TO = 40, TO_PORT = 60 };
-enum { DATA = 76, DATA_END = 80 };
+enum { DEVICE = 40, DATA = 76, DATA_END = 80 };
 
 static int sockets = -1, verdicts = -1, calls = -1, ranges_map = -1;
 static volatile unsigned long *consumed;
 static const unsigned long *produced;
 static const unsigned char *ring;
 
-enum { PASS = FIRST_LABEL, REFUSE, HOLD, GIVE, DATAGRAM, ALLOW };
+enum { PASS = FIRST_LABEL, REFUSE, HOLD, GIVE, DATAGRAM, ALLOW, OVER_LO, FAR };
 
-// Whether the address in register 3 is in our ranges, or go to LABEL. Uses the stack's last 8 bytes.
+// Whether what goes from the address in register 9 to that in 3 is for us, or go to LABEL. Uses the
+// stack's last 8 bytes.
 #define UNLESS_OURS(label)                                                                        \
   KEEP_VALUE(STACK, -8, 32), KEEP4(STACK, -4, 3), MOVE(2, STACK), ADD(2, -8), MAP(1, ranges_map), \
-      CALL(FIND), IF_IS(0, 0, label), LOAD4(0, 0, 0), IF_NOT(0, 1, label)
+      CALL(FIND), IF_IS(0, 0, label), LOAD4(0, 0, 0), IF_IS(0, OURS, FAR),                        \
+      IF_NOT(0, SPARE, label), IF_NOT(9, __builtin_bswap32(OWN_ADDRESS), label), LABEL(FAR)
 #define KEY MOVE(2, STACK), ADD(2, -24), MAP(1, verdicts)
 #define SLOT -28
 
 static bool load_lookup(void) {
   struct instruction code[] = {
       MOVE(6, 1), LOAD4(2, 6, FAMILY), IF_NOT(2, AF_INET, PASS),
-      LOAD4(3, 6, TO), UNLESS_OURS(PASS),
+      LOAD4(3, 6, TO), LOAD4(9, 6, FROM), UNLESS_OURS(PASS),
       LOAD4(2, 6, PROTOCOL), LOAD4(8, 6, TO_PORT), IF_NOT(2, TCP, DATAGRAM),
       SET(7, NAMES_TCP), IF_IS(8, NAMES_PORT, GIVE),
       LOAD4(3, 6, TO), KEEP4(STACK, -24, 3), LOAD4(3, 6, FROM), KEEP4(STACK, -20, 3),
@@ -106,7 +110,8 @@ static bool load_filter(void) {
       LOAD1(4, 2, 9), IF_IS(4, TCP, ALLOW), IF_NOT(4, UDP, REFUSE),
       LOAD2(4, 2, 22), IF_IS(4, __builtin_bswap16(NAMES_PORT), ALLOW),
       LABEL(REFUSE), LOAD1(4, 2, 0), AND(4, 0xf0), IF_NOT(4, 0x40, ALLOW),
-      LOAD4(3, 2, 16), UNLESS_OURS(ALLOW), SET(0, 0), RETURN,
+      LOAD4(3, 2, 16), LOAD4(9, 2, 12), LOAD4(4, 1, DEVICE), IF_IS(4, LO, OVER_LO), SET(9, 0),
+      LABEL(OVER_LO), UNLESS_OURS(ALLOW), SET(0, 0), RETURN,
       LABEL(ALLOW), SET(0, 1), RETURN,
   };
   return load_at(CGROUP, CGROUP_PACKETS, PLACE_EGRESS, code, LENGTH(code));
@@ -137,9 +142,9 @@ int steer(const int given[SLOTS]) {
   return load_lookup() && load_filter() ? calls : -1;
 }
 
-static bool set_range(uint32_t address, uint8_t bits, uint32_t is_ours) {
-  uint32_t key[2] = {bits, htonl(address)};
-  return put(ranges_map, key, &is_ours);
+static bool set_range(uint32_t address, uint8_t bits, enum whose whose) {
+  uint32_t key[2] = {bits, htonl(address)}, value = whose;
+  return put(ranges_map, key, &value);
 }
 
 // What was there before and is not named stays as it is, but not as ours.
@@ -154,10 +159,11 @@ bool set_ranges(const struct range *ranges, size_t count) {
   for (before_count = 0; before_count < count; before_count++) {
     before[before_count] = ranges[before_count];
     good &= set_range(ranges[before_count].address, ranges[before_count].bits,
-                      ranges[before_count].is_ours);
+                      ranges[before_count].whose);
   }
-  return good && set_range(STANDINS, STANDIN_BITS, count > 0) && set_range(OWN_ADDRESS, 32, 0) &&
-         set_range(INADDR_LOOPBACK & 0xff000000u, 8, 0);
+  return good && set_range(STANDINS, STANDIN_BITS, count > 0 ? OURS : NOT_OURS) &&
+         set_range(OWN_ADDRESS, 32, NOT_OURS) &&
+         set_range(INADDR_LOOPBACK & 0xff000000u, 8, NOT_OURS);
 }
 
 bool next_call(struct call *call) {

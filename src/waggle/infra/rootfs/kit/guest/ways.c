@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routes: far addresses become this machine's own, so that the kernel asks steer.c about them. Ranges
 // that are not ours keep "unreachable", and more special routes, as those of containers, win. What
-// stands for names is within 0.0.0.0/0, which every record of a network has.
+// stands for names is within 0.0.0.0/0, which every record of a network has, and so are spare ranges:
+// they get no route, so that one to all of such a range is more special, too.
 #include "reach.h"
 #include "waggle.h"
 
@@ -62,15 +63,17 @@ static int tell(int fd, struct message *message) {
 }
 
 static bool add_route(int fd, const struct range *range) {
+  bool is_ours = range->whose == OURS;
+  if (range->whose == SPARE) return true;
   struct message message = {.header = {.size = 28, .type = NEW_ROUTE, .flags = CREATE | REPLACE}};
   message.route = (struct route){.family = AF_INET,
                                  .bits = range->bits,
                                  .table = LOCAL_TABLE,
                                  .protocol = PROTOCOL,
-                                 .scope = range->is_ours ? HOST_SCOPE : 0,
-                                 .kind = range->is_ours ? LOCAL : THROW};
+                                 .scope = is_ours ? HOST_SCOPE : 0,
+                                 .kind = is_ours ? LOCAL : THROW};
   attach(&message, DESTINATION, htonl(range->address));
-  if (range->is_ours) attach(&message, INTERFACE, LO), attach(&message, SOURCE, htonl(OWN_ADDRESS));
+  if (is_ours) attach(&message, INTERFACE, LO), attach(&message, SOURCE, htonl(OWN_ADDRESS));
   return (errno = tell(fd, &message)) == 0;
 }
 
