@@ -13,6 +13,7 @@ from waggle.app.secrets import open_secrets
 from waggle.domain.errors import InvalidArgument, NotFound
 from waggle.domain.observer import Observer
 from waggle.domain.secrets import has_shape
+from waggle.infra.net.guest_request import Target
 from waggle.infra.net.tls.authority import EnvironmentAuthority
 
 pytestmark = pytest.mark.anyio
@@ -93,4 +94,7 @@ async def test_the_proxy_of_an_environment_ends_tls_for_its_secrets_alone(
         assert egress.new_proxy(own).secrets is not None
     async with open_secrets(settings_in(tmp_path), b"") as none:
         egress = Egress(settings, operator_rules(settings), Observer(), secrets=none)
-        assert egress.new_proxy(own).secrets is None, "without the file they are worth nothing"
+        ended = egress.new_proxy(own).secrets
+        assert ended is not None, "without the file its secret is gone, and its host is known"
+        assert ended.covers(Target("git.example.org", 443, None))
+        assert not ended.covers(Target("example.org", 443, None))

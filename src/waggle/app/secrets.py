@@ -17,7 +17,7 @@ from waggle.config import Settings
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.secrets import MAX_SECRETS, Granted, mint
+from waggle.domain.secrets import MAX_SECRETS, Granted, SecretValue, ValueUnavailable, mint
 from waggle.domain.secrets.held import Granting, HeldSecrets, NoGranting
 from waggle.infra.access.secret_values import SecretVault
 from waggle.infra.net.tls.authority import EnvironmentAuthority
@@ -45,12 +45,13 @@ class Secrets:
     def ended_tls(self, environment: Environment) -> EndedTls | None:
         """Return what puts values into the requests of an environment; None if it has no secrets.
 
-        Without a secrets file, placeholders of an earlier one are worth nothing.
+        Without a secrets file, those of an earlier one are gone.
         """
         held = environment.secrets
-        if not held or self._vault is None:
+        if not held:
             return None
-        granted = Granted(Owner(environment.owner), held.placeholders, self._vault)
+        vault = _NoVault() if self._vault is None else self._vault
+        granted = Granted(Owner(environment.owner), held.placeholders, vault)
         authority = EnvironmentAuthority.load(held.authority.encode())
 
         def write(use: tuple[str, str], more: int) -> None:
@@ -64,6 +65,21 @@ class Secrets:
             thinned(name, (name, host))
 
         return EndedTls(granted, authority, self._upstream, on_use=used)
+
+
+class _NoVault:
+    """The vault of an operator who has no secrets any more."""
+
+    def secret(self, _name: str) -> None:
+        """Return nothing."""
+
+    async def value(self, name: str) -> SecretValue:
+        """Raise ValueUnavailable."""
+        raise ValueUnavailable(f"there is no secret '{name}' any more")
+
+    def known(self, _name: str) -> tuple[SecretValue, ...]:
+        """Return nothing."""
+        return ()
 
 
 class _FromVault:

@@ -212,6 +212,17 @@ class Granted:
         found = self.vault.secret(name)
         return found if found is not None and found.may_be_used_by(self.owner) else None
 
+    @property
+    def lost(self) -> frozenset[str]:
+        """The names of those that the operator removed, or took from this owner."""
+        return frozenset(name for name in self.names if self.secret(name) is None)
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The hosts of all that may be used now, without `*.`."""
+        present = filter(None, map(self.secret, self.names))
+        return frozenset(host.removeprefix("*.") for secret in present for host in secret.hosts)
+
     def covering(self, host: str) -> tuple[Secret, ...]:
         """Return the secrets that may go to this host."""
         found = (self.secret(name) for name in self.names)

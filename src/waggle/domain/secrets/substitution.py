@@ -61,7 +61,10 @@ def in_the_clear(secret: Secret | None, name: str) -> Misplaced:
 
 def gone(name: str) -> Misplaced:
     """Return the refusal of a secret that the operator removed."""
-    text = f"the operator has removed secret '{name}', or no longer lets this owner use it."
+    text = (
+        f"the operator has removed secret '{name}', or no longer lets this owner use it. Ask the "
+        "operator, or send the request without its placeholder."
+    )
     return Misplaced("secret-gone", text)
 
 

@@ -136,6 +136,8 @@ class Session:
         if self._names is not None and is_for_names(target):
             await self._names.serve(self._client, await self._connected())
             return
+        if self._secrets is not None and (refusal := self._secrets.refusal(target)) is not None:
+            self._dialer.refuse(target, refusal)
         sees = self._secrets is not None and self._secrets.covers(target)
         upstream = await self._dial(target, Seen() if sees else None)
         try:

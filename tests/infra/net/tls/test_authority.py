@@ -83,8 +83,17 @@ def test_its_certificate_says_what_it_is() -> None:
     assert certificate.subject.rfc4514_string() == "CN=waggle box-1"
     assert certificate.not_valid_before_utc <= clock.now - timedelta(minutes=59)
     assert certificate.not_valid_after_utc >= clock.now + LIFETIME - timedelta(seconds=1)
+    assert not authority.has_expired
     clock.now += LIFETIME
-    assert not authority.permits("api.example.org")
+    assert authority.has_expired
+    assert timedelta(days=3650) < LIFETIME, "longer than any environment is kept"
+
+
+def test_it_tells_hosts_that_are_still_those_of_secrets_from_others() -> None:
+    authority = EnvironmentAuthority.new("box-1", HOSTS)
+    still = {"git.example.org"}
+    assert authority.permits("api.example.org", apart_from=still)
+    assert not authority.permits("a.git.example.org", apart_from=still)
 
 
 def test_leaves_are_kept_renewed_and_bounded() -> None:

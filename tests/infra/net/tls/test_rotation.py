@@ -6,14 +6,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.infra.net.tls.secret_lab import HOST, PLACEHOLDER, SecretLab, Site, answer, request
+from tests.infra.net.tls.secret_lab import (
+    HOST,
+    OTHER,
+    PLACEHOLDER,
+    SecretLab,
+    Site,
+    answer,
+    request,
+)
 
 from waggle.domain.access import LOCAL
 from waggle.domain.secrets import Granted
 from waggle.infra.access.secret_values import SecretVault
+from waggle.infra.net.tls.authority import LIFETIME, EnvironmentAuthority
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +63,67 @@ async def test_the_operator_changes_the_file_while_a_guest_uses_it(tmp_path: Pat
         assert b"third" not in got
 
         write("value = 'the-fourth-value'", "owners = ['ann']")
-        reader, writer = await lab.tunnel(port)  # nothing covers the host any more
+        reader, writer = await lab.tunnel(port)
         writer.write(asked)
         assert b"X-Waggle-Denied: secret-gone" in await reader.read()
         assert len(site.got) == 2
+
+
+LOST = {
+    "owners": ("value = 'the-first-value'", "owners = ['ann']"),
+    "hosts": ("value = 'the-first-value'", f"hosts = ['{OTHER}']"),
+    "removed": None,
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+async def test_a_placeholder_of_a_secret_that_is_gone_does_not_reach_its_hosts(
+    tmp_path: Path, how: str
+) -> None:
+    path, now = tmp_path / "secrets.toml", 0.0
+
+    def write(*lines: str) -> None:
+        nonlocal now
+        hosts = [] if any(line.startswith("hosts") for line in lines) else [f"hosts = ['{HOST}']"]
+        text = ["[secrets.github]", "variable = 'GITHUB_TOKEN'", *hosts, *lines] if lines else []
+        path.write_text("\n".join(text))
+        path.chmod(0o600)
+        now += 2
+
+    write("value = 'the-first-value'")
+    vault = SecretVault(path, monotonic=lambda: now)
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        lab = SecretLab(stack)
+        lab.granted = Granted(LOCAL, {"github": PLACEHOLDER}, vault)
+        await lab.start()
+        site = Site(answer(b"the-first-value"))
+        port = await lab.site(site)
+        await lab.ask(port, request(port, f"Authorization: Bearer {PLACEHOLDER}"))
+        write(*(LOST[how] or ()))
+        got = await lab.ask(port, request(port, f"Authorization: Bearer {PLACEHOLDER}"))
+        assert got.startswith(b"HTTP/1.1 403 ")
+        code, step = ("secret-host", b"or ask the operator to add the host")
+        if how != "hosts":
+            code, step = ("secret-gone", b"Ask the operator, or send the request without")
+        assert step in got
+        assert (lab.denials, len(site.got)) == ([code], 1)
+        got = await lab.ask(port, request(port))
+        assert got.endswith(b"***************"), "what the host got before does not come back"
+        assert PLACEHOLDER.encode() not in site.heads
+
+
+async def test_an_authority_that_has_expired_is_said_at_connect(tmp_path: Path) -> None:
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        lab = SecretLab(stack)
+        old = datetime.now(UTC) - LIFETIME
+        lab.own = EnvironmentAuthority.load(
+            EnvironmentAuthority.new("lab", [HOST], now=lambda: old).to_bytes()
+        )
+        await lab.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+        stack.callback(writer.close)
+        writer.write(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
+        got = await reader.read()
+        assert b"X-Waggle-Denied: tls-expired\r\n" in got
+        assert b"have expired; create another environment." in got
+        assert lab.denials == ["tls-expired"]

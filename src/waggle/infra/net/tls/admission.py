@@ -220,8 +220,9 @@ class Admission:
         return Answer(self.masked(headers, masks), Masker(masks), decoder)
 
     def masks(self, sent: Admitted) -> Masks:
-        """Return the values that may not come back: of all secrets that this host may get."""
-        names = {secret.name for secret in self._granted.covering(self.host)} | sent.used
+        """Return the values that may not come back: of all secrets that this host may have got."""
+        names = {secret.name for secret in self._granted.covering(self.host)}
+        names = (names or {*self._granted.names}) | self._granted.lost | sent.used
         known = {value for name in names for value in self._granted.vault.known(name)}
         return Masks(known, sent.secret_forms)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Final, cast
@@ -25,7 +25,10 @@ from waggle.domain.secrets import matches
 from waggle.infra.net.tls import server_context
 
 EARLIER: Final = timedelta(hours=1)
-LIFETIME: Final = timedelta(days=366)
+LIFETIME: Final = timedelta(days=3653)
+"""Longer than any environment is kept: a guest has its certificate in its memory and trust stores,
+where it cannot be renewed. It opens nothing but that guest's own connections; what is shown on
+these, the leaves, have a short life."""
 LEAF_LIFETIME: Final = timedelta(days=30)
 RENEWED_BEFORE: Final = timedelta(days=2)
 MAX_LEAVES: Final = 64
@@ -88,11 +91,17 @@ class EnvironmentAuthority:
         """The certificate in PEM, for the guest's trust stores."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def permits(self, host: str) -> bool:
-        """Whether clients would accept a leaf for this host."""
-        expired = self._now() >= self._certificate.not_valid_after_utc
-        return not expired and any(
-            matches(base, host) or matches(f"*.{base}", host) for base in self._hosts
+    @property
+    def has_expired(self) -> bool:
+        """Whether no client accepts a leaf of it any more."""
+        return self._now() >= self._certificate.not_valid_after_utc
+
+    def permits(self, host: str, apart_from: Container[str] = ()) -> bool:
+        """Whether its certificate is for this host, by a name that is not one of `apart_from`."""
+        return any(
+            matches(base, host) or matches(f"*.{base}", host)
+            for base in self._hosts
+            if base not in apart_from
         )
 
     def context(self, host: str, protocol: str | None) -> ssl.SSLContext:

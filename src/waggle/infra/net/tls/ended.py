@@ -19,7 +19,7 @@ from waggle.infra.net import PeerGone, Stream
 from waggle.infra.net.guest_request import Refusal, Target, too_slow
 from waggle.infra.net.pace import Pace
 from waggle.infra.net.tls import Patient, TlsFailed, TlsStream
-from waggle.infra.net.tls.admission import Admission, Terms
+from waggle.infra.net.tls.admission import Admission, Terms, refused
 from waggle.infra.net.tls.authority import EnvironmentAuthority
 from waggle.infra.net.tls.hello import HANDSHAKE, BadHello, Hello, judge, message_in, parse_hello
 from waggle.infra.net.tls.http1 import Http1
@@ -59,14 +59,27 @@ class EndedTls:
         self._on_use = on_use
 
     def covers(self, target: Target) -> bool:
-        """Whether a secret of this environment may go to the host.
+        """Whether a secret of this environment may go to the host, or might until it was lost.
 
-        A host that the operator added after the environment was made is not covered: the guest
-        would not accept a certificate for it.
+        Where a secret was removed or lost its host, requests pass, but a placeholder in one is
+        refused: sent on, it would tell the agent nothing. A host that the operator added after the
+        environment was made is not covered: the guest would not accept a certificate for it.
         """
         host = target.host.removesuffix(".")
-        known = target.address is None and self._authority.permits(host)
-        return known and bool(self._granted.covering(host))
+        if target.address is not None or not self._authority.permits(host):
+            return False
+        is_lost = self._authority.permits(host, apart_from=self._granted.domains)
+        return is_lost or bool(self._granted.covering(host))
+
+    def refusal(self, target: Target) -> Refusal | None:
+        """Return why no connection to a host of a secret can be made at all."""
+        if not (self._authority.has_expired and self.covers(target)):
+            return None
+        text = (
+            "the certificates of this environment for the hosts of its secrets have expired; "
+            "create another environment."
+        )
+        return refused(403, "tls-expired", target.host, text)
 
     async def serve(
         self, client: Stream, upstream: Stream, target: Target, early: bytes, terms: Terms
