@@ -70,14 +70,14 @@ class Secrets:
 class _NoVault:
     """The vault of an operator who has no secrets any more."""
 
-    def secret(self, _name: str) -> None:
+    def secret(self, name: str) -> None:
         """Return nothing."""
 
     async def value(self, name: str) -> SecretValue:
         """Raise ValueUnavailable."""
         raise ValueUnavailable(f"there is no secret '{name}' any more")
 
-    def known(self, _name: str) -> tuple[SecretValue, ...]:
+    def known(self, name: str) -> tuple[SecretValue, ...]:
         """Return nothing."""
         return ()
 
