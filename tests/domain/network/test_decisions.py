@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from waggle.domain.network import parse_network
@@ -21,6 +23,13 @@ PRIVATE = Decision("10.0.0.9", 443, "private", "it is a private address")
 DENY = "deny *.ads.example"
 ADS = Decision("x.ads.example", 443, "rule", f"the rule '{DENY}' denies it", DENY)
 RULES = parse_network(f"example.net, *.example.net:5432, {DENY}")
+
+
+def test_an_address_that_the_operator_allows_can_be_opened_by_the_client() -> None:
+    step = next_steps([replace(PRIVATE, is_open=True)], RULES, "box")
+    assert 'set_network with allow ["10.0.0.9"] opens it' in step
+    assert "`waggle env network box --allow 10.0.0.9`" in step
+    assert "operator" not in step
 
 
 def test_what_was_refused_is_listed_once_with_its_reason() -> None:
@@ -90,6 +99,7 @@ def test_a_program_is_given_no_tool() -> None:
         (Decision("h.test", 443, "maximum", "x"), "Only the operator"),
         (Decision("h.test", 443, "rule", "x", "deny h.test:1-9"), "Only the operator"),
         (PRIVATE, "WAGGLE_EGRESS_ALLOW_CIDRS"),
+        (Decision("h.test", 443, "private", "x", is_open=True), "such as 10.1.0.0/16:5432, opens"),
         (Decision("10.0.0.9", 443, "no-rule", "x"), "WAGGLE_EGRESS_ALLOW_CIDRS"),
         (Decision("8.8.8.8", 443, "no-rule", "x"), "--allow 8.8.8.8`"),
     ],

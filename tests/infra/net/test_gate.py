@@ -96,6 +96,18 @@ async def test_a_network_opens_a_private_address_if_the_operators_maximum_has_it
     assert (await opened.refused(f"{PRIVATE}:443")).code == "no-rule"
 
 
+@pytest.mark.parametrize("own", ["public", "example.org"])
+async def test_a_refusal_tells_whether_a_rule_of_the_environment_would_open_the_address(
+    own: str,
+) -> None:
+    allowed = World(own, "public, 10.1.2.3:5432")
+    refusal = await allowed.refused("10.1.2.3:5432")
+    assert "`waggle env network ENV --allow 10.1.2.3:5432`" in refusal.text
+    assert "operator" not in refusal.text
+    for place in ("10.1.2.4:5432", "10.1.2.3:6379"):
+        assert "WAGGLE_MAX_NETWORK" in (await allowed.refused(place)).text
+
+
 async def test_metadata_needs_a_network_inside_its_range() -> None:
     wide = World("0.0.0.0/0", "0.0.0.0/0")
     assert (await wide.refused(f"{METADATA}:80")).code == "link-local"

@@ -70,6 +70,8 @@ class Decision:
     reason: str = ""
     rule: str = ""
     address: str = ""
+    is_open: bool = False
+    """Whether the operator allows its address, so that a rule of the environment opens it."""
 
     @property
     def is_allowed(self) -> bool:
@@ -209,6 +211,11 @@ def _other(decision: Decision, network: Network) -> str:
         return ""  # the reason says it
     if _is_denial(decision):
         return _STEPS["maximum"]
+    if code in _OF_ADDRESSES and decision.is_open:
+        return (
+            "The operator allows its address: a rule of this environment that has the address, "
+            "such as 10.1.0.0/16:5432, opens it, and none that has a name."
+        )
     if code in _OF_ADDRESSES or _is_special(decision.host):
         return (
             "Such addresses are the operator's to allow: with WAGGLE_EGRESS_ALLOW_CIDRS, or with "
@@ -223,7 +230,9 @@ def _can_be_allowed(decision: Decision, network: Network) -> bool:
         return decision.rule in network.items and decision.rule == f"deny {rule_for(decision)}"
     if _is_denial(decision):  # of requests, which a rule for the host leaves in force
         return False
-    return decision.code in _BY_RULES and not _is_special(decision.host)
+    if _is_special(decision.host):
+        return decision.is_open and (decision.code in _BY_RULES or decision.code in _OF_ADDRESSES)
+    return decision.code in _BY_RULES
 
 
 def _is_denial(decision: Decision) -> bool:

@@ -140,7 +140,7 @@ class Gate:
 
             return await self.admit(target, seen, known)
         permitted: list[Address] = []
-        rule, refused = "", _NOTHING
+        rule, refused, is_open = "", _NOTHING, False
         for address in found:
             judge = partial(self._judged, address, target.port, seen, name)
             judgement = self._with_policy(address, judge().result)
@@ -148,13 +148,13 @@ class Gate:
                 judged, also = await self._settled(target, judge)
                 asked = asked or also
                 judgement = self._with_policy(address, judged.result)
-            if judgement.is_denied:
-                refused = judgement if refused is _NOTHING else refused
-            else:
+            if judgement.is_denied and refused is _NOTHING:
+                refused, is_open = judgement, self._is_open(address, judge().maximum)
+            elif not judgement.is_denied:
                 permitted.append(address)
                 rule = rule or judgement.rule
         if not permitted:
-            raise self._refuse(target, refused)
+            raise self._refuse(target, refused, is_open=is_open)
         return Admitted(permitted, rule, asked)
 
     def passed(self, passage: Passage) -> None:
@@ -258,9 +258,17 @@ class Gate:
             return judgement
         return Judgement(Outcome.DENIED, verdict.code, verdict.reason)
 
-    def _refuse(self, target: Target, judgement: Judgement) -> guest_request.Refusal:
+    def _is_open(self, address: Address, maximum: Judgement) -> bool:
+        """Whether the operator allows an address, if a rule of the environment names it."""
+        return not maximum.is_denied and self._policy.permits(address, maximum.block).allowed
+
+    def _refuse(
+        self, target: Target, judgement: Judgement, *, is_open: bool = False
+    ) -> guest_request.Refusal:
         host = guest_request.printable(target.host)
-        decision = Decision(host, target.port, judgement.code, judgement.reason, judgement.rule)
+        decision = Decision(
+            *(host, target.port, judgement.code, judgement.reason, judgement.rule), is_open=is_open
+        )
         self._on_decision(decision)
         return guest_request.denied(decision, self.network)
 
