@@ -162,7 +162,7 @@ class TestErrors:
         assert sorted(lines) == [
             "WAGGLE_ACCEL='hvf' cannot be used: expected one of auto, kvm, tcg.",
             "WAGGLE_BOOT_TIMEOUT='120' cannot be used: "
-            "expected a duration such as 250ms, 90s, 5m or 1h30m.",
+            "expected a duration such as 250ms, 90s, 5m, 1h30m or 7d.",
             "WAGGLE_DEFAULT_CPUS='17' cannot be used: expected a whole number from 1 to 16.",
             "WAGGLE_NOPE is not a setting of waggle.",
         ]
@@ -341,6 +341,7 @@ class TestParsers:
             ("5m", 300_000),
             ("1h30m", 5_400_000),
             ("168h", 604_800_000),
+            ("7d12h", 648_000_000),
         ],
     )
     def test_durations_are_parsed(self, text: str, milliseconds: int) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,7 @@ def test_every_token_has_one_form() -> None:
 
 def test_a_link_is_valid_for_a_minute_to_a_week() -> None:
     assert (parse_minutes(1), parse_minutes(MAX_MINUTES)) == (60, 7 * 86_400)
-    for minutes in (0, -1, MAX_MINUTES + 1):
+    assert parse_minutes(1.5) == 90
+    for minutes in (0, -1, 0.9, MAX_MINUTES + 1, math.inf, math.nan):
         with pytest.raises(InvalidArgument, match="1 to 10080"):
             parse_minutes(minutes)

@@ -190,7 +190,8 @@ def port(
 
     :param port: The TCP port that a program in it listens on.
     :param share: Print a link through the server instead, which works without a token.
-    :param expires: How long the link works, 1m to 168h; one hour unless given. Implies --share.
+    :param expires: How long the link works, such as 90s or 7d, which is the most; one hour unless
+        given. Implies --share.
     """
     from waggle.cli.env.environments import expose
 

@@ -21,7 +21,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from waggle.domain.machine import MAX_PORT
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-_DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?")
+_DURATION = re.compile(
+    r"(?:([0-9]{1,4})d)?(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?"
+)
 HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 )
@@ -81,10 +83,11 @@ def parse_rate(value: str) -> int:
 
 
 def parse_duration(value: str) -> timedelta:
-    """Read `90s`, `5m`, `1h30m`, `250ms`: units in this order, each at most once, above zero."""
+    """Read `7d`, `90s`, `1h30m`, `250ms`: units in this order, each at most once, above zero."""
     match = _DURATION.fullmatch(value)
-    numbers = match.groups(default="0") if match else ()
-    total = sum(int(number) * unit for number, unit in zip(numbers, _UNITS.values(), strict=False))
+    days, *numbers = map(int, match.groups(default="0")) if match else (0,)
+    parts = zip([days * 24, *numbers], (_UNITS["h"], *_UNITS.values()), strict=False)
+    total = sum(number * unit for number, unit in parts)
     if not total:
         raise ValueError("not a duration")
     return timedelta(milliseconds=total)
@@ -144,7 +147,7 @@ lower = parsed_by(str.lower)
 Duration = Annotated[
     timedelta,
     parsed_by(parse_duration),
-    Accepts("a duration such as 250ms, 90s, 5m or 1h30m"),
+    Accepts("a duration such as 250ms, 90s, 5m, 1h30m or 7d"),
 ]
 Rate = Annotated[
     int,

@@ -42,14 +42,14 @@ class Link:
     expires: int
 
 
-def parse_minutes(minutes: int) -> int:
-    """Return how long a link is valid, in seconds. Raises InvalidArgument."""
+def parse_minutes(minutes: float) -> int:
+    """Return how long a link is valid, in whole seconds. Raises InvalidArgument."""
     if not MIN_MINUTES <= minutes <= MAX_MINUTES:
         raise InvalidArgument(
             f"A link is valid for {MIN_MINUTES} to {MAX_MINUTES} minutes.",
             hint=f"Leave it out for {DEFAULT_MINUTES}.",
         )
-    return minutes * 60
+    return round(minutes * 60)
 
 
 def sign(key: bytes, target: LinkTarget, expires: int) -> Link:

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.access import Owner
-from waggle.domain.errors import InvalidArgument, SettingsInvalid
+from waggle.domain.errors import SettingsInvalid
 from waggle.infra.access.tokens_file import (
     PREFIX,
     Entry,
     digest,
     new_token,
-    parse_days,
     parse_tokens,
     without,
 )
@@ -79,10 +78,3 @@ def test_tokens_are_long_and_unique() -> None:
     tokens = {new_token() for _ in range(100)}
     assert len(tokens) == 100
     assert all(token.startswith(PREFIX) and len(token) == 47 for token in tokens)
-
-
-def test_days_are_parsed_or_refused() -> None:
-    assert parse_days("90d") == 90
-    for text in ("", "0d", "90", "3651d", "1h", "-1d", "٣d"):
-        with pytest.raises(InvalidArgument):
-            parse_days(text)

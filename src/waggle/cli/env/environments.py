@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -15,10 +16,10 @@ import anyio
 from mcp import Client
 
 from waggle.cli.client import call, call_reporting, connected_by, find
+from waggle.cli.durations import parse_option
 from waggle.cli.ids import matching
 from waggle.cli.progress import interruptible, print_json, print_table, say, working
 from waggle.config import load
-from waggle.config.parsers import parse_duration
 from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
 from waggle.domain.link import DEFAULT_MINUTES, MAX_MINUTES, MIN_MINUTES
 
@@ -103,20 +104,12 @@ def expose(environment: str, port: int, *, share: bool = False, expires: str | N
         say(f"Whoever has this link may use the port until {opened['public_until']}.")
 
 
-def _minutes(text: str | None) -> int:
-    """Read a duration in whole minutes; an hour if there is none. Raises InvalidArgument."""
+def _minutes(text: str | None) -> float:
+    """Return a duration in minutes, an hour if there is none. Raises InvalidArgument."""
     if text is None:
         return DEFAULT_MINUTES
-    try:
-        minutes, rest = divmod(parse_duration(text).total_seconds(), 60)
-    except ValueError:
-        rest = minutes = -1
-    if rest or not MIN_MINUTES <= minutes <= MAX_MINUTES:
-        raise InvalidArgument(
-            f"--expires {text!r} must be 1m to {MAX_MINUTES // 60}h, in whole minutes.",
-            hint="For example 30m or 2h.",
-        )
-    return int(minutes)
+    least, most = timedelta(minutes=MIN_MINUTES), timedelta(minutes=MAX_MINUTES)
+    return parse_option("--expires", text, least, most).total_seconds() / 60
 
 
 async def _expose(environment: str, port: int, link: Mapping[str, object]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def image_prune(
     options, the bound is WAGGLE_IMAGE_CACHE_MAX_MB.
 
     :param max_size: Remove until images and disks take no more than this: 500MB, 20GB, 8GiB.
-    :param older_than: Remove what was not used for this long: 90m, 168h.
+    :param older_than: Remove what was not used for this long: 90m, 12h, 7d.
     :param dry_run: Only print what would be removed.
     """
     from waggle.cli.storage.image import prune as run
@@ -192,7 +192,7 @@ def template_rm(*ids: str) -> None:
 def template_prune(*, older_than: str = "7d") -> None:
     """Remove templates that were not used for this long, and incomplete ones.
 
-    :param older_than: Days, such as 7d; 0d removes all.
+    :param older_than: How long, such as 12h or 7d; 0 removes all.
     """
     from waggle.cli.storage.template import prune as run
 
@@ -222,7 +222,7 @@ def token_new(owner: str, *, expires: str | None = None) -> None:
     The owner `metrics` is special: its tokens open /metrics and nothing else.
 
     :param owner: The owner of the environments that it opens; a name of your choice.
-    :param expires: When it ends, in days from now, such as 90d.
+    :param expires: How long it works, such as 12h or 90d; for good unless given.
     """
     from waggle.cli.storage.token import new as run
 

@@ -9,15 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
 from waggle.app.values import image_service
+from waggle.cli.durations import parse_option
 from waggle.cli.progress import filling, print_json, print_table, say, working
 from waggle.config import Settings, load
-from waggle.config.parsers import parse_duration
 from waggle.config.places import Places
 from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.domain.image import CachedImage, PrunePlan
@@ -172,8 +172,8 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove images and disks by the bounds, or with `dry_run` print what would be removed."""
     max_bytes = None if max_size is None else parse_size(max_size)
-    age = None if older_than is None else parse_age(older_than)
-    oldest = None if age is None else time.time() - age
+    age = None if older_than is None else parse_option("--older-than", older_than)
+    oldest = None if age is None else time.time() - age.total_seconds()
     settings = load()
     if max_size is None and older_than is None and settings.image_cache_max_mb:
         max_bytes = settings.image_cache_max_mb << 20
@@ -216,14 +216,3 @@ def parse_size(text: str) -> int:
     if not match:
         raise InvalidArgument(f"{text[:40]!a} is not a size.", hint="Write 500MB, 20GB or 8GiB.")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def parse_age(text: str) -> float:
-    """Parse a duration as in settings, and return seconds. Pure. Raises InvalidArgument."""
-    try:
-        value = parse_duration(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, timedelta):
-        raise InvalidArgument(f"{text[:40]!a} is not a duration.", hint="Write 90m or 168h.")
-    return value.total_seconds()

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -20,12 +19,13 @@ from waggle.app.machines import Machinery, hypervisor, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates, image_service, limits
 from waggle.cli import ids
+from waggle.cli.durations import parse_option
 from waggle.cli.progress import filling, print_json, print_table, say, working
 from waggle.cli.storage.image import iso
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL
-from waggle.domain.errors import InvalidArgument, SettingsInvalid, Unsupported
+from waggle.domain.errors import SettingsInvalid, Unsupported
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
@@ -83,11 +83,9 @@ def rm(wanted: Sequence[str]) -> None:
 
 
 def prune(older_than: str) -> None:
-    """Remove templates not used for so many days, and print their ids."""
-    match = re.fullmatch(r"([0-9]{1,5})d", older_than)
-    if match is None:
-        raise InvalidArgument(f"{older_than[:20]!r} is no number of days.", hint="Write 7d, or 0d.")
-    store, before = _store(), datetime.now(UTC) - timedelta(days=int(match[1]))
+    """Remove templates not used for this long, and print their ids. Raises InvalidArgument."""
+    before = datetime.now(UTC) - parse_option("--older-than", older_than)
+    store = _store()
     store.sweep()
     old = [template for template in store.all() if template.used_at <= before]
     for template in old:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from waggle.cli import ids
+from waggle.cli.durations import parse_option
 from waggle.cli.progress import print_json, print_table, say
 from waggle.config import load
 from waggle.domain.access import parse_owner
@@ -21,7 +22,6 @@ from waggle.infra.access.tokens_file import (
     Entry,
     digest,
     new_token,
-    parse_days,
     parse_tokens,
     read_tokens,
     without,
@@ -30,6 +30,7 @@ from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.shared.files import FileLock, atomic_write
 
 _LOCK_SECONDS = 10.0
+_MOST_DAYS = 3650
 
 
 def new(owner: str, expires: str | None) -> None:
@@ -37,7 +38,7 @@ def new(owner: str, expires: str | None) -> None:
     name = parse_owner(owner)
     if owner.startswith("#"):
         raise InvalidArgument("A line that begins with '#' would be a comment.")
-    until = None if expires is None else datetime.now(UTC) + timedelta(days=parse_days(expires))
+    until = None if expires is None else datetime.now(UTC) + _lifetime(expires)
     token = new_token()
     entry = Entry(name, digest(token), until)
     path = _path()
@@ -45,7 +46,12 @@ def new(owner: str, expires: str | None) -> None:
         lines = text if not text or text.endswith("\n") else text + "\n"
         _write(path, lines + entry.line())
     sys.stdout.write(token + "\n")
-    say(f"Token {entry.id} of {entry.owner}; it is not shown again.")
+    valid = f", valid until {_shown(until)}" if until else ""
+    say(f"Token {entry.id} of {entry.owner}{valid}; it is not shown again.")
+
+
+def _lifetime(text: str) -> timedelta:
+    return parse_option("--expires", text, timedelta(minutes=1), timedelta(days=_MOST_DAYS))
 
 
 def ls(*, as_json: bool) -> None:

@@ -30,7 +30,6 @@ PREFIX = "wgl_"
 TOKEN_BYTES = 32
 MAX_BYTES = 1 << 20
 ID_LENGTH = 12
-MAX_DAYS = 3650
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _EXPIRES = re.compile(r"expires=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", re.ASCII)
 _COMMENT = re.compile(r"(?:^|\s)#")
@@ -65,16 +64,6 @@ def new_token() -> str:
 def digest(token: str) -> str:
     """Return the hash of a token, in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def parse_days(text: str) -> int:
-    """Parse a token's lifetime such as `90d`. Raises InvalidArgument outside 1 to 3650 days."""
-    match = re.fullmatch(r"([0-9]{1,4})d", text)
-    if match is None or not 1 <= int(match[1]) <= MAX_DAYS:
-        raise InvalidArgument(
-            f"{text[:20]!r} is no lifetime of a token.", hint=f"Use 1d to {MAX_DAYS}d, such as 90d."
-        )
-    return int(match[1])
 
 
 def parse_tokens(text: str) -> dict[str, Entry]:

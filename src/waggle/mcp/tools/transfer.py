@@ -104,7 +104,7 @@ _Wait = Annotated[
     float | None, Field(description=f"For something to listen. Default {WAIT_SECONDS:g}.")
 ]
 _LinkMinutes = Annotated[
-    int | None,
+    float | None,
     Field(
         description=f"How long public_url is valid, at most {MAX_MINUTES}; also makes one where "
         "there would be none.",
@@ -151,7 +151,7 @@ class PortTools:
         )
 
     def _public(
-        self, ctx: Ctx, place: Place, owner: Owner, minutes: int | None
+        self, ctx: Ctx, place: Place, owner: Owner, minutes: float | None
     ) -> tuple[str, datetime | None]:
         """Return a URL for others, and when it ends; empty if it would be of no more use."""
         authority = authority_of(ctx)

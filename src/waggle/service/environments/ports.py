@@ -96,7 +96,7 @@ class PortService:
             yield stream
 
     def link(
-        self, environment_id: str, port: int, *, owner: str, minutes: int = DEFAULT_MINUTES
+        self, environment_id: str, port: int, *, owner: str, minutes: float = DEFAULT_MINUTES
     ) -> Link:
         """Return a link to an exposed port. Raises InvalidArgument, NotFound or Unsupported."""
         seconds, wanted = parse_minutes(minutes), parse_guest_port(port)
