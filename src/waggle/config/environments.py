@@ -164,9 +164,9 @@ class NetworkSection(Section):
         "", "Networks that guests may reach although they are not public, such as a mirror's."
     )
     ask_seconds: Whole = setting(
-        "60",
+        "45",
         "Seconds that a connection waits for a person's answer in an environment with the network "
-        "`ask`.",
+        "`ask`. Many clients give a call up after 60.",
         ge=1,
         le=600,
     )

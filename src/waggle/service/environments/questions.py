@@ -57,7 +57,7 @@ class Questions:
     def __init__(
         self,
         *,
-        seconds: float = 60.0,
+        seconds: float = 45.0,
         allow: Keep | None = None,
         approve: Keep | None = None,
         clock: Callable[[], float] = time.monotonic,
