@@ -26,6 +26,9 @@ MAX_TEXT = 16 * 1024 * 1024
 makes every character of its string take four bytes."""
 ARGUMENTS = "waggle.arguments"
 """The key of a request's scope that holds the arguments of a large call."""
+ONE_ANSWER = "waggle.one_answer"
+"""The key of a request's scope that is true if its client gets the answer alone, as JSON: what the
+server sends before that, such as questions, does not reach it."""
 
 _PIECE = 128 * 1024
 _MARK = "\0long string "

@@ -22,8 +22,10 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ClientCapabilities, ElicitRequest, ElicitRequestFormParams, ElicitResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import PrivateAttr, ValidationError
+from starlette.requests import Request as HttpRequest
 
 from waggle.domain.network.questions import Answer, Question
+from waggle.large import ONE_ANSWER
 from waggle.service.environments.questions import CannotAsk, Put, Questions
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,16 @@ def takes_forms(capabilities: ClientCapabilities | None) -> bool:
     """Whether a client lets servers ask its person with a form; `{}` means that, too."""
     given = capabilities.elicitation if capabilities else None
     return given is not None and (given.form is not None or given.url is None)
+
+
+def hears_questions(ctx: Context[Any, Any]) -> bool:
+    """Whether a request of the server reaches the client while its call is in progress.
+
+    It does not if the client takes its answer as JSON, without a stream.
+    """
+    request: object = ctx.request_context.request
+    has_stream = not isinstance(request, HttpRequest) or not request.scope.get(ONE_ANSWER)
+    return has_stream and ctx.request_context.session.can_send_request
 
 
 def form(question: Question, answers: tuple[Answer, ...], name: str) -> ElicitRequestFormParams:

@@ -5,8 +5,8 @@
 the result of its call, and calls again with the answer: the work is in a task of its own, which
 waits, and the same call again attaches to it. The state that the client brings is the id of that
 task, sealed and bound to call and owner by the SDK; it begins nothing. Work that nobody comes back
-for is ended. Clients of earlier versions are asked within their call, and clients that take no
-forms not at all.
+for is ended. Clients of earlier versions are asked within their call. Clients that take no forms,
+and those of earlier versions that take no event stream, are not asked at all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from waggle.mcp.asking import (
     answer_in,
     elicited,
     form,
+    hears_questions,
     is_modern,
     takes_forms,
 )
@@ -159,7 +160,7 @@ class Held:
         another request waits for it.
         """
         if not is_modern(ctx):
-            if not takes_forms(ctx.client_capabilities):
+            if not (takes_forms(ctx.client_capabilities) and hears_questions(ctx)):
                 return await work(ctx)
             return await work(CallContext(ctx, SessionAsker(ctx, self._questions, self._name)))
         if ctx.request_state is not None:

@@ -24,7 +24,7 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
-from waggle.large import TooLarge
+from waggle.large import ONE_ANSWER, TooLarge
 from waggle.web.access import owner_of
 from waggle.web.answers import JSON, Fields, as_json, fields, forms, rpc_error
 from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
@@ -174,7 +174,7 @@ class McpEndpoint:
                     message, text = await self._bodies.parse(body, scope)
                     app, short = self._route(headers, message, scope, has_text=bool(text))
                     if taken.json and (short or not taken.events):
-                        app = partial(as_json, app)
+                        app, scope[ONE_ANSWER] = partial(as_json, app), True
                     await app(scope, replay(text, receive), send)
         except BodyRefusedError as error:
             await anyio.sleep(error.penalty)

@@ -16,6 +16,7 @@ from waggle.domain.network.decisions import (
     reach,
     summary,
 )
+from waggle.domain.network.questions import NOBODY
 from waggle.domain.toolset import Offer, Toolset
 
 NO_RULE = Decision("example.org", 443, "no-rule", "no rule allows it")
@@ -165,3 +166,10 @@ def test_what_is_gone_is_run_again_with_the_whole_network(cut: bool) -> None:
     assert in_another(kept, RULES, str) == kept
     full = parse_network([f"h{number}.test" for number in range(200)])
     assert in_another(steps, full, str).endswith(" ['example.org', '[2606:4700::1]:22']")
+
+
+def test_what_nobody_could_be_asked_names_the_call_and_the_command() -> None:
+    nobody = Decision("example.org", 443, "ask", NOBODY)
+    steps = next_steps([nobody], parse_network("ask, example.net"), "box")
+    assert 'set_network with allow ["example.org"]' in steps
+    assert "`waggle env network box --allow example.org`" in steps
