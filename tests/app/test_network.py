@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,17 @@ from tests.support.vm import environment
 
 from waggle.app.network import Egress, operator_network, operator_rules
 from waggle.app.values import limits
+from waggle.domain.network import parse_network
 from waggle.domain.network.rule_book import NoRules
 from waggle.domain.observer import Observer
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.access.operator_rules import OperatorRules
 from waggle.infra.net.allowance import AllowanceLimits
 from waggle.service.environments.creating import CreateRequest
+from waggle.tasks import end
 
 pytestmark = pytest.mark.anyio
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def test_settings_limit_environments_and_owners(tmp_path: Path) -> None:
@@ -92,3 +99,57 @@ def test_a_default_that_is_narrowed_is_logged_and_is_what_environments_get(tmp_p
     with capture_logs() as logs:
         operator_network(settings_in(tmp_path), operator_rules(settings))
     assert logs == []
+
+
+async def test_a_changed_file_of_rules_ends_connections_and_a_broken_one_none(
+    tmp_path: Path,
+) -> None:
+    now, turn, turned = 0.0, asyncio.Event(), asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        turned.set()
+        await turn.wait()
+        turn.clear()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def listen(handler: Handler) -> int:
+            server = await asyncio.start_server(handler, "127.0.0.1", 0)
+            stack.callback(server.close)
+            return int(server.sockets[0].getsockname()[1])
+
+        port, path = await listen(wait), tmp_path / "rules.toml"
+        path.write_text(f"[rules]\nopen = ['127.0.0.1:{port}']\n")
+        settings = settings_in(
+            tmp_path, egress_allow_cidrs="127.0.0.1/32", egress_ports=f"80,443,{port}"
+        )
+        approved = tmp_path / "approved.toml"
+        rules = OperatorRules(path, approved, required=frozenset(), monotonic=lambda: now)
+        egress = Egress(settings, rules, Observer())
+        network = parse_network("@open")
+        proxy = egress.new_proxy(dataclasses.replace(environment(), network=network))
+        stack.push_async_callback(proxy.aclose)
+        reader, writer = await asyncio.open_connection("127.0.0.1", await listen(proxy.serve))
+        stack.callback(writer.close)
+        writer.write(b"CONNECT 127.0.0.1:%d HTTP/1.0\r\n\r\n" % port)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        watching = asyncio.ensure_future(egress.watch_rules(sleep))
+        for text, is_open in (
+            ("[rules]\nopen = [oops\n", True),
+            (f"[rules]\nopen = ['127.0.0.1:{port}']\nmore = []\n", True),
+            ("[rules]\nopen = ['127.0.0.1:9']\n", False),
+        ):
+            path.write_text(text)
+            now += 2
+            await turned.wait()
+            turned.clear()
+            turn.set()
+            await turned.wait()
+            assert bool(rules.problems) is ("oops" in text)
+            assert proxy.active == 1 or not is_open
+        assert await reader.read() == b""
+        await end(watching)

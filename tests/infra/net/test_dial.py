@@ -83,6 +83,15 @@ async def test_strange_spellings_are_judged_as_the_system_reads_them(
         assert secret.connections == 0
 
 
+async def test_of_a_thousand_addresses_the_first_few_count(open_lab: OpenLab) -> None:
+    async with open_lab() as lab:
+        site = await lab.web(WEB)
+        lab.names.known["many.test"] = [f"10.0.{n >> 8}.{n & 255}" for n in range(999)]
+        lab.names.known["many.test"] += ["127.0.0.1"]
+        assert await status(lab, "many.test", site) == b"403"
+        assert site.connections == 0
+
+
 def dialer(
     lab: Lab, policy: AddressPolicy = ANY_LOOPBACK, times: DialTimes | None = None
 ) -> Dialer:

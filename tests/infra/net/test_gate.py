@@ -249,6 +249,18 @@ class TestOpenConnections:
             assert [decision.is_allowed for decision in lab.decisions] == [False]
 
 
+@pytest.mark.parametrize("host", ["evil.test.", "EVIL.test", "Evil.TEST.", "a.XN--Bcher-kva.test."])
+async def test_a_name_is_denied_however_it_is_spelt(open_lab: OpenLab, host: str) -> None:
+    async with open_lab() as lab:
+        site = await lab.site(wait_for_end)
+        lab.names.known[host.lower()] = ["127.0.0.1"]
+        lab.proxy.set_network(parse_network("public, deny evil.test, deny *.xn--bcher-kva.test"))
+        for asked in (f"CONNECT {host}:{site.port}", f"GET http://{host}:{site.port}/"):
+            answer = await lab.ask(f"{asked} HTTP/1.0\r\n\r\n".encode())
+            assert answer.startswith(b"HTTP/1.1 403 rule")
+        assert (site.connections, lab.names.questions) == (0, [])
+
+
 def test_names_are_looked_up_for_a_guest_unless_rules_refuse_them() -> None:
     closed = Gate(Reach(judges=Judges(ports=frozenset({8080}))), AddressPolicy(), print)
     assert closed.may_look_up("example.org"), "whichever ports are open"

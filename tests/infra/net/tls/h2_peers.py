@@ -69,12 +69,17 @@ class Peer:
 
     async def events(self) -> AsyncGenerator[Event]:
         self.flush()
-        while data := await self.reader.read(65536):
+        while data := await self._next():
             for event in self.http.receive_data(data):
                 if isinstance(event, WindowUpdated):
                     self.windows.set()
                 yield event
             self.flush()
+
+    async def _next(self) -> bytes:
+        with contextlib.suppress(ConnectionResetError):
+            return await self.reader.read(65536)
+        return b""
 
     def taken(self, event: DataReceived) -> bytes:
         self.http.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)

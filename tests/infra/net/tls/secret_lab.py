@@ -79,7 +79,7 @@ class SecretLab:
         self.own = EnvironmentAuthority.new("lab", [HOST, "*.git.test"])
         self.decisions: list[Decision] = []
         self.used: list[tuple[str, str]] = []
-        self.names = dict.fromkeys((HOST, OTHER, "a.git.test"), HERE)
+        self.names: dict[str, str] = dict.fromkeys((HOST, OTHER, "a.git.test"), HERE)
         self.handshakes = Pace(200, 1e-6)
         """Nobody waits for the first 200, and nothing comes back in a test's time."""
         self.proxy: EgressProxy

@@ -48,6 +48,16 @@ async def test_basic_credentials_get_the_value(lab: SecretLab) -> None:
     assert b"Authorization: basic " + sent + b"\r\n" in site.heads
 
 
+async def test_a_host_with_a_dot_at_its_end_is_the_same(lab: SecretLab) -> None:
+    site = Site(answer(b"hello"))
+    port = await lab.site(site)
+    lab.names[f"{HOST}."] = HERE
+    reader, writer = await lab.connect(port, host=f"{HOST.upper()}.", name=HOST)
+    writer.write(request(port, f"Authorization: Bearer {PLACEHOLDER}"))
+    assert (await reader.read()).endswith(b"hello")
+    assert b"Authorization: Bearer " + VALUE in site.heads
+
+
 async def test_a_query_gets_the_value_escaped(lab: SecretLab) -> None:
     site = Site(answer(b""))
     port = await lab.site(site)
