@@ -202,3 +202,17 @@ async def test_run_code_names_itself_for_its_environment_is_gone() -> None:
         for shown in (text_of(result), step):
             assert "set_network" not in shown
             assert "waggle env network" not in shown
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_create_says_that_package_managers_did_not_answer(*, is_late: bool) -> None:
+    async with serving() as rig, client(rig) as agent:
+
+        def prepare(guest: FakeGuest) -> None:
+            guest.configured, guest.is_late = ("pip.example.org:443",), is_late
+
+        rig.host.prepare = prepare
+        made = await agent.call_tool("create_environment", {"network": "@packages"})
+        notice = str(data_of(made).get("notice", ""))
+        assert ('set_network with allow ["@packages"] asks again' in notice) is is_late
+        assert notice in text_of(made)

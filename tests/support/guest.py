@@ -68,6 +68,8 @@ class FakeGuest(FakePrograms):
     """The registries that its package managers answer with, as texts of rules."""
     asked: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     """The variables that were ignored, for each time that it was asked for them."""
+    is_late: bool = False
+    """Whether a package manager does not answer in time."""
     network_renewals: int = 0
     networks: list[tuple[str, tuple[str, ...]]] = field(
         default_factory=list[tuple[str, tuple[str, ...]]]
@@ -82,7 +84,7 @@ class FakeGuest(FakePrograms):
         if self.registries_error is not None:
             raise self.registries_error
         rules = registry_rules(self.configured)
-        return Registries(rules, is_complete=bool(rules))
+        return Registries(rules, is_complete=bool(rules) and not self.is_late)
 
     def set_network(self, network: Network, registries: Sequence[Rule]) -> int:
         self.networks.append((str(network), tuple(map(str, registries))))

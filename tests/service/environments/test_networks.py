@@ -12,6 +12,7 @@ from tests.service.world import OWNER, PYTHON, Broken, Guest, World, settle, wor
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, NotFound, NotRunning
 from waggle.domain.network import MAX_ITEMS, NO_NETWORK, parse_network
+from waggle.domain.network.registries import UNANSWERED
 from waggle.service.environments.networks import Changed, NetworkService
 from waggle.service.environments.reaching import OperatorNetwork
 
@@ -191,6 +192,35 @@ async def test_registries_are_asked_for_when_they_are_first_needed() -> None:
         await allowed(here, environment, "example.net")
         assert guest.asked == [()]
         assert guest.networks[-1][1] == REGISTRIES
+
+
+async def test_a_machine_is_asked_again_by_name_as_tools_may_have_been_installed() -> None:
+    async with world() as here:
+        environment, guest = await made(here)
+        guest.configured = REGISTRIES
+        await allowed(here, environment, "@packages")
+        guest.configured = (*REGISTRIES, "npm.example.org:443")
+        result = await allowed(here, environment, "@packages")
+        assert result.environment.registries == guest.configured
+        assert guest.networks[-1][1] == guest.configured
+
+
+async def test_a_machine_that_did_not_answer_wholly_is_asked_again() -> None:
+    whole = (*REGISTRIES, "npm.example.org:443")
+    async with world() as here:
+        environment, guest = await made(here)
+        guest.configured, guest.is_late = whole[:1], True
+        result = await allowed(here, environment, "@packages")
+        assert result.environment.registries == (*whole[:1], UNANSWERED)
+        assert guest.networks[-1][1] == whole[:1], "the mark is no rule"
+        guest.configured = whole[1:]
+        result = await allowed(here, environment, "example.net")
+        assert result.environment.registries == (*whole[::-1], UNANSWERED), "none is lost"
+        guest.configured, guest.is_late = whole, False
+        result = await allowed(here, environment, "example.com")
+        assert result.environment.registries == whole
+        await allowed(here, environment, "example.edu")
+        assert len(guest.asked) == 3
 
 
 async def test_a_used_machine_has_no_say_in_what_the_maximum_allows() -> None:

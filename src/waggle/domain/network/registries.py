@@ -18,6 +18,8 @@ from waggle.domain.network.rules import WEB_PORTS, Action, Rule, parse_rule
 MAX_REGISTRIES: Final = 32
 MAX_ANSWER: Final = 64 << 10
 """Characters of an answer that are read."""
+UNANSWERED: Final = "?"
+"""Among the registries of an environment: a tool of its did not answer. It is no rule."""
 _URL: Final = re.compile(r"""(?i)https?://[^\s'"\\,|)>#?]{1,300}""")
 _WEB: Final = {"http": 80, "https": 443}
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
 from waggle.domain.network import PUBLIC_NETWORK
+from waggle.domain.network.registries import UNANSWERED
 from waggle.domain.programs import HOME
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.results import NOTE, readable, rfc3339
@@ -58,6 +59,7 @@ class CreatedEnvironment(BaseModel):
         default_factory=list[str],
         description="Variables with a secret's placeholder, and the hosts that get its value.",
     )
+    notice: str = Field(default="", description="What is not as asked for.")
 
 
 class EnvironmentList(BaseModel):
@@ -114,7 +116,14 @@ def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedE
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
         installed=list(installed),
         secrets=_secrets(environment),
+        notice=_LATE if UNANSWERED in (environment.registries or ()) else "",
     )
+
+
+_LATE = (
+    "A package manager or its registry did not answer, so @packages is not whole: set_network with "
+    'allow ["@packages"] asks again.'
+)
 
 
 def _secrets(environment: Environment) -> list[str]:

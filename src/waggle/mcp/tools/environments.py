@@ -157,6 +157,7 @@ class EnvironmentTools:
             f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
             f"{begin}; {self._services.when_unused} after {result.timeout} without a call."
             f"{_start(result.working_directory)}{_holding(result.secrets)}"
+            f"{' ' * bool(result.notice)}{result.notice}"
         )
         if made.installed is None:
             return success(result, text)

@@ -14,7 +14,7 @@ import structlog
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import InvalidArgument, NotFound
 from waggle.domain.host import Guest
-from waggle.domain.network import Network, parse_additions
+from waggle.domain.network import PACKAGES, Network, parse_additions
 from waggle.domain.network.registries import registry_rules
 from waggle.service.environments.ending import Life
 from waggle.service.environments.service import EnvironmentService
@@ -56,7 +56,8 @@ class NetworkService:
         environment = self._environments.get(environment_id, owner=owner)
         now, rules = wanted(environment), self._environments.limits.rules
         registries = environment.registries
-        if rules.asks(now.network) and rules.may_ask_again(environment):
+        named = "@" + PACKAGES in allow or (network is not None and PACKAGES in network.sets)
+        if rules.asks_again(environment, now.network, named=named):
             async with self._environments.using(environment.id, owner=owner) as (used, guest):
                 registries = (await rules.ask(used, guest)).registries
         life = self._environments.life(environment.id)

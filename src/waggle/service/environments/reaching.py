@@ -16,6 +16,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.host import Guest
 from waggle.domain.network import PACKAGES, PUBLIC_NETWORK, Network
+from waggle.domain.network.registries import UNANSWERED, registry_rules
 from waggle.domain.network.rules import Rule
 
 log = structlog.get_logger(__name__)
@@ -80,20 +81,27 @@ class OperatorNetwork:
 
         If the maximum depends on them, they are asked for once, and without the variables of the
         environment's creator. A whole answer of a new machine, in which no program of a client ran,
-        holds for all machines of the image, whoever owns them. Raises GuestLost.
+        holds for all machines of the image, whoever owns them. Who is asked again is asked itself;
+        if that answer is not whole, what was known stays. Raises GuestLost.
         """
         ignored = tuple(environment.variables) if self._binds else ()
         is_of_image = self._binds or not environment.variables
         image = guest.booted_from.get("image", "")
-        rules = self._answers.get(image) if is_of_image else None
+        known = environment.registries
+        rules = self._answers.get(image) if is_of_image and known is None else None
         if rules is not None:
+            is_complete = True
             guest.set_network(environment.network, rules)
         else:
             rules, is_complete = await guest.registries(environment.network, ignored)
+            if known and not is_complete:
+                rules = tuple(dict.fromkeys((*rules, *registry_rules(known))))
             if image and is_of_image and is_new and is_complete:
                 self._remember(image, rules)
             log.info("registries_asked", environment=environment.id, rules=len(rules))
         found = tuple(map(str, rules)) if rules or self._binds else None
+        if found and not is_complete and not self._binds:
+            found = (*found, UNANSWERED)
         return replace(environment, registries=found)
 
     def _remember(self, image: str, rules: tuple[Rule, ...]) -> None:
@@ -101,6 +109,11 @@ class OperatorNetwork:
             self._answers.pop(next(iter(self._answers)))
         self._answers[image] = rules
 
-    def may_ask_again(self, environment: Environment) -> bool:
-        """Whether a guest that programs have run in may be asked."""
-        return environment.registries is None and not self._binds
+    def asks_again(self, environment: Environment, network: Network, *, named: bool) -> bool:
+        """Whether to ask a guest that programs have run in, which is to get another network.
+
+        `named` means that the change names the preset, as for tools that were installed meanwhile.
+        """
+        known = environment.registries
+        is_whole = known is not None and UNANSWERED not in known
+        return self.asks(network) and not self._binds and (named or not is_whole)

@@ -26,7 +26,7 @@ from waggle.domain.programs import Command
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import Proxy, StartedMachine
 
-_SECONDS: Final = 22.0
+_SECONDS: Final = 45.0
 """For one question. An emulated processor that others use, too, needs half of that for npm."""
 _BUSYBOX: Final = "/.waggle/bin/busybox"
 _COMPLETE: Final = "complete"
@@ -34,7 +34,7 @@ _BEGIN: Final = """
 b() { /.waggle/bin/busybox "$@"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 late() { b mkdir -p "$own/late"; }
-ask() { b timeout 20 "$@" </dev/null 2>&1 || { [ $? -ne 143 ] || late; }; }
+ask() { b timeout 40 "$@" </dev/null 2>&1 || { [ $? -ne 143 ] || late; }; }
 urls() { b head -c 200000 | b grep -oE 'https?://[^[:space:]]+' | b sort -u | b head -n 30 |
     b sed "s,^,$1 ," | b head -c 4000; }
 export COLUMNS=4000 PIP_NO_INPUT=1 NO_COLOR=1 own="${TMPDIR:-/tmp}/.registries-$$"
@@ -77,7 +77,7 @@ text = found.read(1 << 21).decode("latin-1")
 files = re.findall("href=.(https?://[^/<> ]+)/[^<> ]*[.](?:whl|tar.gz|zip)", text)
 print(found.url, *sorted(set(files))[:20])'
 for index in "$@"; do
-    have python3 && {{ b timeout 20 python3 -c "$page" "$index" 2>/dev/null || late; }} | urls pip &
+    have python3 && {{ b timeout 40 python3 -c "$page" "$index" 2>/dev/null || late; }} | urls pip &
 done
 have cargo && {{
     (cd "$crate" && CARGO_NET_RETRY=0 ask cargo fetch >/dev/null)
