@@ -56,6 +56,9 @@ _PARAMETERS = {
     "timeout_minutes": "--timeout-minutes",
 }
 _PHRASES = {
+    "Give network, or rules to allow or deny": "Give a network, --allow or --deny",
+    "Rules that deny belong into deny, others into allow": "Rules that deny belong into --deny, "
+    "others into --allow",
     "Leave out network, or secrets": "Leave out --network, or --secret",
     "Leave out secrets": "Leave out --secret",
     "Leave it out of env": "Leave out its --env",

@@ -12,6 +12,7 @@ from waggle.domain.network import (
     PUBLIC_NETWORK,
     Default,
     Network,
+    parse_additions,
     parse_network,
 )
 from waggle.domain.network.rules import parse_rule
@@ -82,3 +83,21 @@ def test_an_added_rule_takes_the_place_of_the_one_that_says_the_opposite() -> No
     assert added == parse_network("ask, example.org:443, example.net")
     with pytest.raises(InvalidArgument, match="no network"):
         NO_NETWORK.with_rules(parse_rule("example.org"))
+
+
+@pytest.mark.parametrize("item", ["bad", "https://a.example/x", "10.1.2.3/33"])
+def test_a_wrong_addition_is_named_as_it_was_given(item: str) -> None:
+    for allow, deny in (([item], []), ([], [item])):
+        with pytest.raises(InvalidArgument) as refused:
+            parse_additions(allow, deny)
+        assert refused.value.message.startswith(f"'{item}' cannot be a network rule")
+
+
+def test_an_addition_with_the_other_action_is_sent_to_its_place() -> None:
+    assert parse_additions(["allow a.example"], ["deny b.example"]) == parse_additions(
+        ["a.example"], ["b.example"]
+    )
+    for allow, deny in ((["deny a.example"], []), ([], ["allow a.example"])):
+        with pytest.raises(InvalidArgument) as refused:
+            parse_additions(allow, deny)
+        assert refused.value.hint == "Rules that deny belong into deny, others into allow."

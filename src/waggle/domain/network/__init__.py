@@ -93,7 +93,7 @@ def parse_network(given: str | Iterable[str]) -> Network:
     items = _split(given) if isinstance(given, str) else [item.strip() for item in given]
     items = [item for item in items if item]
     if not items:
-        raise InvalidArgument("The network has no items.", hint=f"Use none, public or ask. {HOW}")
+        raise InvalidArgument("The network has no items.", hint=HOW)
     defaults = {word: Default(word) for word in items if word in DEFAULTS}
     if len(defaults) > 1:
         raise InvalidArgument(
@@ -142,8 +142,12 @@ def parse_additions(allow: Sequence[str], deny: Sequence[str]) -> Additions:
 def _with_action(item: str, action: Action) -> Rule:
     first = item.split(maxsplit=1)[:1]
     if first == [Action.ALLOW if action is Action.DENY else Action.DENY]:
-        raise InvalidArgument(f"{item[:80]!a} is not a rule to {action}.", hint=HOW)
-    return parse_rule(item if first == [action] else f"{action} {item}")
+        raise InvalidArgument(
+            f"{item[:80]!a} is not a rule to {action}.",
+            hint="Rules that deny belong into deny, others into allow.",
+        )
+    rule = parse_rule(item)  # a refusal names the item as it was given
+    return rule if first == [action] else parse_rule(f"{action} {item}")
 
 
 def parse_set_name(name: str) -> str:
