@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from waggle.domain.errors import SettingsInvalid
+from waggle.domain.errors import QuotaExceeded, SettingsInvalid
 from waggle.domain.network.rules import parse_rule
 from waggle.infra.access.operator_rules import MAX_APPROVED, OperatorRules
 from waggle.infra.access.rules_file import MAX_BYTES, MAX_RULES
@@ -194,6 +194,21 @@ async def test_approvals_are_bounded_and_do_not_replace_a_broken_file(tmp_path: 
     with pytest.raises(SettingsInvalid, match="it is not TOML"):
         await rules.approve("bob", parse_rule("other.example.org"))
     assert "oops" in approved.read_text()
+
+
+@pytest.mark.anyio
+async def test_owners_have_bounds_of_their_own(tmp_path: Path) -> None:
+    rules = ", ".join(f'"{"x" * 60}{number}.example.org"' for number in range(MAX_APPROVED))
+    text = "".join(f'"owner{number}" = [{rules}]\n' for number in range(30))
+    write(tmp_path / "approved.toml", f"[approved]\n{text}", 0o600)
+    assert len(text) > MAX_BYTES
+    assert 30 * MAX_APPROVED > MAX_RULES
+    path = write(tmp_path / "rules.toml", GIT)
+    opened_now, rule = opened(path), parse_rule("new.example.org")
+    await opened_now.approve("ann", rule)
+    with pytest.raises(QuotaExceeded):
+        await opened_now.approve("owner7", rule)
+    assert [*opened(path).approved("ann")] == [rule], "what is written can be read"
 
 
 def test_a_file_of_the_largest_size_is_read_in_a_blink(tmp_path: Path) -> None:

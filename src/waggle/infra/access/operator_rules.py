@@ -22,12 +22,14 @@ from waggle.domain.access import parse_owner
 from waggle.domain.errors import QuotaExceeded, SettingsInvalid
 from waggle.domain.network import parse_set_name
 from waggle.domain.network.rules import Rule
-from waggle.infra.access.rules_file import MAX_RULES, NOTHING, RuleSets, RulesFile
+from waggle.infra.access.rules_file import NOTHING, Bounds, RuleSets, RulesFile
 
 RULES: Final = "rules"
 APPROVED: Final = "approved"
 MAX_APPROVED: Final = 500
-"""The most rules that may be allowed for always for one owner's environments."""
+"""The most rules that may be allowed for always for one owner, whatever others have."""
+_BOUNDS: Final = Bounds(size=64 << 20, is_by_set=True)
+"""Some hundred owners, each with the most rules of the greatest length."""
 
 
 class OperatorRules:
@@ -57,7 +59,7 @@ class OperatorRules:
             path, RULES, parse_set_name, monotonic=monotonic, required=names
         )
         self._approved = approved and RulesFile(
-            approved, APPROVED, parse_owner, monotonic=monotonic, may_miss=True
+            approved, APPROVED, parse_owner, monotonic=monotonic, may_miss=True, bounds=_BOUNDS
         )
         self._writing = anyio.Lock()
 
@@ -95,14 +97,15 @@ class OperatorRules:
             own = now.get(owner, ())
             if rule in own:
                 return
-            if len(own) >= MAX_APPROVED or sum(map(len, now.values())) >= MAX_RULES:
+            sets = MappingProxyType({**now, owner: (*own, rule)})
+            data = _written(sets)
+            if len(own) >= MAX_APPROVED or len(data) > file.bounds.size:
                 raise QuotaExceeded(
                     f"{len(own)} rules are allowed for always; no more can be.",
                     hint=f"The operator can remove some from {file.path}.",
                 )
-            sets = MappingProxyType({**now, owner: (*own, rule)})
             with anyio.CancelScope(shield=True):
-                await asyncio.to_thread(file.replace, sets, _written(sets))
+                await asyncio.to_thread(file.replace, sets, data)
 
 
 def _written(sets: RuleSets) -> bytes:

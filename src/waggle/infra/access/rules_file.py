@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import structlog
 
@@ -39,7 +39,21 @@ RuleSets = Mapping[str, tuple[Rule, ...]]
 NOTHING: Final[RuleSets] = MappingProxyType({})
 
 
-def parse_rule_sets(text: str, table: str, parse_name: Callable[[str], str]) -> RuleSets:
+class Bounds(NamedTuple):
+    """The most that a file of rules may have."""
+
+    size: int = MAX_BYTES
+    rules: int = MAX_RULES
+    is_by_set: bool = False
+    """Whether each set may have so many rules, not all together."""
+
+
+_USUAL: Final = Bounds()
+
+
+def parse_rule_sets(
+    text: str, table: str, parse_name: Callable[[str], str], bounds: Bounds
+) -> RuleSets:
     """Return the rules of the file's only table by name. Raises SettingsInvalid with the place."""
     try:
         document: dict[str, object] = tomllib.loads(text)
@@ -61,8 +75,9 @@ def parse_rule_sets(text: str, table: str, parse_name: Callable[[str], str]) -> 
         if not isinstance(entries, list):
             raise SettingsInvalid(f"{place} is no list of rules")
         rules = cast("list[object]", entries)
-        if (count := count + len(rules)) > MAX_RULES:
-            raise SettingsInvalid(f"{place}: there are over {MAX_RULES} rules")
+        count = len(rules) + (0 if bounds.is_by_set else count)
+        if count > bounds.rules:
+            raise SettingsInvalid(f"{place}: there are over {bounds.rules} rules")
         read = [_rule(place, number, entry) for number, entry in enumerate(rules, 1)]
         found[key] = tuple(dict.fromkeys(read))
     return MappingProxyType(found)
@@ -94,6 +109,7 @@ class RulesFile:
         monotonic: Callable[[], float],
         required: Collection[str] = (),
         may_miss: bool = False,
+        bounds: Bounds = _USUAL,
     ) -> None:
         """Load it. `required` names must be in it; with `may_miss` there may be no file.
 
@@ -105,6 +121,7 @@ class RulesFile:
         self._monotonic = monotonic
         self._required = frozenset(required)
         self._may_miss = may_miss
+        self.bounds = bounds
         self.problem: str | None = None
         """Why the file as it is now is not in use, if that is so."""
         self._version = 1
@@ -152,7 +169,7 @@ class RulesFile:
 
     def _load(self) -> tuple[RuleSets, Mark | None]:
         try:
-            text, mark = _read(self.path)
+            text, mark = _read(self.path, self.bounds.size)
         except FileNotFoundError as error:
             if not self._may_miss:
                 raise _unusable(self.path, error.strerror) from error
@@ -160,7 +177,7 @@ class RulesFile:
         except OSError as error:
             raise _unusable(self.path, error.strerror) from error
         try:
-            sets = parse_rule_sets(text, self._table, self._parse_name)
+            sets = parse_rule_sets(text, self._table, self._parse_name, self.bounds)
         except SettingsInvalid as error:
             raise _unusable(self.path, error.message) from None
         if missing := sorted(self._required - sets.keys()):
@@ -180,16 +197,16 @@ def _unusable(path: Path, why: object) -> SettingsInvalid:
     )
 
 
-def _read(path: Path) -> tuple[str, Mark]:
+def _read(path: Path, most: int) -> tuple[str, Mark]:
     def check(status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise _unusable(path, "it is no regular file")
         if status.st_mode & _FORBIDDEN or not is_ours(status):
             raise _unusable(path, "users other than root and the server's may write it")
 
-    data, mark = read_checked(path, MAX_BYTES, check)
-    if len(data) > MAX_BYTES:
-        raise _unusable(path, f"it is over {MAX_BYTES} bytes")
+    data, mark = read_checked(path, most, check)
+    if len(data) > most:
+        raise _unusable(path, f"it is over {most} bytes")
     try:
         return data.decode("utf-8"), mark
     except UnicodeDecodeError as error:
