@@ -19,19 +19,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast
 
-import structlog
-
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
 from waggle.domain.network.rules import Rule, parse_rule
-from waggle.infra.access.operator_file import Mark, is_ours, mark_of, read_checked
+from waggle.infra.access.operator_file import Mark, Reloaded, is_ours, read_checked
 from waggle.infra.shared.files import atomic_write
 from waggle.shipped import document
 
-log = structlog.get_logger(__name__)
-
 MAX_BYTES: Final = 1 << 20
 MAX_RULES: Final = 10_000
-CHECK_SECONDS: Final = 1.0
 _FORBIDDEN: Final = 0o022
 """Mode bits that a file of rules must not have: others could open the network."""
 
@@ -118,54 +113,31 @@ class RulesFile:
         self.path = path
         self._table = table
         self._parse_name = parse_name
-        self._monotonic = monotonic
         self._required = frozenset(required)
         self._may_miss = may_miss
         self.bounds = bounds
-        self.problem: str | None = None
+        self._file = Reloaded(path, "network_rules", self._load, monotonic=monotonic)
+
+    @property
+    def problem(self) -> str | None:
         """Why the file as it is now is not in use, if that is so."""
-        self._version = 1
-        self._sets, self._mark = self._load()
-        self._checked = monotonic()
+        return self._file.problem
 
     @property
     def version(self) -> int:
         """A number that changes with the rules."""
-        self._refresh()
-        return self._version
+        self._file.refresh()
+        return self._file.version
 
     @property
     def sets(self) -> RuleSets:
         """The rules by name."""
-        self._refresh()
-        return self._sets
+        return self._file.refresh()
 
     def replace(self, sets: RuleSets, data: bytes) -> None:
         """Use these rules, and write them as `data`. Raises OSError. May run in a thread."""
         atomic_write(self.path, data, 0o600)
-        self._sets, self._mark = sets, mark_of(self.path.stat())
-        self._version += 1
-
-    def _refresh(self) -> None:
-        now = self._monotonic()
-        if now - self._checked < CHECK_SECONDS:
-            return
-        self._checked = now
-        try:
-            mark = mark_of(self.path.stat())
-        except OSError:
-            mark = None
-        if mark == self._mark:
-            return
-        try:
-            self._sets, self._mark = self._load()
-        except SettingsInvalid as error:
-            self._mark, self.problem = mark, error.message
-            log.error("network_rules_not_reloaded", why=error.message, kept=len(self._sets))
-        else:
-            self.problem = None
-            self._version += 1
-            log.info("network_rules_reloaded", file=str(self.path), sets=len(self._sets))
+        self._file.replace(sets)
 
     def _load(self) -> tuple[RuleSets, Mark | None]:
         try:

@@ -24,13 +24,12 @@ import structlog
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, NotFound, SettingsInvalid
 from waggle.domain.secrets import Secret, SecretValue, ValueUnavailable
-from waggle.infra.access.operator_file import mark_of
+from waggle.infra.access.operator_file import Reloaded
 from waggle.infra.access.secrets_file import Entry, load_secrets, read_private
 from waggle.tasks import end, finish
 
 log = structlog.get_logger(__name__)
 
-CHECK_SECONDS: Final = 1.0
 COMMAND_SECONDS: Final = 10.0
 MAX_OUTPUT: Final = 64 * 1024
 FAILED_SECONDS: Final = 5.0
@@ -60,26 +59,25 @@ class SecretVault:
         command_seconds: float = COMMAND_SECONDS,
     ) -> None:
         """`monotonic` times checks and lifetimes, in seconds."""
-        self._path = path
         self._monotonic = monotonic
         self._command_seconds = command_seconds
-        self._entries, mark = load_secrets(path)
-        self._mark: object = mark
-        self._checked = monotonic()
+        self._file = Reloaded(
+            *(path, "secrets", lambda: load_secrets(path)),
+            monotonic=monotonic,
+            changed=self._forget_removed,
+        )
         self._kept: dict[str, _Kept] = {}
         self._running: dict[str, asyncio.Task[_Kept]] = {}
         self._known: dict[str, deque[SecretValue]] = {}
 
     def secret(self, name: str) -> Secret | None:
         """Return a secret's description as the file is now; None if it has none by that name."""
-        self._refresh()
-        entry = self._entries.get(name)
+        entry = self._file.refresh().get(name)
         return None if entry is None else entry.secret
 
     def usable_by(self, owner: Owner) -> list[Secret]:
         """Return the secrets that an owner's environments may have, by name."""
-        self._refresh()
-        found = (entry.secret for _, entry in sorted(self._entries.items()))
+        found = (entry.secret for _, entry in sorted(self._file.refresh().items()))
         return [secret for secret in found if secret.may_be_used_by(owner)]
 
     def grant(self, owner: Owner, name: str) -> Secret:
@@ -93,14 +91,13 @@ class SecretVault:
     def known(self, name: str) -> tuple[SecretValue, ...]:
         """Return the last values that were handed out, at most REMEMBERED, and the file's own."""
         found = tuple(self._known.get(name, ()))
-        entry = self._entries.get(name)
+        entry = self._file.entries.get(name)
         own = None if entry is None else entry.value
         return found if own is None or own in found else (*found, own)
 
     async def value(self, name: str) -> SecretValue:
         """Return the present value. Raises ValueUnavailable. Callers share one run of a command."""
-        self._refresh()
-        entry = self._entries.get(name)
+        entry = self._file.refresh().get(name)
         if entry is None:
             raise ValueUnavailable(f"there is no secret '{name}' any more")
         value = entry.value
@@ -150,25 +147,9 @@ class SecretVault:
         self._kept[name] = kept
         return kept
 
-    def _refresh(self) -> None:
-        now = self._monotonic()
-        if now - self._checked < CHECK_SECONDS:
-            return
-        self._checked = now
-        try:
-            mark: object = mark_of(self._path.stat())
-        except OSError as error:
-            mark = error.strerror
-        if mark == self._mark:
-            return
-        self._mark = mark
-        try:
-            self._entries, self._mark = load_secrets(self._path)
-        except SettingsInvalid as error:
-            log.error("secrets_not_reloaded", why=error.message, kept=len(self._entries))
-        else:
-            self._kept = {name: kept for name, kept in self._kept.items() if name in self._entries}
-            log.info("secrets_reloaded", secrets=len(self._entries))
+    def _forget_removed(self) -> None:
+        entries = self._file.entries
+        self._kept = {name: kept for name, kept in self._kept.items() if name in entries}
 
 
 def _from_file(path: Path, name: str) -> SecretValue:

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from waggle.domain.access import METRICS, Owner, Principal, TokenRefused, Verifier, parse_owner
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
-from waggle.infra.access.operator_file import Mark, mark_of, read_checked, require_private
+from waggle.infra.access.operator_file import Mark, Reloaded, read_checked, require_private
 
 PREFIX = "wgl_"
 TOKEN_BYTES = 32
@@ -115,9 +113,6 @@ def _malformed(number: int, why: str) -> SettingsInvalid:
     return SettingsInvalid(f"Line {number} of the tokens file: {why}.")
 
 
-log = structlog.get_logger(__name__)
-
-CHECK_SECONDS = 1.0
 MAX_TOKEN = 256
 _FORBIDDEN = 0o037
 """Mode bits that the file must not have: its owner may do all, its group may only read."""
@@ -138,20 +133,21 @@ class TokensFile:
         monotonic: Callable[[], float],
     ) -> None:
         """`now` is the wall clock for expiry dates, `monotonic` times the checks in seconds."""
-        self._path = path
         self._now = now
-        self._monotonic = monotonic
-        self._entries, self._mark = load_tokens(path)
         self._owners: frozenset[Owner] | None = None
-        self._checked = monotonic()
+        self._file = Reloaded(
+            *(path, "tokens", lambda: load_tokens(path)),
+            monotonic=monotonic,
+            changed=self._forget_owners,
+        )
 
     async def verify(self, token: str) -> Principal:
         """Return the token's principal. Raises TokenRefused."""
-        self._refresh()
+        entries = self._file.refresh()
         if len(token) > MAX_TOKEN:
             raise TokenRefused("unknown")
         hashed = digest(token)
-        entry = self._entries.get(hashed)
+        entry = entries.get(hashed)
         if entry is None or not hmac.compare_digest(entry.digest, hashed):
             raise TokenRefused("unknown")
         if entry.expires is not None and self._now() >= entry.expires:
@@ -161,34 +157,13 @@ class TokensFile:
     @property
     def owners(self) -> frozenset[Owner]:
         """The owners of the tokens, expired ones included, without METRICS."""
-        self._refresh()
+        entries = self._file.refresh()
         if self._owners is None:
-            self._owners = frozenset(entry.owner for entry in self._entries.values()) - {METRICS}
+            self._owners = frozenset(entry.owner for entry in entries.values()) - {METRICS}
         return self._owners
 
-    def _refresh(self) -> None:
-        now = self._monotonic()
-        if now - self._checked < CHECK_SECONDS:
-            return
-        self._checked = now
-        try:
-            mark = mark_of(self._path.stat())
-        except OSError as error:
-            mark, why = None, error.strerror
-        else:
-            why = None
-        if mark == self._mark:
-            return
-        try:
-            if mark is None:
-                raise SettingsInvalid(f"{self._path} cannot be read: {why}.")
-            self._entries, self._mark = load_tokens(self._path)
-            self._owners = None
-        except SettingsInvalid as error:
-            self._mark = mark
-            log.error("tokens_not_reloaded", why=error.message, kept=len(self._entries))
-        else:
-            log.info("tokens_reloaded", tokens=len(self._entries))
+    def _forget_owners(self) -> None:
+        self._owners = None
 
 
 def load_tokens(path: Path) -> tuple[dict[str, Entry], Mark | None]:
