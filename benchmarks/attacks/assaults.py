@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +22,7 @@ from tests.support.hostile_archives import (
     zip_of_many_entries,
 )
 
-from benchmarks.attacks import hostile
+from benchmarks.attacks import hostile, upstream
 from benchmarks.attacks.attacker import Assault, Attacker
 from waggle.cli.client import call
 from waggle.domain.files.search import Kind
@@ -31,6 +34,8 @@ LARGEST = (31 << 20) - 1
 AT_ONCE = 3
 """Concurrent calls to a hostile guest, or archives to a server."""
 POLL = 0.1
+_PORT, _HELD = 8000, 5.0
+_KINDS = ("heads", "interim", "chunks", "body", "drip")
 _MISBEHAVES = "guest_misbehaves"
 _ARCHIVES = {
     "deep-archive": deep_archive,
@@ -138,15 +143,64 @@ class Asking:
     async def go(self, attacker: Attacker) -> None:
         command = ["python3", f"{hostile.PLACE}/asks.py", self.host, str(self.threads)]
         for made in list(attacker.made):
-            await call(
-                attacker.client,
-                "run_command",
-                environment_id=made,
-                command=command,
-                background=True,
-            )
+            await hostile.start(attacker.client, made, command)
         while not attacker.over.is_set():  # noqa: ASYNC110 (threads share this event)
             await asyncio.sleep(POLL)
+
+
+@dataclass(frozen=True)
+class EndedTls:
+    """A guest and a server on both sides of TLS that the proxy ends."""
+
+    threads: int
+
+    async def prepare(self, attacker: Attacker) -> None:
+        made = await attacker.create(secrets=[upstream.SECRET])
+        program = (hostile.GUEST / "floods.py").read_bytes()
+        await hostile.put(attacker.client, made, "floods.py", program)
+
+    async def go(self, attacker: Attacker) -> None:
+        command = ["python3", f"{hostile.PLACE}/floods.py", upstream.HOST, str(self.threads)]
+        await hostile.start(attacker.client, attacker.made[0], command)
+        while not attacker.over.is_set():  # noqa: ASYNC110 (threads share this event)
+            await asyncio.sleep(POLL)
+
+
+@dataclass(frozen=True)
+class ExposedPort:
+    """A hostile server behind an exposed port, and clients of which half never read."""
+
+    each: int
+    """Clients of each path that read, and as many that do not."""
+
+    async def prepare(self, attacker: Attacker) -> None:
+        made = await attacker.create()
+        program = (hostile.GUEST / "serves.py").read_bytes()
+        await hostile.put(attacker.client, made, "serves.py", program)
+        command = ["python3", f"{hostile.PLACE}/serves.py", str(_PORT)]
+        await hostile.start(attacker.client, made, command)
+        await call(attacker.client, "expose_port", environment_id=made, port=_PORT)
+
+    async def go(self, attacker: Attacker) -> None:
+        paths = [f"/e/{attacker.made[0]}/{_PORT}/{kind}" for kind in _KINDS]
+        for path in paths:
+            for reads in (True, False) * self.each:
+                visit = threading.Thread(target=_visit, args=(attacker, path, reads), daemon=True)
+                visit.start()
+        while not attacker.over.is_set():  # noqa: ASYNC110 (threads share this event)
+            await asyncio.sleep(POLL)
+
+
+def _visit(attacker: Attacker, path: str, reads: bool) -> None:
+    """Ask again and again for a path, and read the answer or none of it for some seconds."""
+    while not attacker.over.is_set():
+        with contextlib.suppress(OSError), attacker.target.connect() as line:
+            line.settimeout(_HELD)
+            line.sendall(attacker.target.head(None, path, "GET"))
+            until = time.monotonic() + _HELD
+            while reads and time.monotonic() < until and line.recv(1 << 16):
+                pass
+            attacker.over.wait(0.1 if reads else _HELD)
 
 
 async def _calls(attacker: Attacker, environment_id: str, call: Call) -> None:
@@ -190,6 +244,8 @@ def _all() -> dict[str, Assault]:
     found["failed-without-end"] = HostileFiles("failed-without-end", _UNPACK)
     found["names-never-answered"] = Asking("dead#.test", guests=4, threads=8)
     found["denied-hosts"] = Asking("10.0.0.1", guests=1, threads=64)
+    found["exposed-port"] = ExposedPort(6)
+    found["ended-tls"] = EndedTls(24)
     return found
 
 

@@ -49,12 +49,12 @@ class Attacker:
         self._creating = asyncio.Lock()
         self._is_leaving = False
 
-    async def create(self) -> str:
+    async def create(self, **more: object) -> str:
         """Create an environment with Python. Raises CancelledError once `destroy_all` has begun."""
         async with self._creating:
             if self._is_leaving:
                 raise asyncio.CancelledError
-            made = await call(self.client, "create_environment", runtime="python")
+            made = await call(self.client, "create_environment", runtime="python", **more)
             self.made.append(str(made["environment_id"]))
             return self.made[-1]
 

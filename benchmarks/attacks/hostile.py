@@ -7,7 +7,7 @@ import base64
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mcp import Client
@@ -73,6 +73,12 @@ async def put(client: Client, environment_id: str, name: str, data: bytes) -> No
         content=base64.b64encode(data).decode(),
         encoding="base64",
     )
+
+
+async def start(client: Client, environment_id: str, command: Sequence[str]) -> None:
+    """Start a program that goes on in the background."""
+    arguments = {"environment_id": environment_id, "command": command, "background": True}
+    await call(client, "run_command", **arguments)
 
 
 async def as_root(client: Client, environment_id: str, lines: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A name server on loopback, and a way to start a server process that uses only it.
 
-It answers names that begin with `good` and ignores all others. Needs root: the process gets its own
-mount namespace, in which another file is mounted over /etc/resolv.conf.
+It answers names that begin with `good` and that of `upstream`, and ignores all others. Needs root:
+the process gets its own mount namespace, in which another file is mounted over /etc/resolv.conf.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
-from tests.infra.net.dead_names import reply
-from tests.infra.net.name_server import NameServer
+from tests.infra.net import dead_names
+from tests.infra.net.name_server import NameServer, Reply
+
+from benchmarks.attacks import upstream
 
 ADDRESS = "127.77.0.1"
 _MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
@@ -47,6 +49,13 @@ def name_server(directory: Path) -> Generator[tuple[str, ...]]:
             with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
             thread.join(5)
+
+
+def reply(name: str) -> Reply | None:
+    """Return the answer for a name."""
+    if name == upstream.HOST:
+        return Reply(addresses=[upstream.ADDRESS])
+    return dead_names.reply(name)
 
 
 def _serve(server: socket.socket) -> None:

@@ -25,6 +25,7 @@ from tests.support.attacks import Target, called, memory
 
 from benchmarks.attacks.figures import KEPT, Figures
 from benchmarks.attacks.names import name_server
+from benchmarks.attacks.upstream import hostile_upstream
 from benchmarks.attacks.victim import Observer, Seen, Victim
 from benchmarks.cycles import settled
 from benchmarks.process import difference
@@ -67,7 +68,7 @@ async def attacked(name: str, seconds: float) -> Figures:
     """Attack and return the figures, or the reason why there are none. Bounded in time."""
     figures = Figures(name, seconds)
     try:
-        async with asyncio.timeout(seconds + ATTEMPT), _ground() as ground:
+        async with asyncio.timeout(seconds + ATTEMPT), _ground(name) as ground:
             figures = await _beside_a_victim(ground, name, seconds)
             figures = replace(figures, logged=_complaints(ground.log))
     except Exception as error:
@@ -78,8 +79,9 @@ async def attacked(name: str, seconds: float) -> Figures:
 
 
 @asynccontextmanager
-async def _ground() -> AsyncGenerator[Ground]:
-    with tempfile.TemporaryDirectory(prefix="waggle-attacks-") as place:
+async def _ground(name: str) -> AsyncGenerator[Ground]:
+    async with contextlib.AsyncExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="waggle-attacks-"))
         tokens, log = Path(place, "tokens"), Path(place, "server.log")
         made = {owner: new_token() for owner in OWNERS}
         lines = [
@@ -93,9 +95,11 @@ async def _ground() -> AsyncGenerator[Ground]:
             "WAGGLE_LOG_FORMAT": "json",
             "WAGGLE_EGRESS_ALLOW_CIDRS": "",
         }
-        with name_server(Path(place)) as within:
-            async with serving(more=more, within=within, log=log) as server:
-                yield Ground(server, log, made["attacker"], made["victim"])
+        if name == "ended-tls":
+            more |= await stack.enter_async_context(hostile_upstream(Path(place)))
+        within = stack.enter_context(name_server(Path(place)))
+        server = await stack.enter_async_context(serving(more=more, within=within, log=log))
+        yield Ground(server, log, made["attacker"], made["victim"])
 
 
 async def _beside_a_victim(ground: Ground, name: str, seconds: float) -> Figures:

@@ -50,5 +50,9 @@ WHAT: Mapping[str, str] = {
     "failed-without-end": f"{_PROGRAM} fails to unpack without end",
     "names-never-answered": "four guests with 8 names each that no name server answers",
     "denied-hosts": "64 threads in a guest ask for a host that is denied",
+    "exposed-port": "a server behind an exposed port never ends its answers: heads, interim ones, "
+    "chunks of a byte, bodies; of 60 clients half never read",
+    "ended-tls": "24 threads in a guest, and the host of a secret, flood TLS that the proxy ends: "
+    "HTTP/2 frames, resets, huge heads, gzip bombs, answers without an end",
 }
 """Owner A's attacks; in `names-never-answered`, B executes a request for a good name."""

@@ -3,7 +3,7 @@
 
 Used by this package's modules, which end the guest's TLS for the hosts of its secrets (`ended` is
 the way in). asyncio's own TLS needs a transport, and a guest's connection has none: it is a channel
-of SSH. OpenSSL holds at most one record; what is read ahead is at most one piece of the stream.
+of SSH. OpenSSL is given a little at a time; what is read ahead is at most one piece of the stream.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from waggle.tasks import end
 
 PIECE = 256 * 1024
 """The most bytes of one read."""
+FED = 32 * 1024
+"""What OpenSSL is given at once: a record can be a request for new keys (27 bytes), which takes it
+30 microseconds, and it works through all it has."""
+BARREN = 128 * 1024
+"""The most bytes in a row that carry no data."""
 
 
 class TlsFailed(Exception):
@@ -82,6 +87,9 @@ class TlsStream(Stream):
         self._context = context
         self._tls: ssl.SSLObject
         self._sending = asyncio.Lock()
+        self._unfed = b""
+        """What was read, and OpenSSL has not been given yet."""
+        self._barren = 0
         self._is_cut = False
         """Whether a write was interrupted: what follows it could not be decrypted."""
 
@@ -124,16 +132,31 @@ class TlsStream(Stream):
 
     async def read(self, limit: int = CHUNK) -> bytes:
         """Read at most `limit` bytes; empty at the end. Raises PeerGone, also if it was cut off."""
+        found: list[bytes] = []
         while True:
             data, wants = self._read_now(limit)
             if self._out.pending:
                 await self._send()  # an answer to a key update, for example
-            if data or not wants:
-                return data
-            received = await self._below.read(PIECE)
-            if not received:
+            if data:
+                self._barren = 0
+                found.append(data)
+                limit -= len(data)
+            elif found or not wants:
+                break
+            if limit <= 0 or not wants or (found and not self._unfed):
+                break
+            if self._barren > BARREN:
+                raise PeerGone("a flood of records without data")
+            if not self._unfed:
+                self._unfed = await self._below.read(PIECE)
+            elif not data:
+                await asyncio.sleep(0)
+            if not self._unfed:
                 raise PeerGone("cut off")  # without the announcement, any prefix could be all
-            self._in.write(received)
+            self._barren += len(self._unfed[:FED])
+            self._in.write(self._unfed[:FED])
+            self._unfed = self._unfed[FED:]
+        return b"".join(found)
 
     def _read_now(self, limit: int) -> tuple[bytes, bool]:
         """Return what can be read, and whether more may come."""
