@@ -59,5 +59,5 @@ def reply(name: str) -> Reply | None:
 
 
 def _serve(server: socket.socket) -> None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, IndexError):  # the last question is empty
         NameServer(reply).serve(server)
