@@ -42,6 +42,23 @@ async def test_a_value_in_pieces_is_masked(lab: SecretLab) -> None:
     assert text.strip(b"0") == b"<" + STARS + b">"
 
 
+async def test_it_is_masked_in_every_part_of_a_head(lab: SecretLab) -> None:
+    value = lab.vault.values["github"] = b"a-value-of-a-token"
+    heads = [
+        b"HTTP/1.1 103 %b\r\nLink: <%b>\r\nX-%b: 1\r\n\r\n",
+        b"HTTP/1.1 200 %b\r\nX: %b\r\nX-%b: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ]
+    port = await lab.site(Site(*(head % (value, value, value) for head in heads)))
+    got = await lab.ask(port, request(port, TOKEN))
+    assert value not in got
+    assert got.count(b"*" * len(value)) == 6
+
+
+async def test_other_ways_to_a_server_are_not_told(lab: SecretLab) -> None:
+    port = await lab.site(Site(answer(b"", 'Alt-Svc: h3=":443"')))
+    assert b"alt-svc" not in (await lab.ask(port, request(port, TOKEN))).lower()
+
+
 async def test_its_encoded_forms_are_masked(lab: SecretLab) -> None:
     sent = base64.b64encode(b"user:" + VALUE)
     forms = [quote(VALUE, safe="").encode(), sent, base64.b64encode(b"ab" + VALUE + b"cd")]
