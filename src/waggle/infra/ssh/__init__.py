@@ -72,6 +72,10 @@ def _string(data: bytes) -> bytes:
 CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.1
+_BUSY: Final = (
+    "The machine runs, and may only be too busy: wait and try again. If it stays silent, create a "
+    "new environment."
+)
 PROXY_PORT: Final = 3128
 _TUNNEL_WINDOW: Final = 128 << 10
 """Bytes that the guest may send ahead on each of its connections to the proxy."""
@@ -163,7 +167,7 @@ class SshConnection:
 
     async def _connect(self) -> BoundedConnection:
         """Connect, in a few attempts. The guest controls the peer, which may answer anything."""
-        failure = f"it took over {self._timeout:g} s"
+        failure, hint = f"it took over {self._timeout:g} s", _BUSY
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 for attempt in range(ATTEMPTS):
@@ -171,13 +175,13 @@ class SshConnection:
                     try:
                         return await connect(self._port, self._options(), self._misbehaved)
                     except asyncssh.HostKeyNotVerifiable:
-                        failure = "it shows a host key that is not its own"
+                        failure, hint = "it shows a host key that is not its own", None
                         break
                     except OSError as error:
-                        failure = error.strerror or type(error).__name__
+                        failure, hint = error.strerror or type(error).__name__, None
                     except Exception as error:
-                        failure = type(error).__name__
-        raise GuestLost(f"The guest's SSH server does not answer: {failure}.")
+                        failure, hint = type(error).__name__, None
+        raise GuestLost(f"The guest's SSH server does not answer: {failure}.", hint=hint)
 
     def _options(self) -> asyncssh.SSHClientConnectionOptions:
         nothing: list[asyncssh.SSHKey] = []
