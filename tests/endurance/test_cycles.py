@@ -17,7 +17,7 @@ from tests.support.waggle_client import until, with_template
 from tests.support.waggle_process import Waggle, running, small
 from tests.support.workload import ANSWER_SECONDS, Caller
 
-FEW = 10
+FEW = 5
 """Cycles in a run of all tests."""
 FIRST = 5
 """Cycles before anything is counted: thread pools, caches and tables fill first."""

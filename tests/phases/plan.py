@@ -64,8 +64,10 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("lab's parts", ("python", "-m", "lab", "--prepare"), 30 * MINUTE),
         Phase("other clients", ("python", "-m", "tests.support.tools"), 20 * MINUTE),
     )
-    # The tests of a module share machines, so one worker runs them all.
-    together = ("--dist=loadfile", "--durations=15")
+    # The tests of a module share machines, so one worker runs them all. Modules with the longest
+    # tests come first (tests/conftest.py); xdist would take those with the most tests first, and
+    # leave one worker idle for minutes in the end.
+    together = ("--dist=loadfile", "--no-loadscope-reorder", "--durations=15")
     machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=2, more=together),)
     match extent:
         case "check":
