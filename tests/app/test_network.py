@@ -17,7 +17,6 @@ from tests.support.vm import environment
 from waggle.app.network import Egress, operator_network, operator_rules
 from waggle.app.values import limits
 from waggle.domain.network import parse_network
-from waggle.domain.network.rule_book import NoRules
 from waggle.domain.observer import Observer
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.access.operator_rules import OperatorRules
@@ -59,34 +58,6 @@ async def test_a_resumed_environment_goes_on_counting(tmp_path: Path) -> None:
     assert resumed.traffic.to_guest == egress.allowances.traffic.to_guest == 1_000
 
 
-class Changing(NoRules):
-    """A book whose rules change before the third look at them."""
-
-    def __init__(self) -> None:
-        self._versions = iter([1, 1, 2])
-
-    @property
-    def version(self) -> int:
-        return next(self._versions)
-
-
-async def test_open_connections_are_judged_again_when_rules_of_the_operator_change(
-    tmp_path: Path,
-) -> None:
-    egress = Egress(settings_in(tmp_path), Changing(), Observer())
-    naps = iter([None, None])
-
-    async def sleep(_seconds: float) -> None:
-        try:
-            next(naps)
-        except StopIteration:
-            raise asyncio.CancelledError from None
-
-    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
-        await egress.watch_rules(sleep)
-    assert [line["event"] for line in logs] == ["network_rules_changed"]
-
-
 def test_a_default_that_is_narrowed_is_logged_and_is_what_environments_get(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, max_network="example.org")
     with capture_logs() as logs:
@@ -116,6 +87,7 @@ async def test_a_changed_file_of_rules_ends_connections_and_a_broken_one_none(
         writer.close()
 
     async with contextlib.AsyncExitStack() as stack:
+        logs = stack.enter_context(capture_logs())
 
         async def listen(handler: Handler) -> int:
             server = await asyncio.start_server(handler, "127.0.0.1", 0)
@@ -152,4 +124,7 @@ async def test_a_changed_file_of_rules_ends_connections_and_a_broken_one_none(
             assert bool(rules.problems) is ("oops" in text)
             assert proxy.active == 1 or not is_open
         assert await reader.read() == b""
+        events = [line["event"] for line in logs]
+        assert events.count("network_rules_not_reloaded") == 1
+        assert events.count("network_rules_changed") == 2
         await end(watching)
