@@ -17,7 +17,7 @@ from waggle.infra.net import CHUNK
 
 HEAD_BYTES = 32 << 10
 """The largest head of an answer, chunk header or trailers."""
-_EVENTS_PER_TURN = 32
+_EVENTS_PER_TURN = 8  # of each of 128 requests: tiny chunks take 50 microseconds
 _MOST_INTERIM = 16
 _LARGEST_STATUS = 599
 
