@@ -121,7 +121,7 @@ def name_unknown(evidence: Evidence, _match: re.Match[str]) -> Diagnosis | None:
     if evidence.network.is_none:
         return None
     git = (
-        " Git's own protocol does not get out: clone over https://."
+        " Git over SSH or git:// needs a rule for its port, as HOST:22; or clone over https://."
         if _GIT.search(evidence.said)
         else ""
     )
