@@ -66,12 +66,12 @@ async def test_the_sdk_with_json_alone_is_refused_at_once_or_asked_by_the_result
         assert rig.services.questions.desk(environment).is_quiet
 
 
-FORMS = {"capabilities": {"elicitation": {"form": {}}}}
+FORMS: dict[str, Any] = {"capabilities": {"elicitation": {"form": {}}}}
 
 
 async def opened(http: httpx2.AsyncClient) -> tuple[dict[str, str], str]:
     """Open a session of a client that declares forms; return its headers and an environment."""
-    first = {**INITIALIZE, "params": {**INITIALIZE["params"], **FORMS}}
+    first: dict[str, Any] = {**INITIALIZE, "params": {**INITIALIZE["params"], **FORMS}}
     begun = await http.post("/mcp", json=first)
     version = begun.json()["result"]["protocolVersion"]
     headers = {"Mcp-Session-Id": begun.headers["mcp-session-id"], "MCP-Protocol-Version": version}
@@ -108,7 +108,9 @@ async def test_a_plain_client_that_takes_both_is_asked_on_the_stream_of_its_call
                 assert stream.headers["content-type"].startswith("text/event-stream")
                 result: dict[str, Any] = {}
                 async for line in stream.aiter_lines():
-                    message = json.loads(line[6:]) if line.startswith("data: {") else {}
+                    message: dict[str, Any] = (
+                        json.loads(line[6:]) if line.startswith("data: {") else {}
+                    )
                     if message.get("method") == "elicitation/create":
                         yes = {"action": "accept", "content": {"answer": "once"}}
                         reply = {"jsonrpc": "2.0", "id": message["id"], "result": yes}

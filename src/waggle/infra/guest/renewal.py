@@ -48,8 +48,8 @@ _ANSWER = struct.Struct("<Bq")
 class Ahead:
     """What is known of how far the guest's clock is ahead of the host's: a range, in nanoseconds.
 
-    The guest read its clock at some moment between question and answer, so one answer tells no more
-    than how long it took. Answers come early and late by chance, and a few of them leave little.
+    The guest read its clock somewhere between question and answer, so one answer says no more than
+    how long it took. Answers come early and late by chance, and a few of them leave little.
     """
 
     least: int
