@@ -167,6 +167,29 @@ async def test_an_interrupt_that_ends_the_context_loses_it() -> None:
     assert (result.timed_out, result.context_ended) == (True, True)
 
 
+async def test_code_that_ends_as_it_is_interrupted_again_keeps_its_context() -> None:
+    """On a busy host the news of its end may take longer than the first interrupt is waited for."""
+    follows = 0
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        nonlocal follows
+        command = process.command or ""
+        if command.startswith("signal"):
+            process.exit(1 if follows else 0)
+            return
+        follows += command.startswith("follow")
+        process.stdout.write(START + (frame(b"x", END) if follows > 1 else b""))
+        if follows < 2:
+            await hang(process)
+        process.exit(0)
+
+    async with jobs(run) as (made, guest):
+        cell = job(command("x", timeout=0.2), Attributes(context="c"))
+        result = await guest.attend(cell)
+    assert (result.timed_out, result.context_ended) == (True, False)
+    assert not any(words.startswith("kill") for words in made.commands)
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_code_that_an_interrupt_ends_keeps_its_context(cancelled: bool) -> None:
     begun, interrupted = anyio.Event(), anyio.Event()

@@ -204,17 +204,16 @@ class GuestJobs(JobRequests):
         return False
 
     async def _ends(self, following: _Following, question: str, patience: float) -> bool:
-        """Ask for its end, and follow it there."""
+        """Ask for its end, and follow it there. It may have ended before it could be asked."""
         following.wake = asyncio.Event()
         try:
             async with asyncio.timeout(patience):
-                if (await ask(self._connection, question)).exit_code != 0:
-                    return False
+                is_obeyed = (await ask(self._connection, question)).exit_code == 0
                 while following.end is None:
                     connection = await self._connection.get()
                     session = await self._attempt(following, connection, start=False)
                     if session.complaint:  # it has not begun, and never will
-                        return True
+                        return is_obeyed
         except (TimeoutError, GuestLost):
             return False
         return True
