@@ -7,7 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from waggle.infra.net.tls.authority import LIFETIME, MAX_LEAVES, EnvironmentAuthority
+from waggle.infra.net.tls.authority import (
+    HANDSHAKES,
+    LIFETIME,
+    MAX_LEAVES,
+    EnvironmentAuthority,
+)
 
 HOSTS = ("api.example.org", "*.git.example.org")
 
@@ -94,6 +99,13 @@ def test_it_tells_hosts_that_are_still_those_of_secrets_from_others() -> None:
     still = {"git.example.org"}
     assert authority.permits("api.example.org", apart_from=still)
     assert not authority.permits("a.git.example.org", apart_from=still)
+
+
+def test_a_context_that_would_keep_many_sessions_is_replaced() -> None:
+    authority = EnvironmentAuthority.new("box-1", HOSTS)
+    contexts = [authority.context("api.example.org", None) for _ in range(2 * HANDSHAKES)]
+    assert contexts[0] is contexts[HANDSHAKES - 1]
+    assert len({id(context) for context in contexts}) == 2
 
 
 def test_leaves_are_kept_renewed_and_bounded() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Final, cast
@@ -32,11 +33,22 @@ these, the leaves, have a short life."""
 LEAF_LIFETIME: Final = timedelta(days=30)
 RENEWED_BEFORE: Final = timedelta(days=2)
 MAX_LEAVES: Final = 64
+HANDSHAKES: Final = 200
+"""Of one context: it keeps a session of each client of TLS 1.2 for two hours, about 1 kB."""
 Now = Callable[[], datetime]
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A context, until when its leaf is shown, and for how many more handshakes."""
+
+    renewed: datetime
+    context: ssl.SSLContext
+    left: int = HANDSHAKES - 1
 
 
 class EnvironmentAuthority:
@@ -49,8 +61,7 @@ class EnvironmentAuthority:
         self._certificate = certificate
         self._now = now
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        self._contexts: OrderedDict[tuple[str, str | None], tuple[datetime, ssl.SSLContext]]
-        self._contexts = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, str | None], _Shown] = OrderedDict()
         self._hosts = _hosts_of(certificate)
 
     @classmethod
@@ -110,9 +121,10 @@ class EnvironmentAuthority:
         It refuses a handshake that names another host.
         """
         known = self._contexts.get((host, protocol))
-        if known is not None and self._now() < known[0]:
+        if known is not None and self._now() < known.renewed and known.left:
+            known.left -= 1
             self._contexts.move_to_end((host, protocol))
-            return known[1]
+            return known.context
         leaf = self._leaf(host)
         chain = leaf.public_bytes(serialization.Encoding.PEM)
         context = server_context(chain, _pem(self._leaf_key), protocol)
@@ -123,7 +135,7 @@ class EnvironmentAuthority:
 
         context.sni_callback = check
         renewed = leaf.not_valid_after_utc - RENEWED_BEFORE
-        self._contexts[host, protocol] = (renewed, context)
+        self._contexts[host, protocol] = _Shown(renewed, context)
         if len(self._contexts) > MAX_LEAVES:
             self._contexts.popitem(last=False)
         return context
