@@ -158,6 +158,8 @@ class EndedTls:
         made = await attacker.create(secrets=[upstream.SECRET])
         program = (hostile.GUEST / "floods.py").read_bytes()
         await hostile.put(attacker.client, made, "floods.py", program)
+        visit = f"python3 {hostile.PLACE}/floods.py {upstream.HOST} 0"
+        await hostile.as_root(attacker.client, made, visit)
 
     async def go(self, attacker: Attacker) -> None:
         command = ["python3", f"{hostile.PLACE}/floods.py", upstream.HOST, str(self.threads)]

@@ -91,7 +91,7 @@ def test_tokens_are_made_listed_and_removed(operator: Operator) -> None:
         (("rm",), 2, "No token was named"),
         (("new", "a b"), 2, "cannot be an owner"),
         (("new", "#ann"), 2, "comment"),
-        (("new", "ann", "--expires", "tomorrow"), 2, "no lifetime of a token"),
+        (("new", "ann", "--expires", "tomorrow"), 2, "no duration from 1m to 3650d"),
     ],
 )
 def test_an_operators_mistake_is_reported(

