@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.infra.net.tls.frames import BURST, PER_SECOND, PREFACE, Flood, Meter, goaway
+from waggle.infra.net.tls.side import FRAMES_PER_TURN
 
 PING = PingFrame(0, opaque_data=b"12345678").serialize()
 DATA = DataFrame(1, data=b"x" * 1000).serialize()
@@ -61,7 +62,7 @@ def test_a_turn_has_so_many_frames() -> None:
 def test_a_turn_has_few_heads_since_each_may_be_thousands_of_headers() -> None:
     head = HeadersFrame(1, data=b"x" * 1000, flags=["END_HEADERS"]).serialize()
     meter = Meter(preface=False, now=Clock())
-    passed, _ = meter.feed(head * 20, 64)
+    passed, _ = meter.feed(head * 20, FRAMES_PER_TURN)
     assert passed.count(head[:9]) == 2
 
 

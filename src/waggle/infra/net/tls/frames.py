@@ -23,7 +23,7 @@ PER_KIB: Final = 2.0
 """What a KiB of data earns, in either direction: its receiver updates two windows."""
 COSTS: Final = {HEADERS: 0.1, RESET: 10.0, CONTINUATION: 20.0}
 """All others without data cost 1; a reset is the end of work that was done for nothing."""
-PARSED_AS: Final = {HEADERS: 32, CONTINUATION: 32}
+PARSED_AS: Final = {HEADERS: 8, CONTINUATION: 8}
 """How many frames one of these counts in a turn: 16 KiB can be 2,000 headers, which take 5 ms."""
 
 

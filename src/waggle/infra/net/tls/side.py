@@ -21,7 +21,7 @@ from h2.settings import SettingCodes, Settings
 from waggle.infra.net import CHUNK, PeerGone, Stream
 from waggle.infra.net.tls.frames import MAX_FRAME, Flood, Meter, goaway
 
-FRAMES_PER_TURN: Final = 64
+FRAMES_PER_TURN: Final = 16
 READ: Final = 128 * 1024
 HIGH: Final = 256 * 1024
 """Bytes that may wait to be sent."""
