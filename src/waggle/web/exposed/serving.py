@@ -120,6 +120,7 @@ class Serving:
             await links.text(refusal.status, refusal.text, more)(scope, receive, send)
         elif line is not None:
             line.transport.abort()
+            await anyio.sleep(0)  # the end gets there first, or uvicorn would log an error
 
     def _asked(self, wanted: Wanted, client: Client, scope: Scope) -> Asked:
         urls, address = self._parts.urls, scope.get("client")
