@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Receive, Scope, Send
 
 from waggle.domain.errors import WaggleError
@@ -120,7 +121,7 @@ class Serving:
             await links.text(refusal.status, refusal.text, more)(scope, receive, send)
         elif line is not None:
             line.transport.abort()
-            await anyio.sleep(0)  # the end gets there first, or uvicorn would log an error
+            await anyio.lowlevel.checkpoint()  # its end comes first, or uvicorn logs an error
 
     def _asked(self, wanted: Wanted, client: Client, scope: Scope) -> Asked:
         urls, address = self._parts.urls, scope.get("client")
