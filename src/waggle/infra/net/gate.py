@@ -126,19 +126,16 @@ class Gate:
 
         `seen` is the request, if the proxy sees it. Raises Refusal, also that of `resolve`.
         """
-        name, asked = None, False
-        if target.address is None:
-            name, asked = await self._settled(
-                target, lambda: self._rules().name(target.name, target.port, seen)
-            )
-        judged_by = self._rules()
-        found = await resolve(target)
-        if self._rules() is not judged_by:  # a guest can have its name server take its time
-
-            async def known(_target: Target) -> Sequence[Address]:
-                return found
-
-            return await self.admit(target, seen, known)
+        name, asked, found = None, False, None
+        while True:
+            if target.address is None:
+                name, asked = await self._settled(
+                    target, lambda: self._rules().name(target.name, target.port, seen)
+                )
+            judged_by = self._rules()
+            found = await resolve(target) if found is None else found
+            if self._rules() is judged_by:  # else a name server took its time meanwhile
+                break
         permitted: list[Address] = []
         rule, refused, is_open = "", _NOTHING, False
         for address in found:

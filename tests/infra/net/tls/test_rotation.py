@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,18 +27,25 @@ from waggle.infra.access.secret_values import SecretVault
 from waggle.infra.net.tls.authority import LIFETIME, EnvironmentAuthority
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_operator_changes_the_file_while_a_guest_uses_it(tmp_path: Path) -> None:
-    path, now = tmp_path / "secrets.toml", 0.0
+@asynccontextmanager
+async def operated(path: Path) -> AsyncGenerator[tuple[SecretLab, Callable[..., None]]]:
+    """A lab with the secret `github` in a file of the operator, and what writes lines of it anew.
+
+    Its hosts are written with the lines unless these say them; without lines, the file is empty.
+    """
+    now = 0.0
 
     def write(*lines: str) -> None:
         nonlocal now
-        text = ["[secrets.github]", "variable = 'GITHUB_TOKEN'", f"hosts = ['{HOST}']", *lines]
-        path.write_text("\n".join(text))
+        usual = ["[secrets.github]", "variable = 'GITHUB_TOKEN'", f"hosts = ['{HOST}']"]
+        has_hosts = any(line.startswith("hosts") for line in lines)
+        path.write_text("\n".join([*usual[: 2 if has_hosts else 3], *lines] if lines else []))
         path.chmod(0o600)
         now += 2
 
@@ -47,6 +55,11 @@ async def test_the_operator_changes_the_file_while_a_guest_uses_it(tmp_path: Pat
         lab = SecretLab(stack)
         lab.granted = Granted(LOCAL, {"github": PLACEHOLDER}, vault)
         await lab.start()
+        yield lab, write
+
+
+async def test_the_operator_changes_the_file_while_a_guest_uses_it(tmp_path: Path) -> None:
+    async with operated(tmp_path / "secrets.toml") as (lab, write):
         site = Site(answer(b"the-first-value the-second-value"))
         port = await lab.site(site)
         asked = request(port, f"Authorization: Bearer {PLACEHOLDER}")
@@ -80,22 +93,7 @@ LOST = {
 async def test_a_placeholder_of_a_secret_that_is_gone_does_not_reach_its_hosts(
     tmp_path: Path, how: str
 ) -> None:
-    path, now = tmp_path / "secrets.toml", 0.0
-
-    def write(*lines: str) -> None:
-        nonlocal now
-        hosts = [] if any(line.startswith("hosts") for line in lines) else [f"hosts = ['{HOST}']"]
-        text = ["[secrets.github]", "variable = 'GITHUB_TOKEN'", *hosts, *lines] if lines else []
-        path.write_text("\n".join(text))
-        path.chmod(0o600)
-        now += 2
-
-    write("value = 'the-first-value'")
-    vault = SecretVault(path, monotonic=lambda: now)
-    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
-        lab = SecretLab(stack)
-        lab.granted = Granted(LOCAL, {"github": PLACEHOLDER}, vault)
-        await lab.start()
+    async with operated(tmp_path / "secrets.toml") as (lab, write):
         site = Site(answer(b"the-first-value"))
         port = await lab.site(site)
         await lab.ask(port, request(port, f"Authorization: Bearer {PLACEHOLDER}"))
