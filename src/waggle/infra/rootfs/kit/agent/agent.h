@@ -102,6 +102,9 @@ size_t base64_size(size_t size);
 void base64_encode(const void *data, size_t size, char *to);
 ssize_t base64_decode(const char *text, size_t length, unsigned char *to);
 
+// memory.c: bound what JSON may take to MEMORY bytes; the rest is as malloc.
+void bound_memory(void);
+
 // text.c: a JSON string of what may not be UTF-8: each bad byte becomes U+FFFD; cut to MOST bytes.
 json_t *text(const char *data, size_t size, size_t most);
 // Read a small file whole, with a NUL at its end; false if it cannot be read. Cut to SIZE - 1.
@@ -148,9 +151,27 @@ handler sync_filesystems, freeze_filesystems, thaw_filesystems;
 void run_program(const json_t *params, int number, const char *id, int socket)
     __attribute__((noreturn));
 
-// answers.c: send one answer as a line, from a child. False if nobody reads any more.
+// answers.c: what a child sends the first process, over its socket: a head, and the answer as a line
+// unless the ID is empty, that of a notification. False if nobody reads any more.
+struct head {
+  int32_t code; // OK, the error's, or ENDED: a program has ended that nobody waits for
+  char id[MAX_ID];
+};
+#define ENDED 1
 bool send_result(int fd, const char *id, json_t *result, const struct bytes bytes[MAX_BYTES]);
 bool send_refusal(int fd, const char *id);
+bool send_ended(int fd);
+// What the first process sends the child of a program: get_process, or kill_process, with that id.
+struct ask {
+  char what; // 'G' or 'K'
+  char id[MAX_ID];
+};
+// What a child does once its answer is on its way, or NULL.
+extern void (*afterwards)(void);
+// The same answers as text, from the first process; the caller's to free, or NULL.
+char *result_line(const char *id, json_t *result);
+char *refusal_line(const char *id);
+enum code refused_code(void);
 
 // --init=busybox or systemd: how PID 1 is told to end the machine (power.c).
 enum init { INIT_AUTO, INIT_SYSTEMD, INIT_BUSYBOX };
