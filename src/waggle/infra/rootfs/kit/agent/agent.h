@@ -117,6 +117,7 @@ struct limits {
 extern struct limits limits; // the lowest of all policies
 enum access { READ, WRITE };
 bool load_policy(const char *file); // false after a line on stderr that names the place
+bool has_policy(void);
 bool allows_method(const struct method *method); // without refusing
 bool check_method(const struct method *method);
 bool check_place(const char *real_path, enum access access); // a path without links and dots
@@ -141,8 +142,10 @@ bool find_account(const char *name, struct account *account);
 bool become(const struct account *account);
 bool keep_capabilities(uint64_t kept); // give up all others, for good
 
-// Handlers: system.c, network.c, disks.c, metrics.c, users.c, files.c, list.c, clock.c, power.c, freeze.c
-handler ping, get_agent_info, get_system_info, get_network_info, get_disk_usage, get_metrics, get_users;
+// Handlers: system.c, network.c, disks.c, metrics.c, users.c, files.c, list.c, clock.c, power.c,
+// freeze.c, main.c
+handler ping, get_agent_info, get_system_info, get_network_info, get_disk_usage, get_metrics;
+handler get_users;
 handler file_read, file_write, list_directory, set_time, shutdown_machine, reboot_machine;
 handler sync_filesystems, freeze_filesystems, thaw_filesystems;
 

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// The children that answer: one for each request that could block, and one for each program as long as
+// somebody may ask for it. A child that does not answer in time is killed, and the answer says so.
+#include "server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000ll
+#define LINGER 2 // seconds for the answer to be relayed before the machine ends
+
+struct child children[MAX_CHILDREN];
+static int last_number;
+
+int64_t now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+void let_go(struct child *child) {
+  if (child->socket >= 0) close(child->socket);
+  child->socket = -1, child->waiting_count = 0, child->is_readable = false;
+  if (child->is_reaped) child->pid = 0;
+}
+
+// A child has nothing open but its socket: not the port, which is one agent's.
+static void close_others(int socket) {
+  int kept = dup2(socket, 3);
+  if (syscall(SYS_close_range, 4u, ~0u, 0u) == 0) return;
+  for (int fd = kept + 1; fd < 1024; fd++) close(fd);
+}
+
+// Requests that are under way; a child that was killed and does not end counts, too.
+static int count_requests(void) {
+  int count = 0;
+  for (int i = 0; i < MAX_CHILDREN; i++) count += children[i].pid && !children[i].number;
+  return count;
+}
+
+// Whether one more program may run. One that has ended and that nobody waits for makes room.
+static bool has_room_for_program(void) {
+  struct child *oldest = NULL;
+  int count = 0;
+  for (struct child *child = children; child < children + MAX_CHILDREN; child++) {
+    if (!child->pid || !child->number) continue;
+    count++;
+    if (child->has_ended && !child->waiting_count && (!oldest || child->number < oldest->number))
+      oldest = child;
+  }
+  if (count < limits.processes) return true;
+  if (!oldest) return false;
+  oldest->number = 0, let_go(oldest); // it ends with its socket
+  return true;
+}
+
+static struct child *find_place(const struct method *method) {
+  bool is_program = method->where == PROGRAM;
+  if (is_program ? has_room_for_program() : count_requests() < limits.requests)
+    for (int i = 0; i < MAX_CHILDREN; i++)
+      if (!children[i].pid) return &children[i];
+  refuse(BUSY, NULL, NULL, "As many %s as the policy allows are under way: try again.",
+         is_program ? "processes" : "requests");
+  return NULL;
+}
+
+static void owe(struct child *child, const struct method *method, const json_t *params,
+                const char *id, int64_t seconds) {
+  struct waiting *waiting = &child->waiting[child->waiting_count++];
+  const char *path = text_param(params, "path");
+  if (!path) path = json_string_value(json_array_get(json_object_get(params, "argv"), 0));
+  snprintf(waiting->id, sizeof waiting->id, "%s", id);
+  snprintf(waiting->subject, sizeof waiting->subject, "%s", path ? path : "");
+  waiting->method = method, waiting->began = now(), waiting->due = now() + seconds * SECOND;
+}
+
+// The rest of a child's life.
+__attribute__((noreturn)) static void work(const struct method *method, const json_t *params, int number, const char *id,
+                 int socket) {
+  struct bytes bytes[MAX_BYTES] = {{0}};
+  struct timeval linger = {.tv_sec = LINGER};
+  char byte;
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  close_others(socket), socket = 3;
+  if (method->where == PROGRAM) run_program(params, number, id, socket);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (!keep_capabilities(method->capabilities)) _exit(1);
+  json_t *result = method->handle(params, bytes);
+  bool is_sent = result ? send_result(socket, id, result, bytes) : send_refusal(socket, id);
+  if (!is_sent || !result || !afterwards) _exit(0);
+  shutdown(socket, SHUT_WR);
+  setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
+  while (recv(socket, &byte, 1, 0) < 0 && errno == EINTR) continue;
+  afterwards();
+  _exit(0);
+}
+
+bool start_child(const struct method *method, const json_t *params, const char *id) {
+  struct child *child = find_place(method);
+  int ends[2];
+  if (!child) return false;
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+    return refuse_errno("socketpair"), false;
+  int number = method->where == PROGRAM ? ++last_number : 0;
+  pid_t pid = fork();
+  if (pid == 0) work(method, params, number, id, ends[1]);
+  close(ends[1]);
+  if (pid < 0) return close(ends[0]), refuse_errno("fork"), false;
+  int64_t seconds = limits.timeout_seconds;
+  if (number && integer_param(params, "timeout", seconds) < seconds)
+    seconds = integer_param(params, "timeout", seconds);
+  if (number) seconds += 10; // it ends its program itself
+  fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  *child = (struct child){.pid = pid, .socket = ends[0], .method = method, .number = number};
+  owe(child, method, params, id, seconds);
+  watch(child->socket, child);
+  return true;
+}
+
+bool ask_program(const struct method *method, const json_t *params, const char *id) {
+  int64_t number = integer_param(params, "process", 0);
+  struct ask ask = {.what = *method->name == 'k' ? 'K' : 'G'};
+  struct child *child = children;
+  while (child < children + MAX_CHILDREN && !(child->pid && child->number == number)) child++;
+  if (child == children + MAX_CHILDREN)
+    return refuse(NOT_FOUND, NULL, NULL, "There is no process %d.", (int)number), false;
+  snprintf(ask.id, sizeof ask.id, "%s", id);
+  if (child->waiting_count == MAX_WAITING ||
+      send(child->socket, &ask, sizeof ask, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof ask)
+    return refuse(BUSY, NULL, NULL, "Others ask for this process: try again."), false;
+  owe(child, method, params, id, limits.timeout_seconds);
+  return true;
+}
+
+void reap_children(void) {
+  pid_t pid;
+  while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+    for (struct child *child = children; child < children + MAX_CHILDREN; child++)
+      if (child->pid == pid) {
+        child->is_reaped = child->is_readable = true; // its end is read after its last answer
+        if (child->socket < 0) let_go(child);
+      }
+}
+
+static int64_t due(const struct child *child) {
+  int64_t next = INT64_MAX;
+  for (int i = 0; child->pid && !child->is_late && i < child->waiting_count; i++)
+    if (child->waiting[i].due < next) next = child->waiting[i].due;
+  return next;
+}
+
+// A place is free when the kernel has ended its child: until then it counts.
+void end_late_children(void) {
+  int64_t time = now();
+  for (struct child *child = children; child < children + MAX_CHILDREN; child++) {
+    if (due(child) > time) continue;
+    child->is_late = child->is_readable = true;
+    if (!child->number) kill(child->pid, SIGKILL); // others kill their program when they are let go
+  }
+}
+
+int64_t next_deadline(void) {
+  int64_t next = INT64_MAX;
+  for (struct child *child = children; child < children + MAX_CHILDREN; child++)
+    if (due(child) < next) next = due(child);
+  return next;
+}

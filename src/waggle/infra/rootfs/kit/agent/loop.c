@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first process at work: it waits without a timer until the host says something, a child has
+// something to say, or the time of one is over.
+#include "server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define ROOM 49152 // of the bytes to the host, for what one request leads to at once
+
+static int events = -1, signals = -1;
+
+void watch(int fd, void *whose) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = whose};
+  if (epoll_ctl(events, EPOLL_CTL_ADD, fd, &event)) perror("waggle-agent: epoll_ctl"), _exit(1);
+}
+
+static void open_loop(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD), sigaddset(&set, SIGTERM), sigaddset(&set, SIGINT);
+  sigprocmask(SIG_SETMASK, &set, NULL);
+  signal(SIGPIPE, SIG_IGN);
+  events = epoll_create1(EPOLL_CLOEXEC);
+  signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+  watch(signals, &signals);
+}
+
+// True when the agent is to end.
+static bool take_signals(void) {
+  struct signalfd_siginfo about;
+  bool is_over = false;
+  while (read(signals, &about, sizeof about) == sizeof about)
+    if (about.ssi_signo == SIGCHLD) reap_children();
+    else is_over = true;
+  return is_over;
+}
+
+// One piece of work; false when there is none. Requests wait while an answer is under way, so that
+// one of this process has its place after it.
+static bool step(void) {
+  char *line, *place;
+  size_t size;
+  bool is_too_long, did = flush_out();
+  did |= relay();
+  if (is_in_line() || room_out(&place) < ROOM) return did;
+  if (!(line = next_line(&size, &is_too_long))) return did;
+  if (is_too_long) refuse_line(TOO_LARGE, "The line is too long.");
+  else take_request(line, size);
+  return true;
+}
+
+static int milliseconds(void) {
+  int64_t next = next_deadline();
+  if (next == INT64_MAX) return -1;
+  int64_t left = (next - now()) / 1000000 + 1;
+  return left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
+}
+
+int serve(int channel) {
+  struct epoll_event found[16];
+  open_loop();
+  use_channel(channel);
+  open_audit();
+  for (;;) {
+    while (step()) continue;
+    int count = epoll_wait(events, found, LENGTH(found), milliseconds());
+    if (count < 0 && errno != EINTR) return perror("waggle-agent: epoll_wait"), 1;
+    for (int i = 0; i < count; i++) {
+      struct child *child = found[i].data.ptr;
+      if (!child && !channel_event(found[i].events)) return 0;
+      if ((void *)child == &signals && take_signals()) return 0;
+      if (child && (void *)child != &signals) child->is_readable = true;
+    }
+    end_late_children();
+  }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The way of an answer from a child to the host. It is passed on as it comes, so that nothing holds it
+// twice; only one is under way at a time, and whoever fails in the middle spoils no other line.
+#include "server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static struct child *current; // whose answer is under way
+static struct head head;
+static size_t head_size;
+static bool is_wanted, is_begun; // by a host; its first bytes are out
+static int turn;
+
+bool is_in_line(void) { return current && is_begun; }
+
+void forget_host(void) {
+  for (struct child *child = children; child < children + MAX_CHILDREN; child++)
+    for (int i = 0; i < child->waiting_count; i++) child->waiting[i].id[0] = 0;
+  is_wanted = is_begun = false;
+}
+
+static struct child *next_readable(void) {
+  for (int i = 0; i < MAX_CHILDREN; i++) {
+    struct child *child = &children[(turn + i) % MAX_CHILDREN];
+    if (!child->pid || child->socket < 0 || !child->is_readable) continue;
+    turn = (turn + i + 1) % MAX_CHILDREN;
+    return child;
+  }
+  return NULL;
+}
+
+static void remove_waiting(struct child *child, int i) {
+  child->waiting_count--;
+  memmove(&child->waiting[i], &child->waiting[i + 1],
+          (size_t)(child->waiting_count - i) * sizeof *child->waiting);
+}
+
+static int find_waiting(const struct child *child, const char *id) {
+  for (int i = 0; i < child->waiting_count; i++)
+    if (strcmp(child->waiting[i].id, id) == 0) return i;
+  return -1;
+}
+
+static void done(void) {
+  int i = find_waiting(current, head.id);
+  if (i < 0 && current->waiting_count) i = 0; // the host that asked has gone
+  if (i >= 0) {
+    struct waiting waiting = current->waiting[i];
+    remove_waiting(current, i);
+    note(waiting.method, waiting.subject, waiting.began, head.code);
+  }
+  current = NULL, head_size = 0;
+}
+
+// The child has ended, or its time is over: what it owes is refused.
+static void give_up(struct child *child) {
+  if (child == current && is_begun) put_line("\n");
+  while (child->waiting_count) {
+    struct waiting waiting = child->waiting[0];
+    enum code code = child->is_late ? TIMED_OUT : INTERNAL_ERROR;
+    remove_waiting(child, 0);
+    refuse(code, NULL, NULL, child->is_late ? "It was not done in time." : "Its process was killed.");
+    char *line = *waiting.id ? refusal_line(waiting.id) : NULL;
+    if (line) put_line(line);
+    free(line);
+    note(waiting.method, waiting.subject, waiting.began, code);
+  }
+  let_go(child);
+  if (child == current) current = NULL;
+  head_size = 0, is_begun = false;
+}
+
+// True once the head is whole. Its line is wanted if the request is still known.
+static bool take_head(ssize_t *got) {
+  *got = recv(current->socket, (char *)&head + head_size, sizeof head - head_size, 0);
+  if (*got <= 0) return false;
+  head_size += (size_t)*got;
+  if (head_size < sizeof head) return false;
+  int i = find_waiting(current, head.id);
+  is_wanted = *head.id && i >= 0 && has_host(), is_begun = false;
+  if (i >= 0) current->waiting[i].due = INT64_MAX; // it is up to the host now
+  if (head.code == ENDED) current->has_ended = true, current = NULL, head_size = 0;
+  else if (!*head.id) done();
+  return true;
+}
+
+// Pass on what there is of the line, and no more than that.
+static bool pass_on(ssize_t *got) {
+  char nowhere[4096], *place = nowhere;
+  size_t room = is_wanted ? room_out(&place) : sizeof nowhere;
+  if (room == 0) return false;
+  *got = recv(current->socket, place, room, MSG_PEEK);
+  if (*got <= 0) return true;
+  char *end = memchr(place, '\n', (size_t)*got);
+  if (end) *got = end + 1 - place;
+  *got = recv(current->socket, place, (size_t)*got, 0);
+  if (is_wanted) put_out((size_t)*got), is_begun = true;
+  if (end) is_begun = false, done();
+  return true;
+}
+
+bool relay(void) {
+  ssize_t got = 1;
+  if (!current && !(current = next_readable())) return false;
+  struct child *child = current;
+  if (child->is_late && !is_begun) return give_up(child), true;
+  if (head_size < sizeof head) take_head(&got);
+  else if (!pass_on(&got)) return false;
+  if (got > 0 || (got < 0 && errno == EINTR)) return true;
+  if (got < 0 && errno == EAGAIN) {
+    child->is_readable = false;
+    if (head_size == 0) current = NULL;
+    return head_size == 0; // another may have something
+  }
+  return give_up(child), true;
+}
