@@ -17,7 +17,7 @@ from waggle.config import load
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), hard))
-process.run = lambda *_: print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+process.run = lambda *_, **_named: print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 serving.serve(load({"WAGGLE_DATA_DIR": sys.argv[2]}))
 """
 """Prints the limit in the place of serving. Needs no port, parts or machine."""

@@ -63,11 +63,13 @@ def access_rules(settings: Settings, authorities: bytes) -> AccessRules:
         else None
     )
 
+    reread = tokens.reread if tokens else OPEN.reread
+
     def several() -> bool:
         return bool(settings.oauth_issuer) or (tokens is not None and len(tokens.owners) > 1)
 
     if not settings.oauth_issuer:
-        return AccessRules(EitherVerifier(tokens, None), several=several)
+        return AccessRules(EitherVerifier(tokens, None), several=several, reread=reread)
     keys = Jwks(
         settings.oauth_issuer,
         settings.oauth_jwks_url or None,
@@ -82,7 +84,7 @@ def access_rules(settings: Settings, authorities: bytes) -> AccessRules:
     )
     issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)
     resource = OAuthResource(settings.resource_url, settings.oauth_issuer, settings.oauth_scope)
-    return AccessRules(EitherVerifier(tokens, issued), resource, several)
+    return AccessRules(EitherVerifier(tokens, issued), resource, several, reread)
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:

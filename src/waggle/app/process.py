@@ -3,7 +3,7 @@
 
 Used by `waggle.app.serving` and the commands. Logs go to stderr: stdout belongs to commands'
 results and to the stdio transport. The first SIGINT or SIGTERM asks the server to stop, the second
-to stop at once; SIGHUP makes it reopen its files. A loop that ran out of memory, or that never
+to stop at once; SIGHUP makes it read its files again. A loop that ran out of memory, or that never
 returns from one callback, would hold the port and its machines and serve no client; when the
 process ends, its machines end with it, and its supervisor restarts it.
 """
@@ -154,14 +154,15 @@ class Signals:
 
 
 async def on_hangup(
-    act: Callable[[], None], *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    act: Callable[[], Awaitable[None]],
+    *,
+    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call `act` at every SIGHUP, until cancelled."""
+    """Call `act` at every SIGHUP, one after the other, until cancelled."""
     with anyio.open_signal_receiver(signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:
-            log.info("reopening")
-            act()
+            await act()
 
 
 EXIT_CODE = 70

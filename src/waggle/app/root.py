@@ -31,6 +31,7 @@ from waggle.app.machines import (
 )
 from waggle.app.network import Egress, operator_network, operator_rules
 from waggle.app.observing import Watch, exposed_urls, rates, watching
+from waggle.app.reloading import Reread
 from waggle.app.secrets import open_secrets
 from waggle.app.values import (
     certificates,
@@ -88,6 +89,7 @@ class App:
     hypervisor: str
     reason: str
     watch: Watch
+    reloads: tuple[Reread, ...]
 
 
 def new_id() -> str:
@@ -194,6 +196,7 @@ async def open_app(
             hypervisor=chosen.label,
             reason=chosen.reason,
             watch=watch,
+            reloads=(rules.reread, secrets.reread),
         )
 
 

@@ -37,6 +37,10 @@ class Secrets:
         self._vault = vault
         self._upstream = UpstreamTls(authorities)
 
+    def reread(self) -> str | None:
+        """Read the secrets file now, if there is one. Return why it cannot be used, or None."""
+        return None if self._vault is None else self._vault.reread()
+
     @property
     def granting(self) -> Granting:
         """What gives secrets to new environments."""

@@ -26,9 +26,11 @@ from waggle.allocator import give_back, set_for_serving
 from waggle.app import process
 from waggle.app.observing import access_rules, public_names
 from waggle.app.process import Signals, on_hangup
+from waggle.app.reloading import reload
 from waggle.app.root import App, open_app
+from waggle.app.supervisor import Supervisor
 from waggle.app.values import certificates
-from waggle.config import Settings, name_user
+from waggle.config import Settings, name_user, process_environment
 from waggle.config.places import Places
 from waggle.domain.errors import SettingsInvalid
 from waggle.infra.host.process import raise_limit
@@ -56,18 +58,22 @@ async def serve_http(
     settings: Settings,
     build: Callable[[Services], WaggleServer] = build_mcp,
     *,
+    supervisor: Supervisor | None = None,
     task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
 
-    Reports its base URL through `task_status` once it accepts connections. When it returns, every
-    environment is destroyed. Raises the errors of `open_app` and `bind`, also inside groups of one.
+    Reports its base URL through `task_status` once it accepts connections. `supervisor` hears of
+    the start, reloads and the end. When it returns, every environment is destroyed. Raises the
+    errors of `open_app` and `bind`, also inside groups of one.
     """
+    supervisor = supervisor or Supervisor()
     authorities = certificates(settings)
     access = access_rules(settings, authorities)
     signals = Signals()
     async with anyio.create_task_group() as group:
         await group.start(signals.receive)
+        group.start_soon(supervisor.beat)
         with contextlib.closing(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
@@ -75,7 +81,11 @@ async def serve_http(
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
-                await _serve_http(app, build(app.services), access, listener, signals, task_status)
+                await _serve_http(
+                    *(app, build(app.services), access, listener, signals),
+                    supervisor=supervisor,
+                    task_status=task_status,
+                )
         group.cancel_scope.cancel()
 
 
@@ -85,6 +95,8 @@ async def _serve_http(
     access: AccessRules,
     listener: socket.socket,
     signals: Signals,
+    *,
+    supervisor: Supervisor,
     task_status: anyio.abc.TaskStatus[str],
 ) -> None:
     settings = app.settings
@@ -113,17 +125,28 @@ async def _serve_http(
         connections=ConnectionLimits(owner=250) if settings.authenticates else ConnectionLimits(),
     )
     server = WebServer(web, listener, limits)
+
+    async def status() -> str:
+        why = await app.environments.not_ready()
+        return f"listening on {server.url}" + (f"; not ready: {why}" if why else "")
+
+    def stop() -> None:
+        group.start_soon(supervisor.stopping)
+        server.stop()
+
+    files = (access.reread, *app.reloads)
     async with anyio.create_task_group() as group:
-        group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
-        if app.watch.reopen is not None:
-            await group.start(on_hangup, app.watch.reopen)
+        group.start_soon(signals.control, stop, group.cancel_scope.cancel)
+        await group.start(on_hangup, partial(reload, supervisor, files, app.watch.reopen, status))
         kept = partial(give_back, large=lambda: web.endpoint.large)
         group.start_soon(kept, lambda: web.endpoint.sessions + server.connections, anyio.sleep)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
         if why := await app.environments.not_ready():
             log.warning("not_ready", why=why)
         with set_for_serving():
-            await server.run(task_status=task_status)
+            async with anyio.create_task_group() as running:
+                task_status.started(await running.start(server.run))
+                await supervisor.ready(await status())
         group.cancel_scope.cancel()
 
 
@@ -260,6 +283,8 @@ def serve(settings: Settings, wire: Wire | None = None) -> None:
     name_user()
     raise_limit()
     if wire is None:
-        process.run(serve_http, settings)
+        supervisor = Supervisor.of(process_environment(), os.getpid())
+        serving = partial(serve_http, settings, supervisor=supervisor)
+        process.run(serving, dead_after=supervisor.dead_after(process.DEAD_SECONDS))
     else:
         process.run(serve_stdio, settings, wire)

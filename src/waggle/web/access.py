@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -82,12 +82,14 @@ class OAuthResource:
 class AccessRules:
     """The rules of access. Without a verifier everybody is let in, as the owner `local`.
 
-    `several` says whether there may be more than one owner.
+    `several` says whether there may be more than one owner; `reread` reads the file of tokens now,
+    and returns why it cannot be used.
     """
 
     verifier: Verifier | None = None
     resource: OAuthResource | None = None
     several: SeveralOwners = one_owner
+    reread: Callable[[], str | None] = lambda: None
 
     def challenge(self, error: str = "", scope: str = "") -> str:
         """Return the value of the WWW-Authenticate header."""

@@ -217,3 +217,21 @@ def test_a_file_of_the_largest_size_is_read_in_a_blink(tmp_path: Path) -> None:
     began = time.process_time()
     assert len(opened(path).sets()["many"]) == 10_000
     assert time.process_time() - began < 2
+
+
+def test_a_file_is_read_again_at_once_when_asked(tmp_path: Path) -> None:
+    """The clock stands still, so nothing else would look for a change."""
+    path = write(tmp_path / "rules.toml", GIT)
+    rules = opened(path)
+    write(path, OTHER)
+    assert list(shown(rules)["git"]) != ["other.example.org"]
+    assert rules.reread() is None
+    assert shown(rules) == {"git": ["other.example.org"]}
+    write(path, "[rules\n")
+    assert str(path) in str(rules.reread())
+    assert shown(rules) == {"git": ["other.example.org"]}
+    path.unlink()
+    assert str(path) in str(rules.reread())
+    write(path, GIT)
+    assert rules.reread() is None
+    assert opened(None).reread() is None

@@ -119,6 +119,17 @@ async def test_a_removed_secret_is_gone(file: File) -> None:
         await vault.value("a")
 
 
+async def test_a_file_is_read_again_at_once_when_asked(file: File) -> None:
+    file.write(f"value = '{VALUE}'")
+    vault = file.vault()
+    file.path.write_text("")
+    assert vault.secret("a") is not None, "the clock stands still"
+    assert vault.reread() is None
+    assert vault.secret("a") is None
+    file.path.write_text("[")
+    assert "secrets" in str(vault.reread())
+
+
 def test_owners_see_only_what_they_may_use(file: File) -> None:
     file.write(f"value = '{VALUE}'", "owners = ['ann']")
     vault = file.vault()

@@ -111,6 +111,16 @@ class Reloaded(Generic[_Entry]):
                 self._reload(mark)
         return self.entries
 
+    def reread(self) -> str | None:
+        """Read the file now, whether it changed or not. Return why it cannot be used, or None."""
+        self._checked = self._monotonic()
+        try:
+            mark = mark_of(self._path.stat())
+        except OSError:
+            mark = None
+        self._reload(mark)
+        return self.problem
+
     def replace(self, entries: Mapping[str, _Entry]) -> None:
         """Use these entries, which were written to the file. Raises OSError."""
         self.entries, self._mark = entries, mark_of(self._path.stat())

@@ -74,6 +74,10 @@ class OperatorRules:
         files = [file for file in (self._file, self._approved) if file]
         return [file.problem for file in files if file.problem]
 
+    def reread(self) -> str | None:
+        """Read the operator's file now, if there is one. Return why it cannot be used, or None."""
+        return self._file.reread() if self._file else None
+
     def sets(self) -> RuleSets:
         """Return the operator's rules by name."""
         return self._file.sets if self._file else NOTHING

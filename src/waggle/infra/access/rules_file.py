@@ -134,6 +134,10 @@ class RulesFile:
         """The rules by name."""
         return self._file.refresh()
 
+    def reread(self) -> str | None:
+        """Read the file now. Return why it cannot be used, and the last stay, or None."""
+        return self._file.reread()
+
     def replace(self, sets: RuleSets, data: bytes) -> None:
         """Use these rules, and write them as `data`. Raises OSError. May run in a thread."""
         atomic_write(self.path, data, 0o600)

@@ -110,6 +110,10 @@ class SecretVault:
             known.append(value)
         return value
 
+    def reread(self) -> str | None:
+        """Read the file now. Return why it cannot be used, and the last stay, or None."""
+        return self._file.reread()
+
     async def aclose(self) -> None:
         """End the commands that run. Idempotent."""
         await end(*self._running.values())

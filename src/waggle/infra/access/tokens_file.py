@@ -162,6 +162,10 @@ class TokensFile:
             self._owners = frozenset(entry.owner for entry in entries.values()) - {METRICS}
         return self._owners
 
+    def reread(self) -> str | None:
+        """Read the file now. Return why it cannot be used, and the last stay, or None."""
+        return self._file.reread()
+
     def _forget_owners(self) -> None:
         self._owners = None
 
