@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken, Unsupported
 from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec, VmmProcess
-from waggle.infra.guest.agent import Console
+from waggle.infra.guest.console import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish
 

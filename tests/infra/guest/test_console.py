@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import READY_LINE
-from waggle.infra.guest.agent import (
+from waggle.infra.guest.console import (
     FLOOD_BYTES_PER_SECOND,
     MAX_LINE,
     MAX_LOG_BYTES,

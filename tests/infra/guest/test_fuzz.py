@@ -14,14 +14,8 @@ from tests.support.changed import FRAGMENTS, NUMBERS, attempts, changed, changed
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.machine import READY_LINE
-from waggle.infra.guest.agent import (
-    MAX_ANSWER,
-    MAX_LINE,
-    MAX_LOG_BYTES,
-    TAIL_LINES,
-    Console,
-    GuestAgent,
-)
+from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
+from waggle.infra.guest.console import MAX_LINE, MAX_LOG_BYTES, TAIL_LINES, Console
 from waggle.infra.guest.renewal import Renewal
 
 LINES = (

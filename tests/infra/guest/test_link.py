@@ -16,7 +16,7 @@ from tests.support.leaks import Leaks
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
-from waggle.infra.guest.agent import Console
+from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import GuestLink, explain
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]

@@ -20,7 +20,7 @@ import pytest
 
 from waggle.domain.errors import GuestLost, PortTaken, TimedOut
 from waggle.domain.machine import MachineSpec
-from waggle.infra.guest.agent import Console
+from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.runner import SAYS

@@ -24,7 +24,8 @@ import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
-from waggle.infra.guest.agent import MAX_ANSWER, Console, GuestAgent
+from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
+from waggle.infra.guest.console import Console
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import end, finish

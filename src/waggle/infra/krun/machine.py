@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from waggle.domain.errors import DiskFull, GuestLost, Unsupported
 from waggle.domain.machine import GUEST_SSH_PORT, GuestDisks, MachineSpec, Resources
-from waggle.infra.guest.agent import Console
+from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import (
     AGENT_PORT,

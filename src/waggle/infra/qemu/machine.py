@@ -19,7 +19,7 @@ from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.machine import GuestDisks, MachineSpec
-from waggle.infra.guest.agent import Console
+from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import LinkedMachine, explain, until_booted
 from waggle.infra.guest.renewal import Renewal
