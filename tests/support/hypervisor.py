@@ -119,6 +119,11 @@ class FakeMachine:
         if not self.is_alive:
             raise GuestLost("The machine is dead.")
 
+    async def shut_down(self, seconds: float) -> bool:
+        if self.is_alive:
+            await self._running().kill()
+        return True
+
     async def stop(self) -> None:
         await finish(self._stop())
 

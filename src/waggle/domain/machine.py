@@ -164,6 +164,15 @@ class Machine(Protocol):
         """
         ...
 
+    async def shut_down(self, seconds: float) -> bool:
+        """Have the guest end: its programs have so many seconds, then its disk is written whole.
+
+        Returns whether it has ended; if not, in a bounded time, it may be in the middle of it, and
+        `stop` leaves the disk as a power cut would. Does not raise. A paused machine continues
+        first. The caller still stops the machine. Safe to cancel.
+        """
+        ...
+
     async def stop(self) -> None:
         """End the machine and release what it owns. Idempotent; bounded; finishes when cancelled.
 

@@ -179,3 +179,16 @@ async def test_a_guest_that_hangs_up_is_lost() -> None:
     with pytest.raises(GuestLost, match="closed"):
         await Renewal(reader, writer).renew({})
     writer.close()
+
+
+async def test_a_guest_is_asked_to_end_with_the_time_of_its_programs() -> None:
+    guest = FakeGuest(Host())
+    async with connected(guest) as renewal:
+        await renewal.end(1.5)
+    assert guest.records == [("end", struct.pack("<I", 1500))]
+
+
+async def test_a_guest_that_does_not_end_says_so() -> None:
+    async with connected(FakeGuest(Host(), good=0)) as renewal:
+        with pytest.raises(GuestLost, match="refused"):
+            await renewal.end(0)

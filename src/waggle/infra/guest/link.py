@@ -15,7 +15,7 @@ import io
 import os
 import signal
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,7 @@ from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
 from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.ending import EndingMachine
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import end, finish
@@ -130,7 +131,7 @@ class GuestLink:
         self.console.close()
 
 
-class LinkedMachine(ABC):
+class LinkedMachine(EndingMachine):
     """The parts of `domain.machine.Machine` that every hypervisor's machines share."""
 
     def __init__(self, process: ConfinedProcess, console: Console) -> None:
@@ -189,7 +190,7 @@ class LinkedMachine(ABC):
                 self._stopped = True
                 await self._release()
 
-    async def _shut_down(self) -> None:  # noqa: B027  (most machines need none)
+    async def _shut_down(self) -> None:
         """Give the guest a short time to end before the VMM is killed."""
 
     @abstractmethod

@@ -3,9 +3,9 @@
 
 Used by the machines. `Renewal` speaks through a port that the guest's PID 1 holds: records go in
 (kit/guest/renew.c), one byte and the guest's time come back. Nothing else in the guest has to work,
-and the answer decides only whether the machine is handed out. `record` encodes the identity
-(kit/guest/identity.c): u32 name length and u32 data length, little endian, then name and data; two
-zeros end the list.
+and the answer decides only whether the machine is handed out. It also asks a guest to end. `record`
+encodes the identity (kit/guest/identity.c): u32 name length and u32 data length, little endian,
+then name and data; two zeros end the list.
 """
 
 from __future__ import annotations
@@ -109,6 +109,16 @@ class Renewal:
         except (OSError, EOFError) as error:
             raise GuestLost("The guest was not renewed: its channel is closed.") from error
         raise GuestLost(_WRONG_TIME)
+
+    async def end(self, seconds: float) -> None:
+        """Have the guest end: programs have so many seconds (kit/guest/ending.c).
+
+        Returns once it begins. Raises GuestLost; the caller bounds the time.
+        """
+        try:
+            await self._ask({"end": struct.pack("<I", round(seconds * 1000))})
+        except (OSError, EOFError) as error:
+            raise GuestLost("The guest cannot be asked to end: its channel is closed.") from error
 
     async def _ask(self, records: Mapping[str, bytes]) -> Ahead:
         """Send records, and return what the answer tells of the guest's clock."""

@@ -96,6 +96,9 @@ class KrunMachine(LinkedMachine):
         self._paused = False
         self._process.send_signal(signal.SIGCONT)
 
+    async def _continue(self) -> None:
+        await self.unpause()
+
     async def settle(self) -> None:
         """Do nothing: libkrun's machines are not copied."""
 

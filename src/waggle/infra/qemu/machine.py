@@ -167,6 +167,9 @@ class QemuMachine(LinkedMachine):
         await self._command("cont")
         after_resume()
 
+    async def _continue(self) -> None:
+        await self.start()
+
     async def unpause(self) -> None:
         """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
         await self.start()

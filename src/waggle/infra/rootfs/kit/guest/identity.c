@@ -134,6 +134,7 @@ static bool install_record(const char *name, const char *data, size_t size, bool
   if (strcmp(name, "step") == 0) return step_clock(data, size);
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
   if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;
+  if (is_renewal && strcmp(name, "end") == 0) return plan_end(data, size);
   bool is_network = strcmp(name, "network") == 0;
   char path[128];
   if (strchr(name, '/') || snprintf(path, sizeof path, KIT_IDENTITY "/%s", name) >= 128) return false;

@@ -48,9 +48,9 @@ bool mount_everything(void) {
   if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
   mkdir("/run/jobs", 0700);
   if (!mount_all(JOBS_MOUNT, LENGTH(JOBS_MOUNT))) return false;
+  if (mkdir("/scratch/jobs", 0700)) forget_last_life();
   if (!mount_overlay()) return false;
   chmod("/scratch", 0700);
-  mkdir("/scratch/jobs", 0700);
   limit_sandbox();
   return true;
 }

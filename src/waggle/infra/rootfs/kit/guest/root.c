@@ -67,7 +67,8 @@ static void offer_stores(void) {
     snprintf(source, sizeof source, KIT "/scratch/%s", STORES[i]);
     snprintf(target, sizeof target, "/var/lib/%s", STORES[i]);
     make_directory(target, 0711, 0, true);
-    if (mkdir(source, 0711) || !is_empty(target) || mount(source, target, NULL, MS_BIND, NULL))
+    bool is_there = mkdir(source, 0711) == 0 || errno == EEXIST; // in an earlier life of the machine
+    if (!is_there || !is_empty(target) || mount(source, target, NULL, MS_BIND, NULL))
       dprintf(2, "waggle: %s stays the image's\n", target);
   }
 }

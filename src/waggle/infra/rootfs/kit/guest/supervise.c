@@ -82,6 +82,7 @@ void supervise(void) {
   sigset_t child, waiting;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
+  expect_end(&child);
   sigprocmask(SIG_BLOCK, &child, &waiting);
   signal(SIGCHLD, on_child);
   struct pollfd doors[DOORS + 1];
@@ -90,7 +91,7 @@ void supervise(void) {
   doors[DOORS] = (struct pollfd){.fd = renewal_port(), .events = POLLIN};
   dprintf(1, "waggle: ready\n");
   time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
-  for (;;) {
+  while (!end_is_due()) {
     reap();
     time_t now = seconds();
     if (agent == 0 && now >= due) due = now + 1, start_agent();
@@ -102,4 +103,5 @@ void supervise(void) {
     for (int i = 0; i < DOORS; i++)
       if (doors[i].revents) answer(&doors[i]);
   }
+  end_machine();
 }

@@ -4,6 +4,7 @@
 #define WAGGLE_H
 
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -132,6 +133,15 @@ bool install_records(int fd, bool is_renewal);
 // renew.c: the port over which the host renews a copied machine, or -1; do what it sends.
 int renewal_port(void);
 void renew(void);
+
+// ending.c: block the signal that asks for the end of the machine, but for who waits for it; note
+// that the host asks, with the milliseconds that it gives programs; whether somebody has; end it.
+void expect_end(sigset_t *blocked);
+bool plan_end(const char *data, size_t size);
+bool end_is_due(void);
+void end_machine(void) __attribute__((noreturn));
+// Remove what belonged to the machine that had this disk before, and died.
+void forget_last_life(void);
 
 // Open the agent's channel to the host, if the machine has one; PID 1 keeps it from then on.
 bool has_agent_port(void);
