@@ -62,12 +62,14 @@ class _Part(ABC):
 
 
 GUEST_SOURCES = Path(__file__).parent / "guest"
+AGENT_SOURCES = Path(__file__).parent / "agent"
 KIT_PACKAGES = (
     "busybox-static",
     "dropbear-bin",
+    "libjansson-dev",
+    "linux-libc-dev",
     "musl-tools",
     "openssh-sftp-server",
-    "qemu-guest-agent",
 )
 
 
@@ -78,7 +80,7 @@ NOTEBOOK = Path(notebook.__file__)
 def kit_key(sources: Path = GUEST_SOURCES) -> str:
     """Return a short digest of the kit's sources and packages. Pure except for reading them."""
     digest = hashlib.sha256(" ".join((debian.SUITE, *KIT_PACKAGES)).encode())
-    for file in (*sorted(sources.iterdir()), NOTEBOOK):
+    for file in (*sorted(sources.iterdir()), *sorted(AGENT_SOURCES.iterdir()), NOTEBOOK):
         if file.is_file():
             digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -109,8 +111,9 @@ def _hooks(sources: Path, output: Path) -> list[str]:
     """Return shell lines for mmdebstrap; `$1` is the tree. Only waggle's paths are inserted."""
     links = 'for d in bin sbin lib lib64; do [ -e "$1/$d" ] || ln -s usr/$d "$1/$d"; done'
     return [
-        f'{links}; mkdir -p "$1/waggle-guest"',
+        f'{links}; mkdir -p "$1/waggle-guest" "$1/waggle-agent"',
         f"sync-in {shlex.quote(str(sources))} /waggle-guest",
+        f"sync-in {shlex.quote(str(AGENT_SOURCES))} /waggle-agent",
         f"copy-in {shlex.quote(str(NOTEBOOK))} /waggle-guest",
         'chroot "$1" /usr/bin/busybox sh /waggle-guest/assemble.sh',
         f"sync-out /kit {shlex.quote(str(output))}",

@@ -6,13 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef AGENT_VERSION
-#define AGENT_VERSION "0"
-#endif
+#define AGENT_VERSION "0.1.0" // as the project's
 #define POLICY "/etc/waggle-agent/config.json"
 
 enum init init = INIT_AUTO;
@@ -65,6 +64,7 @@ json_t *get_agent_info(const json_t *params, struct bytes *bytes) {
 }
 
 static void prepare(void) {
+  prctl(PR_SET_NAME, "waggle-agent"); // also where it was started from a descriptor
   umask(0);
   if (chdir("/")) perror("waggle-agent: /");
   setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});

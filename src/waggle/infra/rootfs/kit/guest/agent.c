@@ -1,71 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest agent and its channel to the host. PID 1 opens the virtio port once and for good:
-// libkrun ends the machine when a port is opened a second time. So each agent is given a socket,
-// and the process that starts it carries bytes between the two.
+// The guest agent (kit/agent) and its channel to the host. PID 1 opens the virtio port once and for
+// good, since libkrun ends the machine when a port is opened a second time, and hands it to each agent
+// that it starts. What the agent may do is in the kit, and in what the host says at the start: PID 1
+// keeps both where no file of the guest's can replace them.
 #include "waggle.h"
 
+#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#define PORT_NAME "org.qemu.guest_agent.0"
-#define FIRST_INHERITED 3 // where sd_listen_fds(3) has a service expect its socket
+#define PORT_NAME "org.waggle.agent.0"
+#define PROGRAM KIT "/bin/waggle-agent"
+#define KIT_POLICY KIT "/etc/agent.json"
+#define PORT 3 // of the agent: its descriptors
+#define POLICY 4
+#define HOST_POLICY 5
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
 
-static int port = -1;
+static int port = -1, program = -1, policy = -1, host_policy = -1;
+static pid_t agent = 0;
 
-// The agent accepts one caller on the socket that it inherits, and ends with the relay.
-static void become_agent(int listener) {
-  char pid[16];
-  snprintf(pid, sizeof pid, "%d", (int)getpid());
-  setenv("LISTEN_PID", pid, 1);
-  setenv("LISTEN_FDS", "1", 1);
-  if (dup2(listener, FIRST_INHERITED) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL)) _exit(127);
-  execl("/bin/qemu-ga", "qemu-ga", "-t", "/run", NULL);
+bool narrow_agent(const char *data, size_t size) {
+  int file = memfd_create("policy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  bool good = file >= 0 && write_exactly(file, data, size) && fcntl(file, F_ADD_SEALS, SEALS) == 0;
+  if (!good) return complain("agent policy"), false;
+  if (host_policy >= 0) close(host_policy);
+  return host_policy = file, true;
+}
+
+static bool is_ready(void) {
+  if (port < 0) port = open_port(PORT_NAME);
+  if (program < 0) program = open(PROGRAM, O_RDONLY | O_CLOEXEC);
+  if (policy < 0) policy = open(KIT_POLICY, O_RDONLY | O_CLOEXEC);
+  return port >= 0 && program >= 0 && policy >= 0;
+}
+
+// Out of the way of those that the agent gets.
+static int above(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 16); }
+
+__attribute__((noreturn)) static void become_agent(void) {
+  char *const argv[] = {"waggle-agent", "--fd=3", "--init=busybox", "--policy=/proc/self/fd/4",
+                        host_policy < 0 ? NULL : "--policy=/proc/self/fd/5", NULL};
+  char *const environment[] = {NULL};
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  int from = above(program), wire = above(port), rules = above(policy), narrower = above(host_policy);
+  if (from < 0 || dup2(wire, PORT) < 0 || dup2(rules, POLICY) < 0) _exit(127);
+  if (host_policy >= 0 && dup2(narrower, HOST_POLICY) < 0) _exit(127);
+  fexecve(from, argv, environment);
   _exit(127);
 }
 
-// Its only caller: the name is gone before anything else in the guest could use it.
-static int call(int listener) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/agent"};
-  int caller = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  unlink(address.sun_path);
-  umask(0077);
-  bool called = caller >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 &&
-                listen(listener, 1) == 0 &&
-                connect(caller, (struct sockaddr *)&address, sizeof address) == 0;
-  unlink(address.sun_path);
-  return called ? caller : -1;
+bool keep_agent(void) {
+  if (agent > 0 || !is_ready()) return true;
+  agent = fork();
+  if (agent == 0) become_agent();
+  if (agent < 0) agent = 0;
+  return agent > 0;
 }
 
-// Carry bytes until either end closes.
-static void relay(int agent) {
-  struct pollfd ends[2] = {{.fd = port, .events = POLLIN}, {.fd = agent, .events = POLLIN}};
-  char data[4096];
-  while (poll(ends, 2, -1) > 0)
-    for (int i = 0; i < 2; i++) {
-      if (!ends[i].revents) continue;
-      ssize_t size = read(ends[i].fd, data, sizeof data);
-      if (size <= 0 || !write_exactly(ends[1 - i].fd, data, (size_t)size)) return;
-    }
+bool has_agent(void) { return agent > 0 || port < 0; }
+
+void agent_ended(pid_t pid) {
+  if (pid == agent) agent = 0;
 }
 
-bool has_agent_port(void) {
-  if (port < 0) port = open_port(PORT_NAME);
-  return port >= 0;
-}
-
-void serve_agent(void) {
-  int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  int agent = listener < 0 ? -1 : call(listener);
-  if (agent < 0) _exit(127);
-  if (fork() == 0) become_agent(listener);
-  close(listener);
-  relay(agent);
-  _exit(0);
+void restart_agent(void) {
+  if (agent > 0) kill(agent, SIGKILL);
 }

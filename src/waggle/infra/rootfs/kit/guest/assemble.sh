@@ -7,7 +7,7 @@ set -euo pipefail
 /usr/bin/busybox --install -s /tools
 export PATH=/tools:/usr/bin
 sources=/waggle-guest
-flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=."
+flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=. -ffile-prefix-map=/waggle-agent=agent"
 
 mkdir -p /kit && cd /kit
 mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root runners tmp
@@ -27,6 +27,9 @@ cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c f
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c common.c
 cc -o /kit/bin/reach reach.c relay.c pump.c proxy.c name_server.c questions.c dns.c names.c \
   asking.c ranges.c ways.c steer.c bpf.c packets.c trust.c common.c
+sh /waggle-agent/build.sh /kit/bin/waggle-agent x86_64-linux-gnu-gcc -B/tools/ \
+  -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags -idirafter /usr/include \
+  -idirafter /usr/include/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c
@@ -44,10 +47,11 @@ for name in axes boxes cells chart display figures hooks ipython libraries loop 
 done
 cp notebook.py /kit/runners/waggle_notebook.py
 cp storage.conf /kit/etc/
+cp agent.json /kit/etc/
 cd /kit
 
-cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/
-for program in bin/dropbear bin/qemu-ga bin/sftp-server; do
+cp /usr/bin/busybox /usr/sbin/dropbear /usr/lib/openssh/sftp-server bin/
+for program in bin/dropbear bin/sftp-server; do
   /lib64/ld-linux-x86-64.so.2 --list $program
 done | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p' | sort -u | while read -r library; do
   cp -L "$library" lib/
@@ -55,9 +59,6 @@ done
 cp -L /lib64/ld-linux-x86-64.so.2 lib64/
 ln -s ../lib lib/x86_64-linux-gnu
 
-# The agent ends the machine through this; the kernel cannot power off.
-printf '#!/bin/busybox sh\nexec /bin/busybox reboot -f\n' > bin/shutdown
-chmod 0755 bin/shutdown
 ln -s busybox bin/sh
 echo 'root:x:0:0::/root:/bin/session' > etc/passwd
 echo 'root:x:0:' > etc/group

@@ -132,6 +132,8 @@ static bool install_record(const char *name, const char *data, size_t size, bool
   }
   if (strcmp(name, "clock") == 0) return set_clock(data, size);
   if (strcmp(name, "step") == 0) return step_clock(data, size);
+  if (strcmp(name, "agent-policy") == 0) return narrow_agent(data, size);
+  if (is_renewal && strcmp(name, "restart-agent") == 0) return restart_agent(), true;
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
   if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;
   if (is_renewal && strcmp(name, "end") == 0) return plan_end(data, size);

@@ -14,34 +14,11 @@
 
 #define SETTLE_TRIES 1000
 #define PAUSE_NS 10000000
-#define AGENT_DELAY 2 // seconds: the host's first login has this one processor to itself
-
-static pid_t agent = 0; // the process between it and the host
-
-static void enter_kit(void) {
-  if (chroot(KIT) || chdir("/")) _exit(127);
-}
-
-static void unblock_signals(void) {
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, NULL);
-}
 
 static time_t seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return now.tv_sec;
-}
-
-static void start_agent(void) {
-  if (!has_agent_port()) return;
-  agent = fork();
-  if (agent < 0) agent = 0;
-  if (agent != 0) return;
-  unblock_signals();
-  enter_kit();
-  serve_agent();
 }
 
 static void reap(void) {
@@ -50,7 +27,7 @@ static void reap(void) {
   while ((ended = waitpid(-1, &status, WNOHANG)) > 0) {
     server_ended(ended);
     reach_ended(ended, status);
-    if (ended == agent) agent = 0;
+    agent_ended(ended);
   }
 }
 
@@ -89,14 +66,15 @@ void supervise(void) {
   open_doors(doors);
   keep_reaching();
   doors[DOORS] = (struct pollfd){.fd = renewal_port(), .events = POLLIN};
+  keep_agent();
   dprintf(1, "waggle: ready\n");
-  time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
+  time_t due = 0; // of the next try to start an agent: one that ends at once costs little
   while (!end_is_due()) {
     reap();
     time_t now = seconds();
-    if (agent == 0 && now >= due) due = now + 1, start_agent();
+    if (!has_agent() && now >= due) due = now + 1, keep_agent();
     long pause = keep_reaching();
-    struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 || pause >= 0 ? &soon : NULL;
+    struct timespec soon = {.tv_sec = 1}, *wait_for = !has_agent() || pause >= 0 ? &soon : NULL;
     if (ppoll(doors, DOORS + 1, wait_for, &waiting) <= 0) continue;
     if (doors[DOORS].revents & POLLIN) renew();
     else if (doors[DOORS].revents) doors[DOORS].fd = -1; // the host has closed it

@@ -143,10 +143,15 @@ void end_machine(void) __attribute__((noreturn));
 // Remove what belonged to the machine that had this disk before, and died.
 void forget_last_life(void);
 
-// Open the agent's channel to the host, if the machine has one; PID 1 keeps it from then on.
-bool has_agent_port(void);
-// Run a guest agent on that channel until either of them ends. In a process of its own, in the kit.
-void serve_agent(void) __attribute__((noreturn));
+// agent.c: what a host allows the guest agent beyond the kit's policy, a policy of its own. Before the
+// first agent, or for the next one.
+bool narrow_agent(const char *data, size_t size);
+// Have an agent run where there is a channel for it; false if it cannot be started now.
+bool keep_agent(void);
+bool has_agent(void);
+void agent_ended(pid_t pid);
+// One that does not answer is killed, and started again as one that has ended.
+void restart_agent(void);
 
 // Accept SSH connections for ever, reaping whatever ends and keeping the agent alive.
 void supervise(void) __attribute__((noreturn));
