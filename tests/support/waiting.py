@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 _PAUSE = 0.02
+_Found = TypeVar("_Found")
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -19,6 +21,15 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             return
         await asyncio.sleep(_PAUSE)
     raise AssertionError(f"not within {seconds:g} s: {condition}")
+
+
+def until_sync(look: Callable[[], _Found], seconds: float = 20.0) -> _Found:
+    """Return what `look` finds once that is true; fail at the deadline. For tests without a loop."""
+    for _ in range(round(seconds / _PAUSE)):
+        if found := look():
+            return found
+        time.sleep(_PAUSE)
+    raise AssertionError(f"not within {seconds:g} s: {look}")
 
 
 async def cancelled(task: asyncio.Future[Any]) -> None:

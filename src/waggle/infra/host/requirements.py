@@ -139,6 +139,11 @@ PACKAGES: tuple[SystemPackage, ...] = (
         "libc6-dev", "glibc-devel", "glibc", None,
         files=(Path("/usr/include/stdio.h"),),
     ),
+    SystemPackage(
+        "jansson's headers", "are what the guest agent is compiled against, for its tests", TEST,
+        "libjansson-dev", "jansson-devel", "jansson", "jansson",
+        files=(Path("/usr/include/jansson.h"),),
+    ),
 )  # fmt: skip
 
 

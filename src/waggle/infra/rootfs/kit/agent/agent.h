@@ -2,7 +2,7 @@
 // The guest agent: what its files share. docs/guest-agent.md is the specification.
 //
 // One process waits for requests (main.c, channel.c, requests.c). It answers itself what can neither
-// block nor harm, and has a child for everything else (workers.c): the child gives up what it does not
+// block nor harm, and has a child for everything else (children.c): the child gives up what it does not
 // need, makes the result and sends the answer, or is killed when its time is over. A program that is
 // run has a child of its own as long as it runs and is asked for (exec.c).
 // Nobody is trusted: neither the host that sends requests nor the files and programs of this machine.
@@ -132,7 +132,7 @@ extern unsigned audits;
 enum { OPEN_MAKE = 1, OPEN_EMPTY = 2, OPEN_DIRECTORY = 4 };
 int open_allowed(const char *path, enum access access, int how, mode_t mode);
 
-// workers.c, for the children. Become a user with its groups, for good; false after `refuse`.
+// rights.c, for the children. Become a user with its groups, for good; false after `refuse`.
 struct account {
   uid_t uid;
   gid_t gid;

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest agent, compiled for this host, with a channel to it: it answers here as it does there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from tests.support.programs import program
+
+from waggle.infra.rootfs.kit import AGENT_SOURCES
+
+ALL: Mapping[str, object] = {
+    "methods": {"allow": ["*"]},
+    "read": {"allow": ["/"]},
+    "write": {"allow": ["/"]},
+    "exec": [{"path": "*", "arguments": ["**"]}],
+    "users": ["root", "nobody"],
+    "limits": {"output_bytes": 262144, "timeout_seconds": 60, "requests": 16, "processes": 16},
+    "audit": [],
+}
+"""A policy that allows everything."""
+SECONDS = 20.0
+_CHECKS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def build_agent(directory: Path, *flags: str) -> Path:
+    """Compile the agent into `directory`; a fault of memory or arithmetic ends it loudly."""
+    made = directory / "waggle-agent"
+    compiler = [program("cc"), *(flags or _CHECKS)]
+    subprocess.run([AGENT_SOURCES / "build.sh", made, *compiler], check=True)
+    return made
+
+
+@dataclass
+class Agent:
+    """An agent that runs, and the host's end of its channel. One test's."""
+
+    process: subprocess.Popen[bytes]
+    wire: socket.socket
+    _rest: bytearray = field(default_factory=bytearray)
+    _next: int = 0
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.wire.sendall(data)
+
+    def request(self, method: str, **params: object) -> int:
+        """Send a request and return its id."""
+        self._next += 1
+        message = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params}
+        self.send(json.dumps(message).encode() + b"\n")
+        return self._next
+
+    def line(self) -> bytes:
+        """Return the next line of the agent. Raises TimeoutError, EOFError."""
+        while b"\n" not in self._rest:
+            data = self.wire.recv(1 << 16)
+            if not data:
+                raise EOFError(f"the agent has ended: {self.process.wait(SECONDS)}")
+            self._rest += data
+        line, _, rest = bytes(self._rest).partition(b"\n")
+        self._rest[:] = rest
+        return line
+
+    def message(self) -> dict[str, Any]:
+        """Return the next message of the agent."""
+        return cast("dict[str, Any]", json.loads(self.line()))
+
+    def answer(self, wanted: int) -> dict[str, Any]:
+        """Return the answer to a request; others that come before it are dropped."""
+        while (message := self.message()).get("id") != wanted:
+            pass
+        return message
+
+    def result(self, method: str, **params: object) -> dict[str, Any]:
+        """Return the result of a request. Fails if it was refused."""
+        answer = self.answer(self.request(method, **params))
+        assert "result" in answer, answer
+        return cast("dict[str, Any]", answer["result"])
+
+    def error(self, method: str, **params: object) -> dict[str, Any]:
+        """Return the error of a request. Fails if there was none."""
+        answer = self.answer(self.request(method, **params))
+        assert "error" in answer, answer
+        return cast("dict[str, Any]", answer["error"])
+
+
+@contextlib.contextmanager
+def running_agent(
+    agent: Path, directory: Path, *policies: Mapping[str, object], prefix: tuple[str, ...] = ()
+) -> Generator[Agent]:
+    """Run an agent with policies, by default one that allows everything; end it afterwards.
+
+    `prefix` is a command in front of it, such as `unshare`.
+    """
+    files: list[str] = []
+    for number, policy in enumerate(policies or (ALL,)):
+        file = directory / f"policy-{number}.json"
+        file.write_text(json.dumps(policy))
+        files += ["--policy", str(file)]
+    ours, theirs = socket.socketpair()
+    ours.settimeout(SECONDS)
+    with ours, theirs:
+        argv = [*prefix, str(agent), "--fd", str(theirs.fileno()), *files]
+        environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+        process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=environment)
+        theirs.close()
+        try:
+            yield Agent(process, ours)
+        finally:
+            ours.close()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(SECONDS)
