@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest agent, compiled for this host, with a channel to it: it answers here as it does there."""
+"""The guest agent, compiled for this host, and a channel to it."""
 
 from __future__ import annotations
 

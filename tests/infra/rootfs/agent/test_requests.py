@@ -31,7 +31,7 @@ def test_ids_come_back_as_they_are(agent: Agent, given: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code"),
+    "line, code",
     [
         (b"x", ErrorCode.PARSE_ERROR),
         (b"{", ErrorCode.PARSE_ERROR),
@@ -45,7 +45,7 @@ def test_ids_come_back_as_they_are(agent: Agent, given: object) -> None:
         (b'{"jsonrpc":"2.0","id":9223372036854775808,"method":"ping"}', ErrorCode.PARSE_ERROR),
         (b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}', ErrorCode.PARSE_ERROR),
         (b"[" * 17 + b"]" * 17, ErrorCode.PARSE_ERROR),
-        (b'{"a":' * 100_000, ErrorCode.PARSE_ERROR),
+        (b'{"a":' * 20_000, ErrorCode.PARSE_ERROR),
         (b"[" + GOOD + b"]", ErrorCode.INVALID_REQUEST),
         (b"[]", ErrorCode.INVALID_REQUEST),
         (b"1", ErrorCode.INVALID_REQUEST),
@@ -69,7 +69,7 @@ def test_a_line_without_a_known_id_is_refused_with_null(
 
 
 @pytest.mark.parametrize(
-    ("request_", "code"),
+    "request_, code",
     [
         ({"jsonrpc": "1.0", "method": "ping"}, ErrorCode.INVALID_REQUEST),
         ({"method": "ping"}, ErrorCode.INVALID_REQUEST),

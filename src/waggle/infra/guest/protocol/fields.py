@@ -70,5 +70,5 @@ Time = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e10, strict=False)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Path = Annotated[str, Field(min_length=1, max_length=MAX_PATH, pattern=r"^/[^\0]*$")]
+Path = Annotated[str, Field(min_length=1, max_length=MAX_PATH, pattern=r"^/[^\x00]*$")]
 """An absolute path. A `..` in it is refused."""

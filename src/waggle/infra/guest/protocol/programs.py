@@ -10,8 +10,8 @@ from pydantic import Field
 
 from waggle.infra.guest.protocol.fields import Base64, Count, Message, Name, Path, Result, Seconds
 
-Argument = Annotated[str, Field(max_length=32_768, pattern=r"^[^\0]*$")]
-Variable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^=\0]+$")]
+Argument = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+Variable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^=\x00]+$")]
 Process = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """The agent's number of a process. It is never used twice by one agent, and is not a pid."""
 
