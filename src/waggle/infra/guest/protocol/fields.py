@@ -67,7 +67,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_SAFE)]
 """A number of bytes, of things, or of nanoseconds since a start."""
 Time = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Nanoseconds since 1970-01-01 UTC."""
-Seconds = Annotated[float, Field(ge=0, le=1e10, strict=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Path = Annotated[str, Field(min_length=1, max_length=MAX_PATH, pattern=r"^/[^\x00]*$")]
