@@ -23,6 +23,8 @@ from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
 from waggle.domain.machine import Machine
+from waggle.infra.guest.agent import MachineAgent
+from waggle.infra.guest.answers import AgentRefused
 from waggle.infra.shared.confined import identify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -64,7 +66,7 @@ async def test_stop_ends_a_machine_frees_its_port_and_may_be_repeated(subject: S
     await asyncio.gather(machine.stop(), machine.stop())
     assert await machine.wait()
     with pytest.raises(GuestLost):
-        await machine.agent("guest-ping")
+        await machine.agent.ping()
 
 
 async def test_a_paused_machine_does_not_run_until_it_is_resumed(subject: Subject) -> None:
@@ -301,31 +303,33 @@ def _digest(path: Path) -> str:
 
 
 async def test_the_agent_answers_and_is_restarted_when_killed(running: Running) -> None:
-    assert await _answer(running.machine) == {}
+    await _answer(running.machine)
     first = await _agent_pid(running.case)
     await running.case.root(f"kill -9 {first}")
-    assert await _answer(running.machine) == {}
+    await _answer(running.machine)
     assert await _agent_pid(running.case) != first
 
 
-async def _answer(machine: Machine) -> object:
-    """Return the first answer within the time in which the guest restarts its agent."""
+async def _answer(machine: Machine) -> None:
+    """Return with the first answer within the time in which the guest restarts its agent."""
     async with asyncio.timeout(30):
         while True:
             try:
-                return await machine.agent("guest-ping")
+                return await machine.agent.ping()
             except GuestLost:
                 await asyncio.sleep(0.05)  # the agent may refuse at once
 
 
 async def _agent_pid(case: Case) -> str:
-    return (await case.root("grep -l qemu-ga /proc/[0-9]*/comm | cut -d/ -f3")).strip()
+    return (await case.root("grep -l waggle-agent /proc/[0-9]*/comm | cut -d/ -f3")).strip()
 
 
 async def test_a_failing_agent_command_says_why(running: Running) -> None:
     await _answer(running.machine)
-    with pytest.raises(GuestLost, match=r"refused: .*no-such-command"):
-        await running.machine.agent("guest-no-such-command")
+    agent = running.machine.agent
+    assert isinstance(agent, MachineAgent)
+    with pytest.raises(AgentRefused, match=r"refused file_read: .*No such file"):
+        await agent.read_file("/no/such/file")
 
 
 async def test_a_guest_that_shuts_down_is_reported_with_its_cause(real: Subject) -> None:

@@ -13,10 +13,17 @@ import contextlib
 import errno
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken, Unsupported
+from waggle.domain.guest_agent import (
+    GuestFilesystem,
+    GuestLoad,
+    GuestReport,
+    RunsPrograms,
+)
 from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec, VmmProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.shared.confined import ConfinedProcess
@@ -50,6 +57,41 @@ class FakeHypervisor:
             raise
         self.booted.append(machine)
         return machine
+
+
+LOAD = GuestLoad(256 << 20, 128 << 20, 0.5, 12, 3.25, 0.0)
+
+
+class FakeAgent:
+    """An agent that answers as long as its machine lives and is not paused."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        self._machine = machine
+
+    async def ping(self, seconds: float | None = None) -> None:
+        await self._machine.goes_on()
+
+    async def load(self) -> GuestLoad:
+        await self._machine.goes_on()
+        return LOAD
+
+    async def clock(self) -> int:
+        await self._machine.goes_on()
+        return time.time_ns()
+
+    async def report(self) -> GuestReport:
+        await self._machine.goes_on()
+        return GuestReport(
+            system="Pretend 1",
+            kernel="6.1",
+            hostname="pretend",
+            uptime=5.0,
+            clock=time.time_ns(),
+            load=LOAD,
+            filesystems=(GuestFilesystem("/", 64 << 20, 8 << 20),),
+            addresses=(),
+            users=(RunsPrograms("root", 3),),
+        )
 
 
 class FakeMachine:
@@ -91,9 +133,15 @@ class FakeMachine:
         status = await self._running().wait()
         return f"the pretend machine was killed by signal {-status}"
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+    @property
+    def agent(self) -> FakeAgent:
         self._require_alive()
-        return {}
+        return FakeAgent(self)
+
+    async def goes_on(self) -> None:
+        """Return when it is not paused. Raises GuestLost when it is dead."""
+        await self._going.wait()
+        self._require_alive()
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         self._require_alive()

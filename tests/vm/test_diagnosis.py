@@ -63,7 +63,7 @@ async def test_the_oom_killer_spares_ssh_and_the_agent_but_not_programs(guest: L
     adjusted = await root(
         guest,
         "cat /proc/1/oom_score_adj;"
-        "for name in dropbear qemu-ga session; do"
+        "for name in dropbear waggle-agent session; do"
         "  for pid in $(pidof $name); do cat /proc/$pid/oom_score_adj; done | sort -u; done;"
         "cat /proc/self/oom_score_adj",
     )

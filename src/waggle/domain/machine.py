@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.errors import DiskFull
+from waggle.domain.guest_agent import GuestAgent
 
 MAX_PORT = 65_535
 GUEST_SSH_PORT = 22
@@ -121,8 +122,9 @@ class Machine(Protocol):
         """Wait until the machine is dead; return the cause in a few words. Safe to cancel."""
         ...
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost when it does not answer within seconds."""
+    @property
+    def agent(self) -> GuestAgent:
+        """The agent in the guest. Raises GuestLost if the machine is dead."""
         ...
 
     async def renew(self, records: Mapping[str, bytes]) -> None:

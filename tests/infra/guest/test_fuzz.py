@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -14,17 +14,20 @@ from tests.support.changed import FRAGMENTS, NUMBERS, attempts, changed, changed
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.machine import READY_LINE
-from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
+from waggle.infra.guest.answers import Refusal, parse
 from waggle.infra.guest.console import MAX_LINE, MAX_LOG_BYTES, TAIL_LINES, Console
+from waggle.infra.guest.paced_lines import Lines
+from waggle.infra.guest.protocol import MAX_ANSWER
 from waggle.infra.guest.renewal import Renewal
 
 LINES = (
     b"[    0.1] Linux version 6.12\r\n" + READY_LINE + b"\nwaggle: boot failed: x\n"
     b"Kernel panic - not syncing: y\n" + b"z" * 500 + b"\nlast"
 )
-ANSWERS = (
-    {"return": {"pid": 7, "exited": True, "out-data": "aGk=", "x": [1.5, None]}},
-    {"error": {"class": "GenericError", "desc": "no such \u00e9"}},
+ANSWERS: tuple[Mapping[str, object], ...] = (
+    {"jsonrpc": "2.0", "id": 7, "result": {"stdout": "aGk=", "x": [1.5, None], "y": True}},
+    {"jsonrpc": "2.0", "id": 8, "error": {"code": -32000, "message": "no \u00e9", "data": {}}},
+    {"jsonrpc": "2.0", "method": "audit", "params": {"method": "ping"}},
 )
 
 
@@ -58,15 +61,12 @@ def test_consoles(count: int, tmp_path: Path) -> None:
 class Wire:
     """The other end of a guest's port, which answers with the same bytes to any request."""
 
-    def __init__(self, reader: asyncio.StreamReader, answer: bytes, *, syncs: bool) -> None:
-        self._reader, self._answer, self._syncs = reader, answer, syncs
+    def __init__(self, reader: asyncio.StreamReader, answer: bytes) -> None:
+        self._reader, self._answer = reader, answer
         self._answered = False
 
     def write(self, data: bytes) -> None:
-        if self._syncs and b"guest-sync" in data:
-            token = json.loads(data)["arguments"]["id"]
-            self._reader.feed_data(b"%s\n" % json.dumps({"return": token}).encode())
-        elif not self._answered:
+        if not self._answered:
             self._answered = True
             self._reader.feed_data(self._answer)
             self._reader.feed_eof()
@@ -75,21 +75,18 @@ class Wire:
         """Do nothing: all data is taken at once."""
 
 
-@pytest.mark.parametrize("syncs", [True, False], ids=["in step", "out of step"])
 @pytest.mark.parametrize("count", NUMBERS)
-def test_agents(count: int, syncs: bool) -> None:
+def test_lines_of_agents(count: int) -> None:
     def make(chance: random.Random) -> bytes:
-        lines = [changed_json(chance.choice(ANSWERS), chance) for _ in range(chance.randint(1, 3))]
-        return b"\n".join(lines) + b"\n" * chance.randint(0, 2)
+        return changed_json(chance.choice(ANSWERS), chance)
 
     def attempt(data: bytes) -> None:
-        reader = asyncio.StreamReader(limit=MAX_ANSWER, loop=loop)
-        wire = cast("asyncio.StreamWriter", Wire(reader, data, syncs=syncs))
-        loop.run_until_complete(GuestAgent(reader, wire).call("guest-x"))
+        for line in Lines(MAX_ANSWER).feed(data + b"\n"):
+            said = parse(line)
+            if isinstance(said, Refusal):
+                assert said.message.isprintable()
 
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        attempts(count, make, attempt, (GuestLost,))
+    attempts(count, make, attempt)
 
 
 @pytest.mark.parametrize("count", NUMBERS)
@@ -101,7 +98,7 @@ def test_renewals(count: int) -> None:
 
     def attempt(data: bytes) -> None:
         reader = asyncio.StreamReader(loop=loop)
-        wire = cast("asyncio.StreamWriter", Wire(reader, data, syncs=False))
+        wire = cast("asyncio.StreamWriter", Wire(reader, data))
         renewal = Renewal(reader, wire, now=lambda: 1_000_000_000)
         loop.run_until_complete(renewal.renew({"hosts": b"x"}))
 

@@ -41,11 +41,14 @@ def serve():
         connection.sendall(b"SSH-2.0-played\\r\\n")
 def answer(shutdown):
     for line in agent.makefile("rb"):
+        if not line.strip():
+            continue
         request = json.loads(line)
-        if request["execute"] == "guest-shutdown" and shutdown:
+        if request["method"] == "reboot" and shutdown:
             os._exit(0)
-        given = request["arguments"]["id"] if request["execute"] == "guest-sync" else {}
-        agent.sendall(json.dumps({"return": given}).encode() + b"\\n")
+        if request["method"] == "ping":
+            answer = {"jsonrpc": "2.0", "id": request["id"], "result": {}}
+            agent.sendall(json.dumps(answer).encode() + b"\\n")
 os.fchdir(directory)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind("ssh")
@@ -106,7 +109,7 @@ async def test_a_ready_guest_is_reached_by_its_port_and_its_agent(spec: MachineS
         early = asyncio.create_task(banner(spec))
         assert await made.until_ready() is None
         assert await early == await banner(spec) == b"SSH-2.0-played\r\n"
-        assert await made.agent("guest-ping") == {}
+        await made.agent.ping()
         assert made.is_alive
         assert identify(made.identity.pid) == made.identity
         assert made.console_tail() == ["booting", "waggle: ready"]
@@ -163,7 +166,7 @@ async def test_stop_leaves_nothing_and_may_be_repeated(spec: MachineSpec) -> Non
         assert identify(made.identity.pid) is None
         claim(spec.ssh_port).close()
         with pytest.raises(GuestLost, match="dead"):
-            await made.agent("guest-ping")
+            await made.agent.ping()
 
 
 async def test_stop_finishes_although_its_caller_is_cancelled(spec: MachineSpec) -> None:

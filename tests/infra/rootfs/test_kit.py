@@ -18,8 +18,8 @@ from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import READY_LINE
 from waggle.domain.programs import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.programs.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
-from waggle.infra.guest.link import AGENT_PORT
-from waggle.infra.rootfs.kit import GUEST_SOURCES, GuestKit, kit_key
+from waggle.infra.guest.protocol import PORT
+from waggle.infra.rootfs.kit import AGENT_SOURCES, GUEST_SOURCES, GuestKit, kit_key
 from waggle.infra.shared import debian
 
 MEASURE = 1 << 10
@@ -48,6 +48,14 @@ def test_the_key_changes_with_every_source(tmp_path: Path) -> None:
     assert len(seen) == 1 + len(list(copy.iterdir()))
 
 
+def test_the_key_changes_with_every_source_of_the_agent(tmp_path: Path) -> None:
+    copy = tmp_path / "agent"
+    shutil.copytree(AGENT_SOURCES, copy)
+    assert kit_key(agent=copy) == kit_key()
+    (copy / "main.c").write_text("other")
+    assert kit_key(agent=copy) != kit_key()
+
+
 def test_the_key_distinguishes_names_from_contents(tmp_path: Path) -> None:
     (tmp_path / "ab").write_bytes(b"c")
     one = kit_key(tmp_path)
@@ -69,16 +77,16 @@ def test_every_module_of_python_is_copied() -> None:
 
 
 def test_sources_stay_readable() -> None:
-    for file in GUEST_SOURCES.iterdir():
+    for file in (*GUEST_SOURCES.iterdir(), *AGENT_SOURCES.iterdir()):
         text = file.read_text()
-        assert "SPDX-License-Identifier: Apache-2.0" in text[:100]
+        assert "SPDX-License-Identifier: Apache-2.0" in text[:100] or file.suffix == ".json"
         assert len(text.splitlines()) <= 200
         assert max(len(line) for line in text.splitlines()) <= 105, file.name
 
 
 def test_constants_of_host_and_guest_agree() -> None:
     assert READY_LINE.decode() in source("supervise.c")
-    assert f'"{AGENT_PORT}"' in source("agent.c")
+    assert f'"{PORT}"' in source("agent.c")
     assert define("frame.c", "MAX_FRAME") >= 3 * MAX_HEADER_BYTES
     assert define("code.c", "MAX_CODE") >= MAX_CODE_BYTES
     assert define("session.h", "MAX_WORDS") > MAX_HEADER_BYTES / 2

@@ -33,6 +33,7 @@ from waggle.domain.errors import (
     PortTaken,
     TimedOut,
 )
+from waggle.domain.guest_agent import GuestAgent
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec, Resources, VmmProcess
@@ -85,8 +86,12 @@ class PretendMachine:
         await self.dead.wait()
         return "it was unplugged"
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+    @property
+    def agent(self) -> GuestAgent:
         raise GuestLost("no agent")
+
+    async def shut_down(self, seconds: float) -> bool:
+        return False
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
@@ -498,7 +503,7 @@ class TestGuest:
             await connection.get()
             calls = [
                 asyncio.create_task(guest.list_files("/")),
-                asyncio.create_task(guest.agent("guest-ping")),
+                asyncio.create_task(guest.report()),
             ]
             for _ in range(2):
                 await guest.destroy()

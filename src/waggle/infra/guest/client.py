@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Result)
 MAX_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole, unless the caller says otherwise."""
 MAX_ENTRIES: Final = 10_000
-_ALWAYS: Final = ("ping", "get_agent_info")
+_ALWAYS: Final = ("ping", "get_agent_info", "reboot", "shutdown")
 """Methods that every version has."""
 _MARGIN: Final = 10.0
 """Seconds for the answer of a program that was killed at its own timeout."""

@@ -24,14 +24,15 @@ import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
-from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
+from waggle.infra.guest.agent import MachineAgent
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.ending import EndingMachine
+from waggle.infra.guest.protocol import MAX_ANSWER
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import end, finish
 
-AGENT_PORT = "org.qemu.guest_agent.0"
 RENEWAL_PORT = "waggle.renewal"
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 panic=-1 quiet random.trust_cpu=on"
@@ -52,7 +53,7 @@ class GuestLink:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._agent: GuestAgent | None = None
+        self._agent: MachineAgent | None = None
         self._followers: list[asyncio.Task[None]] = []
         self._writers: list[asyncio.StreamWriter] = []
         self._pipes: list[asyncio.ReadTransport] = []
@@ -66,7 +67,8 @@ class GuestLink:
         else:
             await self._follow_pipe(console)
         await self._follow(messages, self.console.follow_messages)
-        self._agent = GuestAgent(*await self.open(agent))
+        self._agent = MachineAgent(over(*await self.open(agent)))
+        await self._agent.connect()
 
     async def open(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Return streams over one more descriptor, closed with the others."""
@@ -106,11 +108,12 @@ class GuestLink:
                 await wait()
         return self.console.cause or await wait()
 
-    async def call(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost."""
+    @property
+    def agent(self) -> MachineAgent:
+        """The client of the guest agent. Raises GuestLost."""
         if self._agent is None:
             raise GuestLost("The machine is not connected.")
-        return await self._agent.call(command, arguments)
+        return self._agent
 
     async def drain(self) -> None:
         """Read the last lines of a VMM that has ended. Bounded in time; may be repeated."""
@@ -121,6 +124,8 @@ class GuestLink:
         """Drain, then release everything. Bounded in time."""
         await self.drain()
         await end(*self._followers)
+        if self._agent is not None:
+            await self._agent.close()
         for pipe in self._pipes:
             pipe.close()
         for writer in self._writers:
@@ -155,10 +160,11 @@ class LinkedMachine(EndingMachine):
         """Return the console's last lines."""
         return self._link.console.tail()
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost."""
+    @property
+    def agent(self) -> MachineAgent:
+        """The client of the guest agent. Raises GuestLost."""
         self._require_alive()
-        return await self._link.call(command, arguments)
+        return self._link.agent
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         """Give the machine a new identity; see `domain.machine.Machine.renew`."""

@@ -21,13 +21,14 @@ from waggle.domain.machine import GUEST_SSH_PORT, GuestDisks, MachineSpec, Resou
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import (
-    AGENT_PORT,
     KERNEL_ARGUMENTS,
     RENEWAL_PORT,
     LinkedMachine,
     explain,
     until_booted,
 )
+from waggle.infra.guest.protocol import PORT
+from waggle.infra.guest.protocol.power import Manner
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.krun.runner import SAYS, Configuration, encode
 from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
@@ -113,7 +114,7 @@ class KrunMachine(LinkedMachine):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 with contextlib.suppress(GuestLost):
-                    await self.agent("guest-shutdown", {"mode": "reboot"})
+                    await self.agent.reboot(Manner.FORCED)
                 await self._process.wait()
         if not self.is_alive:
             return
@@ -187,7 +188,7 @@ class KrunHypervisor:
             command_line=COMMAND_LINE,
             cpus=spec.resources.cpus,
             memory_mib=spec.resources.memory_mib,
-            agent_port=AGENT_PORT,
+            agent_port=PORT,
             renewal_port=RENEWAL_PORT,
             ssh_port=GUEST_SSH_PORT,
             socket=SOCKET,

@@ -23,12 +23,12 @@ from typing import NamedTuple
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec, Resources
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.guest.link import (
-    AGENT_PORT,
     KERNEL_ARGUMENTS,
     RENEWAL_PORT,
     open_file,
     socket_pair,
 )
+from waggle.infra.guest.protocol import PORT
 from waggle.infra.qemu.starter import SOCKETS
 
 ADDRESS = "127.0.0.2"
@@ -87,6 +87,7 @@ MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _STOP_ON_ERROR = "werror=stop"
 """A write that fails on the host stops the machine and is repeated at resume: see `Stalling`."""
+_FORMER_PORT = "org.qemu.guest_agent.0"
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Only used pages cost memory."""
 
@@ -154,12 +155,12 @@ def qemu_argv(
 def kind(accelerator: str) -> str:
     """Return a digest that changes with the machine's hardware: other state would not fit.
 
-    The policy for failed writes is not part of the state: machines that were frozen when failed
-    writes were still reported to them can be resumed, too.
+    The policy for failed writes and the names of ports are not part of the state: machines that
+    were frozen with others can be resumed, too.
     """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
-    text = "\0".join(argv).replace(_STOP_ON_ERROR, "werror=report")
+    text = "\0".join(argv).replace(_STOP_ON_ERROR, "werror=report").replace(PORT, _FORMER_PORT)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -191,7 +192,7 @@ def _channels(fds: Descriptors) -> list[str]:
         *("-chardev", f"socket,id=console,fd={fds.console}"),
         *("-device", "virtconsole,chardev=console"),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
-        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        *("-device", f"virtserialport,chardev=agent,name={PORT}"),
         *("-chardev", f"socket,id=renewal,fd={fds.renewal}"),
         *("-device", f"virtserialport,chardev=renewal,name={RENEWAL_PORT}"),
     ]

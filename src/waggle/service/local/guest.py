@@ -14,6 +14,7 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
+from waggle.domain.guest_agent import GuestReport
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
@@ -182,11 +183,10 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         async with self._naming_the_cause():
             await self._watches.watch(path, changed)
 
-    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call the guest agent. Raises GuestLost."""
-        self._pages.forget()
+    async def report(self) -> GuestReport:
+        """Ask the guest's agent how it is; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._machine.agent(command, arguments)
+            return await self._machine.agent.report()
 
     async def resource_use(self) -> ResourceUse | None:
         """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""

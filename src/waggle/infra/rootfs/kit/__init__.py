@@ -77,10 +77,10 @@ NOTEBOOK = Path(notebook.__file__)
 """The one source that server and guest share."""
 
 
-def kit_key(sources: Path = GUEST_SOURCES) -> str:
+def kit_key(sources: Path = GUEST_SOURCES, agent: Path = AGENT_SOURCES) -> str:
     """Return a short digest of the kit's sources and packages. Pure except for reading them."""
     digest = hashlib.sha256(" ".join((debian.SUITE, *KIT_PACKAGES)).encode())
-    for file in (*sorted(sources.iterdir()), *sorted(AGENT_SOURCES.iterdir()), NOTEBOOK):
+    for file in (*sorted(sources.iterdir()), *sorted(agent.iterdir()), NOTEBOOK):
         if file.is_file():
             digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

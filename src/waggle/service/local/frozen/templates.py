@@ -223,7 +223,7 @@ class Templates:
             with contextlib.ExitStack() as held:
                 try:
                     await self._warm(started.lease.port, keys, own.parts.runtime)
-                    await machine.agent("guest-ping")  # it starts late; copies have it at once
+                    await machine.agent.ping()
                     await machine.settle()
                     state = await finish(closing_with(held, machine.freeze(disks)))
                 finally:

@@ -15,6 +15,23 @@
 #define PRIORITY "<86>" // authpriv.info, as in RFC 5424
 #define KERNEL_PRIORITY "<6>"
 
+static const struct {
+  int32_t code;
+  const char *name;
+} OUTCOMES[] = {
+    {OK, "ok"},
+    {METHOD_NOT_FOUND, "method_not_found"},
+    {INVALID_PARAMS, "invalid_params"},
+    {INTERNAL_ERROR, "internal_error"},
+    {DENIED, "denied"},
+    {NOT_FOUND, "not_found"},
+    {TOO_LARGE, "too_large"},
+    {TIMED_OUT, "timed_out"},
+    {BUSY, "busy"},
+    {UNSUPPORTED, "unsupported"},
+    {FAILED, "failed"},
+};
+
 static int system_log = -1, kernel_log = -1;
 static unsigned lost;
 
@@ -43,10 +60,16 @@ static bool to_system_log(const char *text) {
   return false;
 }
 
+static const char *outcome_of(int32_t code) {
+  for (size_t i = 0; i < LENGTH(OUTCOMES); i++)
+    if (OUTCOMES[i].code == code) return OUTCOMES[i].name;
+  return "unknown";
+}
+
 static bool to_host(const struct method *method, const char *subject, double seconds, int32_t code) {
   const char *name = method ? method->name : "";
-  json_t *about = json_pack("{s:s,s:s,s:{s:s,s:i,s:o,s:f}}", "jsonrpc", "2.0", "method", "audit",
-                            "params", "method", name, "outcome", (int)code, "subject",
+  json_t *about = json_pack("{s:s,s:s,s:{s:s,s:s,s:o,s:f}}", "jsonrpc", "2.0", "method", "audit",
+                            "params", "method", name, "outcome", outcome_of(code), "subject",
                             text(subject, strlen(subject), 120), "seconds", seconds);
   json_t *params = json_object_get(about, "params");
   if (lost) json_object_set_new(params, "lost", json_integer(lost));
@@ -70,8 +93,8 @@ void note(const struct method *method, const char *subject, int64_t began, int32
   double seconds = (double)(now() - began) / 1e9;
   bool is_noted = true;
   clean(shown, subject, sizeof shown);
-  snprintf(body, sizeof body, "waggle-agent[%d]: %s %s%s-> %d in %.3f s", (int)getpid(),
-           method ? method->name : "?", shown, *shown ? " " : "", (int)code, seconds);
+  snprintf(body, sizeof body, "waggle-agent[%d]: %s %s%s%s in %.3f s", (int)getpid(),
+           method ? method->name : "?", shown, *shown ? " " : "", outcome_of(code), seconds);
   if (lost) snprintf(body + strlen(body), 40, " (%u not noted)", lost);
   snprintf(entry, sizeof entry, PRIORITY "%s", body);
   if (audits & AUDIT_SYSLOG) is_noted &= to_system_log(entry);

@@ -66,6 +66,7 @@ int serve(int channel) {
   open_loop();
   use_channel(channel);
   open_audit();
+  put_line("\n"); // ends what an agent before this one may have left half sent
   for (;;) {
     while (step()) continue;
     int count = epoll_wait(events, found, LENGTH(found), milliseconds());

@@ -7,7 +7,8 @@ set -euo pipefail
 /usr/bin/busybox --install -s /tools
 export PATH=/tools:/usr/bin
 sources=/waggle-guest
-flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=. -ffile-prefix-map=/waggle-agent=agent"
+flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=."
+flags="$flags -ffile-prefix-map=/waggle-agent=agent"
 
 mkdir -p /kit && cd /kit
 mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root runners tmp
