@@ -53,11 +53,8 @@ class Auditor:
             said = Audit.model_validate(notice.params)
         except ValidationError:
             return
-        self._report(
-            Audit(
-                method=clean(said.method, _MAX_WORD),
-                outcome=clean(said.outcome, _MAX_WORD),
-                subject=clean(said.subject, MAX_SUBJECT),
-                seconds=said.seconds,
-            )
-        )
+        shown = {
+            "method": clean(said.method, _MAX_WORD),
+            "subject": clean(said.subject, MAX_SUBJECT),
+        }
+        self._report(said.model_copy(update=shown))
