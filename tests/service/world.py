@@ -27,6 +27,7 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.exposure import Visit
 from waggle.domain.host import FrozenMachine, Progress
+from waggle.domain.host import Guest as AnyGuest
 from waggle.domain.machine import DiskUse, Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
@@ -81,7 +82,7 @@ class Parked:
 
 @dataclass(slots=True)
 class Gates:
-    """The gates `create`, `undo`, `destroy`, `hibernate`, `discard`, `disk` and `save STATE`.
+    """The gates `create`, `undo`, `end`, `destroy`, `discard`, `disk` and `save STATE`.
 
     `closed` holds the places that park a task; with `all_closed`, every place does. `errors` are
     raised at a place after the wait.
@@ -150,6 +151,11 @@ class Guest(FakeGuest):
             raise self.destroy_error
         self.freed += 1
         self.die("destroyed")
+
+    async def end_machine(self, grace: float) -> bool:
+        with anyio.CancelScope(shield=True):
+            await self.gates.enter("end", self.environment.id)
+        return await FakeGuest.end_machine(self, grace)
 
     async def pause(self) -> None:
         if self.pause_error is not None:
@@ -247,6 +253,18 @@ class Host:
         guest = await self.create(environment, progress, frozen)
         self.on_disk.remove(environment.id)
         return guest
+
+    def require_restart(self, guest: AnyGuest) -> None:
+        if self.disk_error is not None:
+            raise self.disk_error
+
+    async def restart(self, environment: Environment, guest: AnyGuest, progress: Progress) -> Guest:
+        assert isinstance(guest, Guest)
+        assert guest.dead.is_set()
+        again = await self.create(environment, progress)
+        again.ssh_port, again.files = guest.ssh_port, guest.files
+        guest.freed += 1
+        return again
 
     def listeners(self, visit: Visit) -> FakeListeners:
         self.listening.append(FakeListeners(visit))

@@ -21,9 +21,9 @@ from tests.support.listening import FakeListeners
 
 from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, FrozenMachineUnusable
+from waggle.domain.errors import DiskFull, FrozenMachineUnusable, WaggleError
 from waggle.domain.exposure import Listeners, Visit
-from waggle.domain.host import FrozenMachine, Progress
+from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import DiskUse, VmmProcess
 from waggle.domain.snapshot import Snapshot
 
@@ -60,6 +60,7 @@ class FakeHost:
     can_freeze: bool = True
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
     disk_error: DiskFull | None = None
+    restart_refusal: WaggleError | None = None
     listeners: Callable[[Visit], Listeners] = FakeListeners
 
     @property
@@ -116,6 +117,20 @@ class FakeHost:
     def require_disk(self) -> None:
         if self.disk_error is not None:
             raise self.disk_error
+
+    def require_restart(self, guest: Guest) -> None:
+        if self.restart_refusal is not None:
+            raise self.restart_refusal
+
+    async def restart(
+        self, environment: Environment, guest: Guest, progress: Progress
+    ) -> FakeGuest:
+        assert isinstance(guest, FakeGuest)
+        assert guest.dead.is_set()
+        files = FakeFrozenMachine({**guest.files})
+        again = await self.create(environment, progress, files)
+        again.ssh_port = guest.ssh_port
+        return again
 
     async def recover(self, environment: Environment) -> bool:
         return environment.id in self.guests

@@ -62,6 +62,10 @@ class FakeGuest(FakePrograms):
     listening: set[int] = field(default_factory=set[int])
     tried_ports: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
+    ends: list[float] = field(default_factory=list[float])
+    """The seconds that its programs had, for each time that its machine was ended."""
+    ends_by_itself: bool = True
+    end_error: Exception | None = None
     freeze_error: Exception | None = None
     obeyed: list[str] = field(default_factory=list[str])
     configured: Sequence[str] = ()
@@ -119,6 +123,16 @@ class FakeGuest(FakePrograms):
         await anyio.lowlevel.checkpoint()
         self.tried_ports.append((port, seconds))
         return port in self.listening
+
+    async def end_machine(self, grace: float) -> bool:
+        self.detached.set()
+        self.hang_up()
+        self.ends.append(grace)
+        await anyio.lowlevel.checkpoint()
+        if self.end_error is not None:
+            raise self.end_error
+        self.die("ended")
+        return self.ends_by_itself
 
     async def wait_dead(self) -> str:
         await self.dead.wait()

@@ -26,8 +26,6 @@ from waggle.domain.programs.guest_job import JobsOfGuest
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
-
-
 Names = frozenset[str]
 """Paths of what has changed, below the directory that is watched; none if it may be anything."""
 
@@ -218,6 +216,14 @@ class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
         """
         ...
 
+    async def end_machine(self, grace: float) -> bool:
+        """End its machine, but keep its files and port, for `EnvironmentHost.restart`.
+
+        Programs have `grace` seconds, and the disk is written whole. Returns whether it ended so;
+        in a bounded time it is killed. Finishes when cancelled. Raises TimedOut if it cannot be.
+        """
+        ...
+
     async def wait_dead(self) -> str:
         """Wait until the machine is dead; return the cause. Safe to cancel."""
         ...
@@ -251,6 +257,17 @@ class EnvironmentHost(Protocol):
         """Resume an environment that is paused to disk; when that fails, it stays paused.
 
         Raises as `create` does.
+        """
+        ...
+
+    def require_restart(self, guest: Guest, /) -> None:
+        """Raise DiskFull or BootFailed unless a machine can boot from that guest's disk."""
+        ...
+
+    async def restart(self, environment: Environment, guest: Guest, progress: Progress, /) -> Guest:
+        """Boot another machine from the disk of a guest whose machine was ended, the same to users.
+
+        If this fails, the caller destroys the given guest. Raises as `create` does.
         """
         ...
 

@@ -111,6 +111,10 @@ class PretendMachine:
     async def unpause(self) -> None:
         raise GuestLost("It cannot be held.")
 
+    async def shut_down(self, seconds: float) -> bool:
+        self.log.append(f"shut down {seconds:g}")
+        return False
+
     async def stop(self) -> None:
         await anyio.lowlevel.checkpoint()
         if self.stubborn:
@@ -424,6 +428,111 @@ class PretendLock:
         pass
 
 
+class TestRestart:
+    """Another machine boots from the files of one that has ended, as the same."""
+
+    @pytest.fixture
+    def parts(self, rig: Rig) -> MachineParts:
+        disk, kernel, kit = [rig.directory / name for name in ("image", "kernel", "kit")]
+        for path in (disk, kernel, kit):
+            path.write_bytes(b"there")
+        image = BootImage("x", "sha256:0", disk, {}, "app", "/work", "zsh")
+        described = environment()
+        return MachineParts(described.runtime, image, kernel, kit, described.resources)
+
+    async def ended(self, rig: Rig, parts: MachineParts) -> tuple[Environment, LocalGuest]:
+        described = environment()
+        files = rig.directory / "environments" / described.id
+        files.mkdir(parents=True)
+        (files / "scratch.img").write_bytes(b"kept")
+        keys = new_keys()
+        blueprint = Blueprint(parts, {"machine-id": b"the same\n"}, files)
+        lease = rig.ports.lease()
+        machine = PretendMachine(rig.hypervisor.log)
+        guest = LocalGuest(
+            StartedMachine(blueprint, machine, lease),
+            SshConnection(lease.port, keys),
+            None,
+            keys=keys,
+            environment=described,
+            directory="/home/sandbox",
+            booted_from={},
+            freezing=UNABLE,
+        )
+        rig.host.require_restart(guest)
+        assert not await guest.end_machine(3)
+        assert rig.hypervisor.log == ["shut down 3", "machine"]
+        return described, guest
+
+    async def test_it_has_the_same_disk_port_and_identity(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        described, guest = await self.ended(rig, parts)
+        with pytest.raises(BootFailed, match="does not answer"):
+            await rig.host.restart(described, guest, no_progress)
+        (spec,) = rig.hypervisor.specs
+        assert spec.ssh_port == guest.ssh_port
+        assert spec.disks.scratch.read_bytes() == b"kept"
+        own = (b"machine-idthe same\n", guest.keys.host_key, guest.keys.authorized_keys)
+        assert all(record in rig.hypervisor.identity for record in own)
+        first = rig.hypervisor.identity
+        described, guest = await self.ended(rig, parts)
+        with pytest.raises(BootFailed):
+            await rig.host.restart(described, guest, no_progress)
+        seeds = [raw[raw.index(b"seed") + 4 :][:64] for raw in (first, rig.hypervisor.identity)]
+        assert seeds[0] != seeds[1]
+
+    async def test_a_boot_that_fails_is_tried_once_more(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        described, guest = await self.ended(rig, parts)
+        rig.hypervisor.errors = [BootFailed("It panicked."), BootFailed("It panicked again.")]
+        with pytest.raises(BootFailed, match="panicked again"):
+            await rig.host.restart(described, guest, no_progress)
+        assert len(rig.hypervisor.specs) == 2
+        (files,), leased = rig.left()
+        assert leased == frozenset()
+        assert (files / "scratch.img").read_bytes() == b"kept"
+        other = rig.ports.lease()
+        await guest.destroy()
+        assert rig.left() == ([], {other.port})
+        other.release()
+
+    async def test_another_port_serves_if_its_own_was_taken(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        described, guest = await self.ended(rig, parts)
+        rig.hypervisor.errors = [PortTaken("taken")]
+        with pytest.raises(BootFailed, match="does not answer"):
+            await rig.host.restart(described, guest, no_progress)
+        tried = [spec.ssh_port for spec in rig.hypervisor.specs]
+        assert tried[0] == guest.ssh_port
+        assert tried[1] != guest.ssh_port
+        await guest.destroy()
+        assert rig.left() == NOTHING
+
+    async def test_a_part_that_is_gone_is_found_before_anything_ends(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        _, guest = await self.ended(rig, parts)
+        parts.kit.unlink()
+        with pytest.raises(BootFailed, match="kit is gone from the server"):
+            rig.host.require_restart(guest)
+        await guest.destroy()
+
+    async def test_a_machine_that_does_not_die_keeps_its_port(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        _, guest = await self.ended(rig, parts)
+        machine = cast("PretendMachine", guest.started.machine)
+        machine.stubborn = 1
+        with pytest.raises(TimedOut):
+            await guest.end_machine(0)
+        assert rig.left()[1] == {guest.ssh_port}
+        await guest.destroy()
+        assert rig.left() == NOTHING
+
+
 class TestGuest:
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
@@ -445,6 +554,7 @@ class TestGuest:
             StartedMachine(blueprint, machine, PortLease(1, PretendLock(), forget)),
             connection or SshConnection(1, new_keys()),
             PretendProxy(log),
+            keys=new_keys(),
             environment=environment(),
             directory="/home/sandbox",
             booted_from={},

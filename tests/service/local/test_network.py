@@ -135,7 +135,7 @@ class Asked(NetworkOfGuest):
         self._naming_the_cause = self.naming
         image = SimpleNamespace(variables={"GOPROXY": "https://mirror.example.org/"})
         blueprint = SimpleNamespace(parts=SimpleNamespace(image=image))
-        self._started = cast("StartedMachine", SimpleNamespace(blueprint=blueprint))
+        self.started = cast("StartedMachine", SimpleNamespace(blueprint=blueprint))
 
     async def run(self, command: Command) -> Ran:
         await asyncio.sleep(0)

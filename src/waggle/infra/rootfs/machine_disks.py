@@ -27,7 +27,8 @@ MAX_ENVIRONMENT = 64 * 1024
 """Bytes of variables with their names; the kit's limit (kit/guest/waggle.h)."""
 
 
-CLAIMED = ("hostname", "environment", "network", "machine-id", "seed")
+MACHINE_ID = "machine-id"
+CLAIMED = ("hostname", "environment", "network", MACHINE_ID, "seed")
 """The records that make an unowned machine an environment; it keeps its own keys."""
 CERTIFICATES = "ca.pem"
 """The record with the authorities that a guest trusts beside its own."""
@@ -104,7 +105,7 @@ def network_records(*, is_there: bool) -> dict[str, bytes]:
 
 def drawn_records(drawn: bytes) -> dict[str, bytes]:
     """Make more records from DRAWN_BYTES of the host's random source, new for every machine."""
-    return {"machine-id": f"{drawn[:16].hex()}\n".encode(), "seed": drawn[16:]}
+    return {MACHINE_ID: f"{drawn[:16].hex()}\n".encode(), "seed": drawn[16:]}
 
 
 def pack(records: Mapping[str, bytes]) -> bytes:

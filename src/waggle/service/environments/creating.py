@@ -27,9 +27,10 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.secrets.held import Granting, HeldSecrets, NoGranting
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.ending import Parts
+from waggle.service.environments.events import Events
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.reaching import OperatorNetwork
-from waggle.service.environments.registry import Events, Registry
+from waggle.service.environments.registry import Registry
 from waggle.tasks import together
 
 

@@ -67,9 +67,8 @@ def cause_of(error: BaseException) -> str:
     """Return what a client may read of an error; the rest is in the log."""
     if isinstance(error, WaggleError):
         return error.message
-    return (
-        f"internal error ({type(error).__name__})" if isinstance(error, Exception) else "cancelled"
-    )
+    crash = f"internal error ({type(error).__name__})"
+    return crash if isinstance(error, Exception) else "cancelled"
 
 
 log = structlog.get_logger(__name__)
@@ -87,6 +86,10 @@ class Hooks(Protocol):
     @property
     def equip(self) -> Equip:
         """Asks it for what the record needs."""
+        ...
+
+    def lose(self, environment_id: str, error: WaggleError) -> None:
+        """Note that what ran in it is gone."""
         ...
 
 
@@ -242,12 +245,12 @@ class Life:
         return ended
 
     async def end_quietly(self) -> None:
-        """Do what `end` does, but do not raise."""
+        """Do `end`, but do not raise."""
         with contextlib.suppress(Exception):  # logged where it happened
             await self.end()
 
     async def end_unless_on_disk(self) -> None:
-        """Do what `end_quietly` does, unless it is paused to disk."""
+        """Do `end_quietly`, unless it is paused to disk."""
         with contextlib.suppress(Exception):
             await self.end(wanted=lambda environment: not environment.is_on_disk)
 

@@ -18,7 +18,8 @@ Pause: PAUSED is set first, so that new calls wait for the lock. If the machine 
 ended, or its state cannot be written, it runs again, even if it was paused in memory before.
 Resume: the paused machine continues, or the host starts another from the state on the disk, in a
 slot that `admit` takes. After a failure it is PAUSED as before.
-Rollback: the old machine and its state are destroyed first, so a failure ends in ERROR.
+Rollback: the old machine and its state are destroyed first, so a failure ends in ERROR. A restart
+is in `restarting`.
 Death: `_watch` waits for the machine. If its guest is still in use and the state is RUNNING or
 PAUSED, the environment goes to ERROR with the cause, and what the machine held is freed.
 A record that cannot be saved is only logged, but for create and extend: the next start recovers.
@@ -43,12 +44,12 @@ from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Parts, cause_of, save_if_possible
 from waggle.service.environments.exposed import ExposedPorts
-from waggle.service.environments.noticing import Noticing
+from waggle.service.environments.restarting import Restarting
 
 log = structlog.get_logger(__name__)
 
 
-class LiveEnvironment(Noticing):
+class LiveEnvironment(Restarting):
     """An environment that is not destroyed yet.
 
     Build it CREATING and call `create` once, or build it as paused to disk by an earlier server.
@@ -270,6 +271,9 @@ class LiveEnvironment(Noticing):
         """End it, or as the server stops, at least its listeners."""
         await super().end_unless_on_disk()
         await self.ports.aclose()
+
+    def _hang_up(self) -> None:
+        self.ports.hang_up()
 
     async def _free_guest(self) -> None:
         """Free the guest with all visits, and unless it gets another one, its listeners."""

@@ -25,8 +25,9 @@ from waggle.domain.host import EnvironmentHost, Progress, no_progress
 from waggle.domain.observer import Clock
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
+from waggle.service.environments.events import Events
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.registry import DiskShares, Events, Registry
+from waggle.service.environments.registry import DiskShares, Registry
 
 if TYPE_CHECKING:
     from waggle.service.environments.service import EnvironmentService

@@ -2,28 +2,26 @@
 """The state that `EnvironmentService` keeps about all live environments.
 
 `Registry` holds the live environments and counts the slots they take. None of its methods awaits:
-nothing else runs between the check and the entry, which makes the cap exact. `Events` notifies of
-changes, `Inspection` is all that is known without asking the guest, and `DiskShares` says how much
-of the host's disk an owner may use. Knows no files.
+nothing else runs between the check and the entry, which makes the cap exact. `Inspection` is all
+that is known without asking the guest, and `DiskShares` says how much of the host's disk an owner
+may use. Knows no files.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
-from waggle.domain.environment import Environment, State
-from waggle.domain.errors import MaxEnvironments, WaggleError
+from waggle.domain.environment import Environment
+from waggle.domain.errors import MaxEnvironments
 from waggle.domain.exposure import ExposedPort
-from waggle.domain.host import EnvironmentHost, Guest
+from waggle.domain.host import EnvironmentHost
 from waggle.domain.machine import Resources, ResourceUse
 from waggle.domain.network.use import NetworkUse
-from waggle.domain.observer import CANCELLED, Clock, Observer
-from waggle.service.environments.ending import Adopt, Equip, equip_nothing
 from waggle.service.environments.live import LiveEnvironment
 
 
@@ -127,69 +125,6 @@ class Registry:
     def close(self) -> None:
         """Admit nothing from now on."""
         self._closed = True
-
-
-class Events:
-    """Calls listeners, at once, when an environment changes. They must not raise or wait.
-
-    Only those that take over a guest's jobs may wait; see `Adopt`.
-    """
-
-    def __init__(self, observer: Observer, clock: Clock, equip: Equip = equip_nothing) -> None:
-        self.equip = equip
-        """See `Equip`; it may wait, too."""
-        self._observer = observer
-        self._clock = clock
-        self._removed: list[Callable[[str], None]] = []
-        self._changed: list[Callable[[Environment], None]] = []
-        self._adopters: list[Adopt] = []
-        self._settling: list[Callable[[str], Awaitable[None]]] = []
-
-    def when_adopted(self, adopt: Adopt) -> None:
-        """Call `adopt` with every guest that has jobs of another machine or server."""
-        self._adopters.append(adopt)
-
-    def when_frozen(self, settle: Callable[[str], Awaitable[None]]) -> None:
-        """Call `settle` with an id before its machine is paused or copied; bounded in time."""
-        self._settling.append(settle)
-
-    async def settle(self, environment_id: str) -> None:
-        """See `when_frozen`."""
-        for settle in self._settling:
-            await settle(environment_id)
-
-    async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
-        """See `Adopt`."""
-        for adopt in self._adopters:
-            await adopt(environment, guest, anew=anew)
-
-    def when_removed(self, notify: Callable[[str], None]) -> None:
-        """Call `notify` with the id of every environment that is destroyed."""
-        self._removed.append(notify)
-
-    def when_changed(self, notify: Callable[[Environment], None]) -> None:
-        """Call `notify` with every environment whose state or notice has changed."""
-        self._changed.append(notify)
-
-    def notify(self, environment: Environment) -> None:
-        """Notify of an environment whose state or notice has changed."""
-        if environment.state is State.DESTROYED:
-            for removed in self._removed:
-                removed(environment.id)
-        for changed in self._changed:
-            changed(environment)
-
-    @contextlib.contextmanager
-    def creating(self) -> Generator[None]:
-        """Report to the observer how the create in the block ended, and how long it took."""
-        began = self._clock()
-        try:
-            yield
-        except BaseException as error:
-            crashed = "internal" if isinstance(error, Exception) else CANCELLED
-            self._observer.create_failed(error.code if isinstance(error, WaggleError) else crashed)
-            raise
-        self._observer.environment_created((self._clock() - began).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,11 @@ from waggle.domain.programs import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
 from waggle.service.environments.ending import Parts
+from waggle.service.environments.events import Events
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.recovering import recover
-from waggle.service.environments.registry import DiskShares, Events, Inspection, Registry, inspected
+from waggle.service.environments.registry import DiskShares, Inspection, Registry, inspected
 from waggle.service.idempotency import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]

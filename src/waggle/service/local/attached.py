@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from waggle.domain.programs import Command, ExecutionResult
+from waggle.domain.programs import Command, ExecutionResult, Left
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, Terminal
+from waggle.infra.ssh.run import LeftPrograms
 from waggle.infra.ssh.run.jobs import GuestJobs, anonymous_job
 
 
@@ -20,10 +21,12 @@ class JobsOfGuest:
     def __init__(
         self,
         jobs: GuestJobs,
+        left: LeftPrograms,
         used: Callable[[], None],
         naming_the_cause: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._jobs = jobs
+        self._left = left
         self._used = used
         self._naming_the_cause = naming_the_cause
 
@@ -56,3 +59,18 @@ class JobsOfGuest:
         """Resize a job's terminal; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             return await self._jobs.resize(job_id, terminal)
+
+    async def left_running(self) -> Left:
+        """Return what was left running; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.all()
+
+    async def end_program(self, pid: int) -> bool:
+        """Kill one of them; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.end(pid)
+
+    async def end_run(self, run_id: str) -> None:
+        """Kill all that one run left; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._left.end_run(run_id)

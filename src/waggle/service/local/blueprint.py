@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,9 @@ from waggle.domain.machine import (
     MachineSpec,
     Resources,
 )
-from waggle.domain.network import Network
-from waggle.domain.network.rules import Rule
-from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
-from waggle.infra.ssh import ServeTunnel
 from waggle.service.local.variables import Blocks
 from waggle.tasks import finish, stage
 
@@ -145,8 +140,11 @@ class Launcher:
         start: Callable[[MachineSpec], Awaitable[Machine]],
         *,
         background: bool = False,
+        lease: PortLease | None = None,
     ) -> StartedMachine:
         """Start on a leased port; if another program takes that port meanwhile, on another.
+
+        `lease` is tried first, and this owns it then.
 
         In the `background` it yields to others, does not count towards STARTING, and has
         BACKGROUND_PATIENCE times as long.
@@ -155,7 +153,7 @@ class Launcher:
         what `start` raises.
         """
         for _ in range(PORT_ATTEMPTS):
-            lease = self._ports.lease()
+            lease = lease or self._ports.lease()
             spec = MachineSpec(
                 id=blueprint.files.name,
                 resources=blueprint.parts.resources,
@@ -172,6 +170,7 @@ class Launcher:
                     machine = await start(spec)
             except PortTaken:
                 lease.release()
+                lease = None
                 continue
             except BaseException:
                 lease.release()
@@ -182,36 +181,6 @@ class Launcher:
     def check_ports(self) -> None:
         """Raise NoPorts if no port is free."""
         self._ports.lease().release()
-
-
-class Proxy(Protocol):
-    """The egress proxy of one environment."""
-
-    @property
-    def serve(self) -> ServeTunnel:
-        """Serve one connection of the guest."""
-        ...
-
-    def lead_home(self, connect: ConnectHome, hostname: str) -> None:
-        """Connect requests of the guest for itself in the guest, with `connect`."""
-        ...
-
-    def network_use(self) -> NetworkUse:
-        """Return what it allowed and refused so far."""
-        ...
-
-    @property
-    def network(self) -> Network:
-        """What the guest may reach now."""
-        ...
-
-    def set_network(self, network: Network, registries: Sequence[Rule] | None = None) -> int:
-        """Judge by another network and registries; return how many open connections ended."""
-        ...
-
-    async def aclose(self) -> None:
-        """End everything that is being served. Idempotent."""
-        ...
 
 
 class LocalMachines:
@@ -283,6 +252,20 @@ class LocalMachines:
         boot = self._hypervisor.boot
         with stage("boot"):
             return await self.launcher.launch(blueprint, boot, background=background)
+
+    async def boot_again(self, blueprint: Blueprint, lease: PortLease) -> StartedMachine:
+        """Boot another machine from the scratch disk of one that has ended; it has its lease.
+
+        Once more if that fails, because the disk has an owner. Raises as `start` does.
+        """
+        blueprint.disks.identity.write_bytes(pack(blueprint.identity))
+        boot = self._hypervisor.boot
+        with stage("boot"):
+            try:
+                return await self.launcher.launch(blueprint, boot, lease=lease)
+            except BootFailed as error:
+                log.warning("boot_again_failed", machine=blueprint.files.name, error=str(error))
+            return await self.launcher.launch(blueprint, boot)
 
     async def _renewed(
         self, frozen: FrozenMachine, blueprint: Blueprint, spec: MachineSpec

@@ -189,7 +189,7 @@ class Causes:
         self._require_good_conduct = require_good_conduct
         self._when_stalled = stalled
         self._stalled: DiskFull | None = None
-        self._is_destroyed = False
+        self._ended: str | None = None
         self._notify: Callable[[DiskFull | None], None] = lambda _why: None
         machine.when_stalled(self._stall)
 
@@ -205,9 +205,10 @@ class Causes:
             stalled(why is not None)
         self._notify(why)
 
-    def destroyed(self) -> None:
-        """Make its destruction the cause of broken calls from now on, unless it is dead already."""
-        self._is_destroyed |= self._machine.is_alive
+    def ends(self, why: str) -> None:
+        """Make this the cause of broken calls from now on, unless it is dead already."""
+        if self._machine.is_alive:
+            self._ended = why
 
     def require_unstalled(self) -> None:
         """Raise DiskFull while it is stopped by a full disk."""
@@ -242,5 +243,5 @@ class Causes:
             raise GuestLost(died.cause, hint=died.next_step) from error
 
     def _require_wanted(self) -> None:
-        if self._is_destroyed:
-            raise GuestLost("The environment is being destroyed.")
+        if self._ended is not None:
+            raise GuestLost(self._ended)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
@@ -17,12 +17,12 @@ from waggle.domain.files.tree import Unpacked
 from waggle.domain.guest_agent import GuestReport
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
-from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Left, Stream
+from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Stream
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
 from waggle.infra.rootfs.machine_disks import HANG_UP, network_records
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
-from waggle.infra.ssh import GuestPorts, SshConnection
+from waggle.infra.ssh import EnvironmentKeys, GuestPorts, SshConnection
 from waggle.infra.ssh.run import LeftPrograms, Shell
 from waggle.infra.ssh.run.jobs import GuestJobs
 from waggle.infra.ssh.run.trees import Trees
@@ -30,14 +30,16 @@ from waggle.infra.ssh.run.watching import Watches
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
-from waggle.service.local.blueprint import Proxy, StartedMachine
+from waggle.service.local.blueprint import StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
 from waggle.service.local.network import NetworkOfGuest
+from waggle.service.local.proxy import Proxy
 from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
+_RESTARTED = "The environment was restarted before this call's end."
 _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
@@ -51,6 +53,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         connection: SshConnection,
         proxy: Proxy | None,
         *,
+        keys: EnvironmentKeys,
         environment: Environment,
         directory: str,
         booted_from: dict[str, str],
@@ -61,7 +64,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
-        self._left = LeftPrograms(connection, self._shell.running)
         self._diagnostician = Diagnostician(
             environment=environment,
             why=self._shell.why,
@@ -77,12 +79,14 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         if proxy is not None:
             proxy.lead_home(ports.connect, environment.name)
         self._scratch = started.blueprint.disks.scratch
-        self._started = started
+        self.started = started
+        self.keys = keys
         self._is_on_disk = False
         self.ssh_port = started.lease.port
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
+        self._copying = asyncio.Lock()
         jobs = GuestJobs(connection)
         self._causes = Causes(
             self._machine,
@@ -91,7 +95,8 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
             self._shell.set_paused,
             jobs.set_paused,
         )
-        super().__init__(jobs, self._pages.forget, self._causes.named)
+        left = LeftPrograms(connection, self._shell.running)
+        super().__init__(jobs, left, self._pages.forget, self._causes.named)
         self._user_home: str | None = None
 
     @property
@@ -114,21 +119,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
             fits = home.startswith("/") and home.isprintable()
             self._user_home = home if fits and len(home) <= MAX_PATH_BYTES else HOME
         return self._user_home
-
-    async def left_running(self) -> Left:
-        """Return what was left running; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._left.all()
-
-    async def end_program(self, pid: int) -> bool:
-        """Kill one of them; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._left.end(pid)
-
-    async def end_run(self, run_id: str) -> None:
-        """Kill all that one run left; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            await self._left.end_run(run_id)
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """Return why a run failed; see `domain.host.Guest`."""
@@ -242,10 +232,14 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         await self._reach.clear()
         self._connection.hang_up()
 
-    def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
+    @asynccontextmanager
+    async def freeze(self) -> AsyncGenerator[FrozenMachine]:
         """Freeze it; see `domain.host.Guest`."""
         self._causes.require_unstalled()
-        return self._freezing.freeze(self._started)
+        async with AsyncExitStack() as stack:
+            async with self._copying:
+                frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
+            yield frozen
 
     async def pause_to_disk(self) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
@@ -254,9 +248,24 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
 
     async def _pause_to_disk(self) -> None:
         await self._hang_up()
-        await self._freezing.pause_to_disk(self._started)
+        await self._freezing.pause_to_disk(self.started)
         self._is_on_disk = True
         await self._destroy()
+
+    async def end_machine(self, grace: float) -> bool:
+        """End its machine, with its disk; see `domain.host.Guest`."""
+        return await finish(self._end_machine(grace))
+
+    async def _end_machine(self, grace: float) -> bool:
+        async with self._ending, self._copying:  # a copy is of memory and disk of one instant
+            self._causes.ends(_RESTARTED)
+            await self._hang_up()
+            gracefully = await self._machine.shut_down(grace)
+            try:
+                await self._machine.stop()
+            finally:
+                await self.disconnect()
+        return gracefully
 
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause."""
@@ -268,7 +277,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         Idempotent; finishes when cancelled. Raises TimedOut if the machine does not die: its port
         and files are kept then, and a later call tries again.
         """
-        self._causes.destroyed()
+        self._causes.ends("The environment is being destroyed.")
         await finish(self._destroy())
 
     async def disconnect(self) -> None:
@@ -285,5 +294,5 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
             finally:
                 await self.disconnect()
             if not self._is_on_disk:
-                await asyncio.to_thread(shutil.rmtree, self._started.blueprint.files, True)
-            self._started.lease.release()
+                await asyncio.to_thread(shutil.rmtree, self.started.blueprint.files, True)
+            self.started.lease.release()

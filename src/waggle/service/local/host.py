@@ -158,6 +158,24 @@ class LocalHost:
             await asyncio.to_thread(remove_directory, frozen.directory)
         return guest
 
+    def require_restart(self, guest: host.Guest) -> None:
+        """Raise BootFailed or DiskFull; see `domain.host.EnvironmentHost.require_restart`."""
+        self.require_disk()
+        parts = _local(guest).started.blueprint.parts
+        for path in (parts.kernel, parts.kit, parts.image.disk):
+            if not path.exists():
+                raise BootFailed(
+                    f"It cannot be booted again: {path.name} is gone from the server.",
+                    hint="Its machine still runs: take a snapshot of it, or its files.",
+                )
+
+    async def restart(
+        self, environment: Environment, guest: host.Guest, progress: Progress
+    ) -> LocalGuest:
+        """Boot it again from its disk; see `domain.host.EnvironmentHost.restart`."""
+        async with self._clear_errors():
+            return await self._start.again(environment, _local(guest), progress)
+
     async def recover(self, environment: Environment) -> bool:
         """Return whether it can be resumed; see `domain.host.EnvironmentHost.recover`."""
         if environment.machine is not None:
@@ -246,6 +264,12 @@ class LocalHost:
                 f"The machine's files could not be made: {error.strerror or error}.",
                 hint="The server may be out of file descriptors: see 'waggle doctor'.",
             ) from error
+
+
+def _local(guest: host.Guest) -> LocalGuest:
+    if not isinstance(guest, LocalGuest):
+        raise BootFailed("It was not booted by this server's hypervisor.")
+    return guest
 
 
 def is_root() -> bool:

@@ -24,7 +24,8 @@ from waggle.domain.network.rules import Rule
 from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.infra.ssh.run import Shell
-from waggle.service.local.blueprint import Proxy, StartedMachine
+from waggle.service.local.blueprint import StartedMachine
+from waggle.service.local.proxy import Proxy
 
 _SECONDS: Final = 45.0
 """For one question. An emulated processor that others use, too, needs half of that for npm."""
@@ -95,7 +96,7 @@ class NetworkOfGuest:
 
     _proxy: Proxy | None
     _shell: Shell
-    _started: StartedMachine
+    started: StartedMachine
     _naming_the_cause: Callable[[], AbstractAsyncContextManager[None]]
 
     async def registries(self, network: Network, ignoring: Collection[str]) -> Registries:
@@ -124,7 +125,7 @@ class NetworkOfGuest:
     async def _answer(
         self, script: str, ignoring: Collection[str], arguments: Sequence[str] = ()
     ) -> str:
-        image = self._started.blueprint.parts.image.variables
+        image = self.started.blueprint.parts.image.variables
         restored = [f"{name}={image[name]}" for name in ignoring if name in image]
         without = [word for name in ignoring if name not in image for word in ("-u", name)]
         shell = (_BUSYBOX, "sh", "-c", script, "registries", *arguments)

@@ -13,6 +13,7 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from waggle.infra.rootfs.machine_disks import (
     CERTIFICATES,
     CLAIMED,
     DRAWN_BYTES,
+    MACHINE_ID,
     drawn_records,
     identity_records,
     network_records,
@@ -35,9 +37,16 @@ from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
-from waggle.service.local.blueprint import Blueprint, GuestParts, LocalMachines, MachineParts, Proxy
+from waggle.service.local.blueprint import (
+    Blueprint,
+    GuestParts,
+    LocalMachines,
+    MachineParts,
+    StartedMachine,
+)
 from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
+from waggle.service.local.proxy import Proxy
 from waggle.service.local.variables import Blocks, guest_variables
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import stage, together
@@ -85,9 +94,42 @@ class LocalStart:
             await progress(0.4, "Resuming the machine" if frozen else "Booting the machine")
             started = await self._machines.start(blueprint, frozen)
             undo.push_async_callback(started.stop)
-            save_access(files, keys, started.lease.port)
-            connection = SshConnection(started.lease.port, keys)
-            guest = self._guest(environment, WarmMachine(started, keys, connection))
+            guest = await self._connected(environment, started, keys, progress)
+            undo.pop_all()
+        return guest
+
+    async def again(
+        self, environment: Environment, ended: LocalGuest, progress: Progress
+    ) -> LocalGuest:
+        """Boot another machine from the disk of a guest whose machine was ended, and connect.
+
+        Its keys, its machine's id and, if possible, its port stay; what is random is drawn anew. A
+        failure leaves its files.
+        """
+        before, keys = ended.started, ended.keys
+        identity = self._identity_of(environment, before.blueprint.parts, keys)
+        kept = {MACHINE_ID: before.blueprint.identity[MACHINE_ID]}
+        blueprint = replace(before.blueprint, identity={**identity, **kept})
+        await progress(0.4, "Booting the machine")
+        async with contextlib.AsyncExitStack() as undo:
+            started = await self._machines.boot_again(blueprint, before.lease)
+            undo.push_async_callback(started.stop)
+            guest = await self._connected(environment, started, keys, progress)
+            undo.pop_all()
+        return guest
+
+    async def _connected(
+        self,
+        environment: Environment,
+        started: StartedMachine,
+        keys: EnvironmentKeys,
+        progress: Progress,
+    ) -> LocalGuest:
+        """Return the guest in a machine that is up. The caller stops that if this fails."""
+        save_access(started.blueprint.files, keys, started.lease.port)
+        connection = SshConnection(started.lease.port, keys)
+        guest = self._guest(environment, WarmMachine(started, keys, connection))
+        async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(guest.disconnect)
             await progress(0.8, "Connecting")
             await guest.connect()
@@ -135,6 +177,7 @@ class LocalStart:
             own = machine.moved(files)
             undo.push_async_callback(own.destroy)
             identity = self._identity_of(environment, own.parts, own.keys)
+            own = own.identified(identity)
             guest = self._guest(environment, own)
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
@@ -161,6 +204,7 @@ class LocalStart:
             own.started,
             own.connection,
             proxy,
+            keys=own.keys,
             environment=environment,
             directory=parts.image.directory or HOME,
             booted_from={

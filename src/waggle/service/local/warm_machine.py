@@ -56,6 +56,11 @@ class WarmMachine:
         moved = replace(self.started, blueprint=replace(blueprint, files=files))
         return replace(self, started=moved)
 
+    def identified(self, identity: Mapping[str, bytes]) -> WarmMachine:
+        """Return it with the identity that it is given."""
+        owned = replace(self.started.blueprint, identity=identity)
+        return replace(self, started=replace(self.started, blueprint=owned))
+
     async def destroy(self) -> None:
         """End it and remove its files. Idempotent; finishes when cancelled.
 

@@ -16,7 +16,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound
+from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound, WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
 from waggle.domain.programs import Command, GuestUser, NewRecording
@@ -51,6 +51,7 @@ class JobService(JobStarter):
         environments.events.when_removed(self._forget)
         environments.events.when_changed(self._changed)
         environments.events.when_adopted(self.adopt)
+        environments.events.when_lost(self._lose)
         environments.events.when_frozen(self._settle)
         environments.disk.count(self._bytes)
 
@@ -65,6 +66,11 @@ class JobService(JobStarter):
         with anyio.move_on_after(ADOPT_SECONDS):
             while new := next((job for job in self._of(environment_id) if job.is_new), None):
                 await new.begun()
+
+    def _lose(self, environment_id: str, error: WaggleError) -> None:
+        """End all jobs that run as lost; what the others printed can still be read here."""
+        for job in self._of(environment_id):
+            job.lose(error)
 
     async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
         """Take over the jobs that a guest brings along; see `Adopt`."""

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When an environment may be restarted. Called by `waggle.mcp`; `restarting` does the work."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from waggle.domain.errors import InvalidArgument, NotFound
+from waggle.domain.host import Progress, no_progress
+from waggle.service.environments.restarting import Restarted
+from waggle.service.environments.service import EnvironmentService
+
+GRACE: Final = 5.0
+"""Seconds that programs have to end before a restart."""
+MAX_GRACE: Final = 30
+
+
+class Restarts:
+    """Use case of environments: the restart."""
+
+    def __init__(self, environments: EnvironmentService) -> None:
+        self._environments = environments
+
+    async def restart(
+        self,
+        environment_id: str,
+        *,
+        owner: str,
+        force: bool = False,
+        progress: Progress = no_progress,
+    ) -> Restarted:
+        """Boot it again from its disk; with `force` its programs have no time to end.
+
+        One that is paused to disk is resumed first, in a free slot. Raises NotFound,
+        InvalidArgument, and as `Restarting.restart` and `EnvironmentService.resume` do.
+        """
+        found = self._environments.get(environment_id, owner=owner)
+        if found.is_on_disk:
+            await self._environments.resume(found.id, owner=owner)
+        life = self._environments.life(found.id)
+        if life is None:
+            raise NotFound(f"There is no environment {found.id}.")
+        return await life.restart(progress, grace=0.0 if force else GRACE)
+
+
+def parse_grace(seconds: int) -> float:
+    """Return the seconds that programs have before a destroy. Raises InvalidArgument."""
+    if not 0 <= seconds <= MAX_GRACE:
+        raise InvalidArgument(
+            f"grace_seconds must be 0 to {MAX_GRACE}.", hint="0 ends the environment at once."
+        )
+    return float(seconds)
