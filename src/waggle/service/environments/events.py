@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to environments, told to other use cases.
+"""Notices of what happens to environments, for other use cases.
 
 `EnvironmentService` has one `Events`, which `LiveEnvironment` calls and other use cases register
 with. It knows nothing of them.
