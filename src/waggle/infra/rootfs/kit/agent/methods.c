@@ -9,6 +9,7 @@
 #define TO_READ CAPABILITY(CAP_DAC_READ_SEARCH)
 #define TO_WRITE (CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_FOWNER))
 #define TO_END (CAPABILITY(CAP_KILL) | CAPABILITY(CAP_SYS_BOOT))
+#define TO_FREEZE (CAPABILITY(CAP_SYS_ADMIN) | TO_READ) // mount points may be anybody's
 #define TO_RUN UINT64_MAX // the program itself has what its user has
 #define MAX_SAFE 9007199254740991 // what every JSON implementation keeps exactly
 #define PATH {"path", ABSOLUTE_PATH, true, 0, 0}
@@ -45,9 +46,9 @@ const struct method METHODS[] = {
     {"shutdown", shutdown_machine, CHILD, TO_END, false, {{"manner", TEXT, false, 1, 16}}},
     {"reboot", reboot_machine, CHILD, TO_END, false, {{"manner", TEXT, false, 1, 16}}},
     {"sync_filesystems", sync_filesystems, CHILD, 0, true, {{0}}},
-    {"freeze_filesystems", freeze_filesystems, CHILD, CAPABILITY(CAP_SYS_ADMIN), false,
+    {"freeze_filesystems", freeze_filesystems, CHILD, TO_FREEZE, false,
      {{"mount_points", TEXTS, false, 0, MAX_LISTED}, {"timeout", INTEGER, false, 1, 600}}},
-    {"thaw_filesystems", thaw_filesystems, CHILD, CAPABILITY(CAP_SYS_ADMIN), true, {{0}}},
+    {"thaw_filesystems", thaw_filesystems, CHILD, TO_FREEZE, true, {{0}}},
 };
 const size_t METHOD_COUNT = LENGTH(METHODS);
 

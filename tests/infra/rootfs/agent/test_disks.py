@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file systems that the agent lists: each once, and what does not answer hides no other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.support.agent_places import after, disk_image, needs_root, with_disk
+from tests.support.agent_program import Agent, running_agent
+
+from waggle.infra.guest.protocol import METHODS, system
+
+MOUNT = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def mount(source, target, type, flags=0, data=""):
+    os.makedirs(target, exist_ok=True)
+    words = [os.fsencode(word) for word in (source, target, type)]
+    if libc.mount(*words, flags, os.fsencode(data)):
+        raise OSError(ctypes.get_errno(), target)
+BIND, READ_ONLY = 4096, 1
+"""
+# A file system whose program never answers.
+SILENT = """
+kept = os.open("/dev/fuse", os.O_RDWR)
+os.set_inheritable(kept, True)
+mount("silent", "%s", "fuse.silent", 0, f"fd={kept},rootmode=40000,user_id=0,group_id=0")
+"""
+
+
+def told(agent: Agent) -> system.DiskUsage:
+    result = json.dumps(agent.result("get_disk_usage"))
+    usage = METHODS["get_disk_usage"].result.model_validate_json(result)
+    assert isinstance(usage, system.DiskUsage)
+    return usage
+
+
+def mounting(code: str) -> tuple[str, ...]:
+    return after(MOUNT + code, "--mount")
+
+
+def below(usage: system.DiskUsage, directory: Path) -> dict[str, system.Filesystem]:
+    return {
+        one.mount_point.removeprefix(f"{directory}/"): one
+        for one in usage.filesystems
+        if one.mount_point.startswith(f"{directory}/")
+    }
+
+
+def test_it_lists_what_is_mounted_here(agent: Agent) -> None:
+    usage = told(agent)
+    types = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    assert "/" in {one.mount_point for one in usage.filesystems}
+    for one in usage.filesystems:
+        size = os.statvfs(one.mount_point)
+        assert one.total_bytes == size.f_blocks * size.f_frsize > 0
+        assert 0 <= one.used_bytes <= one.total_bytes
+        assert one.inodes == size.f_files
+        assert one.read_only == bool(size.f_flag & os.ST_RDONLY)
+        assert one.type in types
+    assert not usage.truncated
+
+
+@needs_root
+def test_each_is_listed_once_with_its_shortest_name(agent_program: Path, tmp_path: Path) -> None:
+    image, place = disk_image(tmp_path / "image"), tmp_path / "long-name"
+    place.mkdir()
+    code = f"mount('{place}', '{tmp_path}/short', '', BIND)"
+    prefix = with_disk(image, place) + mounting(code)
+    with running_agent(agent_program, tmp_path, prefix=prefix) as agent:
+        found = below(told(agent), tmp_path)
+    assert list(found) == ["short"]
+    disk = found["short"]
+    assert disk.type == "ext4"
+    assert disk.source.startswith("/dev/loop")
+    assert 8 << 20 < disk.total_bytes <= 16 << 20
+    assert disk.used_bytes < disk.available_bytes < disk.total_bytes
+    assert disk.inodes_free == disk.inodes - 11
+    assert not disk.read_only
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "name", ["a b", "tab\there", "line\nend", "back\\slash", "\\040", "\u00e9"]
+)
+def test_names_are_as_they_are(agent_program: Path, tmp_path: Path, name: str) -> None:
+    code = (
+        f"mount({name!r}, os.path.join({str(tmp_path)!r}, {name!r}), 'tmpfs', READ_ONLY, 'size=1m')"
+    )
+    with running_agent(agent_program, tmp_path, prefix=mounting(code)) as agent:
+        found = below(told(agent), tmp_path)
+    assert list(found) == [name]
+    assert found[name].source == name
+    assert found[name].total_bytes == 1 << 20
+    assert found[name].read_only
+
+
+@needs_root
+def test_a_mount_over_another_hides_it(agent_program: Path, tmp_path: Path) -> None:
+    code = f"""
+for size in (1, 2, 3):
+    mount(f"size-{{size}}", "{tmp_path}/here", "tmpfs", 0, f"size={{size}}m")
+"""
+    with running_agent(agent_program, tmp_path, prefix=mounting(code)) as agent:
+        found = below(told(agent), tmp_path)
+    assert [(one.source, one.total_bytes >> 20) for one in found.values()] == [("size-3", 3)]
+
+
+@needs_root
+@pytest.mark.parametrize("count", [70, 300])
+def test_many_are_cut(agent_program: Path, tmp_path: Path, count: int) -> None:
+    code = f"""
+for number in range({count}):
+    mount("none", f"{tmp_path}/{{number}}", "tmpfs", 0, "size=1m")
+"""
+    with running_agent(agent_program, tmp_path, prefix=mounting(code)) as agent:
+        usage = told(agent)
+    assert len(usage.filesystems) == 64
+    assert usage.truncated
+
+
+@needs_root
+def test_long_names_do_not_outgrow_the_line(agent_program: Path, tmp_path: Path) -> None:
+    code = f"""
+os.chdir("{tmp_path}")
+for number in range(40):
+    for depth in range(15):
+        os.makedirs("\\n" * 250, exist_ok=True)
+        os.chdir("\\n" * 250)
+    mount("none", str(number), "tmpfs", 0, "size=1m")
+    os.chdir("{tmp_path}")
+"""
+    with running_agent(agent_program, tmp_path, prefix=mounting(code)) as agent:
+        usage = told(agent)
+    assert len(usage.filesystems) > 10
+    assert usage.truncated
+
+
+@needs_root
+def test_what_does_not_answer_hides_no_other(agent_program: Path, tmp_path: Path) -> None:
+    code = SILENT % (tmp_path / "silent") + f"mount('late', '{tmp_path}/late', 'tmpfs')"
+    with running_agent(agent_program, tmp_path, prefix=mounting(code)) as agent:
+        usage = told(agent)
+        assert agent.result("ping") == {}
+    assert list(below(usage, tmp_path)) == ["late"]
+    assert usage.truncated
