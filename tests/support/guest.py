@@ -21,14 +21,26 @@ from tests.support.guest_files import FakeFile
 from tests.support.guest_programs import FakePrograms
 from tests.support.kept_jobs import KeptJob, copies
 
-from waggle.domain.errors import DiskFull, GuestMisbehaves
+from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.exposure import ByteStream
+from waggle.domain.guest_agent import GuestFilesystem, GuestLoad, GuestReport, RunsPrograms
 from waggle.domain.machine import ResourceUse
 from waggle.domain.network import Network
 from waggle.domain.network.registries import Registries, registry_rules
 from waggle.domain.network.rules import Rule
 from waggle.infra.net import Stream
 
+SAID = GuestReport(
+    system="Pretend 1",
+    kernel="6.1",
+    hostname="pretend",
+    uptime=5.0,
+    clock=0,
+    load=GuestLoad(256 << 20, 128 << 20, 0.5, 12, 3.25, None),
+    filesystems=(GuestFilesystem("/", 64 << 20, 8 << 20),),
+    addresses=(),
+    users=(RunsPrograms("root", 3),),
+)
 USED = ResourceUse(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
 
 
@@ -54,6 +66,7 @@ class FakeGuest(FakePrograms):
 
     destroy_error: Exception | None = None
     used: ResourceUse = USED
+    said: GuestReport | None = SAID
     servers: dict[int, int] = field(default_factory=dict[int, int])
     connected_ports: list[int] = field(default_factory=list[int])
     connect_hold: anyio.Event | None = None
@@ -98,6 +111,15 @@ class FakeGuest(FakePrograms):
     async def renew_network(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.network_renewals += 1
+
+    async def load(self) -> GuestLoad:
+        return (await self.report()).load
+
+    async def report(self) -> GuestReport:
+        await anyio.lowlevel.checkpoint()
+        if self.dead.is_set() or self.said is None:
+            raise GuestLost("The guest's agent does not answer.")
+        return self.said
 
     async def resource_use(self) -> ResourceUse | None:
         await anyio.lowlevel.checkpoint()

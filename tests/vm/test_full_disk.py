@@ -54,7 +54,7 @@ async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
 
     No test disk can be made to give these errors.
     """
-    machine = guest._started.machine  # pyright: ignore[reportPrivateUsage]
+    machine = guest.started.machine  # pyright: ignore[reportPrivateUsage]
     assert isinstance(machine, QemuMachine)
     monitor = machine._monitor  # pyright: ignore[reportPrivateUsage]
     blocks = cast("list[dict[str, Any]]", await monitor.execute("query-block"))

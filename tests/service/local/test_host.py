@@ -90,9 +90,6 @@ class PretendMachine:
     def agent(self) -> GuestAgent:
         raise GuestLost("no agent")
 
-    async def shut_down(self, seconds: float) -> bool:
-        return False
-
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
 

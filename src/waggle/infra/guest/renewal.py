@@ -88,6 +88,9 @@ class Renewal:
         self._reader = reader
         self._writer = writer
         self._now = now
+        self._turn = asyncio.Lock()
+        self._due = 0
+        """Answers to come, of which all but the last are of callers that gave up."""
 
     async def renew(self, records: Mapping[str, bytes], *, deadline: float = DEADLINE) -> None:
         """Install records, and set the clock to within DRIFT of the host's.
@@ -123,10 +126,16 @@ class Renewal:
     async def _ask(self, records: Mapping[str, bytes]) -> Ahead:
         """Send records, and return what the answer tells of the guest's clock."""
         parts = [record(name, data) for name, data in records.items()]
-        sent = self._now()
-        self._writer.write(b"".join([*parts, END]))
-        await self._writer.drain()
-        good, guest_time = _ANSWER.unpack(await self._reader.readexactly(_ANSWER.size))
+        async with self._turn:
+            sent = self._now()
+            self._writer.write(b"".join([*parts, END]))
+            self._due += 1
+            await self._writer.drain()
+            answer = b""
+            while self._due:
+                answer = await self._reader.readexactly(_ANSWER.size)
+                self._due -= 1
+        good, guest_time = _ANSWER.unpack(answer)
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
         if guest_time < 0:

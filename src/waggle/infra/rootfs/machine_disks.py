@@ -36,6 +36,8 @@ RENEWED = ("host_key", "authorized_keys", *CLAIMED)
 """The records that differ between two otherwise equal machines."""
 HANG_UP = {"hang-up": b""}
 """The record that ends the remains of the host's abandoned connections in the guest."""
+RESTART_AGENT = {"restart-agent": b""}
+"""The record that has PID 1 end the guest's agent and start another."""
 DRAWN_BYTES = 80
 """16 for the machine's id, and 64 to seed the guest kernel's random state."""
 

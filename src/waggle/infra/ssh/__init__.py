@@ -73,8 +73,8 @@ CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.1
 _BUSY: Final = (
-    "The machine runs, and may only be too busy: wait and try again. If it stays silent, create a "
-    "new environment."
+    "The machine runs, and may only be too busy: wait and try again. If it stays silent, "
+    "restart_environment boots it again with its files."
 )
 PROXY_PORT: Final = 3128
 _TUNNEL_WINDOW: Final = 128 << 10
@@ -86,6 +86,10 @@ log = structlog.get_logger(__name__)
 ServeTunnel = Callable[["asyncssh.SSHReader[bytes]", BrakedWriter], Awaitable[None]]
 """Serves one connection that a program in the guest made to 127.0.0.1, port PROXY_PORT."""
 _Accept = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], Awaitable[None]]
+
+
+class SshSilent(GuestLost):
+    """The SSH server takes no connection, so nothing was begun."""
 
 
 class SshConnection:
@@ -118,6 +122,8 @@ class SshConnection:
         self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
+        self.revive: Callable[[], Awaitable[None]] | None = None
+        """Has the server begin anew when it answers nobody; then it is tried once more."""
 
     async def get(self) -> asyncssh.SSHClientConnection:
         """Return the open connection, or connect within `timeout` seconds if there is none.
@@ -129,7 +135,7 @@ class SshConnection:
             if self._connection is None or self._connection.is_closed():
                 self._connection, self._offered = None, False
                 with stage("ssh"):
-                    connection = await self._connect()
+                    connection = await self._connect_or_revive()
                 if self._closed:
                     connection.abort()
                 self._require_open()
@@ -165,6 +171,16 @@ class SshConnection:
         if self._misconduct:
             raise GuestLost(self._misconduct)
 
+    async def _connect_or_revive(self) -> BoundedConnection:
+        try:
+            return await self._connect()
+        except SshSilent:
+            if self.revive is None or self._closed:
+                raise
+            await self.revive()
+            self._require_open()
+            return await self._connect()
+
     async def _connect(self) -> BoundedConnection:
         """Connect, in a few attempts. The guest controls the peer, which may answer anything."""
         failure, hint = f"it took over {self._timeout:g} s", _BUSY
@@ -181,7 +197,7 @@ class SshConnection:
                         failure, hint = error.strerror or type(error).__name__, None
                     except Exception as error:
                         failure, hint = type(error).__name__, None
-        raise GuestLost(f"The guest's SSH server does not answer: {failure}.", hint=hint)
+        raise SshSilent(f"The guest's SSH server does not answer: {failure}.", hint=hint)
 
     def _options(self) -> asyncssh.SSHClientConnectionOptions:
         nothing: list[asyncssh.SSHKey] = []

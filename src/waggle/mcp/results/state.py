@@ -25,6 +25,7 @@ from waggle.mcp.results.environments import (
     UNUSED,
     on_disk_until,
 )
+from waggle.mcp.results.guest import LOST, GuestSays, guest_lines, guest_says
 from waggle.mcp.results.jobs import (
     JobItem,
     LeftItem,
@@ -95,6 +96,7 @@ class EnvironmentState(BaseModel):
     network_use: NetworkUseItem | None = Field(
         default=None, description="Its connections so far, if there were any."
     )
+    guest: GuestSays | None = Field(default=None, description="What it says of itself now.")
     ssh_port: int = Field(
         default=0, description="TCP port on the server's 127.0.0.1 (for operators)."
     )
@@ -179,7 +181,7 @@ def environment_state(
         idle_seconds_left=int(found.idle_left.total_seconds()),
         expires_at="" if found.is_busy else rfc3339(environment.expires_at()),
         on_disk_until=on_disk_until(environment),
-        notice=environment.notice or "",
+        notice=_notice(found),
         running_jobs=len(running),
         jobs=[job_item(job) for job in running[: -MOST_RUNNING - 1 : -1]],
         cpus=environment.resources.cpus,
@@ -193,6 +195,7 @@ def environment_state(
         ports=[PortItem(port=exposed.port, url=exposed.url) for exposed in found.ports],
         left_running=left_items(left),
         network_use=network_use_item(found.network_use, found.now),
+        guest=guest_says(found.said),
         ssh_port=environment.ssh_port or 0,
     )
 
@@ -227,8 +230,14 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),
         *network_lines(state.network_use),
+        *guest_lines(state.guest),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
+
+
+def _notice(found: Inspection) -> str:
+    said = found.environment.notice or ""
+    return f"{said} {LOST}".strip() if found.is_agent_lost else said
 
 
 def _fate(state: EnvironmentState, fate: str) -> str:

@@ -39,6 +39,7 @@ import structlog
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound
 from waggle.domain.exposure import ExposedPort
+from waggle.domain.guest_agent import GuestLoad, GuestReport
 from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
@@ -248,6 +249,20 @@ class LiveEnvironment(Restarting):
     async def resource_use(self) -> ResourceUse | None:
         """Return what its machine uses, if there is one. Does not count as use."""
         return None if self._guest is None else await self._guest.resource_use()
+
+    async def report(self) -> GuestReport | None:
+        """Return what its guest says of itself, None while it does not run. Raises GuestLost."""
+        guest = self._guest
+        if guest is None or self.environment.state is not State.RUNNING:
+            return None
+        return await guest.report()
+
+    async def load(self) -> GuestLoad | None:
+        """Return how busy its guest says it is; as `report`."""
+        guest = self._guest
+        if guest is None or self.environment.state is not State.RUNNING:
+            return None
+        return await guest.load()
 
     async def left(self, *, always: bool) -> Left:
         """Return what calls have left running; unless `always`, ask only if there may be any.

@@ -3,7 +3,7 @@
 
 `Registry` holds the live environments and counts the slots they take. None of its methods awaits:
 nothing else runs between the check and the entry, which makes the cap exact. `Inspection` is all
-that is known without asking the guest, and `DiskShares` says how much of the host's disk an owner
+that is known, what the guest says included, and `DiskShares` says how much of the host's disk an owner
 may use. Knows no files.
 """
 
@@ -19,6 +19,7 @@ from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment
 from waggle.domain.errors import MaxEnvironments
 from waggle.domain.exposure import ExposedPort
+from waggle.domain.guest_agent import GuestReport
 from waggle.domain.host import EnvironmentHost
 from waggle.domain.machine import Resources, ResourceUse
 from waggle.domain.network.use import NetworkUse
@@ -136,6 +137,10 @@ class Inspection:
     resource_use: ResourceUse | None
     ports: tuple[ExposedPort, ...]
     network_use: NetworkUse | None = None
+    said: GuestReport | None = None
+    """What its guest says of itself; nothing of it is sure."""
+    is_agent_lost: bool = False
+    """It runs, and its guest says nothing."""
 
     @property
     def is_busy(self) -> bool:

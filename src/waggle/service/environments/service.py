@@ -10,13 +10,14 @@ from __future__ import annotations
 import builtins
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import anyio
 import anyio.abc
 
 from waggle.domain.access import find_id, parse_reference_text
 from waggle.domain.environment import Environment, State, parse_timeout
-from waggle.domain.errors import NotFound
+from waggle.domain.errors import GuestLost, NotFound
 from waggle.domain.host import EnvironmentHost, FrozenMachine, Guest, Progress, no_progress
 from waggle.domain.machine import Resources
 from waggle.domain.names import is_id
@@ -160,10 +161,14 @@ class EnvironmentService:
         return self._owned(environment_id, owner).environment
 
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
-        """Return all that is known without asking its guest. Not a use. Raises as `get` does."""
+        """Return all that is known, and what its guest says. Not a use. Raises as `get` does."""
         live = self._owned(environment_id, owner)
         resource_use = await live.resource_use()
-        return inspected(live, self._clock(), resource_use)
+        found = inspected(live, self._clock(), resource_use)
+        try:
+            return replace(found, said=await live.report())
+        except GuestLost:
+            return replace(found, is_agent_lost=True)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""

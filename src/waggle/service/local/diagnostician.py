@@ -45,6 +45,7 @@ from waggle.domain.network.decisions import Decision
 from waggle.domain.network.use import NO_USE, NetworkUse
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.guest_job import Detached
+from waggle.infra.ssh import SshSilent
 
 log = structlog.get_logger(__name__)
 
@@ -182,9 +183,14 @@ class Causes:
         self,
         machine: Machine,
         require_good_conduct: Callable[[], None],
+        why_silent: Callable[[], Awaitable[str]],
         *stalled: Callable[[bool], None],
     ) -> None:
-        """`require_good_conduct` raises an error with the misconduct if the guest misbehaves."""
+        """`require_good_conduct` raises an error with the misconduct if the guest misbehaves.
+
+        `why_silent` returns what else is known of a guest that takes no connection.
+        """
+        self._why_silent = why_silent
         self._machine = machine
         self._require_good_conduct = require_good_conduct
         self._when_stalled = stalled
@@ -237,6 +243,9 @@ class Causes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
                     cause = await self._machine.wait()
+            if isinstance(error, SshSilent) and cause is None:
+                known = f"{error.message} {await self._why_silent()}"
+                raise SshSilent(known, hint=error.hint) from error
             if cause is None:
                 raise
             died = machine_died(cause)

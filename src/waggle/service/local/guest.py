@@ -14,7 +14,7 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.guest_agent import GuestReport
+from waggle.domain.guest_agent import GuestLoad, GuestReport
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Stream
@@ -33,6 +33,7 @@ from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
+from waggle.service.local.health import GuestHealth
 from waggle.service.local.network import NetworkOfGuest
 from waggle.service.local.proxy import Proxy
 from waggle.tasks import finish
@@ -88,9 +89,12 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         self._ending = asyncio.Lock()
         self._copying = asyncio.Lock()
         jobs = GuestJobs(connection)
+        self._health = GuestHealth(self._machine, environment.id)
+        connection.revive = self._health.restart_ssh
         self._causes = Causes(
             self._machine,
             connection.require_good_conduct,
+            self._health.why_silent,
             connection.set_paused,
             self._shell.set_paused,
             jobs.set_paused,
@@ -174,9 +178,14 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
             await self._watches.watch(path, changed)
 
     async def report(self) -> GuestReport:
-        """Ask the guest's agent how it is; see `domain.host.Guest`."""
+        """Ask the guest how it is; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._machine.agent.report()
+            return await self._health.report()
+
+    async def load(self) -> GuestLoad:
+        """Ask the guest how busy it is; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._health.load()
 
     async def resource_use(self) -> ResourceUse | None:
         """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""
