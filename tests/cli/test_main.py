@@ -22,6 +22,7 @@ COMMANDS = [
     "setup",
     "doctor",
     "demo",
+    "agent",
     "shell",
     "cp",
     "exec",
@@ -65,7 +66,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert len(shown.splitlines()) > 3
 
 
-@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new"])
+@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new", "agent"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.app([*command.split(), "--help"])

@@ -19,6 +19,7 @@ from waggle.cli.env.commands import env, exec_, logs, run
 from waggle.cli.options import (
     MACHINE,
     SERVER,
+    AgentMethod,
     Environment,
     Flag,
     Json,
@@ -196,6 +197,40 @@ def port(
     from waggle.cli.env.environments import expose
 
     expose(environment, port, share=share, expires=expires)
+
+
+@app.command(group=MACHINE)
+def agent(
+    method: AgentMethod = None,
+    /,
+    *parameters: str,
+    socket: Path | None = None,
+    output: Path | None = None,
+    timeout: str | None = None,
+    show: Annotated[Flag, Parameter(name="--list")] = False,
+    json: Json = False,
+) -> int:
+    """Ask the guest agent of a virtual machine, over a socket of QEMU or libvirt.
+
+    Exits with the exit code of the program of exec_command.
+
+    Example: `waggle agent --socket /run/vm/agent.sock file_read path=/etc/hostname`
+
+    :param method: What to ask; without one, list the methods.
+    :param parameters: Its parameters as NAME=VALUE: text as it is, data as text or @FILE, all else
+        as JSON.
+    :param socket: The socket of the machine's port.
+    :param output: A file for what file_read reads, instead of standard output.
+    :param timeout: How long to wait for the answer, such as 90s or 5m.
+    :param show: List the methods.
+    """
+    from waggle.cli.agent import agent as begin
+    from waggle.cli.agent import list_methods
+
+    if method is None or show:
+        list_methods(as_json=json)
+        return 0
+    return begin(method, parameters, socket=socket, output=output, timeout=timeout, as_json=json)
 
 
 @app.command(group=MACHINE)

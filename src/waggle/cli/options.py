@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import CycloptsError, CycloptsPanel, Group, Parameter, Token, UnknownOptionError
 
@@ -29,6 +29,14 @@ def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
 
 Place = Annotated[Path, Parameter(converter=_as_typed)]
 """A path that shells complete, here or in an environment; as typed, since a final slash counts."""
+_METHODS = Literal[
+    "ping", "get_agent_info", "get_system_info", "get_network_info", "get_disk_usage",
+    "get_metrics", "get_users", "exec_command", "get_process", "kill_process", "file_read",
+    "file_write", "list_directory", "set_time", "shutdown", "reboot", "sync_filesystems",
+    "freeze_filesystems", "thaw_filesystems",
+]  # fmt: skip
+AgentMethod = Annotated[_METHODS | str | None, Parameter(converter=_as_typed, show_choices=False)]
+"""A method of the guest agent's protocol, which shells complete; a wrong one has its own error."""
 Environment = Annotated[str, Parameter(help="Its id, the beginning of its id, or its name.")]
 
 

@@ -68,7 +68,7 @@ class AgentClient:
         """
         text = encoded(method, params or {})
         most = METHODS[method].seconds if seconds is None else seconds
-        async with _within(method, most):
+        async with within(method, most):
             if method not in _ALWAYS:
                 await self._negotiate()
             answer = await self._channel.ask(method, text)
@@ -91,12 +91,13 @@ class AgentClient:
         """Return when the agent has answered."""
         await self.call("ping", system.Done, seconds=seconds)
 
-    async def agent_info(self) -> system.AgentInfo:
+    async def agent_info(self, seconds: float | None = None) -> system.AgentInfo:
         """Return what the agent is and may do, and negotiate the version.
 
         Raises AgentRefused (unsupported) if it speaks no version that this client speaks.
         """
-        info = await self.call("get_agent_info", system.AgentInfo, {"protocol": VERSION})
+        params = {"protocol": VERSION}
+        info = await self.call("get_agent_info", system.AgentInfo, params, seconds)
         if info.protocol.partition(".")[0] != VERSION.partition(".")[0]:
             raise lost("get_agent_info", f"it speaks version {info.protocol}")
         self._limits = info.policy.limits
@@ -172,22 +173,22 @@ class AgentClient:
     ) -> bytes:
         """Return a file of at most `limit` bytes. Raises TooLarge for a longer one."""
         data = bytearray()
-        async with _within("file_read", seconds), aclosing(self.read_parts(path)) as parts:
+        async with within("file_read", seconds), aclosing(self.read_parts(path)) as parts:
             async for part in parts:
                 if max(part.size, len(data) + len(part.data)) > limit:
                     raise TooLarge(f"{path!a} has {part.size:,} bytes, over {limit:,}.", hint="")
                 data += part.data
         return bytes(data)
 
-    def read_parts(self, path: str) -> AsyncGenerator[files.FileData]:
+    def read_parts(self, path: str, offset: int = 0) -> AsyncGenerator[files.FileData]:
         """Yield a file's parts in order, up to the size that it has at first; close the result."""
-        return read_parts(self.read_part, path, MAX_READ)
+        return read_parts(self.read_part, path, offset, MAX_READ)
 
     async def write_file(
         self, path: str, data: bytes, *, mode: int | None = None, seconds: float = _TRANSFER
     ) -> None:
         """Write a file, in parts where it is large: an error leaves what was written by then."""
-        async with _within("file_write", seconds):
+        async with within("file_write", seconds):
             await self.write_parts(path, pieces_of(data, await self.piece_bytes()), mode=mode)
 
     async def piece_bytes(self) -> int:
@@ -220,7 +221,7 @@ class AgentClient:
     ) -> list[files.Entry]:
         """Return the entries of a directory, at most so many."""
         found: list[files.Entry] = []
-        async with _within("list_directory", seconds):
+        async with within("list_directory", seconds):
             while len(found) < most:
                 params = {"path": path, "offset": len(found)}
                 page = await self.call("list_directory", files.Listing, params)
@@ -257,8 +258,8 @@ class AgentClient:
 
 
 @asynccontextmanager
-async def _within(method: str, seconds: float) -> AsyncGenerator[None]:
-    """Bound the time of a block. Raises GuestLost."""
+async def within(method: str, seconds: float) -> AsyncGenerator[None]:
+    """Bound the time of a block that calls a method. Raises GuestLost."""
     try:
         async with asyncio.timeout(seconds):
             yield

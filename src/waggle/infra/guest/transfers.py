@@ -32,15 +32,18 @@ WritePart = Callable[[bytes, int | None, int | None], Awaitable[Written]]
 """Writes data at an offset, or a new file with a mode."""
 
 
-async def read_parts(read: ReadPart, path: str, most: int) -> AsyncGenerator[FileData]:
-    """Yield the parts of a file in order, up to its first size; none has more than `most` bytes."""
-    first = await _checked(read, path, 0, None, most)
+async def read_parts(read: ReadPart, path: str, offset: int, most: int) -> AsyncGenerator[FileData]:
+    """Yield the parts of a file in order, from `offset` to the size that it has at first.
+
+    None has more than `most` bytes.
+    """
+    first = await _checked(read, path, offset, None, most)
     yield first
     step = len(first.data)
     if first.end:
         return
     under_way: deque[asyncio.Task[FileData]] = deque()
-    offset = step
+    offset += step
     try:
         while under_way or offset < first.size:
             while offset < first.size and len(under_way) < IN_FLIGHT:
