@@ -271,7 +271,7 @@ async def test_without_authentication_all_clients_are_one_owner() -> None:
         assert data_of(await other.call_tool("list_environments", {}))["count"] == 1
 
 
-def page(sessions: int) -> tuple[bytes, str]:
+async def page(sessions: int) -> tuple[bytes, str]:
     return b"sessions %d\n" % sessions, "text/plain; version=0.0.4"
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from waggle.config import Settings
+from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import SettingsInvalid
@@ -33,7 +34,6 @@ from waggle.infra.net.record import Heard
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
 from waggle.service.sharing import RateLimiter
-from waggle.web import Scrape
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class Watch:
     observer: Observer
     traffic: Traffic
     """That of all environments, which the proxies count and the page shows."""
-    scrape: Scrape | None = None
+    scrape: Callable[[int], tuple[bytes, str]] | None = None
     reopen: Callable[[], None] | None = None
 
 
@@ -111,6 +111,7 @@ def watching(
     settings: Settings,
     states: Callable[[], Iterable[State]],
     warm: Callable[[], Mapping[str, int]] = dict[str, int],
+    guests: Callable[[], GuestTotals] = GuestTotals,
 ) -> Generator[Watch]:
     """Open metrics and audit log until the block ends.
 
@@ -118,7 +119,7 @@ def watching(
     """
     traffic, metrics = Traffic(), None
     if settings.metrics:
-        metrics = Metrics(states, settings.max_environments, warm, traffic)
+        metrics = Metrics(states, settings.max_environments, warm, traffic, guests)
     audit = None
     if settings.audit_log is not None:
         path = None if settings.audit_log == "-" else settings.audit_log

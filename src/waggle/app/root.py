@@ -120,7 +120,12 @@ async def open_app(
 
         pool = warm_pool(settings, held)
         watch = stack.enter_context(
-            watching(settings, lambda: (live.state for live in environments.all()), pool.counts)
+            watching(
+                settings,
+                lambda: (live.state for live in environments.all()),
+                pool.counts,
+                lambda: environments.guest_loads.totals,
+            )
         )
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)

@@ -61,6 +61,20 @@ class GuestReport:
     users: tuple[RunsPrograms, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GuestTotals:
+    """The sums over all guests that answered, in bytes and numbers; `lost` did not answer."""
+
+    answering: int = 0
+    lost: int = 0
+    memory_total: int = 0
+    memory_available: int = 0
+    processes: int = 0
+    load: float = 0.0
+    stalled: int = 0
+    """Guests in which programs waited for memory for over a tenth of the last ten seconds."""
+
+
 class GuestAgent(Protocol):
     """The agent in one guest. It works where SSH does not. Every call is bounded in time.
 

@@ -58,7 +58,7 @@ _CHOICES_REMEMBERED = 100
 
 NotReady = Callable[[], Awaitable[str | None]]
 """Returns why a create would fail right now, or None."""
-Scrape = Callable[[int], tuple[bytes, str]]
+Scrape = Callable[[int], Awaitable[tuple[bytes, str]]]
 """Takes the number of sessions; returns the body of /metrics and its content type."""
 
 
@@ -219,7 +219,7 @@ def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -
         if scope["method"] not in ("GET", "HEAD"):
             await problem(405, "Method Not Allowed", {"Allow": "GET"})(scope, receive, send)
             return
-        text, media = scrape(endpoint.sessions)
+        text, media = await scrape(endpoint.sessions)
         await Response(text, headers={"Content-Type": media})(scope, receive, send)
 
     return Route("/metrics", AccessCheck(metrics, access, for_scraper=True))

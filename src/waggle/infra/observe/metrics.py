@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from waggle.domain.environment import State
+from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import CALL_TOOL, Call, Egress, Observer
 
@@ -38,12 +39,14 @@ class Metrics(Observer, Collector):
         capacity: int,
         warm: Callable[[], Mapping[str, int]] = dict[str, int],
         traffic: Traffic | None = None,
+        guests: Callable[[], GuestTotals] = GuestTotals,
     ) -> None:
         """`states` returns the state of every live environment now.
 
         `warm` returns the number of warm machines of each runtime. `traffic` is that of all
-        environments; it is read at a scrape.
+        environments; it is read at a scrape, as is what `guests` returns.
         """
+        self._guests = guests
         self._traffic = Traffic() if traffic is None else traffic
         self._registry = CollectorRegistry()
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
@@ -155,7 +158,30 @@ class Metrics(Observer, Collector):
             warm.add_metric((runtime,), number)
         yield warm
         yield from self._network()
+        yield from self._said()
         yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self._sessions)
+
+    def _said(self) -> Iterator[Metric]:
+        """Yield what guests say of themselves, which may be wrong, summed up over all of them."""
+        said = self._guests()
+        agents = GaugeMetricFamily(
+            "waggle_guest_agents", "Agents of running guests by state.", labels=("state",)
+        )
+        agents.add_metric(("answering",), said.answering)
+        agents.add_metric(("lost",), said.lost)
+        yield agents
+        memory = GaugeMetricFamily(
+            "waggle_guest_memory_bytes", "Memory of guests, as they say.", labels=("kind",)
+        )
+        memory.add_metric(("total",), said.memory_total)
+        memory.add_metric(("available",), said.memory_available)
+        yield memory
+        for name, text, value in (
+            ("processes", "Processes of guests, as they say.", said.processes),
+            ("load", "Load averages of guests of one minute, as they say.", said.load),
+            ("memory_stalled", "Guests whose programs wait for memory.", said.stalled),
+        ):
+            yield GaugeMetricFamily(f"waggle_guest_{name}", text, value=value)
 
     def _network(self) -> Iterator[Metric]:
         traffic = self._traffic

@@ -3,8 +3,8 @@
 
 `Registry` holds the live environments and counts the slots they take. None of its methods awaits:
 nothing else runs between the check and the entry, which makes the cap exact. `Inspection` is all
-that is known, what the guest says included, and `DiskShares` says how much of the host's disk an owner
-may use. Knows no files.
+that is known, what the guest says included, and `DiskShares` says how much of the host's disk an
+owner may use. Knows no files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment
-from waggle.domain.errors import MaxEnvironments
+from waggle.domain.errors import GuestLost, MaxEnvironments
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestReport
 from waggle.domain.host import EnvironmentHost
@@ -155,11 +155,17 @@ class Inspection:
         return max(self.environment.expires_at() - self.now, timedelta(0))
 
 
-def inspected(live: LiveEnvironment, now: datetime, use: ResourceUse | None) -> Inspection:
-    """Return what is known of an environment, given what its machine uses."""
+async def inspected(live: LiveEnvironment, now: Callable[[], datetime]) -> Inspection:
+    """Return what is known of an environment, and what its guest says."""
+    said, is_lost = None, False
+    try:
+        said = await live.report()
+    except GuestLost:
+        is_lost = True
+    use = await live.resource_use()
     guest = live.current_guest
     network_use = guest.network_use() if guest else None
-    return Inspection(live.environment, now, use, live.ports.all, network_use)
+    return Inspection(live.environment, now(), use, live.ports.all, network_use, said, is_lost)
 
 
 FIRST_BYTES = 64 << 20

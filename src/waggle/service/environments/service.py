@@ -10,14 +10,14 @@ from __future__ import annotations
 import builtins
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+import time
 
 import anyio
 import anyio.abc
 
 from waggle.domain.access import find_id, parse_reference_text
 from waggle.domain.environment import Environment, State, parse_timeout
-from waggle.domain.errors import GuestLost, NotFound
+from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, FrozenMachine, Guest, Progress, no_progress
 from waggle.domain.machine import Resources
 from waggle.domain.names import is_id
@@ -30,6 +30,7 @@ from waggle.service.environments.events import Events
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.recovering import recover
+from waggle.service.environments.guest_loads import GuestLoads
 from waggle.service.environments.registry import DiskShares, Inspection, Registry, inspected
 from waggle.service.idempotency import Unclaimed
 
@@ -64,6 +65,7 @@ class EnvironmentService:
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
+        self.guest_loads = GuestLoads(self._registry.everything, time.monotonic)
         self.unclaimed = Unclaimed()  # creates whose callers have gone
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
         self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk, self.events)
@@ -162,13 +164,7 @@ class EnvironmentService:
 
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
         """Return all that is known, and what its guest says. Not a use. Raises as `get` does."""
-        live = self._owned(environment_id, owner)
-        resource_use = await live.resource_use()
-        found = inspected(live, self._clock(), resource_use)
-        try:
-            return replace(found, said=await live.report())
-        except GuestLost:
-            return replace(found, is_agent_lost=True)
+        return await inspected(self._owned(environment_id, owner), self._clock)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How busy all guests are, as they say, for the operator's metrics.
+
+`EnvironmentService` has the one `GuestLoads` of a server; the page of /metrics has it refreshed.
+Asking also finds the agents that are lost. Knows no owners and no texts: it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from waggle.domain.errors import GuestLost
+from waggle.domain.guest_agent import GuestLoad, GuestTotals
+from waggle.service.environments.live import LiveEnvironment
+
+FRESH_SECONDS: Final = 5.0
+"""How long what guests said counts; more scrapes than that ask nobody."""
+ALL_SECONDS: Final = 3.0
+"""For all guests together; who has not answered then is not counted."""
+AT_ONCE: Final = 8
+
+
+class GuestLoads:
+    """The loads of the guests of live environments."""
+
+    def __init__(
+        self, live: Callable[[], Iterable[LiveEnvironment]], now: Callable[[], float]
+    ) -> None:
+        """`now` returns seconds."""
+        self._live = live
+        self._now = now
+        self._asked_at = float("-inf")
+        self._turn = asyncio.Lock()
+        self.totals = GuestTotals()
+
+    async def refresh(self) -> None:
+        """Ask all guests, unless that was done a moment ago. Never raises; bounded in time."""
+        async with self._turn:
+            if self._now() - self._asked_at < FRESH_SECONDS:
+                return
+            places = asyncio.Semaphore(AT_ONCE)
+            asking = [asyncio.create_task(_ask(one, places)) for one in self._live()]
+            if asking:
+                await asyncio.wait(asking, timeout=ALL_SECONDS)
+            for task in asking:
+                task.cancel()
+            said = await asyncio.gather(*asking, return_exceptions=True)
+            self.totals = _totals(said)
+            self._asked_at = self._now()
+
+
+async def _ask(live: LiveEnvironment, places: asyncio.Semaphore) -> GuestLoad | None:
+    async with places:
+        return await live.load()
+
+
+def _totals(said: Iterable[GuestLoad | BaseException | None]) -> GuestTotals:
+    """Add up the loads. None is an environment that does not run. Pure."""
+    answers = [*said]
+    loads = [one for one in answers if isinstance(one, GuestLoad)]
+    return GuestTotals(
+        answering=len(loads),
+        lost=sum(isinstance(one, GuestLost) for one in answers),
+        memory_total=sum(one.memory_total for one in loads),
+        memory_available=sum(one.memory_available for one in loads),
+        processes=sum(one.processes for one in loads),
+        load=sum(one.load for one in loads),
+        stalled=sum((one.stalled or 0) > 10 for one in loads),
+    )
