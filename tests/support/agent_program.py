@@ -71,8 +71,10 @@ class Agent:
         return line
 
     def message(self) -> dict[str, Any]:
-        """Return the next message of the agent."""
-        return cast("dict[str, Any]", json.loads(self.line()))
+        """Return the next message of the agent. Empty lines are none."""
+        while not (line := self.line()):
+            pass
+        return cast("dict[str, Any]", json.loads(line))
 
     def answer(self, wanted: int) -> dict[str, Any]:
         """Return the answer to a request; others that come before it are dropped."""

@@ -91,7 +91,7 @@ static bool fill(void) {
   if (got < 0 && errno == EINTR) return true;
   can_read = false;
   if (got == 0 && is_port) hang_up();
-  if (got == 0 && !is_port) _exit(0);
+  if (!is_port && (got == 0 || errno != EAGAIN)) _exit(0);
   return false;
 }
 
