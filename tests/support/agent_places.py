@@ -69,7 +69,7 @@ def with_init(*options: str) -> tuple[str, ...]:
 
     `options` are the agent's.
     """
-    fork = ("unshare", "--pid", "--fork", "--mount-proc")
+    fork = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     return (*fork, sys.executable, "-c", _INIT, str(len(options)), *options)
 
 
