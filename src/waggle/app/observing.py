@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import structlog
 
 from waggle.config import Settings
-from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.exposed_url import ExposedUrls
+from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.network.decisions import Decision, Ended
 from waggle.domain.network.traffic import Traffic
 from waggle.domain.observer import Egress, Observer, Observers
@@ -34,6 +34,7 @@ from waggle.infra.net.record import Heard
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
 from waggle.service.sharing import RateLimiter
+from waggle.web import Scrape
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,18 @@ class Watch:
     """That of all environments, which the proxies count and the page shows."""
     scrape: Callable[[int], tuple[bytes, str]] | None = None
     reopen: Callable[[], None] | None = None
+
+    def scrape_after(self, refresh: Callable[[], Awaitable[None]]) -> Scrape | None:
+        """Return the page of /metrics, for which all guests are asked how busy they are."""
+        page = self.scrape
+        if page is None:
+            return None
+
+        async def scrape(sessions: int) -> tuple[bytes, str]:
+            await refresh()
+            return page(sessions)
+
+        return scrape
 
 
 def access_rules(settings: Settings, authorities: bytes) -> AccessRules:

@@ -43,7 +43,7 @@ from waggle.mcp.tools import CARRIERS
 from waggle.service.programs.terminals import TerminalService
 from waggle.stdio import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
-from waggle.web import Scrape, Served, build_app
+from waggle.web import Served, build_app
 from waggle.web.access import AccessRules, host_policy
 from waggle.web.connections import ConnectionLimits
 from waggle.web.endpoint import SessionLimits
@@ -117,7 +117,7 @@ async def _serve_http(
             several_owners=access.several,
         ),
         access=access,
-        scrape=_scrape(app),
+        scrape=app.watch.scrape_after(app.environments.guest_loads.refresh),
         origins=settings.allowed_origins,
     )
     limits = ServerLimits(
@@ -152,19 +152,6 @@ async def _serve_http(
 
 ALIVE = "alive.lock"
 WAIT_SECONDS = 60.0
-
-
-def _scrape(app: App) -> Scrape | None:
-    """Return the page of /metrics, for which all guests are asked how busy they are."""
-    page = app.watch.scrape
-    if page is None:
-        return None
-
-    async def scrape(sessions: int) -> tuple[bytes, str]:
-        await app.environments.guest_loads.refresh()
-        return page(sessions)
-
-    return scrape
 
 
 @contextlib.asynccontextmanager

@@ -96,3 +96,18 @@ class GuestAgent(Protocol):
     async def clock(self) -> int:
         """Ask for the guest's time, in nanoseconds since 1970."""
         ...
+
+
+class HealthOfGuest(Protocol):
+    """The part of `host.Guest` that says how the guest is; nothing of it is sure."""
+
+    async def report(self) -> GuestReport:
+        """Return what the guest says of itself, within seconds.
+
+        Raises GuestLost if its agent does not answer, which has another begin.
+        """
+        ...
+
+    async def load(self) -> GuestLoad:
+        """Return how busy the guest says it is. Raises as `report` does."""
+        ...

@@ -19,7 +19,7 @@ from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.guest_agent import GuestLoad, GuestReport
+from waggle.domain.guest_agent import HealthOfGuest
 from waggle.domain.machine import DiskUse, ResourceUse, VmmProcess
 from waggle.domain.network.guest_network import NetworkOfGuest
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left, Stream
@@ -44,7 +44,7 @@ class FrozenMachine(Protocol):
         ...
 
 
-class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
+class Guest(JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
     """A booted environment that can be worked in. Owns its machine and its SSH connection."""
 
     @property
@@ -72,10 +72,7 @@ class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
         ...
 
     async def left_running(self) -> Left:
-        """Return programs left by runs that have ended, as the guest reports them.
-
-        Raises GuestLost. Safe to cancel.
-        """
+        """Return what ended runs have left, as the guest says. Raises GuestLost. Safe to cancel."""
         ...
 
     async def end_program(self, pid: int) -> bool:
@@ -160,17 +157,6 @@ class Guest(JobsOfGuest, NetworkOfGuest, Protocol):
         after some hours. Raises FileNotFound, FileRefused, Unsupported or GuestLost. Safe to
         cancel.
         """
-        ...
-
-    async def report(self) -> GuestReport:
-        """Return what the guest says of itself, within seconds; nothing of that is sure.
-
-        Raises GuestLost if its agent does not answer, which has another begin.
-        """
-        ...
-
-    async def load(self) -> GuestLoad:
-        """Return how busy the guest says it is. Raises as `report` does."""
         ...
 
     async def resource_use(self) -> ResourceUse | None:

@@ -10,7 +10,8 @@ import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, peer
 
-from waggle.infra.ssh import GuestPorts, SshConnection
+from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh.ports import GuestPorts
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ import asyncio
 import base64
 import contextlib
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves
-from waggle.infra.ssh.asyncssh_internals import open_tcp
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.bounds import BrakedWriter
 from waggle.tasks import stage
@@ -271,37 +270,3 @@ class SshConnection:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await connection.wait_closed()
-
-
-LOOPBACKS: Final = ("127.0.0.1", "::1")
-"""Addresses of servers that only the guest may reach; Node.js listens on the second."""
-WINDOW: Final = 128 << 10
-"""Bytes that the guest may send ahead on each channel."""
-
-Streams = tuple["asyncssh.SSHReader[bytes]", BrakedWriter]
-
-
-class GuestPorts:
-    """The opener of channels to ports of one guest."""
-
-    def __init__(self, connection: SshConnection) -> None:
-        self._pool = connection
-
-    async def connect(self, port: int, addresses: Sequence[str] = LOOPBACKS) -> Streams:
-        """Connect to a port of the guest, on the first of its own addresses that answers.
-
-        Raises GuestLost, asyncssh.Error or OSError. Not bounded in time: a guest may never answer,
-        and asyncssh cannot withdraw the request.
-        """
-        connection = await self._pool.get()
-        *first, last = addresses
-        for address in first:
-            with contextlib.suppress(asyncssh.ChannelOpenError):
-                return await self._open(connection, address, port)
-        return await self._open(connection, last, port)
-
-    async def _open(
-        self, connection: asyncssh.SSHClientConnection, address: str, port: int
-    ) -> Streams:
-        reader, writer = await open_tcp(connection, address, port, WINDOW)
-        return reader, BrakedWriter(writer, self._pool.clear)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import AsyncGenerator
 import time
+from collections.abc import AsyncGenerator
 
 import anyio
 import anyio.abc
@@ -27,10 +27,10 @@ from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import CopyRequest, CreateRequest, Creator, Limits
 from waggle.service.environments.ending import Parts
 from waggle.service.environments.events import Events
+from waggle.service.environments.guest_loads import GuestLoads
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.pausing import Pauses
 from waggle.service.environments.recovering import recover
-from waggle.service.environments.guest_loads import GuestLoads
 from waggle.service.environments.registry import DiskShares, Inspection, Registry, inspected
 from waggle.service.idempotency import Unclaimed
 

@@ -14,7 +14,6 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.guest_agent import GuestLoad, GuestReport
 from waggle.domain.host import FrozenMachine, Names
 from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Stream
@@ -22,7 +21,8 @@ from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
 from waggle.infra.rootfs.machine_disks import HANG_UP, network_records
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
-from waggle.infra.ssh import EnvironmentKeys, GuestPorts, SshConnection
+from waggle.infra.ssh import EnvironmentKeys, SshConnection
+from waggle.infra.ssh.ports import GuestPorts
 from waggle.infra.ssh.run import LeftPrograms, Shell
 from waggle.infra.ssh.run.jobs import GuestJobs
 from waggle.infra.ssh.run.trees import Trees
@@ -33,7 +33,7 @@ from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
-from waggle.service.local.health import GuestHealth
+from waggle.service.local.health import GuestHealth, HealthOfGuest
 from waggle.service.local.network import NetworkOfGuest
 from waggle.service.local.proxy import Proxy
 from waggle.tasks import finish
@@ -45,7 +45,7 @@ _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
 
-class LocalGuest(JobsOfGuest, NetworkOfGuest):
+class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     """Made by `LocalStart`. Owns the machine, the connection to it and its proxy."""
 
     def __init__(
@@ -176,16 +176,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest):
         """Watch files; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._watches.watch(path, changed)
-
-    async def report(self) -> GuestReport:
-        """Ask the guest how it is; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._health.report()
-
-    async def load(self) -> GuestLoad:
-        """Ask the guest how busy it is; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._health.load()
 
     async def resource_use(self) -> ResourceUse | None:
         """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
 import structlog
@@ -105,3 +106,20 @@ class GuestHealth:
             f"Its agent says: {free} of {all_} MiB of memory are free, {load.processes} processes, "
             f"load {load.load:g}{stalled}."
         )
+
+
+class HealthOfGuest:
+    """The part of `LocalGuest` that says how the guest is."""
+
+    _health: GuestHealth
+    _naming_the_cause: Callable[[], AbstractAsyncContextManager[None]]
+
+    async def report(self) -> GuestReport:
+        """Ask the guest how it is; see `domain.guest_agent.HealthOfGuest`."""
+        async with self._naming_the_cause():
+            return await self._health.report()
+
+    async def load(self) -> GuestLoad:
+        """Ask the guest how busy it is; see `domain.guest_agent.HealthOfGuest`."""
+        async with self._naming_the_cause():
+            return await self._health.load()

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ll
+#define MOST_SECONDS 60 // of a request that is no program
 #define LINGER 2 // seconds for the answer to be relayed before the machine ends
 
 struct child children[MAX_CHILDREN];
@@ -96,6 +97,7 @@ __attribute__((noreturn)) static void work(const struct method *method, const js
   if (method->where == PROGRAM) run_program(params, number, id, socket);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (!keep_capabilities(method->capabilities)) _exit(1);
+  refuse(TOO_LARGE, NULL, NULL, TOO_MUCH); // unless the handler knows better
   json_t *result = method->handle(params, bytes);
   bool is_sent = result ? send_result(socket, id, result, bytes) : send_refusal(socket, id);
   if (!is_sent || !result || !afterwards) _exit(0);
@@ -118,6 +120,7 @@ bool start_child(const struct method *method, const json_t *params, const char *
   close(ends[1]);
   if (pid < 0) return close(ends[0]), refuse_errno("fork"), false;
   int64_t seconds = limits.timeout_seconds;
+  if (!number && seconds > MOST_SECONDS) seconds = MOST_SECONDS;
   if (number && integer_param(params, "timeout", seconds) < seconds)
     seconds = integer_param(params, "timeout", seconds);
   if (number) seconds += 10; // it ends its program itself

@@ -58,6 +58,7 @@ static const char *fault_of(const json_t *request) {
 static bool answer_here(const struct method *method, const json_t *params, const char *id) {
   struct bytes none[MAX_BYTES] = {{0}};
   int64_t began = now();
+  refuse(TOO_LARGE, NULL, NULL, TOO_MUCH); // unless the handler knows better
   json_t *result = method->handle(params, none);
   if (!result) return false;
   if (*id) put(result_line(id, result));

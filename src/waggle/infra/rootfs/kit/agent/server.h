@@ -60,6 +60,9 @@ bool is_in_line(void);
 // Every child's answers are for nobody any more: the host has gone.
 void forget_host(void);
 
+// What a handler that returns nothing without a reason has met.
+#define TOO_MUCH "It takes more memory than the agent may have."
+
 // requests.c: carry out one line of the host.
 void take_request(char *line, size_t size);
 void refuse_line(enum code code, const char *message);

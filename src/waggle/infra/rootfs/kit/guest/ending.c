@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of the machine, with its disk kept for the next one. The host asks for it over the port
-// that PID 1 holds (renew.c), root in the machine with a SIGTERM to PID 1, as busybox has it. Programs
+// that PID 1 holds (renew.c), root in the machine with a SIGTERM or
+// SIGUSR2 to PID 1, as busybox has it. Programs
 // get a SIGTERM and some time, then all is killed, written and made read-only. Runs in PID 1, in the
 // image's root, and starts nothing: a machine that is out of processes or memory ends, too.
 #include "waggle.h"
@@ -29,8 +30,8 @@ static long grace = -1; // milliseconds that the host gives; -1: it has not aske
 static void on_term(int signal) { (void)signal, is_asked = 1; } // interrupts ppoll
 
 void expect_end(sigset_t *blocked) {
-  sigaddset(blocked, SIGTERM);
-  signal(SIGTERM, on_term);
+  sigaddset(blocked, SIGTERM), sigaddset(blocked, SIGUSR2);
+  signal(SIGTERM, on_term), signal(SIGUSR2, on_term);
 }
 
 bool plan_end(const char *data, size_t size) {
