@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of the machine, with its disk kept for the next one. The host asks for it over the port
-// that PID 1 holds (renew.c), root in the machine with a SIGTERM or
-// SIGUSR2 to PID 1, as busybox has it. Programs
-// get a SIGTERM and some time, then all is killed, written and made read-only. Runs in PID 1, in the
-// image's root, and starts nothing: a machine that is out of processes or memory ends, too.
+// that PID 1 holds (renew.c), root in the machine with a SIGTERM or SIGUSR2 to PID 1, as busybox has
+// it. Programs get a SIGTERM and some time, then all is killed, written and made read-only. Runs in
+// PID 1, in the image's root, and starts nothing: a machine that is out of processes or memory ends,
+// too.
 #include "waggle.h"
 
 #include <errno.h>
