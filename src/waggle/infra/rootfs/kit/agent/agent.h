@@ -104,6 +104,7 @@ ssize_t base64_decode(const char *text, size_t length, unsigned char *to);
 
 // memory.c: bound what JSON may take to MEMORY bytes; the rest is as malloc.
 void bound_memory(void);
+size_t memory_left(void);
 
 // text.c: a JSON string of what may not be UTF-8: each bad byte becomes U+FFFD; cut to MOST bytes.
 json_t *text(const char *data, size_t size, size_t most);

@@ -5,9 +5,8 @@
 
 #include <stdlib.h>
 
-union header {
-  size_t size;
-  max_align_t aligned;
+struct header {
+  _Alignas(16) size_t size; // so that what follows is aligned for anything, too
 };
 
 #define ROUNDING 16 // bytes that the allocator may add to each piece; there may be many small ones
@@ -15,9 +14,9 @@ union header {
 static size_t taken;
 
 static void *take(size_t size) {
-  size_t whole = size + sizeof(union header) + ROUNDING;
+  size_t whole = size + sizeof(struct header) + ROUNDING;
   if (size > MEMORY || taken + whole > MEMORY) return NULL;
-  union header *header = malloc(sizeof *header + size);
+  struct header *header = malloc(sizeof *header + size);
   if (!header) return NULL;
   header->size = whole, taken += whole;
   return header + 1;
@@ -25,9 +24,11 @@ static void *take(size_t size) {
 
 static void give_back(void *data) {
   if (!data) return;
-  union header *header = (union header *)data - 1;
+  struct header *header = (struct header *)data - 1;
   taken -= header->size;
   free(header);
 }
+
+size_t memory_left(void) { return MEMORY - taken; }
 
 void bound_memory(void) { json_set_alloc_funcs(take, give_back); }
