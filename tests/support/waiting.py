@@ -23,7 +23,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     raise AssertionError(f"not within {seconds:g} s: {condition}")
 
 
-def until_sync(look: Callable[[], _Found], seconds: float = 20.0) -> _Found:
+def until_sync(look: Callable[[], _Found | None], seconds: float = 20.0) -> _Found:
     """Return what `look` finds once that is true; fail at the deadline. For tests without loop."""
     for _ in range(round(seconds / _PAUSE)):
         if found := look():

@@ -53,7 +53,7 @@ static bool has_room_for_program(void) {
   struct child *oldest = NULL;
   int count = 0;
   for (struct child *child = children; child < children + MAX_CHILDREN; child++) {
-    if (!child->pid || !child->number) continue;
+    if (!child->pid || !child->number || (child->is_told && child->socket < 0)) continue;
     count++;
     if (child->has_ended && !child->waiting_count && (!oldest || child->number < oldest->number))
       oldest = child;
@@ -85,8 +85,8 @@ static void owe(struct child *child, const struct method *method, const json_t *
 }
 
 // The rest of a child's life.
-__attribute__((noreturn)) static void work(const struct method *method, const json_t *params, int number, const char *id,
-                 int socket) {
+__attribute__((noreturn)) static void work(const struct method *method, const json_t *params,
+                                           int number, const char *id, int socket) {
   struct bytes bytes[MAX_BYTES] = {{0}};
   struct timeval linger = {.tv_sec = LINGER};
   char byte;
@@ -131,11 +131,15 @@ bool start_child(const struct method *method, const json_t *params, const char *
   return true;
 }
 
+static bool is_program(const struct child *child, int64_t number) {
+  return child->pid && child->socket >= 0 && child->number == number;
+}
+
 bool ask_program(const struct method *method, const json_t *params, const char *id) {
   int64_t number = integer_param(params, "process", 0);
   struct ask ask = {.what = *method->name == 'k' ? 'K' : 'G'};
   struct child *child = children;
-  while (child < children + MAX_CHILDREN && !(child->pid && child->number == number)) child++;
+  while (child < children + MAX_CHILDREN && !is_program(child, number)) child++;
   if (child == children + MAX_CHILDREN)
     return refuse(NOT_FOUND, NULL, NULL, "There is no process %d.", (int)number), false;
   snprintf(ask.id, sizeof ask.id, "%s", id);

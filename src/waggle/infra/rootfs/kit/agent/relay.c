@@ -44,17 +44,6 @@ static int find_waiting(const struct child *child, const char *id) {
   return -1;
 }
 
-static void done(void) {
-  int i = find_waiting(current, head.id);
-  if (i < 0 && current->waiting_count) i = 0; // the host that asked has gone
-  if (i >= 0) {
-    struct waiting waiting = current->waiting[i];
-    remove_waiting(current, i);
-    note(waiting.method, waiting.subject, waiting.began, head.code);
-  }
-  current = NULL, head_size = 0;
-}
-
 // The child has ended, or its time is over: what it owes is refused.
 static void give_up(struct child *child) {
   if (child == current && is_begun) put_line("\n");
@@ -71,6 +60,21 @@ static void give_up(struct child *child) {
   let_go(child);
   if (child == current) current = NULL;
   head_size = 0, is_begun = false;
+}
+
+// Whoever is told of the end of a program, and did not only kill it, is the last one to be. Without a
+// host it is kept for the next one.
+static void done(void) {
+  struct child *child = current;
+  int i = find_waiting(child, head.id);
+  current = NULL, head_size = 0;
+  if (i < 0 && child->waiting_count) i = 0; // the host that asked has gone
+  if (i < 0) return;
+  struct waiting waiting = child->waiting[i];
+  remove_waiting(child, i);
+  note(waiting.method, waiting.subject, waiting.began, head.code);
+  if (child->has_ended && is_wanted && *waiting.method->name != 'k') child->is_told = true;
+  if (child->is_told && !child->waiting_count) let_go(child);
 }
 
 // True once the head is whole. Its line is wanted if the request is still known.

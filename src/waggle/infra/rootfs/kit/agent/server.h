@@ -34,7 +34,7 @@ struct child {
   int socket;
   const struct method *method;
   int number; // of a program, or 0
-  bool is_readable, has_ended, is_late, is_reaped;
+  bool is_readable, has_ended, is_told, is_late, is_reaped; // told: of its end
   int waiting_count; // answers that it owes
   struct waiting {
     char id[MAX_ID]; // empty: nobody hears it
