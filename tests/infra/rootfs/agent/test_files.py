@@ -177,9 +177,11 @@ def test_a_program_that_runs_is_not_written(agent: Agent, tmp_path: Path) -> Non
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
     with subprocess.Popen([program, "60"]) as running:
-        _until_it_runs(running.pid, program)
-        error = agent.error("file_write", path=str(program), data="")
-        running.kill()
+        try:
+            _until_it_runs(running.pid, program)
+            error = agent.error("file_write", path=str(program), data="")
+        finally:
+            running.kill()
     assert (error["code"], error["data"]) == (ErrorCode.FAILED, {"errno": "ETXTBSY"})
 
 
