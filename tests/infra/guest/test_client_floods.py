@@ -70,6 +70,18 @@ async def test_a_guest_that_never_reads_holds_nobody() -> None:
         await ping
 
 
+async def test_small_requests_that_nobody_reads_do_not_gather() -> None:
+    async with bare() as (client, _):
+        await client.connect()
+        for _ in range(600):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await client._channel.ask("x", json.dumps("y" * 1_000))
+        wire = client._channel._wire
+        assert wire is not None
+        assert 0 < wire._writer.transport.get_write_buffer_size() < 1_100
+
+
 FLOODS = {
     "no newline": b"x" * 65_536,
     "newlines": b"\n" * 65_536,

@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 import pytest
-from tests.support.agent_peer import GOOD, Request, greeted, paired, result
+from tests.support.agent_peer import GOOD, Request, error, greeted, paired, result
 
 from waggle.domain.errors import GuestLost, TooLarge
 
@@ -41,6 +41,7 @@ class Disk:
         if params.get("offset") is None:
             self.files[params["path"]] = bytearray()
         content, start = self.files[params["path"]], params.get("offset") or 0
+        content.extend(bytes(max(0, start - len(content))))
         content[start : start + len(data)] = data
         return result(request, {"written": len(data), "size": len(content)})
 
@@ -85,6 +86,20 @@ async def test_a_file_is_written_in_parts(size: int) -> None:
         await client.write_file("/a", BIG[:size])
     assert disk.files["/a"] == BIG[:size]
     assert disk.offsets[0] is None
+
+
+async def test_a_busy_agent_is_asked_again() -> None:
+    """As with a policy that allows fewer requests at the same time than there are parts."""
+    disk, busy = Disk(a=BIG), list[int]()
+
+    def reply(request: Request) -> bytes:
+        busy.append(len(busy))
+        return disk(request) if len(busy) % 2 else error(request, -32004)
+
+    async with paired(greeted(reply)) as (client, _):
+        assert await client.read_file("/a") == BIG
+        await client.write_file("/a", BIG[::-1])
+    assert disk.files["/a"] == BIG[::-1]
 
 
 async def test_a_part_that_is_not_all_written_is_an_error() -> None:

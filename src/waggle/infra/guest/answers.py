@@ -106,9 +106,7 @@ def _object(line: bytes) -> dict[str, object] | None:
         return None
     try:
         Structure(_BOUNDS).feed(line)
-        value: object = json.loads(
-            line.decode(), object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_number
-        )
+        value: object = _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if b"\\u0000" in line and _has_nul(value):
@@ -131,6 +129,11 @@ def _integer(text: str) -> int:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_number
+)
 
 
 def _has_nul(value: object) -> bool:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from waggle.infra.guest.answers import lost
+from waggle.infra.guest.answers import AgentBusy, lost
 from waggle.infra.guest.protocol.files import FileData, Written
 from waggle.tasks import end
 
 IN_FLIGHT: Final = 4
-"""Parts under way: more do not make it faster, and leave room for other requests."""
+"""Parts under way: more do not make it faster, and fewer leave room for other requests."""
+TRIES: Final = 100
+"""Of one part, while the agent is busy."""
+_PAUSE: Final = 0.1
+T = TypeVar("T")
 
 
 class ReadPart(Protocol):
@@ -71,7 +75,7 @@ async def _whole(read: ReadPart, path: str, offset: int, length: int) -> FileDat
 async def _checked(
     read: ReadPart, path: str, offset: int, length: int | None, most: int
 ) -> FileData:
-    part = await read(path, offset, length)
+    part = await _patiently(lambda: read(path, offset, length))
     if len(part.data) > most or not (part.data or part.end):
         raise lost("file_read", f"it sent {len(part.data):,} bytes of a part")
     return part
@@ -108,10 +112,20 @@ async def write_parts(
 
 
 async def _written(write: WritePart, data: bytes, offset: int | None, mode: int | None) -> int:
-    answer = await write(data, offset, mode)
+    answer = await _patiently(lambda: write(data, offset, mode))
     if answer.written != len(data):
         raise lost("file_write", f"it wrote {answer.written:,} of {len(data):,} bytes")
     return len(data)
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while the agent has too much to do; a part may be asked for twice."""
+    for _ in range(TRIES - 1):
+        try:
+            return await ask()
+        except AgentBusy:
+            await asyncio.sleep(_PAUSE)
+    return await ask()
 
 
 def pieces_of(data: bytes, size: int) -> Generator[bytes]:
