@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_notes_of_requests_are_heard() -> None:
     heard: list[Audit] = []
-    note = {"method": "file\n_read", "outcome": 0, "subject": "/a\x1b[2J", "seconds": 1}
+    note = {"method": "file\n_read", "outcome": "o\tk", "subject": "/a\x1b[2J", "seconds": 1}
 
     def reply(request: Request) -> bytes:
         bad: list[object] = [{**note, "seconds": -1}, {**note, "subject": 7}, [], None, {}]
@@ -24,12 +24,12 @@ async def test_notes_of_requests_are_heard() -> None:
 
     async with paired(reply, heard.append) as (client, _):
         await client.ping()
-    assert heard == [Audit(method="file?_read", outcome=0, subject="/a?[2J", seconds=1)]
+    assert heard == [Audit(method="file?_read", outcome="o?k", subject="/a?[2J", seconds=1)]
 
 
 async def test_notes_come_at_a_bounded_rate() -> None:
     heard: list[Audit] = []
-    note = {"method": "ping", "outcome": 0, "subject": "", "seconds": 0}
+    note = {"method": "ping", "outcome": "ok", "subject": "", "seconds": 0}
     notice = line({"jsonrpc": "2.0", "method": "audit", "params": note})
     async with paired(lambda request: notice * 900 + good(request), heard.append) as (client, _):
         await client.ping()
@@ -38,7 +38,7 @@ async def test_notes_come_at_a_bounded_rate() -> None:
 
 async def test_a_client_hears_without_calls_once_it_is_connected() -> None:
     heard: list[Audit] = []
-    note = {"method": "ping", "outcome": 0, "subject": "", "seconds": 0}
+    note = {"method": "ping", "outcome": "ok", "subject": "", "seconds": 0}
     async with paired(good, heard.append) as (client, peer):
         await client.connect()
         await until(lambda: peer.lines == [b"\n"])

@@ -55,6 +55,7 @@ class Auditor:
             return
         shown = {
             "method": clean(said.method, _MAX_WORD),
+            "outcome": clean(said.outcome, _MAX_WORD),
             "subject": clean(said.subject, MAX_SUBJECT),
         }
         self._report(said.model_copy(update=shown))

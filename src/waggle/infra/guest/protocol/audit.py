@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from waggle.infra.guest.protocol.fields import Count, Name, Result, Seconds, Text
 
 
 class Audit(Result):
     """A request that the agent has carried out or refused, for which it took so many seconds.
 
-    `outcome` is 0 or the code of the error, `subject` what it was about: a path, or a program.
-    `lost` is how many such notes before this one could not be sent. A request that was none has no
-    `method`.
+    `outcome` is `ok` or the name of the error, `subject` what it was about: a path, or a program.
+    `lost` is how many such notes before this one could not be sent.
     """
 
     method: Name
-    outcome: Annotated[int, Field(ge=-32_768, le=0)]
+    outcome: Name
     subject: Text
     seconds: Seconds
     lost: Count = 0
