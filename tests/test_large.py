@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from waggle.jsonrpc import INVALID_REQUEST, LONG, PARSE_ERROR, NoMessage, Structure
+from waggle.jsonrpc import INVALID_REQUEST, PARSE_ERROR, NoMessage
 from waggle.large import MAX_TEXT, Large, Sizes, TooLarge, read_large
+from waggle.structure import LONG, Structure
 
 SIZES = Sizes(2_000_000, {"write_file"})
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.jsonrpc import LONG, Bounds, Structure, StructureRefusedError
+from waggle.structure import LONG, Bounds, Structure, StructureRefusedError
 
 SMALL = Bounds(containers=20, commas=30, depth=5, outside=400)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

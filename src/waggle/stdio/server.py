@@ -31,13 +31,12 @@ from waggle.jsonrpc import (
     SERVER_BUSY,
     Message,
     NoMessage,
-    Structure,
-    StructureRefusedError,
     read,
     unusable,
 )
 from waggle.large import LARGE, Sizes
 from waggle.stdio import ENDS, Lines, TooLong, Wire
+from waggle.structure import Structure, StructureRefusedError
 
 log = structlog.get_logger(__name__)
 

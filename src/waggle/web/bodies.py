@@ -23,8 +23,9 @@ from starlette.types import Message, Receive, Scope
 
 from waggle import jsonrpc
 from waggle.allocator import COLLECTOR
-from waggle.jsonrpc import NoMessage, Structure, StructureRefusedError, read
+from waggle.jsonrpc import NoMessage, read
 from waggle.large import ARGUMENTS, LARGE, Sizes, read_large
+from waggle.structure import Structure, StructureRefusedError
 
 MIB = 1024 * 1024
 

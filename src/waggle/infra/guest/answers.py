@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, NoReturn, cast
 
 from waggle.domain.errors import GuestLost
 from waggle.infra.guest.protocol import MAX_DEPTH, ErrorCode
-from waggle.jsonrpc import Bounds, Structure
+from waggle.structure import Bounds, Structure
 
 _BOUNDS: Final = Bounds(containers=4_000, commas=20_000, depth=MAX_DEPTH, outside=256 * 1024)
 """The longest list has 1,000 entries with six members each."""

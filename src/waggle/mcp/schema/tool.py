@@ -19,9 +19,9 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
-from waggle.jsonrpc import Bounds, Structure
 from waggle.mcp.schema import Schema, documented, published, quick, terse
 from waggle.mcp.sdk import X_MCP_HEADER_KEY, ArgModelBase, FuncMetadata
+from waggle.structure import Bounds, Structure
 
 ADDED_BY_CLIENTS = frozenset(
     {
