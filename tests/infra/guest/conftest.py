@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for a forwarder and the guest behind it, with a check for leaks."""
+"""Fixtures for a forwarder and the guest behind it, with a check for leaks; a real agent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.infra.guest.forwarding import Guest, Rig
+from tests.support.agent_program import build_agent
 from tests.support.leaks import Leaks
 
 
@@ -32,3 +33,9 @@ async def rig(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Rig]:
     made = Rig(tmp_path, os.getpid())
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kit's agent, compiled for this host."""
+    return build_agent(tmp_path_factory.mktemp("agent"))
