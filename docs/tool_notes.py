@@ -92,12 +92,23 @@ be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}; 
 the time. `network` is `public` (the internet; never the server's own network), `none`, `ask`, or
 rules, as a list or a text with commas: [Networks](network.md) has them. The operator
 decides which images may be named.""",
-    "destroy_environment": "Destroying it twice is fine.",
+    "destroy_environment": """\
+Destroying it twice is fine. With `grace_seconds`, 30 at most, programs get a SIGTERM and that time
+to end first.""",
     "get_environment": "It does not count as use: the idle time continues.",
     "set_network": """\
 `network` replaces the network, in the words of `create_environment`; `allow` and `deny` add rules
 to it. It holds at once, also for a paused environment, within the operator's maximum. `none` is for
 good, and an environment without a network cannot get one. [Networks](network.md) has the rest.""",
+    "restart_environment": """\
+The machine ends and another boots from its disk, with the same name, variables, network, secrets,
+ports and size: it takes a few seconds, and keeps its place under the operator's limits. Programs
+have 5 s to end after a SIGTERM, with `force` none; then the disk is written. A machine that does
+not answer is killed: its disk is then as after a power cut, which the result says. Programs, jobs,
+contexts and what was in memory (`/dev/shm`, `/run`) are gone; the output of jobs that had ended can
+still be read. Calls made meanwhile wait. A paused environment is restarted, too. Nothing is ended
+while the server's disk is full. If the machine does not boot again, the environment ends with the
+`error` status.""",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
     "kill_job": f"""\
 Killing one that has ended is fine. Of a context it ends the interpreter.
@@ -192,6 +203,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "list_environments": [{}],
     "destroy_environment": [_BOX],
+    "restart_environment": [_BOX, {**_BOX, "force": True}],
     "extend_environment": [{**_BOX, "minutes": 60}],
     "run_command": [
         {**_BOX, "command": "pytest -q 2>&1 | tail -20"},

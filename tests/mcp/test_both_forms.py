@@ -102,6 +102,7 @@ async def test_both_forms_agree_for_every_tool() -> None:
         await call("unexpose_port", port=8000)
         await call("extend_environment", minutes=60)
         await call("set_network", allow=["example.org", "*.example.net:22"])
+        await call("restart_environment")
         await call("list_snapshots")
         taken = await call("snapshot_environment", **this)
         await call("list_snapshots")

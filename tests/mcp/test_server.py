@@ -89,6 +89,7 @@ async def test_hints_are_correct() -> None:
         "keep_fork",
         "destroy_environment",
         "delete_snapshot",
+        "restart_environment",
         "rollback_environment",
     }
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}

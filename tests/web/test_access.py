@@ -144,6 +144,7 @@ async def test_owners_do_not_meet(era: str) -> None:
         "get_environment": {},
         "extend_environment": {"minutes": 5},
         "set_network": {"allow": "example.org"},
+        "restart_environment": {},
         "expose_port": {"port": 8000},
         "unexpose_port": {"port": 8000},
         "pause_environment": {},

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str | None] = {
     "install_packages": "'waggle run --packages'",
     "expose_port": "'waggle port'",
     "unexpose_port": None,
+    "restart_environment": "'waggle env restart'",
     "pause_environment": "'waggle env pause'",
     "resume_environment": "'waggle env resume'",
     "snapshot_environment": "'waggle env snapshot'",

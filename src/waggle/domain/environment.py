@@ -24,6 +24,8 @@ VISITED_AT_MOST = timedelta(hours=12)
 """How long after its last call visitors of its ports keep an environment in use."""
 MIN_TIMEOUT_MINUTES = 1
 MAX_TIMEOUT_MINUTES = 60
+MAX_GRACE = 30
+"""Seconds that programs may have to end before their environment is destroyed."""
 
 
 class State(StrEnum):
@@ -272,3 +274,12 @@ def parse_timeout(minutes: int, name: str = "timeout_minutes") -> timedelta:
             hint="Every call restarts the idle time, so a long job does not need a long timeout.",
         )
     return timedelta(minutes=minutes)
+
+
+def parse_grace(seconds: int) -> float:
+    """Return the seconds that programs have before a destroy. Raises InvalidArgument."""
+    if not 0 <= seconds <= MAX_GRACE:
+        raise InvalidArgument(
+            f"grace_seconds must be 0 to {MAX_GRACE}.", hint="0 ends the environment at once."
+        )
+    return float(seconds)

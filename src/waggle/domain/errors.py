@@ -180,7 +180,8 @@ class GuestMisbehaves(WaggleError):
 
     code = "guest_misbehaves"
     default_hint = (
-        "Only a program that runs as root in it can do that. Destroy it, and create a new one."
+        "Only a program that runs as root in it can do that. Destroy it, and create a new one. "
+        "restart_environment ends that program and keeps the files."
     )
 
 

@@ -54,6 +54,7 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
         "get_environment",
         "extend_environment",
         "set_network",
+        "restart_environment",
     ),
     Toolset.EXECUTION: ("execute", "run_command"),
     Toolset.JOBS: ("read_job", "wait_job", "write_job", "kill_job", "list_jobs"),

@@ -44,7 +44,7 @@ _TREES = ("upload_files", "download_files")
 _JOBS = ("read_job", "wait_job", "write_job", "kill_job", "list_jobs")
 _FIRST: Mapping[str, str] = {
     "execute": _EXECUTE,
-    "run_code": "run_code runs one program that needs nothing before or after, in one call.",
+    "run_code": "run_code runs one program that needs nothing before or after.",
     "create_environment": "create_environment chooses more: runtime, memory, network, first files "
     "and packages.",
     "install_packages": "install_packages installs from PyPI, npm or the distribution.",
@@ -55,10 +55,10 @@ _THEN: Mapping[str, str] = {
     "snapshot_environment": "snapshot_environment keeps memory and disk; "
     "create_environment with snapshot starts from it; rollback_environment goes back to it; "
     "list_snapshots and delete_snapshot manage them. fork_environment copies a running "
-    "environment, to try several ways from one state, and keep_fork keeps the best; "
+    "environment, to try several ways, and keep_fork keeps the best; "
     "pause_environment frees its resources until the next call or resume_environment.",
     "get_environment": "get_environment shows its state, extend_environment keeps it, "
-    "set_network opens hosts.",
+    "set_network opens hosts, restart_environment reboots it.",
 }
 """By the tool that a step needs; without it, the step is left out."""
 _GONE = "One that is not used is destroyed after a while, with its files: read what you need."

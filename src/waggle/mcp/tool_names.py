@@ -138,6 +138,11 @@ _USES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("fork clone duplicate_environment clone_environment", ("fork_environment",)),
     ("pause suspend hibernate pause_sandbox", ("pause_environment",)),
     ("resume wake unpause resume_sandbox", ("resume_environment",)),
+    (
+        "restart reboot reset restart_sandbox reboot_sandbox restart_vm reboot_vm restart_machine "
+        "restart_container reset_sandbox reset_environment reboot_environment",
+        ("restart_environment",),
+    ),
     ("restore revert rollback restore_snapshot", ("rollback_environment",)),
     ("set_timeout extend keep_alive keepalive extend_timeout", ("extend_environment",)),
 )

@@ -33,6 +33,7 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
     [
         ("env", "ls"),
         ("env", "rm", "x"),
+        ("env", "restart", "x"),
         ("env", "network", "x"),
         ("shell", "x"),
         ("port", "x", "80"),
@@ -158,6 +159,16 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
         "Nothing listens on port 8000 yet; the URL works as soon as something does.",
     ]
 
+    broken = beside(server, "env", "restart", "box-one", "--json")
+    restarted = json.loads(broken.stdout)
+    assert (restarted["environment_id"], restarted["status"]) == (one, "running")
+    assert restarted["seconds"] > 0
+    broken = beside(server, "env", "restart", "box-one", "--force")
+    assert (broken.returncode, broken.stdout) == (0, f"{one}\n")
+
+    wrong = beside(server, "env", "rm", "box-one", "--grace", "31s")
+    assert wrong.returncode == 2
+    assert "no duration from 0s to 30s" in wrong.stderr
     unknown = beside(server, "env", "rm", "box")
     assert unknown.returncode == 1
     assert "There is no environment 'box'" in unknown.stderr
@@ -168,7 +179,7 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
     removed = beside(server, "env", "rm", "nobody", "box-one")
     assert (removed.returncode, removed.stdout) == (1, f"{one}\n")
     assert "There is no environment 'nobody'" in removed.stderr
-    removed = beside(server, "env", "rm", two[:13])
+    removed = beside(server, "env", "rm", two[:13], "--grace", "2s")
     assert (removed.returncode, removed.stdout) == (0, f"{two}\n")
     assert server.remains() == {}
 

@@ -53,6 +53,7 @@ from waggle.service.local.blueprint import (
     MachineParts,
     StartedMachine,
 )
+from waggle.service.local.diagnostician import Causes
 from waggle.service.local.frozen import CannotFreeze, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
@@ -423,6 +424,21 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
 class PretendLock:
     def close(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("hint,says", [(None, "Call again. If"), ("Wait a bit.", "Wait a bit. If")])
+async def test_a_call_that_a_living_machine_breaks_names_the_restart(
+    hint: str | None, says: str
+) -> None:
+    async def unasked() -> str:
+        raise AssertionError("it answers")
+
+    causes = Causes(PretendMachine([]), lambda: None, unasked)
+    with pytest.raises(GuestLost, match="no answer") as raised:
+        async with causes.named():
+            raise GuestLost("no answer", hint=hint)
+    assert raised.value.hint.startswith(says)
+    assert "restart_environment" in raised.value.hint
 
 
 class TestRestart:

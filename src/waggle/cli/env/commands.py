@@ -82,14 +82,29 @@ def env_ls(*, json: Json = False) -> None:
 
 
 @env.command(name="rm", group=BASIC)
-def env_rm(*environments: str) -> None:
+def env_rm(*environments: str, grace: str | None = None) -> None:
     """Destroy environments, each given by id, beginning of id, or name.
 
     One that cannot be destroyed does not keep the others; the exit code is 1 then.
+
+    :param grace: How long programs may take to end after a SIGTERM, as 10s; at most 30s.
     """
     from waggle.cli.env.environments import rm as run
 
-    run(environments)
+    run(environments, grace)
+
+
+@env.command(name="restart", group=BASIC)
+def env_restart(environment: Environment, *, force: Flag = False, json: Json = False) -> None:
+    """Boot a broken environment again with its files, and print its id.
+
+    Programs, jobs and contexts end; they have 5 s for that.
+
+    :param force: Give programs no time to end.
+    """
+    from waggle.cli.env.environments import restart as run
+
+    run(environment, force=force, as_json=json)
 
 
 @env.command(name="network", group=BASIC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env new|ls|rm|pause|resume|snapshot|fork|rollback` and `waggle port`.
+"""`waggle env new|ls|rm|restart|pause|resume|snapshot|fork|rollback` and `waggle port`.
 
 All of them are calls of the running server's tools.
 """
@@ -20,6 +20,7 @@ from waggle.cli.durations import parse_option
 from waggle.cli.ids import matching
 from waggle.cli.progress import interruptible, print_json, print_table, say, working
 from waggle.config import load
+from waggle.domain.environment import MAX_GRACE
 from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
 from waggle.domain.link import DEFAULT_MINUTES, MAX_MINUTES, MIN_MINUTES
 
@@ -62,27 +63,35 @@ async def _list() -> list[dict[str, Any]]:
         return cast("list[dict[str, Any]]", listed.get("environments", []))
 
 
-def rm(environments: Sequence[str]) -> None:
+def rm(environments: Sequence[str], grace: str | None = None) -> None:
     """Destroy environments and print their ids, then raise the last failure, if any.
 
-    A failure does not prevent the destruction of the others.
+    A failure does not prevent the destruction of the others. Programs get a SIGTERM and `grace`.
     """
+    more = {} if grace is None else {"grace_seconds": _seconds(grace)}
     if not environments:
         raise InvalidArgument("No environment was named.", hint="See 'waggle env ls'.")
-    failures = anyio.run(_remove, environments)
+    failures = anyio.run(_remove, environments, more)
     for failure in failures[:-1]:
         say(f"{failure.message} {failure.hint}".rstrip())
     if failures:
         raise failures[-1]
 
 
-async def _remove(environments: Sequence[str]) -> list[WaggleError]:
+def _seconds(text: str) -> int:
+    """Return a duration in seconds. Raises InvalidArgument."""
+    most = timedelta(seconds=MAX_GRACE)
+    return round(parse_option("--grace", text, timedelta(0), most).total_seconds())
+
+
+async def _remove(environments: Sequence[str], more: Mapping[str, object]) -> list[WaggleError]:
     failures: list[WaggleError] = []
     async with connected_by(load()) as client:
         for wanted in environments:
             try:
                 row = await find(client, wanted)
-                await call(client, "destroy_environment", environment_id=row["environment_id"])
+                chosen = row["environment_id"]
+                await call(client, "destroy_environment", environment_id=chosen, **more)
             except WaggleError as error:
                 failures.append(error)
             else:
@@ -137,6 +146,20 @@ def resume(environment: str) -> None:
     """Resume the environment, and print its id."""
     environment_id, _ = anyio.run(_call, "resume_environment", environment, None)
     sys.stdout.write(f"{environment_id}\n")
+
+
+def restart(environment: str, *, force: bool, as_json: bool) -> None:
+    """Restart the environment, and print its id, or the whole result as JSON."""
+    more = {"force": True} if force else None
+    environment_id, done = anyio.run(_call, "restart_environment", environment, more)
+    if as_json:
+        print_json({**done, "environment_id": environment_id})
+        return
+    sys.stdout.write(f"{environment_id}\n")
+    if gone := cast("list[str]", done.get("gone", [])):
+        say(f"Gone: {', '.join(gone)}.")
+    if note := done.get("note"):
+        say(str(note))
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.network import Network, parse_network
 from waggle.domain.programs import GuestUser
@@ -161,6 +162,13 @@ SecretsArgument = Annotated[
 NameArgument = Annotated[str | None, Field(description="Its name.")]
 MinutesArgument = Annotated[
     int | None, Field(description="Minutes without a call until it is removed.")
+]
+GraceArgument = Annotated[
+    int,
+    Field(description="Programs get a SIGTERM and so long to end.", json_schema_extra=unlisted()),
+]
+MoreMinutesArgument = Annotated[
+    int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")
 ]
 CpusArgument = Annotated[int | None, Field()]
 MemoryArgument = Annotated[int | None, Field(description="MiB.")]

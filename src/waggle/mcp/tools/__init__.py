@@ -16,6 +16,7 @@ from waggle.mcp.tools.execution import execution_tools
 from waggle.mcp.tools.files import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.networks import network_tools
+from waggle.mcp.tools.restart import restart_tools
 from waggle.mcp.tools.run import package_tools, run_tools
 from waggle.mcp.tools.snapshots import snapshot_tools
 from waggle.mcp.tools.transfer import port_tools, tree_tools
@@ -23,6 +24,7 @@ from waggle.mcp.tools.transfer import port_tools, tree_tools
 _MAKERS: Sequence[Callable[[Services], list[OfferedTool]]] = (
     environment_tools,
     network_tools,
+    restart_tools,
     execution_tools,
     job_tools,
     filesystem_tools,

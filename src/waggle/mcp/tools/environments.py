@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
+from waggle.domain.environment import Environment, parse_grace
 from waggle.domain.host import Progress
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import HOME
@@ -42,9 +42,11 @@ from waggle.mcp.schema.parameters import (
     Env,
     EnvironmentId,
     Files,
+    GraceArgument,
     ImageArgument,
     MemoryArgument,
     MinutesArgument,
+    MoreMinutesArgument,
     NameArgument,
     NetworkArgument,
     OptionalPackages,
@@ -75,13 +77,8 @@ class _Made:
     place: Place
 
 
-_Minutes = Annotated[
-    int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")
-]
-
-
 class EnvironmentTools:
-    """create_, list_, destroy_, get_ and extend_environment."""
+    """The tools of this module."""
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
@@ -187,17 +184,18 @@ class EnvironmentTools:
         return success(result, "\n".join(_line(environment) for environment in environments))
 
     async def destroy_environment(
-        self, ctx: Ctx, *, environment_id: EnvironmentId
+        self, ctx: Ctx, *, environment_id: EnvironmentId, grace_seconds: GraceArgument = 0
     ) -> Annotated[Reply, DestroyedEnvironment]:
         """End an environment."""
-        environment = await self._environments.destroy(environment_id, owner=current_owner(ctx))
+        owner, grace = current_owner(ctx), parse_grace(grace_seconds)
+        environment = await self._environments.destroy(environment_id, owner=owner, grace=grace)
         result = DestroyedEnvironment(name=environment.name, status=environment.state.value)
         return success(result, f"Environment {result.name} is {result.status}.")
 
     async def get_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[Reply, EnvironmentState]:
-        """Return its state; not a use of it. The guest only reports programs left running."""
+        """Return its state; not a use of it."""
         owner = current_owner(ctx)
         found = await self._environments.inspect(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner, always=False)
@@ -205,12 +203,11 @@ class EnvironmentTools:
         return success(state, state_text(state, self._services.when_unused))
 
     async def extend_environment(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: _Minutes
+        self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: MoreMinutesArgument
     ) -> Annotated[Reply, ExtendedEnvironment]:
         """Set its idle time and restart it."""
-        environment = await self._environments.extend(
-            environment_id, minutes, owner=current_owner(ctx)
-        )
+        owner = current_owner(ctx)
+        environment = await self._environments.extend(environment_id, minutes, owner=owner)
         result = ExtendedEnvironment(
             name=environment.name,
             timeout=in_minutes(environment.idle_timeout),

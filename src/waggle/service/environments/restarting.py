@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The restart of an environment whose machine is of no use any more: another boots from its disk.
 
-`Restarting` is the part of `LiveEnvironment` that does so; `Restarts` has checked the owner. It
-knows nothing of owners, limits or how a machine ends.
+`Restarting` is the part of `LiveEnvironment` that does so, or ends it as gently; `Restarts` has
+checked the owner. It knows nothing of owners, limits or how a machine ends.
 
 A restart holds `_ending` like every change of state, and its slot: the environment is RESUMING
 until it runs, so calls wait for that, and an end comes after it. Whatever keeps a machine from
@@ -101,6 +101,18 @@ class Restarting(Noticing):
             seconds=round(seconds, 1),
         )
         return restarted
+
+    async def end_gently(self, grace: float) -> None:
+        """Give its programs so many seconds to end, if it runs; then do what `end` does."""
+        with anyio.CancelScope(shield=True):
+            async with self._ending:
+                if self.environment.state is State.RUNNING:
+                    self.environment = self.environment.to(State.PAUSED).to(State.RESUMING)
+                    with contextlib.suppress(Exception):  # it is destroyed in any case
+                        await self._the_guest().end_machine(grace)
+                    await self._tear_down(reason=None)
+                    return
+            await self.end()
 
     async def _give_up(self, error: BaseException) -> None:
         """Note that it has no machine any more, and free what that had."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from waggle.domain.errors import InvalidArgument, NotFound
+from waggle.domain.errors import NotFound
 from waggle.domain.host import Progress, no_progress
 from waggle.service.environments.restarting import Restarted
 from waggle.service.environments.service import EnvironmentService
 
 GRACE: Final = 5.0
 """Seconds that programs have to end before a restart."""
-MAX_GRACE: Final = 30
 
 
 class Restarts:
@@ -41,12 +40,3 @@ class Restarts:
         if life is None:
             raise NotFound(f"There is no environment {found.id}.")
         return await life.restart(progress, grace=0.0 if force else GRACE)
-
-
-def parse_grace(seconds: int) -> float:
-    """Return the seconds that programs have before a destroy. Raises InvalidArgument."""
-    if not 0 <= seconds <= MAX_GRACE:
-        raise InvalidArgument(
-            f"grace_seconds must be 0 to {MAX_GRACE}.", hint="0 ends the environment at once."
-        )
-    return float(seconds)

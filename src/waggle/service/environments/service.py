@@ -248,11 +248,11 @@ class EnvironmentService:
             if live := self._registry.find(environment.id):
                 await live.end_quietly()
 
-    async def destroy(self, environment_id: str, *, owner: str) -> Environment:
+    async def destroy(self, environment_id: str, *, owner: str, grace: float = 0.0) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
 
-        A create in progress is cancelled. Finishes even when the caller is cancelled. Raises as
-        `get`, or the error that kept it; then it stays in ERROR, and the reaper tries again.
+        Programs have `grace` seconds. A create in progress is cancelled. Finishes when cancelled.
+        Raises as `get`, or the error that kept it; then it is in ERROR, and the reaper tries again.
         """
         try:
             live = self._owned(environment_id, owner)
@@ -262,7 +262,7 @@ class EnvironmentService:
             if known is None or known.owner != owner or known.state is not State.DESTROYED:
                 raise
             return known
-        await live.end()
+        await (live.end_gently(grace) if grace else live.end())
         return live.environment
 
     async def retire(self, environment_id: str) -> State | None:

@@ -172,6 +172,12 @@ def _last(result: ExecutionResult) -> str:
     return (output.head + output.tail)[-MAX_TAIL:].decode("utf-8", "replace")
 
 
+ENDED = (
+    "The environment was restarted, or destroyed, before this call's end.",
+    "If it was restarted, its files are there: call again.",
+)
+_AGAIN = "Call again."
+_RESTART = "If it repeats, restart_environment boots it again with its files."
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits for the machine's death, to name that as the cause."""
 
@@ -195,7 +201,7 @@ class Causes:
         self._require_good_conduct = require_good_conduct
         self._when_stalled = stalled
         self._stalled: DiskFull | None = None
-        self._ended: str | None = None
+        self._ended: GuestLost | None = None
         self._notify: Callable[[DiskFull | None], None] = lambda _why: None
         machine.when_stalled(self._stall)
 
@@ -211,10 +217,10 @@ class Causes:
             stalled(why is not None)
         self._notify(why)
 
-    def ends(self, why: str) -> None:
+    def ends(self, why: str, hint: str | None = None) -> None:
         """Make this the cause of broken calls from now on, unless it is dead already."""
         if self._machine.is_alive:
-            self._ended = why
+            self._ended = GuestLost(why, hint=hint)
 
     def require_unstalled(self) -> None:
         """Raise DiskFull while it is stopped by a full disk."""
@@ -245,12 +251,18 @@ class Causes:
                     cause = await self._machine.wait()
             if isinstance(error, SshSilent) and cause is None:
                 known = f"{error.message} {await self._why_silent()}"
-                raise SshSilent(known, hint=error.hint) from error
+                raise SshSilent(known, hint=_of_living(error).hint) from error
             if cause is None:
-                raise
+                raise _of_living(error) from error
             died = machine_died(cause)
             raise GuestLost(died.cause, hint=died.next_step) from error
 
     def _require_wanted(self) -> None:
         if self._ended is not None:
-            raise GuestLost(self._ended)
+            raise GuestLost(self._ended.message, hint=self._ended.hint)
+
+
+def _of_living(error: GuestLost) -> GuestLost:
+    """Return the error of a machine that has not died: its files are not gone."""
+    own = "" if error.hint == GuestLost.default_hint else error.hint
+    return GuestLost(error.message, hint=f"{own or _AGAIN} {_RESTART}")

@@ -31,7 +31,7 @@ from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import StartedMachine
-from waggle.service.local.diagnostician import Causes, Diagnostician
+from waggle.service.local.diagnostician import ENDED, Causes, Diagnostician
 from waggle.service.local.frozen import Freezing
 from waggle.service.local.health import GuestHealth, HealthOfGuest
 from waggle.service.local.network import NetworkOfGuest
@@ -40,7 +40,6 @@ from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
-_RESTARTED = "The environment was restarted before this call's end."
 _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
@@ -257,7 +256,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def _end_machine(self, grace: float) -> bool:
         async with self._ending, self._copying:  # a copy is of memory and disk of one instant
-            self._causes.ends(_RESTARTED)
+            self._causes.ends(*ENDED)
             await self._hang_up()
             gracefully = await self._machine.shut_down(grace)
             try:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""restart_environment and the grace of destroy_environment, as clients see them."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.fakes import FakeGuest
+from tests.support.server import MODERN, Rig, client, created, data_of, error_of, serving, text_of
+
+from waggle.domain.errors import BootFailed, DiskFull, GuestLost
+from waggle.domain.toolset import ALL_TOOLS
+from waggle.mcp.tool_names import meant
+
+pytestmark = pytest.mark.anyio
+
+
+def guest_of(rig: Rig, environment: str) -> FakeGuest:
+    return rig.host.guests[environment]
+
+
+async def test_a_restart_keeps_files_and_names_what_is_gone() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        box = await created(agent)
+        here = {"environment_id": box}
+        await agent.call_tool("write_file", {**here, "path": "/a", "content": "kept"})
+        await agent.call_tool("execute", {**here, "code": "x = 1", "context": "main"})
+        await agent.call_tool("execute", {**here, "code": "hang", "background": True})
+        first = guest_of(rig, box)
+        await first.started.wait()
+        done = await agent.call_tool("restart_environment", here)
+        gone = ["context python main", "job 3"]
+        assert data_of(done) == {
+            "name": f"python-{box[:8]}",
+            "status": "running",
+            "gone": gone,
+        }
+        assert "is running again after 0 s, with its files; no program runs in it. Gone: " in (
+            text_of(done)
+        )
+        assert first.ends == [5.0]
+        lost = data_of(await agent.call_tool("read_job", {**here, "job_id": 3}))
+        assert lost["status"] == "lost"
+        why = error_of(await agent.call_tool("wait_job", {**here, "job_id": 3}))
+        assert "was restarted" in why["message"]
+        read = await agent.call_tool("read_file", {**here, "path": "/a"})
+        assert "kept" in text_of(read)
+        again = await agent.call_tool("execute", {**here, "code": "print(x)", "context": "main"})
+        assert "x = 1" not in str(guest_of(rig, box).kept)
+        assert data_of(again)["job_id"] == 5
+
+
+async def test_a_machine_that_was_killed_is_said_to_be() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        box = await created(agent)
+        guest_of(rig, box).ends_by_itself = False
+        first = guest_of(rig, box)
+        done = await agent.call_tool("restart_environment", {"environment_id": box, "force": True})
+        assert first.ends == [0.0]
+        assert data_of(done)["killed"] is True
+        assert "as in a power cut" in text_of(done)
+
+
+@pytest.mark.parametrize("error", [DiskFull("no room"), BootFailed("a part is gone")])
+async def test_a_restart_that_is_refused_changes_nothing(error: Exception) -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        here = {"environment_id": await created(agent)}
+        assert isinstance(error, DiskFull | BootFailed)
+        rig.host.restart_refusal = error
+        refused = error_of(await agent.call_tool("restart_environment", here))
+        assert refused["code"] == error.code
+        ran = await agent.call_tool("execute", {**here, "code": "echo hi"})
+        assert data_of(ran)["exit_code"] == 0
+
+
+async def test_a_machine_that_does_not_boot_again_is_an_error() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        here = {"environment_id": await created(agent)}
+        rig.host.create_error = BootFailed("It panicked.")
+        refused = error_of(await agent.call_tool("restart_environment", here))
+        assert refused["message"] == "It panicked."
+        seen = data_of(await agent.call_tool("get_environment", here))
+        assert (seen["status"], seen["error"]) == ("error", "Restart failed: It panicked.")
+
+
+async def test_programs_have_time_before_a_destroy() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        here = {"environment_id": await created(agent)}
+        guest = guest_of(rig, here["environment_id"])
+        wrong = error_of(
+            await agent.call_tool("destroy_environment", {**here, "grace_seconds": 31})
+        )
+        assert "0 to 30" in wrong["message"]
+        done = await agent.call_tool("destroy_environment", {**here, "grace_seconds": 7})
+        assert data_of(done)["status"] == "destroyed"
+        assert (guest.ends, guest.destroys) == ([7.0], 1)
+
+
+async def test_a_machine_that_cannot_end_is_destroyed_all_the_same() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        here = {"environment_id": await created(agent)}
+        guest = guest_of(rig, here["environment_id"])
+        guest.end_error = GuestLost("no answer")
+        done = await agent.call_tool("destroy_environment", {**here, "grace_seconds": 1})
+        assert data_of(done)["status"] == "destroyed"
+        assert guest.destroys == 1
+
+
+@pytest.mark.parametrize("name", ["reboot", "restart_sandbox", "reset_environment"])
+def test_other_names_lead_to_it(name: str) -> None:
+    assert meant(name, ALL_TOOLS) == "restart_environment"
