@@ -118,7 +118,9 @@ def test_no_module_imports_from_a_test_or_a_conftest() -> None:
     """What several tests need lies in a module of its own, or is a fixture."""
     borrowed = [
         f"{name_of(path)}: {module}"
-        for path in tracked("tests/*.py", "benchmarks/*.py", "fresh/*.py", "lab/*.py")
+        for path in tracked(
+            "tests/*.py", "benchmarks/*.py", "fresh/*.py", "lab/*.py", "packages/*.py"
+        )
         for module in imported(ast.parse(path.read_text("utf-8")))
         if module.startswith("tests.") and re.search(r"\.(test_\w+|conftest)\b", module)
     ]
