@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ import structlog
 
 from waggle.allocator import trim
 from waggle.app.asking import keep_answers
+from waggle.app.data_directory import own
 from waggle.app.machines import (
     Machinery,
     end_machines,
@@ -47,12 +48,10 @@ from waggle.app.values import (
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
-from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.access.link_key import load_link_key
-from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
@@ -111,7 +110,7 @@ async def open_app(
     """
     places = Places.of(settings)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_own(places))
+        stack.enter_context(own(places))
         clock = steady_clock()
         chosen = hypervisor(settings, machine_groups(settings, stack))
 
@@ -203,30 +202,6 @@ async def open_app(
             watch=watch,
             reloads=(rules.reread, secrets.reread),
         )
-
-
-@contextlib.contextmanager
-def _own(places: Places) -> Generator[None]:
-    """Make the directories and lock the data directory. Raises DataDirBusy or SettingsInvalid."""
-    lock = FileLock(places.lock)
-    try:
-        for directory in (places.data, places.environments, places.cache, places.disks):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        acquired = lock.try_acquire()
-    except OSError as error:
-        raise SettingsInvalid(
-            f"{error.filename or places.data} cannot be used: {error.strerror}.",
-            hint="Check WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR, and who may write there.",
-        ) from error
-    if not acquired:
-        raise DataDirBusy(
-            f"{places.data} is used by another waggle server ({lock.owner()}).",
-            hint="Stop it, or give this one its own WAGGLE_DATA_DIR.",
-        )
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.asynccontextmanager

@@ -8,12 +8,18 @@ hypervisor.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
+
+import structlog
 
 from waggle.domain.guest_agent import GuestFilesystem, GuestLoad, GuestReport, RunsPrograms
 from waggle.infra.guest.answers import clean
 from waggle.infra.guest.client import AgentClient
 from waggle.infra.guest.protocol import system
+from waggle.infra.guest.protocol.audit import Audit
+
+log = structlog.get_logger(__name__)
 
 MAX_SHOWN: Final = 8
 """Entries of each list in a report."""
@@ -33,11 +39,13 @@ class MachineAgent(AgentClient):
 
     async def report(self) -> GuestReport:
         """Ask for everything; see `GuestAgent.report`."""
-        about = await self.system_info()
-        metrics = await self.metrics()
-        network = await self.network_info()
-        users = await self.users()
-        disks = await self.disk_usage()
+        about, metrics, network, users, disks = await asyncio.gather(
+            self.system_info(),
+            self.metrics(),
+            self.network_info(),
+            self.users(),
+            self.disk_usage(),
+        )
         return GuestReport(
             system=_short(about.os.pretty_name or about.os.name),
             kernel=_short(about.kernel),
@@ -54,6 +62,11 @@ class MachineAgent(AgentClient):
                 RunsPrograms(_short(user.name), user.processes) for user in users.users[:MAX_SHOWN]
             ),
         )
+
+
+def log_audit(said: Audit) -> None:
+    """Log what an agent notes of its requests. The guest may have made it up."""
+    log.debug("agent_request", method=said.method, outcome=said.outcome, subject=said.subject)
 
 
 def load_of(metrics: system.Metrics) -> GuestLoad:

@@ -24,7 +24,7 @@ import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
-from waggle.infra.guest.agent import MachineAgent
+from waggle.infra.guest.agent import MachineAgent, log_audit
 from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.ending import EndingMachine
@@ -41,6 +41,8 @@ _DRAIN_SECONDS = 2.0
 """Time for the last lines to arrive once the VMM is dead; a flood is read slowly."""
 _LAST_WORDS_SECONDS = 1.0
 """Time for a guest that panicked to write its last lines; its VMM then exits on its own."""
+
+log = structlog.get_logger(__name__)
 
 Follow = Callable[[asyncio.StreamReader], Coroutine[None, None, None]]
 
@@ -67,7 +69,7 @@ class GuestLink:
         else:
             await self._follow_pipe(console)
         await self._follow(messages, self.console.follow_messages)
-        self._agent = MachineAgent(over(*await self.open(agent)))
+        self._agent = MachineAgent(over(*await self.open(agent)), log_audit)
         await self._agent.connect()
 
     async def open(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -235,7 +237,6 @@ def explain(program: str, status: int, cause: str | None) -> str:
     return "the guest shut down" if status == 0 else f"{program} ended with status {status}"
 
 
-log = structlog.get_logger(__name__)
 _TAIL_SHOWN = 12
 _KERNEL_FAULT = "Fatal exception"
 """The panic of a kernel that had a fault itself, rather than the end of its first process."""

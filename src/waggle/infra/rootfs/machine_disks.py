@@ -36,6 +36,8 @@ RENEWED = ("host_key", "authorized_keys", *CLAIMED)
 """The records that differ between two otherwise equal machines."""
 HANG_UP = {"hang-up": b""}
 """The record that ends the remains of the host's abandoned connections in the guest."""
+AGENT_POLICY = "agent-policy"
+"""The record that narrows what the guest's agent may do (kit/guest/agent.c)."""
 RESTART_AGENT = {"restart-agent": b""}
 """The record that has PID 1 end the guest's agent and start another."""
 DRAWN_BYTES = 80

@@ -36,7 +36,7 @@ class GuestLoads:
         self.totals = GuestTotals()
 
     async def refresh(self) -> None:
-        """Ask all guests, unless that was done a moment ago. Never raises; bounded in time."""
+        """Ask all guests, unless that was done just now. Never raises; bounded in time."""
         async with self._turn:
             if self._now() - self._asked_at < FRESH_SECONDS:
                 return

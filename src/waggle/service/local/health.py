@@ -21,6 +21,7 @@ import structlog
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.guest_agent import GuestAgent, GuestLoad, GuestReport
 from waggle.domain.machine import Machine
+from waggle.infra.guest.answers import AgentRefused
 from waggle.infra.rootfs.machine_disks import HANG_UP, RESTART_AGENT
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,8 @@ class GuestHealth:
         try:
             async with asyncio.timeout(seconds):
                 answer = await ask(self._machine.agent)
+        except AgentRefused:
+            raise  # it answers, so it is not lost
         except (GuestLost, TimeoutError) as error:
             await self._lose(error)
             raise GuestLost("The guest's agent does not answer.") from error

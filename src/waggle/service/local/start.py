@@ -23,8 +23,10 @@ from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import HOME, Command, ExecutionResult
+from waggle.infra.guest.policy import SERVER_POLICY
 from waggle.infra.net.tls.authority import EnvironmentAuthority
 from waggle.infra.rootfs.machine_disks import (
+    AGENT_POLICY,
     CERTIFICATES,
     CLAIMED,
     DRAWN_BYTES,
@@ -279,7 +281,8 @@ def identity_of(
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
     drawn = drawn_records(secrets.token_bytes(DRAWN_BYTES))
-    return {**records, **network_records(is_there=has_network), **drawn}
+    network_now = network_records(is_there=has_network)
+    return {**records, AGENT_POLICY: SERVER_POLICY, **network_now, **drawn}
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

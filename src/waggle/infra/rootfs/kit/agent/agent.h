@@ -105,6 +105,8 @@ ssize_t base64_decode(const char *text, size_t length, unsigned char *to);
 // memory.c: bound what JSON may take to MEMORY bytes; the rest is as malloc.
 void bound_memory(void);
 size_t memory_left(void);
+// Let a result that is made be sent: writing it takes a little, too.
+void spare_memory(bool is_spared);
 
 // text.c: a JSON string of what may not be UTF-8: each bad byte becomes U+FFFD; cut to MOST bytes.
 json_t *text(const char *data, size_t size, size_t most);

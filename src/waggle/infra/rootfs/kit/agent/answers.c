@@ -70,6 +70,7 @@ static json_t *refusal_object(void) {
 }
 
 static char *line(const char *id, const char *member, json_t *value) {
+  spare_memory(true);
   char *body = json_dumps(value, JSON_COMPACT), *made = NULL;
   if (!body || asprintf(&made, START "%s,\"%s\":%s}\n", id, member, body) < 0) made = NULL;
   if (body) { // from jansson's allocator
@@ -79,6 +80,7 @@ static char *line(const char *id, const char *member, json_t *value) {
     give_back(body);
   }
   json_decref(value);
+  spare_memory(false);
   return made;
 }
 
@@ -142,6 +144,7 @@ bool send_result(int fd, const char *id, json_t *result, const struct bytes byte
   put_head(fd, OK, id);
   if (!*id) return json_decref(result), end();
   put_text(START), put_text(id), put_text(",\"result\":{");
+  spare_memory(true);
   json_dump_callback(result, put, NULL, JSON_COMPACT | JSON_EMBED);
   bool is_first = json_object_size(result) == 0;
   for (size_t i = 0; i < MAX_BYTES && bytes[i].name; i++, is_first = false)
@@ -156,6 +159,7 @@ bool send_refusal(int fd, const char *id) {
   put_head(fd, refusal.code, id);
   if (!*id) return end();
   put_text(START), put_text(id), put_text(",\"error\":");
+  spare_memory(true);
   json_t *error = refusal_object();
   json_dump_callback(error, put, NULL, JSON_COMPACT);
   json_decref(error);

@@ -5,7 +5,6 @@
 #include "exec.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -19,7 +18,6 @@
 #define KILLS 12              // tries of some seconds each to end what does not
 #define DRAIN_READS 64        // of what a program that has ended left in its pipes
 #define PAUSE_NS 10000000ll   // between reads of output that is only counted: 6 MB a second are enough
-enum { SOCKET, ENDS, REPORT, OUTPUT, ERROR, POLLED };
 
 enum end { RUNNING, EXITED, SIGNALED, ENDED_LATE, KILLED };
 static const char *const STATUS[] = {"running", "exited", "signaled", "timed_out", "killed"};
@@ -177,27 +175,6 @@ __attribute__((noreturn)) static void live(void) {
   }
 }
 
-// False with errno.
-static bool begin(void) {
-  sigset_t ends;
-  int pipes[2][2];
-  sigemptyset(&ends);
-  sigaddset(&ends, SIGCHLD);
-  if (sigprocmask(SIG_BLOCK, &ends, NULL) || !adopt_orphans()) return false;
-  signal(SIGCHLD, SIG_DFL); // ignored, nothing would wait to be reaped
-  signal(SIGPIPE, SIG_IGN);
-  if ((run.fds[ENDS] = signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK)) < 0) return false;
-  for (int i = 0; i < 2; i++) {
-    if (pipe2(pipes[i], O_CLOEXEC)) return false;
-    run.fds[OUTPUT + i] = pipes[i][0];
-    start.output[i] = pipes[i][1];
-    if (fcntl(pipes[i][0], F_SETFL, O_NONBLOCK)) return false;
-  }
-  if ((run.pid = start_program(&start, &run.fds[REPORT])) < 0) return false;
-  close(start.output[0]), close(start.output[1]), close(start.input);
-  return fcntl(run.fds[REPORT], F_SETFL, O_NONBLOCK) == 0;
-}
-
 void run_program(const json_t *params, int number, const char *id, int socket) {
   int64_t seconds = integer_param(params, "timeout", limits.timeout_seconds);
   int64_t most = integer_param(params, "output_bytes", limits.output_bytes);
@@ -209,7 +186,7 @@ void run_program(const json_t *params, int number, const char *id, int socket) {
   for (int i = 0; i < POLLED; i++) run.fds[i] = -1;
   run.fds[SOCKET] = socket;
   bool is_ready = prepare_program(params, &start);
-  if (is_ready && begin()) live();
+  if (is_ready && begin_program(&start, run.fds, &run.pid)) live();
   if (is_ready) refuse_errno("its start");
   send_refusal(socket, id);
   leave();

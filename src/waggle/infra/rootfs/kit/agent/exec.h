@@ -16,9 +16,11 @@ struct start {
 };
 // Fill in what the parameters say; false after `refuse`.
 bool prepare_program(const json_t *params, struct start *start);
-// Start it: its pid, with REPORT the end of a pipe that tells a `failure`, or ends when it runs; -1
-// with errno.
-pid_t start_program(const struct start *start, int *report);
+// What the process of a program waits for: requests, ends of processes, whether the program runs (a
+// pipe that tells a `failure`, or ends), and what it writes.
+enum { SOCKET, ENDS, REPORT, OUTPUT, ERROR, POLLED };
+// Start it, and open all of these but SOCKET. False with errno.
+bool begin_program(struct start *start, int fds[POLLED], pid_t *pid);
 struct failure {
   int error;
   bool is_directory; // could not be entered; else the program could not be run

@@ -9,13 +9,14 @@ struct header {
   _Alignas(16) size_t size; // so that what follows is aligned for anything, too
 };
 
+#define SPARE (128u << 10)
 #define ROUNDING 16 // bytes that the allocator may add to each piece; there may be many small ones
 
-static size_t taken;
+static size_t taken, most = MEMORY;
 
 static void *take(size_t size) {
   size_t whole = size + sizeof(struct header) + ROUNDING;
-  if (size > MEMORY || taken + whole > MEMORY) return NULL;
+  if (size > most || taken + whole > most) return NULL;
   struct header *header = malloc(sizeof *header + size);
   if (!header) return NULL;
   header->size = whole, taken += whole;
@@ -28,6 +29,8 @@ static void give_back(void *data) {
   taken -= header->size;
   free(header);
 }
+
+void spare_memory(bool is_spared) { most = is_spared ? MEMORY + SPARE : MEMORY; }
 
 size_t memory_left(void) { return MEMORY - taken; }
 

@@ -16,9 +16,8 @@ int policy_count;
 unsigned audits = AUDIT_SYSLOG;
 struct limits limits = {MAX_READ, MAX_WRITE, 65536, 60, 8, 8};
 
-bool has_policy(void) { return policy_count > 0; }
-
 static const char *file;
+bool has_policy(void) { return policy_count > 0; }
 
 static bool wrong(const char *place, const char *reason) {
   return fprintf(stderr, "waggle-agent: %s: %s: %s\n", file, place, reason), false;
@@ -42,16 +41,17 @@ static bool has_only(const char *place, const json_t *object, const char *const 
 static bool is_list(const char *place, const json_t *list, bool of_paths) {
   json_t *item;
   size_t i;
-  char where[256];
+  char where[256], ended[520];
   if (!json_is_array(list) || json_array_size(list) > MAX_LISTED)
-    return wrong(place, "must be a list of at most 64 strings");
+    return wrong(place, "must be a list of 64 strings at most");
   json_array_foreach(list, i, item) {
     const char *entry = json_string_value(item);
+    snprintf(ended, sizeof ended, "%s/", entry ? entry : "");
     snprintf(where, sizeof where, "%s[%zu]", place, i);
     if (!entry || !*entry || strlen(entry) >= 512) return wrong(where, "must be a string");
-    size_t end = of_paths ? strlen(entry) - 1 : 0;
-    if (of_paths && (entry[0] != '/' || strstr(entry, "/.") || strstr(entry, "//") ||
-                     (end > 0 && entry[end] == '/')))
+    bool is_plain = entry[0] == '/' && !strstr(ended, "//") && !strstr(ended, "/./") &&
+                    !strstr(ended, "/../");
+    if (of_paths && !is_plain && strcmp(entry, "/"))
       return wrong(where, "must be an absolute path without '.', '..' or a slash at its end");
   }
   return true;
@@ -71,7 +71,7 @@ static bool take_methods(struct policy *policy, const json_t *methods) {
     snprintf(where, sizeof where, "methods.%s", members[part]);
     if (!list) continue;
     if (!is_list(where, list, false)) return false;
-    if (part == 0) policy->methods = 0;
+    if (part == 0) policy->methods = 0; // instead of the default
     json_array_foreach(list, i, item) {
       const struct method *method = find_method(json_string_value(item));
       bool is_all = strcmp(json_string_value(item), "*") == 0;
@@ -104,8 +104,8 @@ static bool take_places(struct policy *policy, enum access access, const json_t 
 static bool take_programs(struct policy *policy, const json_t *programs) {
   static const char *const members[] = {"path", "arguments", NULL};
   json_t *rule;
-  size_t i;
   char where[64];
+  size_t i;
   if (!programs || json_is_null(programs)) return true;
   if (!json_is_array(programs) || json_array_size(programs) > MAX_LISTED)
     return wrong("exec", "must be null or a list of at most 64 rules");

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,7 +22,7 @@
 #define MFD_NOEXEC_SEAL 8u
 #endif
 #define MOST_DESCRIPTORS 1024 // of ours, where the kernel cannot close a range
-#define REPORT 3              // the program's descriptor of the pipe, until it runs
+#define PIPE 3                // the program's descriptor of the report, until it runs
 
 static bool no_memory(void) { return refuse(INTERNAL_ERROR, NULL, NULL, "out of memory"), false; }
 
@@ -81,23 +82,31 @@ static void forget_ours(void) {
   for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  if (syscall(SYS_close_range, REPORT + 1, ~0u, 0))
-    for (int fd = REPORT + 1; fd < MOST_DESCRIPTORS; fd++) close(fd);
+  if (syscall(SYS_close_range, PIPE + 1, ~0u, 0))
+    for (int fd = PIPE + 1; fd < MOST_DESCRIPTORS; fd++) close(fd);
 }
 
 // Standard input, outputs and the report become 0 to 3, which may be taken by each other now.
 static bool move_descriptors(const struct start *start, int report) {
   int from[] = {start->input, start->output[0], start->output[1], report};
-  for (int i = 0; i <= REPORT; i++)
-    if ((from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, REPORT + 1)) < 0) return false;
-  for (int i = 0; i < REPORT; i++)
+  for (int i = 0; i <= PIPE; i++)
+    if ((from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, PIPE + 1)) < 0) return false;
+  for (int i = 0; i < PIPE; i++)
     if (dup2(from[i], i) < 0) return false;
-  return dup3(from[REPORT], REPORT, O_CLOEXEC) >= 0;
+  return dup3(from[PIPE], PIPE, O_CLOEXEC) >= 0;
+}
+
+// Where the agent itself is not what the kernel kills for memory, its programs are.
+static void not_spared(void) {
+  int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  if (write(fd, "0", 1) < 0) errno = 0;
+  close(fd);
 }
 
 __attribute__((noreturn)) static void fail(bool is_directory) {
   struct failure failure = {errno, is_directory};
-  if (write(REPORT, &failure, sizeof failure) < 0) _exit(126);
+  if (write(PIPE, &failure, sizeof failure) < 0) _exit(126);
   _exit(127);
 }
 
@@ -112,13 +121,14 @@ __attribute__((noreturn)) static void become_program(const struct start *start, 
   if (start->account.uid != 0) prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   if (getppid() != parent) _exit(127);
+  not_spared();
   umask(022);
   if (chdir(start->directory)) fail(true);
   execve(start->argv[0], start->argv, start->environment);
   fail(false);
 }
 
-pid_t start_program(const struct start *start, int *report) {
+static pid_t start_program(const struct start *start, int *report) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC)) return -1;
   pid_t parent = getpid(), pid = fork();
@@ -127,4 +137,24 @@ pid_t start_program(const struct start *start, int *report) {
   if (pid < 0) close(ends[0]);
   *report = ends[0];
   return pid;
+}
+
+bool begin_program(struct start *start, int fds[POLLED], pid_t *pid) {
+  sigset_t ends;
+  int pipes[2][2];
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGCHLD);
+  if (sigprocmask(SIG_BLOCK, &ends, NULL) || !adopt_orphans()) return false;
+  signal(SIGCHLD, SIG_DFL); // ignored, nothing would wait to be reaped
+  signal(SIGPIPE, SIG_IGN);
+  if ((fds[ENDS] = signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK)) < 0) return false;
+  for (int i = 0; i < 2; i++) {
+    if (pipe2(pipes[i], O_CLOEXEC)) return false;
+    fds[OUTPUT + i] = pipes[i][0];
+    start->output[i] = pipes[i][1];
+    if (fcntl(pipes[i][0], F_SETFL, O_NONBLOCK)) return false;
+  }
+  if ((*pid = start_program(start, &fds[REPORT])) < 0) return false;
+  close(start->output[0]), close(start->output[1]), close(start->input);
+  return fcntl(fds[REPORT], F_SETFL, O_NONBLOCK) == 0;
 }

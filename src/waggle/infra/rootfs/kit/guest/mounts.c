@@ -46,6 +46,9 @@ static bool mount_overlay(void) {
 bool mount_everything(void) {
   umask(0);
   if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
+  // As distributions have it: nobody makes a second name of another's file, or a trap in /tmp.
+  write_text("/proc/sys/fs/protected_hardlinks", "1");
+  write_text("/proc/sys/fs/protected_symlinks", "1");
   mkdir("/run/jobs", 0700);
   if (!mount_all(JOBS_MOUNT, LENGTH(JOBS_MOUNT))) return false;
   if (mkdir("/scratch/jobs", 0700)) forget_last_life();
