@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -384,15 +385,27 @@ async def test_programs_have_time_when_a_machine_shuts_down(real: Subject) -> No
 
 
 async def test_a_machine_boots_again_after_its_vmm_was_killed(real: Subject) -> None:
-    """The disk is as after a power cut: what was written to it is there."""
+    """The disk is as after a power cut: what was written to it is there, and it is in order."""
     case = await real.case()
     machine = await real.boot(case)
-    await case.root("echo kept > /root/file; sync; echo lost > /root/other; mkdir /root/a /root/b")
+    await case.root("echo kept > /root/file; sync")
+    often = (
+        "cd /proc/sys/vm; for f in dirty_expire dirty_writeback; do echo 5 > ${f}_centisecs; done"
+    )
+    churn = "cd /root; n=0; while n=$((n+1)); do mkdir d$n; cp file d$n; rm -rf d$((n-20)); done"
+    running = asyncio.create_task(case.root(f"{often}; {churn}"))
+    await case.root("until test -d /root/d300; do sleep 0.1; done")
     os.kill(machine.identity.pid, signal.SIGKILL)
     await machine.stop()
-    await real.boot(case)
+    await asyncio.gather(running, return_exceptions=True)
+    again = await real.boot(case)
     assert (await case.root("cat /root/file")).strip() == "kept"
-    assert not (await case.root("echo new > /root/new; rm -rf /root/a; sync")).strip()
+    assert not (await case.root("echo new > /root/new; rm -rf /root/d*; sync")).strip()
+    assert await again.shut_down(5)
+    await again.stop()
+    tool = shutil.which("e2fsck", path="/usr/sbin:/sbin:/usr/bin:/bin") or "e2fsck"
+    checked = await anyio.run_process([tool, "-fn", str(case.spec.disks.scratch)], check=False)
+    assert checked.returncode == 0, checked.stdout.decode()
 
 
 async def test_a_guest_that_does_not_end_is_not_waited_for(real: Subject) -> None:
