@@ -49,6 +49,10 @@ async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: 
             assert await execute(client, made, "hostname; echo $http_proxy") == (
                 "claimed\nhttp://127.0.0.1:3128\n"
             )
+            who = "hostname; echo $http_proxy; cat /etc/machine-id"
+            before = await execute(client, made, f"echo kept >note; {who}")
+            await call(client, "restart_environment", environment_id=made)
+            assert await execute(client, made, f"{who}; cat note") == f"{before}kept\n"
             await filled(server)
             other = await create(client, "shell")
             assert await waiting(server) == 0
