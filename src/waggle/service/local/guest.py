@@ -36,7 +36,7 @@ from waggle.service.local.frozen import Freezing
 from waggle.service.local.health import GuestHealth, HealthOfGuest
 from waggle.service.local.network import NetworkOfGuest
 from waggle.service.local.proxy import Proxy
-from waggle.tasks import finish
+from waggle.tasks import end, finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
@@ -89,6 +89,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         self._copying = asyncio.Lock()
         jobs = GuestJobs(connection)
         self._health = GuestHealth(self._machine, environment.id)
+        self._greeting: asyncio.Task[None] | None = None
         connection.revive = self._health.restart_ssh
         self._causes = Causes(
             self._machine,
@@ -109,6 +110,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def connect(self) -> None:
         """Connect, so that the guest can reach its proxy. Raises GuestLost."""
+        self._greeting = asyncio.create_task(self._health.greet())
         async with self._naming_the_cause():
             await self._connection.get()
 
@@ -280,6 +282,8 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def disconnect(self) -> None:
         """Close connection and proxy permanently. Idempotent; does not ask the guest."""
+        if self._greeting is not None:
+            await end(self._greeting)
         await self._reach.aclose()
         if self._proxy is not None:
             await self._proxy.aclose()

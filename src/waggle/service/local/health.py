@@ -61,6 +61,11 @@ class GuestHealth:
         """Ask how busy it is. Raises as `report` does."""
         return await self._asked(lambda agent: agent.load(), LOAD_SECONDS)
 
+    async def greet(self) -> None:
+        """Ask for its first answer, so that an agent which never began is lost at once."""
+        with contextlib.suppress(GuestLost):
+            await self._asked(lambda agent: agent.ping(), LOAD_SECONDS)
+
     async def _asked(self, ask: Callable[[GuestAgent], Awaitable[T]], seconds: float) -> T:
         if self._lost_at is not None and self._now() - self._lost_at < QUIET_SECONDS:
             raise GuestLost("The guest's agent does not answer.")
