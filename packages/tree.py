@@ -26,7 +26,7 @@ PYTHON = "3.13"
 """That of the suite, for which the server's package is made."""
 TOOLS = (
     *("dpkg-dev", "lintian", "rpm", "rpmlint"),
-    *("musl-tools", "libjansson-dev", "xz-utils"),
+    *("musl-tools", "linux-libc-dev", "libjansson-dev", "xz-utils"),
     *("python3", "systemd", "udev", "init-system-helpers"),
     *("groff-base", "man-db"),
 )

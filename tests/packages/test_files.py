@@ -151,6 +151,15 @@ def test_the_manager_of_the_service_waits_longer_than_the_server_itself() -> Non
     assert load({}).shutdown_timeout.total_seconds() < 120
 
 
+def test_what_systemd_would_break_is_left_alone() -> None:
+    agent = dict(units(text("agent/waggle-agent.service")))
+    assert agent["RestrictSUIDSGID"] == "no", "it refuses openat2, which opens the agent's files"
+    assert agent["PrivateTmp"] == "no", "files that are asked for are in the real one"
+    server = dict(units(text("server/waggle.service")))
+    assert "/bin/kill" not in server["ExecReload"], "a program of procps, which may not be there"
+    assert server["DeviceAllow"].startswith("/dev/char/"), "a path must be there at the start"
+
+
 @pytest.mark.parametrize(
     "path",
     [
