@@ -21,7 +21,7 @@ def mount(source, target, type, flags=0, data=""):
     words = [os.fsencode(word) for word in (source, target, type)]
     if libc.mount(*words, flags, os.fsencode(data)):
         raise OSError(ctypes.get_errno(), target)
-BIND, READ_ONLY = 4096, 1
+BIND, REMOUNT, READ_ONLY = 4096, 32, 1
 """
 # A file system whose program never answers.
 SILENT = """
@@ -53,13 +53,15 @@ def below(usage: system.DiskUsage, directory: Path) -> dict[str, system.Filesyst
 def test_it_lists_what_is_mounted_here(agent: Agent) -> None:
     usage = told(agent)
     types = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    writable = {words[4] for words in mounts if words[-1].split(",")[0] == "rw"}
     assert "/" in {one.mount_point for one in usage.filesystems}
     for one in usage.filesystems:
         size = os.statvfs(one.mount_point)
         assert one.total_bytes == size.f_blocks * size.f_frsize > 0
         assert 0 <= one.used_bytes <= one.total_bytes
         assert one.inodes == size.f_files
-        assert one.read_only == bool(size.f_flag & os.ST_RDONLY)
+        assert one.read_only == (one.mount_point not in writable)
         assert one.type in types
     assert not usage.truncated
 
@@ -80,6 +82,19 @@ def test_each_is_listed_once_with_its_shortest_name(agent_program: Path, tmp_pat
     assert disk.used_bytes < disk.available_bytes < disk.total_bytes
     assert disk.inodes_free == disk.inodes - 11
     assert not disk.read_only
+
+
+@needs_root
+def test_a_file_system_is_not_read_only_because_the_service_sees_it_so(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    """As systemd's `ProtectSystem=strict` mounts everything."""
+    image, place = disk_image(tmp_path / "image"), tmp_path / "disk"
+    place.mkdir()
+    code = f"mount('none', '{place}', '', BIND | REMOUNT | READ_ONLY)"
+    prefix = with_disk(image, place) + mounting(code)
+    with running_agent(agent_program, tmp_path, prefix=prefix) as agent:
+        assert not below(told(agent), tmp_path)["disk"].read_only
 
 
 @needs_root

@@ -65,7 +65,7 @@ static json_t *describe(const struct mount *mount, const struct statvfs *size) {
   return json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "source",
                    short_text(mount->source, MAX_PATH - 1), "mount_point",
                    short_text(mount->point, MAX_PATH - 1), "type", short_text(mount->type, MAX_NAME),
-                   "read_only", (int)(size->f_flag & ST_RDONLY), "total_bytes", number(all * unit),
+                   "read_only", !mount->is_writable, "total_bytes", number(all * unit),
                    "used_bytes", number(all > free ? (all - free) * unit : 0), "available_bytes",
                    number(size->f_bavail * unit), "inodes", number(size->f_files), "inodes_free",
                    number(size->f_ffree));
