@@ -19,4 +19,4 @@ chmod 644 DEBIAN/md5sums DEBIAN/control DEBIAN/conffiles
 
 find . -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 mkdir -p /mnt/out
-dpkg-deb --root-owner-group -Zxz --build . /mnt/out
+dpkg-deb --root-owner-group -Zxz -z3 --build . /mnt/out

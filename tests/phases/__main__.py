@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 GRACE_SECONDS = 30.0
 INTERRUPTED = 130
 EXTENTS: dict[Extent, str] = {
-    "quick": "all checks, all tests without machines, and of the others the main job",
+    "quick": "all checks, all fast tests, and of the others the main job",
     "verify": "all checks and all tests without machines",
     "check": "format, lint, types and import rules",
 }

@@ -14,7 +14,6 @@ from typing import Literal
 MINUTE = 60.0
 _HERE = "not lab and not registry and not fuzz and not endurance"
 FAST = f"not vm and not slow and not net and {_HERE}"
-SLOW = f"slow and not vm and not net and {_HERE}"
 MACHINES = f"(vm or slow or net) and {_HERE}"
 IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
@@ -45,7 +44,7 @@ Extent = Literal["all", "quick", "verify", "check"]
 
 
 def plan(extent: Extent = "all") -> tuple[Stage, ...]:
-    """Return the stages. `quick` leaves out the slow tests except the main job."""
+    """Return the stages. `quick` leaves out all slow tests but the main job."""
     setup = Phase("setup", ("waggle", "setup", "--yes", "--tests"), 20 * MINUTE)
     checks = (
         Phase("format", ("ruff", "format", "--check", ".")),
@@ -75,8 +74,7 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         case "verify":
             return checks, fast
         case "quick":
-            slow = (_tests("slow tests without machines", SLOW, 20 * MINUTE, workers=2),)
-            return (setup,), checks, fast, slow, (images,), (_main_job(),)
+            return (setup,), checks, fast, (images,), (_main_job(),)
         case "all":
             lab = (_tests("lab", "lab", 70 * MINUTE),)
             return (setup,), checks, fast, made, machines, lab

@@ -54,7 +54,7 @@ class FileWrite(Message):
     path: Path
     data: Base64
     offset: Offset | None = None
-    mode: Mode | None = None
+    mode: Annotated[int, Field(ge=0, le=0o777)] | None = None
 
 
 class Written(Result):

@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #define AGENT_VERSION "0.1.0" // as the project's
@@ -78,7 +79,7 @@ int main(int argc, char **argv) {
   while ((option = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
     if (option == 'p') port = optarg;
     else if (option == 'f') fd = atoi(optarg);
-    else if (option == 'c' && !load_policy(optarg)) return 1;
+    else if (option == 'c' && !load_policy(optarg)) return EX_CONFIG;
     else if (option == 'i' && !take_init(optarg)) return misused("no such init: ", optarg);
     else if (option == 'k') is_check = true;
     else if (option == 'v') return puts("waggle-agent " AGENT_VERSION ", protocol " PROTOCOL), 0;
@@ -86,7 +87,7 @@ int main(int argc, char **argv) {
     else if (option == '?') return misused("wrong option", "");
   }
   if (optind < argc) return misused("unexpected argument: ", argv[optind]);
-  if (!has_policy() && !load_policy(POLICY)) return 1;
+  if (!has_policy() && !load_policy(POLICY)) return EX_CONFIG;
   if (is_check) return 0;
   if (fd < 0 && (fd = open_channel(port)) < 0) return 1;
   prepare();

@@ -38,7 +38,7 @@ const struct method METHODS[] = {
      {PATH, {"offset", INTEGER, false, 0, MAX_SAFE}, {"length", INTEGER, false, 0, MAX_READ}}},
     {"file_write", file_write, CHILD, TO_WRITE, true,
      {PATH, {"data", BASE64, true, 0, MAX_WRITE}, {"offset", INTEGER, false, 0, MAX_SAFE},
-      {"mode", INTEGER, false, 0, 07777}}},
+      {"mode", INTEGER, false, 0, 0777}}}, // nobody gets a program that runs as root
     {"list_directory", list_directory, CHILD, TO_READ, true,
      {PATH, {"offset", INTEGER, false, 0, MAX_SAFE}, {"limit", INTEGER, false, 1, MAX_ENTRIES}}},
     {"set_time", set_time, CHILD, CAPABILITY(CAP_SYS_TIME), false,
