@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 MAX_SHOWN: Final = 8
 """Entries of each list in a report."""
 _MAX_NAME = 64
+_IN_MEMORY = ("tmpfs", "devtmpfs", "ramfs")
+_OF_THE_KIT = "/.waggle"
 
 
 class MachineAgent(AgentClient):
@@ -55,7 +57,7 @@ class MachineAgent(AgentClient):
             load=load_of(metrics),
             filesystems=tuple(
                 GuestFilesystem(_short(found.mount_point), found.total_bytes, found.used_bytes)
-                for found in disks.filesystems[:MAX_SHOWN]
+                for found in _disks(disks)
             ),
             addresses=_addresses(network),
             users=tuple(
@@ -80,6 +82,18 @@ def load_of(metrics: system.Metrics) -> GuestLoad:
         cpu_seconds=cpu.user + cpu.system,
         stalled=None if stalled is None else stalled.some,
     )
+
+
+def _disks(found: system.DiskUsage) -> list[system.Filesystem]:
+    """Return the file systems that programs can fill: not those in memory, nor the kit's."""
+    shown = [
+        one
+        for one in found.filesystems
+        if not one.read_only
+        and one.type not in _IN_MEMORY
+        and not one.mount_point.startswith(_OF_THE_KIT)
+    ]
+    return shown[:MAX_SHOWN]
 
 
 def _addresses(network: system.NetworkInfo) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def test_a_part_of_a_file_that_is_not_there_is_refused(agent: Agent, tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("mode", [0, 0o600, 0o644, 0o777, 0o4755, 0o1777])
+@pytest.mark.parametrize("mode", [0, 0o600, 0o644, 0o777])
 def test_a_new_file_has_its_mode_and_an_old_one_keeps_it(
     agent: Agent, tmp_path: Path, mode: int
 ) -> None:
@@ -224,3 +224,10 @@ def _until_it_runs(pid: int, program: Path) -> None:
     until = time.monotonic() + 20
     while Path(f"/proc/{pid}/exe").readlink() != program:
         assert time.monotonic() < until, "the program does not start"
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o1777, -1, 1 << 40])
+def test_no_file_gets_a_mode_that_gives_rights(agent: Agent, tmp_path: Path, mode: int) -> None:
+    error = agent.error("file_write", path=str(tmp_path / "file"), data="", mode=mode)
+    assert error["code"] == ErrorCode.INVALID_PARAMS
+    assert not (tmp_path / "file").exists()
