@@ -418,9 +418,11 @@ async def test_a_guest_that_does_not_end_is_not_waited_for(real: Subject) -> Non
     os.kill(machine.identity.pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(30):
-            assert not await machine.shut_down(1)
+            # libkrun's machines are paused by the same signal, so it is made to go on.
+            assert await machine.shut_down(1) is (real.hypervisor.name == "krun")
     finally:
-        os.kill(machine.identity.pid, signal.SIGCONT)
+        if machine.is_alive:
+            os.kill(machine.identity.pid, signal.SIGCONT)
 
 
 async def test_root_inside_ends_the_machine_as_elsewhere(real: Subject) -> None:
