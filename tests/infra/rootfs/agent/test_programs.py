@@ -216,6 +216,28 @@ def test_arguments_that_nearly_match(
             assert (error["code"], error["data"]) == (ErrorCode.DENIED, {"policy": "exec"})
 
 
+@pytest.mark.parametrize("policies", [(RULES,), (ALL, RULES), (RULES, ALL)])
+def test_who_may_run_some_programs_brings_no_variables(
+    agent_program: Path, tmp_path: Path, policies: tuple[Mapping[str, object], ...]
+) -> None:
+    """`LD_PRELOAD` and a library in /tmp would make any program of one."""
+    with running_agent(agent_program, tmp_path, *policies) as agent:
+        for given in ({"LD_PRELOAD": "/tmp/any.so"}, {"A": "1"}):
+            error = agent.error("exec_command", argv=["/bin/true"], environment=given)
+            assert (error["code"], error["data"]) == (ErrorCode.DENIED, {"policy": "exec"})
+        assert ran(agent, "/bin/true", environment={}).exit_code == 0
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_a_program_is_not_spared_when_memory_is_short(
+    agent_program: Path, tmp_path: Path, user: str
+) -> None:
+    prefix = (SH, "-c", 'echo 500 >/proc/self/oom_score_adj; exec "$@"', SH)
+    with running_agent(agent_program, tmp_path, prefix=prefix) as agent:
+        assert printed(agent, "/bin/cat", "/proc/self/oom_score_adj", user=user) == "0\n"
+
+
 @pytest.mark.parametrize("kept", [0, 1, 1000, MAX_READ])
 def test_the_first_bytes_are_kept_and_the_rest_is_counted(agent: Agent, kept: int) -> None:
     code = "head -c 300000 /dev/zero; head -c 100 /dev/zero >&2"

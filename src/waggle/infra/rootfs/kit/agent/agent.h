@@ -124,7 +124,7 @@ bool has_policy(void);
 bool allows_method(const struct method *method); // without refusing
 bool check_method(const struct method *method);
 bool check_place(const char *real_path, enum access access); // a path without links and dots
-bool check_program(const json_t *argv);
+bool check_program(const json_t *argv, bool has_variables);
 const char *check_user(const char *name); // NULL: the default one
 json_t *policy_info(void);
 enum audit { AUDIT_SYSLOG = 1, AUDIT_KMSG = 2, AUDIT_PORT = 4 };

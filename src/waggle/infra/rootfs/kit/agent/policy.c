@@ -60,13 +60,24 @@ static bool matches(const json_t *rule, const json_t *argv) {
   return given == count + 1;
 }
 
-bool check_program(const json_t *argv) {
+static bool is_any_program(const json_t *rule) {
+  const json_t *patterns = json_object_get(rule, "arguments");
+  return strcmp(json_string_value(json_object_get(rule, "path")), "*") == 0 &&
+         json_array_size(patterns) == 1 &&
+         strcmp(json_string_value(json_array_get(patterns, 0)), "**") == 0;
+}
+
+// Variables such as LD_PRELOAD make any program of one: only who may run any brings some.
+bool check_program(const json_t *argv, bool has_variables) {
   const char *path = json_string_value(json_array_get(argv, 0));
   for (const struct policy *policy = policies; policy < policies + policy_count; policy++) {
     bool is_allowed = false;
     json_t *rule;
     size_t i;
-    json_array_foreach(policy->programs, i, rule) is_allowed |= matches(rule, argv);
+    json_array_foreach(policy->programs, i, rule) 
+      is_allowed |= matches(rule, argv) && (!has_variables || is_any_program(rule));
+    if (!is_allowed && has_variables)
+      return deny("exec", "The policy does not allow %s with these arguments and variables.", path);
     if (!is_allowed) return deny("exec", "The policy does not allow %s with these arguments.", path);
   }
   return policy_count > 0;

@@ -63,7 +63,10 @@ bool prepare_program(const json_t *params, struct start *start) {
   const json_t *argv = json_object_get(params, "argv");
   const char *directory = text_param(params, "directory");
   const char *user = check_user(text_param(params, "user"));
-  if (!user || !check_program(argv) || !find_account(user, &start->account)) return false;
+  const json_t *variables = json_object_get(params, "environment");
+  if (!user || !check_program(argv, json_object_size(variables) > 0) ||
+      !find_account(user, &start->account))
+    return false;
   if (json_array_size(argv) >= LENGTH(start->argv))
     return refuse(INVALID_PARAMS, "parameter", "argv", "argv has too many members"), false;
   for (size_t i = 0; i < json_array_size(argv); i++)
@@ -71,7 +74,7 @@ bool prepare_program(const json_t *params, struct start *start) {
   if (directory && (*directory != '/' || has_dots(directory)))
     return refuse(INVALID_PARAMS, "parameter", "directory", "directory has a .. in it"), false;
   start->directory = directory ? directory : "/";
-  if (!fill_environment(json_object_get(params, "environment"), start)) return false;
+  if (!fill_environment(variables, start)) return false;
   start->input = open_input(params);
   return start->input >= 0 || (refuse_errno("its input"), false);
 }
@@ -96,7 +99,8 @@ static bool move_descriptors(const struct start *start, int report) {
   return dup3(from[PIPE], PIPE, O_CLOEXEC) >= 0;
 }
 
-// Where the agent itself is not what the kernel kills for memory, its programs are.
+// Where the agent itself is not what the kernel kills for memory, its programs are. Who has become
+// another user may not write this any more.
 static void not_spared(void) {
   int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (fd < 0) return;
@@ -117,11 +121,11 @@ __attribute__((noreturn)) static void become_program(const struct start *start, 
                                                      pid_t parent) {
   if (!move_descriptors(start, report)) _exit(127);
   forget_ours();
+  not_spared();
   if (setsid() < 0 || !become(&start->account)) errno = EPERM, fail(false);
   if (start->account.uid != 0) prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   if (getppid() != parent) _exit(127);
-  not_spared();
   umask(022);
   if (chdir(start->directory)) fail(true);
   execve(start->argv[0], start->argv, start->environment);
