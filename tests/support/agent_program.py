@@ -95,6 +95,11 @@ class Agent:
         return cast("dict[str, Any]", answer["error"])
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @contextlib.contextmanager
 def running_agent(
     agent: Path, directory: Path, *policies: Mapping[str, object], prefix: tuple[str, ...] = ()

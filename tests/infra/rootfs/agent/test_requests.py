@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import ALL, Agent, running_agent
+from tests.support.agent_program import ALL, Agent, children_of, running_agent
 from tests.support.waiting import until_sync
 
 from waggle.infra.guest.protocol import MAX_REQUEST, METHODS, ErrorCode, system
@@ -215,7 +215,7 @@ def test_as_many_requests_as_allowed_are_under_way_and_others_are_told(
 
 def test_a_child_that_is_killed_is_told(agent: Agent, tmp_path: Path) -> None:
     wanted = agent.request("exec_command", argv=["/bin/sleep", "60"])
-    [child] = until_sync(lambda: _children(agent.process.pid), seconds=10)
+    [child] = until_sync(lambda: children_of(agent.process.pid), seconds=10)
     os.kill(child, 9)
     assert agent.answer(wanted)["error"]["code"] == ErrorCode.INTERNAL_ERROR
     assert agent.result("ping") == {}
@@ -223,7 +223,7 @@ def test_a_child_that_is_killed_is_told(agent: Agent, tmp_path: Path) -> None:
 
 def test_it_ends_with_its_channel_and_leaves_nothing(agent: Agent) -> None:
     agent.request("exec_command", argv=["/bin/sleep", "61"])
-    [child] = until_sync(lambda: _children(agent.process.pid), seconds=10)
+    [child] = until_sync(lambda: children_of(agent.process.pid), seconds=10)
     agent.wire.close()
     assert agent.process.wait(10) == 0
     until_sync(lambda: not Path(f"/proc/{child}").exists(), seconds=10)
@@ -240,10 +240,6 @@ def test_it_says_what_it_is_and_what_it_allows(agent: Agent) -> None:
 
 def _request(number: int, method: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method}).encode() + b"\n"
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def resident(pid: int) -> int:

@@ -83,8 +83,8 @@ bool channel_event(uint32_t events) {
   return true;
 }
 
-// True if something was read. A port without a host gives nothing, at once; a socket has ended.
-static bool fill(void) {
+// A port without a host gives nothing, at once; a socket has ended.
+bool read_in(void) {
   if (!can_read) return false;
   ssize_t got = read(channel, in + in_size, MAX_LINE - in_size);
   if (got > 0) return is_hung_up = false, in_size += (size_t)got, true;
@@ -99,22 +99,19 @@ static bool fill(void) {
 char *next_line(size_t *size, bool *is_too_long) {
   memmove(in, in + in_used, in_size - in_used);
   in_size -= in_used, in_seen = in_seen > in_used ? in_seen - in_used : 0, in_used = 0;
-  for (;;) {
-    char *end = memchr(in + in_seen, '\n', in_size - in_seen);
-    if (end) {
-      bool was_skipped = is_skipping;
-      *size = (size_t)(end - in), in_used = *size + 1, in_seen = in_used;
-      *end = 0, is_skipping = false, *is_too_long = false;
-      if (!was_skipped) return in;
-      return next_line(size, is_too_long);
-    }
-    in_seen = in_size;
-    if (in_size == MAX_LINE) {
-      in_size = in_seen = 0;
-      if (!is_skipping) return is_skipping = true, *is_too_long = true, *size = 0, in[0] = 0, in;
-    }
-    if (!fill()) return NULL;
+  char *end = memchr(in + in_seen, '\n', in_size - in_seen);
+  if (end) {
+    bool was_skipped = is_skipping;
+    *size = (size_t)(end - in), in_used = *size + 1, in_seen = in_used;
+    *end = 0, is_skipping = false, *is_too_long = false;
+    if (!was_skipped) return in;
+    return next_line(size, is_too_long);
   }
+  in_seen = in_size;
+  if (in_size < MAX_LINE) return NULL;
+  in_size = in_seen = 0;
+  if (is_skipping) return NULL;
+  return is_skipping = true, *is_too_long = true, *size = 0, in[0] = 0, in;
 }
 
 size_t room_out(char **place) {

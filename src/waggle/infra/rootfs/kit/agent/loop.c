@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define STEPS 64   // before signals, deadlines and children have their turn, whatever the host sends
 #define ROOM 49152 // of the bytes to the host, for what one request leads to at once
 
 static int events = -1, signals = -1;
@@ -48,7 +49,7 @@ static bool step(void) {
   bool is_too_long, did = flush_out();
   did |= relay();
   if (is_in_line() || room_out(&place) < ROOM) return did;
-  if (!(line = next_line(&size, &is_too_long))) return did;
+  if (!(line = next_line(&size, &is_too_long))) return read_in() || did;
   if (is_too_long) refuse_line(TOO_LARGE, "The line is too long.");
   else take_request(line, size);
   return true;
@@ -68,8 +69,9 @@ int serve(int channel) {
   open_audit();
   put_line("\n"); // ends what an agent before this one may have left half sent
   for (;;) {
-    while (step()) continue;
-    int count = epoll_wait(events, found, LENGTH(found), milliseconds());
+    bool is_busy = true;
+    for (int i = 0; is_busy && i < STEPS; i++) is_busy = step();
+    int count = epoll_wait(events, found, LENGTH(found), is_busy ? 0 : milliseconds());
     if (count < 0 && errno != EINTR) return perror("waggle-agent: epoll_wait"), 1;
     for (int i = 0; i < count; i++) {
       struct child *child = found[i].data.ptr;

@@ -17,8 +17,10 @@ void use_channel(int fd);
 // a host at the other end, as far as anybody knows.
 bool channel_event(uint32_t events);
 bool has_host(void);
-// The next whole line, with a NUL for its end, or NULL; valid until the next call. A line that is too
-// long is returned once, as the empty text with `*is_too_long`.
+// Read what there is once; true if something was read.
+bool read_in(void);
+// The next whole line that was read, with a NUL for its end, or NULL; valid until the next call. A
+// line that is too long is returned once, as the empty text with `*is_too_long`.
 char *next_line(size_t *size, bool *is_too_long);
 // Room for more bytes to the host, and a place to put them; then how many there are of them now.
 size_t room_out(char **place);
