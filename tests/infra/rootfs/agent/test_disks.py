@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.agent_places import after, disk_image, needs_root, with_disk
-from tests.support.agent_program import Agent, running_agent
+from tests.support.agent_program import ALL, Agent, children_of, running_agent
+from tests.support.waiting import until_sync
 
 from waggle.infra.guest.protocol import MAX_ANSWER, METHODS, system
 
@@ -28,6 +29,18 @@ SILENT = """
 kept = os.open("/dev/fuse", os.O_RDWR)
 os.set_inheritable(kept, True)
 mount("silent", "%s", "fuse.silent", 0, f"fd={kept},rootmode=40000,user_id=0,group_id=0")
+"""
+# And the program: it says how it speaks, reads what it is asked, and ends with the agent.
+HEARS = """
+import struct
+if os.fork() == 0:
+    libc.prctl(1, 9)
+    os.closerange(0, 3)
+    unique = struct.unpack_from("=IIQ", os.read(kept, 1 << 20))[2]
+    os.write(kept, struct.pack("=IiQIIIIHHII36x", 80, 0, unique, 7, 31, 0, 0, 0, 0, 4096, 0))
+    while True:
+        os.read(kept, 1 << 20)
+os.close(kept)
 """
 
 
@@ -165,3 +178,16 @@ def test_what_does_not_answer_hides_no_other(agent_program: Path, tmp_path: Path
         assert agent.result("ping") == {}
     assert list(below(usage, tmp_path)) == ["late"]
     assert usage.truncated
+
+
+@needs_root
+def test_what_does_not_answer_keeps_no_place_of_a_request(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    """What asks cannot be killed once the file system's program has read the question."""
+    code = SILENT % (tmp_path / "silent") + HEARS
+    policy = {**ALL, "limits": {"requests": 1}}
+    with running_agent(agent_program, tmp_path, policy, prefix=mounting(code)) as agent:
+        assert told(agent).truncated
+        until_sync(lambda: len(children_of(agent.process.pid)) == 1, seconds=10)
+        assert "entries" in agent.result("list_directory", path="/")

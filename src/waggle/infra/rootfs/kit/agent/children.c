@@ -60,7 +60,7 @@ static bool has_room_for_program(void) {
   }
   if (count < limits.processes) return true;
   if (!oldest) return false;
-  oldest->number = 0, let_go(oldest); // it ends with its socket
+  oldest->is_told = true, let_go(oldest); // it ends with its socket
   return true;
 }
 
@@ -162,16 +162,28 @@ void reap_children(void) {
 
 static int64_t due(const struct child *child) {
   int64_t next = INT64_MAX;
-  for (int i = 0; child->pid && !child->is_late && i < child->waiting_count; i++)
+  if (!child->pid || child->is_late) return next;
+  if (child->more_due) next = child->more_due;
+  for (int i = 0; i < child->waiting_count; i++)
     if (child->waiting[i].due < next) next = child->waiting[i].due;
   return next;
+}
+
+// Whether what it says waits for the host, which then is late itself: a second more.
+static bool waits_for_host(struct child *child, int64_t time) {
+  char byte;
+  if (child->socket < 0 || recv(child->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
+  if (child->more_due) child->more_due = time + SECOND;
+  for (int i = 0; i < child->waiting_count; i++)
+    if (child->waiting[i].due <= time) child->waiting[i].due = time + SECOND;
+  return true;
 }
 
 // A place is free when the kernel has ended its child: until then it counts.
 void end_late_children(void) {
   int64_t time = now();
   for (struct child *child = children; child < children + MAX_CHILDREN; child++) {
-    if (due(child) > time) continue;
+    if (due(child) > time || waits_for_host(child, time)) continue;
     child->is_late = child->is_readable = true;
     if (!child->number) kill(child->pid, SIGKILL); // others kill their program when they are let go
   }

@@ -8,6 +8,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define PATIENCE 5000000000ll // nanoseconds without the rest of an answer, while others wait
+#define REFUSALS 8192         // bytes at most of those of one child, with their notes
+
 static struct child *current; // whose answer is under way
 static struct head head;
 static size_t head_size;
@@ -106,18 +109,25 @@ static bool pass_on(ssize_t *got) {
   return true;
 }
 
+// Nothing comes any more of a child that has ended, though others may still hold its socket, nor is
+// it waited for if it is late.
+static bool is_over(const struct child *child, ssize_t got) {
+  return got == 0 || errno != EAGAIN || child->is_late || child->is_reaped;
+}
+
 bool relay(void) {
+  char *place;
   ssize_t got = 1;
   if (!current && !(current = next_readable())) return false;
   struct child *child = current;
-  if (child->is_late && !is_begun) return give_up(child), true;
-  if (head_size < sizeof head) take_head(&got);
+  if (child->is_late && !is_begun) got = 0;
+  else if (head_size < sizeof head) take_head(&got);
   else if (!pass_on(&got)) return false;
-  if (got > 0 || (got < 0 && errno == EINTR)) return true;
-  if (got < 0 && errno == EAGAIN) {
-    child->is_readable = false;
-    if (head_size == 0) current = NULL;
-    return head_size == 0; // another may have something
-  }
-  return give_up(child), true;
+  if (got > 0) return child->more_due = 0, true;
+  if (got < 0 && errno == EINTR) return true;
+  if (is_over(child, got)) return room_out(&place) >= REFUSALS && (give_up(child), true);
+  child->is_readable = false;
+  if (head_size == 0) return current = NULL, true; // another may have something
+  if (!child->more_due) child->more_due = now() + PATIENCE;
+  return false;
 }

@@ -36,6 +36,7 @@ struct child {
   int socket;
   const struct method *method;
   int number; // of a program, or 0
+  int64_t more_due; // when more of what it has begun to say must come, or 0
   bool is_readable, has_ended, is_told, is_late, is_reaped; // told: of its end
   int waiting_count; // answers that it owes
   struct waiting {
