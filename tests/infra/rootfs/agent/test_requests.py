@@ -238,6 +238,24 @@ def test_it_says_what_it_is_and_what_it_allows(agent: Agent) -> None:
     assert info.policy.read.allow == ["/"]
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_limit_that_a_policy_does_not_give_is_the_default(
+    agent_program: Path, tmp_path: Path, is_first: bool
+) -> None:
+    wide: dict[str, object] = {
+        "limits": {"requests": 32, "output_bytes": 262_144, "timeout_seconds": 30}
+    }
+    none: dict[str, object] = {}
+    policies = (none, wide) if is_first else (wide, none)
+    with running_agent(agent_program, tmp_path, *policies) as agent:
+        limits = agent.result("get_agent_info")["policy"]["limits"]
+    assert (limits["requests"], limits["output_bytes"], limits["timeout_seconds"]) == (
+        8,
+        65_536,
+        30,
+    )
+
+
 def _request(number: int, method: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method}).encode() + b"\n"
 

@@ -14,7 +14,7 @@
 struct policy policies[MAX_POLICIES];
 int policy_count;
 unsigned audits = AUDIT_SYSLOG;
-struct limits limits = {MAX_READ, MAX_WRITE, 65536, 60, 8, 8};
+struct limits limits;
 
 static const char *file;
 bool has_policy(void) { return policy_count > 0; }
@@ -129,18 +129,18 @@ static bool take_limits(const json_t *given) {
                                         "requests",   "processes",   NULL};
   static const int64_t most[] = {MAX_READ,    MAX_WRITE,    MAX_READ,
                                  MAX_SECONDS, MAX_REQUESTS, MAX_PROCESSES};
+  static const int64_t usual[] = {MAX_READ, MAX_WRITE, 65536, 60, 8, 8};
   int64_t *held[] = {&limits.read_bytes,      &limits.write_bytes, &limits.output_bytes,
                      &limits.timeout_seconds, &limits.requests,    &limits.processes};
   if (given && !has_only("limits", given, members)) return false;
   for (int i = 0; members[i]; i++) {
     const json_t *value = json_object_get(given, members[i]);
+    int64_t number = value ? json_integer_value(value) : usual[i];
     char where[48], reason[48];
-    if (!value) continue;
     snprintf(where, sizeof where, "limits.%s", members[i]);
     snprintf(reason, sizeof reason, "must be 1 to %" PRId64, most[i]);
-    if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > most[i])
-      return wrong(where, reason);
-    if (policy_count == 0 || json_integer_value(value) < *held[i]) *held[i] = json_integer_value(value);
+    if (number < 1 || number > most[i]) return wrong(where, reason); // another type is 0
+    if (policy_count == 0 || number < *held[i]) *held[i] = number;
   }
   return true;
 }
