@@ -2,6 +2,7 @@
 // waggle-agent: answers the host of a virtual machine over a virtio-serial port. docs/guest-agent.md.
 #include "server.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +49,13 @@ static bool take_init(const char *name) {
   return false;
 }
 
+static bool take_descriptor(const char *name, int *fd) {
+  char *end;
+  long number = strtol(name, &end, 10);
+  *fd = (int)number;
+  return *name && !*end && number >= 0 && number <= INT32_MAX && fcntl(*fd, F_GETFD) >= 0;
+}
+
 // The protocol that is spoken: of the host's major number, and not above ours.
 json_t *get_agent_info(const json_t *params, struct bytes *bytes) {
   const char *wanted = text_param(params, "protocol");
@@ -64,6 +72,13 @@ json_t *get_agent_info(const json_t *params, struct bytes *bytes) {
                    "capabilities", "parallel", "processes", "audit", "policy", policy_info());
 }
 
+// Nothing that is opened later, as the port, is where messages go or what children keep.
+static void open_standard(void) {
+  int fd = 0;
+  while (fd >= 0 && fd < 3) fd = open("/dev/null", O_RDWR);
+  if (fd >= 3) close(fd);
+}
+
 static void prepare(void) {
   prctl(PR_SET_NAME, "waggle-agent"); // also where it was started from a descriptor
   umask(0);
@@ -76,9 +91,11 @@ int main(int argc, char **argv) {
   const char *port = NULL;
   bool is_check = false;
   int fd = -1, option;
+  open_standard();
   while ((option = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
     if (option == 'p') port = optarg;
-    else if (option == 'f') fd = atoi(optarg);
+    else if (option == 'f' && !take_descriptor(optarg, &fd))
+      return misused("no such descriptor: ", optarg);
     else if (option == 'c' && !load_policy(optarg)) return EX_CONFIG;
     else if (option == 'i' && !take_init(optarg)) return misused("no such init: ", optarg);
     else if (option == 'k') is_check = true;

@@ -5,6 +5,11 @@
 #include <fnmatch.h>
 #include <string.h>
 
+struct policy policies[MAX_POLICIES];
+int policy_count;
+
+bool has_policy(void) { return policy_count > 0; }
+
 static bool deny(const char *entry, const char *format, const char *what) {
   refuse(DENIED, "policy", entry, format, what);
   return false;

@@ -11,13 +11,10 @@
 
 #define MAX_FILE 65536
 
-struct policy policies[MAX_POLICIES];
-int policy_count;
 unsigned audits = AUDIT_SYSLOG;
 struct limits limits;
 
 static const char *file;
-bool has_policy(void) { return policy_count > 0; }
 
 static bool wrong(const char *place, const char *reason) {
   return fprintf(stderr, "waggle-agent: %s: %s: %s\n", file, place, reason), false;
@@ -168,12 +165,14 @@ static const json_t *read_file(void) {
   static char text[MAX_FILE + 1];
   json_error_t error;
   char place[64];
+  memset(text, ' ', sizeof text);
   if (!read_text(file, text, sizeof text)) return wrong("cannot be read", strerror(errno)), NULL;
-  if (strlen(text) == MAX_FILE) return wrong("size", "at most 65535 bytes"), NULL;
+  size_t size = strlen(text); // up to the first NUL, which must be read_text's
+  if (size == MAX_FILE) return wrong("size", "at most 65535 bytes"), NULL;
+  if (memchr(text + size + 1, 0, MAX_FILE - size)) return wrong("text", "has a NUL"), NULL;
   const json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &error);
   snprintf(place, sizeof place, "line %d, column %d", error.line, error.column);
-  if (!root) return wrong(place, error.text), NULL;
-  return root;
+  return root ? root : (wrong(place, error.text), NULL);
 }
 
 bool load_policy(const char *name) {
