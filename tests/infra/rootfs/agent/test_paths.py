@@ -187,6 +187,20 @@ def test_a_second_name_of_a_secret_is_refused(tree: Tree) -> None:
     assert tree.write(tree.inside / "name", offset=0) == ErrorCode.DENIED
 
 
+def test_a_second_name_of_what_is_denied_is_refused(agent_program: Path, tmp_path: Path) -> None:
+    """Also where all the rest is allowed."""
+    (tmp_path / "denied").mkdir()
+    (tmp_path / "denied" / "secret").write_bytes(b"secret")
+    (tmp_path / "second").hardlink_to(tmp_path / "denied" / "secret")
+    places = {"allow": ["/"], "deny": [str(tmp_path / "denied")]}
+    policy = {**ALL, "read": places, "write": places}
+    with running_agent(agent_program, tmp_path, ALL, policy) as agent:
+        for method, params in (("file_read", {}), ("file_write", {"data": ""})):
+            error = agent.error(method, path=str(tmp_path / "second"), **params)
+            assert error["code"] == ErrorCode.DENIED
+    assert (tmp_path / "second").read_bytes() == b"secret"
+
+
 def test_one_file_may_be_allowed(agent_program: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(name.encode())

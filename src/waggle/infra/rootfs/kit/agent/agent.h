@@ -124,6 +124,7 @@ bool has_policy(void);
 bool allows_method(const struct method *method); // without refusing
 bool check_method(const struct method *method);
 bool check_place(const char *real_path, enum access access); // a path without links and dots
+bool denies_places(enum access access); // any at all
 bool check_program(const json_t *argv, bool has_variables);
 const char *check_user(const char *name); // NULL: the default one
 json_t *policy_info(void);

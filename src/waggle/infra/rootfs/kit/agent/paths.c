@@ -113,7 +113,7 @@ static bool is_allowed(int fd, const struct split *from, enum access access, boo
     return refuse(DENIED, "policy", policy, "%s: it is not a regular file", path), false;
   // Any user can give a file of somebody else a second name, in a directory that is allowed, where the
   // kernel does not forbid it (fs.protected_hardlinks). Then nobody knows where it belongs.
-  if (about.st_nlink > 1 && strcmp(from->base, "/"))
+  if (about.st_nlink > 1 && (strcmp(from->base, "/") || denies_places(access)))
     return refuse(DENIED, "policy", policy, "%s: the file has other names", path), false;
   return true;
 }

@@ -50,6 +50,12 @@ bool check_place(const char *path, enum access access) {
   return policy_count > 0;
 }
 
+bool denies_places(enum access access) {
+  for (int i = 0; i < policy_count; i++)
+    if (json_array_size(policies[i].deny[access])) return true;
+  return false;
+}
+
 // Each argument must match its pattern; a last `**` matches any rest.
 static bool matches(const json_t *rule, const json_t *argv) {
   const char *path = json_string_value(json_object_get(rule, "path"));
