@@ -17,7 +17,10 @@ UNTOLD = {"code", "count", "kind", "encoding"}
 """Fields that only programs need, and the number of items of a list."""
 TRUE = {"is_dir": "/", "is_link": "@", "listening": " is at ", "was_exposed": " is closed"}
 TRUE["closed"] = ", which is closed now"
-SIZES = {"memory_bytes", "disk_bytes", "memory_bytes_used", "disk_bytes_used", "size_bytes"}
+SIZES = {
+    *("memory_bytes", "disk_bytes", "memory_bytes_used", "disk_bytes_used", "size_bytes"),
+    *("memory_available_bytes", "total_bytes", "used_bytes"),
+}
 
 
 def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -49,6 +49,19 @@ async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
             "memory_bytes_used": 200 * MIB,
             "disk_bytes_used": 3 * MIB,
             "ports": [{"port": 8000, "url": "http://127.0.0.1:40000/"}],
+            "guest": {
+                "system": "Pretend 1",
+                "kernel": "6.1",
+                "uptime_seconds": 5,
+                "memory_bytes": 256 * MIB,
+                "memory_available_bytes": 128 * MIB,
+                "load": 0.5,
+                "processes": 12,
+                "disks": [
+                    {"mount_point": "/", "total_bytes": 64 * MIB, "used_bytes": 8 * MIB},
+                ],
+                "users": ["root 3"],
+            },
             "ssh_port": 10_000,
         }
         assert text_of(result).splitlines() == [
@@ -58,6 +71,8 @@ async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
             "1 CPU, memory 512 MiB (200 MiB of the host's), disk 3 MiB of 1024 MiB, 1.5 s of CPU",
             "port 8000: http://127.0.0.1:40000/",
             "ssh port 10000",
+            "it says itself: Pretend 1, kernel 6.1, up 5 s; memory 128 MiB of 256 MiB free; "
+            "load 0.5, 12 processes; / 8 MiB of 64 MiB used; users root 3",
         ]
 
 

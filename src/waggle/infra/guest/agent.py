@@ -41,29 +41,41 @@ class MachineAgent(AgentClient):
 
     async def report(self) -> GuestReport:
         """Ask for everything; see `GuestAgent.report`."""
-        about, metrics, network, users, disks = await asyncio.gather(
-            self.system_info(),
-            self.metrics(),
-            self.network_info(),
-            self.users(),
-            self.disk_usage(),
+        return report_of(
+            *await asyncio.gather(
+                self.system_info(),
+                self.metrics(),
+                self.network_info(),
+                self.users(),
+                self.disk_usage(),
+            )
         )
-        return GuestReport(
-            system=_short(about.os.pretty_name or about.os.name),
-            kernel=_short(about.kernel),
-            hostname=_short(about.hostname),
-            uptime=about.uptime,
-            clock=about.time,
-            load=load_of(metrics),
-            filesystems=tuple(
-                GuestFilesystem(_short(found.mount_point), found.total_bytes, found.used_bytes)
-                for found in _disks(disks)
-            ),
-            addresses=_addresses(network),
-            users=tuple(
-                RunsPrograms(_short(user.name), user.processes) for user in users.users[:MAX_SHOWN]
-            ),
-        )
+
+
+def report_of(
+    about: system.SystemInfo,
+    metrics: system.Metrics,
+    network: system.NetworkInfo,
+    users: system.Users,
+    disks: system.DiskUsage,
+) -> GuestReport:
+    """Return what is kept of a guest's words. Pure."""
+    return GuestReport(
+        system=_short(about.os.pretty_name or about.os.name),
+        kernel=_short(about.kernel),
+        hostname=_short(about.hostname),
+        uptime=about.uptime,
+        clock=about.time,
+        load=load_of(metrics),
+        filesystems=tuple(
+            GuestFilesystem(_short(found.mount_point), found.total_bytes, found.used_bytes)
+            for found in _disks(disks)
+        ),
+        addresses=_addresses(network),
+        users=tuple(
+            RunsPrograms(_short(user.name), user.processes) for user in users.users[:MAX_SHOWN]
+        ),
+    )
 
 
 def log_audit(said: Audit) -> None:

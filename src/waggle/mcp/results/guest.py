@@ -19,9 +19,9 @@ LOST = (
 class GuestDisk(BaseModel):
     """A mounted file system."""
 
-    mount_point: str
-    total_bytes: int
-    used_bytes: int
+    mount_point: str = ""
+    total_bytes: int = 0
+    used_bytes: int = 0
 
 
 class GuestSays(BaseModel):
@@ -67,16 +67,22 @@ def guest_lines(said: GuestSays | None) -> list[str]:
     """Return it as one line of text, or none."""
     if said is None:
         return []
-    system = f"{said.system}, " if said.system else ""
-    root = next((disk for disk in said.disks if disk.mount_point == "/"), None)
-    disk = f"; / {_mib(root.used_bytes)} of {_mib(root.total_bytes)} MiB used" if root else ""
-    users = f"; users {', '.join(said.users)}" if said.users else ""
-    return [
-        f"it says itself: {system}kernel {said.kernel}, up {said.uptime_seconds} s; memory "
-        f"{_mib(said.memory_available_bytes)} of {_mib(said.memory_bytes)} MiB free; load "
-        f"{said.load:g}, {said.processes} processes{disk}{users}"
+    memory = f"{_mib(said.memory_available_bytes)} of {_mib(said.memory_bytes)}"
+    about = [said.system] if said.system else []
+    about += [f"kernel {said.kernel}"] if said.kernel else []
+    parts = [
+        ", ".join([*about, f"up {said.uptime_seconds} s"]),
+        f"memory {memory} free",
+        f"load {said.load}, {said.processes} processes",
+        *(
+            f"{disk.mount_point} {_mib(disk.used_bytes)} of {_mib(disk.total_bytes)} used"
+            for disk in said.disks
+        ),
     ]
+    parts += [f"addresses {', '.join(said.addresses)}"] if said.addresses else []
+    parts += [f"users {', '.join(said.users)}"] if said.users else []
+    return [f"it says itself: {'; '.join(parts)}"]
 
 
-def _mib(size: int) -> int:
-    return size >> 20
+def _mib(size: int) -> str:
+    return f"{size >> 20} MiB"
