@@ -27,6 +27,7 @@ from waggle.config import Settings, load
 from waggle.domain.access import Owner, Principal
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.exposed_url import ExposedUrls
+from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.network.decisions import ALLOWED, Decision, Ended
 from waggle.domain.observer import Call
 from waggle.infra.access.tokens_file import digest
@@ -207,3 +208,26 @@ async def test_a_flood_of_refusals_costs_the_loop_little_and_the_logs_a_few_line
     assert len(logs) == 1
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sum(line.get("more_in_last_second", 0) + 1 for line in lines) == count
+
+
+async def test_the_page_of_metrics_is_read_after_the_guests_were_asked() -> None:
+    totals: list[GuestTotals] = [GuestTotals()]
+
+    async def refresh() -> None:
+        totals.append(GuestTotals(answering=len(totals)))
+
+    with watching(settings(METRICS="true"), list, guests=lambda: totals[-1]) as watch:
+        scrape = watch.scrape_after(refresh)
+        assert scrape is not None
+        for number in (1, 2):
+            page, kind = await scrape(0)
+            assert f'waggle_guest_agents{{state="answering"}} {number}.0' in page.decode()
+            assert kind.startswith("text/plain")
+
+
+async def test_without_a_page_no_guest_is_asked() -> None:
+    async def refresh() -> None:
+        raise AssertionError("nobody asks")
+
+    with watching(settings(METRICS="false"), list) as watch:
+        assert watch.scrape_after(refresh) is None

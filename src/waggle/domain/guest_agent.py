@@ -101,13 +101,14 @@ class GuestAgent(Protocol):
 class HealthOfGuest(Protocol):
     """The part of `host.Guest` that says how the guest is; nothing of it is sure."""
 
-    async def report(self) -> GuestReport:
+    async def report(self) -> GuestReport | None:
         """Return what the guest says of itself, within seconds.
 
-        Raises GuestLost if its agent does not answer, which has another begin.
+        None if its agent answers, but not that: its memory may be full. Raises GuestLost if it does
+        not answer, which has another begin.
         """
         ...
 
-    async def load(self) -> GuestLoad:
-        """Return how busy the guest says it is. Raises as `report` does."""
+    async def load(self) -> GuestLoad | None:
+        """Return how busy the guest says it is. Otherwise as `report`."""
         ...

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.infra.observe.parts import ALLOWED, CALL, DENIED
 
 from waggle.domain.environment import State
+from waggle.domain.guest_agent import GuestTotals
 from waggle.domain.network.traffic import Traffic
 from waggle.infra.observe.metrics import Metrics
 
@@ -81,3 +82,29 @@ def test_two_servers_in_one_process_share_no_metrics() -> None:
     one, other = Metrics(list, 1), Metrics(list, 2)
     one.environment_reaped()
     assert samples(other)["waggle_environments_reaped_total"] == 0
+
+
+def test_what_guests_say_is_read_at_the_scrape() -> None:
+    said = GuestTotals(
+        answering=3,
+        lost=1,
+        memory_total=1 << 30,
+        memory_available=1 << 29,
+        processes=40,
+        load=1.5,
+        stalled=2,
+    )
+    totals = [GuestTotals()]
+    metrics = Metrics(list, 10, guests=lambda: totals[-1])
+    assert samples(metrics)["waggle_guest_agents{state=answering}"] == 0
+    totals.append(said)
+    found = {name: value for name, value in samples(metrics).items() if "_guest_" in name}
+    assert found == {
+        "waggle_guest_agents{state=answering}": 3,
+        "waggle_guest_agents{state=lost}": 1,
+        "waggle_guest_memory_bytes{kind=total}": 1 << 30,
+        "waggle_guest_memory_bytes{kind=available}": 1 << 29,
+        "waggle_guest_processes": 40,
+        "waggle_guest_load": 1.5,
+        "waggle_guest_memory_stalled": 2,
+    }

@@ -42,7 +42,7 @@ from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
-from waggle.infra.ssh import ServeTunnel, SshConnection, new_keys
+from waggle.infra.ssh import ServeTunnel, SshConnection, SshSilent, new_keys
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.service.local.blueprint import (
@@ -439,6 +439,48 @@ async def test_a_call_that_a_living_machine_breaks_names_the_restart(
             raise GuestLost("no answer", hint=hint)
     assert raised.value.hint.startswith(says)
     assert "restart_environment" in raised.value.hint
+
+
+async def known() -> str:
+    return "Its agent says: all is well."
+
+
+async def test_a_silent_ssh_server_is_explained_by_the_agent() -> None:
+    causes = Causes(PretendMachine([]), lambda: None, known)
+    with pytest.raises(SshSilent) as raised:
+        async with causes.named():
+            raise SshSilent("It does not answer.", hint="Wait a bit.")
+    assert raised.value.message == "It does not answer. Its agent says: all is well."
+    assert raised.value.hint.startswith("Wait a bit.")
+    assert "restart_environment" in raised.value.hint
+
+
+@pytest.mark.parametrize("error", [SshSilent("It does not answer."), GuestLost("It broke.")])
+async def test_the_agent_is_not_asked_about_a_dead_machine_or_another_error(
+    error: GuestLost,
+) -> None:
+    async def unasked() -> str:
+        raise AssertionError("nobody asks")
+
+    machine = PretendMachine([])
+    if isinstance(error, SshSilent):
+        machine.dead.set()
+    causes = Causes(machine, lambda: None, unasked)
+    with pytest.raises(GuestLost) as raised:
+        async with causes.named():
+            raise error
+    assert ("The machine died" in raised.value.message) is isinstance(error, SshSilent)
+
+
+async def test_the_agent_is_not_asked_about_a_guest_that_is_being_destroyed() -> None:
+    async def unasked() -> str:
+        raise AssertionError("nobody asks")
+
+    causes = Causes(PretendMachine([]), lambda: None, unasked)
+    causes.ends("The environment is being destroyed.")
+    with pytest.raises(GuestLost, match="being destroyed"):
+        async with causes.named():
+            raise SshSilent("It does not answer.")
 
 
 class TestRestart:

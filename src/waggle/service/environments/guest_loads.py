@@ -9,26 +9,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.guest_agent import GuestLoad, GuestTotals
-from waggle.service.environments.live import LiveEnvironment
 
 FRESH_SECONDS: Final = 5.0
 """How long what guests said counts; more scrapes than that ask nobody."""
 ALL_SECONDS: Final = 3.0
-"""For all guests together; who has not answered then is not counted."""
+"""For all guests together."""
 AT_ONCE: Final = 8
+
+
+class Loaded(Protocol):
+    """The part of `LiveEnvironment` that is asked here."""
+
+    async def load(self) -> GuestLoad | None:
+        """See `LiveEnvironment`."""
+        ...
 
 
 class GuestLoads:
     """The loads of the guests of live environments."""
 
     def __init__(
-        self, live: Callable[[], Iterable[LiveEnvironment]], now: Callable[[], float]
+        self,
+        live: Callable[[], Iterable[Loaded]],
+        now: Callable[[], float],
+        patience: float = ALL_SECONDS,
     ) -> None:
-        """`now` returns seconds."""
+        """`now` returns seconds; who has not answered after `patience` is not counted."""
+        self._patience = patience
         self._live = live
         self._now = now
         self._asked_at = float("-inf")
@@ -42,22 +53,24 @@ class GuestLoads:
                 return
             places = asyncio.Semaphore(AT_ONCE)
             asking = [asyncio.create_task(_ask(one, places)) for one in self._live()]
-            if asking:
-                await asyncio.wait(asking, timeout=ALL_SECONDS)
-            for task in asking:
-                task.cancel()
+            try:
+                if asking:
+                    await asyncio.wait(asking, timeout=self._patience)
+            finally:
+                for task in asking:
+                    task.cancel()
             said = await asyncio.gather(*asking, return_exceptions=True)
             self.totals = _totals(said)
             self._asked_at = self._now()
 
 
-async def _ask(live: LiveEnvironment, places: asyncio.Semaphore) -> GuestLoad | None:
+async def _ask(live: Loaded, places: asyncio.Semaphore) -> GuestLoad | None:
     async with places:
         return await live.load()
 
 
 def _totals(said: Iterable[GuestLoad | BaseException | None]) -> GuestTotals:
-    """Add up the loads. None is an environment that does not run. Pure."""
+    """Add up the loads. None is a guest that does not run, or does not say. Pure."""
     answers = [*said]
     loads = [one for one in answers if isinstance(one, GuestLoad)]
     return GuestTotals(

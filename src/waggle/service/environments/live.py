@@ -251,7 +251,7 @@ class LiveEnvironment(Restarting):
         return None if self._guest is None else await self._guest.resource_use()
 
     async def report(self) -> GuestReport | None:
-        """Return what its guest says of itself, None while it does not run. Raises GuestLost."""
+        """Return what its guest says of itself, if it runs and does so. Raises GuestLost."""
         guest = self._guest
         if guest is None or self.environment.state is not State.RUNNING:
             return None

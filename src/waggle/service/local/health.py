@@ -2,9 +2,9 @@
 """The health of one guest: what its agent says, and what is done when something in it is silent.
 
 Part of `LocalGuest`. An agent that does not answer is lost: that is logged, and PID 1, which is
-asked over its own port, starts another. It is asked for again after a while only, so a guest that
-never answers costs little. The same way ends an SSH server that takes no connection, and another
-begins. Knows the machine, not the calls.
+asked over its own port, starts another. That one is asked at the next call; if it is silent, too,
+nothing is asked for a while, so a guest that never answers costs little. The same way ends an SSH
+server that takes no connection, and another begins. Knows the machine, not the calls.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.guest_agent import GuestAgent, GuestLoad, GuestReport
-from waggle.domain.machine import Machine
 from waggle.infra.guest.answers import AgentRefused
 from waggle.infra.rootfs.machine_disks import HANG_UP, RESTART_AGENT
 
@@ -32,26 +31,47 @@ LOAD_SECONDS: Final = 2.0
 """For one who waits because something else has failed, and for a scrape."""
 HEAL_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 30.0
-"""After which a lost agent is asked for again."""
+"""After which an agent that was lost again, or could not be restarted, is asked again."""
+_SILENT: Final = "The guest's agent does not answer."
 _MIB = 1 << 20
+
+
+class Healed(Protocol):
+    """The part of `domain.machine.Machine` that health is about."""
+
+    @property
+    def is_alive(self) -> bool:
+        """See `Machine`."""
+        ...
+
+    @property
+    def agent(self) -> GuestAgent:
+        """See `Machine`."""
+        ...
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """See `Machine`."""
+        ...
 
 
 class GuestHealth:
     """The health of a machine's guest. Every call is bounded in time and may be cancelled."""
 
     def __init__(
-        self, machine: Machine, environment: str, now: Callable[[], float] = time.monotonic
+        self, machine: Healed, environment: str, now: Callable[[], float] = time.monotonic
     ) -> None:
         """`environment` is the id, for the log; `now` returns seconds."""
         self._machine = machine
         self._environment = environment
         self._now = now
-        self._lost_at: float | None = None
+        self._is_lost = False
+        self._losses = 0
+        self._quiet_until = float("-inf")
 
     @property
     def is_lost(self) -> bool:
         """Whether its agent did not answer when it was asked last."""
-        return self._lost_at is not None
+        return self._is_lost
 
     async def report(self) -> GuestReport:
         """Ask for everything. Raises GuestLost, and heals the agent then."""
@@ -67,43 +87,58 @@ class GuestHealth:
             await self._asked(lambda agent: agent.ping(), LOAD_SECONDS)
 
     async def _asked(self, ask: Callable[[GuestAgent], Awaitable[T]], seconds: float) -> T:
-        if self._lost_at is not None and self._now() - self._lost_at < QUIET_SECONDS:
-            raise GuestLost("The guest's agent does not answer.")
+        if self._now() < self._quiet_until:
+            raise GuestLost(_SILENT)
+        losses = self._losses
         try:
             async with asyncio.timeout(seconds):
                 answer = await ask(self._machine.agent)
         except AgentRefused:
-            raise  # it answers, so it is not lost
+            self._find()
+            raise
         except (GuestLost, TimeoutError) as error:
-            await self._lose(error)
-            raise GuestLost("The guest's agent does not answer.") from error
-        if self._lost_at is not None:
-            self._lost_at = None
-            log.info("agent_found", environment=self._environment)
+            if losses == self._losses:  # else another call has found it lost meanwhile
+                await self._lose(error)
+            raise GuestLost(_SILENT) from error
+        self._find()
         return answer
+
+    def _find(self) -> None:
+        if self._is_lost:
+            self._is_lost, self._quiet_until = False, float("-inf")
+            log.info("agent_found", environment=self._environment)
 
     async def _lose(self, error: Exception) -> None:
         if not self._machine.is_alive:
             return
-        self._lost_at = self._now()
-        log.warning("agent_lost", environment=self._environment, why=str(error) or "no answer")
-        await self._heal(RESTART_AGENT)
+        is_another = self._is_lost
+        self._is_lost = True
+        self._losses += 1
+        self._quiet_until = self._now() + QUIET_SECONDS
+        why = error.message if isinstance(error, GuestLost) else "no answer"
+        log.warning("agent_lost", environment=self._environment, why=why)
+        if await self._heal(RESTART_AGENT) and not is_another:
+            self._quiet_until = self._now()
 
     async def restart_ssh(self) -> None:
         """Have the guest's SSH server begin anew. Never raises; the next connection shows it."""
         log.warning("ssh_restarted", environment=self._environment)
         await self._heal(HANG_UP)
 
-    async def _heal(self, records: dict[str, bytes]) -> None:
-        """Ask PID 1, which the guest's programs cannot end."""
+    async def _heal(self, records: dict[str, bytes]) -> bool:
+        """Ask PID 1, which the guest's programs cannot end; return whether it has done so."""
         with contextlib.suppress(WaggleError, TimeoutError):
             async with asyncio.timeout(HEAL_SECONDS):
                 await self._machine.renew(records)
+            return True
+        return False
 
     async def why_silent(self) -> str:
         """Say in a sentence what the agent of a guest says whose SSH server does not answer."""
         try:
             load = await self.load()
+        except AgentRefused as refused:
+            return f"Its agent answers, and says only: {refused.message}"
         except GuestLost:
             return "Its agent does not answer either."
         free, all_ = load.memory_available // _MIB, load.memory_total // _MIB
@@ -122,12 +157,16 @@ class HealthOfGuest:
     _health: GuestHealth
     _naming_the_cause: Callable[[], AbstractAsyncContextManager[None]]
 
-    async def report(self) -> GuestReport:
+    async def report(self) -> GuestReport | None:
         """Ask the guest how it is; see `domain.guest_agent.HealthOfGuest`."""
         async with self._naming_the_cause():
-            return await self._health.report()
+            with contextlib.suppress(AgentRefused):
+                return await self._health.report()
+        return None
 
-    async def load(self) -> GuestLoad:
+    async def load(self) -> GuestLoad | None:
         """Ask the guest how busy it is; see `domain.guest_agent.HealthOfGuest`."""
         async with self._naming_the_cause():
-            return await self._health.load()
+            with contextlib.suppress(AgentRefused):
+                return await self._health.load()
+        return None
