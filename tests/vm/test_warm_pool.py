@@ -97,7 +97,7 @@ async def test_claimed_machines_take_new_identities_that_differ(pooled: Pooled) 
         guests.append(await pooled.create(replace(environment(), name=name)))
         assert guests[-1].booted_from["warm"] == "yes"
         now = time.time()
-        clock = (await guests[-1].report()).clock
+        clock = await guests[-1].started.machine.agent.clock()
         assert now - DRIFT <= clock / 1e9 <= time.time() + DRIFT
     after = [lines(await guest.run(ask)) for guest in guests]
     assert [identity[0] for identity in after] == ["one", "two"]
