@@ -76,7 +76,7 @@ class GuestJobs(JobRequests):
         """See `domain.host.Guest.attend`."""
         following = _Following(job)
         self._under_way.add(following)
-        started = time.monotonic()
+        started, allowed = time.monotonic(), job.remaining
         try:
             async with following.deadline.timeout:
                 return _result(job, await self._follow(following))
@@ -85,6 +85,8 @@ class GuestJobs(JobRequests):
                 if job.has_ended:
                     raise GuestLost("The guest does not send what the job had printed.") from None
                 if not (following.is_asked or job.is_started):
+                    if allowed >= self._patience[0]:
+                        self._connection.hang_up()  # the next call gets another one
                     raise GuestLost(
                         "The guest's SSH server did not answer within the command's time.",
                         hint=CALL_AGAIN,

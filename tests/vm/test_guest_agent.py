@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent in a guest of the server: its policy holds whatever root does, and health heals it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.support.vm import Lab, lines, root, sh
+from tests.support.waiting import until
+
+from waggle.domain.errors import GuestLost
+from waggle.domain.programs import GuestUser
+from waggle.infra.guest.agent import MachineAgent
+from waggle.infra.guest.answers import AgentRefused
+from waggle.infra.ssh.run import KILL_PATIENCE
+from waggle.service.local.guest import LocalGuest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
+AGENT = "grep -l ^waggle-agent /proc/[0-9]*/cmdline | cut -d/ -f3"
+"""Prints the agent's process ids, as root sees them."""
+KILLS = 5
+
+
+def agent_of(guest: LocalGuest) -> MachineAgent:
+    agent = guest.started.machine.agent
+    assert isinstance(agent, MachineAgent)
+    return agent
+
+
+async def pids(guest: LocalGuest) -> set[str]:
+    return set((await root(guest, f"{AGENT}; true")).split())
+
+
+async def restarted(guest: LocalGuest, before: set[str]) -> None:
+    """Wait until another agent than those runs."""
+    for _ in range(100):
+        if await pids(guest) - before:
+            return
+    raise AssertionError("no other agent was started")
+
+
+async def stop_ssh(guest: LocalGuest) -> None:
+    """Stop all processes of the SSH server a moment later."""
+    stop = "kill -STOP $(grep -l ^dropbear /proc/[0-9]*/cmdline | cut -d/ -f3)"
+    await root(guest, f"(sleep 1; {stop}; echo done > /dev/hvc0) < /dev/null > /dev/null 2>&1 &")
+    console = guest.started.machine.console_tail
+    await until(lambda: any("done" in line for line in console()))
+
+
+async def gives_up(guest: LocalGuest) -> None:
+    """Run a program that is not begun, for so long that its connection is given up."""
+    with pytest.raises(GuestLost, match="did not answer within the command's time"):
+        await guest.run(sh("true", timeout=KILL_PATIENCE[0]))
+
+
+async def keeps_its_policy(guest: LocalGuest) -> None:
+    """Check that it does what the server asks for, and nothing else."""
+    agent = agent_of(guest)
+    assert (await agent.report()).load.processes > 0
+    for refused in (
+        agent.read_part("/etc/hosts", 0),
+        agent.write_file("/tmp/written", b"x"),
+        agent.list_directory("/"),
+        agent.run(["/.waggle/bin/busybox", "true"]),
+        agent.set_time(1),
+        agent.freeze(1),
+    ):
+        with pytest.raises(AgentRefused) as caught:
+            await refused
+        assert caught.value.reason == "denied", caught.value
+    policy = (await agent.agent_info()).policy
+    assert (policy.exec, policy.read.allow, policy.write.allow) == (None, [], [])
+
+
+async def test_the_agent_does_what_the_server_asks_and_no_more(guest: LocalGuest) -> None:
+    await keeps_its_policy(guest)
+
+
+async def test_a_killed_agent_is_back_with_the_same_policy(guest: LocalGuest) -> None:
+    for _ in range(KILLS):
+        before = await pids(guest)
+        assert before
+        await root(guest, f"kill -9 {' '.join(before)}")
+        await restarted(guest, before)
+    await keeps_its_policy(guest)
+
+
+async def test_root_replaces_neither_the_program_nor_its_policy(quick: Lab) -> None:
+    guest = await quick.guest()
+    loose = '{"methods": {"allow": ["*"]}, "read": {"allow": ["/"]}}'
+    before = await pids(guest)
+    await root(
+        guest,
+        f"cd /tmp; echo '{loose}' > policy; cp /.waggle/bin/busybox false; chmod 755 false;"
+        "mount -o bind policy /.waggle/etc/agent.json;"
+        "mount -o bind false /.waggle/bin/waggle-agent;"
+        f"grep -q allow /.waggle/etc/agent.json; kill -9 {' '.join(before)}",
+    )
+    await restarted(guest, before)
+    await keeps_its_policy(guest)
+
+
+async def test_an_agent_that_hangs_is_told_and_the_next_answer_is_anothers(quick: Lab) -> None:
+    guest = await quick.guest()
+    before = await pids(guest)
+    await root(guest, f"kill -STOP {' '.join(before)}")
+    with pytest.raises(GuestLost, match="agent does not answer"):
+        await guest.report()
+    said = await guest.report()
+    assert said is not None
+    assert said.load.processes > 0
+    assert not await pids(guest) & before
+    await keeps_its_policy(guest)
+
+
+async def test_a_stopped_ssh_server_does_not_keep_the_next_call(quick: Lab) -> None:
+    guest = await quick.guest()
+    await stop_ssh(guest)
+    await gives_up(guest)
+    assert lines(await guest.run(sh("echo works"))) == ["works"]
+
+
+async def test_a_full_memory_leaves_room_for_an_answer(quick: Lab) -> None:
+    guest = await quick.guest()
+    hog = asyncio.create_task(guest.run(sh("tail /dev/zero", user=GuestUser.ROOT)))
+    answers = 0
+    while not hog.done():
+        assert (await agent_of(guest).load()).memory_total > 0
+        answers += 1
+    assert (await hog).signal == "SIGKILL"
+    assert answers > 1
+    await guest.load()
