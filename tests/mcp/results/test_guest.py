@@ -50,7 +50,7 @@ def hostile(word: str) -> GuestReport:
 
 def filled(model: type[system.Part], word: str, **given: object) -> dict[str, Any]:
     """Return the largest values that a model takes, and the word for each text."""
-    kinds: dict[object, object] = {str: word, int: MAX_SAFE, float: 1e10, bool: True}
+    kinds: dict[object, object] = {str: word, int: MAX_SAFE, float: 1e10, bool: False}
     fields = model.model_fields.items()
     return {name: given.get(name, kinds.get(field.annotation)) for name, field in fields}
 
