@@ -41,10 +41,12 @@ static void close_others(int socket) {
   for (int fd = kept + 1; fd < 1024; fd++) close(fd);
 }
 
-// Requests that are under way; a child that was killed and does not end counts, too.
+// Requests that are under way. One that was answered is none, though its child may not have ended yet;
+// a child that was killed and does not end counts.
 static int count_requests(void) {
   int count = 0;
-  for (int i = 0; i < MAX_CHILDREN; i++) count += children[i].pid && !children[i].number;
+  for (struct child *child = children; child < children + MAX_CHILDREN; child++)
+    count += child->pid && !child->number && (child->socket >= 0 || child->is_late);
   return count;
 }
 

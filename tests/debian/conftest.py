@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: Debian machines in which the guest agent was installed from its package.
+
+All tests share one machine, which takes half a minute to boot. Each says which policy it needs, and
+leaves the agent installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from lab.store import Store
+from tests.support.agent_packages import AgentPackages, make_agent_packages
+from tests.support.debian_agent import CONFIG
+from tests.support.debian_base import Base, ensure
+from tests.support.debian_machine import Machine, booted
+
+from waggle.config import load
+from waggle.config.places import Places
+from waggle.infra.shared import debian
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+@pytest.fixture(scope="session")
+def mirror() -> str:
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root can make Debian systems and packages")
+    return debian.mirror(load().debian_mirror)
+
+
+@pytest.fixture(scope="session")
+def debian_base(mirror: str) -> Base:
+    """The base, from the cache if it is there."""
+    store = Store(Places.of(load()).cache / "debian")
+    return asyncio.run(ensure(store, mirror, say))
+
+
+@pytest.fixture(scope="session")
+def agent_packages(mirror: str, tmp_path_factory: pytest.TempPathFactory) -> AgentPackages:
+    store = Store(Places.of(load()).cache / "packages")
+    place: Path = tmp_path_factory.mktemp("packages")
+    return asyncio.run(make_agent_packages(store, mirror, place, say))
+
+
+@pytest.fixture(scope="package")
+def machine(debian_base: Base, agent_packages: AgentPackages) -> Generator[Machine]:
+    """A machine with the .deb, installed by apt."""
+    with booted(debian_base, agent_packages.files) as running:
+        running.sh("apt-get install -y /test/agent.deb", 120)
+        running.sh(f"cp {CONFIG} {CONFIG}.dpkg-test")
+        yield running
