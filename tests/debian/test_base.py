@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base that is not there yet is made, kept, and boots; with Debian 12, where the .deb works too."""
+"""A base that is not there is made, kept, and boots; with Debian 12, where the .deb works, too."""
 
 from __future__ import annotations
 

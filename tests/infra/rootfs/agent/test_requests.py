@@ -265,3 +265,12 @@ def resident(pid: int) -> int:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
     return int(pss) * 1024
+
+
+def test_a_request_that_was_answered_leaves_room_for_the_next(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    """At once, though its child may not have ended yet."""
+    with running_agent(agent_program, tmp_path, {**ALL, "limits": {"requests": 1}}) as agent:
+        for _ in range(300):
+            agent.result("get_agent_info")

@@ -46,7 +46,7 @@ static void close_others(int socket) {
 static int count_requests(void) {
   int count = 0;
   for (struct child *child = children; child < children + MAX_CHILDREN; child++)
-    count += child->pid && !child->number && (child->socket >= 0 || child->is_late);
+    count += child->pid && !child->number && (child->waiting_count || child->is_late);
   return count;
 }
 
