@@ -22,7 +22,7 @@ from hypothesis import settings
 from tests.support.in_memory import IN_MEMORY
 
 TESTS = Path(__file__).parent
-LONG = ("endurance", "fresh", "packages", "e2e", "vm")
+LONG = ("endurance", "fresh", "packages", "debian", "e2e", "vm")
 
 structlog.configure(
     processors=[

@@ -78,7 +78,9 @@ class TestContents:
         self, names: set[str]
     ) -> None:
         sources = {name_of(path).removeprefix("src/") for path in tracked("src/waggle/*")}
-        data = {f"{DATA}/{name_of(path)}" for path in tracked("images/*", "docs/*.md")}
+        data = {
+            f"{DATA}/{name_of(path)}" for path in tracked("images/*", "docs/*.md", "docs/*.json")
+        }
         assert names == sources | data
 
     @pytest.mark.parametrize(
