@@ -123,10 +123,10 @@ async def test_a_ping_takes_no_longer_than_one_of_qemus_own_agent(machine: Machi
                 wire, said = sides[side]
                 began = time.perf_counter()
                 wire.sendall(said)
-                answer = wire.recv(4096)
+                while not wire.recv(4096).endswith(b"}\n"):
+                    pass  # an agent begins with an empty line
                 if count >= 0:
                     times[side].append(time.perf_counter() - began)
-                assert answer.endswith(b"}\n")
     machine.sh("kill $(cat /run/qemu-ga.pid)")
     found = compare(*times)
     assert found.ratio <= 1.0, found
