@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from tests.support.debian_machine import Machine
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.guest.answers import AgentBusy
 from waggle.infra.guest.client import AgentClient
 
 CONFIG: Final = "/etc/waggle-agent/config.json"
@@ -103,16 +104,12 @@ async def answering(agent: AgentClient, seconds: float = SECONDS) -> None:
 
 
 async def when_free(call: Callable[[], Awaitable[Found]], seconds: float = SECONDS) -> Found:
-    """Call until the agent is not busy with what hosts that are gone have asked for.
-
-    The end of such a host may be noticed late and take an answer of the next one with it, so a lost
-    answer is asked for again, too. Raises GuestLost.
-    """
+    """Call until the agent is not busy with what hosts that are gone have asked for."""
     end = time.monotonic() + seconds
     while True:
         try:
             return await call()
-        except GuestLost:
+        except AgentBusy:
             if time.monotonic() > end:
                 raise
             await asyncio.sleep(0.05)  # nothing tells when it is done

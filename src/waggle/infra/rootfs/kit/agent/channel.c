@@ -14,11 +14,14 @@
 
 #define OUT 65536
 
+#define BLINK 500000000ll // nanoseconds
+
 static int channel = -1;
 static bool is_port, can_read, can_write, is_hung_up;
 static char in[MAX_LINE + 1], out[OUT];
 static size_t in_size, in_seen, in_used, out_from, out_size;
 static bool is_skipping;
+static int64_t hung_up_at;
 
 // Where udev has not made a name of it.
 static bool find_port(char *path, size_t size) {
@@ -65,11 +68,20 @@ void use_channel(int fd) {
 
 bool has_host(void) { return !is_hung_up; }
 
-// Drop what the host that is gone had begun to say, and what it will not hear.
 static void hang_up(void) {
-  if (is_hung_up) return;
+  if (!is_hung_up) hung_up_at = now();
   is_hung_up = true;
-  in_size = in_seen = in_used = out_from = out_size = 0, is_skipping = false;
+}
+
+// There is a host. If it is another, nobody hears any more what the last one asked, and the SIZE bytes
+// at the end are the first of this one's. The kernel says later than the first bytes come that a host
+// has gone and another is there, so a short time without one is none.
+static void greet(size_t size) {
+  if (!is_hung_up) return;
+  is_hung_up = false;
+  if (now() - hung_up_at < BLINK) return;
+  memmove(in, in + in_size - size, size);
+  in_size = size, in_seen = in_used = out_from = out_size = 0, is_skipping = false;
   forget_host();
 }
 
@@ -77,6 +89,8 @@ bool channel_event(uint32_t events) {
   if (events & EPOLLHUP) {
     if (!is_port && !(events & EPOLLIN)) return false;
     hang_up();
+  } else {
+    greet(0);
   }
   if (events & EPOLLIN) can_read = true;
   if (events & EPOLLOUT) can_write = true;
@@ -87,7 +101,7 @@ bool channel_event(uint32_t events) {
 bool read_in(void) {
   if (!can_read) return false;
   ssize_t got = read(channel, in + in_size, MAX_LINE - in_size);
-  if (got > 0) return is_hung_up = false, in_size += (size_t)got, true;
+  if (got > 0) return in_size += (size_t)got, greet((size_t)got), true;
   if (got < 0 && errno == EINTR) return true;
   can_read = false;
   if (got == 0 && is_port) hang_up();

@@ -87,7 +87,7 @@ static bool take_head(ssize_t *got) {
   head_size += (size_t)*got;
   if (head_size < sizeof head) return false;
   int i = find_waiting(current, head.id);
-  is_wanted = *head.id && i >= 0 && has_host(), is_begun = false;
+  is_wanted = *head.id && i >= 0, is_begun = false;
   if (i >= 0) current->waiting[i].due = INT64_MAX; // it is up to the host now
   if (head.code == ENDED) current->has_ended = true, current = NULL, head_size = 0;
   else if (!*head.id) done();
@@ -118,7 +118,7 @@ static bool is_over(const struct child *child, ssize_t got) {
 bool relay(void) {
   char *place;
   ssize_t got = 1;
-  if (!current && !(current = next_readable())) return false;
+  if (!has_host() || (!current && !(current = next_readable()))) return false;
   struct child *child = current;
   if (child->is_late && !is_begun) got = 0;
   else if (head_size < sizeof head) take_head(&got);
