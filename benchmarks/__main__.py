@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import (
+    agent,
     calls,
     claim,
     cold,
@@ -60,6 +61,7 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "images": images.measure,
     "rules": rules.measure,
     "direct": direct.measure,
+    "agent": agent.measure,
     "tokens": tokens.measure,
     "runtimes": runtimes.measure,
     "krun": krun.measure,

@@ -106,9 +106,8 @@ def qemu_argv(
 async def start_and_run(parts: Parts) -> float:
     """Return the seconds from QEMU's start until `true` has run over SSH. Then stops QEMU."""
     began = time.perf_counter()
-    async with _qemu(parts.argv) as output, asyncio.timeout(BOOT_SECONDS):
-        while READY not in await output.readline():
-            pass
+    async with running(parts.argv) as output, asyncio.timeout(BOOT_SECONDS):
+        await until_ready(output)
         return await _run_true(parts) - began
 
 
@@ -124,8 +123,15 @@ async def _run_true(parts: Parts) -> float:
         await asyncio.sleep(PAUSE)
 
 
+async def until_ready(console: asyncio.StreamReader) -> None:
+    """Read the console up to the line by which the guest is ready."""
+    while READY not in await console.readline():
+        pass
+
+
 @asynccontextmanager
-async def _qemu(argv: list[str]) -> AsyncGenerator[asyncio.StreamReader]:
+async def running(argv: list[str]) -> AsyncGenerator[asyncio.StreamReader]:
+    """Run a QEMU, and yield its console; kill it at the end."""
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )

@@ -333,6 +333,22 @@ ROWS: tuple[Row, ...] = (
         100,
     ),
     Row(
+        "agent-first",
+        "agent",
+        "from the line by which a guest is ready until its agent has answered",
+        "",
+        MILLISECONDS,
+        1000,
+    ),
+    Row(
+        "agent-read",
+        "agent",
+        "10 MB of a file by the guest agent, over its port",
+        "the same by SFTP, over SSH",
+        RATIO,
+        2.0,
+    ),
+    Row(
         "tokens-core",
         "tokens",
         "the tools of the default surface in a prompt: name, description, input schema; o200k",
