@@ -90,5 +90,6 @@ async def _by_agent(agent: AgentClient) -> float:
 async def _by_sftp(ssh: asyncssh.SSHClientConnection) -> float:
     async with ssh.start_sftp_client() as sftp, sftp.open(FILE, "rb") as file:
         began = time.perf_counter()
-        assert len(await file.read()) == SIZE
+        data: bytes = await file.read()  # pyright: ignore[reportUnknownMemberType]
+        assert len(data) == SIZE
         return time.perf_counter() - began
