@@ -50,9 +50,9 @@ def agent_packages(mirror: str, tmp_path_factory: pytest.TempPathFactory) -> Age
     return asyncio.run(make_agent_packages(store, mirror, place, say))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def machine(debian_base: Base, agent_packages: AgentPackages) -> Generator[Machine]:
-    """A machine with the .deb, installed by apt."""
+    """A machine with the .deb, installed by apt. One for the package would end with the session."""
     with booted(debian_base, agent_packages.files) as running:
         running.sh("apt-get install -y /test/agent.deb", 120)
         running.sh(f"cp {CONFIG} {CONFIG}.dpkg-test")
