@@ -36,4 +36,4 @@ async def test_a_base_is_made_once_and_debian_12_runs_the_agent(
             about = await agent.system_info()
             await agent.write_file("/tmp/file", b"bytes")
             assert await agent.read_file("/tmp/file") == b"bytes"
-    assert (about.os.id, about.os.version) == ("debian", "12")
+    assert (about.os.id, about.os.version) == ("debian", "12 (bookworm)")

@@ -33,7 +33,8 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     udevadm control --reload
-    udevadm trigger --subsystem-match=virtio-ports --action=change --settle || true
+    udevadm trigger --subsystem-match=virtio-ports --action=change || true
+    udevadm settle --timeout=10 || true
     systemctl enable waggle-agent.service
     if [ -e /dev/virtio-ports/org.waggle.agent.0 ]; then
         systemctl restart waggle-agent.service
