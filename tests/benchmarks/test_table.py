@@ -43,6 +43,8 @@ def test_the_limits_are_those_that_were_promised() -> None:
         "direct-page": 1.4,
         "direct-large": 1.33,
         "direct-denied": 100,
+        "agent-first": 1000,
+        "agent-read": 2.0,
         "ended-large": 1.67,
         "template": 0.1,
         "pause": 1.5,

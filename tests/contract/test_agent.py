@@ -45,7 +45,7 @@ async def test_it_says_what_it_is_and_what_machine_this_is(agent: MachineAgent) 
     assert (about.hostname, about.architecture, about.cpus) == ("contract", "x86_64", 2)
     assert abs(about.time / SECOND - time.time()) < 60
     assert any(found.mount_point == "/" for found in (await agent.disk_usage()).filesystems)
-    assert [one.name for one in (await agent.network_info()).interfaces] == ["lo"]
+    assert "lo" in {one.name for one in (await agent.network_info()).interfaces}
     assert (await agent.users()).users[0].name == "root"
     metrics = await agent.metrics()
     assert 0 < metrics.memory.available_bytes < metrics.memory.total_bytes
