@@ -9,13 +9,13 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from waggle.app import supervisor
 from waggle.app.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -127,15 +127,14 @@ async def test_a_manager_that_is_gone_does_not_stop_a_server(address: str) -> No
 
 
 async def test_a_manager_that_is_busy_is_waited_for_and_not_for_ever(
-    address: str, manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+    address: str, manager: socket.socket
 ) -> None:
-    monkeypatch.setattr(supervisor, "SEND_SECONDS", 0.2)
-    notifier = of(address)
+    hasty = replace(of(address), patience=0.2)
     with capture_logs() as logs:
         while not logs:
-            await notifier.ready("here")
+            await hasty.ready("here")
     assert logs[0]["event"] == "supervisor_not_notified"
-    monkeypatch.setattr(supervisor, "SEND_SECONDS", 30.0)
+    notifier = replace(hasty, patience=30.0)
     heard: list[list[str]] = []
     async with anyio.create_task_group() as group:
         group.start_soon(notifier.stopping)

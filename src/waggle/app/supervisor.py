@@ -29,12 +29,14 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class Supervisor:
     """The service manager. `watchdog`: seconds after which it ends a silent server, 0 for never.
 
-    All methods wait until the message is sent, for SEND_SECONDS, and never fail: a server is not
+    All methods wait until the message is sent, for `patience`, and never fail: a server is not
     worth less because nobody hears that it works.
     """
 
     address: str = ""
     watchdog: float = 0.0
+    patience: float = SEND_SECONDS
+    """Seconds for which a message waits for a manager that is busy."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str], process: int) -> Supervisor:
@@ -80,7 +82,7 @@ class Supervisor:
         message = "\n".join(lines).encode()
         try:
             with (
-                anyio.fail_after(SEND_SECONDS),
+                anyio.fail_after(self.patience),
                 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
             ):
                 sender.setblocking(False)

@@ -256,7 +256,7 @@ class Swapping:
             self._aside.rename(self._place)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can mount")
 def test_without_proc_nothing_is_opened(agent_program_as_shipped: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     hidden = 'mount -t tmpfs none /proc && mkdir -p /proc/self/fd && exec "$@"'

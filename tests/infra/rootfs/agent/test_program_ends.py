@@ -106,7 +106,7 @@ def test_a_stopped_program_ends_too(agent: Agent) -> None:
     assert late["status"] == "timed_out"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the limit would be that of the tests, too")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can limit another user")
 def test_a_program_that_forks_without_end_is_ended_as_a_whole(agent: Agent) -> None:
     limited = [program("prlimit"), f"--nproc={PROCESSES}", "--"]
     argv = [*limited, program("perl"), "-e", BOMB]

@@ -102,6 +102,9 @@ size_t base64_size(size_t size);
 void base64_encode(const void *data, size_t size, char *to);
 ssize_t base64_decode(const char *text, size_t length, unsigned char *to);
 
+// children.c: nanoseconds since some time in the past.
+int64_t monotonic(void);
+
 // memory.c: bound what JSON may take to MEMORY bytes; the rest is as malloc.
 void bound_memory(void);
 size_t memory_left(void);
@@ -145,6 +148,9 @@ struct account {
 bool find_account(const char *name, struct account *account);
 bool become(const struct account *account);
 bool keep_capabilities(uint64_t kept); // give up all others, for good
+
+// paths.c: whether a component is `..`.
+bool has_dots(const char *path);
 
 // Handlers: system.c, network.c, disks.c, metrics.c, users.c, files.c, list.c, clock.c, power.c,
 // freeze.c, main.c

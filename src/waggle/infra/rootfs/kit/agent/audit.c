@@ -90,7 +90,7 @@ static void clean(char *to, const char *from, size_t size) {
 void note(const struct method *method, const char *subject, int64_t began, int32_t code) {
   if (!audits || (method && strcmp(method->name, "ping") == 0 && code == OK)) return;
   char shown[128], body[400], entry[420];
-  double seconds = (double)(now() - began) / 1e9;
+  double seconds = (double)(monotonic() - began) / 1e9;
   bool is_noted = true;
   clean(shown, subject, sizeof shown);
   snprintf(body, sizeof body, "waggle-agent[%d]: %s %s%s%s in %.3f s", (int)getpid(),

@@ -69,7 +69,7 @@ void use_channel(int fd) {
 bool has_host(void) { return !is_hung_up; }
 
 static void hang_up(void) {
-  if (!is_hung_up) hung_up_at = now();
+  if (!is_hung_up) hung_up_at = monotonic();
   is_hung_up = true;
 }
 
@@ -79,7 +79,7 @@ static void hang_up(void) {
 static void greet(size_t size) {
   if (!is_hung_up) return;
   is_hung_up = false;
-  if (now() - hung_up_at < BLINK) return;
+  if (monotonic() - hung_up_at < BLINK) return;
   memmove(in, in + in_size - size, size);
   in_size = size, in_seen = in_used = out_from = out_size = 0, is_skipping = false;
   forget_host();

@@ -22,7 +22,7 @@
 struct child children[MAX_CHILDREN];
 static int last_number;
 
-int64_t now(void) {
+int64_t monotonic(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return time.tv_sec * SECOND + time.tv_nsec;
@@ -83,7 +83,7 @@ static void owe(struct child *child, const struct method *method, const json_t *
   if (!path) path = json_string_value(json_array_get(json_object_get(params, "argv"), 0));
   snprintf(waiting->id, sizeof waiting->id, "%s", id);
   snprintf(waiting->subject, sizeof waiting->subject, "%s", path ? path : "");
-  waiting->method = method, waiting->began = now(), waiting->due = now() + seconds * SECOND;
+  waiting->method = method, waiting->began = monotonic(), waiting->due = monotonic() + seconds * SECOND;
 }
 
 // The rest of a child's life.
@@ -183,7 +183,7 @@ static bool waits_for_host(struct child *child, int64_t time) {
 
 // A place is free when the kernel has ended its child: until then it counts.
 void end_late_children(void) {
-  int64_t time = now();
+  int64_t time = monotonic();
   for (struct child *child = children; child < children + MAX_CHILDREN; child++) {
     if (due(child) > time || waits_for_host(child, time)) continue;
     child->is_late = child->is_readable = true;

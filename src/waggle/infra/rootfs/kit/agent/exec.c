@@ -38,12 +38,6 @@ static struct {
 static struct start start;
 static char kept[2][MAX_READ], counted[65536];
 
-int64_t monotonic(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * SECOND + now.tv_nsec;
-}
-
 __attribute__((noreturn)) static void leave(void) {
   bool is_over = run.pid <= 0 || (run.end != RUNNING && !run.has_survivors);
   for (int i = 0; !is_over && i < KILLS; i++) is_over = kill_tree(run.pid, &run.status);

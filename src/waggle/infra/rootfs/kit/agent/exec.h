@@ -33,6 +33,4 @@ bool reap(pid_t program, int *status);
 // Kill the program and all that comes from it, and reap them: false if some are left after seconds.
 bool kill_tree(pid_t program, int *status);
 
-int64_t monotonic(void); // nanoseconds
-
 #endif

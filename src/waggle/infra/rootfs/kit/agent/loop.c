@@ -58,7 +58,7 @@ static bool step(void) {
 static int milliseconds(void) {
   int64_t next = next_deadline();
   if (next == INT64_MAX) return -1;
-  int64_t left = (next - now()) / 1000000 + 1;
+  int64_t left = (next - monotonic()) / 1000000 + 1;
   return left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
 }
 

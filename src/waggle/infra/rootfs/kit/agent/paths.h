@@ -23,9 +23,6 @@ int reopen(int fd, int flags);
 // that cannot be told.
 bool is_pseudo(int fd, enum access access, const char *path);
 
-// paths.c: whether a component is `..`.
-bool has_dots(const char *path);
-
 // paths.c: whether the last file that was opened is a new one.
 extern bool was_made;
 

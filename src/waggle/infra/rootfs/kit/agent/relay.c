@@ -128,6 +128,6 @@ bool relay(void) {
   if (is_over(child, got)) return room_out(&place) >= REFUSALS && (give_up(child), true);
   child->is_readable = false;
   if (head_size == 0) return current = NULL, true; // another may have something
-  if (!child->more_due) child->more_due = now() + PATIENCE;
+  if (!child->more_due) child->more_due = monotonic() + PATIENCE;
   return false;
 }

@@ -57,7 +57,7 @@ static const char *fault_of(const json_t *request) {
 
 static bool answer_here(const struct method *method, const json_t *params, const char *id) {
   struct bytes none[MAX_BYTES] = {{0}};
-  int64_t began = now();
+  int64_t began = monotonic();
   refuse(TOO_LARGE, NULL, NULL, TOO_MUCH); // unless the handler knows better
   json_t *result = method->handle(params, none);
   if (!result) return false;
@@ -71,7 +71,7 @@ static void carry_out(const json_t *request, const char *id) {
   const char *name = json_string_value(json_object_get(request, "method"));
   const json_t *params = json_object_get(request, "params");
   const struct method *method = find_method(name);
-  int64_t began = now();
+  int64_t began = monotonic();
   if (!method) {
     refuse(METHOD_NOT_FOUND, NULL, NULL, "There is no method %.64s.", name);
   } else if (check_method(method) && check_params(method, params)) {

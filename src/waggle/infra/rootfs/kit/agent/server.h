@@ -47,7 +47,6 @@ struct child {
   } waiting[MAX_WAITING];
 };
 extern struct child children[MAX_CHILDREN];
-int64_t now(void); // nanoseconds since some time in the past
 // Have the request answered by a child; false after `refuse`.
 bool start_child(const struct method *method, const json_t *params, const char *id);
 bool ask_program(const struct method *method, const json_t *params, const char *id);
