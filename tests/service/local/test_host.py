@@ -8,8 +8,9 @@ are tested in tests/vm and tests/e2e.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, cast
@@ -32,6 +33,7 @@ from waggle.domain.errors import (
     NoPorts,
     PortTaken,
     TimedOut,
+    WaggleError,
 )
 from waggle.domain.guest_agent import GuestAgent
 from waggle.domain.host import no_progress
@@ -54,7 +56,7 @@ from waggle.service.local.blueprint import (
     StartedMachine,
 )
 from waggle.service.local.diagnostician import Causes
-from waggle.service.local.frozen import CannotFreeze, frozen_in
+from waggle.service.local.frozen import CannotFreeze, Freezing, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
@@ -595,7 +597,11 @@ class TestGuest:
         self.directory = tmp_path
 
     def make(
-        self, machine: PretendMachine, log: list[str], connection: SshConnection | None = None
+        self,
+        machine: PretendMachine,
+        log: list[str],
+        connection: SshConnection | None = None,
+        freezing: Freezing = UNABLE,
     ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
@@ -614,8 +620,34 @@ class TestGuest:
             environment=environment(),
             directory="/home/sandbox",
             booted_from={},
-            freezing=UNABLE,
+            freezing=freezing,
         )
+
+    async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
+        guest = self.make(PretendMachine([]), [])
+        for pause in (guest.pause, guest.pause_to_disk):
+            with pytest.raises(WaggleError):
+                await pause()
+            assert (await guest.report(), await guest.load()) == (None, None)
+            with pytest.raises(GuestLost):
+                await guest.unpause()  # it runs in any case
+            for ask in (guest.report, guest.load):
+                with pytest.raises(GuestLost):
+                    await ask()
+
+    async def test_the_agent_of_a_machine_that_is_copied_is_not_lost(self) -> None:
+        class Slow:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                said.append(await guest.report())
+                yield "frozen"
+
+        said: list[object] = []
+        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Slow()))
+        async with guest.freeze():
+            assert said == [None]
+            with pytest.raises(GuestLost):
+                await guest.report()  # its machine goes on while the copy is kept
 
     async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
         log: list[str] = []

@@ -51,8 +51,8 @@ class Notice(NamedTuple):
 class AgentRefused(GuestLost):
     """The guest agent answered with an error: it works, and did not do what it was asked for.
 
-    `number` is the error's code, `reason` its name in the protocol, or "unknown"; `data` has what
-    the error says besides. All texts are the guest's own words, cleaned and bounded.
+    `number` is the error's code, `reason` its name in the protocol, or "unknown"; `said` is its
+    text, `data` what it says besides. All are the guest's own words, cleaned and bounded.
     """
 
     default_hint = ""
@@ -60,6 +60,7 @@ class AgentRefused(GuestLost):
     def __init__(self, method: str, refusal: Refusal) -> None:
         super().__init__(f"The guest agent refused {method}: {refusal.message}.")
         self.number = refusal.code
+        self.said = refusal.message
         self.reason = _reason(refusal.code)
         self.data = refusal.data
 

@@ -214,13 +214,17 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
+        await self._health.stop()
         await self._hang_up()
         await self._machine.pause()
 
     async def unpause(self) -> None:
         """Resume it; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            await self._machine.unpause()
+            try:
+                await self._machine.unpause()
+            finally:
+                self._health.go_on()
             await self._machine.renew({**HANG_UP, **self._network_records()})
             await self._connection.get()
 
@@ -237,7 +241,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         """Freeze it; see `domain.host.Guest`."""
         self._causes.require_unstalled()
         async with AsyncExitStack() as stack:
-            async with self._copying:
+            async with self._copying, self._health.while_stopped():
                 frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
             yield frozen
 
@@ -247,6 +251,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         await finish(self._pause_to_disk())
 
     async def _pause_to_disk(self) -> None:
+        await self._health.stop()
         await self._hang_up()
         await self._freezing.pause_to_disk(self.started)
         self._is_on_disk = True
@@ -259,6 +264,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     async def _end_machine(self, grace: float) -> bool:
         async with self._ending, self._copying:  # a copy is of memory and disk of one instant
             self._causes.ends(*ENDED)
+            await self._health.stop()
             await self._hang_up()
             gracefully = await self._machine.shut_down(grace)
             try:

@@ -4,7 +4,8 @@
 Part of `LocalGuest`. An agent that does not answer is lost: that is logged, and PID 1, which is
 asked over its own port, starts another. That one is asked at the next call; if it is silent, too,
 nothing is asked for a while, so a guest that never answers costs little. The same way ends an SSH
-server that takes no connection, and another begins. Knows the machine, not the calls.
+server that takes no connection, and another begins. The silence of a machine that stands still,
+since it is paused or copied, says nothing: it is left alone. Knows the machine, not the calls.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeVar
 
@@ -34,6 +35,15 @@ QUIET_SECONDS: Final = 30.0
 """After which an agent that was lost again, or could not be restarted, is asked again."""
 _SILENT: Final = "The guest's agent does not answer."
 _MIB = 1 << 20
+
+
+class StandsStill(GuestLost):
+    """Its machine is paused, copied or ended just now, so nobody answers."""
+
+    default_hint = ""
+
+    def __init__(self) -> None:
+        super().__init__("The machine stands still just now.")
 
 
 class Healed(Protocol):
@@ -67,6 +77,32 @@ class GuestHealth:
         self._is_lost = False
         self._losses = 0
         self._quiet_until = float("-inf")
+        self._healing = asyncio.Lock()
+        self._is_stopped = False
+        self._stops = 0
+
+    @contextlib.asynccontextmanager
+    async def while_stopped(self) -> AsyncGenerator[None]:
+        """Leave the guest alone while its machine stands still in the block."""
+        await self.stop()
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    async def stop(self) -> None:
+        """Leave the guest alone until `go_on`.
+
+        Waits for what PID 1 was asked for: a copy would answer that, too, and be misunderstood.
+        """
+        self._is_stopped = True
+        self._stops += 1
+        async with self._healing:
+            pass
+
+    def go_on(self) -> None:
+        """Ask and heal again."""
+        self._is_stopped = False
 
     @property
     def is_lost(self) -> bool:
@@ -87,9 +123,11 @@ class GuestHealth:
             await self._asked(lambda agent: agent.ping(), LOAD_SECONDS)
 
     async def _asked(self, ask: Callable[[GuestAgent], Awaitable[T]], seconds: float) -> T:
+        if self._is_stopped:
+            raise StandsStill
         if self._now() < self._quiet_until:
             raise GuestLost(_SILENT)
-        losses = self._losses
+        losses, stops = self._losses, self._stops
         try:
             async with asyncio.timeout(seconds):
                 answer = await ask(self._machine.agent)
@@ -97,6 +135,8 @@ class GuestHealth:
             self._find()
             raise
         except (GuestLost, TimeoutError) as error:
+            if stops != self._stops:
+                raise StandsStill from error
             if losses == self._losses:  # else another call has found it lost meanwhile
                 await self._lose(error)
             raise GuestLost(_SILENT) from error
@@ -122,13 +162,16 @@ class GuestHealth:
 
     async def restart_ssh(self) -> None:
         """Have the guest's SSH server begin anew. Never raises; the next connection shows it."""
-        log.warning("ssh_restarted", environment=self._environment)
-        await self._heal(HANG_UP)
+        if not self._is_stopped:
+            log.warning("ssh_restarted", environment=self._environment)
+            await self._heal(HANG_UP)
 
     async def _heal(self, records: dict[str, bytes]) -> bool:
         """Ask PID 1, which the guest's programs cannot end; return whether it has done so."""
         with contextlib.suppress(WaggleError, TimeoutError):
-            async with asyncio.timeout(HEAL_SECONDS):
+            async with self._healing, asyncio.timeout(HEAL_SECONDS):
+                if self._is_stopped:
+                    return False
                 await self._machine.renew(records)
             return True
         return False
@@ -138,7 +181,10 @@ class GuestHealth:
         try:
             load = await self.load()
         except AgentRefused as refused:
-            return f"Its agent answers, and says only: {refused.message}"
+            said = refused.said.replace('"', "'")  # so that it cannot end its own quotation
+            return f'Its agent answers, but only: "{said}".'
+        except StandsStill as error:
+            return error.message
         except GuestLost:
             return "Its agent does not answer either."
         free, all_ = load.memory_available // _MIB, load.memory_total // _MIB
@@ -160,13 +206,15 @@ class HealthOfGuest:
     async def report(self) -> GuestReport | None:
         """Ask the guest how it is; see `domain.guest_agent.HealthOfGuest`."""
         async with self._naming_the_cause():
-            with contextlib.suppress(AgentRefused):
+            with contextlib.suppress(AgentRefused, StandsStill):
                 return await self._health.report()
         return None
 
     async def load(self) -> GuestLoad | None:
-        """Ask the guest how busy it is; see `domain.guest_agent.HealthOfGuest`."""
-        async with self._naming_the_cause():
-            with contextlib.suppress(AgentRefused):
-                return await self._health.load()
+        """Ask the guest how busy it is; see `domain.guest_agent.HealthOfGuest`.
+
+        Who asks all guests has no time to wait for the cause of one's silence.
+        """
+        with contextlib.suppress(AgentRefused, StandsStill):
+            return await self._health.load()
         return None
