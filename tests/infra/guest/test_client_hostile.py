@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.agent_peer import (
     good,
     greeted,
     line,
+    listening,
     paired,
     result,
 )
@@ -25,6 +27,7 @@ from tests.support.changed import changed_json
 from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import GuestLost, TooLarge
+from waggle.infra.guest.agent import MachineAgent
 from waggle.infra.guest.answers import AgentRefused, parse
 from waggle.infra.guest.channel import MAX_WAITING, Channel
 from waggle.infra.guest.client import AgentClient
@@ -243,3 +246,21 @@ async def test_a_channel_refuses_a_line_that_no_agent_takes() -> None:
 
     with pytest.raises(TooLarge):
         await Channel(never).ask("x", json.dumps("y" * MAX_REQUEST))
+
+
+async def test_a_report_that_is_refused_leaves_no_questions(tmp_path: Path) -> None:
+    """A guest refuses one of its parts at once, and never answers the others."""
+
+    def reply(request: Request) -> bytes:
+        return error(request, -32_006) if request["method"] == "get_users" else b""
+
+    path = tmp_path / "agent.sock"
+    async with listening(path, greeted(reply)):
+        agent = MachineAgent(lambda: asyncio.open_unix_connection(path))
+        await agent.agent_info()
+        tasks = len(asyncio.all_tasks())
+        for _ in range(3):
+            with pytest.raises(AgentRefused):
+                await agent.report()
+        assert len(asyncio.all_tasks()) == tasks
+        await agent.close()

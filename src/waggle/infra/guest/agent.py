@@ -18,6 +18,7 @@ from waggle.infra.guest.answers import clean
 from waggle.infra.guest.client import AgentClient
 from waggle.infra.guest.protocol import system
 from waggle.infra.guest.protocol.audit import Audit
+from waggle.tasks import end
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +42,17 @@ class MachineAgent(AgentClient):
 
     async def report(self) -> GuestReport:
         """Ask for everything; see `GuestAgent.report`."""
-        return report_of(
-            *await asyncio.gather(
-                self.system_info(),
-                self.metrics(),
-                self.network_info(),
-                self.users(),
-                self.disk_usage(),
-            )
+        asked = (
+            asyncio.ensure_future(self.system_info()),
+            asyncio.ensure_future(self.metrics()),
+            asyncio.ensure_future(self.network_info()),
+            asyncio.ensure_future(self.users()),
+            asyncio.ensure_future(self.disk_usage()),
         )
+        try:
+            return report_of(*await asyncio.gather(*asked))
+        finally:
+            await end(*asked)  # of one that was refused, the others may never be answered
 
 
 def report_of(
@@ -97,15 +100,19 @@ def load_of(metrics: system.Metrics) -> GuestLoad:
 
 
 def _disks(found: system.DiskUsage) -> list[system.Filesystem]:
-    """Return the file systems that programs can fill: not those in memory, nor the kit's."""
-    shown = [
-        one
-        for one in found.filesystems
-        if not one.read_only
-        and one.type not in _IN_MEMORY
-        and not one.mount_point.startswith(_OF_THE_KIT)
-    ]
-    return shown[:MAX_SHOWN]
+    """Return the file systems that programs can fill: not those in memory, nor the kit's.
+
+    Of those with the same numbers, which are one disk at several places, the shortest path.
+    """
+    shown: dict[tuple[int, ...], system.Filesystem] = {}
+    for one in sorted(found.filesystems, key=lambda disk: len(disk.mount_point)):
+        if (
+            not one.read_only
+            and one.type not in _IN_MEMORY
+            and not one.mount_point.startswith(_OF_THE_KIT)
+        ):
+            shown.setdefault((one.total_bytes, one.used_bytes, one.inodes, one.inodes_free), one)
+    return [*shown.values()][:MAX_SHOWN]
 
 
 def _addresses(network: system.NetworkInfo) -> tuple[str, ...]:
