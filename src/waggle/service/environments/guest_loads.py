@@ -8,7 +8,7 @@ Asking also finds the agents that are lost. Knows no owners and no texts: it cou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final, Protocol
 
 from waggle.domain.errors import GuestLost
@@ -17,14 +17,13 @@ from waggle.domain.guest_agent import GuestLoad, GuestTotals
 FRESH_SECONDS: Final = 5.0
 """How long what guests said counts; more scrapes than that ask nobody."""
 ALL_SECONDS: Final = 3.0
-"""For all guests together."""
-AT_ONCE: Final = 8
+"""For all guests, which are asked at the same time: the slow ones of one owner hide no others."""
 
 
 class Loaded(Protocol):
     """The part of `LiveEnvironment` that is asked here."""
 
-    async def load(self) -> GuestLoad | None:
+    def load(self) -> Coroutine[object, object, GuestLoad | None]:
         """See `LiveEnvironment`."""
         ...
 
@@ -51,8 +50,7 @@ class GuestLoads:
         async with self._turn:
             if self._now() - self._asked_at < FRESH_SECONDS:
                 return
-            places = asyncio.Semaphore(AT_ONCE)
-            asking = [asyncio.create_task(_ask(one, places)) for one in self._live()]
+            asking = [asyncio.create_task(one.load()) for one in self._live()]
             try:
                 if asking:
                     await asyncio.wait(asking, timeout=self._patience)
@@ -62,11 +60,6 @@ class GuestLoads:
             said = await asyncio.gather(*asking, return_exceptions=True)
             self.totals = _totals(said)
             self._asked_at = self._now()
-
-
-async def _ask(live: Loaded, places: asyncio.Semaphore) -> GuestLoad | None:
-    async with places:
-        return await live.load()
 
 
 def _totals(said: Iterable[GuestLoad | BaseException | None]) -> GuestTotals:
