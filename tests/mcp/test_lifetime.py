@@ -49,7 +49,7 @@ async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
             "memory_bytes_used": 200 * MIB,
             "disk_bytes_used": 3 * MIB,
             "ports": [{"port": 8000, "url": "http://127.0.0.1:40000/"}],
-            "guest": {
+            "guest_says": {
                 "system": "Pretend 1",
                 "kernel": "6.1",
                 "uptime_seconds": 5,
@@ -72,7 +72,7 @@ async def test_get_environment_shows_limits_usage_and_ports(era: str) -> None:
             "port 8000: http://127.0.0.1:40000/",
             "ssh port 10000",
             "it says itself: Pretend 1, kernel 6.1, up 5 s; memory 128 MiB of 256 MiB free; "
-            "load 0.5, 12 processes; / 8 MiB of 64 MiB used; users root 3",
+            "load 0.5, 12 processes (root 3); / 8 MiB of 64 MiB used",
         ]
 
 

@@ -33,7 +33,7 @@ WORDS = [
 
 def hostile(word: str) -> GuestReport:
     """Return the report of a guest that puts one word everywhere, and the largest numbers."""
-    disk = filled(system.Filesystem, word)
+    disks = [filled(system.Filesystem, word, inodes=number) for number in range(64)]
     card = filled(system.Interface, word, addresses=[word] * 32)
     return report_of(
         system.SystemInfo(**filled(system.SystemInfo, word, os=filled(system.Os, word))),
@@ -44,7 +44,7 @@ def hostile(word: str) -> GuestReport:
             sessions=[],
             truncated=True,
         ),
-        system.DiskUsage(filesystems=[system.Filesystem(**disk)] * 64, truncated=True),
+        system.DiskUsage(filesystems=[system.Filesystem(**disk) for disk in disks], truncated=True),
     )
 
 
@@ -80,7 +80,7 @@ async def test_a_hostile_guests_words_are_one_short_line(word: str) -> None:
         assert line.startswith("it says itself: ")
         assert line.isprintable()
         assert len(line) < MOST_TEXT
-        said = data_of(result)["guest"]
+        said = data_of(result)["guest_says"]
         assert len(json.dumps(said)) < 2 * MOST_TEXT
         assert len(said["disks"]) == len(said["users"]) == len(said["addresses"]) == MAX_SHOWN
         check({"environment_id": identity}, result)
@@ -110,7 +110,23 @@ def test_disks_and_addresses_are_in_the_line() -> None:
     disks = (*SAID.filesystems, GuestFilesystem("/data", 3 << 30, 1 << 30))
     said = guest_says(replace(SAID, filesystems=disks, addresses=("eth0 10.0.0.2/24",)))
     (line,) = guest_lines(said)
-    assert "; /data 1024 MiB of 3072 MiB used; addresses eth0 10.0.0.2/24; users root 3" in line
+    assert "12 processes (root 3); " in line
+    assert line.endswith("; /data 1024 MiB of 3072 MiB used; addresses eth0 10.0.0.2/24")
+
+
+def test_a_disk_that_is_mounted_twice_is_one() -> None:
+    def mounted(place: str, **numbers: int) -> system.Filesystem:
+        return system.Filesystem(**filled(system.Filesystem, "x", mount_point=place, **numbers))
+
+    disks = [mounted("/var/lib/docker"), mounted("/"), mounted("/data", used_bytes=1)]
+    said = report_of(
+        system.SystemInfo(**filled(system.SystemInfo, "x", os=filled(system.Os, "x"))),
+        METRICS,
+        system.NetworkInfo(interfaces=[], truncated=False),
+        system.Users(users=[], sessions=[], truncated=False),
+        system.DiskUsage(filesystems=disks, truncated=False),
+    )
+    assert [disk.mount_point for disk in said.filesystems] == ["/", "/data"]
 
 
 async def test_a_lost_agent_is_told_in_both_forms() -> None:
@@ -119,7 +135,7 @@ async def test_a_lost_agent_is_told_in_both_forms() -> None:
         rig.host.only.said = None
         result = await agent.call_tool("get_environment", {"environment_id": identity})
         assert data_of(result)["notice"] == LOST
-        assert "guest" not in data_of(result)
+        assert "guest_says" not in data_of(result)
         assert LOST in text_of(result).splitlines()
         assert "it says itself" not in text_of(result)
         assert data_of(result)["status"] == "running"

@@ -36,9 +36,7 @@ class GuestSays(BaseModel):
     processes: int = 0
     disks: list[GuestDisk] = Field(default_factory=list[GuestDisk])
     addresses: list[str] = Field(default_factory=list[str], description="Beside its loopback's.")
-    users: list[str] = Field(
-        default_factory=list[str], description="Who runs programs, with their number."
-    )
+    users: list[str] = Field(default_factory=list[str], description="Who runs how many processes.")
 
 
 def guest_says(report: GuestReport | None) -> GuestSays | None:
@@ -67,20 +65,20 @@ def guest_lines(said: GuestSays | None) -> list[str]:
     """Return it as one line of text, or none."""
     if said is None:
         return []
+    of = f" ({', '.join(said.users)})" if said.users else ""
     memory = f"{_mib(said.memory_available_bytes)} of {_mib(said.memory_bytes)}"
     about = [said.system] if said.system else []
     about += [f"kernel {said.kernel}"] if said.kernel else []
     parts = [
         ", ".join([*about, f"up {said.uptime_seconds} s"]),
         f"memory {memory} free",
-        f"load {said.load}, {said.processes} processes",
+        f"load {said.load}, {said.processes} processes{of}",
         *(
             f"{disk.mount_point} {_mib(disk.used_bytes)} of {_mib(disk.total_bytes)} used"
             for disk in said.disks
         ),
     ]
     parts += [f"addresses {', '.join(said.addresses)}"] if said.addresses else []
-    parts += [f"users {', '.join(said.users)}"] if said.users else []
     return [f"it says itself: {'; '.join(parts)}"]
 
 

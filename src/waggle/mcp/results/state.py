@@ -96,7 +96,7 @@ class EnvironmentState(BaseModel):
     network_use: NetworkUseItem | None = Field(
         default=None, description="Its connections so far, if there were any."
     )
-    guest: GuestSays | None = Field(default=None, description="What it says of itself now.")
+    guest_says: GuestSays | None = Field(default=None, description="What it says of itself now.")
     ssh_port: int = Field(
         default=0, description="TCP port on the server's 127.0.0.1 (for operators)."
     )
@@ -195,7 +195,7 @@ def environment_state(
         ports=[PortItem(port=exposed.port, url=exposed.url) for exposed in found.ports],
         left_running=left_items(left),
         network_use=network_use_item(found.network_use, found.now),
-        guest=guest_says(found.said),
+        guest_says=guest_says(found.said),
         ssh_port=environment.ssh_port or 0,
     )
 
@@ -230,7 +230,7 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),
         *network_lines(state.network_use),
-        *guest_lines(state.guest),
+        *guest_lines(state.guest_says),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
 
