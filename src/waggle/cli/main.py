@@ -212,13 +212,14 @@ def agent(
 ) -> int:
     """Ask the guest agent of a virtual machine, over a socket of QEMU or libvirt.
 
-    Exits with the exit code of the program of exec_command.
+    Exit codes: 0 done, 1 no agent or refused, 2 wrong usage. Those of exec_command are the
+    program's, 124 when it was killed at its timeout, 128 and more for a signal.
 
     Example: `waggle agent --socket /run/vm/agent.sock file_read path=/etc/hostname`
 
     :param method: What to ask; without one, list the methods.
-    :param parameters: Its parameters as NAME=VALUE: text as it is, data as text or @FILE, all else
-        as JSON.
+    :param parameters: Its parameters as NAME=VALUE: text as it is, data as text or @FILE, mode in
+        octal digits, all else as JSON.
     :param socket: The socket of the machine's port.
     :param output: A file for what file_read reads, instead of standard output.
     :param timeout: How long to wait for the answer, such as 90s or 5m.

@@ -24,7 +24,7 @@ WORDS: dict[str, list[str]] = {
     "get_process": ["process=3"],
     "kill_process": ["process=3"],
     "file_read": ["path=/a", "length=1"],
-    "file_write": ["path=/a", "data=x", "offset=5", "mode=384"],
+    "file_write": ["path=/a", "data=x", "offset=5", "mode=0600"],
     "list_directory": ["path=/a", "limit=5"],
     "set_time": ["time=7"],
     "reboot": ["manner=forced"],
@@ -79,6 +79,20 @@ def test_parameters_get_their_types(peer: Peer, ask: Run) -> None:
         "argv": ["/bin/x", "a=b"], "environment": {"A": "1"}, "user": "nobody",
         "input": "dMOreHQ=", "timeout": 5, "wait": True,
     }  # fmt: skip
+
+
+def test_a_mode_is_octal_as_everywhere(peer: Peer, ask: Run) -> None:
+    for typed in ("0640", "640", "0o640"):
+        assert ask("file_write", "path=/a", "data=x", f"mode={typed}").code == 0
+        assert peer.seen[-1]["params"]["mode"] == 0o640
+
+
+def test_fractions_have_as_many_digits_as_people_read(peer: Peer, ask: Run) -> None:
+    metrics = {**GOOD["get_metrics"], "uptime": 70022.20453, "load": [0.8134765625, 1, 2]}
+    peer.reply = greeted(lambda request: result(request, metrics))
+    text = ask("get_metrics").text
+    assert "uptime: 70022.2\n" in text
+    assert "load: 0.81, 1, 2\n" in text
 
 
 def test_the_methods_are_listed(waggle: Run) -> None:
@@ -196,8 +210,14 @@ def test_ctrl_c_ends_the_wait(peer: Peer, ask: Run) -> None:
         return b""
 
     peer.reply = greeted(reply)
-    ended = ask("exec_command", 'argv=["/bin/x"]')
-    assert (ended.code, ended.out, ended.err) == (130, b"", "")
+    for words, left in (
+        (("exec_command", 'argv=["/bin/x"]'), "the program goes on in the machine"),
+        (("file_write", "path=/a", "data=x"), "what was written by then stays"),
+        (("ping",), ""),
+    ):
+        ended = ask(*words)
+        assert (ended.code, ended.out) == (130, b"")
+        assert left in ended.err if left else ended.err == ""
 
 
 def test_a_directory_is_listed_whole(peer: Peer, ask: Run) -> None:

@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_makes_none_here(peer: Peer, ask: Run, tmp_path
 def test_a_file_is_written_whole(size: int, disk: Disk, ask: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(BIG[:size])
-    ended = ask("file_write", "path=/a", f"data=@{source}", "mode=384")
+    ended = ask("file_write", "path=/a", f"data=@{source}", "mode=0600")
     assert ended.code == 0
     assert disk.content == BIG[:size]
     assert "written: " in ended.text

@@ -89,7 +89,7 @@ def test_a_program(ask: Run) -> None:
 def test_a_file_there_and_back(ask: Run, tmp_path: Path) -> None:
     source, there, back = (tmp_path / name for name in ("source", "there", "back"))
     source.write_bytes(random.Random(5).randbytes(3_000_000))
-    assert ask("file_write", f"path={there}", f"data=@{source}", "mode=384").code == 0
+    assert ask("file_write", f"path={there}", f"data=@{source}", "mode=0600").code == 0
     assert there.read_bytes() == source.read_bytes()
     assert there.stat().st_mode & 0o777 == 0o600
     assert ask("file_read", f"path={there}", "--output", back).code == 0

@@ -28,6 +28,10 @@ from waggle.infra.guest.protocol import METHODS, programs, system
 from waggle.infra.guest.protocol import files as file_types
 
 _SHORTEST, _LONGEST = timedelta(seconds=1), timedelta(days=1)
+_LEFT = {
+    "exec_command": "the program goes on in the machine if it has begun.",
+    "file_write": "what was written by then stays in the machine.",
+}
 _KILLED = 124
 _SIGNALED = 128
 
@@ -69,7 +73,13 @@ def agent(
     limit = None if timeout is None else parse_option("--timeout", timeout, _SHORTEST, _LONGEST)
     seconds = None if limit is None else limit.total_seconds()
     work = partial(_call, socket, asked, seconds, output, as_json=as_json)
-    return anyio.run(interruptible, work)
+    return anyio.run(interruptible, work, partial(_say_what_is_left, method))
+
+
+def _say_what_is_left(method: str) -> None:
+    """Say what a signal does not undo. The agent takes back nothing."""
+    if method in _LEFT:
+        say(f"waggle: Interrupted: {_LEFT[method]}")
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The words of `waggle agent METHOD NAME=VALUE ...` as parameters of the protocol.
 
-The models say what a value is: text as it is typed, bytes (the text, or `@FILE`), all else JSON.
+The models say what a value is: text as it is typed, bytes (the text, or `@FILE`), a mode in octal
+digits, all else JSON.
 Talks to no agent.
 """
 
@@ -51,7 +52,7 @@ ABOUT: Final = {
     "get_process": "status and output so far of a program: process=3",
     "kill_process": "kill a program and all that it started: process=3",
     "file_read": "read a file: path=/etc/hostname",
-    "file_write": "write a file: path=/tmp/a data=TEXT, or data=@FILE",
+    "file_write": "write a file: path=/tmp/a data=TEXT, or data=@FILE; mode=0600",
     "list_directory": "entries of a directory: path=/tmp",
     "set_time": "set the clock to nanoseconds since 1970: time=...",
     "shutdown": "end the machine, by its init or at once (manner=forced)",
@@ -65,9 +66,8 @@ ABOUT: Final = {
 
 def parameters(method: str) -> Iterator[str]:
     """Yield the parameters of a method; those in brackets may be left out."""
-    required = METHODS[method].params.model_json_schema().get("required", [])
     for name in METHODS[method].params.model_fields:
-        yield f"{name}=..." if name in required else f"[{name}=...]"
+        yield f"{name}=..." if name in _required(method) else f"[{name}=...]"
 
 
 def given(method: str, words: Sequence[str]) -> Given:
@@ -89,7 +89,7 @@ def given(method: str, words: Sequence[str]) -> Given:
             values[name] = _value(method, name, text)
     if source is not None and "offset" in values:
         source, values["data"] = None, _bytes("data", f"@{source}")
-    encoded(method, values)  # refuses what the models do not take
+    _check_values(method, values)
     if source is not None:
         _opened(source).close()
     return Given(method, values, source)
@@ -107,6 +107,30 @@ def _check_name(method: str, name: str, has_value: bool, so_far: Iterable[str]) 
         raise InvalidArgument(f"{name} is there twice.", hint="Give each parameter once.")
 
 
+def _check_values(method: str, values: dict[str, object]) -> None:
+    """Refuse what the models do not take, and what no agent could do anything with."""
+    missing = [name for name in _required(method) if name not in values]
+    if missing:
+        raise InvalidArgument(f"{method} needs {' and '.join(missing)}.", hint=_takes(method))
+    argv = values.get("argv")
+    program = str(cast("list[object]", argv)[0]) if isinstance(argv, list) and argv else "/"
+    for name, path in (("argv", program), ("path", values.get("path", "/"))):
+        if not str(path).startswith("/"):
+            raise InvalidArgument(
+                f"{str(path)[:200]!a} in {name} is not an absolute path.",
+                hint="It begins with /, as the machine has it; no shell looks for it.",
+            )
+    try:
+        encoded(method, values)
+    except InvalidArgument as error:
+        error.hint = _takes(method)
+        raise
+
+
+def _required(method: str) -> list[str]:
+    return METHODS[method].params.model_json_schema().get("required", [])
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, [*known], n=1)
     return f" Did you mean {close[0]}?" if close else ""
@@ -118,6 +142,8 @@ def _takes(method: str) -> str:
 
 
 def _value(method: str, name: str, text: str) -> object:
+    if name == "mode":
+        return _mode(text)
     kinds = _kinds(METHODS[method].params.model_json_schema(), name)
     if any(kind.get("contentEncoding") for kind in kinds):
         return _bytes(name, text)
@@ -128,9 +154,21 @@ def _value(method: str, name: str, text: str) -> object:
     except (ValueError, RecursionError):
         words, example = _JSON[next((str(one.get("type")) for one in kinds), "integer")]
         raise InvalidArgument(
-            f"{name}={text[:40]!a} is no JSON, and {name} is {words}.",
+            f"{name}={text[:40]!a} is not JSON, and {name} is {words}.",
             hint=f"As in: {name}={example}",
         ) from None
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise InvalidArgument(
+            f"mode={text[:40]!a} is not an octal number up to 0777.", hint="As in: mode=0644"
+        )
+    return mode
 
 
 def _kinds(schema: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def _shown(path: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_shown("", one) for one in cast("list[object]", value)) or "-"
     if isinstance(value, float):
-        return f"{value:.10g}"
+        return f"{round(value, 2):.10g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return _number(name, value)
     return _clean(str(value))

@@ -280,4 +280,5 @@ def _first(error: ValidationError) -> str:
     """Return the place and the reason of the first of a model's errors."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in found["loc"])
-    return clean(f"{place}: {found['msg']}" if place else found["msg"], 200)
+    why = found["msg"].replace("Input should be", "must be")
+    return clean(f"{place}: {why}" if place else why, 200)
