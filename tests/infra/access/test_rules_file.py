@@ -62,6 +62,7 @@ def test_a_file_names_lists_of_rules(tmp_path: Path) -> None:
     [
         ("[rules]\ngit = [\n= 3", "line 3"),
         ("[" * 100_000, "is not TOML"),
+        ("a = " + "9" * 5_000, "is not TOML"),
         ("[rule]\ngit = []\n", r"'rule': only the table \[rules\] is known"),
         ("rules = 3\n", "rules is no table"),
         ('[rules]\ngit = "git.example.org"\n', "rules.git is no list"),

@@ -82,6 +82,7 @@ hosts = ["a.example.org"]
         ("[other]\nx = 1", "only tables"),
         ("secrets = 1", "only tables"),
         ("a = " + "[" * 5000, "not valid TOML"),
+        ("a = " + "9" * 5000, "not valid TOML"),
     ],
 )
 def test_errors_name_the_line_and_no_value(text: str, line: str) -> None:

@@ -52,7 +52,7 @@ def parse_rule_sets(
     """Return the rules of the file's only table by name. Raises SettingsInvalid with the place."""
     try:
         document: dict[str, object] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # such as TOMLDecodeError
         raise SettingsInvalid(f"it is not TOML: {error or 'nested too deeply'}") from None
     for other in document.keys() - {table}:
         raise SettingsInvalid(f"{other[:40]!a}: only the table [{table}] is known")

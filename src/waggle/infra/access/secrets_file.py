@@ -80,7 +80,7 @@ def parse_secrets(data: bytes) -> dict[str, Entry]:
         raise SettingsInvalid(f"Line {line} of the secrets file is not UTF-8.") from None
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # such as TOMLDecodeError
         found = _LINE.search(str(error))  # the text of the error may repeat the file's
         line = found[1] if found else len(text.splitlines())  # else it is the end
         raise SettingsInvalid(f"Line {line} of the secrets file is not valid TOML.") from None
