@@ -118,8 +118,8 @@ def test_the_page_names_every_error() -> None:
 
 def test_the_page_names_every_limit() -> None:
     transport, messages, methods = map(section, ("Transport", "Messages", "Methods"))
-    assert f"has at most {MAX_REQUEST:,} bytes with its end" in " ".join(transport.split())
-    assert f"it at most {MAX_ANSWER:,}" in " ".join(transport.split())
+    assert f"is at most {MAX_REQUEST:,} bytes long" in " ".join(transport.split())
+    assert f"a line from it at most {MAX_ANSWER:,}" in " ".join(transport.split())
     assert f"at most {MAX_DEPTH} deep" in transport
     assert f"`{PORT}`" in transport
     assert f"string of at most {MAX_ID} bytes" in " ".join(messages.split())
