@@ -214,7 +214,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
-        await self._health.stop()
         await self._hang_up()
         await self._machine.pause()
 
@@ -229,7 +228,8 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
             await self._connection.get()
 
     async def _hang_up(self) -> None:
-        """Close connections that a paused guest, or its copy, would not answer."""
+        """Close connections that a paused guest, or its copy, would not answer, and ask no more."""
+        await self._health.stop()
         self._pages.forget()
         self._jobs.detach()
         await self._watches.end_all(_END_WATCHES)
@@ -251,7 +251,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         await finish(self._pause_to_disk())
 
     async def _pause_to_disk(self) -> None:
-        await self._health.stop()
         await self._hang_up()
         await self._freezing.pause_to_disk(self.started)
         self._is_on_disk = True
@@ -264,7 +263,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     async def _end_machine(self, grace: float) -> bool:
         async with self._ending, self._copying:  # a copy is of memory and disk of one instant
             self._causes.ends(*ENDED)
-            await self._health.stop()
             await self._hang_up()
             gracefully = await self._machine.shut_down(grace)
             try:
