@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from waggle.infra.guest.forwarder import Forwarder, claim
+from waggle.infra.guest.forwarder import LINGER, Forwarder, claim
 from waggle.infra.krun.wires import Door
 
 NAME = "ssh"
@@ -47,11 +47,12 @@ class Guest:
 class Rig:
     """A forwarder that has not started yet, and the clients that connect to it."""
 
-    def __init__(self, directory: Path, pid: int) -> None:
+    def __init__(self, directory: Path, pid: int, *, linger: float = LINGER) -> None:
         self.listener = claim(0)
         self.port = int(self.listener.getsockname()[1])
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        self.forwarder = Forwarder(self.listener, Door(self._directory, NAME, pid).connect)
+        dial = Door(self._directory, NAME, pid).connect
+        self.forwarder = Forwarder(self.listener, dial, linger=linger)
         self._clients: list[socket.socket] = []
 
     async def call(self) -> socket.socket:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from tests.infra.guest.forwarding import (
@@ -69,6 +71,33 @@ async def test_a_client_that_ends_its_half_still_gets_its_answer(rig: Rig, guest
     await send(inside, b"answer")
     inside.close()
     assert await receive_all(client) == b"answer"
+
+
+async def test_a_silent_guest_does_not_keep_the_way_of_a_client_that_has_left(
+    tmp_path: Path, guest: Guest
+) -> None:
+    """A stopped SSH server never closes; QEMU's machines have four ways to it."""
+    rig = Rig(tmp_path, os.getpid(), linger=0.1)
+    client, inside = await pair(rig, guest)
+    await send(client, b"question")
+    client.close()
+    assert await receive_all(inside) == b"question"
+    assert inside.fileno() >= 0, "its own end is open"
+    await until(lambda: not rig.forwarder._connections)
+    with pytest.raises(BrokenPipeError):
+        await send(inside, b"answer")
+    await rig.close()
+
+
+async def test_a_client_that_has_not_left_keeps_its_way(tmp_path: Path, guest: Guest) -> None:
+    rig = Rig(tmp_path, os.getpid(), linger=0.0)
+    client, inside = await pair(rig, guest)
+    await send(inside, b"banner")
+    assert await receive(client) == b"banner"
+    await send(client, b"question")
+    assert await receive(inside) == b"question"
+    assert rig.forwarder._connections
+    await rig.close()
 
 
 async def test_a_guest_that_ends_its_half_still_receives_from_the_client(

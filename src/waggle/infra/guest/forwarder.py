@@ -21,6 +21,9 @@ from waggle.tasks import end
 
 MAX_CONNECTIONS: Final = 32
 """Connections at once, as many as the guest's init serves; more are closed at once."""
+LINGER: Final = 2.0
+"""Seconds in which a guest has to end its side once the client has ended its own. A server that is
+stopped never does, and would keep one of the few ways to the guest from the next client."""
 _CHUNK: Final = 64 * 1024
 _PAUSE: Final = 0.1
 Dial = Callable[[], AbstractAsyncContextManager[socket.socket]]
@@ -46,9 +49,10 @@ def claim(port: int) -> socket.socket:
 class Forwarder:
     """The server of one listener until `close`. The caller closes `listener`."""
 
-    def __init__(self, listener: socket.socket, dial: Dial) -> None:
+    def __init__(self, listener: socket.socket, dial: Dial, *, linger: float = LINGER) -> None:
         self._listener = listener
         self._dial = dial
+        self._linger = linger
         self._stop_accepting: Callable[[], object] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -89,8 +93,10 @@ class Forwarder:
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with self._dial() as guest, asyncio.TaskGroup() as group:
-                group.create_task(_copy(client, guest))
-                group.create_task(_copy(guest, client))
+                answers = group.create_task(_copy(guest, client))
+                await _copy(client, guest)
+                await asyncio.wait({answers}, timeout=self._linger)
+                answers.cancel()
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
