@@ -125,7 +125,7 @@ async def peer(
     keys: EnvironmentKeys | None = None,
     shown_key: asyncssh.SSHKey | None = None,
     lets_in: bool = True,
-    forwards: bool = False,
+    forwards: bool | asyncio.Future[bool] = False,
     tunnels: bool = False,
     session: SessionFactory | None = None,
     packet: int = 32_768,
@@ -144,7 +144,7 @@ async def peer(
             made.connections += 1
             open_now.append(conn)
 
-        def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        def server_requested(self, listen_host: str, listen_port: int) -> bool | Awaitable[bool]:
             return forwards
 
         def connection_requested(

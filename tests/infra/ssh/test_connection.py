@@ -16,7 +16,7 @@ import pytest
 from tests.infra.ssh.peer import peer, private_host_key, raw_peer
 
 from waggle.domain.errors import GuestLost
-from waggle.infra.ssh import ATTEMPTS, EnvironmentKeys, SshConnection, new_keys
+from waggle.infra.ssh import ATTEMPTS, EnvironmentKeys, SshConnection, SshSilent, new_keys
 from waggle.infra.ssh.bounds import BrakedWriter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
@@ -199,4 +199,19 @@ async def test_a_taken_proxy_port_costs_the_network_but_not_the_guest() -> None:
         assert await connection.get() is first  # the port is free now, and is claimed again
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) == 0
+        await connection.aclose()
+
+
+async def test_a_server_that_does_not_answer_about_the_proxy_is_silent_and_given_up() -> None:
+    async def proxy(reader: asyncssh.SSHReader[bytes], writer: BrakedWriter) -> None: ...
+
+    never = asyncio.get_running_loop().create_future()
+    async with peer(forwards=never) as made:
+        connection = SshConnection(
+            made.port, made.keys, proxy=proxy, proxy_port=free_port(), timeout=1.0
+        )
+        for calls in (1, 2):
+            with pytest.raises(SshSilent, match=r"forwards nothing \(TimeoutError\)"):
+                await connection.get()
+            assert made.connections == calls
         await connection.aclose()

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import pytest
 from tests.infra.ssh.peer import Peer, peer, raw_peer
+from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import GuestLost
 from waggle.infra.ssh import ATTEMPTS, SshConnection, SshSilent
@@ -93,6 +95,72 @@ async def test_callers_at_once_share_one_beginning() -> None:
         found = await asyncio.gather(*(connection.get() for _ in range(5)))
         assert len(set(map(id, found))) == 1
         assert front.revivals == 1
+
+
+async def test_callers_at_once_share_one_failure() -> None:
+    async with fronted() as (front, connection):
+        front.heals = False
+        calls = (connection.get() for _ in range(5))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in found] == [SshSilent] * 5
+        assert (front.revivals, front.refused) == (1, 2 * ATTEMPTS)
+
+
+async def test_it_is_begun_anew_although_its_callers_have_left() -> None:
+    """Calls with less time than an attempt takes would never have it begun anew."""
+    async with fronted() as (front, connection):
+        front.go = asyncio.Event()
+        callers = [asyncio.create_task(connection.get()) for _ in range(2)]
+        await front.begun.wait()
+        for caller in callers:
+            await cancelled(caller)
+        front.go.set()
+        await connection.get()
+        assert (front.revivals, front.refused, front.peer.connections) == (1, ATTEMPTS, 1)
+
+
+async def test_a_failure_for_which_nobody_waits_is_not_reported_and_not_kept() -> None:
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, what: reports.append(what))
+    async with fronted() as (front, connection):
+        front.heals = False
+        caller = asyncio.create_task(connection.get())
+        await front.begun.wait()
+        await cancelled(caller)
+        attempt = connection._attempt
+        assert attempt is not None
+        await until(attempt.done)
+        front.works = True
+        await connection.get()
+        gc.collect()
+    assert (front.revivals, reports) == (1, [])
+
+
+async def test_a_machine_that_is_to_stand_still_has_nobody_connect_to_it() -> None:
+    async with fronted() as (front, connection):
+        front.go = asyncio.Event()
+        caller = asyncio.create_task(connection.get())
+        await front.begun.wait()
+        connection.abandon()
+        assert not caller.done(), "somebody waits for it"
+        await cancelled(caller)
+        connection.abandon()
+        front.go.set()
+        await connection.get()
+        assert front.revivals == 2, "the first attempt did not go on"
+        assert (front.refused, front.peer.connections) == (2 * ATTEMPTS, 1)
+
+
+async def test_a_caller_that_comes_as_an_attempt_is_ended_gets_another() -> None:
+    async with fronted() as (front, connection):
+        front.go = asyncio.Event()
+        caller = asyncio.create_task(connection.get())
+        await front.begun.wait()
+        await cancelled(caller)
+        front.works = True
+        connection.abandon()
+        assert await connection.get() is await connection.get()
+        assert front.peer.connections == 1
 
 
 async def test_without_a_way_to_begin_it_anew_the_first_failure_counts() -> None:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from waggle.domain.errors import GuestLost, GuestMisbehaves
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.bounds import BrakedWriter
-from waggle.tasks import stage
+from waggle.tasks import end, stage
 
 KEY_TYPE = "ssh-ed25519"
 
@@ -119,31 +119,50 @@ class SshConnection:
         self.when_misbehaves: Callable[[GuestMisbehaves], None] = lambda _error: None
         """Called when the server's misconduct has ended a connection."""
         self._offered = False
-        self._turn = asyncio.Lock()
+        self._attempt: asyncio.Task[BoundedConnection] | None = None
+        self._waiting = 0
         self._closed = False
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Has the server begin anew when it answers nobody; then it is tried once more."""
 
     async def get(self) -> asyncssh.SSHClientConnection:
-        """Return the open connection, or connect within `timeout` seconds if there is none.
+        """Return the open connection, or connect if there is none.
 
-        Raises GuestLost, permanently once misconduct has ended a connection. Safe to cancel.
+        Callers at once share one attempt and its failure: `timeout` seconds, as many again if the
+        server had to begin anew, and for the proxy. It goes on when all have left, or a silent one
+        would never begin anew for callers with less time. Raises GuestLost, permanently once
+        misconduct has ended a connection. Safe to cancel.
         """
-        async with self._turn:
+        while True:
             self._require_open()
-            if self._connection is None or self._connection.is_closed():
-                self._connection, self._offered = None, False
-                with stage("ssh"):
-                    connection = await self._connect_or_revive()
-                if self._closed:
-                    connection.abort()
-                self._require_open()
-                self.clear.set()  # wakes writers of an earlier connection, which find it closed
-                self._connection, self.clear = connection, connection.clear
-            if not self._offered:
-                with stage("proxy"):
-                    self._offered = await self._offer_proxy(self._connection)
-            return self._connection
+            if self._offered and self._connection is not None and not self._connection.is_closed():
+                return self._connection
+            if self._attempt is None or self._attempt.done():
+                self._attempt = asyncio.create_task(self._establish())
+                # The loop would report an error for which no caller has waited.
+                self._attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
+            attempt = self._attempt
+            self._waiting += 1
+            try:
+                await asyncio.wait({attempt})
+            finally:
+                self._waiting -= 1
+            self._require_open()
+            if not attempt.cancelled():
+                return attempt.result()
+
+    async def _establish(self) -> BoundedConnection:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            self._connection, self._offered = None, False
+            with stage("ssh"):
+                connection = await self._connect_or_revive()
+            self.clear.set()  # wakes writers of an earlier one, which find it closed
+            self._connection, self.clear = connection, connection.clear
+        if not self._offered:
+            with stage("proxy"):
+                self._offered = await self._offer_proxy(connection)
+        return connection
 
     @property
     def is_closed(self) -> bool:
@@ -174,10 +193,9 @@ class SshConnection:
         try:
             return await self._connect()
         except SshSilent:
-            if self.revive is None or self._closed:
+            if self.revive is None or self._misconduct:
                 raise
             await self.revive()
-            self._require_open()
             return await self._connect()
 
     async def _connect(self) -> BoundedConnection:
@@ -238,11 +256,10 @@ class SshConnection:
         except asyncssh.ChannelListenError:
             log.warning("proxy_port_taken", port=self._proxy_port)
             return False
-        except (asyncssh.Error, OSError) as error:
+        except (asyncssh.Error, OSError, TimeoutError) as error:
             self.drop(connection)
-            raise GuestLost(
-                f"The guest's SSH server forwards nothing: {type(error).__name__}."
-            ) from error
+            why = f"it forwards nothing ({type(error).__name__})"
+            raise SshSilent(f"The guest's SSH server does not answer: {why}.") from error
         return True
 
     def drop(self, connection: asyncssh.SSHClientConnection) -> None:
@@ -261,9 +278,18 @@ class SshConnection:
         if self._connection is not None:
             self.drop(self._connection)
 
+    def abandon(self) -> None:
+        """Hang up, and end an attempt that no caller waits for: the machine is to stand still."""
+        self.hang_up()
+        if self._attempt is not None and not self._waiting:
+            self._attempt.cancel()
+            self._attempt = None
+
     async def aclose(self) -> None:
         """Close permanently. Idempotent; waits at most 1 s for a guest that does not answer."""
         self._closed = True
+        if self._attempt is not None:
+            await end(self._attempt)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()

@@ -234,7 +234,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         self._jobs.detach()
         await self._watches.end_all(_END_WATCHES)
         await self._reach.clear()
-        self._connection.hang_up()
+        self._connection.abandon()
 
     @asynccontextmanager
     async def freeze(self) -> AsyncGenerator[FrozenMachine]:
