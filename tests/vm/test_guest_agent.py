@@ -56,7 +56,7 @@ async def stop_ssh(guest: LocalGuest) -> None:
 async def gives_up(guest: LocalGuest) -> None:
     """Run a program that is not begun, for so long that its connection is given up."""
     with pytest.raises(GuestLost, match="did not answer within the command's time"):
-        await guest.run(sh("true", timeout=KILL_PATIENCE[0]))
+        await guest.run(sh("true", timeout=KILL_PATIENCE[0] + 1))
 
 
 async def keeps_its_policy(guest: LocalGuest) -> None:

@@ -21,7 +21,7 @@ import structlog
 from waggle.domain.diagnosis import RunFacts
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
-from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh import SshConnection, SshSilent
 from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
 from waggle.infra.ssh.run.deadline import Deadline
 from waggle.infra.ssh.run.launcher import (
@@ -201,7 +201,7 @@ class Shell:
 
     async def _timed_out(self, run: _Run, started: float) -> ExecutionResult:
         if run.opening is None:
-            raise GuestLost(
+            raise SshSilent(
                 "The guest's SSH server did not answer within the command's time.",
                 hint=CALL_AGAIN,
             )

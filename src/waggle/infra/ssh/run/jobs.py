@@ -12,7 +12,7 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import asyncssh
 import structlog
@@ -25,7 +25,7 @@ from waggle.domain.programs.guest_job import (
     GuestJob,
     JobStreams,
 )
-from waggle.infra.ssh import SshConnection
+from waggle.infra.ssh import SshConnection, SshSilent
 from waggle.infra.ssh.asyncssh_internals import open_exec
 from waggle.infra.ssh.run import CALL_AGAIN, KILL_PATIENCE, WINDOW, ask
 from waggle.infra.ssh.run.deadline import Deadline
@@ -55,6 +55,8 @@ class _Following:
         self.is_asked = False
         """Whether the guest may start it. Without the frame it only waits, and gives up."""
         self.session: FollowSession | None = None
+        self.asked: tuple[asyncssh.SSHClientConnection, float] | None = None
+        """The connection over which it was to be begun last, and since when."""
 
     @property
     def end(self) -> JobEnd | None:
@@ -66,17 +68,22 @@ class GuestJobs(JobRequests):
     """The jobs of one guest. `patience` is the seconds of each attempt to kill one."""
 
     def __init__(
-        self, connection: SshConnection, *, patience: Sequence[float] = KILL_PATIENCE
+        self,
+        connection: SshConnection,
+        *,
+        patience: Sequence[float] = KILL_PATIENCE,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(connection)
         self._patience = patience
+        self._now = now
         self._under_way: set[_Following] = set()
 
     async def attend(self, job: GuestJob) -> ExecutionResult:
         """See `domain.host.Guest.attend`."""
         following = _Following(job)
         self._under_way.add(following)
-        started, allowed = time.monotonic(), job.remaining
+        started = time.monotonic()
         try:
             async with following.deadline.timeout:
                 return _result(job, await self._follow(following))
@@ -85,9 +92,8 @@ class GuestJobs(JobRequests):
                 if job.has_ended:
                     raise GuestLost("The guest does not send what the job had printed.") from None
                 if not (following.is_asked or job.is_started):
-                    if allowed >= self._patience[0]:
-                        self._connection.hang_up()  # the next call gets another one
-                    raise GuestLost(
+                    self._give_up(following)
+                    raise SshSilent(
                         "The guest's SSH server did not answer within the command's time.",
                         hint=CALL_AGAIN,
                     ) from None
@@ -117,6 +123,16 @@ class GuestJobs(JobRequests):
         """Stop all timeouts while the machine is stopped: that time does not count."""
         for following in self._under_way:
             following.deadline.set_paused(paused)
+
+    def _give_up(self, following: _Following) -> None:
+        """Drop a connection over which it could not be begun for as long as a kill would wait.
+
+        The next call gets another one; others on this one notice, and go on over that.
+        """
+        if following.asked is not None:
+            connection, since = following.asked
+            if self._now() - since >= self._patience[0]:
+                self._connection.drop(connection)
 
     async def _follow(self, following: _Following) -> JobEnd:
         """Return the job's end. Raises Detached, or GuestLost when it cannot be followed."""
@@ -153,6 +169,7 @@ class GuestJobs(JobRequests):
         job = following.job
         session = following.session = FollowSession(job)
         starts = start and not job.is_started
+        following.asked = connection, self._now()
         offsets = " ".join(map(str, job.offsets))
         question = f"start {job.id}" if starts else f"follow {job.id} {offsets}"
         opening = asyncio.create_task(open_exec(connection, session, question, window=WINDOW))
