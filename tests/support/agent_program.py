@@ -95,6 +95,12 @@ class Agent:
         return cast("dict[str, Any]", answer["error"])
 
 
+def full_request(members: int) -> bytes:
+    """Return a request that is refused, of which so many members take memory meanwhile."""
+    params = {"path": "/a/../b", **{f"a{number}": 0 for number in range(members)}}
+    return json.dumps({"jsonrpc": "2.0", "id": 7, "method": "file_read", "params": params}).encode()
+
+
 def children_of(pid: int) -> list[int]:
     """Return the children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

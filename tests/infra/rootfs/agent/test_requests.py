@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import ALL, Agent, children_of, running_agent
+from tests.support.agent_program import ALL, Agent, children_of, full_request, running_agent
 from tests.support.waiting import until_sync
 
 from waggle.infra.guest.protocol import MAX_REQUEST, METHODS, ErrorCode, system
@@ -158,6 +158,19 @@ def test_memory_stays_bounded_whatever_a_line_holds(
         for _ in range(20):
             assert agent.result("get_metrics")
         assert resident(agent.process.pid) <= MAX_MEMORY
+
+
+def test_a_request_that_takes_nearly_all_memory_is_refused_with_all_that_an_error_has(
+    agent: Agent,
+) -> None:
+    codes: dict[object, int] = {}
+    for members in range(6_000, 6_200, 2):
+        agent.send(full_request(members) + b"\n")
+        answer = agent.message()
+        assert answer["error"]["message"]
+        assert answer["id"] == (None if answer["error"]["code"] == ErrorCode.TOO_LARGE else 7)
+        codes[answer["error"]["code"]] = members
+    assert list(codes) == [ErrorCode.INVALID_PARAMS, ErrorCode.TOO_LARGE]
 
 
 def test_it_serves_on_after_fuzzed_lines(agent: Agent) -> None:

@@ -29,8 +29,10 @@ json_t *refuse(enum code code, const char *name, const char *value, const char *
   json_decref(refusal.data);
   refusal.code = code, refusal.data = NULL;
   if (!name) return NULL;
+  spare_memory(true);
   refusal.data = json_object();
   json_object_set_new(refusal.data, name, text(value, strlen(value), MAX_MESSAGE));
+  spare_memory(false);
   return NULL;
 }
 
@@ -86,7 +88,10 @@ static char *line(const char *id, const char *member, json_t *value) {
 
 char *result_line(const char *id, json_t *result) { return line(id, "result", result); }
 
-char *refusal_line(const char *id) { return line(id, "error", refusal_object()); }
+char *refusal_line(const char *id) {
+  spare_memory(true); // until `line` has made it: a request that takes all of it is answered, too
+  return line(id, "error", refusal_object());
+}
 
 // What a child writes, in few calls. A broken socket is noticed once, and then all is dropped.
 static struct {

@@ -14,6 +14,9 @@
 
 #define PRIORITY "<86>" // authpriv.info, as in RFC 5424
 #define KERNEL_PRIORITY "<6>"
+#define SUBJECT 120  // bytes of it that are noted
+#define MAX_NOTE 880 // each of them may be escaped; the kernel takes lines of about 970 bytes
+#define FORM (JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(6))
 
 static const struct {
   int32_t code;
@@ -66,40 +69,49 @@ static const char *outcome_of(int32_t code) {
   return "unknown";
 }
 
-static bool to_host(const struct method *method, const char *subject, double seconds, int32_t code) {
-  const char *name = method ? method->name : "";
-  json_t *about = json_pack("{s:s,s:s,s:{s:s,s:s,s:o,s:f}}", "jsonrpc", "2.0", "method", "audit",
-                            "params", "method", name, "outcome", outcome_of(code), "subject",
-                            text(subject, strlen(subject), 120), "seconds", seconds);
-  json_t *params = json_object_get(about, "params");
-  if (lost) json_object_set_new(params, "lost", json_integer(lost));
-  char line[1024];
-  size_t size = about ? json_dumpb(about, line, sizeof line - 2, JSON_COMPACT) : 0;
-  json_decref(about);
-  if (size == 0 || size > sizeof line - 2) return false;
-  line[size] = '\n', line[size + 1] = 0;
+const char *subject_of(const json_t *params) {
+  const char *path = text_param(params, "path");
+  if (!path) path = json_string_value(json_array_get(json_object_get(params, "argv"), 0));
+  return path ? path : "";
+}
+
+// JSON in ASCII, on one line: whatever a file or a program is called, no line of a log and no member
+// ends where its name says. A journal shows no line with a DEL, which JSON would leave as it is.
+static json_t *about(const struct method *method, const char *subject, double seconds, int32_t code) {
+  char shown[SUBJECT];
+  size_t size = 0;
+  for (; subject[size] && size < sizeof shown; size++)
+    shown[size] = subject[size] == 127 ? '\xff' : subject[size]; // which text() takes for wrong
+  json_t *note = json_pack("{s:s,s:s,s:o,s:f}", "method", method ? method->name : "", "outcome",
+                           outcome_of(code), "subject", text(shown, size, SUBJECT), "seconds", seconds);
+  if (note && lost) json_object_set_new(note, "lost", json_integer(lost));
+  return note;
+}
+
+static bool to_host(const char *note) {
+  char line[MAX_NOTE + 64];
+  snprintf(line, sizeof line, "{\"jsonrpc\":\"2.0\",\"method\":\"audit\",\"params\":%s}\n", note);
   return put_line(line);
 }
 
-// A name of a file is a guest's or a host's text: no line of the log ends where it says.
-static void clean(char *to, const char *from, size_t size) {
-  for (; *from && size > 1; from++, size--) *to++ = *from < ' ' || *from == 127 ? '?' : *from;
-  *to = 0;
+static bool to_kernel_log(const char *line) {
+  return kernel_log >= 0 && write(kernel_log, line, strlen(line)) > 0;
 }
 
 void note(const struct method *method, const char *subject, int64_t began, int32_t code) {
   if (!audits || (method && strcmp(method->name, "ping") == 0 && code == OK)) return;
-  char shown[128], body[400], entry[420];
-  double seconds = (double)(monotonic() - began) / 1e9;
-  bool is_noted = true;
-  clean(shown, subject, sizeof shown);
-  snprintf(body, sizeof body, "waggle-agent[%d]: %s %s%s%s in %.3f s", (int)getpid(),
-           method ? method->name : "?", shown, *shown ? " " : "", outcome_of(code), seconds);
-  if (lost) snprintf(body + strlen(body), 40, " (%u not noted)", lost);
-  snprintf(entry, sizeof entry, PRIORITY "%s", body);
-  if (audits & AUDIT_SYSLOG) is_noted &= to_system_log(entry);
-  snprintf(entry, sizeof entry, KERNEL_PRIORITY "%s\n", body);
-  if (audits & AUDIT_KMSG) is_noted &= kernel_log >= 0 && write(kernel_log, entry, strlen(entry)) > 0;
-  if (audits & AUDIT_PORT && has_host()) is_noted &= to_host(method, shown, seconds, code);
+  char body[MAX_NOTE + 1], entry[MAX_NOTE + 64];
+  spare_memory(true); // a request that takes all of it is noted, too
+  json_t *made = about(method, subject, (double)(monotonic() - began) / 1e9, code);
+  size_t size = made ? json_dumpb(made, body, MAX_NOTE, FORM) : 0;
+  json_decref(made);
+  spare_memory(false);
+  bool is_noted = size > 0 && size <= MAX_NOTE;
+  body[is_noted ? size : 0] = 0;
+  snprintf(entry, sizeof entry, PRIORITY "waggle-agent[%d]: %s", (int)getpid(), body);
+  if (is_noted && audits & AUDIT_SYSLOG) is_noted = to_system_log(entry);
+  snprintf(entry, sizeof entry, KERNEL_PRIORITY "waggle-agent[%d]: %s\n", (int)getpid(), body);
+  if (*body && audits & AUDIT_KMSG) is_noted &= to_kernel_log(entry);
+  if (*body && audits & AUDIT_PORT && has_host()) is_noted &= to_host(body);
   lost = is_noted ? 0 : lost + 1;
 }

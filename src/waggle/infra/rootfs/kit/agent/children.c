@@ -79,10 +79,8 @@ static struct child *find_place(const struct method *method) {
 static void owe(struct child *child, const struct method *method, const json_t *params,
                 const char *id, int64_t seconds) {
   struct waiting *waiting = &child->waiting[child->waiting_count++];
-  const char *path = text_param(params, "path");
-  if (!path) path = json_string_value(json_array_get(json_object_get(params, "argv"), 0));
   snprintf(waiting->id, sizeof waiting->id, "%s", id);
-  snprintf(waiting->subject, sizeof waiting->subject, "%s", path ? path : "");
+  snprintf(waiting->subject, sizeof waiting->subject, "%s", subject_of(params));
   waiting->method = method, waiting->began = monotonic(), waiting->due = monotonic() + seconds * SECOND;
 }
 

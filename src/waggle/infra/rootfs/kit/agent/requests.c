@@ -37,7 +37,9 @@ static bool read_id(const json_t *request, char id[MAX_ID]) {
   strcpy(id, "null");
   if (!json_is_integer(given) && !json_is_string(given)) return false;
   if (json_is_string(given) && json_string_length(given) > 64) return false;
+  spare_memory(true);
   size_t size = json_dumpb(given, id, MAX_ID - 1, JSON_ENCODE_ANY);
+  spare_memory(false);
   return id[size] = 0, true;
 }
 
@@ -82,7 +84,7 @@ static void carry_out(const json_t *request, const char *id) {
       return;
   }
   if (*id) put(refusal_line(id));
-  note(method, name, began, refused_code());
+  note(method, method ? subject_of(params) : name, began, refused_code());
 }
 
 void take_request(char *line, size_t size) {
@@ -92,7 +94,8 @@ void take_request(char *line, size_t size) {
   if (is_too_deep(line, size)) return refuse_line(PARSE_ERROR, "It is nested too deeply.");
   json_t *request = json_loadb(line, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
   if (!request) {
-    bool is_large = json_error_code(&error) == json_error_out_of_memory;
+    // jansson has no words for a member that it has no memory for.
+    bool is_large = json_error_code(&error) == json_error_out_of_memory || !*error.text;
     return refuse_line(is_large ? TOO_LARGE : PARSE_ERROR, is_large ? "It is too large." : error.text);
   }
   bool has_id = json_is_object(request) && read_id(request, id);

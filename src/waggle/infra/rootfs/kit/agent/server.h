@@ -72,6 +72,7 @@ void refuse_line(enum code code, const char *message);
 // audit.c: note a request that was answered.
 void open_audit(void);
 void note(const struct method *method, const char *subject, int64_t began, int32_t code);
+const char *subject_of(const json_t *params); // a path, a program, or nothing
 
 // loop.c: serve for ever, or until the channel ends. Watch a descriptor by edges.
 void watch(int fd, void *whose);
