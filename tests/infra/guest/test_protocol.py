@@ -140,7 +140,10 @@ def test_the_page_names_every_member_of_a_policy() -> None:
     assert named == [*POLICY]
     assert {*PolicyInfo.model_fields} | {"methods", "audit"} == {*named}
     assert {*POLICY["limits"]} == {*Limits.model_fields}
-    assert all(f"`{name}`" in section("The policy") for name in Audit.model_fields)
+
+
+def test_the_page_names_every_member_of_a_note() -> None:
+    assert [row[0].strip("`") for row in rows(section("What is noted"))] == [*Audit.model_fields]
 
 
 def test_the_policy_of_the_page_is_one() -> None:
