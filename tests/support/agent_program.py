@@ -101,6 +101,13 @@ def full_request(members: int) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 7, "method": "file_read", "params": params}).encode()
 
 
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process has to itself, and the code that it uses."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
+    return int(pss) * 1024
+
+
 def children_of(pid: int) -> list[int]:
     """Return the children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import ALL, Agent, running_agent
+from tests.support.agent_program import ALL, Agent, resident, running_agent
 from tests.support.programs import program
 from tests.support.waiting import until_sync
 
@@ -21,6 +21,8 @@ RUNS = 100
 PIPE = 65_536
 BOMB = 'print "$$\\n"; close STDOUT; while (1) { fork }'
 PROCESSES = "400"
+OF_A_KEEPER = 384 << 10
+"""Bytes of memory that the process of a program takes besides the outputs that it keeps."""
 # Three that ignore what can be ignored, each with a session and with one that it has left behind.
 TREE = """
 import os, signal, time
@@ -169,11 +171,51 @@ def test_output_so_far(agent: Agent, tmp_path: Path) -> None:
 def test_the_oldest_that_has_ended_makes_room(agent_program: Path, tmp_path: Path) -> None:
     with running_agent(agent_program, tmp_path, {**ALL, "limits": {"processes": 2}}) as agent:
         first, second = (started(agent, "/bin/cat", "/proc/self/stat") for _ in range(2))
-        until_sync(lambda: not _has_programs(agent))
+        until_sync(lambda: not _programs(agent))
         third = until_sync(lambda: _started_if_room(agent))
         assert agent.error("get_process", process=first)["code"] == ErrorCode.NOT_FOUND
         assert ended(agent, second).exit_code == 0
         assert asked(agent, "kill_process", third).status is Status.KILLED
+
+
+def test_who_was_started_first_of_those_that_have_ended_is_forgotten_first(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    """Whenever they ended, and whatever still runs stays."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with running_agent(agent_program, tmp_path, {**ALL, "limits": {"processes": 3}}) as agent:
+        runs = started(agent, "/bin/sleep", "60")
+        ends_late = started(agent, SH, "-c", f"read line < {fifo}")
+        ends_early = started(agent, "/bin/true")
+        until_sync(lambda: len(_programs(agent)) == 2)
+        fifo.write_text("go\n")
+        until_sync(lambda: len(_programs(agent)) == 1)
+        running = [runs, until_sync(lambda: _started_if_room(agent))]
+        assert agent.error("get_process", process=ends_late)["code"] == ErrorCode.NOT_FOUND
+        running.append(until_sync(lambda: _started_if_room(agent)))
+        assert agent.error("get_process", process=ends_early)["code"] == ErrorCode.NOT_FOUND
+        assert agent.error("exec_command", argv=["/bin/true"])["code"] == ErrorCode.BUSY
+        for process in running:
+            assert asked(agent, "kill_process", process).status is Status.KILLED
+
+
+def test_outputs_that_are_kept_take_bounded_memory(
+    agent_program_as_shipped: Path, tmp_path: Path
+) -> None:
+    most, bytes_ = 4, 262_144
+    policy = {**ALL, "limits": {"processes": most, "output_bytes": bytes_}}
+    floods = f"head -c {2 * bytes_} /dev/zero; head -c {2 * bytes_} /dev/zero >&2"
+    with running_agent(agent_program_as_shipped, tmp_path, policy) as agent:
+        for _ in range(10 * most):
+            agent.result("exec_command", argv=[SH, "-c", floods], wait=False)
+            until_sync(lambda: not _programs(agent))
+        keepers = _children(agent.process.pid)
+        assert len(keepers) == most
+        taken = [resident(pid) for pid in keepers]
+        assert max(taken) < 2 * bytes_ + OF_A_KEEPER
+        assert min(taken) > 2 * bytes_, "each keeps what it was told to"
+        assert resident(agent.process.pid) < 1 << 20
 
 
 def test_a_hundred_programs_leave_nothing(agent: Agent) -> None:
@@ -195,8 +237,9 @@ def test_programs_end_with_the_agent(agent: Agent) -> None:
     until_sync(lambda: are_gone(numbers))
 
 
-def _has_programs(agent: Agent) -> bool:
-    return any(_children(child) for child in _children(agent.process.pid))
+def _programs(agent: Agent) -> list[int]:
+    keepers = _children(agent.process.pid)
+    return [pid for keeper in keepers for pid in _children(keeper)]
 
 
 def _started_if_room(agent: Agent) -> int | None:

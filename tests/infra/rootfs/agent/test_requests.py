@@ -9,7 +9,14 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import ALL, Agent, children_of, full_request, running_agent
+from tests.support.agent_program import (
+    ALL,
+    Agent,
+    children_of,
+    full_request,
+    resident,
+    running_agent,
+)
 from tests.support.waiting import until_sync
 
 from waggle.infra.guest.protocol import MAX_REQUEST, METHODS, ErrorCode, system
@@ -271,13 +278,6 @@ def test_a_limit_that_a_policy_does_not_give_is_the_default(
 
 def _request(number: int, method: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method}).encode() + b"\n"
-
-
-def resident(pid: int) -> int:
-    """Return the bytes of memory that a process has to itself, and the code that it uses."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
-    return int(pss) * 1024
 
 
 def test_a_request_that_was_answered_leaves_room_for_the_next(
