@@ -7,9 +7,13 @@ other load cancels out, and one disturbed round changes nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_SURE = 3.0
+"""Standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,18 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
         high=high,
         rounds=len(ratios),
     )
+
+
+def is_surely_at_most(limit: float, ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Return whether these rounds leave no doubt that the ratio is at most `limit`.
+
+    A sign test, for which spread and outliers do not count: if the true median were higher, less
+    than half the rounds would be expected at most at the limit, and so many not once in 700 times.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    below = sum(a <= b * limit for a, b in pairs)
+    rounds = len(ours)
+    return rounds > 0 and below >= rounds / 2 + _SURE * math.sqrt(rounds) / 2
 
 
 def _middle_half(values: Sequence[float]) -> tuple[float, float]:

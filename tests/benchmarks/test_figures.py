@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from benchmarks.figures import compare, seconds
+from benchmarks.figures import compare, is_surely_at_most, seconds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +40,26 @@ def test_one_disturbed_round_of_three_changes_nothing(
     ours = list(theirs)
     ours[disturbed] = took
     assert compare(ours, theirs).ratio == pytest.approx(1)
+
+
+@pytest.mark.parametrize("true, is_sure", [(0.9, True), (0.98, True), (1.02, False), (1.1, False)])
+def test_enough_rounds_tell_which_side_is_faster_on_a_busy_machine(
+    true: float, is_sure: bool
+) -> None:
+    """Both sides now and then take many times as long, and no two rounds are the same."""
+    chance, ours, theirs = random.Random(7), list[float](), list[float]()
+    for _ in range(3_000):
+        load = chance.choice([1, 1, 1, 2, 30])
+        ours.append(true * load * chance.lognormvariate(0, 0.15))
+        theirs.append(load * chance.lognormvariate(0, 0.15))
+    assert is_surely_at_most(1.0, ours, theirs) is is_sure
+
+
+def test_few_rounds_tell_nothing() -> None:
+    assert not is_surely_at_most(1.0, [], [])
+    assert not is_surely_at_most(1.0, [0.5] * 8, [1.0] * 8)
+    assert is_surely_at_most(1.0, [0.5] * 9, [1.0] * 9)
+    assert not is_surely_at_most(1.0, [0.5, 1.5] * 500, [1.0, 1.0] * 500), "half of them"
 
 
 @pytest.mark.parametrize("ours, theirs", [([], []), ([1.0], [1.0, 2.0])])

@@ -9,11 +9,8 @@ import random
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-from benchmarks.figures import compare
 from tests.support.agent_peer import GOOD
 from tests.support.changed import SEED, changed_json
 from tests.support.debian_agent import (
@@ -28,6 +25,7 @@ from tests.support.debian_agent import (
     when_free,
 )
 from tests.support.debian_machine import OTHER_PORT, Machine
+from tests.support.turns import compare_answers
 
 from waggle.domain.errors import GuestLost
 from waggle.infra.guest.client import AgentClient
@@ -43,7 +41,6 @@ pytestmark = [
 KILLS = 100
 LINES = 10_000
 PINGS = 1_000
-COMPARED = 300
 BATCH = 100
 """Fuzzed lines, after which the other side must still answer."""
 LONG = 1_000
@@ -113,30 +110,10 @@ async def test_a_ping_takes_no_longer_than_one_of_qemus_own_agent(machine: Machi
         f"qemu-ga -m virtio-serial -p /dev/virtio-ports/{OTHER_PORT} >/run/qemu-ga.log 2>&1 & "
         "echo $! >/run/qemu-ga.pid"
     )
-    ours = _request("ping", {}, 1).encode()
-    theirs = b'{"execute":"guest-ping"}\n'
-    with _dialled(machine.agent_socket) as our_wire, _dialled(machine.other_socket) as their_wire:
-        sides = [(our_wire, ours), (their_wire, theirs)]
-        times: list[list[float]] = [[], []]
-        for count in range(-10, COMPARED):
-            for side in (0, 1) if count % 2 else (1, 0):
-                wire, said = sides[side]
-                began = time.perf_counter()
-                wire.sendall(said)
-                while not wire.recv(4096).endswith(b"}\n"):
-                    pass  # an agent begins with an empty line
-                if count >= 0:
-                    times[side].append(time.perf_counter() - began)
+    ours = (machine.agent_socket, _request("ping", {}, 1).encode())
+    found = compare_answers(ours, (machine.other_socket, b'{"execute":"guest-ping"}\n'))
     machine.sh("kill $(cat /run/qemu-ga.pid)")
-    found = compare(*times)
     assert found.ratio <= 1.0, found
-
-
-def _dialled(path: Path) -> socket.socket:
-    wire = socket.socket(socket.AF_UNIX)
-    wire.settimeout(30)
-    wire.connect(str(path))
-    return wire
 
 
 async def test_the_agent_is_killed_a_hundred_times(machine: Machine) -> None:
