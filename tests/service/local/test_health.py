@@ -178,6 +178,26 @@ async def test_callers_at_once_find_one_loss(logged: Logged) -> None:
     assert events(logged) == ["agent_lost"]
 
 
+@pytest.mark.parametrize("error", [None, SILENCE, FULL])
+async def test_callers_at_once_share_a_report(error: GuestLost | None) -> None:
+    """Else the agent would refuse some of them, since it answers few questions at the same time."""
+    rig = Rig()
+    rig.agent.error = error
+    rig.agent.hangs = asyncio.Event()
+    asking = [asyncio.create_task(rig.health.report()) for _ in range(20)]
+    await until(lambda: rig.agent.asked == 1)
+    asking.pop(0).cancel()
+    await until(lambda: rig.agent.asked == 2)  # the next one asks in its place
+    rig.agent.hangs.set()
+    said = await asyncio.gather(*asking, return_exceptions=True)
+    assert len({id(one) for one in said}) == 1
+    assert rig.agent.asked == 2
+    assert said[0] == SAID if error is None else isinstance(said[0], GuestLost)
+    rig.agent.hangs = rig.agent.error = None
+    assert await rig.health.report() == SAID
+    assert rig.agent.asked == 3
+
+
 async def test_an_agent_that_refuses_is_not_lost(logged: Logged) -> None:
     rig = Rig()
     rig.agent.error = FULL

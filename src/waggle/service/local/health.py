@@ -77,6 +77,9 @@ class GuestHealth:
         self._is_lost = False
         self._losses = 0
         self._quiet_until = float("-inf")
+        self._turn = asyncio.Lock()
+        self._told: list[GuestReport | GuestLost] = []
+        """What the last report came to, in another list each time."""
         self._healing = asyncio.Lock()
         self._is_stopped = False
         self._stops = 0
@@ -110,8 +113,21 @@ class GuestHealth:
         return self._is_lost
 
     async def report(self) -> GuestReport:
-        """Ask for everything. Raises GuestLost, and heals the agent then."""
-        return await self._asked(lambda agent: agent.report(), REPORT_SECONDS)
+        """Ask for everything. Raises GuestLost, and heals the agent then.
+
+        Callers at once share one answer: the agent would refuse so many questions.
+        """
+        before = self._told
+        async with self._turn:
+            if self._told is before:
+                try:
+                    self._told = [await self._asked(lambda agent: agent.report(), REPORT_SECONDS)]
+                except GuestLost as error:
+                    self._told = [error]
+            said = self._told[-1]
+        if isinstance(said, GuestLost):
+            raise said
+        return said
 
     async def load(self) -> GuestLoad:
         """Ask how busy it is. Raises as `report` does."""
