@@ -264,3 +264,13 @@ async def test_a_report_that_is_refused_leaves_no_questions(tmp_path: Path) -> N
                 await agent.report()
         assert len(asyncio.all_tasks()) == tasks
         await agent.close()
+
+
+async def test_a_policy_does_not_have_a_host_wait_for_years() -> None:
+    info = GOOD["get_agent_info"]
+    policy = info["policy"]
+    limits = {**policy["limits"], "timeout_seconds": 2**50}
+    said = {**info, "policy": {**policy, "limits": limits}}
+    async with paired(lambda request: result(request, said)) as (client, _):
+        with pytest.raises(GuestLost, match="timeout_seconds"):
+            await client.run(["/bin/x"])

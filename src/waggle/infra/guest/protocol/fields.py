@@ -20,6 +20,8 @@ MAX_READ: Final = 256 * 1024
 """Bytes of one `file_read`, and of each output of a process."""
 MAX_WRITE: Final = 176 * 1024
 """Bytes of one `file_write`, and of the standard input of a process."""
+MAX_SECONDS: Final = 86_400
+"""Seconds that a program may have. A host waits as long as an agent's policy says, up to this."""
 MAX_SAFE: Final = 2**53 - 1
 """The largest integer that every JSON implementation keeps exactly (RFC 8259, section 6)."""
 

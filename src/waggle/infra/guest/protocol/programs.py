@@ -8,7 +8,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from waggle.infra.guest.protocol.fields import Base64, Count, Message, Name, Path, Result, Seconds
+from waggle.infra.guest.protocol.fields import (
+    MAX_SECONDS,
+    Base64,
+    Count,
+    Message,
+    Name,
+    Path,
+    Result,
+    Seconds,
+)
 
 Argument = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
 Variable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^=\x00]+$")]
@@ -29,7 +38,7 @@ class ExecCommand(Message):
     directory: Path | None = None
     user: Name | None = None
     input: Base64 | None = None
-    timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    timeout: Annotated[int, Field(ge=1, le=MAX_SECONDS)] | None = None
     output_bytes: Annotated[int, Field(ge=0, le=262_144)] | None = None
     wait: bool = True
 

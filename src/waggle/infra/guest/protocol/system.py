@@ -9,6 +9,7 @@ from pydantic import Field
 
 from waggle.infra.guest.protocol.fields import (
     MAX_PATH,
+    MAX_SECONDS,
     Count,
     Message,
     Name,
@@ -58,7 +59,7 @@ class Limits(Part):
     read_bytes: Count
     write_bytes: Count
     output_bytes: Count
-    timeout_seconds: Count
+    timeout_seconds: Annotated[int, Field(ge=0, le=MAX_SECONDS)]
     requests: Count
     processes: Count
 
