@@ -104,8 +104,9 @@ class HealthOfGuest(Protocol):
     async def report(self) -> GuestReport | None:
         """Return what the guest says of itself, within seconds.
 
-        None if its agent answers, but not that: its memory may be full. Raises GuestLost if it does
-        not answer, which has another begin.
+        None if its agent answers, but not that, since its memory is full for instance, or if its
+        machine is paused or copied just now. Raises GuestLost if the agent does not answer, which
+        has another begin.
         """
         ...
 
