@@ -649,6 +649,37 @@ class TestGuest:
             with pytest.raises(GuestLost):
                 await guest.report()  # its machine goes on while the copy is kept
 
+    async def test_nothing_is_sent_to_a_machine_that_is_copied(self) -> None:
+        """Its copy would have it, too, and answer that when it is given its identity."""
+
+        class Held:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                began.set()
+                await goes_on.wait()
+                yield "frozen"
+
+        class Renewed(PretendMachine):
+            async def renew(self, records: Mapping[str, bytes]) -> None:
+                self.log.extend(records)
+
+        began, goes_on = anyio.Event(), anyio.Event()
+        sent: list[str] = []
+        guest = self.make(Renewed(sent), [], freezing=cast("Freezing", Held()))
+
+        async def copy() -> None:
+            async with guest.freeze():
+                pass
+
+        copying = asyncio.create_task(copy())
+        await began.wait()
+        telling = asyncio.create_task(guest.renew_network())
+        await anyio.wait_all_tasks_blocked()
+        assert sent == []
+        goes_on.set()
+        await asyncio.gather(telling, copying)
+        assert sent == ["network"]
+
     async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
         log: list[str] = []
         guest = self.make(PretendMachine(log), log)

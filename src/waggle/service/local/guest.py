@@ -205,7 +205,7 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def renew_network(self) -> None:
         """Tell the machine whether it has a network; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
+        async with self._naming_the_cause(), self._copying:  # else its copy would answer, too
             await self._machine.renew(self._network_records())
 
     def _network_records(self) -> Mapping[str, bytes]:
