@@ -170,7 +170,7 @@ def test_a_refusal_says_what_decides(peer: Peer, ask: Run) -> None:
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err == (
         "waggle: The guest agent refused file_read: not allowed.\n"
-        "  The policy in the machine decides (policy: read.deny).\n"
+        "  The machine's policy decides: /etc/waggle-agent/config.json there (policy: read.deny).\n"
     )
 
 

@@ -103,6 +103,7 @@ def test_no_agent_answers(peer: Peer, socket: Path, waggle: Run) -> None:
     assert ended.code == 1
     assert f"No agent answers at {socket}: no answer within 1 s." in ended.err
     assert f"the port named {PORT}" in ended.err.replace("\n", " ")
+    assert "systemctl status waggle-agent" in ended.err
 
 
 def test_another_program_hangs_up(socket: Path, peer: Peer, waggle: Run) -> None:

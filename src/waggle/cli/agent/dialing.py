@@ -19,8 +19,8 @@ class NoAgent(WaggleError):
 
     code = "no_agent"
     default_hint = (
-        "Is waggle-agent installed and running in the machine, the port named "
-        f"{PORT}, and no other program connected to the socket?"
+        "Is waggle-agent running in the machine ('systemctl status waggle-agent' there), the port "
+        f"named {PORT}, and no other program connected to the socket?"
     )
 
 
@@ -65,7 +65,8 @@ def explained(error: GuestLost) -> GuestLost:
 def _why(error: AgentRefused) -> str:
     said = ", ".join(f"{name}: {value}" for name, value in error.data.items())
     if error.reason == "denied":
-        return f"The policy in the machine decides ({said or 'it does not say where'})."
+        where = f" ({said})" if said else ""
+        return f"The machine's policy decides: /etc/waggle-agent/config.json there{where}."
     if error.reason == "busy":
         return "Try again."
     if error.reason == "unsupported" and "supported" in error.data:
