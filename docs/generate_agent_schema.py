@@ -15,7 +15,9 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from waggle.infra.guest.protocol import METHODS, VERSION, ErrorCode
 from waggle.infra.guest.protocol.audit import Audit
+from waggle.infra.guest.protocol.system import AgentStarted
 
+NOTIFICATIONS: dict[str, type[BaseModel]] = {"agent_started": AgentStarted, "audit": Audit}
 TARGET = Path(__file__).with_name("guest-agent.schema.json")
 
 
@@ -24,7 +26,7 @@ def document() -> dict[str, Any]:
     models: dict[type[BaseModel], None] = {}
     for method in METHODS.values():
         models |= {method.params: None, method.result: None}
-    models[Audit] = None
+    models |= dict.fromkeys(NOTIFICATIONS.values())
     references, schemas = models_json_schema([(model, "validation") for model in models])
 
     def of(model: type[BaseModel]) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def document() -> dict[str, Any]:
             name: {"params": of(method.params), "result": of(method.result)}
             for name, method in METHODS.items()
         },
-        "notifications": {"audit": {"params": of(Audit)}},
+        "notifications": {name: {"params": of(model)} for name, model in NOTIFICATIONS.items()},
         "errors": {code.name.lower(): code.value for code in ErrorCode},
         "$defs": schemas["$defs"],
     }

@@ -40,6 +40,7 @@ GOOD: Final[dict[str, dict[str, Any]]] = {
             "exec": [{"path": "/usr/bin/df", "arguments": ["**"]}], "users": ["nobody"],
             "limits": _LIMITS,
         },
+        "pending": [7, "a"],
     },
     "get_system_info": {
         "os": {"id": "debian", "name": "Debian", "version": "13", "pretty_name": "Debian 13"},

@@ -44,6 +44,23 @@ while os.wait()[0] != agent:
     pass
 """
 
+_MOUNT = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def mount(source, target, type, flags=0, data=""):
+    os.makedirs(target, exist_ok=True)
+    words = [os.fsencode(word) for word in (source, target, type)]
+    if libc.mount(*words, flags, os.fsencode(data)):
+        raise OSError(ctypes.get_errno(), target)
+BIND, REMOUNT, READ_ONLY = 4096, 32, 1
+"""
+SILENT = """
+kept = os.open("/dev/fuse", os.O_RDWR)
+os.set_inheritable(kept, True)
+mount("silent", "%s", "fuse.silent", 0, f"fd={kept},rootmode=40000,user_id=0,group_id=0")
+"""
+"""Code that mounts a file system, at `%s`, whose program never answers."""
+
 
 def _mounting(script: str, *words: object) -> tuple[str, ...]:
     return ("unshare", "--mount", "sh", "-ec", script, "sh", *map(str, words))
@@ -77,6 +94,11 @@ def after(code: str, *namespaces: str) -> tuple[str, ...]:
     """Run Python code in new namespaces first."""
     run = f"import os, sys\n{code}\nos.execvp(sys.argv[1], sys.argv[1:])"
     return ("unshare", *namespaces, sys.executable, "-c", run)
+
+
+def mounting(code: str) -> tuple[str, ...]:
+    """Run Python code first that may call `mount(source, target, type, flags, data)`."""
+    return after(_MOUNT + code, "--mount")
 
 
 def disk_image(path: Path) -> Path:

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,7 @@ class Agent:
 
     process: subprocess.Popen[bytes]
     wire: socket.socket
+    start: Callable[[], subprocess.Popen[bytes]] | None = None
     _rest: bytearray = field(default_factory=bytearray)
     _next: int = 0
 
@@ -71,10 +72,23 @@ class Agent:
         return line
 
     def message(self) -> dict[str, Any]:
+        """Return the next message of the agent, but those with which it begins."""
+        while (message := self.any_message()).get("method") == "agent_started":
+            pass
+        return message
+
+    def any_message(self) -> dict[str, Any]:
         """Return the next message of the agent. Empty lines are none."""
         while not (line := self.line()):
             pass
         return cast("dict[str, Any]", json.loads(line))
+
+    def succeed(self) -> None:
+        """Kill it, and start another one at the same channel."""
+        assert self.start is not None
+        self.process.kill()
+        self.process.wait(SECONDS)
+        self.process = self.start()
 
     def answer(self, wanted: int) -> dict[str, Any]:
         """Return the answer to a request; others that come before it are dropped."""
@@ -115,11 +129,16 @@ def children_of(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def running_agent(
-    agent: Path, directory: Path, *policies: Mapping[str, object], prefix: tuple[str, ...] = ()
+    agent: Path,
+    directory: Path,
+    *policies: Mapping[str, object],
+    prefix: tuple[str, ...] = (),
+    has_successors: bool = False,
 ) -> Generator[Agent]:
     """Run an agent with policies, by default one that allows everything; end it afterwards.
 
-    `prefix` is a command in front of it, such as `unshare`.
+    `prefix` is a command in front of it, such as `unshare`. With successors, `succeed` works, and
+    the channel stays as it is between two of them, as with PID 1 of waggle's environments.
     """
     files: list[str] = []
     for number, policy in enumerate(policies or (ALL,)):
@@ -131,14 +150,20 @@ def running_agent(
     with ours, theirs:
         argv = [*prefix, str(agent), "--fd", str(theirs.fileno()), *files]
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-        process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=environment)
-        theirs.close()
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=environment)
+
+        running = Agent(start(), ours, start if has_successors else None)
+        if not has_successors:
+            theirs.close()
         try:
-            yield Agent(process, ours)
+            yield running
         finally:
             ours.close()
+            theirs.close()
             try:
-                process.wait(SECONDS)
+                running.process.wait(SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(SECONDS)
+                running.process.kill()
+                running.process.wait(SECONDS)

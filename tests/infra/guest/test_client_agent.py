@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import random
+import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,15 +17,16 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.support.agent_program import ALL, Agent, running_agent
+from tests.support.agent_program import ALL, Agent, children_of, running_agent
 from tests.support.changed import FRAGMENTS, changed_json
 from tests.support.waiting import until
 
 from waggle.domain.errors import TooLarge
-from waggle.infra.guest.answers import AgentBusy, AgentRefused
+from waggle.infra.guest.answers import AgentBusy, AgentRefused, EffectUnknown
 from waggle.infra.guest.audit import Audit
+from waggle.infra.guest.calls import encoded
 from waggle.infra.guest.channel import over
-from waggle.infra.guest.client import AgentClient, encoded
+from waggle.infra.guest.client import AgentClient
 from waggle.infra.guest.protocol import METHODS
 from waggle.infra.guest.protocol.programs import Status
 
@@ -39,10 +41,11 @@ async def talking(
     directory: Path,
     *policies: Mapping[str, object],
     on_audit: Callable[[Audit], None] | None = None,
+    has_successors: bool = False,
 ) -> AsyncGenerator[tuple[AgentClient, Agent]]:
     """An agent and a client of it."""
     directory.mkdir(exist_ok=True)
-    with running_agent(program, directory, *policies) as agent:
+    with running_agent(program, directory, *policies, has_successors=has_successors) as agent:
         wire = agent.wire.dup()
         wire.setblocking(False)
         streams = await asyncio.open_connection(sock=wire)
@@ -198,6 +201,34 @@ async def test_more_requests_than_the_policy_allows_are_told_to_try_again(
         ended = await asyncio.gather(*slow, return_exceptions=True)
     assert 1 <= len([one for one in ended if isinstance(one, AgentBusy)]) <= 5
     assert all(isinstance(one, AgentBusy) for one in ended if isinstance(one, BaseException))
+
+
+def runs_program(agent: Agent) -> bool:
+    for child in children_of(agent.process.pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if children_of(child):
+                return True
+    return False
+
+
+async def test_calls_of_a_killed_agent_end_at_once_and_unread_ones_are_the_nexts(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    async with talking(agent_program, tmp_path / "policy", has_successors=True) as (client, agent):
+        lost = asyncio.create_task(client.run(["/bin/sleep", "600"], timeout=600))
+        await until(lambda: runs_program(agent))
+        agent.process.send_signal(signal.SIGSTOP)
+        unread = asyncio.create_task(client.run(["/bin/echo", "here"], timeout=600))
+        wire = client._channel._wire
+        assert wire is not None
+        await until(lambda: len(wire._sent) == 2)
+        began = time.monotonic()
+        agent.succeed()
+        with pytest.raises(EffectUnknown, match="while it worked on exec_command"):
+            await lost
+        assert time.monotonic() - began < 3
+        assert (await unread).stdout == b"here\n"
+        assert (await client.agent_info()).pending == []
 
 
 async def test_requests_are_noted_at_the_host(agent_program: Path, tmp_path: Path) -> None:

@@ -15,19 +15,19 @@ import jsonschema
 import pytest
 from tests.support.agent_peer import GOOD
 
-from waggle.infra.guest.client import encoded
+from waggle.infra.guest.calls import encoded
 from waggle.infra.guest.protocol import (
     MAX_ANSWER,
     MAX_DEPTH,
-    MAX_ID,
     MAX_REQUEST,
     METHODS,
     PORT,
     VERSION,
+    Again,
     ErrorCode,
 )
 from waggle.infra.guest.protocol.audit import Audit
-from waggle.infra.guest.protocol.fields import MAX_READ, MAX_WRITE
+from waggle.infra.guest.protocol.fields import MAX_ID, MAX_READ, MAX_WRITE
 from waggle.infra.guest.protocol.system import Limits, PolicyInfo
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -161,3 +161,15 @@ def test_the_commands_of_the_page_name_methods_and_their_parameters() -> None:
         words = [word for word in shlex.split(line)[5:] if not word.startswith("--")]
         fields = METHODS[words[0]].params.model_fields
         assert {word.partition("=")[0] for word in words[1:]} <= {*fields}, line
+
+
+def test_the_page_says_what_is_idempotent() -> None:
+    said: dict[str, bool] = {}
+    for cells in rows(section("Methods")):
+        said |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[2] == "idempotent")
+    assert said == {name: method.again is not Again.ANEW for name, method in METHODS.items()}
+
+
+def test_the_page_names_every_notification() -> None:
+    named = re.findall(r"`(\w+)` and, where\s+its policy says so, `(\w+)`", section("Messages"))
+    assert named == [tuple(SCHEMA["notifications"])]

@@ -23,7 +23,8 @@ from waggle.cli.agent.dialing import explained, greet, socket_at
 from waggle.cli.durations import parse_option
 from waggle.cli.progress import interruptible, print_json, say
 from waggle.domain.errors import GuestLost, InvalidArgument
-from waggle.infra.guest.client import AgentClient, within
+from waggle.infra.guest.calls import within
+from waggle.infra.guest.client import AgentClient
 from waggle.infra.guest.protocol import METHODS, programs, system
 from waggle.infra.guest.protocol import files as file_types
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.infra.guest.client import encoded
+from waggle.infra.guest.calls import encoded
 from waggle.infra.guest.protocol import METHODS
 from waggle.infra.guest.protocol.fields import MAX_WRITE
 

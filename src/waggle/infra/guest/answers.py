@@ -71,6 +71,25 @@ class AgentBusy(AgentRefused):
     retryable = True
 
 
+class AgentEnded(GuestLost):
+    """The guest agent ended while it worked on a request. Another one has begun."""
+
+    retryable = True
+    default_hint = "Call again."
+    _outcome = ""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"The guest agent ended while it worked on {method}{self._outcome}.")
+
+
+class EffectUnknown(AgentEnded):
+    """What it worked on is not the same when it is done twice."""
+
+    retryable = False
+    default_hint = "See whether it did before you call again."
+    _outcome = "; it is unknown whether that took effect"
+
+
 def refused(method: str, refusal: Refusal) -> AgentRefused:
     """Return the error for a refusal."""
     kind = AgentBusy if refusal.code == ErrorCode.BUSY else AgentRefused

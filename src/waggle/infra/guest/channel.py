@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from typing import Final, NamedTuple
 
 from waggle.domain.errors import TooLarge
-from waggle.infra.guest.answers import Answer, Notice, Refusal, lost, parse, refused
+from waggle.infra.guest.answers import AgentEnded, Answer, Notice, Refusal, lost, parse, refused
 from waggle.infra.guest.paced_lines import Lines, Pace
 from waggle.infra.guest.protocol import MAX_ANSWER, MAX_REQUEST
 from waggle.tasks import end
@@ -43,6 +44,23 @@ def over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Dial:
     return dial
 
 
+class Asked(NamedTuple):
+    """A result, and the ids of the requests that had been sent before and were under way."""
+
+    result: object
+    before: frozenset[int]
+
+
+class _No(Enum):
+    """Why there is no answer: the channel was closed, or the agent has ended that had it."""
+
+    CHANNEL = "channel"
+    AGENT = "agent"
+
+
+_Reply = Answer | Refusal | _No
+
+
 class _Wire:
     """One connection: it listens until its end, which wakes all that wait for an answer."""
 
@@ -50,7 +68,8 @@ class _Wire:
         self._reader, self._writer = streams
         self._hear = hear
         self._turn = asyncio.Lock()
-        self._waiting: dict[int, asyncio.Future[Answer | Refusal | None]] = {}
+        self._waiting: dict[int, asyncio.Future[_Reply]] = {}
+        self._sent: set[int] = set()
         self._late: dict[int, None] = {}
         self._writer.transport.set_write_buffer_limits(high=0)
         self._writer.write(b"\n")  # ends what an earlier host left half sent
@@ -61,21 +80,28 @@ class _Wire:
     def is_open(self) -> bool:
         return not self._listening.done() and not self._writer.is_closing()
 
-    async def ask(self, number: int, line: bytes) -> Answer | Refusal | None:
-        """Send a request, and return its answer; None if the channel was closed instead."""
-        answer: asyncio.Future[Answer | Refusal | None] = asyncio.Future()
+    async def ask(self, number: int, line: bytes) -> tuple[_Reply, frozenset[int]]:
+        """Send a request; return its answer, and the ids of those sent before that were waiting."""
+        answer: asyncio.Future[_Reply] = asyncio.Future()
         self._waiting[number] = answer
-        is_sent = False
         try:
             async with self._turn:
                 await self._writer.drain()  # of what an earlier call left when it gave up
+                before = frozenset(self._sent)
                 self._writer.write(line)
-                is_sent = True
+                self._sent.add(number)
                 await self._writer.drain()
-            return await answer
+            return await answer, before
         finally:
-            if self._waiting.pop(number, None) is not None and is_sent:
+            if self._waiting.pop(number, None) is not None and number in self._sent:
                 self._expect_late(number)
+            self._sent.discard(number)
+
+    def lose(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            answer = self._waiting.pop(number, None)
+            if answer is not None and not answer.done():
+                answer.set_result(_No.AGENT)
 
     def _expect_late(self, number: int) -> None:
         self._late[number] = None
@@ -99,7 +125,7 @@ class _Wire:
             self._writer.transport.abort()
             for answer in self._waiting.values():
                 if not answer.done():
-                    answer.set_result(None)
+                    answer.set_result(_No.CHANNEL)
 
     def _take(self, line: bytes) -> bool:
         """Take a line, and tell whether it was asked for."""
@@ -138,14 +164,24 @@ class Channel:
         self._ids = (first + count for count in itertools.count())
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._wire is not None and self._wire.is_open
+
+    @property
     def greeted(self) -> bool:
         """Whether `greet` was called since the connection was made; False without one."""
         return self._wire is not None and self._wire.is_open and self._wire.greeted
 
-    def greet(self) -> None:
-        """Note that versions were negotiated over the connection."""
+    def greet(self, is_greeted: bool = True) -> None:
+        """Note that versions were negotiated over the connection, or must be again."""
         if self._wire is not None:
-            self._wire.greeted = True
+            self._wire.greeted = is_greeted
+
+    def lose(self, numbers: Iterable[int]) -> None:
+        """End those of the requests that are under way: the agent has ended that had them."""
+        if self._wire is not None:
+            self._wire.lose(numbers)
 
     async def connect(self) -> None:
         """Open the channel unless it is open. Raises OSError, and what the dial raises."""
@@ -162,10 +198,15 @@ class Channel:
     async def ask(self, method: str, params: str) -> object:
         """Return the result of a request whose `params` are JSON; the caller bounds the time.
 
-        Raises AgentRefused, GuestLost when the channel is closed, and TooLarge for a request that
-        is. A call that failed or was cancelled does not disturb others; the agent may still carry
-        it out.
+        Raises AgentRefused, AgentEnded, GuestLost when the channel is closed, and TooLarge for a
+        request that is. A call that failed or was cancelled does not disturb others; the agent may
+        still carry it out.
         """
+        async with self._places:
+            return (await self.inquire(method, params)).result
+
+    async def inquire(self, method: str, params: str) -> Asked:
+        """Ask for what is under way: as `ask`, but also when that has all places."""
         number = next(self._ids)
         head = f'{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":'
         line = f"{head}{params}}}\n".encode()
@@ -175,15 +216,16 @@ class Channel:
                 hint="Send less at once.",
             )
         try:
-            async with self._places:
-                answer = await (await self._open()).ask(number, line)
+            answer, before = await (await self._open()).ask(number, line)
         except OSError as error:
             raise lost(method, "its channel is closed") from error
-        if answer is None:
+        if answer is _No.CHANNEL:
             raise lost(method, "its channel was closed")
+        if answer is _No.AGENT:
+            raise AgentEnded(method)
         if isinstance(answer, Refusal):
             raise refused(method, answer)
-        return answer.result
+        return Asked(answer.result, before)
 
     async def close(self) -> None:
         """Close the channel; calls under way end. The next call dials again. Idempotent."""

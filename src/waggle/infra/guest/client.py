@@ -4,27 +4,27 @@
 Used by the machines of all hypervisors, over the one channel that a VMM has, and by `waggle agent`,
 over a socket that it may dial again. Many calls may be under way. What the guest says is data of
 known types and bounded size by then, and its own words: nothing here trusts it. Errors are
-`AgentRefused` when the agent answered with one, GuestLost when no answer came that is one.
+`AgentRefused` when the agent answered with one, `AgentEnded` when it ended instead and another has
+started, GuestLost when no answer came that is one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Final, TypeVar
+from contextlib import aclosing
+from typing import Final
 
-from pydantic import ValidationError
-
-from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.infra.guest.answers import clean, lost
+from waggle.domain.errors import TooLarge, WaggleError
+from waggle.infra.guest.answers import AgentBusy, AgentEnded, EffectUnknown, Notice, lost
 from waggle.infra.guest.audit import Audit, Auditor
+from waggle.infra.guest.calls import R, decoded, encoded, within
 from waggle.infra.guest.channel import Channel, Dial
-from waggle.infra.guest.protocol import METHODS, VERSION, files, power, programs, system
-from waggle.infra.guest.protocol.fields import MAX_READ, MAX_WRITE, Result
+from waggle.infra.guest.protocol import METHODS, VERSION, Again, files, power, programs, system
+from waggle.infra.guest.protocol.fields import MAX_READ, MAX_WRITE
+from waggle.infra.guest.regreeting import Regreeting
 from waggle.infra.guest.transfers import pieces_of, read_parts, write_parts
 
-R = TypeVar("R", bound=Result)
 MAX_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole, unless the caller says otherwise."""
 MAX_ENTRIES: Final = 10_000
@@ -41,8 +41,9 @@ class AgentClient:
 
     def __init__(self, dial: Dial, on_audit: Callable[[Audit], None] | None = None) -> None:
         """`on_audit` gets what the agent notes of requests; it must be quick and raise nothing."""
-        auditor = Auditor(on_audit)
-        self._channel = Channel(dial, auditor.hear)
+        self._auditor = Auditor(on_audit)
+        self._regreeting = Regreeting(self._greet_again)
+        self._channel = Channel(dial, self._hear)
         self._greeting = asyncio.Lock()
         self._limits: system.Limits | None = None
 
@@ -53,6 +54,12 @@ class AgentClient:
     async def close(self) -> None:
         """Close the channel. Idempotent; calls under way raise GuestLost."""
         await self._channel.close()
+        await self._regreeting.close()
+
+    def _hear(self, notice: Notice) -> None:
+        if notice.method == "agent_started":
+            self._regreeting.hear()
+        self._auditor.hear(notice)
 
     async def call(
         self,
@@ -63,19 +70,24 @@ class AgentClient:
     ) -> R:
         """Call a method of METHODS, whose result is of `kind`; params that are None are left out.
 
-        `seconds` bounds all of it, the negotiation of versions at the first call included.
-        Raises AgentRefused, GuestLost, and InvalidArgument or TooLarge for bad parameters.
+        `seconds` bounds all of it, the negotiation of versions at the first call included. One that
+        changes nothing is sent a second time if the agent ends while it works on it. Raises
+        AgentRefused, AgentEnded, GuestLost, and InvalidArgument or TooLarge for bad parameters.
         """
         text = encoded(method, params or {})
         most = METHODS[method].seconds if seconds is None else seconds
         async with within(method, most):
             if method not in _ALWAYS:
                 await self._negotiate()
-            answer = await self._channel.ask(method, text)
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise lost(method, f"its answer is wrong: {_first(error)}") from None
+            try:
+                answer = await self._channel.ask(method, text)
+            except AgentEnded as error:
+                if METHODS[method].again is Again.ANEW:
+                    raise EffectUnknown(method) from error
+                if METHODS[method].again is Again.SAME:
+                    raise
+                answer = await self._channel.ask(method, text)
+        return decoded(method, kind, answer)
 
     async def _negotiate(self) -> None:
         async with self._greeting:
@@ -94,15 +106,33 @@ class AgentClient:
     async def agent_info(self, seconds: float | None = None) -> system.AgentInfo:
         """Return what the agent is and may do, and negotiate the version.
 
-        Raises AgentRefused (unsupported) if it speaks no version that this client speaks.
+        Calls that an earlier agent took with it end by that, with AgentEnded. Raises AgentRefused
+        (unsupported) if it speaks no version that this client speaks.
         """
-        params = {"protocol": VERSION}
-        info = await self.call("get_agent_info", system.AgentInfo, params, seconds)
+        method = "get_agent_info"
+        text = encoded(method, {"protocol": VERSION})
+        async with within(method, METHODS[method].seconds if seconds is None else seconds):
+            try:
+                asked = await self._channel.inquire(method, text)
+            except AgentEnded:
+                asked = await self._channel.inquire(method, text)
+        info = decoded(method, system.AgentInfo, asked.result)
+        self._channel.lose(asked.before.difference(info.pending))
         if info.protocol.partition(".")[0] != VERSION.partition(".")[0]:
-            raise lost("get_agent_info", f"it speaks version {info.protocol}")
+            raise lost(method, f"it speaks version {info.protocol}")
         self._limits = info.policy.limits
         self._channel.greet()
         return info
+
+    async def _greet_again(self) -> None:
+        if not self._channel.is_open:
+            return
+        try:
+            await self.agent_info()
+        except AgentBusy:
+            self._regreeting.hear()
+        except WaggleError:
+            self._channel.greet(False)  # the next call negotiates, and shows why not
 
     async def system_info(self) -> system.SystemInfo:
         """Return the operating system and the machine, as the guest says."""
@@ -255,30 +285,3 @@ class AgentClient:
     async def thaw(self) -> int:
         """Let writes go on; return of how many file systems."""
         return (await self.call("thaw_filesystems", power.Frozen)).count
-
-
-@asynccontextmanager
-async def within(method: str, seconds: float) -> AsyncGenerator[None]:
-    """Bound the time of a block that calls a method. Raises GuestLost."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise lost(method, f"no answer within {seconds:g} s") from None
-
-
-def encoded(method: str, params: Mapping[str, object]) -> str:
-    """Return the parameters of a method as JSON. Raises InvalidArgument."""
-    given = {name: value for name, value in params.items() if value is not None}
-    try:
-        return METHODS[method].params.model_validate(given).model_dump_json(exclude_none=True)
-    except ValidationError as error:
-        raise InvalidArgument(f"{method}: {_first(error)}.", hint="") from None
-
-
-def _first(error: ValidationError) -> str:
-    """Return the place and the reason of the first of a model's errors."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in found["loc"])
-    why = found["msg"].replace("Input should be", "must be")
-    return clean(f"{place}: {why}" if place else why, 200)

@@ -8,28 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.support.agent_places import after, disk_image, needs_root, with_disk
+from tests.support.agent_places import SILENT, disk_image, mounting, needs_root, with_disk
 from tests.support.agent_program import ALL, Agent, children_of, running_agent
 from tests.support.waiting import until_sync
 
 from waggle.infra.guest.protocol import MAX_ANSWER, METHODS, system
 
-MOUNT = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-def mount(source, target, type, flags=0, data=""):
-    os.makedirs(target, exist_ok=True)
-    words = [os.fsencode(word) for word in (source, target, type)]
-    if libc.mount(*words, flags, os.fsencode(data)):
-        raise OSError(ctypes.get_errno(), target)
-BIND, REMOUNT, READ_ONLY = 4096, 32, 1
-"""
-# A file system whose program never answers.
-SILENT = """
-kept = os.open("/dev/fuse", os.O_RDWR)
-os.set_inheritable(kept, True)
-mount("silent", "%s", "fuse.silent", 0, f"fd={kept},rootmode=40000,user_id=0,group_id=0")
-"""
 # And the program: it says how it speaks, reads what it is asked, and ends with the agent.
 HEARS = """
 import struct
@@ -49,10 +33,6 @@ def told(agent: Agent) -> system.DiskUsage:
     usage = METHODS["get_disk_usage"].result.model_validate_json(result)
     assert isinstance(usage, system.DiskUsage)
     return usage
-
-
-def mounting(code: str) -> tuple[str, ...]:
-    return after(MOUNT + code, "--mount")
 
 
 def below(usage: system.DiskUsage, directory: Path) -> dict[str, system.Filesystem]:

@@ -8,7 +8,7 @@ implements them and is tested against them. Knows no transport.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
 from waggle.infra.guest.protocol import files, power, programs, system
@@ -20,10 +20,16 @@ MAX_REQUEST: Final = 256 * 1024
 """Bytes of a line to the agent, with its end."""
 MAX_ANSWER: Final = 768 * 1024
 """Bytes of a line from the agent, with its end."""
-MAX_ID: Final = 64
-"""Bytes of an id that is a string."""
 MAX_DEPTH: Final = 16
 """Arrays and objects inside each other."""
+
+
+class Again(Enum):
+    """What a second request does: nothing, as the first; nothing more (idempotent); or it all."""
+
+    ASKS = "asks"
+    SAME = "same"
+    ANEW = "anew"
 
 
 class Method(NamedTuple):
@@ -32,8 +38,10 @@ class Method(NamedTuple):
     params: type[Message]
     result: type[Result]
     seconds: float
+    again: Again = Again.ASKS
 
 
+_SAME, _ANEW = Again.SAME, Again.ANEW
 _SOON = 5.0
 _DISK = 30.0
 METHODS: Final[dict[str, Method]] = {
@@ -44,18 +52,18 @@ METHODS: Final[dict[str, Method]] = {
     "get_disk_usage": Method(system.Nothing, system.DiskUsage, _DISK),
     "get_metrics": Method(system.Nothing, system.Metrics, _SOON),
     "get_users": Method(system.Nothing, system.Users, _SOON),
-    "exec_command": Method(programs.ExecCommand, programs.ProcessInfo, _DISK),
-    "get_process": Method(programs.GetProcess, programs.ProcessInfo, _SOON),
-    "kill_process": Method(programs.KillProcess, programs.ProcessInfo, _DISK),
+    "exec_command": Method(programs.ExecCommand, programs.ProcessInfo, _DISK, _ANEW),
+    "get_process": Method(programs.GetProcess, programs.ProcessInfo, _SOON, _ANEW),
+    "kill_process": Method(programs.KillProcess, programs.ProcessInfo, _DISK, _SAME),
     "file_read": Method(files.FileRead, files.FileData, _DISK),
-    "file_write": Method(files.FileWrite, files.Written, _DISK),
+    "file_write": Method(files.FileWrite, files.Written, _DISK, _SAME),
     "list_directory": Method(files.ListDirectory, files.Listing, _DISK),
-    "set_time": Method(power.SetTime, power.ClockSet, _SOON),
-    "shutdown": Method(power.End, system.Done, _DISK),
-    "reboot": Method(power.End, system.Done, _DISK),
-    "sync_filesystems": Method(system.Nothing, system.Done, _DISK),
-    "freeze_filesystems": Method(power.Freeze, power.Frozen, _DISK),
-    "thaw_filesystems": Method(system.Nothing, power.Frozen, _DISK),
+    "set_time": Method(power.SetTime, power.ClockSet, _SOON, _SAME),
+    "shutdown": Method(power.End, system.Done, _DISK, _SAME),
+    "reboot": Method(power.End, system.Done, _DISK, _SAME),
+    "sync_filesystems": Method(system.Nothing, system.Done, _DISK, _SAME),
+    "freeze_filesystems": Method(power.Freeze, power.Frozen, _DISK, _SAME),
+    "thaw_filesystems": Method(system.Nothing, power.Frozen, _DISK, _SAME),
 }
 
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 MAX_PATH: Final = 4095
 MAX_NAME: Final = 255
+MAX_ID: Final = 64
+"""Bytes of an id that is a string."""
 MAX_TEXT: Final = 512
 MAX_READ: Final = 256 * 1024
 """Bytes of one `file_read`, and of each output of a process."""

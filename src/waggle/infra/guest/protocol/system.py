@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from waggle.infra.guest.protocol.fields import (
+    MAX_ID,
     MAX_PATH,
     MAX_SECONDS,
     Count,
@@ -21,6 +22,8 @@ from waggle.infra.guest.protocol.fields import (
 )
 
 Version = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]
+Id = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | Annotated[str, Field(max_length=MAX_ID)]
+"""The id of a request. A text has at most so many bytes of UTF-8."""
 MountPoint = Annotated[str, Field(max_length=MAX_PATH)]
 Load = Annotated[list[Seconds], Field(min_length=3, max_length=3)]
 
@@ -75,7 +78,10 @@ class PolicyInfo(Part):
 
 
 class AgentInfo(Result):
-    """The agent, the protocol that it will speak, and what it is allowed to do."""
+    """The agent, the protocol that it will speak, and what it is allowed to do.
+
+    `pending` are the ids of the requests that it has begun and not answered, without this one.
+    """
 
     agent: Name
     version: Name
@@ -84,6 +90,13 @@ class AgentInfo(Result):
     methods: Annotated[list[Name], Field(max_length=64)]
     capabilities: Annotated[list[Name], Field(max_length=64)]
     policy: PolicyInfo
+    pending: Annotated[list[Id], Field(max_length=256)]
+
+
+class AgentStarted(Result):
+    """The agent has opened its port, or takes the host for one that does not know of it yet."""
+
+    version: Name
 
 
 class Os(Part):

@@ -83,6 +83,7 @@ static void greet(size_t size) {
   memmove(in, in + in_size - size, size);
   in_size = size, in_seen = in_used = out_from = out_size = 0, is_skipping = false;
   forget_host();
+  put_line(STARTED);
 }
 
 bool channel_event(uint32_t events) {

@@ -41,12 +41,13 @@ static void close_others(int socket) {
   for (int fd = kept + 1; fd < 1024; fd++) close(fd);
 }
 
-// Requests that are under way. One that was answered is none, though its child may not have ended yet;
-// a child that was killed and does not end counts.
-static int count_requests(void) {
+// Requests that count with this one. What was answered does not, though its child may not have ended;
+// a child that was killed and does not end does. What is under way can be asked when that is all it may.
+static int count_requests(const struct method *method) {
   int count = 0;
   for (struct child *child = children; child < children + MAX_CHILDREN; child++)
-    count += child->pid && !child->number && (child->waiting_count || child->is_late);
+    count += child->pid && !child->number && (child->waiting_count || child->is_late) &&
+             (child->method->handle == get_agent_info) == (method->handle == get_agent_info);
   return count;
 }
 
@@ -68,7 +69,7 @@ static bool has_room_for_program(void) {
 
 static struct child *find_place(const struct method *method) {
   bool is_program = method->where == PROGRAM;
-  if (is_program ? has_room_for_program() : count_requests() < limits.requests)
+  if (is_program ? has_room_for_program() : count_requests(method) < limits.requests)
     for (int i = 0; i < MAX_CHILDREN; i++)
       if (!children[i].pid) return &children[i];
   refuse(BUSY, NULL, NULL, "As many %s as the policy allows are under way: try again.",

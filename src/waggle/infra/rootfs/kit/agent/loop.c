@@ -67,7 +67,7 @@ int serve(int channel) {
   open_loop();
   use_channel(channel);
   open_audit();
-  put_line("\n"); // ends what an agent before this one may have left half sent
+  put_line(STARTED);
   for (;;) {
     bool is_busy = true;
     for (int i = 0; is_busy && i < STEPS; i++) is_busy = step();

@@ -18,6 +18,9 @@
 
 enum init init = INIT_AUTO;
 
+const char STARTED[] = "\n{\"jsonrpc\":\"2.0\",\"method\":\"agent_started\","
+                       "\"params\":{\"version\":\"" AGENT_VERSION "\"}}\n";
+
 static const char USAGE[] =
     "Usage: waggle-agent [OPTION]...\n"
     "Answer the host of this virtual machine over a virtio-serial port.\n\n"
@@ -56,6 +59,18 @@ static bool take_descriptor(const char *name, int *fd) {
   return *name && !*end && number >= 0 && number <= INT32_MAX && fcntl(*fd, F_GETFD) >= 0;
 }
 
+// The ids of what is under way for this host, to which the request at hand does not belong yet. NULL
+// when they do not fit: a host takes what is missing for lost.
+static json_t *pending(void) {
+  json_t *ids = json_array();
+  for (const struct child *child = children; child < children + MAX_CHILDREN; child++)
+    for (int i = 0; i < child->waiting_count; i++)
+      if (*child->waiting[i].id &&
+          json_array_append_new(ids, json_loads(child->waiting[i].id, JSON_DECODE_ANY, NULL)))
+        return NULL;
+  return ids;
+}
+
 // The protocol that is spoken: of the host's major number, and not above ours.
 json_t *get_agent_info(const json_t *params, struct bytes *bytes) {
   const char *wanted = text_param(params, "protocol");
@@ -67,9 +82,10 @@ json_t *get_agent_info(const json_t *params, struct bytes *bytes) {
   }
   for (size_t i = 0; i < METHOD_COUNT; i++)
     if (allows_method(&METHODS[i])) json_array_append_new(methods, json_string(METHODS[i].name));
-  return json_pack("{s:s,s:s,s:s,s:[s],s:o,s:[sss],s:o}", "agent", "waggle-agent", "version",
+  return json_pack("{s:s,s:s,s:s,s:[s],s:o,s:[sss],s:o,s:o}", "agent", "waggle-agent", "version",
                    AGENT_VERSION, "protocol", PROTOCOL, "supported", PROTOCOL, "methods", methods,
-                   "capabilities", "parallel", "processes", "audit", "policy", policy_info());
+                   "capabilities", "parallel", "processes", "audit", "policy", policy_info(), "pending",
+                   pending());
 }
 
 // Nothing that is opened later, as the port, is where messages go or what children keep.

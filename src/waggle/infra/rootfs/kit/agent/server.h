@@ -30,6 +30,10 @@ bool put_line(const char *line);
 // Write what can be written now; true if something was.
 bool flush_out(void);
 
+// main.c: the notification `agent_started`. It is for a host that may not know of this agent yet, so it
+// begins with an end of what an earlier agent may have left half sent.
+extern const char STARTED[];
+
 // children.c: who answers what. A child has an answer to relay, or works, or its time is over.
 struct child {
   pid_t pid; // 0: a free place
