@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from tests.support.vm import Lab, lines, root, sh
@@ -12,7 +13,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import GuestUser
 from waggle.infra.guest.agent import MachineAgent
-from waggle.infra.guest.answers import AgentRefused
+from waggle.infra.guest.answers import AgentEnded, AgentRefused
 from waggle.infra.ssh.run import KILL_PATIENCE
 from waggle.service.local.guest import LocalGuest
 
@@ -25,6 +26,17 @@ pytestmark = [
 AGENT = "grep -l ^waggle-agent /proc/[0-9]*/cmdline | cut -d/ -f3"
 """Prints the agent's process ids, as root sees them."""
 KILLS = 5
+SILENT = (
+    "mkdir /tmp/silent; exec 3<> /dev/fuse;"
+    "mount -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 silent /tmp/silent;"
+    "sleep 600 < /dev/null > /dev/null 2>&1 &"
+)
+"""Mounts a file system without a program that answers: asked for its size, an agent waits 2 s."""
+KILL = (
+    f"until set -- $({AGENT}); [ $# -ge 3 ]; do :; done; kill -9 $*;"
+    "for pid; do while grep -q w /proc/$pid/cmdline; do :; done 2> /dev/null; done;"
+)
+"""Ends an agent, its child, and the child's that asks for the size, as soon as that is there."""
 
 
 def agent_of(guest: LocalGuest) -> MachineAgent:
@@ -89,6 +101,36 @@ async def test_a_killed_agent_is_back_with_the_same_policy(guest: LocalGuest) ->
         await root(guest, f"kill -9 {' '.join(before)}")
         await restarted(guest, before)
     await keeps_its_policy(guest)
+
+
+async def test_a_call_that_an_agent_takes_with_it_ends_at_once(quick: Lab) -> None:
+    guest = await quick.guest()
+    agent = agent_of(guest)
+    await agent.agent_info()
+    await root(guest, SILENT)
+    asking = asyncio.create_task(agent.disk_usage())
+    await root(guest, KILL)
+    began = time.monotonic()
+    assert (await asking).truncated, "the next agent was asked"
+    assert time.monotonic() - began < 15, "and not only when the first one's time was over"
+    asking = asyncio.create_task(agent.disk_usage())
+    await root(guest, KILL * 2)
+    began = time.monotonic()
+    with pytest.raises(AgentEnded, match="while it worked on get_disk_usage"):
+        await asking
+    assert time.monotonic() - began < 5
+    await keeps_its_policy(guest)
+
+
+async def test_a_call_that_a_killed_agent_had_not_read_is_the_nexts(quick: Lab) -> None:
+    guest = await quick.guest()
+    agent = agent_of(guest)
+    await agent.agent_info()
+    before = " ".join(await pids(guest))
+    await root(guest, f"kill -STOP {before}")
+    asking = asyncio.create_task(agent.sync())
+    await root(guest, f"kill -9 {before}")
+    await asking
 
 
 async def test_root_replaces_neither_the_program_nor_its_policy(quick: Lab) -> None:
