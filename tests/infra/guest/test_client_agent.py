@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.support.agent_places import mounting, needs_root
 from tests.support.agent_program import ALL, Agent, children_of, running_agent
 from tests.support.changed import FRAGMENTS, changed_json
 from tests.support.waiting import until
@@ -42,10 +43,13 @@ async def talking(
     *policies: Mapping[str, object],
     on_audit: Callable[[Audit], None] | None = None,
     has_successors: bool = False,
+    prefix: tuple[str, ...] = (),
 ) -> AsyncGenerator[tuple[AgentClient, Agent]]:
     """An agent and a client of it."""
     directory.mkdir(exist_ok=True)
-    with running_agent(program, directory, *policies, has_successors=has_successors) as agent:
+    with running_agent(
+        program, directory, *policies, has_successors=has_successors, prefix=prefix
+    ) as agent:
         wire = agent.wire.dup()
         wire.setblocking(False)
         streams = await asyncio.open_connection(sock=wire)
@@ -150,6 +154,16 @@ async def test_files(agent: AgentClient, tmp_path: Path) -> None:
         await agent.read_file(str(path), limit=len(data) - 1)
     await agent.write_file(str(path), b"")
     assert await agent.read_file(str(path)) == b""
+
+
+@needs_root
+async def test_a_full_disk_is_named(agent_program: Path, tmp_path: Path) -> None:
+    full, data = tmp_path / "full", random.Random(4).randbytes(3_000_000)
+    prefix = mounting(f"mount('small', '{full}', 'tmpfs', 0, 'size=2000k')")
+    async with talking(agent_program, tmp_path / "policy", prefix=prefix) as (client, _):
+        with pytest.raises(AgentRefused, match="full/a: No space left on device") as caught:
+            await client.write_file(str(full / "a"), data)
+    assert caught.value.data["errno"] == "ENOSPC"
 
 
 async def test_directories(agent: AgentClient, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from tests.support.agent_peer import GOOD, Request, error, greeted, paired, result
 
 from waggle.domain.errors import GuestLost, TooLarge
+from waggle.infra.guest.answers import AgentRefused
+from waggle.infra.guest.protocol import ErrorCode
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +22,7 @@ class Disk:
     def __init__(self, **files: bytes) -> None:
         self.files = {f"/{name}": bytearray(data) for name, data in files.items()}
         self.part = 262_144
+        self.most = self.room = 1 << 30
         self.offsets: list[object] = []
 
     def __call__(self, request: Request) -> bytes:
@@ -41,6 +44,10 @@ class Disk:
         if params.get("offset") is None:
             self.files[params["path"]] = bytearray()
         content, start = self.files[params["path"]], params.get("offset") or 0
+        data = data[: min(self.most, max(0, self.room - start))]
+        if not data and params["data"]:
+            said = f"{params['path']}: No space left on device"
+            return error(request, ErrorCode.FAILED, said, data={"errno": "ENOSPC"})
         content.extend(bytes(max(0, start - len(content))))
         content[start : start + len(data)] = data
         return result(request, {"written": len(data), "size": len(content)})
@@ -102,13 +109,36 @@ async def test_a_busy_agent_is_asked_again() -> None:
     assert disk.files["/a"] == BIG[::-1]
 
 
-async def test_a_part_that_is_not_all_written_is_an_error() -> None:
+@pytest.mark.parametrize("written", [0, 3])
+async def test_a_part_of_which_nothing_or_too_much_is_written_is_an_error(written: int) -> None:
     def reply(request: Request) -> bytes:
-        return result(request, {"written": 1, "size": 1})
+        return result(request, {"written": written, "size": written})
 
-    async with paired(greeted(reply)) as (client, _):
-        with pytest.raises(GuestLost, match="it wrote 1 of 2 bytes"):
+    async with paired(greeted(reply)) as (client, peer):
+        with pytest.raises(GuestLost, match=f"it wrote {written} of 2 bytes"):
             await client.write_file("/a", b"ab")
+        assert peer.methods == ["file_write"]
+
+
+@pytest.mark.parametrize("size", [1, 999, 1_000, 1_001, 300_000])
+async def test_what_was_not_written_of_a_part_is_sent_again(size: int) -> None:
+    disk = Disk(a=b"old and long")
+    disk.most = max(1, size // 3)
+    async with paired(greeted(disk)) as (client, _):
+        await client.write_file("/a", BIG[:size], mode=0o600)
+    assert disk.files["/a"] == BIG[:size]
+    assert disk.offsets[0] is None
+    assert None not in disk.offsets[1:]
+
+
+@pytest.mark.parametrize("room", [0, 1, 180_223, 180_224, 180_225, 500_000])
+async def test_a_full_disk_is_named(room: int) -> None:
+    disk = Disk()
+    disk.room = room
+    async with paired(greeted(disk)) as (client, _):
+        with pytest.raises(AgentRefused, match="/a: No space left on device") as caught:
+            await client.write_file("/a", BIG)
+        assert caught.value.data["errno"] == "ENOSPC"
 
 
 async def test_a_directory_is_listed_in_pages() -> None:

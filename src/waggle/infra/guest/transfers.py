@@ -112,10 +112,18 @@ async def write_parts(
 
 
 async def _written(write: WritePart, data: bytes, offset: int | None, mode: int | None) -> int:
+    """Write until all is there: why something was not, as on a full disk, the next answer says."""
+    done = await _piece(write, data, offset, mode)
+    while done < len(data):
+        done += await _piece(write, data[done:], (offset or 0) + done, None)
+    return done
+
+
+async def _piece(write: WritePart, data: bytes, offset: int | None, mode: int | None) -> int:
     answer = await _patiently(lambda: write(data, offset, mode))
-    if answer.written != len(data):
+    if answer.written > len(data) or (data and not answer.written):
         raise lost("file_write", f"it wrote {answer.written:,} of {len(data):,} bytes")
-    return len(data)
+    return answer.written
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
