@@ -17,7 +17,7 @@ from waggle.infra.guest.answers import AgentRefused, Refusal, refused
 from waggle.infra.guest.protocol import ErrorCode
 from waggle.infra.rootfs.machine_disks import HANG_UP, RESTART_AGENT
 from waggle.service.local import health
-from waggle.service.local.health import QUIET_SECONDS, GuestHealth, StandsStill
+from waggle.service.local.health import QUIET_SECONDS, GuestHealth, NotAsked, StandsStill
 
 pytestmark = pytest.mark.anyio
 SILENCE = GuestLost("nothing came")
@@ -87,10 +87,11 @@ class Rig:
         self.agent = self.machine.own
         self.health = GuestHealth(self.machine, "the-id", lambda: self.now)
 
-    async def is_silent(self) -> None:
+    async def is_silent(self) -> GuestLost:
         with pytest.raises(GuestLost, match="The guest's agent does not answer") as caught:
             await self.health.load()
         assert not isinstance(caught.value, AgentRefused)
+        return caught.value
 
 
 def events(logged: Logged) -> list[object]:
@@ -122,8 +123,8 @@ async def test_a_silent_agent_is_restarted_and_the_next_one_is_asked(logged: Log
 async def test_an_agent_that_stays_silent_is_asked_once_in_a_while(logged: Logged) -> None:
     rig = Rig()
     rig.agent.error = SILENCE
-    for _ in range(10):
-        await rig.is_silent()
+    for count in range(10):
+        assert (type(await rig.is_silent()) is NotAsked) is (count >= 2)
     assert rig.agent.asked == 2  # it, and the one that was started instead
     assert len(rig.machine.records) == 2
     rig.now += QUIET_SECONDS - 0.1

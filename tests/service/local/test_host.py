@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ from waggle.service.local.diagnostician import Causes
 from waggle.service.local.frozen import CannotFreeze, Freezing, frozen_in
 from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
+from waggle.service.local.health import NotAsked
 from waggle.service.local.host import LocalHost
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
@@ -441,6 +443,22 @@ async def test_a_call_that_a_living_machine_breaks_names_the_restart(
             raise GuestLost("no answer", hint=hint)
     assert raised.value.hint.startswith(says)
     assert "restart_environment" in raised.value.hint
+
+
+async def test_what_was_not_asked_waits_for_no_death() -> None:
+    """As get_environment while a silent agent is left alone: nothing has just broken."""
+    machine = PretendMachine([])
+    causes = Causes(machine, lambda: None, known)
+    began = time.monotonic()
+    with pytest.raises(GuestLost, match="does not answer") as raised:
+        async with causes.named():
+            raise NotAsked("The guest's agent does not answer.")
+    assert time.monotonic() - began < 0.5
+    assert "restart_environment" in raised.value.hint
+    machine.dead.set()
+    with pytest.raises(GuestLost, match="The machine died"):
+        async with causes.named():
+            raise NotAsked("The guest's agent does not answer.")
 
 
 async def known() -> str:

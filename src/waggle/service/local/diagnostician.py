@@ -46,6 +46,7 @@ from waggle.domain.network.use import NO_USE, NetworkUse
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.guest_job import Detached
 from waggle.infra.ssh import SshSilent
+from waggle.service.local.health import NotAsked
 
 log = structlog.get_logger(__name__)
 
@@ -245,6 +246,8 @@ class Causes:
             self._require_wanted()
             self.require_unstalled()
             self._require_good_conduct()
+            if isinstance(error, NotAsked) and self._machine.is_alive:
+                raise _of_living(error) from error
             cause: str | None = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):

@@ -46,6 +46,10 @@ class StandsStill(GuestLost):
         super().__init__("The machine stands still just now.")
 
 
+class NotAsked(GuestLost):
+    """Its agent was silent a while ago, and is left alone for now: nothing new has happened."""
+
+
 class Healed(Protocol):
     """The part of `domain.machine.Machine` that health is about."""
 
@@ -142,7 +146,7 @@ class GuestHealth:
         if self._is_stopped:
             raise StandsStill
         if self._now() < self._quiet_until:
-            raise GuestLost(_SILENT)
+            raise NotAsked(_SILENT)
         losses, stops = self._losses, self._stops
         try:
             async with asyncio.timeout(seconds):
