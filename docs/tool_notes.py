@@ -105,10 +105,15 @@ The machine ends and another boots from its disk, with the same name, variables,
 ports and size: it takes a few seconds, and keeps its place under the operator's limits. Programs
 have 5 s to end after a SIGTERM, with `force` none; then the disk is written. A machine that does
 not answer is killed: its disk is then as after a power cut, which the result says. Programs, jobs,
-contexts and what was in memory (`/dev/shm`, `/run`) are gone; the output of jobs that had ended can
-still be read. Calls made meanwhile wait. A paused environment is restarted, too. Nothing is ended
-while the server's disk is full. If the machine does not boot again, the environment ends with the
-`error` status.""",
+contexts and what was in memory (`/dev/shm`, `/run`) are gone, and what root has mounted or set in
+the kernel; installed packages are files, and stay. A job that ran is `lost`, with the time of the
+restart; a call that waited for it fails with `ended_by_restart`, and does not run again under its
+idempotency key. The output of jobs that had ended can still be read, but not of those that the
+environment brought along as a copy. Exposed ports keep their URLs, which answer 503 meanwhile, and
+the record of what the network refused goes on. Calls made meanwhile wait, and so do pauses and
+copies; `destroy_environment` does not: it ends the restart, too. Of one owner, two restarts run at
+once and more wait. A paused environment is restarted, too. Nothing is ended while the server's disk
+is full. If the machine does not boot again, the environment ends with the `error` status.""",
     "extend_environment": "While you make calls or a job runs, nothing expires.",
     "kill_job": f"""\
 Killing one that has ended is fine. Of a context it ends the interpreter.

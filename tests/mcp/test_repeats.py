@@ -124,3 +124,42 @@ def test_the_digest_of_a_call_depends_on_all_but_the_key() -> None:
     assert one == fingerprint("t", {"b": [2], "a": 1, "idempotency_key": "k"})
     assert one != fingerprint("u", {"a": 1, "b": [2]})
     assert one != fingerprint("t", {"a": 1, "b": [3]})
+
+
+async def test_a_restart_forgets_no_key_and_runs_nothing_twice() -> None:
+    async with serving() as rig, client(rig) as agent:
+        box = {
+            "environment_id": data_of(await agent.call_tool("create_environment", PYTHON))[
+                "environment_id"
+            ]
+        }
+        run = {**box, "code": "echo 1", "idempotency_key": "r"}
+        ran = data_of(await agent.call_tool("execute", run))
+        await agent.call_tool("restart_environment", box)
+        assert data_of(await agent.call_tool("execute", run)) == ran
+        made = data_of(await agent.call_tool("create_environment", PYTHON))
+        assert made["environment_id"] == box["environment_id"]
+        assert len(rig.host.guests) == 1
+        assert rig.host.only.commands == []  # nothing ran in the machine of now
+
+
+async def test_what_a_restart_ended_does_not_run_again_under_its_key() -> None:
+    async with serving() as rig, client(rig) as agent, client(rig, MODERN) as other:
+        here = {"environment_id": await created(agent)}
+        run = {**here, "code": "hang", "idempotency_key": "r"}
+        errors: list[dict[str, Any]] = []
+
+        async def call() -> None:
+            errors.append(error_of(await agent.call_tool("execute", run)))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await rig.host.only.started.wait()
+            await other.call_tool("restart_environment", here)
+        assert errors[0]["code"] == "ended_by_restart"
+        again = await other.call_tool("execute", run)
+        assert error_of(again) == errors[0]
+        assert "idempotency_key; nothing was done again." in text_of(again)
+        assert rig.host.only.commands == []
+        await agent.call_tool("execute", {**run, "code": "echo 1", "idempotency_key": "s"})
+        assert len(rig.host.only.commands) == 1

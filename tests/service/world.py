@@ -153,8 +153,12 @@ class Guest(FakeGuest):
         self.die("destroyed")
 
     async def end_machine(self, grace: float) -> bool:
-        with anyio.CancelScope(shield=True):
+        try:
             await self.gates.enter("end", self.environment.id)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await FakeGuest.end_machine(self, 0.0)  # it is killed
+            raise
         return await FakeGuest.end_machine(self, grace)
 
     async def pause(self) -> None:

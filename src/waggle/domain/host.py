@@ -218,7 +218,7 @@ class Guest(JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
         """End its machine, but keep its files and port, for `EnvironmentHost.restart`.
 
         Programs have `grace` seconds, and the disk is written whole. Returns whether it ended so;
-        in a bounded time it is killed. Finishes when cancelled. Raises TimedOut if it cannot be.
+        in a bounded time, or when cancelled, it is killed. Raises TimedOut if it cannot be.
         """
         ...
 

@@ -147,7 +147,7 @@ def describe(
 
     `parameters` says which parameters the tool has, and whether one is required, by name.
     """
-    cause = _innermost(error)
+    cause = innermost(error)
     if isinstance(cause, WaggleError):
         log.info("tool_refused", tool=tool, code=cause.code, message=clean(cause.message, 300))
         message, hint = clean(cause.message), clean(cause.hint)
@@ -173,13 +173,13 @@ def unknown_tool(name: str, known: Collection[str]) -> Failure:
     )
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """Return the original exception inside the SDK's wrapper and exception groups of one."""
     inner = errors_in(error)
     if inner != [error]:
-        return _innermost(inner[0]) if len(inner) == 1 else error
+        return innermost(inner[0]) if len(inner) == 1 else error
     if isinstance(error, ToolError) and error.__cause__ is not None:
-        return _innermost(error.__cause__)
+        return innermost(error.__cause__)
     return error
 
 

@@ -18,17 +18,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import anyio
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult, Result, TextContent
 from pydantic import Field
 from starlette.requests import Request
 
 from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.domain.names import parse_id
 from waggle.domain.observer import CANCELLED, OK, Call
+from waggle.domain.programs.guest_job import EndedByRestart
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import Failure, outcome, refusal
+from waggle.mcp.errors import Failure, innermost, outcome, refusal
 from waggle.mcp.offered import refusing
 from waggle.mcp.results import NEW_META_KEY, Reply
 from waggle.mcp.schema import unlisted
@@ -228,10 +230,12 @@ async def once(
     *,
     owner: str,
     advise: Callable[[str], str],
+    fail: Callable[[Exception], ToolResult],
 ) -> ToolResult:
     """Call the tool, or return the result of an earlier call with the same key, marked as such.
 
-    A refusal before anything was done is not kept. Raises as `Repeats.once`.
+    A refusal before anything was done is not kept, but the end by a restart, as `fail` puts it, is:
+    a part was done, so it must not run again. Raises as `Repeats.once`.
     """
     given = arguments.get(PARAMETER)
     if not isinstance(given, str):
@@ -240,9 +244,15 @@ async def once(
     fresh: list[ToolResult] = []
 
     async def work() -> str | None:
-        result = await call()
+        try:
+            result = await call()
+            is_done = _done(result)
+        except (ToolError, WaggleError) as error:
+            if not isinstance(innermost(error), EndedByRestart):
+                raise
+            result, is_done = fail(error), True
         fresh.append(result)
-        return result.model_dump_json(by_alias=True) if _done(result) else None
+        return result.model_dump_json(by_alias=True) if is_done else None
 
     kept = await repeats.once(keyed, work, lost_with_server=name in LOST_WITH_SERVER)
     if kept is None:

@@ -222,7 +222,13 @@ class WaggleServer(MCPServer[dict[str, Any]]):
                 partial(call, called),
                 owner=current_owner(called),
                 advise=surface.offer.advice,
+                fail=fail,
             )
+
+        def fail(error: Exception) -> ToolResult:
+            failure = describe(tool.name, error, parameters=parameters(tool))
+            release(error)
+            return _refusal(failure, surface)
 
         try:
             self._count(context)
@@ -230,9 +236,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
                 return await call(Context(mcp_server=self))
             return await self._held.run(current_owner(context), context, work)
         except (ToolError, WaggleError) as error:
-            failure = describe(tool.name, error, parameters=parameters(tool))
-            release(error)
-            return _refusal(failure, surface)
+            return fail(error)
         except asyncio.CancelledError as error:  # the client hung up
             release(error)
             raise

@@ -146,18 +146,19 @@ class GivenUp(Exception):
 
 
 class Turns:
-    """Runs the calls of one owner one after the other; owners do not wait for each other."""
+    """Runs the calls of one owner in turn, `at_once` together; owners do not wait for others."""
 
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+    def __init__(self, at_once: int = 1) -> None:
+        self._at_once = at_once
+        self._free: WeakValueDictionary[str, anyio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncGenerator[None]:
         """Wait for this owner's turn, and hold it while the block runs."""
-        lock = self._locks.get(owner)
-        if lock is None:
-            lock = self._locks[owner] = anyio.Lock()
-        async with lock:
+        free = self._free.get(owner)
+        if free is None:
+            free = self._free[owner] = anyio.Semaphore(self._at_once)
+        async with free:
             yield
 
 

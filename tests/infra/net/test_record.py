@@ -79,3 +79,38 @@ def test_the_end_of_a_connection_that_is_forgotten_is_passed_on() -> None:
     world.record.ended(Ended(allowed("a.test"), 1.0, 1, 1))
     assert (world.use().allowed, len(world.ends)) == ((), 1)
     assert world.use().is_empty
+
+
+def test_another_record_goes_on_where_one_ended() -> None:
+    """As when the machine of an environment is restarted: another proxy, and another clock."""
+    before, after = World(), World()
+    for host in ("a.test", "b.test", "a.test"):
+        before.record.decided(denied(host))
+        before.now += 10
+    before.record.decided(allowed("c.test"))
+    before.record.ended(Ended(allowed("c.test"), 1.5, 100, 2_000))
+    after.now = 5_000.0
+    after.record.remember(before.use())
+    assert after.use() == before.use()
+    after.record.decided(denied("b.test"))
+    after.record.decided(allowed("c.test"))
+    use = after.use()
+    assert [(one.decision.host, one.count, one.ago) for one in use.denied] == [
+        ("a.test", 2, 10.0),
+        ("b.test", 2, 0.0),
+    ]
+    assert [(one.count, one.sent, one.received) for one in use.allowed] == [(2, 100, 2_000)]
+    assert (use.refused, use.connections) == (4, 2)
+    assert [one.host for one in after.decisions] == ["b.test", "c.test"]  # nothing is logged again
+
+
+def test_a_record_that_goes_on_is_bounded() -> None:
+    before, after = World(), World()
+    for number in range(MOST_REMEMBERED):
+        before.record.decided(denied(f"{number}.test"))
+    after.record.remember(before.use())
+    for number in range(MOST_REMEMBERED):
+        after.record.decided(denied(f"new-{number}.test"))
+    assert len(after.use().denied) == MOST_REMEMBERED
+    assert after.use().denied[0].decision.host == "new-0.test"
+    assert after.use().refused == 2 * MOST_REMEMBERED

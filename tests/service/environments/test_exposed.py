@@ -16,6 +16,7 @@ from tests.service.world import IDLE, OWNER, Broken, World, settle, world
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import (
     BootFailed,
+    Busy,
     GuestLost,
     MaxEnvironments,
     NotFound,
@@ -27,6 +28,7 @@ from waggle.domain.exposure import MAX_EXPOSED_PORTS, MAX_VISITS, ByteStream, St
 from waggle.service.environments.exposed import WAKE_AGAIN
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.ports import PortService
+from waggle.service.environments.restarts import Restarts
 
 pytestmark = pytest.mark.anyio
 PORT = 8000
@@ -319,3 +321,49 @@ async def test_a_port_that_cannot_be_recorded_is_exposed_all_the_same() -> None:
         made, _ = await ports.expose(environment.id, 9000, owner=OWNER, wait_seconds=0)
         assert made in here.get(environment.id).exposed
         here.gates.errors.clear()
+
+
+@pytest.mark.parametrize("place", ["end", "create"])
+async def test_a_restart_ends_visits_and_refuses_others_until_it_runs(place: str) -> None:
+    async with world() as here, exposed(here) as (environment, ports):
+        before = here.get(environment.id).exposed
+        here.gates.closed.add(place)
+        restart = Restarts(here.service).restart(environment.id, owner=OWNER)
+
+        async def begin() -> None:
+            here.start(restart)
+
+        with pytest.raises(StreamLost):
+            await lost(ports, environment, begin)
+        await here.gates.reached(place)
+        with pytest.raises(Busy, match="is being restarted"):
+            async with ports.visit(environment.id, PORT, owner=OWNER):
+                pass
+        here.gates.open(place)
+        await settle()
+        assert here.get(environment.id).exposed == before
+        assert here.host.listening[0].open == {PORT: before[0].local_port}
+        async with ports.visit(environment.id, PORT, owner=OWNER) as stream:
+            await spoken(stream)
+
+
+async def test_a_visit_that_waits_for_the_guest_is_refused_once_it_is_restarted() -> None:
+    async with world() as here, exposed(here) as (environment, ports):
+        here.host.only.connect_hold = anyio.Event()
+
+        async def visit() -> None:
+            async with ports.visit(environment.id, PORT, owner=OWNER):
+                pass
+
+        visiting = here.start(visit())
+        await settle()
+        here.gates.closed.add("create")
+        restart = here.start(Restarts(here.service).restart(environment.id, owner=OWNER))
+        guest = here.host.only
+        await here.gates.reached("create")
+        assert guest.connect_hold is not None
+        guest.connect_hold.set()
+        with pytest.raises(Busy, match="is being restarted"):
+            await visiting.result()
+        here.gates.open("create")
+        await restart.result()

@@ -90,7 +90,7 @@ async def test_jobs_that_run_are_lost_and_those_that_ended_can_be_read(here: Wor
     assert early.view().stdout.text() == "early\n"
     view = lost.view()
     assert (view.state, view.stdout.text()) == (JobState.LOST, "one\n")
-    assert "was restarted" in view.error
+    assert view.error == "It was ended by a restart of the environment at 2026-01-01 00:00:00 UTC."
     assert first.cancelled == []  # nobody asked a broken machine to kill it
     assert here.host.guests[environment.id].attended == []  # nor does it run again
     assert here.get(environment.id).running_jobs == 0
@@ -152,22 +152,6 @@ async def test_a_cancelled_restart_finishes(here: World) -> None:
     await settle()
     assert here.get(environment.id).state is State.RUNNING
     await use(here, environment)
-
-
-@pytest.mark.parametrize("place", ["end", "create"])
-async def test_a_destroy_during_a_restart_comes_after_it(here: World, place: str) -> None:
-    environment = await here.created()
-    here.gates.closed.add(place)
-    job = restart(here, environment)
-    await here.gates.reached(place)
-    end = here.destroy(environment.id)
-    await settle()
-    assert not end.is_done
-    here.gates.open(place)
-    assert (await end.result()).state is State.DESTROYED
-    await job.wait()
-    with pytest.raises(NotFound):
-        await restarting(here, environment)
 
 
 @pytest.mark.parametrize("error", [BootFailed("It panicked."), Broken("a bug")])
@@ -267,6 +251,41 @@ async def test_the_environments_of_others_cannot_be_restarted(here: World) -> No
     with pytest.raises(NotFound):
         await Restarts(here.service).restart(environment.id, owner="bob")
     assert here.host.guests[environment.id].ends == []
+
+
+async def test_an_owner_has_two_restarts_at_once_and_others_do_not_wait() -> None:
+    """The host boots few machines at once: an owner who restarts in a loop takes only two turns."""
+    async with world(capacity=5) as here:
+        own = [await here.created() for _ in range(3)]
+        other = await here.created(owner="bob")
+        restarts = Restarts(here.service)
+        here.gates.closed.add("create")
+        jobs = [here.start(restarts.restart(one.id, owner=OWNER)) for one in own]
+        await settle()
+        assert len(here.gates.parked) == 2
+        assert here.get(own[2].id).state is State.RUNNING
+        bobs = here.start(restarts.restart(other.id, owner="bob"))
+        await settle()
+        assert [waiting.environment for waiting in here.gates.parked][-1] == other.id
+        here.gates.open("create")
+        for job in (*jobs, bobs):
+            assert (await job.result()).environment.state is State.RUNNING
+        assert here.service.slots_held == 4
+
+
+async def test_a_restart_that_waits_for_its_turn_can_be_given_up() -> None:
+    async with world(capacity=3) as here:
+        own = [await here.created() for _ in range(3)]
+        restarts = Restarts(here.service)
+        here.gates.closed.add("end")
+        jobs = [here.start(restarts.restart(one.id, owner=OWNER)) for one in own]
+        await settle()
+        jobs[2].cancel()
+        await jobs[2].wait()
+        here.gates.open("end")
+        for job in jobs[:2]:
+            await job.result()
+        assert here.host.guests[own[2].id].ends == []
 
 
 async def test_a_server_that_dies_in_the_middle_leaves_nothing(here: World) -> None:

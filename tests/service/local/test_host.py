@@ -73,10 +73,14 @@ IDENTITY = VmmProcess(2**22 + 1, 0, "none")
 
 @dataclass
 class PretendMachine:
-    """A machine whose guest never listens. `stubborn` is how often `stop` fails first."""
+    """A machine whose guest never listens. `stubborn` is how often `stop` fails first.
+
+    One that `hangs` never ends by itself.
+    """
 
     log: list[str]
     stubborn: int = 0
+    hangs: bool = False
     dead: anyio.Event = field(default_factory=anyio.Event)
     identity: VmmProcess = IDENTITY
 
@@ -115,6 +119,8 @@ class PretendMachine:
 
     async def shut_down(self, seconds: float) -> bool:
         self.log.append(f"shut down {seconds:g}")
+        if self.hangs:
+            await anyio.sleep_forever()
         return False
 
     async def stop(self) -> None:
@@ -152,6 +158,7 @@ class PretendHypervisor:
 @dataclass
 class PretendProxy:
     log: list[str]
+    use: NetworkUse | None = None
 
     @property
     def serve(self) -> ServeTunnel:
@@ -164,7 +171,11 @@ class PretendProxy:
         pass
 
     def network_use(self) -> NetworkUse:
-        raise AssertionError("nothing runs")
+        assert self.use is not None, "nothing runs"
+        return self.use
+
+    def remember(self, use: NetworkUse) -> None:
+        self.log.append(f"remembered {use.refused} refusals")
 
     @property
     def network(self) -> Network:
@@ -515,28 +526,34 @@ class TestRestart:
         described = environment()
         return MachineParts(described.runtime, image, kernel, kit, described.resources)
 
-    async def ended(self, rig: Rig, parts: MachineParts) -> tuple[Environment, LocalGuest]:
-        described = environment()
+    def guest(
+        self, rig: Rig, parts: MachineParts, *, hangs: bool = False
+    ) -> tuple[Environment, LocalGuest]:
+        described = environment(network=PUBLIC_NETWORK)
         files = rig.directory / "environments" / described.id
         files.mkdir(parents=True)
         (files / "scratch.img").write_bytes(b"kept")
         keys = new_keys()
         blueprint = Blueprint(parts, {"machine-id": b"the same\n"}, files)
         lease = rig.ports.lease()
-        machine = PretendMachine(rig.hypervisor.log)
+        machine = PretendMachine(rig.hypervisor.log, hangs=hangs)
         guest = LocalGuest(
             StartedMachine(blueprint, machine, lease),
             SshConnection(lease.port, keys),
-            None,
+            PretendProxy(rig.hypervisor.log, NetworkUse(refused=7)),
             keys=keys,
             environment=described,
             directory="/home/sandbox",
             booted_from={},
             freezing=UNABLE,
         )
+        return described, guest
+
+    async def ended(self, rig: Rig, parts: MachineParts) -> tuple[Environment, LocalGuest]:
+        described, guest = self.guest(rig, parts)
         rig.host.require_restart(guest)
         assert not await guest.end_machine(3)
-        assert rig.hypervisor.log[-2:] == ["shut down 3", "machine"]
+        assert rig.hypervisor.log[-3:] == ["shut down 3", "machine", "proxy"]
         return described, guest
 
     async def test_it_has_the_same_disk_port_and_identity(
@@ -573,6 +590,42 @@ class TestRestart:
         await guest.destroy()
         assert rig.left() == ([], {other.port})
         other.release()
+
+    async def test_the_record_of_its_network_goes_on(self, rig: Rig, parts: MachineParts) -> None:
+        described, guest = await self.ended(rig, parts)
+        with pytest.raises(BootFailed, match="does not answer"):
+            await rig.host.restart(described, guest, no_progress)
+        assert rig.hypervisor.log[3] == "remembered 7 refusals"  # before anything connects
+        await guest.destroy()
+
+    async def test_an_end_that_is_cancelled_kills_the_machine_at_once(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        _, guest = self.guest(rig, parts, hangs=True)
+        async with anyio.create_task_group() as group:
+            group.start_soon(guest.end_machine, 3600)
+            while not rig.hypervisor.log:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        assert rig.hypervisor.log == ["shut down 3600", "machine", "proxy"]
+        (files,), leased = rig.left()
+        assert ((files / "scratch.img").exists(), leased) == (True, {guest.ssh_port})
+        await guest.destroy()
+        assert rig.left() == NOTHING
+
+    async def test_a_cancelled_restart_keeps_what_a_destroy_frees(
+        self, rig: Rig, parts: MachineParts
+    ) -> None:
+        described, guest = await self.ended(rig, parts)
+        rig.hypervisor.hold = True
+        async with anyio.create_task_group() as group:
+            group.start_soon(rig.host.restart, described, guest, no_progress)
+            await rig.hypervisor.booting.wait()
+            group.cancel_scope.cancel()
+        (files,), leased = rig.left()
+        assert ((files / "scratch.img").read_bytes(), leased) == (b"kept", frozenset())
+        await guest.destroy()
+        assert rig.left() == NOTHING
 
     async def test_another_port_serves_if_its_own_was_taken(
         self, rig: Rig, parts: MachineParts

@@ -12,6 +12,7 @@ from tests.support.exposing import OK, PORT, Conversation, exposed, ok
 from tests.support.server import raw
 
 from waggle.domain.environment import State
+from waggle.service.environments.restarts import Restarts
 
 pytestmark = pytest.mark.anyio
 PIECE = bytes(range(256)) * 256
@@ -183,3 +184,25 @@ async def test_a_port_on_which_nothing_listens_is_said() -> None:
         answer = await http.get(f"{here.path}/")
         assert answer.status_code == 502
         assert "Nothing listens on port 8000" in answer.text
+
+
+async def test_a_port_is_refused_at_once_during_a_restart_and_answers_after_it() -> None:
+    async with exposed(ok) as here, raw(here.rig) as http:
+        host, environments = here.rig.host, here.rig.services.environments
+        assert (await http.get(f"{here.path}/")).text == "ok"
+        host.hold, host.prepare = anyio.Event(), lambda _guest: None
+        host.creating = anyio.Event()
+        restarts = Restarts(environments)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: restarts.restart(here.environment.id, owner="local"))
+            await host.creating.wait()
+            answer = await http.get(f"{here.path}/")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert answer.text == (
+                "waggle: The environment is being restarted. Try again in some seconds.\n"
+            )
+            host.hold.set()
+        silent = await http.get(f"{here.path}/")
+        assert (silent.status_code, "Nothing listens on port 8000" in silent.text) == (502, True)
+        host.only.servers[PORT] = here.program.port
+        assert (await http.get(f"{here.path}/")).text == "ok"

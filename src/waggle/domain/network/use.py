@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an environment has made of its network, as its egress proxy remembers it. Pure.
 
-A diagnosis, get_environment and `waggle env network --log` show it. It begins anew with each
-machine of the environment: after a pause to disk, a rollback or a restart of the server.
+A diagnosis, get_environment and `waggle env network --log` show it. `restart_environment` keeps
+it; it begins anew after a pause to disk, a rollback or a restart of the server.
 """
 
 from __future__ import annotations

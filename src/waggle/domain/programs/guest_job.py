@@ -29,6 +29,13 @@ class Detached(GuestLost):
         super().__init__("The environment is paused.")
 
 
+class EndedByRestart(GuestLost):
+    """The environment was restarted, which ended the job; it may have done a part of its work."""
+
+    code = "ended_by_restart"
+    default_hint = "The environment's files are kept: run it again, if it is still wanted."
+
+
 class JobStream(Stream, Protocol):
     """Takes one output stream of a job, of which the guest may not have kept all."""
 

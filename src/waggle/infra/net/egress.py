@@ -110,6 +110,10 @@ class EgressProxy:
         traffic = self.traffic
         return self._record.use(self.network, sent=traffic.to_internet, received=traffic.to_guest)
 
+    def remember(self, use: NetworkUse) -> None:
+        """Begin with what the proxy before it remembered. Call it once, before `serve`."""
+        self._record.remember(use)
+
     @property
     def traffic(self) -> Traffic:
         """The totals of the environment, over all its proxies."""

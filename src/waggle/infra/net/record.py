@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,6 +74,13 @@ class _Table:
             entry.sent += ended.sent
             entry.received += ended.received
 
+    def remember(self, total: int, groups: Sequence[Remembered], now: float) -> None:
+        """Take over what another table has shown."""
+        self.total = total
+        for one in groups:
+            entry = _Entry(one.decision, one.count, now - one.ago, one.sent, one.received)
+            self._entries[_key(one.decision)] = entry
+
     def shown(self, now: float) -> tuple[Remembered, ...]:
         return tuple(
             Remembered(entry.decision, entry.count, now - entry.at, entry.sent, entry.received)
@@ -91,6 +98,11 @@ class Record:
         self._now = now
         self._allowed = _Table()
         self._denied = _Table()
+
+    def remember(self, use: NetworkUse) -> None:
+        """Begin with what the record of an earlier proxy has remembered."""
+        self._allowed.remember(use.connections, use.allowed, self._now())
+        self._denied.remember(use.refused, use.denied, self._now())
 
     def decided(self, decision: Decision) -> None:
         """Note a decision. Takes microseconds."""

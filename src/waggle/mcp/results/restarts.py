@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
+from waggle.domain.environment import Environment
 from waggle.domain.programs.job import JobBrief, JobKind
 from waggle.mcp.results import NOTE
 from waggle.mcp.results.environments import STATUSES
@@ -45,8 +46,17 @@ def restarted(done: Restarted, going: Sequence[JobBrief]) -> RestartedEnvironmen
         seconds=round(done.seconds, 1),
         killed=not done.gracefully,
         gone=gone,
-        note="" if done.gracefully else _CUT,
+        note=" ".join(filter(None, ("" if done.gracefully else _CUT, _of_ports(done.environment)))),
     )
+
+
+def _of_ports(environment: Environment) -> str:
+    """Return what is to be done for its exposed ports, whose programs have ended."""
+    ports = [str(exposed.port) for exposed in environment.exposed]
+    if not ports:
+        return ""
+    named = f"Port {ports[0]} is" if len(ports) == 1 else f"Ports {', '.join(ports)} are"
+    return f"{named} still exposed under the same URL: start what listens there again."
 
 
 def _named(job: JobBrief) -> str:

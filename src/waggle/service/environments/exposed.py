@@ -70,6 +70,10 @@ class Visited(Protocol):
         """Its guest, if it runs."""
         ...
 
+    def unreachable(self) -> WaggleError | None:
+        """Return why it takes no visits and is not worth waiting for, if that is so."""
+        ...
+
     async def record(self, exposed: tuple[ExposedPort, ...]) -> None:
         """Set and record its exposed ports. Must not raise."""
         ...
@@ -186,8 +190,8 @@ class ExposedPorts:
         """Connect to a port for the length of a block, and resume the environment if it is paused.
 
         Raises NotFound if the port is not exposed, TooManyVisits, TimedOut, NotRunning, GuestLost
-        if nothing listens, or what the resume raises. Raises StreamLost in the middle of the block
-        when the port is closed or the environment paused.
+        if nothing listens, Busy while it is restarted, or what the resume raises. Raises StreamLost
+        in the middle of the block when the port is closed or the environment paused or restarted.
         """
         if self.find(port) is None:
             raise self._not_exposed(port)
@@ -246,6 +250,8 @@ class ExposedPorts:
 
     async def _awaken(self) -> None:
         """Resume it once for all that wait. After a failure, refuse for a while."""
+        if (refusal := self._life.unreachable()) is not None:
+            raise refusal
         async with self._waking:
             if self._life.environment.state not in (State.PAUSED, State.RESUMING):
                 self._life.environment.require_running()

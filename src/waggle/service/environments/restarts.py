@@ -9,9 +9,12 @@ from waggle.domain.errors import NotFound
 from waggle.domain.host import Progress, no_progress
 from waggle.service.environments.restarting import Restarted
 from waggle.service.environments.service import EnvironmentService
+from waggle.service.sharing import Turns
 
 GRACE: Final = 5.0
 """Seconds that programs have to end before a restart."""
+AT_ONCE: Final = 2
+"""Restarts of one owner at once; more wait, so that none takes all the host's turns to boot."""
 
 
 class Restarts:
@@ -19,6 +22,7 @@ class Restarts:
 
     def __init__(self, environments: EnvironmentService) -> None:
         self._environments = environments
+        self._turns = Turns(AT_ONCE)
 
     async def restart(
         self,
@@ -39,4 +43,5 @@ class Restarts:
         life = self._environments.life(found.id)
         if life is None:
             raise NotFound(f"There is no environment {found.id}.")
-        return await life.restart(progress, grace=0.0 if force else GRACE)
+        turn = self._turns.turn(owner)
+        return await life.restart(progress, grace=0.0 if force else GRACE, turn=turn)

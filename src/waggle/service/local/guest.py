@@ -258,18 +258,13 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def end_machine(self, grace: float) -> bool:
         """End its machine, with its disk; see `domain.host.Guest`."""
-        return await finish(self._end_machine(grace))
-
-    async def _end_machine(self, grace: float) -> bool:
         async with self._ending, self._copying:  # a copy is of memory and disk of one instant
             self._causes.ends(*ENDED)
-            await self._hang_up()
-            gracefully = await self._machine.shut_down(grace)
             try:
-                await self._machine.stop()
+                await self._hang_up()
+                return await self._machine.shut_down(grace)
             finally:
-                await self.disconnect()
-        return gracefully
+                await finish(self._stop())
 
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause."""
@@ -293,12 +288,15 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
             await self._proxy.aclose()
         await self._connection.aclose()
 
+    async def _stop(self) -> None:
+        try:
+            await self._machine.stop()
+        finally:
+            await self.disconnect()
+
     async def _destroy(self) -> None:
         async with self._ending:
-            try:
-                await self._machine.stop()
-            finally:
-                await self.disconnect()
+            await self._stop()
             if not self._is_on_disk:
                 await asyncio.to_thread(shutil.rmtree, self.started.blueprint.files, True)
             self.started.lease.release()

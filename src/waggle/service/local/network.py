@@ -118,6 +118,11 @@ class NetworkOfGuest:
         """Judge by another network; see `domain.host.Guest`."""
         return self._proxy.set_network(network, registries) if self._proxy else 0
 
+    def remember_network(self, use: NetworkUse | None) -> None:
+        """Begin with what it made of its network in the machine before this one."""
+        if self._proxy is not None and use is not None:
+            self._proxy.remember(use)
+
     def network_use(self) -> NetworkUse | None:
         """Return what it has made of its network; see `domain.host.Guest`."""
         return None if self._proxy is None else self._proxy.network_use()

@@ -32,6 +32,10 @@ class Proxy(Protocol):
         """Return what it allowed and refused so far."""
         ...
 
+    def remember(self, use: NetworkUse) -> None:
+        """Begin with what the proxy of the machine before it remembered."""
+        ...
+
     @property
     def network(self) -> Network:
         """What the guest may reach now."""

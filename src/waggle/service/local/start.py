@@ -22,6 +22,7 @@ from waggle.domain.errors import GuestLost, ImageCorrupt
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NO_NETWORK, Network
+from waggle.domain.network.use import NetworkUse
 from waggle.domain.programs import HOME, Command, ExecutionResult
 from waggle.infra.guest.policy import SERVER_POLICY
 from waggle.infra.net.tls.authority import EnvironmentAuthority
@@ -116,7 +117,7 @@ class LocalStart:
         async with contextlib.AsyncExitStack() as undo:
             started = await self._machines.boot_again(blueprint, before.lease)
             undo.push_async_callback(started.stop)
-            guest = await self._connected(environment, started, keys, progress)
+            guest = await self._connected(environment, started, keys, progress, ended.network_use())
             undo.pop_all()
         return guest
 
@@ -126,11 +127,13 @@ class LocalStart:
         started: StartedMachine,
         keys: EnvironmentKeys,
         progress: Progress,
+        use: NetworkUse | None = None,
     ) -> LocalGuest:
         """Return the guest in a machine that is up. The caller stops that if this fails."""
         save_access(started.blueprint.files, keys, started.lease.port)
         connection = SshConnection(started.lease.port, keys)
         guest = self._guest(environment, WarmMachine(started, keys, connection))
+        guest.remember_network(use)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(guest.disconnect)
             await progress(0.8, "Connecting")

@@ -145,7 +145,8 @@ class GuestJobs(JobRequests):
             if following.wake.is_set():
                 raise Detached
             if session.complaint and job.has_ended:
-                raise JobNotFound("The guest does not keep that job's output any more.")
+                why = "a restart removes it, and newer jobs take its place"
+                raise JobNotFound(f"The guest does not keep that job's output any more: {why}.")
             if session.is_invalid or session.complaint:
                 log.warning("job_not_followed", job=job.id, complaint=session.complaint)
                 raise GuestLost(
