@@ -171,5 +171,5 @@ def test_the_page_says_what_is_idempotent() -> None:
 
 
 def test_the_page_names_every_notification() -> None:
-    named = re.findall(r"`(\w+)` and, where\s+its policy says so, `(\w+)`", section("Messages"))
+    named = re.findall(r"`(\w+)` and, if its\s+policy says so, `(\w+)`", section("Messages"))
     assert named == [tuple(SCHEMA["notifications"])]

@@ -82,7 +82,7 @@ class GuestHealth:
         self._losses = 0
         self._quiet_until = float("-inf")
         self._turn = asyncio.Lock()
-        self._told: list[GuestReport | GuestLost] = []
+        self._last: list[GuestReport | GuestLost] = []
         """What the last report came to, in another list each time."""
         self._healing = asyncio.Lock()
         self._is_stopped = False
@@ -121,14 +121,14 @@ class GuestHealth:
 
         Callers at once share one answer: the agent would refuse so many questions.
         """
-        before = self._told
+        before = self._last
         async with self._turn:
-            if self._told is before:
+            if self._last is before:
                 try:
-                    self._told = [await self._asked(lambda agent: agent.report(), REPORT_SECONDS)]
+                    self._last = [await self._asked(lambda agent: agent.report(), REPORT_SECONDS)]
                 except GuestLost as error:
-                    self._told = [error]
-            said = self._told[-1]
+                    self._last = [error]
+            said = self._last[-1]
         if isinstance(said, GuestLost):
             raise said
         return said

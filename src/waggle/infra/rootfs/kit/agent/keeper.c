@@ -150,11 +150,13 @@ static void keep(const struct mounts *mounts, bool must, int seconds, int agent,
     say(requester, 0);
     if (!shared->is_over) wait_for(-1, agent, -1, &due);
     thaw(freezer);
+    shared->keeper = 0;
   } else {
+    int error = shared->error;
     thaw(freezer);
-    say(requester, shared->error);
+    shared->keeper = 0; // before the answer, so that a thaw after it does not take this for a keeper
+    say(requester, error);
   }
-  shared->keeper = 0;
   _exit(0);
 }
 
