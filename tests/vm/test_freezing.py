@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -106,6 +107,18 @@ async def test_a_call_in_the_origin_continues_during_a_freeze(freezing: Lab) -> 
         async with origin.freeze():
             pass
     assert results == [["1", "2", "3", "4", "5", "6"]]
+
+
+async def test_a_copy_answers_nothing_that_its_origin_was_asked(freezing: Lab) -> None:
+    """Else each of its answers is taken for that to the next question, and its clock goes wrong."""
+    host, _, origin = await started(freezing)
+    asking = asyncio.create_task(origin.started.machine.settle())  # takes its PID 1 some seconds
+    await asyncio.sleep(0)
+    async with origin.freeze() as frozen:
+        again = await copy(freezing, host, frozen)
+    ahead = await again.started.machine.agent.clock() - time.time_ns()
+    assert abs(ahead) < 10**9
+    await asking
 
 
 async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:

@@ -290,3 +290,44 @@ async def test_a_caller_that_gives_up_while_it_waits_for_its_turn_asks_nothing()
         await until(lambda: guest.asked == 2)
         guest.answer(1)
         await third
+
+
+async def test_nothing_is_asked_and_nothing_is_due_while_a_machine_is_copied() -> None:
+    async with held() as (renewal, guest):
+        left = asyncio.create_task(renewal.renew({}))
+        await until(lambda: guest.asked == 1)
+        await cancelled(left)
+        begun = asyncio.Event()
+        over = asyncio.Event()
+
+        async def copy() -> None:
+            async with renewal.quiet(20):
+                begun.set()
+                await over.wait()
+
+        copying = asyncio.create_task(copy())
+        await asyncio.sleep(0)
+        assert not begun.is_set()
+        guest.answer(1)
+        await begun.wait()
+        later = asyncio.create_task(renewal.renew({}))
+        await asyncio.sleep(0)
+        over.set()
+        await copying
+        await until(lambda: guest.asked == 2)
+        guest.answer(1)
+        await later
+
+
+async def test_a_guest_that_owes_an_answer_is_not_copied() -> None:
+    async with held() as (renewal, guest):
+        left = asyncio.create_task(renewal.renew({}))
+        await until(lambda: guest.asked == 1)
+        await cancelled(left)
+        with pytest.raises(GuestLost, match="does not answer what it was asked before"):
+            async with renewal.quiet(0.01):
+                pytest.fail("it was copied")
+        guest.writer.close()
+        with pytest.raises(GuestLost, match="its channel is closed"):
+            async with renewal.quiet(20):
+                pytest.fail("it was copied")

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,6 +124,29 @@ class Renewal:
         except (OSError, EOFError) as error:
             raise GuestLost("The guest cannot be asked to end: its channel is closed.") from error
 
+    @asynccontextmanager
+    async def quiet(self, seconds: float) -> AsyncGenerator[None]:
+        """Ask nothing in the block, and begin it when all that was asked has been answered.
+
+        For a machine that is copied: its copy would answer, too, and each answer would be taken for
+        that to the next question. Raises GuestLost if answers are still due after so many seconds.
+        """
+        async with self._turn:
+            try:
+                async with asyncio.timeout(seconds):
+                    while self._due:
+                        await self._answer()
+            except TimeoutError:
+                raise GuestLost("The guest does not answer what it was asked before.") from None
+            except (OSError, EOFError) as error:
+                raise GuestLost("The guest does not answer: its channel is closed.") from error
+            yield
+
+    async def _answer(self) -> bytes:
+        answer = await self._reader.readexactly(_ANSWER.size)
+        self._due -= 1
+        return answer
+
     async def _ask(self, records: Mapping[str, bytes]) -> Ahead:
         """Send records, and return what the answer tells of the guest's clock."""
         parts = [record(name, data) for name, data in records.items()]
@@ -133,8 +157,7 @@ class Renewal:
             await self._writer.drain()
             answer = b""
             while self._due:
-                answer = await self._reader.readexactly(_ANSWER.size)
-                self._due -= 1
+                answer = await self._answer()
         good, guest_time = _ANSWER.unpack(answer)
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")

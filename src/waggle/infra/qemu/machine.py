@@ -118,8 +118,9 @@ class QemuMachine(LinkedMachine):
         """See `domain.machine.Machine.freeze`."""
         copy = FrozenQemu(self._vmm, self._spec.resources.memory_mib)
         try:
-            await self.pause()
-            await self._transfer(copy, disks)
+            async with self._require_renewal().quiet(_ANSWER_SECONDS):
+                await self.pause()
+                await self._transfer(copy, disks)
             await asyncio.to_thread(copy.compact)
             await asyncio.to_thread(copy.seal)
         except BaseException:
