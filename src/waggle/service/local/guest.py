@@ -220,10 +220,8 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     async def unpause(self) -> None:
         """Resume it; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            try:
-                await self._machine.unpause()
-            finally:
-                self._health.go_on()
+            self._health.go_on()
+            await self._machine.unpause()
             await self._machine.renew({**HANG_UP, **self._network_records()})
             await self._connection.get()
 
