@@ -7,14 +7,12 @@ import asyncio
 import time
 
 import pytest
-from tests.support.vm import Lab, lines, root, sh
-from tests.support.waiting import until
+from tests.support.vm import Lab, root, sh
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.programs import GuestUser
 from waggle.infra.guest.agent import MachineAgent
 from waggle.infra.guest.answers import AgentEnded, AgentRefused
-from waggle.infra.ssh.run import KILL_PATIENCE
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
@@ -55,20 +53,6 @@ async def restarted(guest: LocalGuest, before: set[str]) -> None:
         if await pids(guest) - before:
             return
     raise AssertionError("no other agent was started")
-
-
-async def stop_ssh(guest: LocalGuest) -> None:
-    """Stop all processes of the SSH server a moment later."""
-    stop = "kill -STOP $(grep -l ^dropbear /proc/[0-9]*/cmdline | cut -d/ -f3)"
-    await root(guest, f"(sleep 1; {stop}; echo done > /dev/hvc0) < /dev/null > /dev/null 2>&1 &")
-    console = guest.started.machine.console_tail
-    await until(lambda: any("done" in line for line in console()))
-
-
-async def gives_up(guest: LocalGuest) -> None:
-    """Run a program that is not begun, for so long that its connection is given up."""
-    with pytest.raises(GuestLost, match="did not answer within the command's time"):
-        await guest.run(sh("true", timeout=KILL_PATIENCE[0] + 1))
 
 
 async def keeps_its_policy(guest: LocalGuest) -> None:
@@ -159,13 +143,6 @@ async def test_an_agent_that_hangs_is_told_and_the_next_answer_is_anothers(quick
     assert said.load.processes > 0
     assert not await pids(guest) & before
     await keeps_its_policy(guest)
-
-
-async def test_a_stopped_ssh_server_does_not_keep_the_next_call(quick: Lab) -> None:
-    guest = await quick.guest()
-    await stop_ssh(guest)
-    await gives_up(guest)
-    assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_full_memory_leaves_room_for_an_answer(quick: Lab) -> None:
