@@ -5,11 +5,23 @@ from __future__ import annotations
 
 import pytest
 from tests.support.fakes import FakeGuest
-from tests.support.server import MODERN, Rig, client, created, data_of, error_of, serving, text_of
+from tests.support.server import (
+    MODERN,
+    Rig,
+    Setup,
+    client,
+    created,
+    data_of,
+    error_of,
+    serving,
+    text_of,
+)
 
+from waggle.domain.environment import State
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.toolset import ALL_TOOLS
 from waggle.mcp.tool_names import meant
+from waggle.service.sharing import RateLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +69,7 @@ async def test_a_machine_that_was_killed_is_said_to_be() -> None:
         done = await agent.call_tool("restart_environment", {"environment_id": box, "force": True})
         assert first.ends == [0.0]
         assert data_of(done)["killed"] is True
-        assert "as in a power cut" in text_of(done)
+        assert text_of(done).count("as in a power cut") == 1
 
 
 @pytest.mark.parametrize("error", [DiskFull("no room"), BootFailed("a part is gone")])
@@ -80,6 +92,34 @@ async def test_a_machine_that_does_not_boot_again_is_an_error() -> None:
         assert refused["message"] == "It panicked."
         seen = data_of(await agent.call_tool("get_environment", here))
         assert (seen["status"], seen["error"]) == ("error", "Restart failed: It panicked.")
+
+
+async def test_a_restart_is_a_call_like_any_other_and_no_new_environment() -> None:
+    """It begins no other minute of calls, and takes no other slot."""
+    async with (
+        serving(Setup(rates=RateLimiter(4, lambda: 0.0))) as rig,
+        client(rig, MODERN) as agent,
+    ):
+        here = {"environment_id": await created(agent)}
+        for _ in range(3):
+            assert data_of(await agent.call_tool("restart_environment", here))
+            assert rig.services.environments.slots_held == 1
+        for tool in ("restart_environment", "get_environment"):
+            refused = error_of(await agent.call_tool(tool, here))
+            assert refused["code"] == "rate_limited"
+        listed = rig.services.environments.list(owner="local")
+        assert [environment.state for environment in listed] == [State.RUNNING]
+
+
+async def test_a_restart_says_which_ports_need_their_programs_again() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        here = {"environment_id": await created(agent)}
+        for port, said in ((8000, "Port 8000 is"), (8001, "Ports 8000, 8001 are")):
+            await agent.call_tool("expose_port", {**here, "port": port, "wait_seconds": 0})
+            done = await agent.call_tool("restart_environment", here)
+            note = f"{said} still exposed under the same URL: start what listens there again."
+            assert data_of(done)["note"] == note
+            assert text_of(done).endswith(f"no program runs in it.\n{note}")
 
 
 async def test_programs_have_time_before_a_destroy() -> None:

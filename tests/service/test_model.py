@@ -16,7 +16,7 @@ import anyio
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.service.world import OWNER, Broken, Guest, Job, World, build, settle
 
 from waggle.domain.environment import TRANSITIONS, Environment, State
@@ -30,6 +30,7 @@ from waggle.domain.errors import (
 )
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.pausing import Reaper
+from waggle.service.environments.restarts import Restarts
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.disturbed: set[str] = set()
         self.stop = anyio.Event()
         self.here = self.loop(self._open())
+        self.restarts = Restarts(self.here.service)
 
     def loop(self, work: Coroutine[object, object, T]) -> T:
         async def turn() -> T:
@@ -109,6 +111,13 @@ class ServiceMachine(RuleBasedStateMachine):
         return [guest for guest in self.here.host.guests.values() if not guest.dead.is_set()]
 
     # Steps
+
+    @initialize(settled=st.booleans())
+    def first(self, settled: bool) -> None:
+        """Half of all histories begin with an environment that runs."""
+        if settled:
+            self.create()
+            self.everything_goes_on()
 
     @rule()
     def create(self) -> None:
@@ -190,6 +199,38 @@ class ServiceMachine(RuleBasedStateMachine):
             self.jobs.append(self.here.start(resuming))
 
         self.loop(start(self.pick(share)))
+
+    def running(self) -> list[str]:
+        shown = self.here.service.all()
+        return [environment.id for environment in shown if environment.state is State.RUNNING]
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), force=st.booleans())
+    def restart(self, data: st.DataObject, force: bool) -> None:
+        async def restarted(environment_id: str) -> Environment:
+            again = self.restarts.restart(environment_id, owner=OWNER, force=force)
+            return (await again).environment
+
+        async def start(environment_id: str) -> None:
+            self.disturbed.add(environment_id)
+            self.jobs.append(self.here.start(restarted(environment_id)))
+
+        self.loop(start(data.draw(st.sampled_from(self.running()))))
+
+    @precondition(lambda self: self.here.gates.parked)
+    @rule(share=st.floats(0, 1, exclude_max=True))
+    def destroy_what_waits(self, share: float) -> None:
+        """End an environment in the middle of what happens to it."""
+
+        async def start() -> None:
+            waiting = {parked.environment for parked in self.here.gates.parked}
+            shown = [one.id for one in self.here.service.all() if one.id in waiting]
+            if shown:
+                chosen = shown[int(share * len(shown))]
+                self.disturbed.add(chosen)
+                self.jobs.append(self.here.destroy(chosen))
+
+        self.loop(start())
 
     @precondition(lambda self: any(not job.is_done for _, job in self.calls))
     @rule(data=st.data())

@@ -214,7 +214,8 @@ class Host:
     @property
     def machines(self) -> int:
         """The number of machines that exist or may exist."""
-        return len(self.booting) + sum(not guest.freed for guest in self.guests.values())
+        kept = {guest.environment.id for guest in self.guests.values() if not guest.freed}
+        return len(self.booting | kept)  # of a restart, one ends before the other boots
 
     async def create(
         self,

@@ -89,8 +89,10 @@ async def test_a_destroy_at_once_cuts_short_the_time_that_another_gives_programs
     environment = await here.created()
     guest = here.host.guests[environment.id]
     here.gates.closed.add("end")
-    patient = [destroy(here, environment, 30) for _ in range(2)]
-    await settle()
+    patient: list[Job[Environment]] = []
+    for _ in range(2):
+        patient.append(destroy(here, environment, 30))
+        await settle()
     assert not any(call.is_done for call in patient)
     assert (await destroy(here, environment, 0).result()).state is State.DESTROYED
     assert guest.ends == [0.0]
@@ -204,3 +206,15 @@ async def test_a_cancelled_destroy_still_ends_the_restart(here: World) -> None:
         await here.service.destroy(environment.id, owner=OWNER)
     await restart.wait()
     assert here.service.all() == []
+
+
+async def test_a_call_that_waits_for_a_restart_can_be_given_up(here: World) -> None:
+    environment = await here.created()
+    restart = await restarting(here, environment, "create")
+    call = here.start(use(here, environment))
+    await settle()
+    call.cancel()
+    await call.wait()
+    assert call.was_cancelled
+    here.gates.open("create")
+    assert (await restart.result()).environment.active_calls == 0

@@ -30,7 +30,7 @@ class RefusedItem(BaseModel):
 
 
 class NetworkUseItem(BaseModel):
-    """The use of the network since the machine started or was resumed from the disk."""
+    """The use of the network since the create, the last resume from the disk, or rollback."""
 
     connections: int = 0
     sent_bytes: int = 0

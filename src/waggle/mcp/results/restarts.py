@@ -64,9 +64,9 @@ def _named(job: JobBrief) -> str:
 
 
 def restarted_text(result: RestartedEnvironment) -> str:
-    """Return it as a text."""
+    """Return it as a text, without its note."""
     gone = f" Gone: {', '.join(result.gone)}." if result.gone else ""
     return (
         f"Environment {result.name} is {result.status} again after {result.seconds:g} s, with its "
-        f"files; no program runs in it.{gone}{' ' * bool(result.note)}{result.note}"
+        f"files; no program runs in it.{gone}"
     )

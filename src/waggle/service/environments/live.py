@@ -187,13 +187,13 @@ class LiveEnvironment(Restarting):
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
-        """Resume it if it is paused. Idempotent. Finishes when cancelled.
+        """Resume it if it is paused. Idempotent. Finishes when cancelled, once it has its turn.
 
         If it is paused to disk, `admit` takes a slot without an await, or raises. Raises what
         `admit`, the host or the guest raise, and stays paused then; or NotRunning.
         """
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
+        async with self._ending:
+            with anyio.CancelScope(shield=True):
                 if self.environment.state is State.PAUSED:
                     if self._guest is None:
                         admit()
