@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -25,7 +26,7 @@ AT_ONCE = 5.0
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[Waggle]:
-    own = {"max_environments": "1", "toolsets": "full", "max_calls_per_minute": "10000"}
+    own = {"max_environments": "2", "toolsets": "full", "max_calls_per_minute": "10000"}
     with running(tmp_path, {**small(tmp_path), **own}) as server:
         yield server
 
@@ -84,6 +85,22 @@ async def test_an_agent_goes_on_after_a_restart(server: Waggle) -> None:
         await call(client, "destroy_environment", **here)
 
 
+async def test_a_restarted_copy_says_that_it_has_no_output_of_jobs_before_it(
+    server: Waggle,
+) -> None:
+    async with connected(server) as client:
+        box = await create(client, "shell")
+        early = (await call(client, "execute", environment_id=box, code="echo early"))["job_id"]
+        forked = await call(client, "fork_environment", environment_id=box, count=1)
+        copy = {"environment_id": forked["environments"][0]["environment_id"]}
+        await call(client, "restart_environment", **copy)
+        gone = await refusal(client, "read_job", **copy, job_id=early, stream="stdout")
+        assert gone["code"] == "job_not_found"
+        assert "a restart removes it" in gone["message"]
+        for made in ({"environment_id": box}, copy):
+            await call(client, "destroy_environment", **made)
+
+
 async def install(client: Client, box: str) -> None:
     """Install a program as root, as a package would be."""
     code = (
@@ -109,7 +126,7 @@ async def printed(client: Client, box: str, job: int, text: str) -> bool:
     return bool(read.get("content") == text)
 
 
-async def refusals(client: Client, box: str) -> dict[str, object]:
+async def refusals(client: Client, box: str) -> dict[str, Any]:
     seen = await call(client, "get_environment", environment_id=box)
     return dict(seen["network_use"])
 
@@ -121,12 +138,17 @@ async def restarted(
     http: httpx2.AsyncClient,
     local: str,
     down: list[httpx2.Response],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Restart it, and ask its port meanwhile; its program uses all of its time to end.
 
     On this host the port is bytes of any protocol, so a connection ends without words.
     """
-    results: list[dict[str, object]] = []
+    results: list[dict[str, Any]] = []
+    waited: list[str] = []
+
+    async def use() -> None:
+        async with connected(server) as other:
+            waited.append(await execute(other, box, "echo waited"))
 
     async def restart() -> None:
         async with connected(server) as other:
@@ -138,6 +160,8 @@ async def restarted(
         while not results and time.monotonic() - began < 300:
             seen = await call(client, "get_environment", environment_id=box)
             if seen["status"] == "resuming" and len(down) < 3:
+                if not down:
+                    group.start_soon(use)
                 asked = time.monotonic()
                 down.append(await http.get(f"{server.url}/e/{box}/8000/page"))
                 with pytest.raises(httpx2.RemoteProtocolError):
@@ -145,4 +169,5 @@ async def restarted(
                 assert time.monotonic() - asked < AT_ONCE
             await anyio.sleep(0.1)
     assert down
+    assert waited == ["waited\n"]
     return results[0]
