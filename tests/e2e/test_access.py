@@ -17,6 +17,8 @@ from tests.support.server import bearer, request
 from tests.support.waggle_client import until
 from tests.support.waggle_process import Waggle, beside, command_line, running, small
 
+from waggle.cli.main import WRONG_SETTINGS
+
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LIST = request("tools/call", {"name": "list_environments", "arguments": {}})
@@ -235,7 +237,7 @@ def _broken(operator: Operator) -> Any:
 async def test_other_addresses_require_authentication(operator: Operator, tmp_path: Path) -> None:
     exposed = {"image_cache_dir": "/nonexistent", "listen_addr": "0.0.0.0:0"}
     refused = command_line("serve", data=tmp_path, settings=exposed)
-    assert refused.returncode == 1
+    assert refused.returncode == WRONG_SETTINGS
     for way in ("WAGGLE_AUTH_TOKENS_FILE", "WAGGLE_OAUTH_ISSUER", "WAGGLE_ALLOW_REMOTE"):
         assert way in refused.stderr
     operator.new("ann")

@@ -14,6 +14,7 @@ from packages.make import CHECKOUT, NO_COMMIT, date_of, values
 from packages.stage import FILES, Stage, filled
 
 from waggle import __version__
+from waggle.cli.main import WRONG_SETTINGS
 from waggle.config import load
 
 AGENT = CHECKOUT / "src/waggle/infra/rootfs/kit/agent"
@@ -116,6 +117,16 @@ UNITS = {
 }
 
 
+NOTIFY_RELOAD = 253
+"""The first systemd that has it. The package is for a later one; tests run on Debian 12, too."""
+
+
+def _systemd() -> int:
+    argv = ["systemd-analyze", "--version"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return int(said.split()[1])
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
 @pytest.mark.parametrize("unit", UNITS)
 def test_units_and_their_examples_are_valid(unit: str, tmp_path: Path) -> None:
@@ -127,9 +138,10 @@ def test_units_and_their_examples_are_valid(unit: str, tmp_path: Path) -> None:
         place = tmp_path / f"with-{example}"
         place.mkdir()
         file = place / unit
-        file.write_text(
-            re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={program}", text(f"{folder}/{unit}"))
-        )
+        lines = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={program}", text(f"{folder}/{unit}"))
+        if _systemd() < NOTIFY_RELOAD:
+            lines = lines.replace("Type=notify-reload", "Type=notify")
+        file.write_text(lines)
         if example:
             more = place / f"{unit}.d"
             more.mkdir()
@@ -145,7 +157,8 @@ def test_units_and_their_examples_are_valid(unit: str, tmp_path: Path) -> None:
 
 def test_the_manager_of_the_service_waits_longer_than_the_server_itself() -> None:
     unit = dict(units(text("server/waggle.service")))
-    assert unit["Type"] == "notify"
+    assert unit["Type"] == "notify-reload", "a reload ends when the files are read"
+    assert unit["RestartPreventExitStatus"] == str(WRONG_SETTINGS)
     assert unit["WatchdogSec"] == "5min", "longer than DEAD_SECONDS would be too long"
     assert unit["TimeoutStopSec"] == "3min"
     assert load({}).shutdown_timeout.total_seconds() < 120
@@ -156,7 +169,6 @@ def test_what_systemd_would_break_is_left_alone() -> None:
     assert agent["RestrictSUIDSGID"] == "no", "it refuses openat2, which opens the agent's files"
     assert agent["PrivateTmp"] == "no", "files that are asked for are in the real one"
     server = dict(units(text("server/waggle.service")))
-    assert "/bin/kill" not in server["ExecReload"], "a program of procps, which may not be there"
     assert server["DeviceAllow"].startswith("/dev/char/"), "a path must be there at the start"
 
 

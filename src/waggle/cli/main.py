@@ -2,7 +2,7 @@
 """The command line, which maps argv to one function. No logic; every command imports its own code.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed with a message that
-says what to do, 2 wrong usage, 130 interrupted.
+says what to do, 2 wrong usage, 78 a server's settings are wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from waggle.domain.programs import GuestUser
 from waggle.shipped import document
 from waggle.tasks import errors_in
 
+WRONG_SETTINGS = 78
+"""EX_CONFIG: a service manager need not start the server again before they are mended."""
+
 app = App(
     name="waggle",
     help="Throw-away Linux machines for AI agents, over MCP.",
@@ -52,7 +55,7 @@ app.command(run, group=SERVER, error_formatter=of_program)
 
 
 @app.command(group=SERVER, error_formatter=of_serve)
-def serve(*, stdio: Flag = False, listen: str | None = None) -> None:
+def serve(*, stdio: Flag = False, listen: str | None = None) -> int:
     """Run the server in the foreground until Ctrl-C or SIGTERM.
 
     Everything but the address is set with WAGGLE_* variables.
@@ -76,12 +79,14 @@ def serve(*, stdio: Flag = False, listen: str | None = None) -> None:
     except SettingsInvalid as error:
         name = variable("listen_addr")
         if listen is None or name not in error.message:
-            raise
+            _tell([error])
+            return WRONG_SETTINGS
         message = error.message.replace(name, "--listen")
         raise InvalidArgument(message, hint=error.hint) from error
     from waggle.app.serving import serve as begin
 
     begin(settings, wire)
+    return 0
 
 
 @app.command(name="mcp-config", group=SERVER)
@@ -250,13 +255,17 @@ def main(words: Sequence[str] | None = None) -> None:
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
             raise
-        for refusal in shown:
-            hint = f"  {refusal.hint}\n" if refusal.hint else ""
-            sys.stderr.write(f"waggle: {refusal.message}\n{hint}")
+        _tell(shown)
         sys.exit(2 if isinstance(shown[0], InvalidArgument) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(shown: Sequence[WaggleError]) -> None:
+    for refusal in shown:
+        hint = f"  {refusal.hint}\n" if refusal.hint else ""
+        sys.stderr.write(f"waggle: {refusal.message}\n{hint}")
 
 
 def refusals(error: BaseException) -> list[WaggleError]:
