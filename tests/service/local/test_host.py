@@ -321,6 +321,10 @@ async def test_a_full_disk_or_other_host_error_fails_the_create(rig: Rig) -> Non
     with pytest.raises(BootFailed, match="Too many open files") as raised:
         await rig.create()
     assert "waggle doctor" in raised.value.hint
+    rig.scratch.error = PermissionError(13, "Permission denied")
+    with pytest.raises(BootFailed, match="Permission denied") as raised:
+        await rig.create()
+    assert "'waggle image build' as that user" in raised.value.hint
     assert rig.left() == NOTHING
 
 

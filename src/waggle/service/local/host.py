@@ -262,7 +262,7 @@ class LocalHost:
         except OSError as error:
             raise BootFailed(
                 f"The machine's files could not be made: {error.strerror or error}.",
-                hint="The server may be out of file descriptors: see 'waggle doctor'.",
+                hint=_FOREIGN if isinstance(error, PermissionError) else _FEW_DESCRIPTORS,
             ) from error
 
 
@@ -270,6 +270,13 @@ def _local(guest: host.Guest) -> LocalGuest:
     if not isinstance(guest, LocalGuest):
         raise BootFailed("It was not booted by this server's hypervisor.")
     return guest
+
+
+_FEW_DESCRIPTORS = "The server may be out of file descriptors: see 'waggle doctor'."
+_FOREIGN = (
+    "All files of the server must belong to its user: run 'waggle setup' and 'waggle image build'"
+    " as that user, or give it what they made."
+)
 
 
 def is_root() -> bool:
