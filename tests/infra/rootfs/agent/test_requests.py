@@ -171,13 +171,27 @@ def test_a_request_that_takes_nearly_all_memory_is_refused_with_all_that_an_erro
     agent: Agent,
 ) -> None:
     codes: dict[object, int] = {}
-    for members in range(6_000, 6_200, 2):
+    for members in range(4_950, 5_150, 2):
         agent.send(full_request(members) + b"\n")
         answer = agent.message()
         assert answer["error"]["message"]
         assert answer["id"] == (None if answer["error"]["code"] == ErrorCode.TOO_LARGE else 7)
         codes[answer["error"]["code"]] = members
     assert list(codes) == [ErrorCode.INVALID_PARAMS, ErrorCode.TOO_LARGE]
+
+
+@pytest.mark.parametrize("last", [b"1" * 40_000, b'"' + b"\\u0041" * 7_000 + b'"', b"a" * 40_000])
+def test_a_word_that_memory_ends_in_is_too_large(agent: Agent, last: bytes) -> None:
+    """Whose buffer jansson could not make longer: it went on beyond its end, or ended the agent."""
+    codes: set[object] = set()
+    for members in range(3_000, 6_100, 50):
+        agent.send(full_request(members)[:-2] + b',"last":' + last + b"}}\n")
+        error = agent.message()["error"]
+        codes.add(error["code"])
+        assert error["message"] != "It is too large." or error["code"] == ErrorCode.TOO_LARGE
+    assert ErrorCode.TOO_LARGE in codes
+    assert codes <= {ErrorCode.TOO_LARGE, ErrorCode.PARSE_ERROR, ErrorCode.INVALID_PARAMS}
+    assert agent.result("ping") == {}
 
 
 def test_it_serves_on_after_fuzzed_lines(agent: Agent) -> None:

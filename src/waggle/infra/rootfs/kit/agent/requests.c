@@ -92,10 +92,9 @@ void take_request(char *line, size_t size) {
   char id[MAX_ID];
   if (size == 0) return;
   if (is_too_deep(line, size)) return refuse_line(PARSE_ERROR, "It is nested too deeply.");
-  json_t *request = json_loadb(line, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+  json_t *request = parse_line(line, size, &error);
   if (!request) {
-    // jansson has no words for a member that it has no memory for.
-    bool is_large = json_error_code(&error) == json_error_out_of_memory || !*error.text;
+    bool is_large = !*error.text;
     return refuse_line(is_large ? TOO_LARGE : PARSE_ERROR, is_large ? "It is too large." : error.text);
   }
   bool has_id = json_is_object(request) && read_id(request, id);
