@@ -22,9 +22,9 @@ from waggle.domain.files import (
     FileVersion,
     Listing,
 )
+from waggle.domain.files.guest_files import Names
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
-from waggle.domain.host import Names
 from waggle.domain.machine import VmmProcess
 from waggle.domain.programs import HOME, GuestUser, Stream
 

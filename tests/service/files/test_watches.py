@@ -21,7 +21,7 @@ from waggle.domain.errors import (
     QuotaExceeded,
     TimedOut,
 )
-from waggle.domain.host import Names
+from waggle.domain.files.guest_files import Names
 from waggle.domain.programs import HOME
 from waggle.service.files.watches import MAX_OF_ENVIRONMENT, MAX_OF_OWNER, WatchService
 

@@ -22,7 +22,7 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
-from waggle.domain.host import Names
+from waggle.domain.files.guest_files import Names
 from waggle.domain.programs.job import DISPLAYS, Recorded, StreamName
 from waggle.mcp.uris import DisplaysAddress, EnvironmentAddress, FileAddress, StreamAddress
 from waggle.service.environments.service import EnvironmentService

@@ -20,7 +20,8 @@ import structlog
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import QuotaExceeded, TimedOut, WaggleError
 from waggle.domain.files import parse_path
-from waggle.domain.host import Guest, Names
+from waggle.domain.files.guest_files import Names
+from waggle.domain.host import Guest
 from waggle.service.environments.service import EnvironmentService
 
 MAX_OF_ENVIRONMENT: Final = 8

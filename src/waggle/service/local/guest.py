@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestMisbehaves
-from waggle.domain.files import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
-from waggle.domain.files.search import Searched, SearchQuery
-from waggle.domain.files.tree import Unpacked
-from waggle.domain.host import FrozenMachine, Names
+from waggle.domain.files import MAX_PATH_BYTES
+from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import ResourceUse, VmmProcess
-from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser, Stream
+from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
 from waggle.infra.rootfs.machine_disks import HANG_UP, network_records
@@ -32,6 +30,7 @@ from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.attached import JobsOfGuest
 from waggle.service.local.blueprint import StartedMachine
 from waggle.service.local.diagnostician import ENDED, Causes, Diagnostician
+from waggle.service.local.files import FilesOfGuest
 from waggle.service.local.frozen import Freezing
 from waggle.service.local.health import GuestHealth, HealthOfGuest
 from waggle.service.local.network import NetworkOfGuest
@@ -44,7 +43,7 @@ _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
 
-class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
+class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     """Made by `LocalStart`. Owns the machine, the connection to it and its proxy."""
 
     def __init__(
@@ -128,55 +127,6 @@ class LocalGuest(JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """Return why a run failed; see `domain.host.Guest`."""
         return await self._diagnostician.explain(command, result)
-
-    async def write_file(
-        self,
-        path: str,
-        data: bytes,
-        mode: int | None = None,
-        *,
-        unless_changed: FileVersion | None = None,
-    ) -> None:
-        """Write a file; see `domain.host.Guest`."""
-        self._pages.forget()
-        async with self._naming_the_cause():
-            await self._files.write(path, data, mode, unless_changed=unless_changed)
-
-    async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
-        """Read a whole file to edit it; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._files.read_version(path, limit)
-
-    async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
-        """Read a part of a file; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._pages.read(path, offset=offset, length=length, limit=limit)
-
-    async def list_files(self, path: str) -> Listing:
-        """List a directory; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._files.list(path)
-
-    async def search(self, query: SearchQuery) -> Searched:
-        """Search files; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            return await self._trees.search(query)
-
-    async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
-        """Pack a tree; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            await self._trees.pack(path, exclude, into)
-
-    async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
-        """Unpack a tree; see `domain.host.Guest`."""
-        self._pages.forget()
-        async with self._naming_the_cause():
-            return await self._trees.unpack(path, records)
-
-    async def watch(self, path: str, changed: Callable[[Names], None]) -> None:
-        """Watch files; see `domain.host.Guest`."""
-        async with self._naming_the_cause():
-            await self._watches.watch(path, changed)
 
     async def resource_use(self) -> ResourceUse | None:
         """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""

@@ -15,7 +15,7 @@ from tests.infra.ssh.peer import Peer, Process, peer
 from tests.support.strain import STALL, strained
 
 from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, Unsupported, WaggleError
-from waggle.domain.host import Names
+from waggle.domain.files.guest_files import Names
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run import Shell
 from waggle.infra.ssh.run.watching import (

@@ -13,7 +13,7 @@ import pytest
 from tests.support.kit_files import build_files
 
 from waggle.domain.errors import FileNotFound
-from waggle.domain.host import Names
+from waggle.domain.files.guest_files import Names
 from waggle.domain.programs import Command, ExecutionResult, Streams
 from waggle.infra.ssh.run.trees import Run
 from waggle.infra.ssh.run.watching import Watches

@@ -12,7 +12,8 @@ import pytest
 from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.domain.errors import FileNotFound, FileRefused
-from waggle.domain.host import Names, no_progress
+from waggle.domain.files.guest_files import Names
+from waggle.domain.host import no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
 from waggle.tasks import end

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from waggle.domain.errors import Unsupported
+from waggle.domain.files.guest_files import Names
 from waggle.domain.files.search import ALWAYS_SKIPPED, glob_expression
-from waggle.domain.host import Names
 from waggle.domain.programs import Command, ExecutionResult, Output, Streams
 from waggle.infra.ssh.run.launcher import OutputCollector
 from waggle.infra.ssh.run.trees import PROGRAM, Run, invalid_answer, refusal
