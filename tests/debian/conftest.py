@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: Debian machines in which the guest agent was installed from its package.
+"""Fixtures: Debian machines in which the guest agent or the server was installed from its package.
 
-All tests share one machine, which takes half a minute to boot. Each says which policy it needs, and
-leaves the agent installed.
+All tests of a module share one machine, which takes half a minute to boot. Each says which policy
+or settings it needs, and leaves the package installed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.support.agent_packages import AgentPackages, make_agent_packages
 from tests.support.debian_agent import CONFIG
 from tests.support.debian_base import Base, ensure
 from tests.support.debian_machine import Machine, booted
+from tests.support.debian_server import MEMORY_MIB, NEEDED, guest_files, make_server_packages
 
 from waggle.config import load
 from waggle.config.places import Places
@@ -56,4 +57,16 @@ def machine(debian_base: Base, agent_packages: AgentPackages) -> Generator[Machi
     with booted(debian_base, agent_packages.files) as running:
         running.sh("apt-get install -y /test/agent.deb", 120)
         running.sh(f"cp {CONFIG} {CONFIG}.dpkg-test")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server_machine(mirror: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Machine]:
+    """A machine with the server's .deb, installed by apt; nothing has started the server."""
+    cache = Places.of(load()).cache
+    place = tmp_path_factory.mktemp("server")
+    files = asyncio.run(make_server_packages(Store(cache / "packages"), mirror, place, say))
+    base = asyncio.run(ensure(Store(cache / "debian"), mirror, say, more=NEEDED))
+    with booted(base, {**files, **guest_files(place)}, MEMORY_MIB) as running:
+        running.sh("cd /test && apt-get install -y ./server.deb", 300)
         yield running

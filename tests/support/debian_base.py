@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,20 +94,30 @@ class Base:
     kernel: Path
 
 
-def base_key(suite: str) -> str:
+def base_key(suite: str, more: Sequence[str] = ()) -> str:
     """Return the key of a base."""
-    return key_of(suite, Path(__file__).read_bytes())
+    return key_of(suite, *more, Path(__file__).read_bytes())
 
 
-async def ensure(store: Store, mirror: str, on_line: debian.OnLine, suite: str = SUITE) -> Base:
-    """Return the base of a suite, made if it is missing. Raises SetupIncomplete."""
+async def ensure(
+    store: Store,
+    mirror: str,
+    on_line: debian.OnLine,
+    suite: str = SUITE,
+    *,
+    more: Sequence[str] = (),
+) -> Base:
+    """Return the base of a suite, made if it is missing. Raises SetupIncomplete.
+
+    `more` are more packages: such a base is another kind, so that they do not displace each other.
+    """
 
     async def make(directory: Path) -> None:
         tree = directory / "tree"
         argv = debian.tree_argv(
             mirror,
             suite=suite,
-            packages=PACKAGES,
+            packages=[*PACKAGES, *more],
             variant="minbase",
             hooks=[_NO_INITRAMFS],
             options=_OPTIONS,
@@ -121,7 +131,8 @@ async def ensure(store: Store, mirror: str, on_line: debian.OnLine, suite: str =
         await debian.run(disk_argv(tree, directory / _DISK), on_line)
         shutil.rmtree(tree)
 
-    made = await store.ensure(f"{_KIND}-{suite}", base_key(suite), make)
+    kind = "-".join([_KIND, suite, *more[:1]])
+    made = await store.ensure(kind, base_key(suite, more), make)
     return Base(made / _DISK, made / _KERNEL)
 
 

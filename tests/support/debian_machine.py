@@ -39,7 +39,8 @@ BOOT_SECONDS: Final = 150.0
 """Limit for a boot; an idle host takes 20 s."""
 _PLAIN_CPU = "svm=off,aes=off,pclmulqdq=off,sha-ni=off"
 """Features that make udev load modules."""
-_MEMORY_MIB, _CPUS = 640, 2
+MEMORY_MIB: Final = 640
+_CPUS = 2
 _COMMAND_LINE = (
     "root=/dev/nvme0n1 rootfstype=ext4 rootflags=noinit_itable rw console=ttyS0 panic=-1 quiet"
     " random.trust_cpu=on mitigations=off audit=0 apparmor=0 systemd.show_status=no"
@@ -125,13 +126,13 @@ class Machine:
         return said.decode("utf-8", "replace") + (self.directory / "log").read_text()
 
 
-def _argv(base: Base, directory: Path, shell: int) -> list[str]:
+def _argv(base: Base, directory: Path, shell: int, memory: int) -> list[str]:
     """Return QEMU's command line. `shell` is a connected socket that it inherits."""
     return [
         *(program("setpriv"), "--pdeathsig=KILL", "--", program("qemu-system-x86_64")),
         *("-M", "q35,usb=off,vmport=off,sata=off,smbus=off,i8042=off"),
         *("-accel", "tcg,thread=multi", "-cpu", f"{CPU},{_PLAIN_CPU}"),
-        *("-smp", str(_CPUS), "-m", f"{_MEMORY_MIB}M"),
+        *("-smp", str(_CPUS), "-m", f"{memory}M"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
         *("-kernel", str(base.kernel), "-append", _COMMAND_LINE),
@@ -154,7 +155,9 @@ def _argv(base: Base, directory: Path, shell: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def booted(base: Base, files: Mapping[str, bytes | Path]) -> Generator[Machine]:
+def booted(
+    base: Base, files: Mapping[str, bytes | Path], memory: int = MEMORY_MIB
+) -> Generator[Machine]:
     """Boot a machine that has these files in `FILES`. It ends, and nothing is left of it."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.fail("QEMU is not installed: run 'waggle setup --yes'")
@@ -164,7 +167,7 @@ def booted(base: Base, files: Mapping[str, bytes | Path]) -> Generator[Machine]:
         ours, theirs = socket.socketpair()
         with ours, theirs, (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                _argv(base, directory, theirs.fileno()),
+                _argv(base, directory, theirs.fileno(), memory),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
