@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzz the C parsers of kit and guest agent with libFuzzer, guided by coverage, from their corpora on.
+"""Fuzz the C parsers of kit and guest agent with libFuzzer, by coverage, from their corpora on.
 
 `./task fuzz` runs all targets, 100,000 inputs each; name some, or give --runs. Needs clang with its
 runtime (packages clang and libclang-rt-14-dev of Debian 12), which the test-suite does not: that
