@@ -94,6 +94,26 @@ def test_a_program_that_makes_room_for_another_counts_as_no_request(
         assert answers[9]["result"]["entries"]
 
 
+@pytest.mark.parametrize("method", ["get_process", "kill_process"])
+def test_who_does_not_tell_of_a_program_in_time_is_given_up_with_it(
+    agent_program: Path, tmp_path: Path, method: str
+) -> None:
+    with running_agent(agent_program, tmp_path, SHORT) as agent:
+        process = agent.result("exec_command", argv=["/bin/sleep", "600"], wait=False)["process"]
+        [keeper] = children_of(agent.process.pid)
+        [program] = children_of(keeper)
+        os.kill(keeper, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            assert agent.error(method, process=process)["code"] == ErrorCode.TIMED_OUT
+            assert 1 <= time.monotonic() - began < 10
+            assert agent.error("get_process", process=process)["code"] == ErrorCode.NOT_FOUND
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        until_sync(lambda: not Path(f"/proc/{program}").exists(), seconds=20)
+        until_sync(lambda: not children_of(agent.process.pid), seconds=10)
+
+
 def request(number: int, method: str, params: object) -> bytes:
     message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
     return json.dumps(message).encode() + b"\n"
