@@ -41,6 +41,7 @@ static ssize_t sent_to_log(int fd, const void *data, size_t size, int flags) {
   return (ssize_t)size;
 }
 
+struct child children[MAX_CHILDREN]; // there are none
 void watch(int fd, void *whose) { (void)fd, (void)whose; }
 int serve(int fd) { return fd; }
 void forget_host(void) {}

@@ -108,7 +108,8 @@ int64_t monotonic(void);
 // memory.c: bound what JSON may take to MEMORY bytes; the rest is as malloc.
 void bound_memory(void);
 size_t memory_left(void);
-// Parse what a host sends. NULL with an error, whose text is empty if there is no memory for it.
+// Parse what a host sends, by nothing else: memory may end within it. NULL with an error, whose text is
+// empty if there is no memory for it.
 json_t *parse_line(const char *line, size_t size, json_error_t *error);
 // Let a result that is made be sent: writing it takes a little, too.
 void spare_memory(bool is_spared);

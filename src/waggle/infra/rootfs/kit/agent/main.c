@@ -63,11 +63,12 @@ static bool take_descriptor(const char *name, int *fd) {
 // when they do not fit: a host takes what is missing for lost.
 static json_t *pending(void) {
   json_t *ids = json_array();
+  json_error_t error;
   for (const struct child *child = children; child < children + MAX_CHILDREN; child++)
-    for (int i = 0; i < child->waiting_count; i++)
-      if (*child->waiting[i].id &&
-          json_array_append_new(ids, json_loads(child->waiting[i].id, JSON_DECODE_ANY, NULL)))
-        return NULL;
+    for (int i = 0; i < child->waiting_count; i++) {
+      const char *id = child->waiting[i].id;
+      if (*id && json_array_append_new(ids, parse_line(id, strlen(id), &error))) return NULL;
+    }
   return ids;
 }
 
