@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -97,10 +98,18 @@ def prefix(tmp_path: Path, disk: Path) -> Sequence[str]:
 
 
 @pytest.fixture
-def agent(agent_program: Path, tmp_path: Path, prefix: tuple[str, ...]) -> Generator[Agent]:
+def agent(
+    agent_program: Path, tmp_path: Path, prefix: tuple[str, ...], disk: Path
+) -> Generator[Agent]:
     with running_agent(agent_program, tmp_path, prefix=prefix) as running:
         assert running.result("ping") == {}  # it sees the disk now
-        yield running
+        place = os.open(seen(running, disk), os.O_RDONLY)
+        try:
+            yield running
+        finally:
+            with contextlib.suppress(OSError):  # it is not frozen
+                fcntl.ioctl(place, FITHAW, 0)  # else its loop device stays for ever
+            os.close(place)
 
 
 def test_writes_wait_until_it_is_thawed(agent: Agent, disk: Path) -> None:

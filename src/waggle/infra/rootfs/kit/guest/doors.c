@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two doors that lead to the SSH server, one for each hypervisor: TCP behind QEMU's forwarded
 // port, in a network name space that programs are not in (network.c), vsock behind libkrun's socket.
-// Code inside the guest may use neither.
+// Code inside the guest may use neither. Root can take the gateway's address and fill the places for
+// connections; it still has no key, and the server has PID 1 empty them.
 #include "waggle.h"
 
 #include <arpa/inet.h>
