@@ -55,7 +55,7 @@ class Store:
         path = self.path(kind, key)
         self.directory.mkdir(parents=True, exist_ok=True)
         async with FileLock(self.directory / f".{kind}.lock", timeout=WAIT_SECONDS):
-            for half in self._of(f".{kind}"):
+            for half in self.directory.glob(f".{kind}-*"):
                 shutil.rmtree(half)  # left by a killed lab
             if not path.is_dir():
                 with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=self.directory) as name:
@@ -70,16 +70,8 @@ class Store:
 
     def _all(self, kind: str) -> list[Path]:
         """List the directories of a kind, newest first."""
-        return sorted(self._of(kind), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-    def _of(self, kind: str) -> list[Path]:
-        """List the directories of a kind, and not those of one whose name only begins with it."""
-        found = self.directory.glob(f"{kind}-*")
-        return [
-            path
-            for path in found
-            if path.is_dir() and "-" not in path.name.removeprefix(f"{kind}-")
-        ]
+        found = [path for path in self.directory.glob(f"{kind}-*") if path.is_dir()]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     @contextlib.contextmanager
     def run_directory(self) -> Generator[Path]:

@@ -86,23 +86,6 @@ async def test_old_directories_of_the_same_kind_are_removed(tmp_path: Path) -> N
     assert other.is_dir()
 
 
-async def test_a_kind_leaves_alone_another_whose_name_begins_as_its_own(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-
-    async def make(directory: Path) -> None:
-        (directory / "file").touch()
-
-    others = [await store.ensure("base-more", key, make) for key in ("a", "b")]
-    half = tmp_path / ".base-more-halfmade"
-    half.mkdir()
-    for key in ("c", "d", "e"):
-        await store.ensure("base", key, make)
-    assert all(path.is_dir() for path in (*others, half))
-    newest = store.newest("base")
-    assert newest is not None
-    assert newest.name == "base-e"
-
-
 def test_a_run_leaves_nothing_and_removes_remains_of_a_killed_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.run_directory() as one:
