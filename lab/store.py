@@ -39,7 +39,10 @@ class Store:
         self.directory = directory
 
     def path(self, kind: str, key: str) -> Path:
-        """Return the path of this kind and key, whether it exists or not."""
+        """Return the path of this kind and key, whether it exists or not.
+
+        Keys may have hyphens, so no kind may be another's name with a hyphen and more behind it.
+        """
         return self.directory / f"{kind}-{key}"
 
     def newest(self, kind: str) -> Path | None:

@@ -131,8 +131,8 @@ async def ensure(
         await debian.run(disk_argv(tree, directory / _DISK), on_line)
         shutil.rmtree(tree)
 
-    kind = "-".join([_KIND, suite, *more[:1]])
-    made = await store.ensure(kind, base_key(suite, more), make)
+    kind = "_".join([_KIND, *more[:1]])
+    made = await store.ensure(f"{kind}-{suite}", base_key(suite, more), make)
     return Base(made / _DISK, made / _KERNEL)
 
 

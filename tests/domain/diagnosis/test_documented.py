@@ -11,6 +11,7 @@ from pathlib import Path
 import waggle
 from waggle.domain.diagnosis import rules
 from waggle.domain.errors import GuestMisbehaves
+from waggle.domain.programs.guest_job import EndedByRestart
 
 SOURCES = Path(waggle.__file__).parent
 TABLE = re.compile(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \|", re.MULTILINE)
@@ -25,7 +26,7 @@ def codes() -> Iterator[str]:
                 if isinstance(code, ast.Constant):
                     yield str(code.value)
     yield from (found.code for _, found in rules._SAID)
-    yield GuestMisbehaves.code
+    yield from (GuestMisbehaves.code, EndedByRestart.code)
 
 
 def test_the_table_of_causes_has_every_code_and_no_other() -> None:
