@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 from tests.service.local.healing import SILENCE, Logged, Machine, Rig
-from tests.support.waiting import until
+from tests.support.waiting import cancelled, until
 
 from waggle.infra.rootfs.machine_disks import RESTART_AGENT
 from waggle.service.local.health import StandsStill
@@ -59,3 +59,23 @@ async def test_a_machine_is_not_stopped_while_it_is_healed() -> None:
     rig.machine.hangs.set()
     await asyncio.gather(asking, stopping)
     assert rig.machine.records == [RESTART_AGENT]
+
+
+async def test_a_guest_is_asked_again_although_a_copy_of_it_was_given_up_before_it_began() -> None:
+    rig = Rig(Machine(hangs=asyncio.Event()))
+    rig.agent.error = SILENCE
+    assert rig.machine.hangs is not None
+    asking = asyncio.create_task(rig.is_silent())
+    await until(lambda: rig.machine.records == [RESTART_AGENT])
+
+    async def copy() -> None:
+        async with rig.health.while_stopped():
+            raise AssertionError("it is being healed")
+
+    copying = asyncio.create_task(copy())
+    await asyncio.sleep(0)
+    await cancelled(copying)
+    rig.machine.hangs.set()
+    await asking
+    rig.agent.error = None
+    await rig.health.load()

@@ -91,8 +91,8 @@ class GuestHealth:
     @contextlib.asynccontextmanager
     async def while_stopped(self) -> AsyncGenerator[None]:
         """Leave the guest alone while its machine stands still in the block."""
-        await self.stop()
         try:
+            await self.stop()
             yield
         finally:
             self.go_on()
