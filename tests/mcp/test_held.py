@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
@@ -13,13 +12,11 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import (
     CallToolResult,
-    ClientCapabilities,
-    ElicitationCapability,
     ElicitResult,
     InputRequiredResult,
     InputResponses,
 )
-from tests.support.asking import Person, connecting
+from tests.support.asking import Person, Request, connecting
 from tests.support.owners import ANN, BOB, guarded
 from tests.support.server import (
     LEGACY,
@@ -221,20 +218,6 @@ async def test_a_server_that_stops_ends_calls_that_nobody_waits_for() -> None:
         server.calls.cut()
         with anyio.fail_after(5):
             await setup.host.only.was_cancelled.wait()
-
-
-@dataclass
-class Request:
-    """As much of a request of 2026-07-28 as `Held` looks at."""
-
-    request_state: str | None = None
-    input_responses: InputResponses | None = None
-    protocol_version: str = MODERN
-    client_capabilities: ClientCapabilities = field(
-        default_factory=lambda: ClientCapabilities(elicitation=ElicitationCapability())
-    )
-    request_context: object = None
-    mcp_server: object = None
 
 
 async def test_a_call_that_nobody_comes_back_for_ends() -> None:

@@ -18,7 +18,7 @@ import anyio.lowlevel
 import mcp_types
 from mcp.client.session import ClientRequestContext
 from tests.support.guest import FakeGuest
-from tests.support.server import Setup
+from tests.support.server import MODERN, Setup
 
 from waggle.domain.network.rules import Rule
 from waggle.domain.programs import Command, ExecutionResult
@@ -93,3 +93,19 @@ def connecting(setup: Setup, questions: Questions, program: str = "connect") -> 
     setup.questions = questions
     setup.host.prepare = prepare
     return setup
+
+
+@dataclass
+class Request:
+    """As much of a request of 2026-07-28 as `Held` looks at."""
+
+    request_state: str | None = None
+    input_responses: mcp_types.InputResponses | None = None
+    protocol_version: str = MODERN
+    client_capabilities: mcp_types.ClientCapabilities = field(
+        default_factory=lambda: mcp_types.ClientCapabilities(
+            elicitation=mcp_types.ElicitationCapability()
+        )
+    )
+    request_context: object = None
+    mcp_server: object = None

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import anyio
 from mcp.server.mcpserver import Context
 from mcp_types import ElicitResult, InputRequests, InputRequiredResult
 
@@ -35,7 +36,7 @@ from waggle.mcp.asking import (
 )
 from waggle.mcp.observed import ToolResult
 from waggle.service.environments.questions import CannotAsk, Questions
-from waggle.tasks import end
+from waggle.tasks import finish
 
 LINGER_SECONDS: Final = 60.0
 """How long work without a caller is kept after the time for an answer."""
@@ -120,9 +121,23 @@ class _Piece:
         self.owner = owner
         self.context = context
         self.asker = asker
-        self.task: asyncio.Future[ToolResult] = asyncio.ensure_future(work(context))
+        self._scope = anyio.CancelScope()
+        self.task: asyncio.Future[ToolResult] = asyncio.ensure_future(self._run(work))
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self.timer: asyncio.TimerHandle | None = None
         self.is_followed = False
+
+    async def _run(self, work: Work) -> ToolResult:
+        with self._scope:
+            return await work(self.context)
+        raise asyncio.CancelledError
+
+    def cancel(self) -> None:
+        """Cancel the work, but for what it shields.
+
+        `Task.cancel` would break off a restart between two machines, and lose the disk.
+        """
+        self._scope.cancel()
 
     async def next(self) -> InputRequests | None:
         """Wait for its end, or for forms to return. Cancelling ends the wait only."""
@@ -198,7 +213,8 @@ class Held:
             if forms is None:
                 return piece.task.result()
         except BaseException:
-            await end(piece.task)
+            piece.cancel()
+            await finish(asyncio.wait({piece.task}))
             raise
         finally:
             piece.is_followed = False
@@ -230,5 +246,4 @@ class Held:
         piece = self._pieces.pop(number)
         if piece.timer is not None:
             piece.timer.cancel()
-        piece.task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        piece.task.cancel()
+        piece.cancel()
