@@ -115,11 +115,14 @@ def full_request(members: int) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 7, "method": "file_read", "params": params}).encode()
 
 
-def resident(pid: int) -> int:
-    """Return the bytes of memory that a process has to itself, and the code that it uses."""
+def resident(pid: int, kind: str = "Pss") -> int:
+    """Return the bytes of memory that a process has to itself, and the code that it uses.
+
+    Its share of the C library depends on how many others use that; `Pss_Anon` is without it.
+    """
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
-    return int(pss) * 1024
+    [found] = [line.split()[1] for line in rollup.splitlines() if line.startswith(f"{kind}:")]
+    return int(found) * 1024
 
 
 def children_of(pid: int) -> list[int]:

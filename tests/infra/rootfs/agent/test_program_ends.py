@@ -212,10 +212,10 @@ def test_outputs_that_are_kept_take_bounded_memory(
             until_sync(lambda: not _programs(agent))
         keepers = _children(agent.process.pid)
         assert len(keepers) == most
-        taken = [resident(pid) for pid in keepers]
+        taken = [resident(pid, "Pss_Anon") for pid in keepers]
         assert max(taken) < 2 * bytes_ + OF_A_KEEPER
         assert min(taken) > 2 * bytes_, "each keeps what it was told to"
-        assert resident(agent.process.pid) < 1 << 20
+        assert resident(agent.process.pid, "Pss_Anon") < 1 << 20
 
 
 def test_a_hundred_programs_leave_nothing(agent: Agent) -> None:
