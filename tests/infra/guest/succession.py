@@ -35,6 +35,17 @@ class Agents:
         """Say what it is, and truly what it has."""
         return result(request, self.what(*(one["id"] for one in self.has)))
 
+    def keep_questions(self) -> list[Request]:
+        """Answer no question what it is; return them, as they come."""
+        asked: list[Request] = []
+
+        def keep(request: Request) -> bytes:
+            asked.append(request)
+            return b""
+
+        self.info = keep
+        return asked
+
     @staticmethod
     def what(*pending: object) -> dict[str, object]:
         return {**GOOD["get_agent_info"], "pending": [*pending]}

@@ -112,13 +112,7 @@ async def test_a_call_that_the_next_agent_has_is_answered_by_it() -> None:
 
 async def test_a_call_that_was_sent_after_the_question_is_not_judged_by_its_answer() -> None:
     async with agents() as (client, made):
-        asked: list[Request] = []
-
-        def late(request: Request) -> bytes:
-            asked.append(request)
-            return b""
-
-        made.info = late
+        asked = made.keep_questions()
         lost = asyncio.create_task(client.sync())
         await until(lambda: len(made.has) == 1)
         await made.die()
@@ -135,13 +129,7 @@ async def test_a_call_that_was_sent_after_the_question_is_not_judged_by_its_answ
 
 async def test_a_call_that_waits_to_be_sent_is_not_judged_either() -> None:
     async with agents() as (client, made):
-        asked: list[Request] = []
-
-        def late(request: Request) -> bytes:
-            asked.append(request)
-            return b""
-
-        made.info = late
+        asked = made.keep_questions()
         wire = client._channel._wire
         assert wire is not None
         async with wire._turn:  # as while a guest does not read
