@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest of this host whose machine or SSH server fails, or is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import cast
+
+import anyio
+import pytest
+from tests.service.local.pretended import UNABLE, PretendMachine, PretendProxy
+from tests.support.hostile_ssh import hostile
+from tests.support.vm import environment
+
+from waggle.domain.errors import GuestLost, GuestMisbehaves, TimedOut, WaggleError
+from waggle.domain.image import BootImage
+from waggle.domain.machine import Resources
+from waggle.domain.programs import Command
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.net.ports import PortLease
+from waggle.infra.ssh import SshConnection, new_keys
+from waggle.infra.ssh.asyncssh_internals import open_exec
+from waggle.infra.ssh.run.launcher import CommandSession
+from waggle.service.local.blueprint import Blueprint, MachineParts, StartedMachine
+from waggle.service.local.frozen import Freezing
+from waggle.service.local.guest import LocalGuest
+
+pytestmark = pytest.mark.anyio
+
+
+class PretendLock:
+    def close(self) -> None:
+        pass
+
+
+class TestGuest:
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def make(
+        self,
+        machine: PretendMachine,
+        log: list[str],
+        connection: SshConnection | None = None,
+        freezing: Freezing = UNABLE,
+    ) -> LocalGuest:
+        files = Path(tempfile.mkdtemp(dir=self.directory))
+        resources = Resources(1, 64, 1)
+        image = BootImage("x", "sha256:0", files / "image", {})
+        parts = MachineParts(RuntimeName.SHELL, image, files / "kernel", files / "kit", resources)
+        blueprint = Blueprint(parts, {}, files)
+
+        def forget(_port: int) -> None:
+            log.append("port, files remain" if files.exists() else "files and port")
+
+        return LocalGuest(
+            StartedMachine(blueprint, machine, PortLease(1, PretendLock(), forget)),
+            connection or SshConnection(1, new_keys()),
+            PretendProxy(log),
+            keys=new_keys(),
+            environment=environment(),
+            directory="/home/sandbox",
+            booted_from={},
+            freezing=freezing,
+        )
+
+    async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
+        guest = self.make(PretendMachine([]), [])
+        for pause in (guest.pause, guest.pause_to_disk):
+            with pytest.raises(WaggleError):
+                await pause()
+            assert (await guest.report(), await guest.load()) == (None, None)
+            with pytest.raises(GuestLost):
+                await guest.unpause()  # it runs in any case
+            for ask in (guest.report, guest.load):
+                with pytest.raises(GuestLost):
+                    await ask()
+
+    async def test_the_agent_of_a_machine_that_is_copied_is_not_lost(self) -> None:
+        class Slow:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                said.append(await guest.report())
+                yield "frozen"
+
+        said: list[object] = []
+        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Slow()))
+        async with guest.freeze():
+            assert said == [None]
+            with pytest.raises(GuestLost):
+                await guest.report()  # its machine goes on while the copy is kept
+
+    async def test_nothing_is_sent_to_a_machine_that_is_copied(self) -> None:
+        """Its copy would have it, too, and answer that when it is given its identity."""
+
+        class Held:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                began.set()
+                await goes_on.wait()
+                yield "frozen"
+
+        class Renewed(PretendMachine):
+            async def renew(self, records: Mapping[str, bytes]) -> None:
+                self.log.extend(records)
+
+        began, goes_on = anyio.Event(), anyio.Event()
+        sent: list[str] = []
+        guest = self.make(Renewed(sent), [], freezing=cast("Freezing", Held()))
+
+        async def copy() -> None:
+            async with guest.freeze():
+                pass
+
+        copying = asyncio.create_task(copy())
+        await began.wait()
+        telling = asyncio.create_task(guest.renew_network())
+        await anyio.wait_all_tasks_blocked()
+        assert sent == []
+        goes_on.set()
+        await asyncio.gather(telling, copying)
+        assert sent == ["network"]
+
+    async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        for _ in range(2):
+            await guest.destroy()
+        assert log == ["machine", "proxy", "files and port", "machine", "proxy"]
+
+    async def test_a_machine_that_does_not_die_keeps_its_port_for_a_retry(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log, stubborn=2), log)
+        for _ in range(2):
+            with pytest.raises(TimedOut):
+                await guest.destroy()
+        assert not any("port" in entry for entry in log)
+        await guest.destroy()
+        assert log[-3:] == ["machine", "proxy", "files and port"]
+
+    async def test_a_cancelled_destroy_still_finishes(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await guest.destroy()
+        assert log == ["machine", "proxy", "files and port"]
+
+    async def test_a_guest_whose_ssh_server_floods_is_reported_until_it_is_destroyed(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            errors: list[GuestMisbehaves] = []
+            guest.when_misbehaves(errors.append)
+            session = CommandSession(100)
+            await open_exec(await connection.get(), session, "attack debug", window=100_000)
+            await session.ended.wait()
+            for _ in range(2):
+                with pytest.raises(GuestMisbehaves, match="over 1,000 control packets") as raised:
+                    await guest.run(Command(("true",), 5.0, 100))
+                assert raised.value.code == "guest_misbehaves"
+                assert "Destroy it" in raised.value.hint
+            assert ["over 1,000 control packets" in error.message for error in errors] == [True]
+            await guest.destroy()
+        assert log[0] == "machine"
+
+    async def test_a_call_interrupted_by_a_destroy_says_so(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            await connection.get()
+            calls = [
+                asyncio.create_task(guest.list_files("/")),
+                asyncio.create_task(guest.report()),
+            ]
+            for _ in range(2):
+                await guest.destroy()
+            for call in calls:
+                with pytest.raises(GuestLost) as raised:
+                    await call
+                assert raised.value.message == "The environment is being destroyed."
+                assert raised.value.hint == "Its files are gone: create a new environment."
+
+    async def test_a_dead_machine_is_cleared_away_and_its_death_still_reported(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        await guest.destroy()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged"):
+            await guest.connect()
+
+    async def test_an_interrupted_call_reports_the_death_of_the_machine(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged") as raised:
+            await guest.connect()
+        assert "create a new environment" in raised.value.hint
