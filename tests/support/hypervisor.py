@@ -24,7 +24,7 @@ from waggle.domain.guest_agent import (
     GuestReport,
     RunsPrograms,
 )
-from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec, VmmProcess
+from waggle.domain.machine import READY_LINE, Capabilities, GuestDisks, MachineSpec, VmmProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish
@@ -38,6 +38,7 @@ class FakeHypervisor:
     """Boots in milliseconds. `booted` lists every machine that got ready."""
 
     name = "fake"
+    capabilities = Capabilities(freezes=False, stops_when_full=False)
 
     def __init__(self) -> None:
         self.booted: list[FakeMachine] = []

@@ -101,6 +101,22 @@ class MachineSpec:
     background: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the machines of one hypervisor can. Ask this, never which hypervisor it is.
+
+    `freezes`: it is a FreezingHypervisor. `stops_when_full`: a machine whose write the host's disk
+    refuses stops until there is room; else its guest sees an error. `keeps_connections`: freezing a
+    machine leaves its connections open; else they break, and programs continue. `containers`: its
+    guest kernel can run containers.
+    """
+
+    freezes: bool
+    stops_when_full: bool
+    keeps_connections: bool = True
+    containers: bool = False
+
+
 class Machine(Protocol):
     """One running virtual machine. Owns its VMM, sockets and console; not the disks."""
 
@@ -189,6 +205,11 @@ class Hypervisor(Protocol):
     @property
     def name(self) -> str:
         """The name that the operator knows it by."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its machines can; never changes."""
         ...
 
     async def boot(self, spec: MachineSpec) -> Machine:

@@ -17,7 +17,13 @@ from functools import partial
 from typing import NoReturn
 
 from waggle.domain.errors import DiskFull, GuestLost, Unsupported
-from waggle.domain.machine import GUEST_SSH_PORT, GuestDisks, MachineSpec, Resources
+from waggle.domain.machine import (
+    GUEST_SSH_PORT,
+    Capabilities,
+    GuestDisks,
+    MachineSpec,
+    Resources,
+)
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import (
@@ -142,6 +148,7 @@ class KrunHypervisor:
     """
 
     name = "krun"
+    capabilities = Capabilities(freezes=False, stops_when_full=False)
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
-from waggle.domain.machine import FrozenState, MachineSpec, Resources
+from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resources
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
@@ -54,6 +54,7 @@ class QemuHypervisor:
     """
 
     name = "qemu"
+    capabilities = Capabilities(freezes=True, stops_when_full=True)
 
     def __init__(
         self,
