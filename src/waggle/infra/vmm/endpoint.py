@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One method of a VMM's API, as data: verb, path, models, when it is legal and since when it exists.
+"""One method of a VMM's API, as data: verb, path, models, when it is legal, since when it exists.
 
 The tables of `firecracker` and `cloud_hypervisor` consist of these; `client` sends them. Knows no
 VMM and no connection.
