@@ -17,7 +17,7 @@ from waggle.domain.errors import DiskFull, GuestLost, ImageMissing, TimedOut
 from waggle.domain.guest_agent import GuestAgent
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, MachineSpec, VmmProcess
+from waggle.domain.machine import Capabilities, GuestDisks, MachineSpec, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.network.use import NetworkUse
 from waggle.infra.net.ports import PortAllocator
@@ -111,6 +111,7 @@ class PretendHypervisor:
     identity: bytes = b""
     booting: anyio.Event = field(default_factory=anyio.Event)
     name: str = "pretend"
+    capabilities: Capabilities = Capabilities(freezes=False, stops_when_full=False)
 
     async def boot(self, spec: MachineSpec) -> PretendMachine:
         self.specs.append(spec)
