@@ -100,6 +100,9 @@ class PretendMachine:
         self.dead.set()
 
 
+_PLAIN = Capabilities(freezes=False, stops_when_full=False)
+
+
 @dataclass
 class PretendHypervisor:
     """A hypervisor that raises `errors` in turn, then boots. With `hold` it boots forever."""
@@ -111,7 +114,7 @@ class PretendHypervisor:
     identity: bytes = b""
     booting: anyio.Event = field(default_factory=anyio.Event)
     name: str = "pretend"
-    capabilities: Capabilities = Capabilities(freezes=False, stops_when_full=False)
+    capabilities: Capabilities = _PLAIN
 
     async def boot(self, spec: MachineSpec) -> PretendMachine:
         self.specs.append(spec)
