@@ -7,8 +7,9 @@ VMM and no connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -16,15 +17,16 @@ from waggle.infra.vmm.version import Version
 
 Asked = TypeVar("Asked", bound=BaseModel | None)
 Answered = TypeVar("Answered", bound=BaseModel | None)
-Verb = Literal["GET", "PUT", "PATCH"]
+Verb = Literal["GET", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[Asked, Answered]):
-    """A method. `name` is its operation id in the VMM's OpenAPI document.
+    """A method. `name` is its operation id in the VMM's OpenAPI document, or its route's name.
 
     `path` may hold one name in braces, such as `/drives/{drive_id}`. `request` and `answer` are
-    None where there is no body. `legal` says in which states of the VM a call is allowed.
+    NoneType where there is no body. `legal` are the states of the VM, as the VMM names them and
+    with commas between, in which a call is allowed.
     """
 
     name: str
@@ -36,3 +38,10 @@ class Endpoint(Generic[Asked, Answered]):
     since: Version
     until: Version | None = None
     """The first version without it."""
+    may_be_empty: bool = False
+    """Whether the answer can have no body, which `client` returns as None."""
+
+
+def table(values: Iterable[object]) -> tuple[Endpoint[Any, Any], ...]:
+    """Return the endpoints among the values of a module, in their order."""
+    return tuple(cast("Endpoint[Any, Any]", one) for one in values if isinstance(one, Endpoint))
