@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 REPORTS = PurePosixPath("/lab/report")
-LIBRARIES = PurePosixPath("/var/lib/waggle/lib")
+PARTS = PurePosixPath("/var/lib/waggle")
+LIBRARIES = PARTS / "lib"
+FIRECRACKER = PARTS / "vmm" / "firecracker"
+"""Its jailer lies beside it."""
 ENVIRONMENT = {  # the guest's kernel is already there, so libkrunfw need not be named
     "WAGGLE_HYPERVISOR": "krun",
     "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so"),
+    "WAGGLE_TEST_FIRECRACKER": str(FIRECRACKER),
 }
 MACHINES = min(2, os.cpu_count() or 1)
 """Number of outer machines at once; each takes 3 GiB."""

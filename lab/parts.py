@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second disk: libkrun, libkrunfw, and the guest's kernel, kit and images, ready to boot.
+"""The second disk: libkrun, libkrunfw, Firecracker, and the guest's kernel, kit and images.
 
 Mounted at /var/lib/waggle, so that waggle finds its cache in the usual place and builds nothing.
 Holds only the image store's documents (names and descriptions of images), not the layers.
@@ -102,8 +102,17 @@ def place(source: Path, target: Path) -> Path:
 
 def libraries(found: Sequence[Path]) -> Files:
     """Return the shared libraries in these directories with their names on the disk."""
+    return _below("lib", found)
+
+
+def machine_monitors(found: Sequence[Path]) -> Files:
+    """Return the programs in these directories with their names on the disk."""
+    return _below("vmm", found)
+
+
+def _below(name: str, found: Sequence[Path]) -> Files:
     return {
-        PurePosixPath("lib", library.name): library
+        PurePosixPath(name, file.name): file
         for directory in found
-        for library in sorted(directory.iterdir())
+        for file in sorted(directory.iterdir())
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import base, krunfw, lane, libkrun, outer, parts, project, rust
+from lab import base, firecracker, krunfw, lane, libkrun, outer, parts, project, rust
 from lab.check import find_program
 from lab.display import Display
 from lab.jobs import ENVIRONMENT, MACHINES, TOTAL_SECONDS, Job, shares
@@ -36,6 +36,7 @@ class Early:
     base: Path
     libkrun: Path
     libkrunfw: Path
+    firecracker: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,11 @@ async def prepare(
     except ExceptionGroup as several:
         raise _first(several) from several
     found = early.result()
-    files = {**guest.result(), **parts.libraries([found.libkrun, found.libkrunfw])}
+    files = {
+        **guest.result(),
+        **parts.libraries([found.libkrun, found.libkrunfw]),
+        **parts.machine_monitors([found.firecracker]),
+    }
     disk = await parts.ensure(store, files, partial(display.detail, "parts"))
     return Made(found.base, found.libkrun, disk)
 
@@ -114,9 +119,10 @@ async def prepare_early(
                 libkrun.ensure(store, toolchain, requirement, on_line("libkrun"))
             )
             firmware = group.create_task(krunfw.ensure(store, mirror, on_line("libkrunfw")))
+            vmm = group.create_task(firecracker.ensure(store, on_line("Firecracker")))
     except ExceptionGroup as several:
         raise _first(several) from several
-    return Early(bases.result(), kruns.result(), firmware.result())
+    return Early(bases.result(), kruns.result(), firmware.result(), vmm.result())
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from lab.parts import DISK, documents, ensure, files_key, libraries, place
+from lab.parts import DISK, documents, ensure, files_key, libraries, machine_monitors, place
 from lab.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +32,13 @@ def test_a_changed_file_changes_the_key(tmp_path: Path) -> None:
 def test_libraries_keep_their_names(tmp_path: Path) -> None:
     (tmp_path / "libkrun.so").touch()
     assert libraries([tmp_path]) == {PurePosixPath("lib/libkrun.so"): tmp_path / "libkrun.so"}
+
+
+def test_machine_monitors_lie_beside_each_other(tmp_path: Path) -> None:
+    for name in ("firecracker", "jailer"):
+        (tmp_path / name).touch()
+    found = machine_monitors([tmp_path])
+    assert found == {PurePosixPath("vmm", path.name): path for path in tmp_path.iterdir()}
 
 
 def test_placing_a_file_links_it_and_makes_directories(tmp_path: Path) -> None:
