@@ -22,6 +22,7 @@ PACKAGES = (
     *("linux-image-cloud-amd64", "busybox-static", "python3"),
     *("bash", "coreutils", "dash", "findutils", "grep", "gzip", "hostname", "mount", "sed", "tar"),
     *("e2fsprogs", "erofs-utils", "iproute2", "procps", "strace", "util-linux"),
+    "qemu-system-x86",  # with KVM inside, Firecracker is compared with it
 )
 DISK, KERNEL, INITRAMFS = "base.ext4", "vmlinuz", "initramfs"
 _RECIPE = ("assemble.py", "base.py", "initramfs.py", "wheels.py")

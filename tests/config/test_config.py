@@ -146,6 +146,9 @@ class TestDefaults:
     def test_an_empty_value_counts_as_not_set(self) -> None:
         assert settings(MAX_ENVIRONMENTS="", CA_BUNDLE="").max_environments == 10
 
+    def test_variables_of_the_tests_are_ignored(self) -> None:
+        assert settings(TEST_FIRECRACKER="/bin/false") == settings()
+
 
 class TestErrors:
     def test_an_unknown_variable_is_refused_with_a_suggestion(self) -> None:

@@ -60,6 +60,7 @@ SECTIONS: tuple[type[Section], ...] = (
 )
 """In the order of docs/configuration.md."""
 PREFIX = "WAGGLE_"
+_OURS = re.compile(f"{PREFIX}(?!TEST_)")
 _SHOWN = 80
 _HINT = f"Every variable is described in {document('configuration.md')}."
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY")
@@ -153,13 +154,14 @@ def load(
 ) -> Settings:
     """Read the settings from `environ` (the process environment when not given).
 
-    An empty value counts as not set. `listen` replaces WAGGLE_LISTEN_ADDR. Raises SettingsInvalid
-    with one line per variable that is unknown or unusable; secrets are not repeated.
+    An empty value counts as not set, and WAGGLE_TEST_* are for tests. `listen` replaces
+    WAGGLE_LISTEN_ADDR. Raises SettingsInvalid with one line per variable that is unknown or
+    unusable; secrets are not repeated.
     """
     environ = os.environ if environ is None else environ
     if listen is not None:
         environ = {**environ, variable("listen_addr"): listen or " "}
-    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    given = {name: value for name, value in environ.items() if _OURS.match(name) and value}
     problems = [_unknown(name) for name in sorted(given) if _field_name(name) not in fields()]
     values = {_field_name(name): value for name, value in given.items()}
     values = {name: value for name, value in values.items() if name in fields()}
