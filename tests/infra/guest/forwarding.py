@@ -8,8 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+from waggle.infra.guest.door import Door
 from waggle.infra.guest.forwarder import LINGER, Forwarder, claim
-from waggle.infra.krun.wires import Door
 
 NAME = "ssh"
 BULK = os.urandom(1 << 16) * 160

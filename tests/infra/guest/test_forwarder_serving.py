@@ -18,8 +18,8 @@ from tests.infra.guest.forwarding import BULK, NAME, Guest, Rig, is_dropped, rec
 from tests.support.waiting import until
 
 from waggle.domain.errors import PortTaken
+from waggle.infra.guest.door import peer_pid
 from waggle.infra.guest.forwarder import MAX_CONNECTIONS, claim
-from waggle.infra.krun.wires import peer_pid
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

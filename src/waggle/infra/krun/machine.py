@@ -25,6 +25,7 @@ from waggle.domain.machine import (
     Resources,
 )
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.door import Door
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import (
     KERNEL_ARGUMENTS,
@@ -37,7 +38,7 @@ from waggle.infra.guest.protocol import PORT
 from waggle.infra.guest.protocol.power import Manner
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.krun.runner import SAYS, Configuration, encode
-from waggle.infra.krun.wires import SOCKET, Door, Inherited, Wires, open_wires
+from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 
 _SHUTDOWN_SECONDS = 1.0

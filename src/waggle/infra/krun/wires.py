@@ -2,28 +2,23 @@
 """The connections between a runner and the server: files, channels and the way to the guest.
 
 `machine` uses them. `open_wires` gives the runner's user access to them. Knows nothing of the data
-that is sent. `Door` connects to the Unix socket that libkrun made in the runner's
-directory. The runner is not trusted, so the kernel confirms that the answering process is the
-runner before anything is sent.
+that is sent.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
-import secrets
 import socket
-import struct
-from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from waggle.domain.machine import MachineSpec
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.guest.link import open_file, socket_pair
+from waggle.infra.shared.foreign import remove_directory
 
 SOCKET = "ssh"
 
@@ -114,85 +109,3 @@ def _share(descriptor: int, gid: int, mode: int) -> None:
     """Give the group access; the server keeps the file."""
     os.fchown(descriptor, -1, gid)
     os.fchmod(descriptor, mode)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove the socket's directory, in which the runner may have created anything.
-
-    Follows no link. Moves an inner directory up before it empties it, so depth costs no
-    descriptors or stack frames. Idempotent; raises OSError.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        _empty(path)
-        path.rmdir()
-
-
-def _empty(path: Path) -> None:
-    moved = secrets.token_hex(8)  # a name that no entry has
-    with _opened(path) as top:
-        waiting = _remove_files(top)
-        count = 0
-        while waiting:
-            name = waiting.pop()
-            with _opened(name, top) as inner:
-                for child in _remove_files(inner):
-                    count += 1
-                    waiting.append(f"{moved}-{count}")
-                    with _opened(child, inner):  # moving a directory needs write access to it
-                        os.rename(child, waiting[-1], src_dir_fd=inner, dst_dir_fd=top)
-            os.rmdir(name, dir_fd=top)
-
-
-@contextlib.contextmanager
-def _opened(path: Path | str, parent: int | None = None) -> Generator[int]:
-    """Open a directory, even one whose mode forbids that to its owner."""
-    with contextlib.ExitStack() as stack:
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        found = os.open(path, flags, dir_fd=parent)
-        stack.callback(os.close, found)
-        itself = Path(f"/proc/self/fd/{found}")
-        itself.chmod(0o700)
-        directory = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, directory)
-        yield directory
-
-
-def _remove_files(directory: int) -> list[str]:
-    """Remove everything except directories and return the names of those."""
-    directories: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=directory)
-    return directories
-
-
-_CREDENTIALS: Final = struct.Struct("iII")
-
-
-class Door:
-    """The way to a runner's guest. The caller keeps and closes `directory`."""
-
-    def __init__(self, directory: int, name: str, pid: int) -> None:
-        """Connect to the socket `name` in the open `directory`; process `pid` must answer."""
-        self._path = f"/proc/self/fd/{directory}/{name}"
-        self._pid = pid
-
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[socket.socket]:
-        """Open one connection. Raises OSError, also when another process answers."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest:
-            guest.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(guest, self._path)
-            if peer_pid(guest) != self._pid:
-                raise ConnectionRefusedError("Another process answers.")
-            yield guest
-
-
-def peer_pid(connection: socket.socket) -> int:
-    """Return the process that listens on the other end of a Unix socket; see unix(7)."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(credentials)
-    return int(pid)
