@@ -15,6 +15,7 @@ from tests.support.changed import FRAGMENTS, NUMBERS, attempts, changed, changed
 from waggle.domain.errors import GuestLost
 from waggle.domain.machine import READY_LINE
 from waggle.infra.guest.answers import Refusal, parse
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import MAX_LINE, MAX_LOG_BYTES, TAIL_LINES, Console
 from waggle.infra.guest.paced_lines import Lines
 from waggle.infra.guest.protocol import MAX_ANSWER
@@ -74,6 +75,16 @@ class Wire:
     async def drain(self) -> None:
         """Do nothing: all data is taken at once."""
 
+    def is_closing(self) -> bool:
+        return False
+
+    @property
+    def transport(self) -> Wire:
+        return self
+
+    def abort(self) -> None:
+        """Do nothing: the answer has ended already."""
+
 
 @pytest.mark.parametrize("count", NUMBERS)
 def test_lines_of_agents(count: int) -> None:
@@ -99,7 +110,7 @@ def test_renewals(count: int) -> None:
     def attempt(data: bytes) -> None:
         reader = asyncio.StreamReader(loop=loop)
         wire = cast("asyncio.StreamWriter", Wire(reader, data))
-        renewal = Renewal(reader, wire, now=lambda: 1_000_000_000)
+        renewal = Renewal(over(reader, wire), now=lambda: 1_000_000_000)
         loop.run_until_complete(renewal.renew({"hosts": b"x"}))
 
     with asyncio.Runner() as runner:

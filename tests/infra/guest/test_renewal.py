@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.renewal import DRIFT, Renewal
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +81,7 @@ async def connected(guest: FakeGuest) -> AsyncGenerator[Renewal]:
     serving = asyncio.create_task(guest.serve(reader, writer))
     mine = await asyncio.open_connection(sock=ours)
     try:
-        yield Renewal(*mine, now=guest.host)
+        yield Renewal(over(*mine), now=guest.host)
     finally:
         serving.cancel()
         for end in (writer, mine[1]):
@@ -168,7 +169,7 @@ async def test_silence_ends_at_the_deadline() -> None:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     with theirs, pytest.raises(GuestLost, match=r"within 0\.05 s"):
-        await Renewal(reader, writer).renew({}, deadline=0.05)
+        await Renewal(over(reader, writer)).renew({}, deadline=0.05)
     writer.close()
 
 
@@ -177,7 +178,7 @@ async def test_a_guest_that_hangs_up_is_lost() -> None:
     reader, writer = await asyncio.open_connection(sock=ours)
     theirs.close()
     with pytest.raises(GuestLost, match="closed"):
-        await Renewal(reader, writer).renew({})
+        await Renewal(over(reader, writer)).renew({})
     writer.close()
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.support.waiting import cancelled, until
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.renewal import Renewal
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ async def held() -> AsyncGenerator[tuple[Renewal, Held]]:
     hearing = asyncio.create_task(guest.hear())
     mine = await asyncio.open_connection(sock=ours)
     try:
-        yield Renewal(*mine, now=lambda: 1), guest
+        yield Renewal(over(*mine), now=lambda: 1), guest
     finally:
         hearing.cancel()
         for end in (guest.writer, mine[1]):

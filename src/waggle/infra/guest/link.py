@@ -141,9 +141,12 @@ class GuestLink:
 class LinkedMachine(EndingMachine):
     """The parts of `domain.machine.Machine` that every hypervisor's machines share."""
 
-    def __init__(self, process: ConfinedProcess, console: Console) -> None:
+    def __init__(
+        self, process: ConfinedProcess, console: Console, link: GuestLink | None = None
+    ) -> None:
+        """`link` is its connections, which come to `console`; by default those over virtio."""
         self._process = process
-        self._link = GuestLink(console)
+        self._link = link or GuestLink(console)
         self._renewal: Renewal | None = None
         self._turn = asyncio.Lock()
         self._stopped = False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The renewal of a guest: a copied machine gets its own identity and the host's time.
 
-Used by the machines. `Renewal` speaks through a port that the guest's PID 1 holds: records go in
+Used by the machines. `Renewal` speaks through a channel that the guest's PID 1 holds: records go in
 (kit/guest/renew.c), one byte and the guest's time come back. Nothing else in the guest has to work,
 and the answer decides only whether the machine is handed out. It also asks a guest to end. `record`
 encodes the identity (kit/guest/identity.c): u32 name length and u32 data length, little endian,
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.guest.channel import Dial, Streams
 
 _HEADER = struct.Struct("<II")
 MAX_NAME = 63
@@ -76,22 +77,28 @@ class Ahead:
 
 
 class Renewal:
-    """The renewal of one guest. The owner closes the streams."""
+    """The renewal of one guest. Dials when it has to, also after a break; `hang_up` in the end."""
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        *,
-        now: Callable[[], int] = time.time_ns,
-    ) -> None:
-        """`now` returns nanoseconds since the epoch."""
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, dial: Dial, *, now: Callable[[], int] = time.time_ns) -> None:
+        """`dial` opens the channel; `now` returns nanoseconds since the epoch."""
+        self._dial = dial
+        self._streams: Streams | None = None
         self._now = now
         self._turn = asyncio.Lock()
         self._due = 0
         """Answers to come, of which all but the last are of callers that gave up."""
+
+    def hang_up(self) -> None:
+        """Drop the connection; a question under way raises GuestLost. Idempotent."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+
+    async def greet(self) -> None:
+        """Return when the guest has answered. Raises GuestLost; the caller bounds the time."""
+        try:
+            await self._ask({})
+        except (OSError, EOFError) as error:
+            raise GuestLost("The guest does not answer: its channel is closed.") from error
 
     async def renew(self, records: Mapping[str, bytes], *, deadline: float = DEADLINE) -> None:
         """Install records, and set the clock to within DRIFT of the host's.
@@ -134,16 +141,24 @@ class Renewal:
         async with self._turn:
             try:
                 async with asyncio.timeout(seconds):
-                    while self._due:
-                        await self._answer()
+                    while self._due and self._streams is not None:
+                        await self._answer(self._streams[0])
             except TimeoutError:
                 raise GuestLost("The guest does not answer what it was asked before.") from None
             except (OSError, EOFError) as error:
                 raise GuestLost("The guest does not answer: its channel is closed.") from error
             yield
 
-    async def _answer(self) -> bytes:
-        answer = await self._reader.readexactly(_ANSWER.size)
+    async def _open(self) -> Streams:
+        """Return the connection, or a new one, to which no answers are due."""
+        if self._streams is None or _is_broken(*self._streams):
+            self.hang_up()
+            self._streams, self._due = None, 0
+            self._streams = await self._dial()
+        return self._streams
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        answer = await reader.readexactly(_ANSWER.size)
         self._due -= 1
         return answer
 
@@ -151,16 +166,21 @@ class Renewal:
         """Send records, and return what the answer tells of the guest's clock."""
         parts = [record(name, data) for name, data in records.items()]
         async with self._turn:
+            reader, writer = await self._open()
             sent = self._now()
-            self._writer.write(b"".join([*parts, END]))
+            writer.write(b"".join([*parts, END]))
             self._due += 1
-            await self._writer.drain()
+            await writer.drain()
             answer = b""
             while self._due:
-                answer = await self._answer()
+                answer = await self._answer(reader)
         good, guest_time = _ANSWER.unpack(answer)
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
         if guest_time < 0:
             raise GuestLost(_WRONG_TIME)
         return Ahead(guest_time - self._now(), guest_time - sent)
+
+
+def _is_broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    return reader.at_eof() or writer.is_closing()

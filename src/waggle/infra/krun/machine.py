@@ -24,6 +24,7 @@ from waggle.domain.machine import (
     MachineSpec,
     Resources,
 )
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.door import Door
 from waggle.infra.guest.forwarder import Forwarder
@@ -61,7 +62,7 @@ class KrunMachine(LinkedMachine):
         """Start to read every channel."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
-        self._renewal = Renewal(*await self._link.open(wires.renewal))
+        self._renewal = Renewal(over(*await self._link.open(wires.renewal)))
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; return the cause when it panics or ends instead. Safe to cancel.

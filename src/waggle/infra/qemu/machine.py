@@ -19,6 +19,7 @@ from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import LinkedMachine, explain, until_booted
@@ -88,7 +89,7 @@ class QemuMachine(LinkedMachine):
         """Start to read every channel. `until_ready` reports a QEMU that ends meanwhile."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
-        self._renewal = Renewal(*await self._link.open(wires.renewal))
+        self._renewal = Renewal(over(*await self._link.open(wires.renewal)))
         self._connecting = asyncio.create_task(self._connect_monitor())
         await asyncio.shield(self._connecting)
 
