@@ -101,8 +101,8 @@ def clean(text: str, most: int = MAX_REASON) -> str:
 def reason_of(body: bytes) -> str:
     """Return a VMM's reason from the body of its answer, whatever that is.
 
-    Firecracker sends an object with `fault_message`; Cloud Hypervisor a list of causes, the first
-    being the outermost, and before version 51 plain text.
+    Firecracker sends an object with `fault_message`, or `error` with a line break in it where the
+    request itself was bad; Cloud Hypervisor a list of causes, the outermost first.
     """
     text = body.decode("utf-8", "replace")
     said = clean(_said(body, text))
@@ -112,11 +112,12 @@ def reason_of(body: bytes) -> str:
 def _said(body: bytes, text: str) -> str:
     try:
         Structure(_BOUNDS).feed(body)
-        value: object = json.loads(text)
+        value: object = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
-        fault = cast("dict[str, object]", value).get("fault_message")
+        members = cast("dict[str, object]", value)
+        fault = members.get("fault_message", members.get("error"))
         return fault if isinstance(fault, str) else text
     if isinstance(value, list):
         causes = cast("list[object]", value)[:_MAX_CAUSES]

@@ -51,7 +51,7 @@ class Drive(Body):
 
 
 class PartialDrive(Body):
-    """What can change while the VM runs; with another `path_on_host` the guest is told the size."""
+    """What can change while the VM runs; the guest sees another path as a change of size."""
 
     drive_id: Name
     path_on_host: Path | None = None
