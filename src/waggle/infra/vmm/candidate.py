@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The version of a VMM's program: what `--version` prints, and what its API answers.
+
+`binaries` calls `examine` with copies that `offered` made, which may be of any program; `trial`
+confines them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut, WaggleError
+from waggle.infra.vmm.offered import WANTED, Copy
+from waggle.infra.vmm.trial import API, running
+from waggle.infra.vmm.version import OLDEST, Version, Vmm
+
+Dial = Callable[[], Awaitable[socket.socket]]
+AskVersion = Callable[[Dial, Vmm, Version], Awaitable[str]]
+"""Asks the API of a VMM for its version. Raises WaggleError or OSError."""
+SECONDS: Final = 15.0
+"""For each start of the program."""
+TITLES: Final = {Vmm.FIRECRACKER: "Firecracker", Vmm.CLOUD_HYPERVISOR: "Cloud Hypervisor"}
+_JAILER: Final = "jailer"
+_BANNER: Final = re.compile(r"(firecracker|jailer|cloud-hypervisor) (v?[0-9][0-9A-Za-z.+-]{0,80})")
+_CANNOT_RUN: Final = (126, 127)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a program says of itself. Its API agrees; or `unasked` is why it was not asked."""
+
+    vmm: Vmm
+    version: Version
+    unasked: str = ""
+
+
+async def examine(program: Copy, jailer: Copy | None, ask: AskVersion) -> Said:
+    """Return the version of a VMM, and check that its jailer has the same.
+
+    Cloud Hypervisor opens KVM before it answers; where it cannot, its API is not asked.
+    Raises InvalidArgument for another program, a version that is not supported or two that
+    differ, SetupIncomplete when the program cannot run here, TimedOut after SECONDS.
+    """
+    name, version = await _printed(program)
+    if name == _JAILER:
+        raise InvalidArgument(
+            f"{program.source} is Firecracker's jailer.", hint="Name firecracker itself."
+        )
+    vmm = Vmm(name)
+    if version < OLDEST[vmm]:
+        raise InvalidArgument(f"{TITLES[vmm]} {version} is not supported.", hint=supported())
+    if jailer is not None:
+        await _same(vmm, version, jailer)
+    try:
+        answer = await _answered(program, vmm, version, ask)
+    except SetupIncomplete as error:
+        if vmm is not Vmm.CLOUD_HYPERVISOR:
+            raise
+        return Said(vmm, version, error.message)
+    try:
+        agrees = Version.parse(answer) == version
+    except ValueError:
+        agrees = False
+    if not agrees:
+        raise InvalidArgument(
+            f"{program.source} lies: it prints version {version}, and its API says "
+            f"{_clean(answer)}.",
+            hint="Take the program of a release.",
+        )
+    return Said(vmm, version)
+
+
+def supported() -> str:
+    """Return the supported versions, as a hint. Pure."""
+    kinds = [f"{TITLES[vmm]} {oldest} and newer" for vmm, oldest in OLDEST.items()]
+    return f"Supported are {', '.join(kinds)}."
+
+
+async def _same(vmm: Vmm, version: Version, jailer: Copy) -> None:
+    if vmm is not Vmm.FIRECRACKER:
+        raise InvalidArgument(f"{TITLES[vmm]} has no jailer.", hint="Leave out --jailer.")
+    name, its_version = await _printed(jailer)
+    if name != _JAILER:
+        raise InvalidArgument(
+            f"{jailer.source} is no jailer, but {name} {its_version}.",
+            hint="Name the jailer of the same release.",
+        )
+    if its_version != version:
+        raise InvalidArgument(
+            f"{jailer.source} is the jailer of {its_version}, and Firecracker is {version}.",
+            hint="Name the jailer of the same release with --jailer.",
+        )
+
+
+async def _printed(program: Copy) -> tuple[str, Version]:
+    """Return the name and the version in the first line that `--version` prints."""
+    async with running(program.path, ["--version"]) as trial:
+        try:
+            async with asyncio.timeout(SECONDS):
+                code, text = await trial.ended()
+        except TimeoutError:
+            raise TimedOut(
+                f"{program.source} --version did not end within {SECONDS:g} s.", hint=WANTED
+            ) from None
+    found = _BANNER.fullmatch(text.partition("\n")[0].strip().lower())
+    if found is not None and code == 0:
+        with contextlib.suppress(ValueError):
+            return found[1], Version.parse(found[2])
+    raise _no_version(program, code, text)
+
+
+def _no_version(program: Copy, code: int, text: str) -> WaggleError:
+    words = _clean(text) or "nothing"
+    if code in _CANNOT_RUN and "shared librar" in text:
+        return InvalidArgument(
+            f"{program.source} needs libraries that are missing here: {words}",
+            hint="Take the static program of the release.",
+        )
+    if code in _CANNOT_RUN and "failed to execute" in text:
+        return SetupIncomplete(
+            f"{program.source} cannot be started here: {words}",
+            hint="The data directory must not be mounted noexec.",
+        )
+    end = f"ended with {code}" if code else "ended"
+    return InvalidArgument(
+        f"{program.source} --version names no VMM: it {end} and printed {words}", hint=WANTED
+    )
+
+
+async def _answered(program: Copy, vmm: Vmm, version: Version, ask: AskVersion) -> str:
+    """Start the program with an API, and return the version that it answers."""
+    options, is_ch = ["--api-sock", API], vmm is Vmm.CLOUD_HYPERVISOR
+    if is_ch:
+        options = ["--api-socket", f"path={API}"]
+    async with running(program.path, options, kvm=is_ch) as trial:
+        try:
+            async with asyncio.timeout(SECONDS):
+                if await trial.listens():
+                    return await ask(trial.dial, vmm, version)
+                _, words = await trial.ended()
+        except (TimeoutError, OSError) as error:
+            raise TimedOut(
+                f"The API of {program.source} did not answer: {str(error) or 'no time left'}.",
+                hint="Take the program of a release.",
+            ) from error
+    raise SetupIncomplete(
+        f"{program.source} does not start here: {_clean(words) or 'it printed nothing'}",
+        hint="Take the program of a release.",
+    )
+
+
+def _clean(text: str) -> str:
+    """Return the last line of a program's output, for a message."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    line = lines[-1] if lines else ""
+    return "".join(c if c.isprintable() else "?" for c in line)[:300]
