@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class StorageSection(Section):
         ge=0,
         le=1_000_000_000,
     )
+
+
+_STDIO = "stdio"
+_PRIVATE = re.compile(r"[0-9a-f]{8}")
+"""The names that `waggle.app.serving.private_state` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,13 @@ class Places:
     @property
     def stdio(self) -> Path:
         """One directory for each stdio server, its own `data`."""
-        return self.data / "stdio"
+        return self.data / _STDIO
+
+    @property
+    def binaries(self) -> Path:
+        """The programs of VMMs that the operator added; stdio servers share them."""
+        own = self.data.parent.name == _STDIO and _PRIVATE.fullmatch(self.data.name)
+        return (self.data.parent.parent if own else self.data) / "system" / "binaries"
 
     @property
     def images(self) -> Path:

@@ -134,7 +134,9 @@ class BinaryStore:
             )
         return one.binary
 
-    async def add(self, path: Path, jailer: Path | None, ask: AskVersion) -> Added:
+    async def add(
+        self, path: Path, jailer: Path | None = None, *, ask: AskVersion = candidate.ask_version
+    ) -> Added:
         """Keep a program, a directory's or an archive's, and its jailer; see `offered.gather`.
 
         Idempotent: the same program again changes nothing, except that it repairs damage and adds

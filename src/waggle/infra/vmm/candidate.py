@@ -10,23 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut, WaggleError
+from waggle.infra.vmm.client import Dial, VmmClient
+from waggle.infra.vmm.errors import VmmError
+from waggle.infra.vmm.firecracker import GET_FIRECRACKER_VERSION
 from waggle.infra.vmm.offered import WANTED, Copy
 from waggle.infra.vmm.trial import API, running
 from waggle.infra.vmm.version import OLDEST, Version, Vmm
 
-Dial = Callable[[], Awaitable[socket.socket]]
 AskVersion = Callable[[Dial, Vmm, Version], Awaitable[str]]
 """Asks the API of a VMM for its version. Raises WaggleError or OSError."""
 SECONDS: Final = 15.0
 """For each start of the program."""
 TITLES: Final = {Vmm.FIRECRACKER: "Firecracker", Vmm.CLOUD_HYPERVISOR: "Cloud Hypervisor"}
 _JAILER: Final = "jailer"
+_RELEASE: Final = "Take the program of a release."
 _BANNER: Final = re.compile(r"(firecracker|jailer|cloud-hypervisor) (v?[0-9][0-9A-Za-z.+-]{0,80})")
 _CANNOT_RUN: Final = (126, 127)
 
@@ -40,7 +42,13 @@ class Said:
     unasked: str = ""
 
 
-async def examine(program: Copy, jailer: Copy | None, ask: AskVersion) -> Said:
+async def ask_version(dial: Dial, vmm: Vmm, version: Version) -> str:
+    """Return what the API of a VMM says its version is. Raises VmmError."""
+    client = VmmClient(dial, vmm, version, seconds=SECONDS)
+    return (await client.call(GET_FIRECRACKER_VERSION)).firecracker_version
+
+
+async def examine(program: Copy, jailer: Copy | None, ask: AskVersion = ask_version) -> Said:
     """Return the version of a VMM, and check that its jailer has the same.
 
     Cloud Hypervisor opens KVM before it answers; where it cannot, its API is not asked.
@@ -71,7 +79,7 @@ async def examine(program: Copy, jailer: Copy | None, ask: AskVersion) -> Said:
         raise InvalidArgument(
             f"{program.source} lies: it prints version {version}, and its API says "
             f"{_clean(answer)}.",
-            hint="Take the program of a release.",
+            hint=_RELEASE,
         )
     return Said(vmm, version)
 
@@ -144,14 +152,19 @@ async def _answered(program: Copy, vmm: Vmm, version: Version, ask: AskVersion) 
                 if await trial.listens():
                     return await ask(trial.dial, vmm, version)
                 _, words = await trial.ended()
+        except VmmError as error:
+            raise InvalidArgument(
+                f"The API of {program.source} is not that of {TITLES[vmm]}: {error.reason}.",
+                hint=_RELEASE,
+            ) from error
         except (TimeoutError, OSError) as error:
             raise TimedOut(
                 f"The API of {program.source} did not answer: {str(error) or 'no time left'}.",
-                hint="Take the program of a release.",
+                hint=_RELEASE,
             ) from error
     raise SetupIncomplete(
         f"{program.source} does not start here: {_clean(words) or 'it printed nothing'}",
-        hint="Take the program of a release.",
+        hint=_RELEASE,
     )
 
 
