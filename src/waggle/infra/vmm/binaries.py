@@ -214,19 +214,20 @@ class BinaryStore:
 
         Raises NotFound, Busy when something needs it, SetupIncomplete when it cannot be removed.
         """
+        directory = self.directory / vmm / str(version)
+        if not directory.is_dir():
+            raise NotFound(
+                f"{TITLES[vmm]} {version} is not installed.", hint="See 'waggle vmm ls'."
+            )
         with self._errors(), FileLock(self.directory / _LOCK, timeout=_LOCK_SECONDS):
-            found = [one for one in self.installed() if (one.vmm, one.version) == (vmm, version)]
-            if not found:
-                raise NotFound(
-                    f"{TITLES[vmm]} {version} is not installed.", hint="See 'waggle vmm ls'."
-                )
-            for one in found:
+            for one in self.installed():
+                if (one.vmm, one.version) != (vmm, version):
+                    continue
                 if one.binary is not None and (why := needs(one.binary.digest)):
                     raise Busy(
                         f"{TITLES[vmm]} {version} is needed by {why}.",
                         hint="Remove that first, or add --force: it can then not be resumed.",
                     )
-            directory = self.directory / vmm / str(version)
             with workspace(self.directory) as work:
                 directory.rename(work / "old")
             with contextlib.suppress(OSError):  # another version is there

@@ -48,14 +48,21 @@ async def ask_version(dial: Dial, vmm: Vmm, version: Version) -> str:
     return (await client.call(GET_FIRECRACKER_VERSION)).firecracker_version
 
 
-async def examine(program: Copy, jailer: Copy | None, ask: AskVersion = ask_version) -> Said:
+async def examine(
+    program: Copy,
+    jailer: Copy | None,
+    ask: AskVersion = ask_version,
+    *,
+    seconds: float = SECONDS,
+) -> Said:
     """Return the version of a VMM, and check that its jailer has the same.
 
     Cloud Hypervisor opens KVM before it answers; where it cannot, its API is not asked.
     Raises InvalidArgument for another program, a version that is not supported or two that
-    differ, SetupIncomplete when the program cannot run here, TimedOut after SECONDS.
+    differ, SetupIncomplete when the program cannot run here, TimedOut when one of its starts
+    takes over `seconds`.
     """
-    name, version = await _printed(program)
+    name, version = await _printed(program, seconds)
     if name == _JAILER:
         raise InvalidArgument(
             f"{program.source} is Firecracker's jailer.", hint="Name firecracker itself."
@@ -64,9 +71,9 @@ async def examine(program: Copy, jailer: Copy | None, ask: AskVersion = ask_vers
     if version < OLDEST[vmm]:
         raise InvalidArgument(f"{TITLES[vmm]} {version} is not supported.", hint=supported())
     if jailer is not None:
-        await _same(vmm, version, jailer)
+        await _same(vmm, version, jailer, seconds)
     try:
-        answer = await _answered(program, vmm, version, ask)
+        answer = await _answered(program, vmm, version, ask, seconds)
     except SetupIncomplete as error:
         if vmm is not Vmm.CLOUD_HYPERVISOR:
             raise
@@ -90,10 +97,10 @@ def supported() -> str:
     return f"Supported are {', '.join(kinds)}."
 
 
-async def _same(vmm: Vmm, version: Version, jailer: Copy) -> None:
+async def _same(vmm: Vmm, version: Version, jailer: Copy, seconds: float) -> None:
     if vmm is not Vmm.FIRECRACKER:
         raise InvalidArgument(f"{TITLES[vmm]} has no jailer.", hint="Leave out --jailer.")
-    name, its_version = await _printed(jailer)
+    name, its_version = await _printed(jailer, seconds)
     if name != _JAILER:
         raise InvalidArgument(
             f"{jailer.source} is no jailer, but {name} {its_version}.",
@@ -106,15 +113,15 @@ async def _same(vmm: Vmm, version: Version, jailer: Copy) -> None:
         )
 
 
-async def _printed(program: Copy) -> tuple[str, Version]:
+async def _printed(program: Copy, seconds: float) -> tuple[str, Version]:
     """Return the name and the version in the first line that `--version` prints."""
     async with running(program.path, ["--version"]) as trial:
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 code, text = await trial.ended()
         except TimeoutError:
             raise TimedOut(
-                f"{program.source} --version did not end within {SECONDS:g} s.", hint=WANTED
+                f"{program.source} --version did not end within {seconds:g} s.", hint=WANTED
             ) from None
     found = _BANNER.fullmatch(text.partition("\n")[0].strip().lower())
     if found is not None and code == 0:
@@ -141,14 +148,16 @@ def _no_version(program: Copy, code: int, text: str) -> WaggleError:
     )
 
 
-async def _answered(program: Copy, vmm: Vmm, version: Version, ask: AskVersion) -> str:
+async def _answered(
+    program: Copy, vmm: Vmm, version: Version, ask: AskVersion, seconds: float
+) -> str:
     """Start the program with an API, and return the version that it answers."""
     options, is_ch = ["--api-sock", API], vmm is Vmm.CLOUD_HYPERVISOR
     if is_ch:
         options = ["--api-socket", f"path={API}"]
     async with running(program.path, options, kvm=is_ch) as trial:
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 if await trial.listens():
                     return await ask(trial.dial, vmm, version)
                 _, words = await trial.ended()

@@ -37,11 +37,11 @@ _MOST_PROGRAMS: Final = 8
 """In an archive."""
 _CHUNK: Final = 1 << 20
 _NAME: Final = re.compile(
-    r"(firecracker|jailer|cloud-hypervisor)(-static)?(-v[0-9][0-9A-Za-z.+]{0,40}(-dev)?)?"
+    r"(firecracker|jailer|cloud-hypervisor)(-static)?(-v[0-9]{1,6}(\.[0-9]{1,6}){1,2}(-dev)?)?"
     r"(?:-(?P<arch>x86_64|aarch64))?"
 )
 """How releases name their programs: firecracker-v1.12.1-x86_64, cloud-hypervisor-static-aarch64."""
-_RELEASE: Final = re.compile(r"release-v[0-9][0-9A-Za-z.+-]{0,60}")
+_RELEASE: Final = re.compile(r"release-v[0-9][0-9A-Za-z._-]{0,60}")
 WANTED: Final = (
     "Name the program of Firecracker or Cloud Hypervisor, the directory that holds it, or the "
     "archive of a release."
@@ -111,6 +111,8 @@ def _copied(path: Path, work: Path, arch: str) -> Copy:
                 f"{path} runs with the rights of its owner (setuid or setgid), which no VMM needs.",
                 hint="Take the program of a release, or remove these bits: chmod ug-s FILE.",
             )
+        if os.fstat(source).st_size > MOST_BYTES:
+            raise too_large(path.name)
         pieces = iter(lambda: os.read(source, _CHUNK), b"")
         return _kept(pieces, path.name, work, arch)
 
@@ -219,6 +221,8 @@ def _unpacked(source: int, path: Path, work: Path, arch: str) -> Offered:
         stream = io.BufferedReader(BoundedStream(stored, LIMITS, "The archive"), _CHUNK)
         try:
             names = _extracted(TarReader(stream, LIMITS), path, aside)
+            while stream.read(_CHUNK):  # its checksum comes last
+                pass
         except ImageCorrupt as error:
             words = error.message.replace("A layer's", "Its").replace("A layer", "It")
             raise InvalidArgument(f"{path} cannot be read. {words}", hint=WANTED) from error
