@@ -378,7 +378,7 @@ asyncio.run(BinaryStore(Path(sys.argv[1])).add(Path(sys.argv[2]), ask=die))
 
 
 @needs_root
-async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, programs: Path) -> None:
+async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, programs: Path) -> None:
     with small_disk(tmp_path / "disk", 4) as disk:
         store = BinaryStore(disk.path / "system" / "binaries")
         await store.add(programs / "1.12.1")

@@ -106,7 +106,7 @@ async def test_a_jailer_of_another_release_is_refused(tmp_path: Path) -> None:
     assert "is no jailer, but firecracker" in await refusal(program, program)
 
 
-async def test_a_failure_is_told_without_control_characters(tmp_path: Path) -> None:
+async def test_a_failure_is_reported_without_control_characters(tmp_path: Path) -> None:
     program = fake_vmm(tmp_path / "p", r"Firecracker v1.13.0\n\x1b[2Jboo", "1.13.0", "CODE=7")
     message = await refusal(program)
     assert "it ended with 7 and printed ?[2Jboo" in message

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Firecracker and its jailer are added as users would add them."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.support.firecracker import FIRECRACKER, JAILER, VERSION, programs
+from tests.support.leaks import Leaks
+
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
+from waggle.infra.vmm import kept
+from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.client import Dial
+from waggle.infra.vmm.version import Version, Vmm
+
+pytestmark = [pytest.mark.anyio, pytest.mark.net]
+FC = Vmm.FIRECRACKER
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    return programs()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BinaryStore:
+    return BinaryStore(tmp_path / "data" / "system" / "binaries")
+
+
+async def test_its_version_comes_from_the_program_and_its_api(
+    store: BinaryStore, real: Path
+) -> None:
+    leaks = Leaks()
+    binary = (await store.add(real)).binary
+    assert (binary.version, binary.unasked) == (Version.parse(VERSION), "")
+    assert binary == store.newest(FC) == store.find(FC, binary.digest, VERSION)
+    assert binary.is_static
+    assert binary.digest == kept.digest_of(real / FIRECRACKER)
+    assert binary.jailer_digest == kept.digest_of(real / JAILER)
+    await leaks.settle()
+
+
+async def test_a_release_archive(store: BinaryStore, real: Path, tmp_path: Path) -> None:
+    archive = tmp_path / f"firecracker-v{VERSION}-x86_64.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in (FIRECRACKER, JAILER):
+            inside = f"release-v{VERSION}-x86_64/{name}-v{VERSION}-x86_64"
+            tar.add(real / name, inside)
+    binary = (await store.add(archive)).binary
+    assert binary.digest == kept.digest_of(real / FIRECRACKER)
+    assert binary.source == f"firecracker-v{VERSION}-x86_64"
+    assert binary.jailer is not None
+
+
+async def test_an_api_with_another_version_is_refused(store: BinaryStore, real: Path) -> None:
+    async def ask(dial: Dial, _vmm: Vmm, _version: Version) -> str:
+        (await dial()).close()
+        return "1.11.0"
+
+    with pytest.raises(InvalidArgument, match=r"prints version 1\.12\.1, and its API says 1\.11"):
+        await store.add(real, ask=ask)
+
+
+async def test_a_program_replaced_between_start_and_restore_is_refused(
+    store: BinaryStore, real: Path
+) -> None:
+    binary = (await store.add(real)).binary
+    binary.path.unlink()
+    binary.path.write_bytes((real / FIRECRACKER).read_bytes() + b"\0")
+    binary.path.chmod(0o555)
+    with pytest.raises(SetupIncomplete, match="was replaced: it is not the program that"):
+        store.find(FC, binary.digest, VERSION)
+
+
+async def test_the_jailer_alone_is_no_vmm(store: BinaryStore, real: Path) -> None:
+    with pytest.raises(InvalidArgument, match="is Firecracker's jailer"):
+        await store.add(real / JAILER)
