@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest agent (kit/agent) and its channel to the host. PID 1 opens the virtio port once and for
-// good, since libkrun ends the machine when a port is opened a second time, and hands it to each agent
-// that it starts. What the agent may do is in the kit, and in what the host says at the start: PID 1
-// keeps both where no file of the guest's can replace them.
+// The guest agent (kit/agent) and its channel to the host (ports.c), which PID 1 hands to each agent
+// that it starts. An agent over vsock ends with its connection. What the agent may do is in the kit,
+// and in what the host says at the start: PID 1 keeps both where no file of the guest's can replace
+// them.
 #include "waggle.h"
 
 #include <fcntl.h>
@@ -10,7 +10,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PORT_NAME "org.waggle.agent.0"
 #define PROGRAM KIT "/bin/waggle-agent"
 #define KIT_POLICY KIT "/etc/agent.json"
 #define PORT 3 // of the agent: its descriptors
@@ -18,7 +17,9 @@
 #define HOST_POLICY 5
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
 
-static int port = -1, program = -1, policy = -1, host_policy = -1;
+static struct channel channel = {
+    .name = "org.waggle.agent.0", .port = AGENT_PORT, .listener = -1, .wire = -1};
+static int program = -1, policy = -1, host_policy = -1;
 static pid_t agent = 0;
 
 bool narrow_agent(const char *data, size_t size) {
@@ -30,10 +31,10 @@ bool narrow_agent(const char *data, size_t size) {
 }
 
 static bool is_ready(void) {
-  if (port < 0) port = open_port(PORT_NAME);
+  open_channel(&channel);
   if (program < 0) program = open(PROGRAM, O_RDONLY | O_CLOEXEC);
   if (policy < 0) policy = open(KIT_POLICY, O_RDONLY | O_CLOEXEC);
-  return port >= 0 && program >= 0 && policy >= 0;
+  return channel.wire >= 0 && program >= 0 && policy >= 0;
 }
 
 // Out of the way of those that the agent gets.
@@ -46,7 +47,8 @@ __attribute__((noreturn)) static void become_agent(void) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  int from = above(program), wire = above(port), rules = above(policy), narrower = above(host_policy);
+  int from = above(program), wire = above(channel.wire);
+  int rules = above(policy), narrower = above(host_policy);
   if (from < 0 || dup2(wire, PORT) < 0 || dup2(rules, POLICY) < 0) _exit(127);
   if (host_policy >= 0 && dup2(narrower, HOST_POLICY) < 0) _exit(127);
   fexecve(from, argv, environment);
@@ -61,7 +63,7 @@ bool keep_agent(void) {
   return agent > 0;
 }
 
-bool has_agent(void) { return agent > 0 || port < 0; }
+bool has_agent(void) { return agent > 0 || channel.wire < 0; }
 
 void agent_ended(pid_t pid) {
   if (pid == agent) agent = 0;
@@ -69,4 +71,12 @@ void agent_ended(pid_t pid) {
 
 void restart_agent(void) {
   if (agent > 0) kill(agent, SIGKILL);
+}
+
+void watch_agent(struct pollfd at[2]) { watch_channel(&channel, false, at); }
+
+bool serve_agent(const struct pollfd at[2]) {
+  if (!channel_changes(&channel, at)) return false;
+  restart_agent();
+  return true;
 }

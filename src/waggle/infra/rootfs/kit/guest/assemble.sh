@@ -21,7 +21,7 @@ cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc
 cd $sources
 cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c identity.c hosts.c \
   account.c users.c home.c agent.c ports.c renew.c server.c supervise.c ending.c reaching.c \
-  common.c
+  console.c kernel.c vsock.c common.c
 cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c frame.c code.c \
   image.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
   follow.c call.c cell.c

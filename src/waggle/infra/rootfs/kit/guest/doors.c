@@ -1,28 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two doors that lead to the SSH server, one for each hypervisor: TCP behind QEMU's forwarded
-// port, in a network name space that programs are not in (network.c), vsock behind libkrun's socket.
+// port, in a network name space that programs are not in (network.c), vsock behind the socket of others.
 // Code inside the guest may use neither. Root can take the gateway's address and fill the places for
 // connections; it still has no key, and the server has PID 1 empty them.
+#include "vsock.h"
 #include "waggle.h"
 
 #include <arpa/inet.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define SSH_PORT 22 // on both
 #define BACKLOG 16
 #define HOST_ADDRESS "10.0.2.2" // whence QEMU forwards
-#define CID_HOST 2u
-
-// From linux/vm_sockets.h, which musl does not have.
-struct vsock_address {
-  sa_family_t family;
-  unsigned short reserved;
-  unsigned int port, cid;
-  unsigned char flags, zero[3];
-};
-_Static_assert(sizeof(struct vsock_address) == sizeof(struct sockaddr), "as the kernel has it");
-
 static int listen_on(int family, const void *address, socklen_t size) {
   int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
   if (fd < 0) return -1;
@@ -41,10 +30,14 @@ void open_card_door(void) {
   card_door = listen_on(AF_INET, &tcp, sizeof tcp);
 }
 
+int listen_on_vsock(unsigned port) {
+  struct vsock_address vsock = {.family = AF_VSOCK, .port = port, .cid = -1u}; // any of ours
+  return listen_on(AF_VSOCK, &vsock, sizeof vsock);
+}
+
 void open_doors(struct pollfd doors[DOORS]) {
-  struct vsock_address vsock = {.family = AF_VSOCK, .port = SSH_PORT, .cid = -1u}; // any of ours
   doors[0] = (struct pollfd){.fd = card_door, .events = POLLIN};
-  doors[1] = (struct pollfd){.fd = listen_on(AF_VSOCK, &vsock, sizeof vsock), .events = POLLIN};
+  doors[1] = (struct pollfd){.fd = listen_on_vsock(SSH_PORT), .events = POLLIN};
 }
 
 bool from_outside(int connection) {

@@ -105,6 +105,7 @@ static void close_disk(void) {
 void end_machine(void) {
   long given = grace >= 0 ? grace : DEFAULT_MS;
   dprintf(1, "waggle: ending\n");
+  pass_console();
   if (given > 0 && has_programs()) {
     ask_programs();
     wait_until(milliseconds() + given, has_programs);
@@ -112,6 +113,7 @@ void end_machine(void) {
   kill_all();
   close_disk();
   dprintf(1, "waggle: ended\n");
+  close_console();
   reboot(RB_AUTOBOOT); // ends the VMM
   for (;;) pause();
 }

@@ -11,9 +11,8 @@
 #define SCRATCH_OPTIONS "noinit_itable,no_prefetch_block_bitmaps"
 #define LAYERS "lowerdir=/image,upperdir=/scratch/upper,workdir=/scratch/work"
 
-// The kernel has mounted devtmpfs on /dev already.
+// The kernel has mounted devtmpfs on /dev already, and console.c has mounted /proc.
 static const struct mount_point KIT_MOUNTS[] = {
-    {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
     {"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
     {"cgroup", "/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
     {"run", "/run", "tmpfs", "mode=0711,size=32m", MS_NOSUID | MS_NODEV},

@@ -50,6 +50,10 @@ static void answer(const struct pollfd *door) {
   close(connection);
 }
 
+// Where in the list to poll who has places.
+enum { DOOR, RENEWAL = DOOR + DOORS, AGENT = RENEWAL + 2, CONSOLE = AGENT + 2,
+       PLACES = CONSOLE + CONSOLE_PLACES };
+
 // Neither PID 1 nor what it starts, SSH and the agent, is what the kernel kills for memory. What
 // runs for a user gives that up (image.c).
 static void be_spared(void) { write_text("/proc/self/oom_score_adj", "-1000"); }
@@ -62,10 +66,11 @@ void supervise(void) {
   expect_end(&child);
   sigprocmask(SIG_BLOCK, &child, &waiting);
   signal(SIGCHLD, on_child);
-  struct pollfd doors[DOORS + 1];
-  open_doors(doors);
+  signal(SIGPIPE, on_child); // not SIG_IGN: programs would have that, too
+  struct pollfd at[PLACES];
+  open_doors(&at[DOOR]);
   keep_reaching();
-  doors[DOORS] = (struct pollfd){.fd = renewal_port(), .events = POLLIN};
+  watch_renewal(&at[RENEWAL]);
   keep_agent();
   dprintf(1, "waggle: ready\n");
   time_t due = 0; // of the next try to start an agent: one that ends at once costs little
@@ -73,13 +78,15 @@ void supervise(void) {
     reap();
     time_t now = seconds();
     if (!has_agent() && now >= due) due = now + 1, keep_agent();
-    long pause = keep_reaching();
-    struct timespec soon = {.tv_sec = 1}, *wait_for = !has_agent() || pause >= 0 ? &soon : NULL;
-    if (ppoll(doors, DOORS + 1, wait_for, &waiting) <= 0) continue;
-    if (doors[DOORS].revents & POLLIN) renew();
-    else if (doors[DOORS].revents) doors[DOORS].fd = -1; // the host has closed it
-    for (int i = 0; i < DOORS; i++)
-      if (doors[i].revents) answer(&doors[i]);
+    pass_console();
+    watch_renewal(&at[RENEWAL]), watch_agent(&at[AGENT]);
+    bool is_soon = watch_console(&at[CONSOLE]) | (keep_reaching() >= 0) | !has_agent();
+    if (ppoll(at, PLACES, is_soon ? &(struct timespec){.tv_sec = 1} : NULL, &waiting) < 0) continue;
+    serve_renewal(&at[RENEWAL]);
+    if (serve_agent(&at[AGENT])) due = 0;
+    for (int i = DOOR; i < DOOR + DOORS; i++)
+      if (at[i].revents) answer(&at[i]);
+    serve_console(&at[CONSOLE]);
   }
   end_machine();
 }

@@ -113,8 +113,43 @@ void open_doors(struct pollfd doors[DOORS]);
 // Whether a connection comes from the host and not from code inside the guest.
 bool from_outside(int connection);
 
-// ports.c: open the console's port of that name for good; -1 while (or where) there is none.
-int open_port(const char *name);
+// Vsock ports of a machine without a virtio console: two of ours, and the host's. infra/guest/vsock.py
+// has the same. Only root may listen on them.
+#define RENEWAL_PORT 23
+#define AGENT_PORT 24
+#define CONSOLE_PORT 1
+
+// console.c: first of all, have /proc, standard streams, and a console. Whether the channels to the
+// host are vsock's.
+void open_console(void);
+bool has_vsock_channels(void);
+// Send on what was said, as far as the host reads it. The last: wait for that, for a second or two.
+void pass_console(void);
+void close_console(void);
+// What PID 1 is to poll for it: whether it wants to be served in a second at the latest; serve it.
+#define CONSOLE_PLACES 3
+bool watch_console(struct pollfd at[CONSOLE_PLACES]);
+void serve_console(const struct pollfd at[CONSOLE_PLACES]);
+
+// kernel.c: say what the kernel complains of, on standard error. When to do so: whether it has to be
+// later.
+void open_kernel_messages(void);
+void show_kernel_messages(void);
+bool watch_kernel(struct pollfd *at);
+
+// ports.c: a channel to the host, which a port of the virtio console is for good, or a connection to
+// our port of vsock.
+struct channel {
+  const char *name;
+  unsigned port;
+  int listener, wire; // -1: there is none
+  bool is_over;       // the host has closed its end of the virtio console's port
+};
+void open_channel(struct channel *channel);
+// What PID 1 is to poll for it; whether that has brought another connection, or the end of the last.
+void watch_channel(const struct channel *channel, bool may_read, struct pollfd at[2]);
+bool channel_changes(struct channel *channel, const struct pollfd at[2]);
+void drop_channel(struct channel *channel);
 
 // server.c: give a connection to a dropbear; take note that a process has ended.
 void serve(int connection);
@@ -130,9 +165,9 @@ void hang_up(void);
 // Install records from FD until their end; false when one is malformed or cannot be installed.
 bool install_records(int fd, bool is_renewal);
 
-// renew.c: the port over which the host renews a copied machine, or -1; do what it sends.
-int renewal_port(void);
-void renew(void);
+// renew.c: the channel over which the host renews a copied machine; do what it sends.
+void watch_renewal(struct pollfd at[2]);
+void serve_renewal(const struct pollfd at[2]);
 
 // ending.c: block the signal that asks for the end of the machine, but for who waits for it; note
 // that the host asks, with the milliseconds that it gives programs; whether somebody has; end it.
@@ -152,6 +187,9 @@ bool has_agent(void);
 void agent_ended(pid_t pid);
 // One that does not answer is killed, and started again as one that has ended.
 void restart_agent(void);
+// Its channel; whether another agent is to be there at once.
+void watch_agent(struct pollfd at[2]);
+bool serve_agent(const struct pollfd at[2]);
 
 // Accept SSH connections for ever, reaping whatever ends and keeping the agent alive.
 void supervise(void) __attribute__((noreturn));
