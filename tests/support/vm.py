@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 import pytest
 from tests.support.images import busybox_layer, write_layout
@@ -27,7 +27,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import ImageMissing
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Hypervisor, Resources
+from waggle.domain.machine import FreezingHypervisor, Hypervisor, Resources
 from waggle.domain.network import NO_NETWORK, Network
 from waggle.domain.programs import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
@@ -35,7 +35,6 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
@@ -122,9 +121,8 @@ class Lab:
             certificates=self.certificates,
         )
         freezing: Freezing = CannotFreeze("It cannot freeze machines.", hint="")
-        if isinstance(self.hypervisor, QemuHypervisor):
-            place = self.directory / "frozen"
-            freezing = Freezer(self.hypervisor, place, CACHE / "disks", parts)
+        if machines := can_freeze(self.hypervisor):
+            freezing = Freezer(machines, self.directory / "frozen", CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
             machines=LocalMachines(
@@ -159,6 +157,18 @@ class Lab:
         """Destroy every guest. Idempotent."""
         while self._guests:
             await self._guests.pop().destroy()
+
+
+def can_freeze(machines: Hypervisor) -> FreezingHypervisor | None:
+    """Return the hypervisor if its machines can be frozen."""
+    return cast("FreezingHypervisor", machines) if machines.capabilities.freezes else None
+
+
+def freezing_of(lab: Lab) -> FreezingHypervisor:
+    """Return the lab's hypervisor; skip the test if its machines cannot be frozen."""
+    if machines := can_freeze(lab.hypervisor):
+        return machines
+    pytest.skip(f"NOT TESTED: {lab.hypervisor.name} freezes no machines")
 
 
 def environment(

@@ -40,7 +40,6 @@ from waggle.cli.setup import surroundings
 from waggle.config import PREFIX, Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import WaggleError
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared.files import FileLock
 
@@ -145,7 +144,7 @@ def have_templates(*runtimes: str) -> None:
 def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> None:
     cache = installation().image_cache_dir
     try:
-        if not isinstance(hypervisor(installation()).hypervisor, QemuHypervisor):
+        if not hypervisor(installation()).hypervisor.capabilities.freezes:
             return
         with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
             words = ("template", "build", *runtimes)

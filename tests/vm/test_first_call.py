@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from tests.support.jobs import again, job
-from tests.support.vm import Lab, environment, lines, no_names, root, sh
+from tests.support.vm import Lab, environment, freezing_of, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
 from waggle.domain.host import FrozenMachine, no_progress
@@ -25,7 +25,6 @@ from waggle.domain.programs import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
 
@@ -72,8 +71,7 @@ async def port(quick: Lab) -> AsyncGenerator[int]:
             reach=EVERY_PORT,
         )
 
-    if not isinstance(quick.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    freezing_of(quick)
     quick.new_proxy = proxy
     async with downloads() as port:
         yield port

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from tests.support.harm import cut, flip
 from tests.support.small_disk import needs_root, small_disk
-from tests.support.vm import Lab, environment, lines, root, sh
+from tests.support.vm import Lab, environment, freezing_of, lines, root, sh
 
 from waggle.config import load
 from waggle.domain.environment import Environment
@@ -46,8 +46,7 @@ DRIFT = 0.05
 
 @pytest.fixture
 def booting(lab: Lab) -> Lab:
-    if not isinstance(lab.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    freezing_of(lab)
     return lab
 
 
@@ -212,14 +211,14 @@ def reseal(directory: Path, **changes: object) -> None:
     frozen_files.seal(directory, {**facts, **changes})
 
 
-async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: Lab) -> None:
+async def test_a_state_of_another_vmm_processor_or_part_is_refused(freezing: Lab) -> None:
     host, described, guest = await started(freezing)
     await guest.pause_to_disk()
     frozen = frozen_in(freezing.environments / described.id)
     facts = frozen_files.facts(frozen)
     vmm = cast("dict[str, str]", facts["vmm"])
     for changes, why in (
-        ({"vmm": {**vmm, "vmm": "another"}}, "locked to another version of QEMU"),
+        ({"vmm": {**vmm, "vmm": "another"}}, "locked to another version of"),
         ({"vmm": {**vmm, "cpu": "another"}}, "locked to another processor"),
         ({"kit": "kit-of-yesterday"}, "parts is gone: kit-of-yesterday"),
         ({"kernel": "../../etc/passwd"}, "not one of ours"),
@@ -233,8 +232,10 @@ async def test_a_state_of_another_qemu_processor_or_part_is_refused(freezing: La
 
 
 @pytest.fixture
-def another_qemu() -> Generator[Path]:
+def another_qemu(booting: Lab) -> Generator[Path]:
     """Yield a copy of QEMU with another digest, beside links to its modules and data."""
+    if not isinstance(booting.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: machines of another hypervisor")
     with tempfile.TemporaryDirectory(prefix="waggle-qemu-") as directory:
         place = Path(directory)
         place.chmod(0o755)
@@ -298,7 +299,7 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_state_that_qemu_cannot_read_is_refused_by_qemu(freezing: Lab) -> None:
+async def test_a_state_that_the_vmm_cannot_read_is_refused_by_it(freezing: Lab) -> None:
     """Its digest is right, as in a deliberate forgery."""
     host, described, guest = await started(freezing)
     await guest.pause_to_disk()

@@ -156,7 +156,7 @@ async def test_a_create_on_a_full_disk_says_so_and_leaves_nothing(
 
 async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
     """An unprivileged user may lower and raise the file size limit of their own running QEMU."""
-    if not isinstance(lab.hypervisor, QemuHypervisor):
+    if not lab.hypervisor.capabilities.stops_when_full:
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
     stalls = Stalls()
@@ -181,7 +181,7 @@ async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
 
 
 async def test_a_write_that_fails_or_exceeds_a_quota_waits(lab: Lab) -> None:
-    if not isinstance(lab.hypervisor, QemuHypervisor):
+    if not lab.hypervisor.capabilities.stops_when_full:
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
     causes = {errno.EIO: "(Input/output error)", errno.EDQUOT: "the quota of its user is used up"}

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from tests.support.jobs import again, job
-from tests.support.vm import PYTHON, Lab, command, environment, lines, root, sh
+from tests.support.vm import PYTHON, Lab, command, environment, freezing_of, lines, root, sh
 
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, TimedOut
@@ -21,7 +21,6 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.guest_job import Attributes, Detached, GuestJob
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
 from waggle.tasks import end
@@ -38,8 +37,7 @@ SOON = 30.0
 
 @pytest.fixture
 def freezing(quick: Lab) -> Lab:
-    if not isinstance(quick.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    freezing_of(quick)
     return quick
 
 

@@ -14,12 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support.harm import cut, flip
 from tests.support.small_disk import needs_root, small_disk
-from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
+from tests.support.vm import CACHE, Lab, command, environment, freezing_of, lines, root, sh
 
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.frozen.templates import Recipe, Templates
@@ -47,11 +46,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TemplateStore:
 @pytest.fixture
 async def templated(lab: Lab, store: TemplateStore) -> AsyncGenerator[Lab]:
     """A lab whose machines resume from templates, which it makes when they are missing."""
-    if not isinstance(lab.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    machines = freezing_of(lab)
     async with anyio.create_task_group() as tasks:
         recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
-        lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+        lab.templates = Templates(store, machines, lab.launcher(), recipe, tasks)
         yield lab
         await lab.close()
         lab.templates.loaded.close()
@@ -188,12 +186,11 @@ async def test_a_template_with_an_unloadable_state_is_dropped(alone: Lab) -> Non
 
 
 async def test_an_interrupted_build_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
-    if not isinstance(lab.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    machines = freezing_of(lab)
     recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
     store = TemplateStore(tmp_path / "templates")
     async with anyio.create_task_group() as tasks:
-        lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+        lab.templates = Templates(store, machines, lab.launcher(), recipe, tasks)
         await (await lab.guest()).destroy()
         tasks.cancel_scope.cancel()
     assert list(store.directory.iterdir()) == []
@@ -204,14 +201,13 @@ async def test_an_interrupted_build_leaves_nothing(lab: Lab, tmp_path: Path) -> 
 async def test_a_build_on_a_full_disk_leaves_nothing_and_is_repeated_when_there_is_room(
     lab: Lab, tmp_path: Path
 ) -> None:
-    if not isinstance(lab.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    machines = freezing_of(lab)
     recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
     with small_disk(tmp_path / "templates", 200) as disk:
         store = TemplateStore(disk.path)
         disk.fill(leave=16 << 20)  # its disks fit, its memory does not
         async with anyio.create_task_group() as tasks:
-            lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+            lab.templates = Templates(store, machines, lab.launcher(), recipe, tasks)
             with capture_logs() as logs:
                 await (await lab.guest()).destroy()
                 with anyio.fail_after(120):

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from tests.support.vm import Lab, environment, lines, root, sh
+from tests.support.vm import Lab, environment, freezing_of, lines, root, sh
 
 from waggle.domain.errors import FileNotFound, FileRefused
 from waggle.domain.files.guest_files import Names
 from waggle.domain.host import no_progress
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.service.local.guest import LocalGuest
 from waggle.tasks import end
 
@@ -133,8 +132,7 @@ async def test_a_pause_ends_a_watch_on_both_sides(lab: Lab) -> None:
 
 
 async def test_a_watch_goes_on_in_the_origin_of_a_copy_and_ends_in_the_copy(lab: Lab) -> None:
-    if not isinstance(lab.hypervisor, QemuHypervisor):
-        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    freezing_of(lab)
     host = lab.host()
     origin = lab.adopt(await host.create(environment(), no_progress))
     async with watching(origin, "/tmp") as (heard, watch):
