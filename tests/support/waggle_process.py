@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import (
     Generator,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -30,7 +29,7 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 import pytest
-from tests.support import leaks, server_ports
+from tests.support import leaks, server_ports, vmms
 from tests.support.images import busybox_layer, write_layout
 from tests.support.server_ports import PORTS_PER_SERVER, listening, next_ports
 
@@ -50,7 +49,6 @@ TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """For Pythons that may not write bytecode beside sources: every start would compile for seconds."""
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
-_FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
 
 
 @functools.cache
@@ -292,8 +290,8 @@ class Waggle:
         ]
 
     def machines(self) -> list[int]:
-        """Return the pids of this server's QEMU processes."""
-        return [pid for pid, port in _machines() if port in self.ports]
+        """Return the pids of this server's VMMs; those of another user's server only of QEMU."""
+        return [pid for pid, port in vmms.running() if port in self.ports]
 
     def listeners(self) -> list[int]:
         """Return the ports of its range that have a listener."""
@@ -326,17 +324,6 @@ class Waggle:
             "directories": self.directories(),
         }
         return {name: value for name, value in found.items() if value}
-
-
-def _machines() -> Iterator[tuple[int, int]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found = _FORWARD.search((entry / "cmdline").read_bytes())
-            except OSError:
-                continue  # it ended meanwhile
-            if found:
-                yield int(entry.name), int(found[1])
 
 
 @contextmanager
