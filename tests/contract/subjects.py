@@ -26,6 +26,7 @@ from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
+from waggle.infra.qemu.board import FULL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
@@ -163,6 +164,19 @@ def real_hypervisors() -> dict[str, Hypervisor]:
         usable["krun"] = KrunHypervisor(krun.library)
     assert usable, "neither QEMU nor libkrun is usable: run 'waggle setup'"
     return usable
+
+
+def full_qemu() -> QemuHypervisor:
+    """Return QEMU with the board of the full kernel."""
+    binary = shutil.which("qemu-system-x86_64")
+    assert binary, "QEMU is not usable: run 'waggle setup'"
+    return QemuHypervisor(binary, choose_acceleration("auto", read_kvm_facts()).accel, board=FULL)
+
+
+async def full_subject(tmp: Path, parts: Parts, image: BootImage) -> Subject:
+    """Return QEMU with the full kernel, which is that of `parts`."""
+    kits = await real_kits(tmp)
+    return Subject(full_qemu(), parts, image.disk, tmp, is_real=True, kits=kits)
 
 
 async def real_subject(name: str, tmp: Path, parts: Parts, image: BootImage) -> Subject:

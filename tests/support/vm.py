@@ -35,6 +35,7 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.gate import Reach
 from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
+from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
@@ -246,6 +247,13 @@ async def guest_parts() -> Parts:
     kernel = await GuestKernel(directory).ensure(settings.debian_mirror)
     kit = await GuestKit(directory).ensure(settings.debian_mirror)
     return Parts(kernel, kit)
+
+
+@pytest.fixture(scope="session")
+async def full_parts(guest_parts: Parts) -> Parts:
+    """Return the full kernel, kept with the kit or made now, which takes half a minute."""
+    kernel = FullKernel(guest_parts.kit.parent)
+    return replace(guest_parts, kernel=await kernel.ensure(load().debian_mirror))
 
 
 @pytest.fixture(scope="session")

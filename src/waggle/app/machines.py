@@ -43,8 +43,10 @@ from waggle.infra.host.hypervisors import (
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
+from waggle.infra.qemu.board import FULL, SMALL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.kit import GuestKernel, GuestKit
+from waggle.infra.rootfs.full_kernel import FullKernel
+from waggle.infra.rootfs.kit import GuestKernel, GuestKit, Part
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
 from waggle.infra.shared.disk_room import DiskRoom, disk_of
@@ -82,7 +84,7 @@ def machinery(
     """
     places = Places.of(settings)
     parts = GuestParts(
-        kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
+        kernel=guest_kernel(settings, machines.name).require,
         kit=GuestKit(places.guest).require,
         scratch=ScratchDisks(places.disks),
         certificates=authorities,
@@ -99,6 +101,14 @@ def machinery(
     freezer = Freezer(machines, places.frozen, places.disks, parts, room)
     stack.callback(freezer.loaded.close)
     return Machinery(machines, parts, launcher, freezer, room)
+
+
+def guest_kernel(settings: Settings, hypervisor: str) -> Part:
+    """Return the kernel of the machines of a hypervisor, which need not have been made yet."""
+    places = Places.of(settings)
+    if settings.guest_kernel == "full" and hypervisor == "qemu":
+        return FullKernel(places.guest)
+    return GuestKernel(places.guest, settings.libkrunfw_path)
 
 
 def templates(
@@ -180,6 +190,7 @@ def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Cho
     qemu = QemuHypervisor(
         settings.qemu_binary,
         acceleration.accel,
+        board=FULL if settings.guest_kernel == "full" else SMALL,
         older=settings.qemu_older,
         enclose=enclose,
         room=data_room(settings),

@@ -11,7 +11,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app.machines import library
+from waggle.app.machines import guest_kernel, library
 from waggle.app.network import operator_rules
 from waggle.app.values import image_service
 from waggle.cli.progress import print_json
@@ -24,7 +24,7 @@ from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.host.process import held_by_listeners
-from waggle.infra.rootfs.kit import GuestKernel, GuestKit
+from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.shared.files import FileLock
 
 _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[red]fail[/]"}
@@ -52,7 +52,7 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernel=GuestKernel(places.guest, settings.libkrunfw_path).path,
+        kernel=guest_kernel(settings, "krun" if settings.hypervisor == "krun" else "qemu").path,
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,

@@ -26,6 +26,7 @@ from waggle.domain.errors import SetupIncomplete
 from waggle.infra.host.install import Plan, carry_out, detect_privilege, make_plan, this_manager
 from waggle.infra.host.requirements import SERVE, TEST, Use, building, missing
 from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared import debian
 
@@ -81,6 +82,10 @@ async def _artifacts(settings: Settings) -> None:
     if not kernel.path.exists():
         with working("Fetching the guest kernel") as detail:
             await kernel.ensure(mirror, detail)
+    full = FullKernel(places.guest)
+    if settings.guest_kernel == "full" and not full.path.exists():
+        with working("Fetching the full guest kernel") as detail:
+            await full.ensure(mirror, detail)
     if not kit.path.exists():
         with working("Building the guest kit") as detail:
             await kit.ensure(mirror, detail)

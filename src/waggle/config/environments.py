@@ -110,6 +110,12 @@ class MachineSection(Section):
         "The libkrunfw library, 5.x, that `waggle setup` takes the guest kernel from; nothing "
         "means the Debian package.",
     )
+    guest_kernel: Annotated[Literal["small", "full"], lower] = setting(
+        "small",
+        "The kernel of QEMU's machines: `full` has the modules that Docker and iptables want and "
+        "starts a little later; run `waggle setup` after a change. libkrun's is always the small "
+        "one. See [guest.md](guest.md#the-full-kernel).",
+    )
     accel: Annotated[Literal["auto", "kvm", "tcg"], lower] = setting(
         "auto",
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",

@@ -68,6 +68,14 @@ async def test_a_cause_stops_the_machine_and_is_reported_with_the_whole_console(
     assert machine.stops >= 1
 
 
+async def test_what_a_kernel_prints_of_itself_after_its_panic_is_left_out() -> None:
+    trace = [f"trace {number}" for number in range(30)]
+    machine = Played(cause="Kernel panic", console=["giving up", "Kernel panic", *trace])
+    with pytest.raises(BootFailed) as caught:
+        await until_booted(machine, 10)
+    assert caught.value.message.splitlines()[1:] == ["giving up", "Kernel panic"]
+
+
 @pytest.mark.parametrize("step", ["connect", "until_ready"])
 async def test_a_deadline_stops_the_machine(step: str) -> None:
     machine = Played(hangs_in=step)

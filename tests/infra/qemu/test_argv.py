@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.machine import Resources
-from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, Memory, command_line, kind, qemu_argv
+from waggle.infra.qemu.argv import Descriptors, Memory, kind, qemu_argv
+from waggle.infra.qemu.board import FULL, SMALL, Board
 
 FDS = Descriptors(
     kernel=10,
@@ -33,13 +34,15 @@ def argv(
     port: int | None = 10022,
     memory: Memory | None = None,
     incoming: bool = False,
+    board: Board = SMALL,
 ) -> list[str]:
     return qemu_argv(
         "/usr/bin/qemu",
         accelerator=accelerator,
         resources=resources or Resources(cpus=2, memory_mib=512, disk_mib=1024),
         ssh_port=port,
-        fds=FDS,
+        fds=FDS._replace(initrd=19) if board.has_initrd else FDS,
+        board=board,
         memory=memory,
         incoming=incoming,
     )
@@ -139,19 +142,41 @@ def test_an_incoming_machine_does_not_boot_and_needs_no_port() -> None:
 
 
 def test_it_has_no_path_of_the_host() -> None:
-    own = ("/proc/self/fd/", "/dev/fdset/", "/usr/bin/qemu", COMMAND_LINE)
+    own = ("/proc/self/fd/", "/dev/fdset/", "/usr/bin/qemu", SMALL.command_line)
     with_paths = [word for word in argv() if "/" in word]
     assert all(any(known in word for known in own) for word in with_paths)
 
 
 def test_an_emulated_machine_gets_the_speed_of_its_counter() -> None:
-    assert "tsc" not in command_line(None)
-    assert command_line(2_500_000).endswith(" tsc_early_khz=2500000 tsc=reliable")
+    assert SMALL.with_counter(None) == SMALL
+    assert "tsc" not in SMALL.command_line
+    words = argv(board=SMALL.with_counter(2_500_000))
+    assert option(words, "-append") == [f"{SMALL.command_line} tsc_early_khz=2500000 tsc=reliable"]
+
+
+def test_the_board_of_the_full_kernel_has_the_same_devices_on_another_bus() -> None:
+    small, full = (option(argv(board=board), "-device") for board in (SMALL, FULL))
+    there = [device.replace("-pci,disable-legacy=on", "-device") for device in full]
+    assert there == small
+    assert all("disable-legacy=on" in device for device in full if "virtio-" in device)
+
+
+def test_the_full_kernel_has_an_initramfs_and_the_small_one_none() -> None:
+    words = argv(board=FULL)
+    assert option(words, "-initrd") == ["/proc/self/fd/19"]
+    assert "-initrd" not in argv()
+    assert option(words, "-append") == [FULL.command_line]
+    (machine,) = option(words, "-M")
+    assert machine.startswith("q35,")
+    assert FDS._replace(initrd=19).open() == [*range(10, 20)]
+    assert FDS.open() == [*range(10, 19)]
 
 
 def test_machines_with_different_arguments_are_of_different_kinds() -> None:
     """Processors, memory, ports and files are not part of the kind; other code compares them."""
-    assert kind("tcg") == kind("tcg") != kind("kvm")
+    kinds = {kind(accel, board) for accel in ("tcg", "kvm") for board in (SMALL, FULL)}
+    assert len(kinds) == 4
+    assert kind("tcg") == kind("tcg") == kind("tcg", SMALL)
 
 
 def test_a_write_error_stops_the_machine_and_the_kind_is_that_of_older_machines() -> None:

@@ -291,7 +291,9 @@ async def until_booted(machine: Booting, timeout: float) -> None:
 
 
 def _failure(cause: str, console: Sequence[str]) -> BootFailed:
-    lines = console[-_TAIL_SHOWN:]
+    # What a kernel prints after the cause of its panic is about itself.
+    end = next((at for at, line in enumerate(console, 1) if line == cause), len(console))
+    lines = console[:end][-_TAIL_SHOWN:]
     log.warning("boot_failed", cause=cause, console=lines)
     shown = "\n".join(lines) or "(nothing)"
     kind = KernelFault if _KERNEL_FAULT in cause else BootFailed

@@ -22,13 +22,9 @@ from typing import NamedTuple
 
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec, Resources
 from waggle.infra.guest.forwarder import claim
-from waggle.infra.guest.link import (
-    KERNEL_ARGUMENTS,
-    RENEWAL_PORT,
-    open_file,
-    socket_pair,
-)
+from waggle.infra.guest.link import RENEWAL_PORT, open_file, socket_pair
 from waggle.infra.guest.protocol import PORT
+from waggle.infra.qemu.board import SMALL, Board
 from waggle.infra.qemu.starter import SOCKETS
 
 ADDRESS = "127.0.0.2"
@@ -78,12 +74,6 @@ class Door:
             guest.close()
 
 
-# The kernel has virtio-mmio only: no PCI, ACPI, 8250 or initrd. Without a PIT and PIC it hangs
-# under TCG before it prints; with `-no-reboot`, a guest reboot ends QEMU. On a busy host an
-# emulated timer ticks too late for the kernel's timer check, which then panics before there is a
-# console; with KVM the kernel skips that check and has a clock.
-COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
-MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _STOP_ON_ERROR = "werror=stop"
 """A write that fails on the host stops the machine and is repeated at resume: see `Stalling`."""
@@ -104,6 +94,12 @@ class Descriptors(NamedTuple):
     console: int
     agent: int
     renewal: int
+    initrd: int | None = None
+    """For the boards that have one."""
+
+    def open(self) -> list[int]:
+        """Return those that there are."""
+        return [descriptor for descriptor in self if descriptor is not None]
 
 
 class Memory(NamedTuple):
@@ -120,11 +116,11 @@ def qemu_argv(
     resources: Resources,
     ssh_port: int | None,
     fds: Descriptors,
+    board: Board = SMALL,
     memory: Memory | None = None,
     incoming: bool = False,
-    tsc_khz: int | None = None,
 ) -> list[str]:
-    """Return the whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for `tcg`.
+    """Return the whole command line. `accelerator` is `kvm` or `tcg`.
 
     With `incoming`, the machine does not boot but waits for its state.
     """
@@ -132,41 +128,40 @@ def qemu_argv(
     if accelerator == "tcg":
         accel = f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}"
     return [
-        *(binary, "-M", f"{MACHINE},memory-backend=ram"),
+        *(binary, "-M", f"{board.machine},memory-backend=ram"),
         *("-object", _memory(memory, resources.memory_mib)),
         *(("-incoming", "defer") if incoming else ()),
         *("-accel", accel, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", _SANDBOX),
-        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", command_line(tsc_khz)),
-        *_channels(fds),
+        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", board.command_line),
+        *(() if fds.initrd is None else ("-initrd", f"/proc/self/fd/{fds.initrd}")),
+        *_channels(board, fds),
         *("-netdev", _network(ssh_port)),
-        *("-device", "virtio-net-device,netdev=net0", "-device", "virtio-rng-device"),
-        *("-device", "virtio-balloon-device,free-page-reporting=on"),
-        *_disk("kit", fds.kit, 1, read_only=True),
-        *_disk("image", fds.image, 2, read_only=True),
-        *_disk("scratch", fds.scratch, 3, read_only=False),
-        *_disk("identity", fds.identity, 4, read_only=True),
+        *board.device("net", ",netdev=net0"),
+        *board.device("rng"),
+        *board.device("balloon", ",free-page-reporting=on"),
+        *_disk(board, "kit", fds.kit, 1, read_only=True),
+        *_disk(board, "image", fds.image, 2, read_only=True),
+        *_disk(board, "scratch", fds.scratch, 3, read_only=False),
+        *_disk(board, "identity", fds.identity, 4, read_only=True),
     ]
 
 
-@functools.lru_cache(maxsize=2)
-def kind(accelerator: str) -> str:
+@functools.lru_cache(maxsize=4)
+def kind(accelerator: str, board: Board = SMALL) -> str:
     """Return a digest that changes with the machine's hardware: other state would not fit.
 
     The policy for failed writes and the names of ports are not part of the state: machines that
     were frozen with others can be resumed, too.
     """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
-    argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
+    argv = qemu_argv(
+        "", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing, board=board
+    )
     text = "\0".join(argv).replace(_STOP_ON_ERROR, "werror=report").replace(PORT, _FORMER_PORT)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def command_line(tsc_khz: int | None) -> str:
-    """Return the kernel's command line, with the counter's frequency if it cannot measure it."""
-    return COMMAND_LINE if not tsc_khz else f"{COMMAND_LINE} tsc_early_khz={tsc_khz} tsc=reliable"
 
 
 def _memory(memory: Memory | None, mib: int) -> str:
@@ -184,11 +179,11 @@ def _network(ssh_port: int | None) -> str:
     return f"user,id=net0,restrict=on,ipv6=off{way_in}"
 
 
-def _channels(fds: Descriptors) -> list[str]:
+def _channels(board: Board, fds: Descriptors) -> list[str]:
     return [
         *("-chardev", f"socket,id=monitor,fd={fds.monitor}"),
         *("-mon", "chardev=monitor,mode=control"),
-        *("-device", "virtio-serial-device"),
+        *board.device("serial"),
         *("-chardev", f"socket,id=console,fd={fds.console}"),
         *("-device", "virtconsole,chardev=console"),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
@@ -198,7 +193,7 @@ def _channels(fds: Descriptors) -> list[str]:
     ]
 
 
-def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
+def _disk(board: Board, name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     """Return one virtio block device. Flushes are ignored: the scratch disk dies with the VMM."""
     file = f"driver=file,node-name={name}-file,filename=/dev/fdset/{fd_set}"
     raw = f"driver=raw,node-name={name},file={name}-file"
@@ -207,10 +202,10 @@ def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     else:
         loose = "cache.no-flush=on,discard=unmap"
         file, raw = f"{file},{loose}", f"{raw},{loose}"
-    device = f"virtio-blk-device,drive={name}"
+    on_error = "" if read_only else f",{_STOP_ON_ERROR},rerror=report"
     return [
         *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
-        *("-device", device if read_only else f"{device},{_STOP_ON_ERROR},rerror=report"),
+        *board.device("blk", f",drive={name}{on_error}"),
     ]
 
 
@@ -253,8 +248,11 @@ def open_wires(
     theirs: contextlib.ExitStack,
     *,
     reachable: bool,
+    board: Board = SMALL,
 ) -> tuple[Wires, Inherited]:
     """Open everything one QEMU needs; the two stacks close the two sides' ends.
+
+    The initramfs of a board that needs one lies beside its kernel, with the ending `.initrd`.
 
     Raises BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
     """
@@ -263,6 +261,7 @@ def open_wires(
         open_file(path, theirs, os.O_RDWR if path == disks.scratch else os.O_RDONLY)
         for path in (spec.kernel, disks.kit, disks.image, disks.scratch, disks.identity)
     ]
+    initrd = open_file(spec.kernel.with_suffix(".initrd"), theirs) if board.has_initrd else None
     listener = None
     if reachable:
         listener = claim(spec.ssh_port)
@@ -277,4 +276,6 @@ def open_wires(
     door_number = others.pop() if reachable else None
     *channels, messages = others
     wires = Wires(*ends, door=door, listener=listener)
-    return wires, Inherited(Descriptors(*files, *channels), messages, door_number)
+    return wires, Inherited(
+        Descriptors(*files, *channels)._replace(initrd=initrd), messages, door_number
+    )

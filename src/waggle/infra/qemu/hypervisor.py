@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot machines with QEMU's `microvm`; implements `domain.machine.FreezingHypervisor`.
+"""Boot machines with QEMU, one of two boards; implements `domain.machine.FreezingHypervisor`.
 
 Starts one confined QEMU per machine with everything passed as descriptors. `frozen` has the frozen
 machines and the transfer of their state.
@@ -21,6 +21,7 @@ from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resour
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
+from waggle.infra.qemu.board import SMALL, Board
 from waggle.infra.qemu.frozen import (
     FrozenQemu,
     host_cpu,
@@ -50,23 +51,28 @@ class QemuHypervisor:
 
     `binary` boots machines. A machine frozen with one of the `older` programs is resumed with that
     one. `vmm` is the digest of a QEMU program and identifies it. `enclose` limits the resources of
-    the VMM with a given process number; see `infra.shared.confined`.
+    the VMM with a given process number; see `infra.shared.confined`. `board` must be that of the
+    kernel that machines are given.
     """
 
     name = "qemu"
-    capabilities = Capabilities(freezes=True, stops_when_full=True)
 
     def __init__(
         self,
         binary: str,
         accelerator: str,
         *,
+        board: Board = SMALL,
         older: Sequence[str] = (),
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
         room: DiskRoom | None = None,
     ) -> None:
         """Machines that met a full disk resume when there is `room`; None: they retry at once."""
         self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
+        self.capabilities = Capabilities(
+            freezes=True, stops_when_full=True, containers=board.has_initrd
+        )
+        self._board = board
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
@@ -89,7 +95,7 @@ class QemuHypervisor:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
         return {
             "vmm": frozen.vmm if frozen else program_digest(self._binary),
-            "machine": kind(self._accelerator),
+            "machine": kind(self._accelerator, self._board),
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
@@ -159,19 +165,21 @@ class QemuHypervisor:
             console = Console(spec.console_log, noise=_DISCARD_REFUSED)
             undo.callback(console.close)
             reachable = not (incoming and incoming.memory)
-            wires, inherited = open_wires(spec, undo, theirs, reachable=reachable)
+            wires, inherited = open_wires(
+                spec, undo, theirs, reachable=reachable, board=self._board
+            )
             argv = qemu_argv(
                 program,
                 accelerator=self._accelerator,
                 resources=spec.resources,
                 ssh_port=spec.ssh_port if reachable else None,
                 fds=inherited.descriptors,
+                board=self._board.with_counter(self._tsc_khz),
                 memory=memory,
                 incoming=incoming is not None,
-                tsc_khz=self._tsc_khz,
             )
             plan = self._plan(argv, spec, inherited)
-            own = [*inherited.descriptors]
+            own = inherited.descriptors.open()
             own += [part.descriptor for part in (memory, incoming) if part]
             own += [] if inherited.door is None else [inherited.door]
             process = ConfinedProcess.start(

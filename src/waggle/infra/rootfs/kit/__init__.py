@@ -32,7 +32,7 @@ from waggle.infra.shared.work import place, workspace
 _BUILD_SECONDS = 900
 
 
-class _Part(ABC):
+class Part(ABC):
     """A file that is made once. Safe to use from several processes."""
 
     path: Path
@@ -86,7 +86,7 @@ def kit_key(sources: Path = GUEST_SOURCES, agent: Path = AGENT_SOURCES) -> str:
     return digest.hexdigest()[:16]
 
 
-class GuestKit(_Part):
+class GuestKit(Part):
     """The kit of this version of waggle, in `directory`."""
 
     _absent = "The guest kit is not built."
@@ -156,7 +156,7 @@ def pvh_note(image: bytes) -> bytes:
         if name_size == 4 and size in (4, 8):
             return image[at - 8 : at + len(_NOTE) + size]
         at = image.find(_NOTE, at + 1)
-    raise SetupIncomplete("The libkrunfw kernel has no PVH entry point.", hint="Use libkrunfw 5.x.")
+    raise SetupIncomplete("The kernel has no PVH entry point.", hint="Use libkrunfw 5.x.")
 
 
 def elf(kernel: RawKernel) -> bytes:
@@ -209,7 +209,7 @@ def _edition(library: Path | None) -> str:
     return f".{facts.st_size:x}-{facts.st_mtime_ns:x}"
 
 
-class GuestKernel(_Part):
+class GuestKernel(Part):
     """The kernel file in `directory`, from the configured library or its package."""
 
     _absent = "The guest kernel is not built."

@@ -11,7 +11,7 @@ flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-pref
 flags="$flags -ffile-prefix-map=/waggle-agent=agent"
 
 mkdir -p /kit && cd /kit
-mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root runners tmp
+mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged modules root runners tmp
 ln -s . usr
 ln -s bin sbin
 
@@ -19,8 +19,8 @@ ln -s bin sbin
 for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; done
 cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
 cd $sources
-cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c identity.c hosts.c \
-  account.c users.c home.c agent.c ports.c renew.c server.c supervise.c ending.c reaching.c \
+cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c modules.c identity.c \
+  hosts.c account.c users.c home.c agent.c ports.c renew.c server.c supervise.c ending.c reaching.c \
   console.c kernel.c vsock.c common.c
 cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c frame.c code.c \
   image.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
@@ -61,6 +61,7 @@ cp -L /lib64/ld-linux-x86-64.so.2 lib64/
 ln -s ../lib lib/x86_64-linux-gnu
 
 ln -s busybox bin/sh
+ln -s busybox bin/modprobe
 echo 'root:x:0:0::/root:/bin/session' > etc/passwd
 echo 'root:x:0:' > etc/group
 echo '/bin/session' > etc/shells

@@ -90,8 +90,10 @@ static void offer_git(const struct account *account) {
   write_text("/etc/gitconfig", text);
 }
 
-// Docker's server asks for extensions of iptables, which this kernel has not, unless it is set not to.
+// Docker's server asks for extensions of iptables, which a kernel without modules has not, unless it
+// is set not to.
 static void offer_docker(void) {
+  if (has_modules()) return;
   mkdir("/etc/docker", 0755);
   if (access("/etc/docker/daemon.json", F_OK) != 0)
     write_text("/etc/docker/daemon.json", "{\"iptables\": false, \"ip6tables\": false}\n");

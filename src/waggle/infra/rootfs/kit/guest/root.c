@@ -86,5 +86,6 @@ bool image_becomes_root(void) {
     if (symlink(LINKS[i][0], LINKS[i][1]) && errno != EEXIST) complain(LINKS[i][1]);
   if (!mount_all(IMAGE_MOUNTS, LENGTH(IMAGE_MOUNTS))) return false;
   offer_stores();
+  offer_modules();
   return mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) == 0; // as elsewhere; engines rely on it
 }

@@ -76,6 +76,9 @@ bool mount_all(const struct mount_point *points, size_t count);
 void limit_sandbox(void);
 // root.c: make a directory in place of what else is there; an old one has the WANTED bits, too.
 void make_directory(const char *path, mode_t mode, mode_t wanted, bool may_be_link);
+// modules.c: have programs and the kernel find the kernel's modules, if it has any.
+void offer_modules(void);
+bool has_modules(void);
 
 // users.c: who "user[:group]" is; false, and nothing changed, when there is no such user or group.
 bool find_account(struct account *account, const char *wanted, const char *passwd,
