@@ -10,7 +10,10 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-_VERSION = re.compile(r"\s*v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.][0-9A-Za-z.+-]{1,64})?\s*")
+_NUMBER = "([0-9]{1,6})"
+_VERSION = re.compile(
+    rf"\s*v?{_NUMBER}\.{_NUMBER}(?:\.{_NUMBER})?(?:[-+][0-9A-Za-z.+-]{{1,64}})?\s*"
+)
 
 
 class Vmm(StrEnum):
