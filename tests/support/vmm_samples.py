@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sample of each model of the VMMs' APIs, with every field set, made from its JSON Schema."""
+"""A sample of each model of the VMMs' APIs, with every field set; what an answer keeps of it."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-_TEXTS = ("a1", "/a", "0b1")
+_TEXTS = ("a1", "/a", "0b1", "1", "169.254.1.1", "06:00:00:00:00:01")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -42,3 +42,15 @@ def _object(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, object]:
     if not members and "additionalProperties" in schema:
         return {"a1": _value(schema["additionalProperties"] or {}, defs)}
     return {name: _value(one, defs) for name, one in members.items()}
+
+
+def assert_within(kept: object, said: Any) -> None:
+    """Check that what was kept was said, and that nothing but unknown fields is missing."""
+    if isinstance(kept, dict):
+        for name, value in cast("dict[str, object]", kept).items():
+            assert_within(value, said[name])
+    elif isinstance(kept, list):
+        for one, other in zip(cast("list[object]", kept), said, strict=True):
+            assert_within(one, other)
+    else:
+        assert kept == said

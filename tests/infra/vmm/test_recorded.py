@@ -11,10 +11,11 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType, NoneType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import BaseModel
+from tests.support.vmm_samples import assert_within
 from tests.support.vmm_server import Call, Reply, read, serving
 
 from waggle.infra.vmm import cloud_hypervisor, firecracker
@@ -116,18 +117,6 @@ def check_answer(exchange: Exchange, call: Call, answer: BaseModel | None) -> No
     said = json.loads(exchange.body)
     kept = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert_within(kept, said)
-
-
-def assert_within(kept: object, said: Any) -> None:
-    """Check that what was kept was said, and that nothing but unknown fields is missing."""
-    if isinstance(kept, dict):
-        for name, value in cast("dict[str, object]", kept).items():
-            assert_within(value, said[name])
-    elif isinstance(kept, list):
-        for one, other in zip(cast("list[object]", kept), said, strict=True):
-            assert_within(one, other)
-    else:
-        assert kept == said
 
 
 @recordings

@@ -22,9 +22,9 @@ from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.shared.files import FileLock, atomic_write
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.vmm import candidate, kept, offered
-from waggle.infra.vmm.candidate import TITLES, AskVersion
+from waggle.infra.vmm.candidate import AskVersion
 from waggle.infra.vmm.kept import JAILER, RECORD, Binary
-from waggle.infra.vmm.version import OLDEST, Version, Vmm
+from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
 
 __all__ = ["Added", "Binary", "BinaryStore", "Installed"]
 

@@ -20,13 +20,12 @@ from waggle.infra.vmm.errors import VmmError
 from waggle.infra.vmm.firecracker import GET_FIRECRACKER_VERSION
 from waggle.infra.vmm.offered import WANTED, Copy
 from waggle.infra.vmm.trial import API, running
-from waggle.infra.vmm.version import OLDEST, Version, Vmm
+from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
 
 AskVersion = Callable[[Dial, Vmm, Version], Awaitable[str]]
 """Asks the API of a VMM for its version. Raises WaggleError or OSError."""
 SECONDS: Final = 15.0
 """For each start of the program."""
-TITLES: Final = {Vmm.FIRECRACKER: "Firecracker", Vmm.CLOUD_HYPERVISOR: "Cloud Hypervisor"}
 _JAILER: Final = "jailer"
 _RELEASE: Final = "Take the program of a release."
 _BANNER: Final = re.compile(r"(firecracker|jailer|cloud-hypervisor) (v?[0-9][0-9A-Za-z.+-]{0,80})")

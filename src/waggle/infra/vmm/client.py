@@ -27,7 +27,7 @@ from waggle.infra.vmm.version import Version, Vmm
 from waggle.structure import Bounds, Structure
 
 Dial = Callable[[], Awaitable[socket.socket]]
-"""Returns a connected, verified, non-blocking Unix socket, which the client closes.
+"""Returns a connected and verified Unix socket, which the client closes.
 
 Raises OSError, or a WaggleError to show instead of a VmmLost.
 """
@@ -133,6 +133,7 @@ class VmmClient:
             cause = error.strerror or type(error).__name__
             raise BadAnswer(f"its socket cannot be used ({cause})") from error
         with connection:
+            connection.setblocking(False)
             self._connection = connection
             try:
                 if self._is_closed:

@@ -11,15 +11,13 @@ import json
 from typing import Final, cast
 
 from waggle.domain.errors import WaggleError
-from waggle.infra.vmm.version import Version, Vmm
+from waggle.infra.vmm.version import TITLES, Version, Vmm
 from waggle.structure import Bounds, Structure
 
 MAX_REASON: Final = 500
 """Characters of a VMM's reason."""
 _MAX_CAUSES: Final = 16
 _BOUNDS: Final = Bounds(containers=64, commas=256, depth=8, outside=16 * 1024)
-
-_TITLE: Final = {Vmm.FIRECRACKER: "Firecracker", Vmm.CLOUD_HYPERVISOR: "Cloud Hypervisor"}
 
 
 class VmmError(WaggleError):
@@ -68,27 +66,27 @@ class VmmLacks(VmmError):
 def refused(vmm: Vmm, call: str, status: int, body: bytes) -> VmmRefused:
     """Return the error for an answer with an HTTP status from 400 on."""
     reason = reason_of(body)
-    message = f"{_TITLE[vmm]} refused {call} (HTTP {status}): {reason.rstrip('.')}."
+    message = f"{TITLES[vmm]} refused {call} (HTTP {status}): {reason.rstrip('.')}."
     return VmmRefused(message, hint="", call=call, status=status, reason=reason)
 
 
 def lost(vmm: Vmm, call: str, cause: str, status: int | None = None) -> VmmLost:
     """Return the error for a call without a valid answer."""
     said = "no answer" if status is None else f"HTTP {status}"
-    message = f"{_TITLE[vmm]} did not carry out {call} ({said}): {cause}."
+    message = f"{TITLES[vmm]} did not carry out {call} ({said}): {cause}."
     return VmmLost(message, call=call, status=status, reason=cause)
 
 
 def lacks(vmm: Vmm, call: str, running: Version, version: Version, field: str = "") -> VmmLacks:
     """Return the error for a method or field that the running version does not have yet."""
     what = f"the field {field} of {call}" if field else call
-    message = f"{_TITLE[vmm]} {running} has not {what}: that begins with {version}."
+    message = f"{TITLES[vmm]} {running} has not {what}: that begins with {version}."
     return VmmLacks(message, call=call, reason=message)
 
 
 def removed(vmm: Vmm, call: str, running: Version, version: Version) -> VmmLacks:
     """Return the error for a method that the running version has no more."""
-    message = f"{_TITLE[vmm]} {running} has not {call} any more: that ended with {version}."
+    message = f"{TITLES[vmm]} {running} has not {call} any more: that ended with {version}."
     return VmmLacks(message, call=call, reason=message)
 
 

@@ -37,6 +37,8 @@ Arguments = Annotated[str, Field(max_length=MAX_ARGUMENTS, pattern=r"^[^\x00]*$"
 Count = Annotated[int, Field(ge=0, le=2**64 - 1)]
 """A number of bytes, of things or of milliseconds."""
 Small = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Mac = Annotated[str, Field(max_length=17, pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")]
+Ip = Annotated[str, Field(max_length=45, pattern=r"^[0-9a-fA-F]*[.:][0-9a-fA-F.:]+$")]
 Bits = Annotated[str, Field(max_length=256, pattern=r"^0b[01xX_]+$")]
 """A bit map as Firecracker writes it: `0b`, and for each bit 0, 1, or x for leave as it is."""
 

@@ -23,6 +23,10 @@ class Vmm(StrEnum):
     CLOUD_HYPERVISOR = "cloud-hypervisor"
 
 
+TITLES = {Vmm.FIRECRACKER: "Firecracker", Vmm.CLOUD_HYPERVISOR: "Cloud Hypervisor"}
+"""Their names in messages."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Version:
     """A release: `1.12.1`, or `48.0` where there are two numbers."""

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from waggle.infra.vmm.fields import MAX_LIST, Body, Count, Path, Small, Text
+from waggle.infra.vmm.fields import MAX_LIST, Body, Count, Ip, Mac, Path, Small, Text
 from waggle.infra.vmm.version import Version
 
 V50: Final = Version(50)
@@ -96,16 +96,16 @@ class NetConfig(BehindIommu):
     """A virtio-net device."""
 
     tap: Text | None = None
-    ip: Text | None = None
-    mask: Text | None = None
-    mac: Text | None = None
-    host_mac: Text | None = None
+    ip: Ip | None = None
+    mask: Ip | None = None
+    mac: Mac | None = None
+    host_mac: Mac | None = None
     mtu: Short | None = None
     num_queues: Small | None = None
     queue_size: Short | None = None
     vhost_user: bool | None = None
     vhost_socket: Path | None = None
-    vhost_mode: Text | None = None
+    vhost_mode: Literal["Client", "Server"] | None = None
     rate_limiter_config: RateLimiterConfig | None = None
     offload_tso: bool | None = None
     offload_ufo: bool | None = None

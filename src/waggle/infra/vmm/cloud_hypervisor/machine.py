@@ -113,7 +113,7 @@ class MemoryConfig(Body):
     hotplug_size: Count | None = None
     hotplugged_size: Count | None = None
     mergeable: bool | None = None
-    hotplug_method: Text | None = None
+    hotplug_method: Literal["Acpi", "VirtioMem"] | None = None
     shared: bool | None = None
     hugepages: bool | None = None
     hugepage_size: Count | None = None
@@ -176,7 +176,7 @@ class LandlockConfig(Body):
     """A path that the process may use besides; `access` is `r`, `w` or `rw`."""
 
     path: Path
-    access: Text
+    access: Literal["r", "w", "rw"]
 
 
 class VmConfig(Body):

@@ -10,12 +10,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, RootModel
 
-from waggle.infra.vmm.fields import MAX_LIST, Body, Count, Name, Path, Small, Text
+from waggle.infra.vmm.fields import MAX_LIST, Body, Count, Mac, Name, Path, Small, Text
 from waggle.infra.vmm.version import Version
 
 V1_13: Final = Version(1, 13)
 V1_14: Final = Version(1, 14)
 V1_16: Final = Version(1, 16)
+Address = Annotated[str, Field(max_length=15, pattern=r"^169\.254\.[0-9]{1,3}\.[0-9]{1,3}$")]
 
 
 class TokenBucket(Body):
@@ -78,7 +79,7 @@ class PartialPmem(Body):
 class NetworkInterface(Body):
     """A virtio-net device on a TAP device of the host."""
 
-    guest_mac: Text | None = None
+    guest_mac: Mac | None = None
     host_dev_name: Text
     iface_id: Name
     mtu: Annotated[Annotated[int, Field(ge=68, le=65535)] | None, V1_16] = None
@@ -205,7 +206,7 @@ class MmdsConfig(Body):
 
     version: Literal["V1", "V2"] | None = None
     network_interfaces: Annotated[list[Name], Field(max_length=MAX_LIST)]
-    ipv4_address: Text | None = None
+    ipv4_address: Address | None = None
     imds_compat: Annotated[bool | None, V1_13] = None
 
 

@@ -10,10 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from waggle.infra.vmm.fields import MAX_LIST, Arguments, Bits, Body, Path, Small, Text
+from waggle.infra.vmm.fields import MAX_LIST, Arguments, Bits, Body, Path, Small
 
 CpuTemplate = Literal["C3", "T2", "T2S", "T2CL", "T2A", "V1N1", "None"]
 """Deprecated."""
+Number = Annotated[str, Field(max_length=64, pattern=r"^0(x[0-9a-fA-F]+|b[01]+)$")]
+"""A number as text, hexadecimal or binary. The document has decimal ones, which are refused."""
+Capability = Annotated[str, Field(max_length=16, pattern=r"^!?[0-9]+$")]
+"""The number of a capability of KVM; with `!` it is not demanded."""
 HugePages = Literal["None", "Transparent", "2M"]
 """`Transparent` begins with 1.17."""
 Processors = Annotated[int, Field(ge=1, le=32)]
@@ -61,8 +65,8 @@ class CpuidRegisterModifier(Body):
 class CpuidLeafModifier(Body):
     """Registers of a leaf of CPUID (x86_64)."""
 
-    leaf: Text
-    subleaf: Text
+    leaf: Number
+    subleaf: Number
     flags: Small
     modifiers: Annotated[list[CpuidRegisterModifier], Field(max_length=MAX_LIST)]
 
@@ -70,14 +74,14 @@ class CpuidLeafModifier(Body):
 class MsrModifier(Body):
     """Bits of a model specific register (x86_64)."""
 
-    addr: Text
+    addr: Number
     bitmap: Bits
 
 
 class ArmRegisterModifier(Body):
     """Bits of a register (aarch64)."""
 
-    addr: Text
+    addr: Number
     bitmap: Bits
 
 
@@ -91,7 +95,7 @@ class VcpuFeatures(Body):
 class CpuConfig(Body):
     """What processors offer the guest, as changes to what they offer the host."""
 
-    kvm_capabilities: Annotated[list[Text], Field(max_length=MAX_LIST)] | None = None
+    kvm_capabilities: Annotated[list[Capability], Field(max_length=MAX_LIST)] | None = None
     cpuid_modifiers: Annotated[list[CpuidLeafModifier], Field(max_length=MAX_LIST)] | None = None
     msr_modifiers: Annotated[list[MsrModifier], Field(max_length=MAX_LIST)] | None = None
     reg_modifiers: Annotated[list[ArmRegisterModifier], Field(max_length=MAX_LIST)] | None = None
