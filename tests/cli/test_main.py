@@ -43,6 +43,11 @@ COMMANDS = [
     "env new",
     "env ls",
     "env rm",
+    "vmm",
+    "vmm ls",
+    "vmm add",
+    "vmm rm",
+    "vmm check",
 ]
 
 
@@ -66,7 +71,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert len(shown.splitlines()) > 3
 
 
-@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new", "agent"])
+@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new", "agent", "vmm add"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.app([*command.split(), "--help"])
@@ -76,7 +81,8 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_shell_completion_knows_commands_and_options() -> None:
     script = main.app.generate_completion(shell="bash")  # noqa: S604 (which shell)
-    for words in ("exec", "run", "new", "--timeout-seconds", "--packages", "--listen", "--fix"):
+    known = ("exec", "run", "new", "--timeout-seconds", "--packages", "--listen", "--fix")
+    for words in (*known, "vmm", "--jailer", "cloud-hypervisor"):
         assert re.search(rf"(?<![\w-]){words}(?![\w-])", script), words
 
 

@@ -28,6 +28,7 @@ from waggle.cli.options import (
     of_serve,
 )
 from waggle.cli.storage.commands import image, snapshot, template, token
+from waggle.cli.storage.vmm_commands import vmm
 from waggle.domain.errors import InvalidArgument, SettingsInvalid, WaggleError
 from waggle.domain.programs import GuestUser
 from waggle.shipped import document
@@ -49,6 +50,7 @@ app.command(env)
 app.command(snapshot)
 app.command(template)
 app.command(token)
+app.command(vmm)
 app.command(exec_, name="exec", group=SERVER, error_formatter=of_program)
 app.command(logs, group=SERVER)
 app.command(run, group=SERVER, error_formatter=of_program)

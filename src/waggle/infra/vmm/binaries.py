@@ -12,7 +12,6 @@ import contextlib
 import os
 import platform
 from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,7 +22,7 @@ from waggle.infra.shared.files import FileLock, atomic_write
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.vmm import candidate, kept, offered
 from waggle.infra.vmm.candidate import AskVersion
-from waggle.infra.vmm.kept import JAILER, RECORD, Binary
+from waggle.infra.vmm.kept import JAILER, RECORD, Binary, Installed
 from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
 
 __all__ = ["Added", "Binary", "BinaryStore", "Installed"]
@@ -31,17 +30,6 @@ __all__ = ["Added", "Binary", "BinaryStore", "Installed"]
 _LOCK: Final = ".lock"
 _LOCK_SECONDS: Final = 60.0
 _AGAIN: Final = "Add it again: waggle vmm add PATH."
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A program in the store, or what is in its place. `problem` is empty when it can be used."""
-
-    vmm: Vmm
-    version: Version
-    arch: str
-    binary: Binary | None
-    problem: str
 
 
 class Added(NamedTuple):

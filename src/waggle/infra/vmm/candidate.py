@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut, WaggleError
 from waggle.infra.vmm.client import Dial, VmmClient
 from waggle.infra.vmm.errors import VmmError
 from waggle.infra.vmm.firecracker import GET_FIRECRACKER_VERSION
+from waggle.infra.vmm.kept import Installed
 from waggle.infra.vmm.offered import WANTED, Copy
 from waggle.infra.vmm.trial import API, running
 from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
@@ -88,6 +89,23 @@ async def examine(
             hint=_RELEASE,
         )
     return Said(vmm, version)
+
+
+async def again(one: Installed, ask: AskVersion = ask_version) -> Installed:
+    """Return an installed program with what is wrong with it now, by another run of it."""
+    binary = one.binary
+    if binary is None or one.problem:
+        return one
+    jailer = None
+    if binary.jailer is not None:
+        jailer = Copy(binary.jailer, binary.jailer_digest, "Its jailer", is_static=True)
+    try:
+        said = await examine(Copy(binary.path, binary.digest, "It", binary.is_static), jailer, ask)
+    except WaggleError as error:
+        return replace(one, problem=error.message)
+    if (said.vmm, said.version) != (binary.vmm, binary.version):
+        return replace(one, problem=f"it says that it is {TITLES[said.vmm]} {said.version}")
+    return replace(one, binary=replace(binary, unasked=said.unasked))
 
 
 def supported() -> str:

@@ -71,6 +71,17 @@ class Binary:
         return json.dumps(fields, indent=1).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A program in the store, or what is in its place. `problem` is empty when it can be used."""
+
+    vmm: Vmm
+    version: Version
+    arch: str
+    binary: Binary | None
+    problem: str
+
+
 def read(directory: Path) -> Binary:
     """Read the record in `VMM/VERSION/ARCH`. Raises ValueError with the reason."""
     try:
