@@ -68,6 +68,15 @@ async def test_the_api_is_asked_through_the_given_function(tmp_path: Path) -> No
     )
 
 
+async def test_a_cloud_hypervisor_is_pinged(tmp_path: Path) -> None:
+    banner, field = "cloud-hypervisor v51.1-3-gabcdef0", 'FIELD="version"'
+    program = fake_vmm(tmp_path / "ch", banner, "51.1.0", field)
+    expected = Said(Vmm.CLOUD_HYPERVISOR, Version(51, 1))
+    assert await examine(copy(program), None) == expected
+    lying = fake_vmm(tmp_path / "lying", banner, "50.0.0", field)
+    assert "prints version 51.1.0, and its API says 50.0.0" in await refusal(lying)
+
+
 async def test_a_cloud_hypervisor_without_kvm_is_not_asked(tmp_path: Path) -> None:
     program = fake_vmm(tmp_path / "ch", "cloud-hypervisor v48.0.0")
     said = await examine(copy(program), None)

@@ -16,6 +16,7 @@ from typing import Final
 
 from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut, WaggleError
 from waggle.infra.vmm.client import Dial, VmmClient
+from waggle.infra.vmm.cloud_hypervisor import VMM_PING
 from waggle.infra.vmm.errors import VmmError
 from waggle.infra.vmm.firecracker import GET_FIRECRACKER_VERSION
 from waggle.infra.vmm.kept import Installed
@@ -45,6 +46,8 @@ class Said:
 async def ask_version(dial: Dial, vmm: Vmm, version: Version) -> str:
     """Return what the API of a VMM says its version is. Raises VmmError."""
     client = VmmClient(dial, vmm, version, seconds=SECONDS)
+    if vmm is Vmm.CLOUD_HYPERVISOR:
+        return (await client.call(VMM_PING)).version
     return (await client.call(GET_FIRECRACKER_VERSION)).firecracker_version
 
 
