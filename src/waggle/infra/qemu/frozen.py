@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen machines of QEMU: their files, the transfer of their state by QMP, and its requirements.
+"""The transfer of a QEMU machine's state by QMP, and its requirements.
 
 `hypervisor` and `machine` use it. QEMU calls the transfer migration: it writes memory and devices
 to one descriptor and reads them from another. With `x-ignore-shared` it transfers only the devices,
@@ -12,12 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import errno
-import fcntl
 import functools
 import hashlib
 import mmap
-import os
 import platform
 import shutil
 import time
@@ -26,96 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from waggle.domain.errors import BootFailed, SetupIncomplete
-from waggle.domain.machine import RAM, STATE
 from waggle.infra.qemu.monitor import Monitor
-from waggle.infra.shared.files import copy_data
-
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-
-
-class FrozenQemu:
-    """Memory and devices as two files in memory; implements `domain.machine.FrozenState`.
-
-    Owns both descriptors. Sealed files can be read but never changed again, not even by a QEMU
-    that its guest took over (memfd_create(2), F_SEAL_WRITE).
-    """
-
-    def __init__(self, vmm: str, mib: int = 0) -> None:
-        """Make empty files to fill and seal; `vmm` is the QEMU of the state. Raises OSError."""
-        self.vmm = vmm
-        self.ram = _memory("ram")
-        try:
-            self.state = _memory("state")
-        except BaseException:
-            os.close(self.ram)
-            raise
-        os.truncate(self.ram, mib << 20)
-        self._closed = False
-
-    @classmethod
-    def load(cls, directory: Path, vmm: str, *, seal: bool = True) -> FrozenQemu:
-        """Load the files that `save` wrote. Raises OSError."""
-        frozen = cls(vmm)
-        try:
-            for name, target in ((RAM, frozen.ram), (STATE, frozen.state)):
-                with (directory / name).open("rb") as file:
-                    copy_data(file.fileno(), target)
-            if seal:
-                frozen.seal()
-        except BaseException:
-            frozen.close()
-            raise
-        return frozen
-
-    def compact(self) -> None:
-        """Release empty memory, all of which QEMU has touched. Blocks. Raises OSError."""
-        whole, self.ram = self.ram, _memory("ram")
-        try:
-            copy_data(whole, self.ram)
-        finally:
-            os.close(whole)
-
-    def seal(self, patience: float = 2.0) -> None:
-        """Forbid all further writes. Blocks. Raises OSError if memory stays mapped for writing.
-
-        The kernel answers EBUSY also while it still holds a page that was just written; that
-        passes within `patience` seconds.
-        """
-        deadline = time.monotonic() + patience
-        for descriptor in (self.ram, self.state):
-            while True:
-                try:
-                    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-                    break
-                except OSError as error:
-                    if error.errno != errno.EBUSY or time.monotonic() >= deadline:
-                        raise
-                time.sleep(0.05)
-
-    def save(self, directory: Path) -> None:
-        """See `domain.machine.FrozenState.save`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        for name, source in ((RAM, self.ram), (STATE, self.state)):
-            with os.fdopen(os.open(directory / name, flags, 0o600), "wb") as file:
-                copy_data(source, file.fileno())
-                os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """See `domain.machine.FrozenState.close`."""
-        if not self._closed:
-            self._closed = True
-            os.close(self.ram)
-            os.close(self.state)
-
-
-def reopened(descriptor: int) -> int:
-    """Open the same file with its own offset; the caller closes it. Raises OSError."""
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _memory(name: str) -> int:
-    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-
+from waggle.infra.shared.processor import CPUINFO
 
 _ENDS: Final = ("completed", "failed")
 _FAST = 1 << 36
@@ -161,10 +70,6 @@ async def _completed(heard: asyncio.Future[str]) -> None:
         raise BootFailed("QEMU could not write or read the machine's state.")
 
 
-_CPUINFO = Path("/proc/cpuinfo")
-_CPU_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags")
-
-
 def program_digest(name: str) -> str:
     """Return a short digest of the program's bytes. Raises SetupIncomplete without the program."""
     found = shutil.which(name)
@@ -190,24 +95,6 @@ def _digest(path: Path, *_version: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def host_cpu() -> str:
-    """Return a short digest of the properties that `-cpu host` shows to a guest."""
-    facts = _processor()
-    text = "\n".join(f"{key}={facts.get(key, '')}" for key in _CPU_FIELDS)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def host_model() -> str:
-    """Return this processor's model: an emulated guest was given its counter's frequency."""
-    return _processor().get("model name", "unknown")
-
-
-def _processor() -> dict[str, str]:
-    first = _CPUINFO.read_text().partition("\n\n")[0]
-    rows = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in rows}
-
-
 _STEADY = {"constant_tsc", "nonstop_tsc"}
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 """rdtsc; shl rdx, 32; or rax, rdx; ret."""
@@ -223,7 +110,7 @@ def tsc_khz() -> int | None:
     cannot measure it: no PIT, no HPET, no kvmclock. With the frequency it keeps the host's time;
     without, it counts timer ticks, which come late (5 % were lost in a measurement).
     """
-    if platform.machine() != "x86_64" or not _is_steady(_CPUINFO.read_text()):
+    if platform.machine() != "x86_64" or not _is_steady(CPUINFO.read_text()):
         return None
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

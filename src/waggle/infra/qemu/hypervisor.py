@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot machines with QEMU, one of two boards; implements `domain.machine.FreezingHypervisor`.
 
-Starts one confined QEMU per machine with everything passed as descriptors. `frozen` has the frozen
-machines and the transfer of their state.
+Starts one confined QEMU per machine with everything passed as descriptors. `frozen` has the
+transfer of the state of frozen machines.
 """
 
 from __future__ import annotations
@@ -19,21 +19,15 @@ from typing import TYPE_CHECKING
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resources
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.frozen import FrozenFiles, reopened
 from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
 from waggle.infra.qemu.board import SMALL, Board
-from waggle.infra.qemu.frozen import (
-    FrozenQemu,
-    host_cpu,
-    host_model,
-    program_digest,
-    program_of,
-    reopened,
-    tsc_khz,
-)
+from waggle.infra.qemu.frozen import program_digest, program_of, tsc_khz
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, kvm_group, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.processor import host_cpu, host_model
 from waggle.tasks import stage
 
 if TYPE_CHECKING:
@@ -110,9 +104,9 @@ class QemuHypervisor:
 
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
-    ) -> FrozenQemu:
+    ) -> FrozenFiles:
         """See `domain.machine.FreezingHypervisor.load`."""
-        return FrozenQemu.load(directory, fingerprint["vmm"], seal=not alone)
+        return FrozenFiles.load(directory, fingerprint["vmm"], seal=not alone)
 
     async def resume(
         self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False

@@ -22,11 +22,11 @@ from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
+from waggle.infra.guest.frozen import FrozenFiles
 from waggle.infra.guest.link import LinkedMachine, explain, until_booted
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import frozen
 from waggle.infra.qemu.argv import Door, Memory, Wires
-from waggle.infra.qemu.frozen import FrozenQemu
 from waggle.infra.qemu.monitor import EVENT, Monitor, Stalling
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.infra.shared.disk_room import DiskRoom
@@ -115,9 +115,9 @@ class QemuMachine(LinkedMachine):
             self._forwarder.start()
         return cause
 
-    async def freeze(self, disks: GuestDisks) -> FrozenQemu:
+    async def freeze(self, disks: GuestDisks) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`."""
-        copy = FrozenQemu(self._vmm, self._spec.resources.memory_mib)
+        copy = FrozenFiles(self._vmm, self._spec.resources.memory_mib)
         try:
             async with self._require_renewal().quiet(_ANSWER_SECONDS):
                 await self.pause()
@@ -129,7 +129,7 @@ class QemuMachine(LinkedMachine):
             raise
         return copy
 
-    async def _transfer(self, copy: FrozenQemu, disks: GuestDisks) -> None:
+    async def _transfer(self, copy: FrozenFiles, disks: GuestDisks) -> None:
         """Copy its state through a temporary QEMU, whose memory is a file and which never runs."""
         log = disks.scratch.with_name("console.freeze")
         ours, theirs = socket.socketpair()

@@ -12,27 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from waggle.infra.qemu.frozen import FrozenQemu
+from waggle.infra.guest.frozen import FrozenFiles
 
 
 @pytest.fixture
-def frozen() -> Generator[FrozenQemu]:
-    with contextlib.closing(FrozenQemu("qemu", mib=1)) as made:
+def frozen() -> Generator[FrozenFiles]:
+    with contextlib.closing(FrozenFiles("qemu", mib=1)) as made:
         yield made
 
 
-def is_sealed(frozen: FrozenQemu) -> bool:
+def is_sealed(frozen: FrozenFiles) -> bool:
     files = (frozen.ram, frozen.state)
     return all(fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE for file in files)
 
 
-def test_memory_that_stays_mapped_for_writing_is_not_sealed(frozen: FrozenQemu) -> None:
+def test_memory_that_stays_mapped_for_writing_is_not_sealed(frozen: FrozenFiles) -> None:
     with mmap.mmap(frozen.ram, 1 << 20), pytest.raises(OSError, match="busy") as refused:
         frozen.seal(patience=0)
     assert refused.value.errno == errno.EBUSY
 
 
-def test_sealing_waits_until_memory_is_released(frozen: FrozenQemu) -> None:
+def test_sealing_waits_until_memory_is_released(frozen: FrozenFiles) -> None:
     with ThreadPoolExecutor(1) as thread:
         with mmap.mmap(frozen.ram, 1 << 20):
             sealed = thread.submit(frozen.seal, patience=30)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory and the devices of a frozen machine, as two sealed files in memory.
+
+Used by the hypervisors that freeze machines, each of which fills them in its own way. Knows no VMM.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from waggle.domain.machine import RAM, STATE
+from waggle.infra.shared.files import copy_data
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class FrozenFiles:
+    """Memory and devices as two files in memory; implements `domain.machine.FrozenState`.
+
+    Owns both descriptors. Sealed files can be read but never changed again, not even by a VMM
+    that its guest took over (memfd_create(2), F_SEAL_WRITE).
+    """
+
+    def __init__(self, vmm: str, mib: int = 0) -> None:
+        """Make empty files to fill and seal; `vmm` is the program of the state. Raises OSError."""
+        self.vmm = vmm
+        self.ram = _memory("ram")
+        try:
+            self.state = _memory("state")
+        except BaseException:
+            os.close(self.ram)
+            raise
+        os.truncate(self.ram, mib << 20)
+        self._closed = False
+
+    @classmethod
+    def load(cls, directory: Path, vmm: str, *, seal: bool = True) -> FrozenFiles:
+        """Load the files that `save` wrote. Raises OSError."""
+        frozen = cls(vmm)
+        try:
+            for name, target in ((RAM, frozen.ram), (STATE, frozen.state)):
+                with (directory / name).open("rb") as file:
+                    copy_data(file.fileno(), target)
+            if seal:
+                frozen.seal()
+        except BaseException:
+            frozen.close()
+            raise
+        return frozen
+
+    def compact(self) -> None:
+        """Release empty memory, which a VMM has touched. Blocks. Raises OSError."""
+        whole, self.ram = self.ram, _memory("ram")
+        try:
+            copy_data(whole, self.ram)
+        finally:
+            os.close(whole)
+
+    def seal(self, patience: float = 2.0) -> None:
+        """Forbid all further writes. Blocks. Raises OSError if memory stays mapped for writing.
+
+        The kernel answers EBUSY also while it still holds a page that was just written; that
+        passes within `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        for descriptor in (self.ram, self.state):
+            while True:
+                try:
+                    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                        raise
+                time.sleep(0.05)
+
+    def save(self, directory: Path) -> None:
+        """See `domain.machine.FrozenState.save`."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        for name, source in ((RAM, self.ram), (STATE, self.state)):
+            with os.fdopen(os.open(directory / name, flags, 0o600), "wb") as file:
+                copy_data(source, file.fileno())
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """See `domain.machine.FrozenState.close`."""
+        if not self._closed:
+            self._closed = True
+            os.close(self.ram)
+            os.close(self.state)
+
+
+def reopened(descriptor: int) -> int:
+    """Open the same file with its own offset; the caller closes it. Raises OSError."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _memory(name: str) -> int:
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
