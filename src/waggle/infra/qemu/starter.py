@@ -131,28 +131,12 @@ def _hand_over_sockets(door: int, *, apart: bool) -> None:
         end.close()
 
 
-DENIED = {
-    "processes": (57, 58),  # fork, vfork; clone has its own rule
-    "other processes": (101, 129, 200, 297, 310, 311, 312, 424, 434, 438, 440),
-    "namespaces and mounts": (155, 161, 165, 166, 272, 303, 304, 308, *range(428, 434), 442),
-    "the kernel": (
-        *(103, 134, 135, 153, 163, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179, 246),
-        *(298, 300, 301, 313, 320, 321, 323, *range(425, 428), 443),
-    ),
-    "clocks": (159, 164, 227, 305),
-    "keys": (248, 249, 250),
-}
-"""Calls that are denied in case the guest takes QEMU over, by purpose; see syscall_64.tbl (x86-64).
-
-Denied ones, not allowed ones, because QEMU's needs differ between versions."""
-
-
 def qemu_filter(pid: int) -> list[Instruction]:
     """Return the filter of process `pid`: AF_UNIX and AF_INET, threads, signals to itself.
 
     AF_INET is for the one forward to the guest, in QEMU's separate network.
     """
-    numbers = (number for group in DENIED.values() for number in group)
+    numbers = (number for group in seccomp.DENIED.values() for number in group)
     return [
         *seccomp.beginning(),
         *seccomp.every(numbers, seccomp.EPERM),

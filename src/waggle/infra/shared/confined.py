@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from waggle.domain.errors import BootFailed, SetupIncomplete, TimedOut
 from waggle.domain.machine import VmmProcess
@@ -167,7 +167,7 @@ class ConfinedProcess:
         max_descriptors: int = MAX_DESCRIPTORS,
         background: bool = False,
         enclose: Enclose | None = None,
-    ) -> ConfinedProcess:
+    ) -> Self:
         """Start `argv` with only these descriptors open, as the server's user.
 
         The caller closes the descriptors. The process dies with the thread that calls this.

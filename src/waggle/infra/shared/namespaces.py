@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespaces, a small read-only root and another user, for a process that leaves the host's view.
 
-Called by `krun.runner` and `qemu.starter`, which know the files that their machine needs, and never
-by the server itself. Raises OSError with the call that the kernel refused. This and `seccomp` are
-part of every boot: only `_cffi_backend` and built-in or cheap modules may be imported.
+Called by `krun.runner`, `qemu.starter` and `vmm.starter`, which know the files that their machine
+needs, and never by the server itself. Raises OSError with the call that the kernel refused. This
+and `seccomp` are part of every boot: only `_cffi_backend` and built-in or cheap modules may be
+imported.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ long syscall(long number, ...);
 """The functions of the C library in `_abi.py`; after a change run `python -m tests.support.abi`."""
 
 _NEW_NS, _NEW_UTS, _NEW_IPC = 0x20000, 0x4000000, 0x8000000
-_NEW_USER, _NEW_NET = 0x10000000, 0x40000000
-READ_ONLY, _NO_SUID, _NO_DEV, _NO_EXEC = 1, 2, 4, 8
+_NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
+READ_ONLY, NO_SUID, _NO_DEV, _NO_EXEC = 1, 2, 4, 8
 _REMOUNT, BIND, _RECURSIVE, _PRIVATE, _DETACH = 32, 4096, 16384, 1 << 18, 2
-_PLAIN = _NO_SUID | _NO_DEV | _NO_EXEC
+PLAIN = NO_SUID | _NO_DEV | _NO_EXEC
 _SET_PDEATHSIG, _SIGKILL = 1, 9
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITIES_V3 = 0x20080522
@@ -47,13 +48,14 @@ def die_first() -> None:
     os.close(descriptor)
 
 
-def enter(libc: LibC, *, user: bool) -> None:
+def enter(libc: LibC, *, user: bool, processes: bool = False) -> None:
     """Enter new namespaces for mounts, network, queues and names; `user`: one for users, too.
 
-    A process that is not root needs `user`.
+    A process that is not root needs `user`. With `processes`, its children are in a new one: the
+    kernel ends them all with the first of them.
     """
     own = (os.getuid(), os.getgid())
-    flags = _NEW_NS | _NEW_NET | _NEW_IPC | _NEW_UTS
+    flags = _NEW_NS | _NEW_NET | _NEW_IPC | _NEW_UTS | (_NEW_PID if processes else 0)
     _check(libc.unshare(flags | _NEW_USER if user else flags), "unshare")
     if not user:
         return
@@ -77,10 +79,10 @@ class SmallRoot:
         self._libc = libc
         self._place = place
 
-    def begin(self) -> None:
+    def begin(self, kib: int = 64, flags: int = PLAIN) -> None:
         """Mount it and change to it: later names are relative. The host's mounts do not change."""
         self.mount(None, "/", None, _RECURSIVE | _PRIVATE)
-        self.mount(None, self._place, "tmpfs", _PLAIN)
+        self.mount(None, self._place, "tmpfs", flags, f"size={kib}k,mode=0755")
         os.chdir(self._place)
 
     def directory(self, name: str) -> None:
@@ -101,8 +103,8 @@ class SmallRoot:
             self.directory(name)
         self.mount(f"/proc/self/fd/{held}", name, None, BIND | _RECURSIVE)
         if read_only:  # keep the existing flags: a user namespace may not clear them
-            kept = os.statvfs(name).f_flag & (_PLAIN | READ_ONLY)
-            flags = kept | READ_ONLY | _NO_SUID | _NO_DEV
+            kept = os.statvfs(name).f_flag & (PLAIN | READ_ONLY)
+            flags = kept | READ_ONLY | NO_SUID | _NO_DEV
             self.mount(None, name, None, _REMOUNT | BIND | flags)
 
     def device(self, path: str) -> None:
@@ -112,14 +114,14 @@ class SmallRoot:
             self.bind(held, path[1:], file=True)
             os.close(held)
 
-    def processes(self) -> None:
+    def processes(self, name: str = "proc") -> None:
         """Mount `proc` with only the entries of this process."""
-        self.directory("proc")
+        self.directory(name)
         try:
-            self.mount(None, "proc", "proc", _PLAIN)
+            self.mount(None, name, "proc", PLAIN, "hidepid=2")
         except OSError:  # in a user namespace
-            self.directory("proc/self")
-            self.mount("/proc/self", "proc/self", None, BIND)
+            self.directory(f"{name}/self")
+            self.mount("/proc/self", f"{name}/self", None, BIND)
 
     def pivot(self) -> None:
         """Make it the root, read-only, and unmount the host's."""
@@ -128,17 +130,18 @@ class SmallRoot:
         _check(self._libc.syscall(number, here, here), "pivot_root")
         _check(self._libc.umount2(b".", _DETACH), "umount2")
         os.chdir("/")
-        self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | _PLAIN)
+        self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | PLAIN)
 
-    def mount(self, source: str | None, target: str, kind: str | None, flags: int) -> None:
+    def mount(
+        self, source: str | None, target: str, kind: str | None, flags: int, options: str = ""
+    ) -> None:
         """Call the kernel once. Raises OSError."""
-        options = b"size=64k,mode=0755" if kind == "tmpfs" else b"hidepid=2"
         result = self._libc.mount(
             ffi.NULL if source is None else os.fsencode(source),
             os.fsencode(target),
             ffi.NULL if kind is None else kind.encode(),
             flags,
-            options if kind else ffi.NULL,
+            options.encode() if options else ffi.NULL,
         )
         _check(result, f"mount on {target}")
 
@@ -154,12 +157,12 @@ def become(libc: LibC, uid: int, groups: Sequence[int]) -> None:
         _check(libc.capset(header, ffi.new("uint32_t[6]")), "capset")
 
 
-def die_with(libc: LibC, parent: int) -> None:
-    """Be killed with `parent`; the change of the user cleared that setting.
+def die_with(libc: LibC, parent: int, number: int = _SIGKILL) -> None:
+    """Be killed with `parent`, or get this signal; the change of the user cleared that setting.
 
     Raises ProcessLookupError when the parent has already ended.
     """
-    _check(libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
+    _check(libc.prctl(_SET_PDEATHSIG, number, 0, 0, 0), "prctl")
     if os.getppid() != parent:
         raise ProcessLookupError("The server is gone.")
 

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VMM and its guard (`starter`): two processes that end together and are used as one.
+
+The adapters start it. Its identity and its signals are the VMM's, which the guard reports; its
+status comes from the guard, which the server can reap. Knows no API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import marshal
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from waggle.infra.shared.confined import (
+    MAX_DESCRIPTORS,
+    ConfinedProcess,
+    Enclose,
+    filled_pipe,
+    identify,
+    kvm_group,
+    python_argv,
+)
+
+if TYPE_CHECKING:
+    from waggle.infra.vmm.starter import File, Plan
+
+STARTER: Final = "waggle.infra.vmm.starter"
+_GUARD_SECONDS = 2.0
+"""How long a guard that has started no VMM yet may take to end."""
+_MAX_REPORT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is started. `arguments` are the VMM's, with the paths that it sees.
+
+    `jailer` confines it, or None for our own confinement. `files` are those that it finds at its
+    root, open here, and whether it may write them. The root is mounted over `directory`, only for
+    the VMM. `memory` becomes its standard input, `messages` its output; `run_mib` is how much its
+    /run may hold.
+    """
+
+    program: Path
+    arguments: tuple[str, ...]
+    jailer: Path | None
+    id: str
+    files: dict[str, tuple[int, bool]]
+    directory: Path
+    run_mib: int
+    memory: int
+    messages: int
+    uid: int | None
+    background: bool = False
+
+    def plan(self, report: int, parent: int) -> Plan:
+        """Return what the starter reads. Raises OSError."""
+        group = kvm_group()
+        return {
+            "program": os.path.realpath(self.program),
+            "arguments": [*self.arguments],
+            "jailer": os.path.realpath(self.jailer) if self.jailer else "",
+            "id": "".join(c if c.isascii() and c.isalnum() else "-" for c in self.id)[:60] or "vm",
+            "files": [_file(name, *file) for name, file in self.files.items()],
+            "directory": str(self.directory.absolute()),
+            "run_mib": self.run_mib,
+            "memory": self.memory,
+            "report": report,
+            "descriptors": MAX_DESCRIPTORS,
+            "uid": -1 if self.uid is None else self.uid,
+            "groups": [group] if group >= 0 else [],
+            "parent": parent,
+        }
+
+
+def _file(name: str, descriptor: int, writable: bool) -> File:
+    about = os.fstat(descriptor)
+    return {
+        "name": name,
+        "path": str(Path(f"/proc/self/fd/{descriptor}").readlink()),
+        "identity": (about.st_dev, about.st_ino),
+        "read_only": not writable,
+    }
+
+
+class GuardedProcess(ConfinedProcess):
+    """A VMM below its guard. `launch`, then `until_known`; `wait` and `kill` are for both."""
+
+    _report: socket.socket
+    _vmm: int | None = None
+    """A descriptor of the VMM's process."""
+    run = -1
+    """The directory that the VMM sees as /run, once it is known; open until `kill` has returned."""
+
+    @classmethod
+    def launch(cls, start: Start, enclose: Enclose | None = None) -> GuardedProcess:
+        """Start the guard, which starts the VMM. The caller closes the descriptors of `start`.
+
+        `enclose` limits both. Raises SetupIncomplete, BootFailed, OSError.
+        """
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            report, other = socket.socketpair()
+            undo.callback(report.close)
+            theirs.callback(other.close)
+            report.setblocking(False)
+            plan = start.plan(other.fileno(), os.getpid())
+            process = cls.start(
+                python_argv(STARTER),
+                descriptors=(start.memory, other.fileno()),
+                stdin=filled_pipe(marshal.dumps({**plan}), theirs),
+                stderr=start.messages,
+                background=start.background,
+                enclose=enclose,
+            )
+            process.begin(report)
+            undo.pop_all()
+            return process
+
+    def begin(self, report: socket.socket) -> None:
+        """Let the guard start the VMM: both are enclosed now. `launch` calls it."""
+        self._report = report
+        report.send(b".")
+
+    async def until_known(self) -> bool:
+        """Return once `identity` and `run` are the VMM's; False when the guard ended instead.
+
+        The caller bounds the time. Safe to cancel, and to call again.
+        """
+        loop = asyncio.get_running_loop()
+        while self._vmm is None:
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._report, _set, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._report)
+            said, descriptors, _, _ = socket.recv_fds(self._report, _MAX_REPORT, 1)
+            if not said or not descriptors:
+                return False
+            self.run = descriptors[0]
+            try:
+                self._vmm = os.pidfd_open(int(said))
+            except ProcessLookupError:  # it has ended already
+                return False
+            self.identity = identify(int(said)) or self.identity
+        return True
+
+    def _reap(self) -> None:
+        if self._vmm is not None:
+            with contextlib.suppress(ProcessLookupError):  # the guard alone may have been killed
+                signal.pidfd_send_signal(self._vmm, signal.SIGKILL)
+        super()._reap()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the VMM; to its guard, as long as the VMM is not known."""
+        if self._vmm is None:
+            super().send_signal(number)
+        elif self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._vmm, number)
+
+    async def kill(self) -> int:
+        """Kill the VMM and wait for the end of both. Idempotent.
+
+        Raises TimedOut when the kernel has not ended them after DEATH_SECONDS; then call again.
+        """
+        if self._vmm is None:
+            self.send_signal(signal.SIGTERM)  # the guard kills what it has started
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GUARD_SECONDS):
+                    await self.wait()
+        status = await super().kill()
+        self._close()
+        return status
+
+    def _close(self) -> None:
+        self._report.close()
+        for descriptor in (self._vmm, self.run):
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
+        self._vmm, self.run = None, -1
+
+
+def _set(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that starts a VMM with an API, apart from the host, and stays as its guard.
+
+`process` starts it, and it calls `main`. It enters namespaces for mounts, network, queues, names
+and processes, and fills a small root with the machine's files at constant paths and a /run in
+memory. Its child is the first process of the new ones and becomes the VMM, either by the VMM's own
+jailer or by the confinement that QEMU and libkrun have, too. The guard hands the child's number and
+/run to the server, ends as the child ends, and ends it when the server ends. It reads nothing that
+the VMM says.
+"""
+
+from __future__ import annotations
+
+import _socket
+import marshal
+import os
+import sys
+
+from waggle.infra.shared import namespaces, seccomp
+from waggle.infra.shared._abi import ffi
+from waggle.infra.shared.namespaces import NO_SUID, PLAIN, SmallRoot
+
+TYPE_CHECKING = False  # typing itself takes too long to import
+if not TYPE_CHECKING:
+    import _signal as signal
+else:
+    import signal
+    from typing import NoReturn, TypedDict
+
+    from waggle.infra.shared._abi import LibC
+    from waggle.infra.shared.seccomp import Instruction
+
+    class File(TypedDict):
+        """A file of the machine, and where the VMM finds it."""
+
+        name: str
+        """Below the root, such as `kernel`."""
+        path: str
+        """On the host."""
+        identity: tuple[int, int]
+        """Device and inode of the file that the server opened."""
+        read_only: bool
+
+    class Plan(TypedDict):
+        """The server's decisions, read from standard input."""
+
+        program: str
+        """The VMM: an absolute path without links."""
+        arguments: list[str]
+        jailer: str
+        """The VMM's own jailer, an absolute path; empty to be confined without."""
+        id: str
+        """The jail's: letters, digits and hyphens."""
+        files: list[File]
+        directory: str
+        """Any existing directory: the root is mounted over it, for this VMM only."""
+        run_mib: int
+        """How much /run may hold, which is in memory and the VMM's alone."""
+        memory: int
+        """The descriptor that becomes standard input."""
+        report: int
+        """The socket for the child's number and its /run; a byte from the server comes first."""
+        descriptors: int
+        """How many the VMM may have open."""
+        uid: int
+        """Also the group; -1 to keep the server's user."""
+        groups: list[int]
+        parent: int
+        """The server's process."""
+
+
+FAILED = 3
+SAYS = "waggle: the VMM cannot start: "
+_TKILL = 200
+_SPARE_KIB = 256
+_INODES = 64
+"""Files in /run: sockets, and the parts of a snapshot."""
+
+
+def main() -> int:
+    """Start one VMM and guard it; return its status, or FAILED without one."""
+    try:
+        return _guarded(marshal.loads(sys.stdin.buffer.read()))  # noqa: S302  (the server wrote it)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        _complain(error)
+    return FAILED
+
+
+def _complain(error: Exception) -> None:
+    os.write(2, f"{SAYS}{error}\n".encode("utf-8", "backslashreplace"))
+
+
+def _guarded(plan: Plan) -> int:
+    libc = ffi.dlopen(None)
+    os.umask(0o022)  # the VMM's user must be able to enter the directories made here
+    os.dup2(plan["memory"], 0)
+    os.close(plan["memory"])
+    os.dup2(2, 1)
+    namespaces.die_first()
+    namespaces.enter(libc, user=plan["uid"] < 0, processes=True)
+    root = SmallRoot(libc, plan["directory"])
+    inside = f"{os.path.basename(plan['program'])}/{plan['id']}/root/"  # noqa: PTH119
+    run = _fill(root, inside if plan["jailer"] else "", plan)
+    report = _socket.socket(fileno=plan["report"])
+    if not report.recv(1):
+        raise ProcessLookupError("The server is gone.")
+    child = 0
+
+    def kill(*_: object) -> None:
+        if child:
+            os.kill(child, signal.SIGKILL)
+        else:
+            os._exit(FAILED)
+
+    signal.signal(signal.SIGTERM, kill)
+    namespaces.die_with(libc, plan["parent"], signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    child = os.fork()
+    if child == 0:
+        _become_vmm(libc, root, inside, plan)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, run.to_bytes(4, sys.byteorder))
+    report.sendmsg([b"%d\n" % child], [rights])
+    report.close()
+    os.close(run)
+    os.close(0)  # the memory is the VMM's alone
+    return _until_ended(child)
+
+
+def _until_ended(child: int) -> int:
+    """Return the child's status; a signal that ended it ends this process, too."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
+    """Begin the root and return its /run, open. Opens everything first: it may be mounted over.
+
+    A jail lies in memory and in this namespace only, as /run does, so nothing is left of them.
+    """
+    held = [(file["name"], _opened(file), file["read_only"]) for file in plan["files"]]
+    if inside:  # the jailer copies the program there, and makes devices
+        root.begin(os.stat(plan["program"]).st_size // 1024 + _SPARE_KIB, NO_SUID)  # noqa: PTH116
+    else:
+        held.append(("vmm", os.open(plan["program"], os.O_PATH), True))
+        root.begin()
+        root.directory("dev")
+        root.device("/dev/kvm")
+    for name, descriptor, read_only in held:
+        root.bind(descriptor, f"{inside}{name}", file=True, read_only=read_only)
+        os.close(descriptor)
+    run = f"{inside}run"
+    root.directory(run)
+    size = f"size={plan['run_mib']}m,nr_inodes={_INODES},mode=0700"
+    root.mount(None, run, "tmpfs", PLAIN, size)
+    if plan["uid"] >= 0:
+        os.chown(run, plan["uid"], plan["uid"])
+    return os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _opened(file: File) -> int:
+    """Open a file of the machine again, in this namespace: it must be what the server opened."""
+    descriptor = os.open(file["path"], os.O_PATH | os.O_NOFOLLOW)
+    found = os.fstat(descriptor)
+    if (found.st_dev, found.st_ino) != tuple(file["identity"]):
+        raise FileNotFoundError(f"{file['name']} was replaced.")
+    return descriptor
+
+
+def _become_vmm(libc: LibC, root: SmallRoot, inside: str, plan: Plan) -> NoReturn:
+    """Become the VMM, or its jailer, which changes the root and the user."""
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        os.umask(0o077)
+        if plan["jailer"]:
+            root.processes(f"{inside}proc")
+            argv = jailer_argv(plan)
+            os.execv(argv[0], argv)  # noqa: S606  (no shell, and a program of the operator's)
+        root.processes()
+        root.pivot()
+        namespaces.become(libc, plan["uid"], plan["groups"])
+        namespaces.die_with(libc, 0)  # the guard is not of this namespace
+        seccomp.install(libc, vmm_filter())
+        os.execv("/vmm", [plan["program"], *plan["arguments"]])  # noqa: S606
+    except (OSError, ValueError) as error:
+        _complain(error)
+    os._exit(FAILED)
+
+
+def jailer_argv(plan: Plan) -> list[str]:
+    """Return the command of the jailer. Pure."""
+    uid = str(plan["uid"])
+    return [
+        *(plan["jailer"], "--id", plan["id"], "--exec-file", plan["program"]),
+        *("--uid", uid, "--gid", uid, "--chroot-base-dir", plan["directory"]),
+        *("--resource-limit", f"no-file={plan['descriptors']}", "--", *plan["arguments"]),
+    ]
+
+
+def vmm_filter() -> list[Instruction]:
+    """Return the filter of a VMM that has no jailer; it adds its own, which are stricter.
+
+    It may signal any process: it sees only itself and its threads.
+    """
+    numbers = {number for group in seccomp.DENIED.values() for number in group}
+    return [
+        *seccomp.beginning(),
+        *seccomp.every(sorted(numbers - {_TKILL}), seccomp.EPERM),
+        *seccomp.only_with(seccomp.SOCKET, 0, [seccomp.UNIX]),
+        *seccomp.only_with(seccomp.SOCKETPAIR, 0, [seccomp.UNIX]),
+        *seccomp.only_threads(),
+        *seccomp.ending(seccomp.ALLOW),
+    ]
