@@ -227,6 +227,8 @@ def copy_data(source: int, target: int) -> None:
         end = os.lseek(source, start, os.SEEK_HOLE)
         while start < end:
             data = os.pread(source, min(end - start, _CHUNK), start)
+            if not data:  # somebody else may write to it
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
             for at, size in _written(data):
                 write_at(target, memoryview(data)[at : at + size], start + at)
             start += len(data)

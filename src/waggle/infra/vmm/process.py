@@ -89,13 +89,16 @@ def _file(name: str, descriptor: int, writable: bool) -> File:
 
 
 class GuardedProcess(ConfinedProcess):
-    """A VMM below its guard. `launch`, then `until_known`; `wait` and `kill` are for both."""
+    """A VMM below its guard. `launch`, then `until_known`; `wait` and `kill` are for both.
+
+    `close` it once it has ended.
+    """
 
     _report: socket.socket
     _vmm: int | None = None
     """A descriptor of the VMM's process."""
     run = -1
-    """The directory that the VMM sees as /run, once it is known; open until `kill` has returned."""
+    """The directory that the VMM sees as /run, once it is known; open until `close`."""
 
     @classmethod
     def launch(cls, start: Start, enclose: Enclose | None = None) -> GuardedProcess:
@@ -174,11 +177,10 @@ class GuardedProcess(ConfinedProcess):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GUARD_SECONDS):
                     await self.wait()
-        status = await super().kill()
-        self._close()
-        return status
+        return await super().kill()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close what it has of a VMM that has ended. Idempotent."""
         self._report.close()
         for descriptor in (self._vmm, self.run):
             if descriptor is not None and descriptor >= 0:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Firecracker is told: the calls that make a machine, and the command line of its kernel.
+
+Pure: `machine` makes the calls. All paths are those below the VMM's own root (`vmm.starter`), which
+are the same for every machine, so a copy of a frozen one finds them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from waggle.domain.errors import BootFailed
+from waggle.domain.machine import Resources
+from waggle.infra.guest.link import KERNEL_ARGUMENTS
+from waggle.infra.guest.vsock import CHANNELS_ARGUMENT
+from waggle.infra.vmm import firecracker as api
+from waggle.infra.vmm.endpoint import Endpoint
+from waggle.infra.vmm.version import Version
+
+API_SOCKET: Final = "api.sock"
+VSOCK: Final = "vsock"
+STATE, MEMORY = "state", "memory"
+"""The names of these sockets and files in the machine's /run, `_RUN`."""
+_RUN = "/run"
+DRIVES: Final = ("kit", "image", "scratch", "identity")
+"""In the order in which the guest finds them, and the names of their files below the root."""
+KERNEL: Final = "kernel"
+WRITABLE: Final = "scratch"
+INHERITED: Final = "/proc/self/fd/0"
+"""Standard input: the memory that copies share, which is mapped privately."""
+MAX_CPUS: Final = 32
+_GUEST_CID = 3
+_OPERATIONS = 64
+"""Disk reads or writes a second for every MiB a second, as in a machine's control group."""
+_REPORTING, _TRACKS = Version(1, 14), Version(1, 13)
+
+Call = tuple[Endpoint[Any, None], BaseModel]
+COMMAND_LINE: Final = " ".join(
+    [
+        *(word for word in KERNEL_ARGUMENTS.split() if not word.startswith("console=")),
+        CHANNELS_ARGUMENT,
+        "reboot=k no-kvmapf",
+    ]
+)
+"""Firecracker appends its devices. There is no console; a reset by the keyboard's ends the VMM."""
+
+
+def path(name: str) -> str:
+    """Return the VMM's path of a file in its /run."""
+    return f"{_RUN}/{name}"
+
+
+def arguments() -> tuple[str, ...]:
+    """Return the command line of every Firecracker."""
+    return ("--api-sock", path(API_SOCKET), "--level", "Error")
+
+
+def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[Call]:
+    """Return the calls that configure a machine and start it, in order.
+
+    `io_mib` is MiB a second of the scratch disk in each direction, 0 for no limit. Raises
+    BootFailed for resources that Firecracker gives no machine.
+    """
+    if not 1 <= resources.cpus <= MAX_CPUS:
+        raise BootFailed(f"Firecracker gives a machine at most {MAX_CPUS} processors.")
+    machine = api.MachineConfiguration(
+        vcpu_count=resources.cpus, mem_size_mib=resources.memory_mib, track_dirty_pages=False
+    )
+    source = api.BootSource(kernel_image_path=f"/{KERNEL}", boot_args=COMMAND_LINE)
+    balloon = api.Balloon(
+        amount_mib=0,
+        deflate_on_oom=True,
+        stats_polling_interval_s=0,
+        free_page_reporting=True if version >= _REPORTING else None,
+    )
+    return [
+        (api.PUT_MACHINE_CONFIGURATION, machine),
+        (api.PUT_GUEST_BOOT_SOURCE, source),
+        *((api.PUT_GUEST_DRIVE_BY_ID, _drive(name, io_mib)) for name in DRIVES),
+        (api.PUT_GUEST_VSOCK, api.Vsock(guest_cid=_GUEST_CID, uds_path=path(VSOCK))),
+        (api.PUT_BALLOON, balloon),
+        (api.PUT_ENTROPY_DEVICE, api.EntropyDevice()),
+        (api.CREATE_SYNC_ACTION, api.InstanceActionInfo(action_type="InstanceStart")),
+    ]
+
+
+def _drive(name: str, io_mib: int) -> api.Drive:
+    """Return a drive. `Unsafe` ignores flushes: the scratch disk dies with the VMM."""
+    limits = None
+    if name == WRITABLE and io_mib:
+        limits = api.RateLimiter(
+            bandwidth=api.TokenBucket(size=io_mib << 20, refill_time=1000),
+            ops=api.TokenBucket(size=io_mib * _OPERATIONS, refill_time=1000),
+        )
+    return api.Drive(
+        drive_id=name,
+        path_on_host=f"/{name}",
+        is_root_device=False,  # the command line names it
+        is_read_only=name != WRITABLE,
+        cache_type="Unsafe",
+        rate_limiter=limits,
+    )
+
+
+def load_call(version: Version) -> Call:
+    """Return the call that makes and starts a copy from the state in /run and inherited memory.
+
+    Its changes are tracked, so that only they are written when it is frozen again.
+    """
+    is_new = version >= _TRACKS
+    load = api.SnapshotLoadParams(
+        snapshot_path=path(STATE),
+        mem_backend=api.MemoryBackend(backend_type="File", backend_path=INHERITED),
+        resume_vm=True,
+        enable_diff_snapshots=None if is_new else True,
+        track_dirty_pages=True if is_new else None,
+    )
+    return (api.LOAD_SNAPSHOT, load)
+
+
+def freeze_call(*, changes: bool) -> Call:
+    """Return the call that writes devices and memory, or only its `changes`, to /run."""
+    return (
+        api.CREATE_SNAPSHOT,
+        api.SnapshotCreateParams(
+            snapshot_path=path(STATE),
+            mem_file_path=path(MEMORY),
+            snapshot_type="Diff" if changes else "Full",
+        ),
+    )
+
+
+def kind() -> str:
+    """Return a digest that changes with the machine's hardware: other state would not fit."""
+    calls = boot_calls(Resources(1, 1, 1), _REPORTING)
+    text = json.dumps([body.model_dump(mode="json") for _, body in calls], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
