@@ -24,6 +24,7 @@ from benchmarks import (
     direct,
     execute,
     files,
+    firecracker,
     images,
     krun,
     listing,
@@ -65,6 +66,7 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "tokens": tokens.measure,
     "runtimes": runtimes.measure,
     "krun": krun.measure,
+    "firecracker": firecracker.measure,
 }
 
 

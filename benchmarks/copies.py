@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -61,8 +61,8 @@ async def measure(options: Options) -> list[Result]:
 
 
 @asynccontextmanager
-async def opened_app() -> AsyncGenerator[App]:
-    """Open a server without its web side."""
+async def opened_app(more: Mapping[str, str] | None = None) -> AsyncGenerator[App]:
+    """Open a server without its web side; `more` are variables of its settings."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
         Path(name).chmod(0o711)  # every machine's process has its own user
@@ -73,6 +73,7 @@ async def opened_app() -> AsyncGenerator[App]:
             "WAGGLE_TEMPLATES": "on",
             "WAGGLE_MAX_ENVIRONMENTS": str(CLONES + 5),
             "WAGGLE_DEFAULT_MEMORY_MB": str(CLONE_MIB),
+            **(more or {}),
         }
         async with open_app(load(environ)) as app:
             yield app

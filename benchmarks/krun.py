@@ -1,67 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """krun, compared with a peer that embeds libkrun and with a minimal program that only calls it.
 
-With hardware virtualisation they run here, otherwise in the lab's outer machine (minutes). If
-neither works, the rows stay as they were and a line says why.
+If neither KVM nor the lab works, the rows stay as they were and a line says why.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-from lab.check import judge, lab_store, look
-from lab.display import Display
-from lab.jobs import REPORTS, Job
-from lab.store import Store
+from lab.jobs import REPORTS
 
+from benchmarks import with_kvm
 from benchmarks.figures import Comparison, compare
 from benchmarks.krun_inside import ROUNDS, Report, main
 from benchmarks.options import Options
 from benchmarks.results import ratio
 from benchmarks.table import Result
-from lab import peer, session
-from waggle.config import Settings, load
-from waggle.config.places import Places
+from lab import peer
 
 MEGABYTE = 1_000_000
-SECONDS = 1200.0
 FILE = "krun.json"
 
 
 async def measure(options: Options) -> list[Result]:
     """Measure the rows `krun-first-result`, `krun-banner` and `krun-memory`."""
-    settings = load()
-    store = lab_store(Places.of(settings).cache)
-    verdict = judge(look())
-    if not (verdict.needless or verdict.can_run):
-        sys.stderr.write(
-            f"krun is not measured: {'; '.join((*verdict.obstacles, *verdict.mends))}\n"
-        )
+    here, rounds = with_kvm.is_here(), options.rounds or ROUNDS
+    if here is None:
         return []
     with tempfile.TemporaryDirectory(prefix="waggle-krun-") as name:
         target = Path(name, FILE)
-        rounds = options.rounds or ROUNDS
-        msb = await peer.ensure(store, options.tick)
-        if verdict.needless:
+        msb = await peer.ensure(with_kvm.store(), options.tick)
+        if here:
             await main(target, msb, rounds)
         else:
-            await _in_the_lab(settings, store, msb, Path(name), rounds)
+            command = f"python3 -m benchmarks.krun_inside {REPORTS / FILE} /lab/put {rounds}"
+            await with_kvm.in_the_lab("krun", command, Path(name), msb)
         report: Report = json.loads(target.read_text())
-    where = "here" if verdict.needless else "in the lab"
+    where = "here" if here else "in the lab"
     return results({key: compare(**sides) for key, sides in report.items()}, where)
-
-
-async def _in_the_lab(
-    settings: Settings, store: Store, msb: Path, reports: Path, rounds: int
-) -> None:
-    command = f"python3 -m benchmarks.krun_inside {REPORTS / FILE} /lab/put {rounds}"
-    wish = session.Wish([Job("krun", command, SECONDS)], reports, put=msb, total_seconds=SECONDS)
-    result = await session.run(settings, store, wish, Display(sys.stderr))
-    if not result.good:
-        raise RuntimeError(result.story)
 
 
 def results(compared: dict[str, Comparison], where: str) -> list[Result]:

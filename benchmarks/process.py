@@ -45,6 +45,12 @@ def own_bytes(pid: int, guest: int) -> int:
     return sum(_private(mapping) for mapping in _mappings(smaps) if mapping["Size"] * 2 < guest)
 
 
+def private_bytes(pid: int) -> int:
+    """Return all private memory of a process: what its end would free. As `own_bytes`."""
+    rollup = (PROC / str(pid) / "smaps_rollup").read_text("ascii", "replace")
+    return sum(_private(mapping) for mapping in _mappings(rollup))
+
+
 def guest_bytes(pid: int) -> tuple[int, int]:
     """Return the private memory and proportional share of a copy's guest, mapped from a memfd.
 

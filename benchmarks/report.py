@@ -24,11 +24,13 @@ and `other` are medians of seconds, for orientation only. Limits hold on all mac
 The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP,
 with default settings, but without templates, so that all creates boot. `template`, `first-python`,
 `first-data` and the group `contexts` use templates; `pause`, `density`, `fork` and `fork-living`
-measure the services behind the tools, with templates; `krun-banner` and `krun-memory` measure only
-the hypervisor. The rows of tokens have no other side: their limits are promises. Without hardware
-virtualisation the rows of krun are measured in the lab (lab.md), where a machine boots in a machine
-that is itself emulated. Run all rows with `./task bench`, some with `./task bench -- cold list`. An
-otherwise idle machine gives the narrowest ranges, but the ratios also hold on a busy one.
+measure the services behind the tools, with templates, and so do the rows of firecracker, where
+QEMU uses KVM, too; `krun-banner`, `krun-memory` and `firecracker-restore` measure only the
+hypervisor. The rows of tokens have no other side: their limits are promises. Without hardware
+virtualisation the rows of krun and firecracker are measured in the lab (lab.md), where a machine
+boots in a machine that is itself emulated. Run all rows with `./task bench`, some with
+`./task bench -- cold list`. An otherwise idle machine gives the narrowest ranges, but the ratios
+also hold on a busy one.
 
 In the groups `calls`, `load` and `sessions` the server has a tokens file, metrics and an audit
 log, and its environments are real machines. `call` and `session` are calls of the SDK's client;
