@@ -22,9 +22,9 @@ from waggle.infra.shared.confined import identify
 from waggle.infra.store.environments import SqliteStore
 from waggle.infra.store.frozen_files import MANIFEST
 from waggle.infra.vmm.binaries import BinaryStore, Installed
-from waggle.infra.vmm.candidate import TITLES, again
+from waggle.infra.vmm.candidate import again
 from waggle.infra.vmm.offered import MOST_BYTES
-from waggle.infra.vmm.version import Version, Vmm
+from waggle.infra.vmm.version import TITLES, Version, Vmm
 
 _TABLE_WIDTH = 120
 _COLUMNS = ("vmm", "version", "jailer", "added (UTC)", "state")
