@@ -18,12 +18,27 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.hypervisor import HypervisorName
+from waggle.domain.machine import Capabilities
 from waggle.infra.host import doctor, preflight
 from waggle.infra.host.doctor import CHECKS, examine
-from waggle.infra.host.hypervisors import HypervisorSetting, KvmFacts, Library
+from waggle.infra.host.hypervisors import Candidate, KvmFacts
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 
 pytestmark = pytest.mark.anyio
+KRUN, QEMU = HypervisorName.KRUN, HypervisorName.QEMU
+OLD = "libkrun is too old: it has no krun_add_vsock."
+MEND = "Use libkrun 1.17 or later."
+
+
+def found(krun: str = "") -> dict[HypervisorName, Candidate]:
+    """Return libkrun, with a problem if one is given, and QEMU."""
+    able = Capabilities(freezes=True, stops_when_full=True)
+    unable = Capabilities(freezes=False, stops_when_full=False)
+    return {
+        KRUN: Candidate(unable, needs_kvm=True, problem=krun, mend=MEND if krun else ""),
+        QEMU: Candidate(able, needs_kvm=False),
+    }
 
 
 @pytest.fixture
@@ -37,6 +52,7 @@ def subject(tmp_path: Path) -> Subject:
         listen_port=0,
         images=lambda: {"python": True},
         kvm=lambda: KvmFacts("", cpu_virtualises=True),
+        candidates=lambda: found(OLD),
     )
 
 
@@ -115,58 +131,54 @@ class TestAcceleration:
         assert "group kvm" in result.mend
 
 
-THERE = Library("", "")
-OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17 or later.")
-
-
 class TestLibkrun:
     async def test_a_usable_libkrun_is_ok(self, subject: Subject) -> None:
-        result = await doctor.libkrun(replace(subject, libkrun=lambda: THERE))
+        result = await doctor.libkrun(replace(subject, candidates=found))
         assert (result.status, result.detail) == (Status.OK, "usable")
 
-    @pytest.mark.parametrize("setting", ["auto", "qemu"])
+    @pytest.mark.parametrize("names", [(), (QEMU,)])
     async def test_an_unusable_libkrun_is_reported_as_ok(
-        self, subject: Subject, setting: HypervisorSetting
+        self, subject: Subject, names: tuple[HypervisorName, ...]
     ) -> None:
-        without = replace(subject, libkrun=lambda: OLD, hypervisor=setting)
-        result = await doctor.libkrun(without)
-        assert (result.status, result.detail) == (Status.OK, f"not used: {OLD.problem}")
+        result = await doctor.libkrun(replace(subject, hypervisor=names))
+        assert (result.status, result.detail) == (Status.OK, f"not used: {OLD}")
 
-    async def test_a_libkrun_that_is_set_and_not_usable_fails(self, subject: Subject) -> None:
-        without = replace(subject, libkrun=lambda: OLD, hypervisor="krun")
-        result = await doctor.libkrun(without)
-        assert (result.status, result.detail, result.mend) == (Status.FAIL, *OLD)
+    @pytest.mark.parametrize("names", [(KRUN,), (QEMU, KRUN)])
+    async def test_a_libkrun_that_is_set_and_not_usable_fails(
+        self, subject: Subject, names: tuple[HypervisorName, ...]
+    ) -> None:
+        result = await doctor.libkrun(replace(subject, hypervisor=names))
+        assert (result.status, result.detail, result.mend) == (Status.FAIL, OLD, MEND)
 
 
 class TestHypervisor:
-    async def test_krun_is_preferred_and_needs_no_qemu(self, subject: Subject) -> None:
-        both = replace(subject, libkrun=lambda: THERE, qemu_binary="no-such-qemu")
+    async def test_both_run_machines_and_each_says_what_it_can(self, subject: Subject) -> None:
+        both = replace(subject, candidates=found, qemu_binary="no-such-qemu")
         result = await doctor.hypervisor(both)
         assert result.status is Status.OK
-        assert result.detail.startswith("krun: ")
+        assert result.detail.startswith("krun, qemu: krun can be used. ")
+        assert "krun can: no snapshots" in result.detail
+        assert "qemu can: snapshots, forks" in result.detail
         qemu = await doctor.qemu(both)
-        assert (qemu.status, qemu.detail) == (
-            Status.OK,
-            "not needed with krun (not installed)",
-        )
+        assert (qemu.status, qemu.detail) == (Status.OK, "not needed (not installed)")
 
     async def test_qemu_is_used_with_the_reason_against_krun(self, subject: Subject) -> None:
-        old = await doctor.hypervisor(replace(subject, libkrun=lambda: OLD))
-        assert old.detail == f"qemu: krun cannot be used: {OLD.problem}"
+        old = await doctor.hypervisor(subject)
+        assert old.detail.startswith(f"qemu: krun cannot be used: {OLD} qemu can be used.")
         emulated = replace(
-            subject, libkrun=lambda: THERE, kvm=lambda: KvmFacts("", cpu_virtualises=False)
+            subject, candidates=found, kvm=lambda: KvmFacts("", cpu_virtualises=False)
         )
         result = await doctor.hypervisor(emulated)
         assert result.detail.startswith("qemu: krun needs KVM. /dev/kvm opens, but")
 
-    @pytest.mark.parametrize("libkrun,word", [(OLD, "too old"), (THERE, "needs KVM")])
+    @pytest.mark.parametrize("problem,word", [(OLD, "too old"), ("", "needs KVM")])
     async def test_an_unusable_krun_that_is_set_fails_and_needs_no_qemu(
-        self, subject: Subject, libkrun: Library, word: str
+        self, subject: Subject, problem: str, word: str
     ) -> None:
         demanded = replace(
             subject,
-            hypervisor="krun",
-            libkrun=lambda: libkrun,
+            hypervisor=(KRUN,),
+            candidates=lambda: found(problem),
             kvm=lambda: KvmFacts("denied", cpu_virtualises=True),
             qemu_binary="no-such-qemu",
         )
@@ -188,29 +200,24 @@ class TestHypervisor:
 
 
 class TestFreezing:
-    async def test_with_qemu_machines_can_be_frozen(self, subject: Subject) -> None:
-        result = await doctor.freezing(replace(subject, hypervisor="qemu"))
+    async def test_the_first_that_can_freeze_machines_is_named(self, subject: Subject) -> None:
+        result = await doctor.freezing(subject)
         assert (result.name, result.status) == ("snapshots", Status.OK)
-        assert "machines can be frozen" in result.detail
+        assert result.detail.startswith("by qemu: templates, snapshots")
+        second = await doctor.freezing(replace(subject, candidates=found))
+        assert second.detail.startswith("by qemu, for environments created with snapshots=true: ")
 
-    @pytest.mark.parametrize(
-        "setting,way",
-        [
-            ("auto", "WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu"),
-            ("krun", "set WAGGLE_HYPERVISOR=qemu"),
-        ],
-    )
-    async def test_krun_cannot_freeze_and_the_hint_names_a_way(
-        self, subject: Subject, setting: HypervisorSetting, way: str
+    async def test_krun_alone_cannot_freeze_and_the_hint_names_a_way(
+        self, subject: Subject
     ) -> None:
-        krun = replace(subject, hypervisor=setting, libkrun=lambda: THERE)
+        krun = replace(subject, hypervisor=(KRUN,), candidates=found)
         result = await doctor.freezing(krun)
         assert result.status is Status.OK
-        assert "libkrun cannot freeze" in result.detail
-        assert way in result.detail
+        assert "krun cannot freeze" in result.detail
+        assert "WAGGLE_HYPERVISOR, such as qemu" in result.detail
 
     async def test_a_missing_older_qemu_is_named(self, subject: Subject) -> None:
-        older = replace(subject, hypervisor="qemu", qemu_older=("sh", "/opt/old/qemu"))
+        older = replace(subject, hypervisor=(QEMU,), qemu_older=("sh", "/opt/old/qemu"))
         result = await doctor.freezing(older)
         assert result.status is Status.WARN
         assert result.detail.endswith("missing programs: /opt/old/qemu")

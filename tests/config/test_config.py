@@ -35,6 +35,7 @@ from waggle.config.parsers import (
     parse_rate,
 )
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.hypervisor import HypervisorName
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Toolset
@@ -86,6 +87,13 @@ class TestWarmPool:
             "WAGGLE_WARM_POOL keeps 3 machines, and WAGGLE_MAX_ENVIRONMENTS=2 must not be below "
             "that."
         )
+
+
+class TestHypervisors:
+    def test_they_are_named_in_order_or_chosen_by_waggle(self) -> None:
+        assert settings().hypervisor == settings(HYPERVISOR="Auto").hypervisor == ()
+        assert settings(HYPERVISOR="qemu, KRUN").hypervisor == ("qemu", "krun")
+        assert settings(HYPERVISOR="qemu").hypervisor == (HypervisorName.QEMU,)
 
 
 class TestDefaults:
@@ -242,6 +250,11 @@ class TestErrors:
             ("WARM_POOL", "python:2,ruby:1", "'ruby:1' begins with no runtime", "python:2,node:1"),
             ("WARM_POOL", "python:2,node", "'node' has no number", "python:2,node:1"),
             ("WARM_POOL", "node:2,node:1", "'node:1' names its runtime again", "python:2,node:1"),
+            ("HYPERVISOR", "qemu,xen", "'xen' is no hypervisor", "krun"),
+            ("HYPERVISOR", "qemu,auto", "'auto' goes with no other name", "`auto`, or some of"),
+            ("HYPERVISOR", "QEMU,krun,qemu", "'qemu' is there twice", "in order"),
+            ("HYPERVISOR", "qemu,", "a comma with nothing", "qemu"),
+            ("HYPERVISOR", " ", "it names no hypervisor", "krun"),
             ("QEMU_OLDER", "/q,/opt/a b", "'/opt/a b' is no program", "/opt/qemu-9/bin"),
             ("DEFAULT_NETWORK", "public, exampel", "'exampel' cannot be", "example.org:443"),
             ("MAX_NETWORK", "public,ask", "a network is only one of", "example.org:443"),
@@ -284,7 +297,7 @@ class TestErrors:
         assert lists == {
             *items.split(),
             *more.split(),
-            *("insecure_registries", "registry_mirrors"),
+            *("insecure_registries", "registry_mirrors", "hypervisor"),
         }
 
 

@@ -197,7 +197,7 @@ class Host:
     discard_errors: dict[str, Exception] = field(default_factory=dict[str, Exception])
     reason: str | None = None
     late: bool = False
-    can_freeze: bool = True
+    freezes: bool = True
     on_disk: set[str] = field(default_factory=set[str])
     disk_error: DiskFull | None = None
     free: int = 1 << 40
@@ -205,6 +205,12 @@ class Host:
     prepare: Callable[[Guest], None] = lambda _guest: None
     listening: list[FakeListeners] = field(default_factory=list[FakeListeners])
     """Those of all environments, also of ended ones."""
+
+    def hypervisor_for(self, *, snapshots: bool) -> str:
+        return "fake"
+
+    def can_freeze(self, _hypervisor: str = "", /) -> bool:
+        return self.freezes
 
     @property
     def only(self) -> Guest:

@@ -21,7 +21,7 @@ from tests.support.listening import FakeListeners
 
 from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, FrozenMachineUnusable, WaggleError
+from waggle.domain.errors import DiskFull, FrozenMachineUnusable, Unsupported, WaggleError
 from waggle.domain.exposure import Listeners, Visit
 from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import DiskUse, VmmProcess
@@ -57,7 +57,7 @@ class FakeHost:
     undone: list[str] = field(default_factory=list[str])
     create_undone: anyio.Event = field(default_factory=anyio.Event)
     steps: Sequence[tuple[float, str]] = ((0.1, "preparing"), (0.5, "booting"), (1.0, "ready"))
-    can_freeze: bool = True
+    freezes: bool = True
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
     disk_error: DiskFull | None = None
     restart_refusal: WaggleError | None = None
@@ -113,6 +113,14 @@ class FakeHost:
             progress,
             FakeFrozenMachine(on_disk.files, on_disk.kept, on_disk.contexts),
         )
+
+    def hypervisor_for(self, *, snapshots: bool) -> str:
+        if snapshots and not self.freezes:
+            raise Unsupported("Nothing here takes snapshots.", hint="Leave out snapshots.")
+        return "fake"
+
+    def can_freeze(self, _hypervisor: str = "", /) -> bool:
+        return self.freezes
 
     def require_disk(self) -> None:
         if self.disk_error is not None:

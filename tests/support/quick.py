@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.support.vm import CACHE, Lab, can_freeze, command, environment
+from tests.support.vm import CACHE, Lab, command, environment
 
 from waggle.domain.errors import WaggleError
+from waggle.domain.hypervisor import can_freeze
 from waggle.domain.image import BootImage
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.rootfs.machine_disks import ScratchDisks
@@ -40,11 +41,11 @@ async def quick(
     lab: Lab, template_store: TemplateStore, busybox_image: BootImage
 ) -> AsyncGenerator[Lab]:
     """A lab whose small busybox machines do not boot, if machines can be frozen."""
-    if not (machines := can_freeze(lab.hypervisor)):
+    if not can_freeze(lab.hypervisor):
         yield lab
         return
     recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
-    templates = Templates(template_store, machines, lab.launcher(), recipe, None)
+    templates = Templates(template_store, lab.hypervisor, lab.launcher(), recipe, None)
     with contextlib.suppress(WaggleError, OSError):  # machines boot
         async with FileLock(CACHE / "templates.lock", timeout=BUILD_SECONDS):
             await templates.ensure(_blueprint(lab, busybox_image))

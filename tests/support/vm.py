@@ -14,18 +14,19 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypedDict, Unpack, cast
+from typing import TypedDict, Unpack
 
 import pytest
 from tests.support.images import busybox_layer, write_layout
 from tests.support.leaks import Leaks
 
-from waggle.app.machines import hypervisor
+from waggle.app.hypervisors import hypervisors
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.environment import Environment
 from waggle.domain.errors import ImageMissing
 from waggle.domain.host import no_progress
+from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.image import BootImage
 from waggle.domain.machine import FreezingHypervisor, Hypervisor, Resources
 from waggle.domain.network import NO_NETWORK, Network
@@ -122,17 +123,16 @@ class Lab:
             certificates=self.certificates,
         )
         freezing: Freezing = CannotFreeze("It cannot freeze machines.", hint="")
-        if machines := can_freeze(self.hypervisor):
-            freezing = Freezer(machines, self.directory / "frozen", CACHE / "disks", parts)
+        if can_freeze(self.hypervisor):
+            place = self.directory / "frozen"
+            freezing = Freezer(self.hypervisor, place, CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
-            machines=LocalMachines(
-                self.hypervisor, self.launcher(), parts.scratch, freezing, self.templates
+            machines=ByHypervisor(
+                LocalMachines(self.hypervisor, self.launcher(), parts, freezing, self.templates)
             ),
             images=self.images,
-            parts=parts,
             new_proxy=self.new_proxy,
-            freezing=freezing,
             pool=self.pool,
         )
 
@@ -160,15 +160,10 @@ class Lab:
             await self._guests.pop().destroy()
 
 
-def can_freeze(machines: Hypervisor) -> FreezingHypervisor | None:
-    """Return the hypervisor if its machines can be frozen."""
-    return cast("FreezingHypervisor", machines) if machines.capabilities.freezes else None
-
-
 def freezing_of(lab: Lab) -> FreezingHypervisor:
     """Return the lab's hypervisor; skip the test if its machines cannot be frozen."""
-    if machines := can_freeze(lab.hypervisor):
-        return machines
+    if can_freeze(lab.hypervisor):
+        return lab.hypervisor
     pytest.skip(f"NOT TESTED: {lab.hypervisor.name} freezes no machines")
 
 
@@ -232,7 +227,7 @@ def lines(result: ExecutionResult) -> list[str]:
 
 def machines() -> Hypervisor:
     """Return the server's hypervisor here: WAGGLE_HYPERVISOR, or the best usable one."""
-    return hypervisor(load()).hypervisor
+    return hypervisors(load()).first
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ from tests.support import leaks, server_ports, vmms
 from tests.support.images import busybox_layer, write_layout
 from tests.support.server_ports import PORTS_PER_SERVER, listening, next_ports
 
-from waggle.app.machines import hypervisor
+from waggle.app.hypervisors import hypervisors
 from waggle.app.values import image_service
 from waggle.cli.setup import surroundings
 from waggle.config import PREFIX, Settings, load
@@ -142,7 +142,7 @@ def have_templates(*runtimes: str) -> None:
 def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> None:
     cache = installation().image_cache_dir
     try:
-        if not hypervisor(installation()).hypervisor.capabilities.freezes:
+        if hypervisors(installation()).running.freezing is None:
             return
         with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
             words = ("template", "build", *runtimes)

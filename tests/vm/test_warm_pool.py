@@ -21,7 +21,7 @@ from waggle.domain.machine import Resources
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.host.hypervisors import Outlook
+from waggle.infra.host.memory import Outlook
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
@@ -126,7 +126,7 @@ async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pool
     resource_use = await guest.resource_use()
     assert resource_use is not None
     assert resource_use.disk_bytes > 0
-    if not pooled.host.can_freeze:
+    if not pooled.host.can_freeze():
         return
     await root(guest, "echo kept >/etc/kept")
     await guest.pause_to_disk()

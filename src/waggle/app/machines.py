@@ -2,24 +2,23 @@
 """The parts that boot, freeze, limit and end machines on this host, built from `Settings`.
 
 Used by `waggle.app.root`, and by commands that need machines or frozen machines without a server,
-so that both get the same keys, ports and users. `waggle doctor` uses `library`. The hypervisor is
-chosen from the state of libkrun and KVM at the time of the call. A system where waggle cannot use
-cgroup v2 does not prevent the start: `waggle doctor` reports it. Resources close with the given
-stack. Knows no environments.
+so that both get the same keys, ports and users. `waggle.app.hypervisors` has the hypervisors. A
+system where waggle cannot use cgroup v2 does not prevent the start: `waggle doctor` reports it.
+Resources close with the given stack. Knows no environments.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 import anyio.abc
 import structlog
 
+from waggle.app.hypervisors import EncloseMachine, Running
 from waggle.app.values import (
     cache_room,
     data_room,
@@ -30,29 +29,19 @@ from waggle.app.values import (
 )
 from waggle.config import Settings
 from waggle.config.places import Places
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.hypervisor import ByHypervisor, HypervisorName, can_freeze
 from waggle.domain.machine import Hypervisor, Resources
-from waggle.infra.host.hypervisors import (
-    Library,
-    choose_acceleration,
-    choose_hypervisor,
-    outlook,
-    read_kvm_facts,
-    read_memory,
-)
-from waggle.infra.krun.machine import KrunHypervisor
-from waggle.infra.krun.probe import read_krun_facts
+from waggle.infra.host.memory import outlook, read_memory
 from waggle.infra.net.ports import PortAllocator
-from waggle.infra.qemu.board import FULL, SMALL
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit, Part
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
 from waggle.infra.shared.disk_room import DiskRoom, disk_of
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import GuestParts, Launcher
+from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
 from waggle.service.local.frozen import CannotFreeze, Freezer
+from waggle.service.local.frozen.manifest import Loaded
 from waggle.service.local.frozen.templates import NoTemplates, Recipe, Templates
 from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine
@@ -60,13 +49,14 @@ from waggle.service.local.warm_pool import WarmPool
 
 log = structlog.get_logger(__name__)
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
-_WHY_NOT = "This server's hypervisor, libkrun, cannot freeze machines."
-_QEMU_CAN = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
 
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
-    """The parts that boot machines. `freezing` freezes machines, or is the reason it cannot."""
+    """The parts that run machines with one hypervisor.
+
+    `freezing` freezes them, or is the reason it cannot. `launcher` and `room` are the same for all.
+    """
 
     hypervisor: Hypervisor
     parts: GuestParts
@@ -76,52 +66,84 @@ class Machinery:
 
 
 def machinery(
-    settings: Settings, machines: Hypervisor, authorities: bytes, stack: Stack
-) -> Machinery:
-    """Build the parts for the hypervisor `machines`. Changes nothing on the disk.
+    settings: Settings, running: ByHypervisor[Running], authorities: bytes, stack: Stack
+) -> ByHypervisor[Machinery]:
+    """Build the parts for every hypervisor. Changes nothing on the disk.
 
     `authorities` is what `certificates` returns.
     """
     places = Places.of(settings)
-    parts = GuestParts(
-        kernel=guest_kernel(settings, machines.name).require,
-        kit=GuestKit(places.guest).require,
-        scratch=ScratchDisks(places.disks),
-        certificates=authorities,
-        opened=settings.egress_allow_cidrs,
-    )
     launcher = Launcher(
         PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
         boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
     )
     room = data_room(settings)
-    if not isinstance(machines, QemuHypervisor):
-        return Machinery(machines, parts, launcher, CannotFreeze(_WHY_NOT, _QEMU_CAN), room)
-    freezer = Freezer(machines, places.frozen, places.disks, parts, room)
-    stack.callback(freezer.loaded.close)
-    return Machinery(machines, parts, launcher, freezer, room)
+    loaded = Loaded()
+    stack.callback(loaded.close)
+
+    def made(machines: Hypervisor) -> Machinery:
+        parts = GuestParts(
+            kernel=guest_kernel(settings, machines.name).require,
+            kit=GuestKit(places.guest).require,
+            scratch=ScratchDisks(places.disks),
+            certificates=authorities,
+            opened=settings.egress_allow_cidrs,
+        )
+        freezing = CannotFreeze.because(machines.name, others=running.freezing is not None)
+        if can_freeze(machines):
+            freezing = Freezer(machines, places.frozen, places.disks, parts, room, loaded)
+        return Machinery(machines, parts, launcher, freezing, room)
+
+    return ByHypervisor(*(made(one.hypervisor) for one in running.all))
+
+
+def local_machines(
+    settings: Settings,
+    made: ByHypervisor[Machinery],
+    tasks: anyio.abc.TaskGroup | None,
+    stack: Stack,
+) -> ByHypervisor[LocalMachines]:
+    """Return what starts machines with every hypervisor; templates are those of one of them."""
+    kept = templates(settings, made, tasks, stack)
+    return ByHypervisor(
+        *(
+            LocalMachines(
+                one.hypervisor,
+                one.launcher,
+                one.parts,
+                one.freezing,
+                kept if one is made.freezing else NoTemplates(),
+            )
+            for one in made.all
+        )
+    )
 
 
 def guest_kernel(settings: Settings, hypervisor: str) -> Part:
     """Return the kernel of the machines of a hypervisor, which need not have been made yet."""
     places = Places.of(settings)
-    if settings.guest_kernel == "full" and hypervisor == "qemu":
+    if settings.guest_kernel == "full" and hypervisor == HypervisorName.QEMU:
         return FullKernel(places.guest)
     return GuestKernel(places.guest, settings.libkrunfw_path)
 
 
 def templates(
-    settings: Settings, made: Machinery, tasks: anyio.abc.TaskGroup | None, stack: Stack
+    settings: Settings,
+    made: ByHypervisor[Machinery],
+    tasks: anyio.abc.TaskGroup | None,
+    stack: Stack,
 ) -> Templates | NoTemplates:
-    """Return the templates, or NoTemplates if the settings or the hypervisor rule them out.
+    """Return the templates, or NoTemplates if the settings or all hypervisors rule them out.
 
-    Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the background. Removes the
-    remains of templates that killed processes left.
+    They are those of the first hypervisor that can freeze: no other gets new environments that
+    could start from one. Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the
+    background. Removes the remains of templates that killed processes left.
     """
-    if settings.templates == "off" or isinstance(made.freezing, CannotFreeze):
+    own = made.freezing
+    if settings.templates == "off" or own is None or isinstance(own.freezing, CannotFreeze):
         return NoTemplates()
-    usual, parts = limits(settings).resources, made.parts
+    usual, parts = limits(settings).resources, own.parts
     recipe = Recipe(
         parts.scratch,
         parts.certificates,
@@ -134,7 +156,7 @@ def templates(
     kept.sweep()
     background = tasks if settings.templates == "on" else None
     found = Templates(
-        kept, made.freezing.hypervisor, made.launcher, recipe, background, cache_room(settings)
+        kept, own.freezing.hypervisor, own.launcher, recipe, background, cache_room(settings)
     )
     stack.callback(found.loaded.close)
     return found
@@ -153,58 +175,6 @@ def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachi
         room=lambda: slots - held(),
         outlook=lambda: outlook(read_memory(), size),
     )
-
-
-EncloseMachine = Callable[[Resources, int], Callable[[], None]]
-"""Limits a process, by its id, to the resources of its machine; see `waggle.infra.shared.cgroups`.
-
-Returns a function that removes the limits once the process is dead.
-"""
-
-
-class Chosen(NamedTuple):
-    """A hypervisor, its name with the acceleration, and why it was chosen."""
-
-    hypervisor: Hypervisor
-    label: str
-    reason: str
-
-
-def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Chosen:
-    """Choose and build the hypervisor. `enclose` limits the resources of a machine's process.
-
-    Raises SettingsInvalid or SetupIncomplete when the demanded hypervisor cannot be used.
-    """
-    acceleration = choose_acceleration(settings.accel, read_kvm_facts())
-    facts = read_krun_facts(settings.libkrun_path)
-    choice = choose_hypervisor(
-        settings.hypervisor, acceleration, Library(facts.problem, facts.mend), settings.prefer
-    )
-    if choice.name == "krun":
-        return Chosen(KrunHypervisor(facts.library, enclose=enclose), "krun", choice.reason)
-    if shutil.which(settings.qemu_binary) is None:
-        raise SetupIncomplete(
-            f"There is no QEMU: {settings.qemu_binary} cannot be found.",
-            hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
-        )
-    qemu = QemuHypervisor(
-        settings.qemu_binary,
-        acceleration.accel,
-        board=FULL if settings.guest_kernel == "full" else SMALL,
-        older=settings.qemu_older,
-        enclose=enclose,
-        room=data_room(settings),
-    )
-    reason = choice.reason
-    if acceleration.reason not in reason:
-        reason += f" {acceleration.reason}"
-    return Chosen(qemu, f"qemu ({acceleration.accel})", reason)
-
-
-def library(settings: Settings) -> Library:
-    """Return whether libkrun can be used here, and the remedy if not."""
-    facts = read_krun_facts(settings.libkrun_path)
-    return Library(facts.problem, facts.mend)
 
 
 def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:

@@ -21,13 +21,13 @@ import structlog
 from waggle.allocator import trim
 from waggle.app.asking import keep_answers
 from waggle.app.data_directory import own
+from waggle.app.hypervisors import ADAPTERS, Adapters, Chosen, hypervisors
 from waggle.app.machines import (
     Machinery,
     end_machines,
-    hypervisor,
+    local_machines,
     machine_groups,
     machinery,
-    templates,
     warm_pool,
 )
 from waggle.app.network import Egress, operator_network, operator_rules
@@ -49,6 +49,7 @@ from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
+from waggle.domain.hypervisor import ByHypervisor
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs import MAX_OUTPUT
 from waggle.infra.access.link_key import load_link_key
@@ -65,7 +66,6 @@ from waggle.service.files import FilesystemService
 from waggle.service.files.trees import TreeService
 from waggle.service.files.watches import WatchService
 from waggle.service.idempotency import Repeats
-from waggle.service.local.blueprint import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
 from waggle.service.local.host import LocalHost
 from waggle.service.local.images.images import ImageService, Pruner
@@ -85,8 +85,7 @@ class App:
     settings: Settings
     environments: EnvironmentService
     services: Services
-    hypervisor: str
-    reason: str
+    hypervisors: Chosen
     watch: Watch
     reloads: tuple[Reread, ...]
 
@@ -101,6 +100,7 @@ async def open_app(
     settings: Settings,
     several_owners: SeveralOwners = one_owner,
     authorities: bytes | None = None,
+    adapters: Adapters = ADAPTERS,
 ) -> AsyncGenerator[App]:
     """Build everything, recover from an earlier server, and at the end destroy everything.
 
@@ -112,7 +112,7 @@ async def open_app(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(own(places))
         clock = steady_clock()
-        chosen = hypervisor(settings, machine_groups(settings, stack))
+        chosen = hypervisors(settings, machine_groups(settings, stack), adapters)
 
         def held() -> int:
             return environments.slots_held
@@ -131,7 +131,7 @@ async def open_app(
         tasks = await stack.enter_async_context(_tasks())
         authorities = certificates(settings) if authorities is None else authorities
         images = image_service(settings, several_owners, authorities)
-        made = machinery(settings, chosen.hypervisor, authorities, stack)
+        made = machinery(settings, chosen.running, authorities, stack)
         rules, questions = operator_rules(settings), Questions(seconds=settings.ask_seconds)
         secrets = await stack.enter_async_context(open_secrets(settings, authorities))
         heard = (watch.observer, watch.traffic)
@@ -155,7 +155,7 @@ async def open_app(
         host.sweep(environment.id for environment in await store.unfinished())
         snapshots = SnapshotService(
             environments,
-            LocalSnapshots(places.snapshots, made.freezing),
+            LocalSnapshots(places.snapshots, lambda name: made.of(name).freezing),
             SnapshotLimits(settings.max_snapshots, settings.snapshot_keep),
             clock=clock,
             new_id=new_id,
@@ -197,8 +197,7 @@ async def open_app(
                 observer=watch.observer,
                 questions=questions,
             ),
-            hypervisor=chosen.label,
-            reason=chosen.reason,
+            hypervisors=chosen,
             watch=watch,
             reloads=(rules.reread, secrets.reread),
         )
@@ -214,7 +213,7 @@ async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
 
 def _local_host(
     settings: Settings,
-    made: Machinery,
+    made: ByHypervisor[Machinery],
     stack: contextlib.AsyncExitStack,
     tasks: anyio.abc.TaskGroup,
     egress: Egress,
@@ -225,19 +224,11 @@ def _local_host(
     stack.push_async_callback(images.aclose)
     return LocalHost(
         directory=Places.of(settings).environments,
-        machines=LocalMachines(
-            made.hypervisor,
-            made.launcher,
-            made.parts.scratch,
-            made.freezing,
-            templates(settings, made, tasks, stack),
-        ),
+        machines=local_machines(settings, made, tasks, stack),
         images=images,
-        parts=made.parts,
         new_proxy=egress.new_proxy,
-        freezing=made.freezing,
         pool=pool,
-        room=made.room,
+        room=made.first.room,
     )
 
 

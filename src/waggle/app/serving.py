@@ -24,6 +24,7 @@ import structlog
 
 from waggle.allocator import give_back, set_for_serving
 from waggle.app import process
+from waggle.app.hypervisors import ADAPTERS, Adapters
 from waggle.app.observing import access_rules, public_names
 from waggle.app.process import Signals, on_hangup
 from waggle.app.reloading import reload
@@ -58,6 +59,7 @@ async def serve_http(
     settings: Settings,
     build: Callable[[Services], WaggleServer] = build_mcp,
     *,
+    adapters: Adapters = ADAPTERS,
     supervisor: Supervisor | None = None,
     task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -77,7 +79,7 @@ async def serve_http(
         with contextlib.closing(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
-            async with open_app(settings, access.several, authorities) as app:
+            async with open_app(settings, access.several, authorities, adapters) as app:
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
@@ -87,6 +89,11 @@ async def serve_http(
                     task_status=task_status,
                 )
         group.cancel_scope.cancel()
+
+
+def _running(app: App) -> dict[str, str]:
+    """Say which hypervisors run machines, for the log."""
+    return {"hypervisor": app.hypervisors.label, "why": app.hypervisors.reason}
 
 
 async def _serve_http(
@@ -107,8 +114,12 @@ async def _serve_http(
         app.services.observer,
     )
     exposed = ExposedPorts(app.services.ports, app.services.urls)
+    about = {"hypervisors": app.hypervisors.abilities, "why": app.hypervisors.reason}
     web = build_app(
-        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS, terminals, exposed),
+        Served(
+            *(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS, terminals, exposed),
+            about=about,
+        ),
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(
@@ -140,7 +151,7 @@ async def _serve_http(
         await group.start(on_hangup, partial(reload, supervisor, files, app.watch.reopen, status))
         kept = partial(give_back, large=lambda: web.endpoint.large)
         group.start_soon(kept, lambda: web.endpoint.sessions + server.connections, anyio.sleep)
-        log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
+        log.info("listening", mcp=f"{server.url}/mcp", **_running(app))
         if why := await app.environments.not_ready():
             log.warning("not_ready", why=why)
         with set_for_serving():
@@ -267,8 +278,7 @@ async def _serve_stdio(app: App, wire: Wire, signals: Signals) -> None:
             "serving_stdio",
             state=str(app.settings.data_dir),
             process=os.getpid(),
-            hypervisor=app.hypervisor,
-            why=app.reason,
+            **_running(app),
         )
         await server.run()
         group.cancel_scope.cancel()

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app.machines import guest_kernel, library
+from waggle.app.hypervisors import candidates
+from waggle.app.machines import guest_kernel
 from waggle.app.network import operator_rules
 from waggle.app.values import image_service
 from waggle.cli.progress import print_json
@@ -52,7 +54,7 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernel=guest_kernel(settings, "krun" if settings.hypervisor == "krun" else "qemu").path,
+        kernel=guest_kernel(settings, "qemu" if "qemu" in settings.hypervisor else "").path,
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,
@@ -62,7 +64,7 @@ def subject(settings: Settings) -> Subject:
         qemu_older=settings.qemu_older,
         hypervisor=settings.hypervisor,
         prefer=settings.prefer,
-        libkrun=lambda: library(settings),
+        candidates=partial(candidates, settings),
         accel=settings.accel,
         memory_mib=settings.default_memory_mb,
         max_environments=settings.max_environments,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from waggle.config.lists import Networks, NetworkValue, Ports, Programs, WarmPoolSizes
+from waggle.config.lists import Hypervisors, Networks, NetworkValue, Ports, Programs, WarmPoolSizes
 from waggle.config.parsers import (
     Duration,
     OptionalPath,
@@ -78,8 +78,8 @@ class EnvironmentSection(Section):
     idle_action: Annotated[Literal["pause", "destroy"], lower] = setting(
         "pause",
         "What becomes of an unused environment: `pause` keeps its state on the disk, or, while "
-        "there is no room for that, in memory, and any call resumes it. With libkrun, which cannot "
-        "pause, and with `destroy`, it is removed.",
+        "there is no room for that, in memory, and any call resumes it. With a hypervisor that "
+        "cannot pause to disk, such as libkrun, and with `destroy`, it is removed.",
     )
     paused_keep: Duration = setting(
         "24h",
@@ -99,8 +99,11 @@ class EnvironmentSection(Section):
 class MachineSection(Section):
     """Virtual machines."""
 
-    hypervisor: Annotated[Literal["auto", "krun", "qemu"], lower] = setting(
-        "auto", "What runs the machines; `auto` takes libkrun where it is usable, else QEMU."
+    hypervisor: Hypervisors = setting(
+        "auto",
+        "What runs the machines, in order: the first runs new environments, another one those that "
+        "ask for what the first cannot do, or that were made with it. `auto` takes all that are "
+        "usable; see [hypervisors.md](hypervisors.md#which-one-is-used).",
     )
     libkrun_path: OptionalPath = setting(
         "", "The libkrun library, 1.17 or later and below 2; nothing means the loader's own."
@@ -128,8 +131,9 @@ class MachineSection(Section):
     )
     templates: Annotated[Literal["on", "built", "off"], lower] = setting(
         "on",
-        "Whether QEMU's machines resume from frozen ones instead of booting: `on` makes missing "
-        "ones in the background, `built` uses existing ones and makes none, `off` uses none.",
+        "Whether machines resume from frozen ones instead of booting, with the first hypervisor "
+        "that can: `on` makes missing ones in the background, `built` uses existing ones and makes "
+        "none, `off` uses none.",
     )
     template_sharing: Annotated[Literal["all", "owner"], lower] = setting(
         "all",
@@ -139,8 +143,8 @@ class MachineSection(Section):
     )
     prefer: Annotated[Literal["isolation", "speed"], lower] = setting(
         "isolation",
-        "What `WAGGLE_HYPERVISOR=auto` takes where both could run: `isolation` is libkrun, `speed` "
-        "is QEMU with KVM, whose machines can be frozen.",
+        "What `WAGGLE_HYPERVISOR=auto` takes first where several are usable: `isolation` is "
+        "libkrun, `speed` one whose machines can be frozen.",
     )
     ssh_port_base: Whole = setting(
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from waggle.config.parsers import HOST_NAME, Accepts, parsed_by
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.hypervisor import HypervisorName
 from waggle.domain.machine import MAX_PORT
 from waggle.domain.network import Network, parse_network
 from waggle.domain.programs.runtime import RuntimeName
@@ -152,6 +153,22 @@ def parse_warm_pool(value: str) -> tuple[tuple[RuntimeName, int], ...]:
     return tuple(counts.items())
 
 
+def parse_hypervisors(value: str) -> tuple[HypervisorName, ...]:
+    """Read names of hypervisors, each at most once; `auto` alone is an empty list."""
+    words = split_words(value.lower())
+    if words == ("auto",):
+        return ()
+    for word in words:
+        if word not in tuple(HypervisorName):
+            why = "goes with no other name" if word == "auto" else "is no hypervisor"
+            raise WrongItem(word, why)
+        if words.count(word) > 1:
+            raise WrongItem(word, "is there twice")
+    if not words:
+        raise WrongItem("", "it names no hypervisor")
+    return tuple(map(HypervisorName, words))
+
+
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
     parsed_by(parse_cidrs),
@@ -189,6 +206,11 @@ Programs = Annotated[
         "programs on PATH, or their absolute paths, separated by commas, such as "
         "/opt/qemu-9/bin/qemu-system-x86_64"
     ),
+]
+Hypervisors = Annotated[
+    tuple[HypervisorName, ...],
+    parsed_by(parse_hypervisors),
+    Accepts(f"`auto`, or some of {', '.join(HypervisorName)}, in order, separated by commas"),
 ]
 WarmPoolSizes = Annotated[
     tuple[tuple[RuntimeName, int], ...],

@@ -79,7 +79,8 @@ class Environment:
     of its exposed ports. `variables` are for all its programs, `packages` were requested when it
     was created. `registries` are the rules, as texts, that @packages stands
     for in its image; None if it was not asked. `fork_of` is set for forks. `exposed` has its
-    exposed ports, oldest first, also while it is paused.
+    exposed ports, oldest first, also while it is paused. `hypervisor` is the name of the one that
+    runs it as long as it exists; empty means the server's first.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Environment:
     exposed: tuple[ExposedPort, ...] = ()
     secrets: HeldSecrets = NO_SECRETS
     registries: tuple[str, ...] | None = None
+    hypervisor: str = ""
 
     def copy(self, environment_id: str, now: datetime, call: str) -> Environment:
         """Return a fork of this one, of the same owner, that is to be created in that call."""
@@ -128,6 +130,7 @@ class Environment:
             packages=self.packages,
             registries=self.registries,
             secrets=self.secrets,
+            hypervisor=self.hypervisor,
             fork_of=Origin(self.id, self.name, call),
         )
 

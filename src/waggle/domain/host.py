@@ -208,9 +208,18 @@ class EnvironmentHost(Protocol):
         """Return listeners for one environment, whose connections call `visit`. Close them."""
         ...
 
-    @property
-    def can_freeze(self) -> bool:
-        """Whether guests can be frozen and paused to disk here."""
+    def hypervisor_for(self, *, snapshots: bool) -> str:
+        """Return the hypervisor to give to a new environment, which keeps it.
+
+        With `snapshots`, one that can freeze guests. Raises Unsupported, with the next step.
+        """
+        ...
+
+    def can_freeze(self, hypervisor: str = "", /) -> bool:
+        """Whether guests of that hypervisor can be frozen and paused to disk here.
+
+        Without a name, those of new environments.
+        """
         ...
 
     async def discard(self, environment: Environment) -> None:

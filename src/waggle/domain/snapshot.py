@@ -30,7 +30,7 @@ class Snapshot:
     """A snapshot as its owner may see it.
 
     `origin` is the id of the environment that it was taken of. `size` is bytes on the disk.
-    Environments made from it have its runtime, image, resources, directory and variables.
+    Environments made from it have its hypervisor, runtime, image, resources, directory, variables.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Snapshot:
     created_at: datetime
     expires_at: datetime
     size: int = 0
+    hypervisor: str = ""
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
     registries: tuple[str, ...] | None = None
@@ -76,6 +77,7 @@ class Snapshot:
             booted_from=environment.booted_from,
             created_at=now,
             expires_at=expires_at,
+            hypervisor=environment.hypervisor,
             variables=environment.variables,
             packages=environment.packages,
             registries=environment.registries,

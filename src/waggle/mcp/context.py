@@ -22,6 +22,7 @@ from mcp.server.mcpserver import Context
 from starlette.requests import Request as HttpRequest
 
 from waggle.domain.access import LOCAL, Owner
+from waggle.domain.environment import Environment
 from waggle.domain.exposed_url import ExposedUrls
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
@@ -100,10 +101,10 @@ class Services:
     """The form of the URLs of exposed ports on a server that listens."""
     questions: Questions = field(default_factory=Questions)
 
-    @property
-    def when_unused(self) -> str:
-        """The end of an environment after its idle time, as a text to follow "is"."""
-        return "paused to disk" if self.environments.pauses_when_idle else "destroyed"
+    def when_unused(self, environment: Environment) -> str:
+        """Return its end after its idle time, as a text to follow "is"."""
+        pauses = self.environments.pauses_when_idle(environment)
+        return "paused to disk" if pauses else "destroyed"
 
 
 def current_owner(ctx: Ctx) -> Owner:

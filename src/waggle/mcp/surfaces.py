@@ -117,7 +117,7 @@ class Surfaces:
     """The surfaces of one server."""
 
     def __init__(self, services: Services) -> None:
-        self._pauses = services.environments.pauses_when_idle
+        self._pauses = services.environments.pauses_when_idle()
         self._tools = all_tools(services)
         self._made = lru_cache(maxsize=MOST_KEPT)(self._make)
         self.default = self._make(services.offer)

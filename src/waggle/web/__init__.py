@@ -10,7 +10,7 @@ services, tools or settings, apart from `terminal` and `exposed`, which know the
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -80,7 +80,8 @@ class Served:
 
     `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer. `carriers` are
     the tools that take files, whose calls may be large. `terminals` and `exposed` ports are at
-    their own paths, the latter also at their own hosts.
+    their own paths, the latter also at their own hosts. `about` is what /readyz says when it is
+    ready.
     """
 
     server: Server[Any]
@@ -89,6 +90,7 @@ class Served:
     carriers: Collection[str] = ()
     terminals: Terminals | None = None
     exposed: ExposedPorts | None = None
+    about: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def build_app(
@@ -147,12 +149,17 @@ def build_app(
     web = WebApp(by_host if exposed else checked, endpoint)
     if exposed is not None:
         web.offers = exposed.offers
-    others = _others(web, reading, not_ready, scrape, access)
+    others = _others(web, reading, not_ready, scrape, access, served.about)
     return web
 
 
 def _others(
-    web: WebApp, bodies: Bodies, not_ready: NotReady, scrape: Scrape | None, access: AccessRules
+    web: WebApp,
+    bodies: Bodies,
+    not_ready: NotReady,
+    scrape: Scrape | None,
+    access: AccessRules,
+    about: Mapping[str, object],
 ) -> Starlette:
     """Return the application of every path but /mcp. Its lifespan is the endpoint's."""
 
@@ -170,7 +177,7 @@ def _others(
             reason = await _reason(not_ready)
         if reason is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", **about})
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:

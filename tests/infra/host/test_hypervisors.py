@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libkrun or QEMU: the decision for every setting and every host, with its reason."""
+"""Which hypervisors run machines: the decision for every setting and every host, with reasons."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import permutations
 from typing import get_args
 
 import pytest
@@ -10,88 +13,158 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
+from waggle.domain.hypervisor import HypervisorName
+from waggle.domain.machine import Capabilities
 from waggle.infra.host.hypervisors import (
     AccelSetting,
+    Candidate,
     Choice,
-    HypervisorSetting,
     KvmFacts,
-    Library,
+    Preference,
     choose_acceleration,
-    choose_hypervisor,
+    choose_hypervisors,
 )
 
 KVM = Choice("kvm", "/dev/kvm opens and the CPU virtualises.")
 NO_KVM = Choice("tcg", "/dev/kvm cannot be used: No such file or directory.")
 FORBIDDEN = choose_acceleration("tcg", KvmFacts("", cpu_virtualises=True))
-THERE = Library("", "")
-OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17 or later.")
+PLAIN = Capabilities(freezes=False, stops_when_full=False)
+FREEZES = Capabilities(freezes=True, stops_when_full=True)
+KRUN, QEMU = HypervisorName.KRUN, HypervisorName.QEMU
+OLD = "libkrun is too old: it has no krun_add_vsock."
+NONE = "there is no QEMU: qemu cannot be found."
+BOTH = {
+    KRUN: Candidate(PLAIN, needs_kvm=True, mend="Use libkrun 1.17 or later."),
+    QEMU: Candidate(FREEZES, needs_kvm=False, mend="Run 'waggle setup'."),
+}
+
+
+def lacking(**problems: str) -> dict[HypervisorName, Candidate]:
+    return {name: replace(one, problem=problems.get(name, "")) for name, one in BOTH.items()}
 
 
 @pytest.mark.parametrize(
-    "setting,acceleration,library,name,words",
+    "acceleration,candidates,prefer,names,reason",
     [
-        ("auto", KVM, THERE, "krun", ("libkrun is installed", "CPU virtualises")),
-        ("auto", KVM, OLD, "qemu", ("krun cannot be used", "too old")),
-        ("auto", NO_KVM, THERE, "qemu", ("krun needs KVM", "No such file")),
-        ("auto", NO_KVM, OLD, "qemu", ("krun needs KVM",)),
-        ("auto", FORBIDDEN, THERE, "qemu", ("krun needs KVM", "WAGGLE_ACCEL=tcg")),
-        ("qemu", KVM, THERE, "qemu", ("WAGGLE_HYPERVISOR=qemu",)),
-        ("qemu", NO_KVM, OLD, "qemu", ("WAGGLE_HYPERVISOR=qemu",)),
-        ("krun", KVM, THERE, "krun", ("WAGGLE_HYPERVISOR=krun",)),
+        (KVM, BOTH, "isolation", [KRUN, QEMU], f"krun can be used. {KVM.reason}"),
+        (
+            *(KVM, BOTH, "speed", [QEMU, KRUN]),
+            "WAGGLE_PREFER=speed: first those whose machines can be frozen. qemu can be used. "
+            + KVM.reason,
+        ),
+        (
+            *(KVM, lacking(krun=OLD), "isolation", [QEMU]),
+            f"krun cannot be used: {OLD} qemu can be used. {KVM.reason}",
+        ),
+        (
+            *(KVM, lacking(qemu=NONE), "speed", [KRUN]),
+            f"qemu cannot be used: {NONE} krun can be used. {KVM.reason}",
+        ),
+        (NO_KVM, BOTH, "isolation", [QEMU], f"krun needs KVM. {NO_KVM.reason}"),
+        (NO_KVM, lacking(krun=OLD), "speed", [QEMU], f"krun needs KVM. {NO_KVM.reason}"),
+        (FORBIDDEN, BOTH, "speed", [QEMU], f"krun needs KVM. {FORBIDDEN.reason}"),
     ],
 )
-def test_the_choice_comes_with_its_reasons(
-    setting: HypervisorSetting,
+def test_auto_takes_all_that_can_be_used_in_order(
     acceleration: Choice,
-    library: Library,
-    name: str,
-    words: tuple[str, ...],
+    candidates: Mapping[HypervisorName, Candidate],
+    prefer: Preference,
+    names: list[HypervisorName],
+    reason: str,
 ) -> None:
-    choice = choose_hypervisor(setting, acceleration, library)
-    assert choice.name == name
-    assert all(word in choice.reason for word in words)
+    decision = choose_hypervisors((), acceleration, candidates, prefer)
+    assert ([*decision.names], decision.reason) == (names, reason)
 
 
-def test_required_krun_without_its_library_gives_the_fix() -> None:
-    for acceleration in (KVM, NO_KVM, FORBIDDEN):
-        with pytest.raises(SetupIncomplete, match="too old") as caught:
-            choose_hypervisor("krun", acceleration, OLD)
-        assert caught.value.hint == OLD.mend
+def test_without_any_the_one_that_runs_anywhere_is_to_be_installed() -> None:
+    for acceleration in (NO_KVM, FORBIDDEN, KVM):
+        with pytest.raises(SetupIncomplete, match="there is no QEMU") as caught:
+            choose_hypervisors((), acceleration, lacking(krun=OLD, qemu=NONE))
+        assert caught.value.hint == "Run 'waggle setup'."
 
 
-def test_required_krun_without_kvm_explains_why_kvm_is_missing() -> None:
+@pytest.mark.parametrize("prefer", get_args(Preference))
+def test_a_list_is_taken_as_it_is(prefer: Preference) -> None:
+    for names in ((KRUN, QEMU), (QEMU, KRUN), (KRUN,), (QEMU,)):
+        decision = choose_hypervisors(names, KVM, BOTH, prefer)
+        assert decision.names == names
+        assert f"WAGGLE_HYPERVISOR={','.join(names)} demands" in decision.reason
+
+
+def test_a_demanded_one_that_lacks_something_gives_the_fix() -> None:
+    for wanted in ((KRUN,), (QEMU, KRUN)):
+        for acceleration in (KVM, NO_KVM, FORBIDDEN):
+            with pytest.raises(SetupIncomplete, match="too old") as caught:
+                choose_hypervisors(wanted, acceleration, lacking(krun=OLD))
+            assert caught.value.hint == BOTH[KRUN].mend
+
+
+def test_a_demanded_one_without_kvm_explains_why_kvm_is_missing() -> None:
     with pytest.raises(SetupIncomplete, match=r"krun needs KVM\..*No such file") as caught:
-        choose_hypervisor("krun", NO_KVM, THERE)
+        choose_hypervisors((QEMU, KRUN), NO_KVM, BOTH)
+    assert caught.value.message.startswith("WAGGLE_HYPERVISOR=qemu,krun, but")
     assert "WAGGLE_HYPERVISOR=qemu" in caught.value.hint
 
 
-def test_required_krun_with_kvm_forbidden_is_a_contradiction() -> None:
+def test_a_demanded_one_with_kvm_forbidden_is_a_contradiction() -> None:
     with pytest.raises(SettingsInvalid, match="WAGGLE_ACCEL=tcg forbids it"):
-        choose_hypervisor("krun", FORBIDDEN, THERE)
+        choose_hypervisors((KRUN,), FORBIDDEN, BOTH)
+
+
+def candidate(needs_kvm: bool, freezes: bool, there: bool) -> Candidate:
+    problem = "" if there else "something is missing."
+    return Candidate(FREEZES if freezes else PLAIN, needs_kvm, problem, "Install it.")
+
+
+ORDERS = [
+    names for size in range(len(HypervisorName) + 1) for names in permutations(HypervisorName, size)
+]
 
 
 @given(
-    setting=st.sampled_from(get_args(HypervisorSetting)),
+    wanted=st.sampled_from(ORDERS),
     accel=st.sampled_from(get_args(AccelSetting)),
     facts=st.builds(KvmFacts, st.sampled_from(["", "denied"]), st.booleans(), st.booleans()),
-    library=st.sampled_from([THERE, OLD]),
+    candidates=st.fixed_dictionaries(
+        {
+            name: st.builds(candidate, st.booleans(), st.booleans(), st.booleans())
+            for name in HypervisorName
+        }
+    ),
+    prefer=st.sampled_from(get_args(Preference)),
 )
-def test_krun_is_chosen_only_where_it_can_run(
-    setting: HypervisorSetting, accel: AccelSetting, facts: KvmFacts, library: Library
+def test_only_those_run_machines_that_can_and_a_refusal_says_what_to_do(
+    wanted: tuple[HypervisorName, ...],
+    accel: AccelSetting,
+    facts: KvmFacts,
+    candidates: Mapping[HypervisorName, Candidate],
+    prefer: Preference,
 ) -> None:
     try:
         acceleration = choose_acceleration(accel, facts)
     except SetupIncomplete:
         return
-    try:
-        choice = choose_hypervisor(setting, acceleration, library)
-    except (SetupIncomplete, SettingsInvalid):
-        assert setting == "krun"
+    able = {
+        name
+        for name, one in candidates.items()
+        if not one.problem and (acceleration.accel == "kvm" or not one.needs_kvm)
+    }
+    if not able if not wanted else not able.issuperset(wanted):
+        with pytest.raises((SetupIncomplete, SettingsInvalid)) as refusal:
+            choose_hypervisors(wanted, acceleration, candidates, prefer)
+        assert refusal.value.message
+        assert refusal.value.hint
         return
-    if choice.name == "krun":
-        assert acceleration.accel == "kvm"
-        assert not library.problem
-        assert setting != "qemu"
+    decision = choose_hypervisors(wanted, acceleration, candidates, prefer)
+    assert decision.reason.endswith(".")
+    if wanted:
+        assert decision.names == wanted
+        return
+    assert {*decision.names} == able
+    assert decision.unused.keys() == candidates.keys() - able
+    assert all(why in decision.reason for why in decision.unused.values())
+    freezing = [candidates[name].capabilities.freezes for name in decision.names]
+    if prefer == "speed":
+        assert freezing == sorted(freezing, reverse=True)
     else:
-        assert setting != "krun"
-    assert choice.reason.endswith(".")
+        assert [*decision.names] == [name for name in HypervisorName if name in able]

@@ -16,6 +16,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, ImageMissing, TimedOut
 from waggle.domain.guest_agent import GuestAgent
 from waggle.domain.host import no_progress
+from waggle.domain.hypervisor import ByHypervisor
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Capabilities, GuestDisks, MachineSpec, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK, Network
@@ -207,11 +208,11 @@ class Rig:
         parts = GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b"")
         return LocalHost(
             directory=self.directory / "environments",
-            machines=LocalMachines(self.hypervisor, launcher, self.scratch, UNABLE, NoTemplates()),
+            machines=ByHypervisor(
+                LocalMachines(self.hypervisor, launcher, parts, UNABLE, NoTemplates())
+            ),
             images=self.images,
-            parts=parts,
             new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
-            freezing=UNABLE,
             pool=pool,
         )
 

@@ -20,7 +20,7 @@ from waggle.domain.errors import GuestLost, ImageMissing, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.host.hypervisors import Outlook
+from waggle.infra.host.memory import Outlook
 from waggle.service.local.blueprint import MachineParts
 from waggle.service.local.warm_machine import AGAIN, FIRST_DELAY, LONGEST_DELAY, WarmKind
 from waggle.service.local.warm_pool import SETTLE, STEADY, TICK, WarmPool

@@ -34,6 +34,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     env: Repeated = (),
     package: Repeated = (),
     secret: Repeated = (),
+    snapshots: Flag = False,
     json: Json = False,
 ) -> None:
     """Create an environment, and print its id.
@@ -53,6 +54,7 @@ def env_new(  # noqa: PLR0913 - one for each option
     :param env: A variable for all its programs, as NAME=VALUE; may be repeated.
     :param package: A package to install first; may be repeated.
     :param secret: A secret of the operator that its programs may use; may be repeated.
+    :param snapshots: Have it run by a hypervisor that can snapshot, fork and pause it to disk.
     """
     from waggle.cli.env.environments import new as run
 
@@ -69,6 +71,7 @@ def env_new(  # noqa: PLR0913 - one for each option
         "env": [*env] or None,
         "packages": [*package] or None,
         "secrets": [*secret] or None,
+        "snapshots": snapshots or None,
     }
     run({word: value for word, value in given.items() if value is not None}, as_json=json)
 

@@ -10,7 +10,8 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from waggle.app.machines import hypervisor, machinery
+from waggle.app.hypervisors import hypervisors
+from waggle.app.machines import machinery
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates
 from waggle.cli import ids
@@ -101,9 +102,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
     settings = load()
     whose = LOCAL if owner is None else parse_owner(owner)
     with contextlib.ExitStack() as stack:
-        freezing = machinery(
-            settings, hypervisor(settings).hypervisor, certificates(settings), stack
-        ).freezing
+        made = machinery(settings, hypervisors(settings).running, certificates(settings), stack)
         shelf = Places.of(settings).snapshots
         stack.enter_context(_storage_errors(file, shelf))
         source = stack.enter_context(file.open("rb"))
@@ -111,7 +110,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
         kept = bring_in(
             source,
             shelf,
-            freezing,
+            lambda name: made.of(name).freezing,
             snapshot_id=str(uuid.uuid4()),
             owner=whose,
             expires_at=datetime.now(UTC) + settings.snapshot_keep,

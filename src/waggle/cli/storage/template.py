@@ -15,7 +15,8 @@ from pathlib import Path
 
 import anyio
 
-from waggle.app.machines import Machinery, hypervisor, machinery, templates
+from waggle.app.hypervisors import hypervisors
+from waggle.app.machines import Machinery, machinery, templates
 from waggle.app.process import configure_logging
 from waggle.app.values import certificates, image_service, limits
 from waggle.cli import ids
@@ -26,6 +27,7 @@ from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL
 from waggle.domain.errors import SettingsInvalid, Unsupported
+from waggle.domain.hypervisor import CHOOSE_ONE, ByHypervisor
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import new_keys
 from waggle.infra.store.frozen_files import TemplateStore
@@ -115,26 +117,27 @@ def build(names: Sequence[str]) -> None:
             hint="Set WAGGLE_TEMPLATES=built or on, for this command and for the server.",
         )
     configure_logging(settings.log_level, settings.log_format)  # to stderr
-    chosen = hypervisor(settings)
+    chosen = hypervisors(settings)
     with contextlib.ExitStack() as stack:
-        made = machinery(settings, chosen.hypervisor, certificates(settings), stack)
+        made = machinery(settings, chosen.running, certificates(settings), stack)
         anyio.run(_build, settings, made, wanted, stack)
 
 
 async def _build(
     settings: Settings,
-    made: Machinery,
+    made: ByHypervisor[Machinery],
     wanted: Sequence[RuntimeName],
     stack: contextlib.ExitStack,
 ) -> None:
     found = templates(settings, made, None, stack)
-    if isinstance(found, NoTemplates):
+    own = made.freezing
+    if own is None or isinstance(found, NoTemplates):
         raise Unsupported(
-            "libkrun runs the machines here, and cannot freeze them.",
-            hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
+            f"No hypervisor here can freeze machines: {made.names}.",
+            hint=f"{CHOOSE_ONE} Do so for the server, too.",
         )
     for runtime in wanted:
-        await _ensure(settings, made, found, runtime)
+        await _ensure(settings, own, found, runtime)
 
 
 async def _ensure(

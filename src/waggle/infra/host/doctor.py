@@ -16,13 +16,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from waggle.domain.errors import WaggleError
+from waggle.domain.hypervisor import CHOOSE_ONE, HypervisorName, in_words
 from waggle.infra.host import preflight
 from waggle.infra.host.hypervisors import (
-    HypervisorChoice,
+    Candidate,
+    Decision,
     choose_acceleration,
-    choose_hypervisor,
-    read_memory,
+    choose_hypervisors,
 )
+from waggle.infra.host.memory import read_memory
 from waggle.infra.host.preflight import SETUP, Check, CheckResult, Subject, fail, ok, warn
 from waggle.infra.host.process import limits, reachable, run
 from waggle.infra.host.requirements import find_program
@@ -54,7 +56,7 @@ async def qemu(subject: Subject) -> CheckResult:
     """Check that QEMU exists, is recent enough and has the microvm machine."""
     program = find_program(subject.qemu_binary)
     if not _needs_qemu(subject):
-        return ok("qemu", f"not needed with krun ({program or 'not installed'})")
+        return ok("qemu", f"not needed ({program or 'not installed'})")
     if program is None:
         return fail("qemu", f"{subject.qemu_binary} was not found", SETUP)
     answer = await run([str(program), "-version"], timeout=20)
@@ -89,51 +91,62 @@ async def acceleration(subject: Subject) -> CheckResult:
 
 
 async def hypervisor(subject: Subject) -> CheckResult:
-    """Report which hypervisor runs the machines, and why not the other."""
+    """Report which hypervisors run machines, what each can, and why not the others."""
+    candidates = subject.candidates()
     try:
-        choice = _choice(subject)
+        choice = _choice(subject, candidates)
     except WaggleError as error:
         return fail("hypervisor", error.message, error.hint)
-    return ok("hypervisor", f"{choice.name}: {choice.reason}")
+    able = (f"{name} can: {in_words(candidates[name].capabilities)}." for name in choice.names)
+    return ok("hypervisor", f"{', '.join(choice.names)}: {choice.reason} {' '.join(able)}")
 
 
 async def freezing(subject: Subject) -> CheckResult:
     """Check that machines can be frozen: templates, pauses to disk, snapshots and forks."""
+    candidates = subject.candidates()
     try:
-        name = _choice(subject).name
+        names = _choice(subject, candidates).names
     except WaggleError as error:
         return warn("snapshots", "not known before there is a hypervisor", error.hint)
-    if name == "qemu":
-        if gone := [name for name in subject.qemu_older if find_program(name) is None]:
-            detail = f"WAGGLE_QEMU_OLDER names missing programs: {', '.join(gone)}"
-            return warn("snapshots", detail, "Their frozen machines cannot resume: restore them.")
-        return ok("snapshots", "machines can be frozen: templates, snapshots, forks, pauses")
-    detail = "none: libkrun cannot freeze machines, so each boots and none is copied"
-    if subject.hypervisor == "krun":
-        return ok("snapshots", f"{detail}; set WAGGLE_HYPERVISOR=qemu for that")
-    return ok("snapshots", f"{detail}; set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu for that")
+    able = [name for name in names if candidates[name].capabilities.freezes]
+    if not able:
+        detail = f"none: {', '.join(names)} cannot freeze machines, so each boots"
+        return ok("snapshots", f"{detail}. {CHOOSE_ONE}")
+    if gone := [name for name in subject.qemu_older if find_program(name) is None]:
+        detail = f"WAGGLE_QEMU_OLDER names missing programs: {', '.join(gone)}"
+        return warn("snapshots", detail, "Their frozen machines cannot resume: restore them.")
+    asked = "" if able[0] == names[0] else ", for environments created with snapshots=true"
+    return ok("snapshots", f"by {able[0]}{asked}: templates, snapshots, forks, pauses to disk")
 
 
 async def libkrun(subject: Subject) -> CheckResult:
-    """Check that libkrun exists and is recent enough; without it QEMU runs the machines."""
-    problem, mend = subject.libkrun()
-    if not problem:
-        return ok("libkrun", "usable")
-    if subject.hypervisor == "krun":
-        return fail("libkrun", problem, mend)
-    return ok("libkrun", f"not used: {problem}")
+    """Check that libkrun exists and is recent enough."""
+    return _candidate(subject, HypervisorName.KRUN, "libkrun")
 
 
-def _choice(subject: Subject) -> HypervisorChoice:
+def _candidate(subject: Subject, name: HypervisorName, check: str) -> CheckResult:
+    """Report whether what a hypervisor needs is there; it must be if it is demanded."""
+    candidate = subject.candidates()[name]
+    if not candidate.problem:
+        return ok(check, "usable")
+    if name in subject.hypervisor:
+        return fail(check, candidate.problem, candidate.mend)
+    return ok(check, f"not used: {candidate.problem}")
+
+
+def _choice(subject: Subject, candidates: Mapping[HypervisorName, Candidate]) -> Decision:
     acceleration = choose_acceleration(subject.accel, subject.kvm())
-    return choose_hypervisor(subject.hypervisor, acceleration, subject.libkrun(), subject.prefer)
+    return choose_hypervisors(subject.hypervisor, acceleration, candidates, subject.prefer)
 
 
 def _needs_qemu(subject: Subject) -> bool:
+    """Return whether QEMU is demanded, or nothing else can run machines."""
+    if subject.hypervisor:
+        return HypervisorName.QEMU in subject.hypervisor
     try:
-        return _choice(subject).name == "qemu"
+        return _choice(subject, subject.candidates()).names[0] is HypervisorName.QEMU
     except WaggleError:
-        return subject.hypervisor != "krun"
+        return True
 
 
 async def memory(subject: Subject) -> CheckResult:

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of a hypervisor, and of KVM or emulation (TCG), with reasons; the host's memory.
+"""The choice of hypervisors, and of KVM or emulation (TCG), with reasons.
 
-Called by the composition root and by the preflight checks, which pass in the facts about libkrun.
-`outlook` decides for the warm pool whether there is memory for more warm machines: that of the
-whole host, as the kernel's OOM killer sees it, not of a control group. Pure except for
-`read_kvm_facts` and `read_memory`. Knows nothing of how a hypervisor works or of QEMU's options.
+Called by the composition root and by the preflight checks, which pass in the facts about every
+hypervisor. Pure except for `read_kvm_facts`. Knows nothing of how a hypervisor works.
 """
 
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
+from waggle.domain.hypervisor import HypervisorName
+from waggle.domain.machine import Capabilities
 from waggle.infra.shared.confined import KVM, may_be_shared
 
 Accel = Literal["kvm", "tcg"]
@@ -100,122 +99,106 @@ def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
     return Choice("kvm", "/dev/kvm opens and the CPU virtualises.")
 
 
-HypervisorName = Literal["krun", "qemu"]
-HypervisorSetting = Literal["auto", "krun", "qemu"]
 Preference = Literal["isolation", "speed"]
 
 
-class HypervisorChoice(NamedTuple):
-    """The decision and a sentence for the log and for `waggle doctor`."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A hypervisor that may be used. `problem` is why it cannot, if so, and `mend` the remedy."""
 
-    name: HypervisorName
-    reason: str
-
-
-class Library(NamedTuple):
-    """Whether libkrun can be used: `problem` is empty, or `mend` is the remedy."""
-
-    problem: str
-    mend: str
+    capabilities: Capabilities
+    needs_kvm: bool
+    problem: str = ""
+    mend: str = ""
 
 
-def choose_hypervisor(
-    setting: HypervisorSetting,
-    acceleration: Choice,
-    library: Library,
-    prefer: Preference = "isolation",
-) -> HypervisorChoice:
-    """Decide between libkrun and QEMU; `prefer` decides where both are possible.
+class Decision(NamedTuple):
+    """The hypervisors to use, in order, and the reason for the log and for `waggle doctor`.
 
-    libkrun needs KVM, so emulation always means QEMU. Raises SetupIncomplete when `krun` is
-    demanded and something is missing, SettingsInvalid when it contradicts WAGGLE_ACCEL=tcg.
+    The first runs new environments. `unused` says why not the others.
     """
-    if setting == "qemu":
-        return HypervisorChoice("qemu", "WAGGLE_HYPERVISOR=qemu demands it.")
-    if setting == "krun":
-        _require(acceleration, library)
-        return HypervisorChoice("krun", "WAGGLE_HYPERVISOR=krun demands it.")
-    if acceleration.accel != "kvm":
-        return HypervisorChoice("qemu", f"krun needs KVM. {acceleration.reason}")
-    if library.problem:
-        return HypervisorChoice("qemu", f"krun cannot be used: {library.problem}")
+
+    names: tuple[HypervisorName, ...]
+    reason: str
+    unused: Mapping[HypervisorName, str] = {}
+
+
+def choose_hypervisors(
+    wanted: Sequence[HypervisorName],
+    acceleration: Choice,
+    candidates: Mapping[HypervisorName, Candidate],
+    prefer: Preference = "isolation",
+) -> Decision:
+    """Decide which hypervisors to use: the `wanted`, or for none, all that can be used.
+
+    Those are in the order of `candidates`; with `prefer` speed, those that freeze machines come
+    first. Raises SetupIncomplete if something is missing for a wanted one, or no other can be used;
+    SettingsInvalid when WAGGLE_ACCEL=tcg contradicts.
+    """
+    if wanted:
+        for name in wanted:
+            _require(wanted, name, acceleration, candidates[name])
+        them = "it" if len(wanted) == 1 else "them"
+        return Decision((*wanted,), f"{_setting(wanted)} demands {them}.")
+    unused = {
+        name: why
+        for name, candidate in candidates.items()
+        if (why := _problem(name, acceleration, candidate))
+    }
+    usable = [name for name in candidates if name not in unused]
+    if not usable:
+        last = [*candidates.values()][-1]
+        problem = last.problem or f"No hypervisor can be used. {acceleration.reason}"
+        raise SetupIncomplete(problem, hint=last.mend)
     if prefer == "speed":
-        return HypervisorChoice("qemu", "WAGGLE_PREFER=speed: only its machines can be frozen.")
-    return HypervisorChoice("krun", f"libkrun is installed. {acceleration.reason}")
+        ordered = sorted(usable, key=lambda name: not candidates[name].capabilities.freezes)
+    else:
+        ordered = usable
+    return Decision((*ordered,), _reason(usable, ordered, acceleration, unused), unused)
 
 
-def _require(acceleration: Choice, library: Library) -> None:
-    if library.problem:
-        raise SetupIncomplete(f"WAGGLE_HYPERVISOR=krun, but {library.problem}", hint=library.mend)
-    if acceleration.accel == "kvm":
+def _reason(
+    usable: Sequence[HypervisorName],
+    ordered: Sequence[HypervisorName],
+    acceleration: Choice,
+    unused: Mapping[HypervisorName, str],
+) -> str:
+    sentences = [*unused.values()]
+    if ordered[0] != usable[0]:
+        sentences.append("WAGGLE_PREFER=speed: first those whose machines can be frozen.")
+    if acceleration.accel == "kvm" or not sentences:
+        sentences.append(f"{ordered[0]} can be used.")
+    sentences.append(acceleration.reason)
+    return " ".join(dict.fromkeys(sentences))
+
+
+def _problem(name: HypervisorName, acceleration: Choice, candidate: Candidate) -> str:
+    """Return why it cannot be used, as a sentence; empty if it can."""
+    if candidate.needs_kvm and acceleration.accel != "kvm":
+        return f"{name} needs KVM."
+    return f"{name} cannot be used: {candidate.problem}" if candidate.problem else ""
+
+
+def _setting(wanted: Sequence[HypervisorName]) -> str:
+    return f"WAGGLE_HYPERVISOR={','.join(wanted)}"
+
+
+def _require(
+    wanted: Sequence[HypervisorName],
+    name: HypervisorName,
+    acceleration: Choice,
+    candidate: Candidate,
+) -> None:
+    if candidate.problem:
+        raise SetupIncomplete(f"{_setting(wanted)}, but {candidate.problem}", hint=candidate.mend)
+    if acceleration.accel == "kvm" or not candidate.needs_kvm:
         return
     if "WAGGLE_ACCEL=tcg" in acceleration.reason:
         raise SettingsInvalid(
-            "WAGGLE_HYPERVISOR=krun needs KVM, and WAGGLE_ACCEL=tcg forbids it.",
+            f"{_setting(wanted)}: {name} needs KVM, and WAGGLE_ACCEL=tcg forbids it.",
             hint="Unset one of them.",
         )
     raise SetupIncomplete(
-        f"WAGGLE_HYPERVISOR=krun, but krun needs KVM. {acceleration.reason}",
+        f"{_setting(wanted)}, but {name} needs KVM. {acceleration.reason}",
         hint="Use a machine with hardware virtualisation, or WAGGLE_HYPERVISOR=qemu.",
     )
-
-
-DRAIN_BELOW: Final = 0.10
-KEEP_FREE: Final = 0.15
-"""Shares of memory that must be available: DRAIN_BELOW always, KEEP_FREE with one more machine."""
-STALLED: Final = 5.0
-"""Percent of the last ten seconds in which programs waited for memory."""
-_MEMINFO = Path("/proc/meminfo")
-_PRESSURE = Path("/proc/pressure/memory")
-
-
-class Outlook(Enum):
-    """The decision for the warm pool: add machines, keep the number, or end some."""
-
-    FILL = auto()
-    HOLD = auto()
-    DRAIN = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes, and the percentages of the last ten seconds in which some or all programs waited."""
-
-    total: int
-    available: int
-    some: float = 0.0
-    full: float = 0.0
-
-
-def parse_memory(meminfo: str, pressure: str = "") -> Memory:
-    """Read /proc/meminfo and /proc/pressure/memory; the latter may be empty.
-
-    Raises ValueError for any other text.
-    """
-    sizes = {name: int(size) << 10 for name, size in re.findall(r"(?m)^(\w+): +(\d+) kB$", meminfo)}
-    shares = {
-        name: float(share)
-        for name, share in re.findall(r"(?m)^(some|full) avg10=(\d+\.\d+) ", pressure)
-    }
-    try:
-        return Memory(sizes["MemTotal"], sizes["MemAvailable"], **shares)
-    except KeyError as error:
-        raise ValueError(f"There is no {error.args[0]}.") from None
-
-
-def read_memory() -> Memory:
-    """Read the host's memory now, without pressure where the kernel has none. Raises OSError."""
-    try:
-        pressure = _PRESSURE.read_text("utf-8")
-    except OSError:  # also EOPNOTSUPP, where it is turned off
-        pressure = ""
-    return parse_memory(_MEMINFO.read_text("utf-8"), pressure)
-
-
-def outlook(memory: Memory, need: int) -> Outlook:
-    """Decide, given that one more machine takes up to `need` bytes. Pure."""
-    if memory.available < DRAIN_BELOW * memory.total or memory.full >= STALLED:
-        return Outlook.DRAIN
-    if memory.available - need < KEEP_FREE * memory.total or memory.some >= STALLED:
-        return Outlook.HOLD
-    return Outlook.FILL

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from waggle.domain.hypervisor import HypervisorName
 from waggle.infra.host.hypervisors import (
     AccelSetting,
-    HypervisorSetting,
+    Candidate,
     KvmFacts,
-    Library,
     Preference,
     read_kvm_facts,
 )
@@ -74,7 +74,8 @@ class Subject:
     qemu_binary: str = "qemu-system-x86_64"
     qemu_older: tuple[str, ...] = ()
     accel: AccelSetting = "auto"
-    hypervisor: HypervisorSetting = "auto"
+    hypervisor: tuple[HypervisorName, ...] = ()
+    """Those that the operator demands, in order; none means all that can be used."""
     prefer: Preference = "isolation"
     memory_mib: int = 512
     max_environments: int = 10
@@ -88,7 +89,9 @@ class Subject:
     server_is_running: bool = False
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
     outdated: Callable[[], Sequence[str]] = field(default=tuple[str, ...])
-    libkrun: Callable[[], Library] = field(default=lambda: Library("it was not looked for.", ""))
+    candidates: Callable[[], Mapping[HypervisorName, Candidate]] = field(
+        default=dict[HypervisorName, Candidate]
+    )
     kvm: Callable[[], KvmFacts] = field(default=read_kvm_facts)
     groups: Callable[[], Facts] = field(default=read_facts)
     disk: Callable[[Path], str | None] = field(default=disk_of)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from waggle.domain.machine import Capabilities
 from waggle.infra.guest.link import KERNEL_ARGUMENTS
 
 
@@ -28,6 +29,11 @@ class Board:
     def device(self, name: str, options: str = "") -> tuple[str, str]:
         """Return the arguments for one virtio device. `options` begins with a comma."""
         return "-device", f"virtio-{name}-{self.bus}{self.options}{options}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its machines can."""
+        return Capabilities(freezes=True, stops_when_full=True, containers=self.has_initrd)
 
     def with_counter(self, tsc_khz: int | None) -> Board:
         """Return a board whose kernel knows its counter's frequency, if it cannot measure it."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
-from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resources
+from waggle.domain.machine import FrozenState, MachineSpec, Resources
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, reopened
 from waggle.infra.guest.link import KernelFault, until_booted
@@ -63,9 +63,7 @@ class QemuHypervisor:
     ) -> None:
         """Machines that met a full disk resume when there is `room`; None: they retry at once."""
         self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
-        self.capabilities = Capabilities(
-            freezes=True, stops_when_full=True, containers=board.has_initrd
-        )
+        self.capabilities = board.capabilities
         self._board = board
         self._binary = binary
         self._programs = (binary, *older)

@@ -80,6 +80,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE environments ADD COLUMN exposed TEXT NOT NULL DEFAULT '[]'",),
     ("ALTER TABLE environments ADD COLUMN registries TEXT",),
     ("ALTER TABLE environments ADD COLUMN secrets TEXT",),
+    (
+        "ALTER TABLE environments ADD COLUMN hypervisor TEXT NOT NULL DEFAULT ''",
+        # Of what a server left, only frozen machines live on, and only QEMU could freeze.
+        "UPDATE environments SET hypervisor = 'qemu' WHERE state <> 'destroyed'",
+    ),
 )
 
 

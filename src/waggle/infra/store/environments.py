@@ -31,7 +31,7 @@ COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
     "error", "paused_until", "variables", "packages", "last_job", "fork_of", "exposed",
-    "registries", "secrets",
+    "registries", "secrets", "hypervisor",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -62,6 +62,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "variables": json.dumps(dict(environment.variables)),
         "packages": json.dumps(environment.packages),
         "last_job": environment.last_job,
+        "hypervisor": environment.hypervisor,
         "fork_of": environment.fork_of and json.dumps(asdict(environment.fork_of)),
         "exposed": json.dumps([[one.port, one.local_port, one.key] for one in environment.exposed]),
         "secrets": json.dumps(environment.secrets.facts()) if environment.secrets else None,
@@ -100,6 +101,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
         packages=tuple(str(package) for package in json.loads(str(row["packages"]))),
         last_job=_int(row["last_job"]),
+        hypervisor=str(row["hypervisor"]),
         fork_of=None if origin is None else _origin(str(origin)),
         exposed=tuple(
             ExposedPort(int(port), int(local), str(key))

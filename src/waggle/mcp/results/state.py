@@ -59,6 +59,7 @@ class EnvironmentState(BaseModel):
     status: str = Field(description=STATUSES)
     error: str = Field(default="", description="Why it is in the error status.")
     network: str = Field(default=PUBLIC, description=NETWORK)
+    hypervisor: str = Field(default="", description="What runs it, if not the usual one.")
     working_directory: str = Field(
         default=HOME, description=f"Where programs start; {HOME} unless given."
     )
@@ -174,6 +175,7 @@ def environment_state(
         status=environment.state.value,
         error=environment.error or "",
         network=str(environment.network),
+        hypervisor=found.hypervisor,
         working_directory=readable(environment.directory),
         created_at=rfc3339(environment.created_at),
         age_seconds=int((found.now - environment.created_at).total_seconds()),
@@ -213,7 +215,8 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         else f"disk {disk}",
     ]
     amounts += [f"{state.cpu_seconds_used:g} s of CPU"] if state.cpu_seconds_used else []
-    where = (
+    where = f", on {state.hypervisor}" if state.hypervisor else ""
+    where += (
         "" if state.working_directory == HOME else f", programs start in {state.working_directory}"
     )
     lines = [

@@ -142,8 +142,9 @@ OptionalRuntimeArgument = Annotated[
     ),
 ]
 SnapshotArgument = Annotated[
-    str | None, Field(description="Id of a snapshot to start from, instead of runtime and image.")
+    str | None, Field(description="Id of one to start from, instead of runtime and image.")
 ]
+SnapshotsArgument = Annotated[bool, Field(description="For forks and snapshots.")]
 ImageArgument = Annotated[str | None, Field(description="OCI image instead of the runtime's own.")]
 NetworkArgument = Annotated[
     str | list[str] | None,
@@ -159,7 +160,7 @@ SecretsArgument = Annotated[
         json_schema_extra=STRINGS,
     ),
 ]
-NameArgument = Annotated[str | None, Field(description="Its name.")]
+NameArgument = str | None
 MinutesArgument = Annotated[
     int | None, Field(description="Minutes without a call until it is removed.")
 ]
@@ -171,8 +172,8 @@ MoreMinutesArgument = Annotated[
     int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")
 ]
 CpusArgument = Annotated[int | None, Field()]
-MemoryArgument = Annotated[int | None, Field(description="MiB.")]
-DiskArgument = Annotated[int | None, Field(description="MiB.")]
+MemoryArgument = int | None
+DiskArgument = int | None
 
 
 def require_fitting(

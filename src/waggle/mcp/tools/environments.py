@@ -53,6 +53,7 @@ from waggle.mcp.schema.parameters import (
     OptionalRuntimeArgument,
     SecretsArgument,
     SnapshotArgument,
+    SnapshotsArgument,
     parse_files,
     parse_reach,
     parse_secrets,
@@ -103,6 +104,7 @@ class EnvironmentTools:
         image: ImageArgument = None,
         snapshot: SnapshotArgument = None,
         secrets: SecretsArgument = None,
+        snapshots: SnapshotsArgument = False,
         idempotency_key: IdempotencyKey = None,
     ) -> Annotated[Reply, CreatedEnvironment]:
         """Create an environment.
@@ -124,7 +126,9 @@ class EnvironmentTools:
             create = partial(self._snapshots.create, known.id, request, owner=owner)
         else:
             size = (cpus, memory_mb, disk_mb)
-            request = CreateRequest(kind, image or None, *common, *size, variables, names, held)
+            request = CreateRequest(
+                *(kind, image or None, *common, *size, variables, names, held, snapshots)
+            )
             reach = self._environments.limits.network_of(request)
             create = partial(self._environments.create, request, owner=owner)
         brought = furniture(parse_files(files), packages, reach)
@@ -152,7 +156,8 @@ class EnvironmentTools:
         result = created(made.environment, names if made.installed else ())
         text = (
             f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
-            f"{begin}; {self._services.when_unused} after {result.timeout} without a call."
+            f"{begin}; {self._services.when_unused(made.environment)} after {result.timeout} "
+            f"without a call."
             f"{_start(result.working_directory)}{_holding(result.secrets)}"
             f"{' ' * bool(result.notice)}{result.notice}"
         )
@@ -200,7 +205,7 @@ class EnvironmentTools:
         found = await self._environments.inspect(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner, always=False)
         state = environment_state(found, self._jobs.going(found.environment.id), left)
-        return success(state, state_text(state, self._services.when_unused))
+        return success(state, state_text(state, self._services.when_unused(found.environment)))
 
     async def extend_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: MoreMinutesArgument
@@ -215,8 +220,8 @@ class EnvironmentTools:
         )
         return success(
             result,
-            f"Environment {result.name} is {self._services.when_unused} after {result.timeout} "
-            f"without a call: at {result.expires_at} if none comes.",
+            f"Environment {result.name} is {self._services.when_unused(environment)} after "
+            f"{result.timeout} without a call: at {result.expires_at} if none comes.",
         )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from waggle.domain.access import Owner
+from waggle.domain.environment import Environment
 from waggle.domain.errors import WaggleError
 from waggle.domain.programs.job import parse_wait
 from waggle.mcp.context import Ctx, Services, apart, current_owner, reporter, with_heartbeat
@@ -193,7 +194,7 @@ class SnapshotTools:
             environment_id, owner=current_owner(ctx), to_disk=to_disk
         )
         result = paused(environment)
-        kept = f"in memory{self._until(result)}"
+        kept = f"in memory{self._until(environment, result)}"
         if result.on_disk_until:
             kept = f"on the disk, and kept until {result.on_disk_until}"
         result.note = "Any call that uses it resumes it."
@@ -207,12 +208,11 @@ class SnapshotTools:
             environment_id, owner=current_owner(ctx), progress=reporter(ctx)
         )
         result = paused(environment)
-        return success(
-            result, f"Environment {result.name} is {result.status}{self._until(result)}."
-        )
+        end = self._until(environment, result)
+        return success(result, f"Environment {result.name} is {result.status}{end}.")
 
-    def _until(self, result: PausedEnvironment) -> str:
-        return f", and {self._services.when_unused} at {result.expires_at} if no call comes"
+    def _until(self, one: Environment, result: PausedEnvironment) -> str:
+        return f", and {self._services.when_unused(one)} at {result.expires_at} if no call comes"
 
 
 def _size(size: int) -> str:

@@ -123,6 +123,8 @@ class CreateRequest:
     """Packages that will be installed first, kept for the record."""
     secrets: tuple[str, ...] = ()
     """Names of the operator's secrets that its programs may use."""
+    snapshots: bool = False
+    """Whether it needs a hypervisor that can freeze it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ class Limits:
             packages=snapshot.packages,
             registries=snapshot.registries,
             secrets=snapshot.secrets,
+            hypervisor=snapshot.hypervisor,
         )
 
     def _described(
@@ -279,6 +282,7 @@ class _Preset(TypedDict):
     packages: NotRequired[tuple[str, ...]]
     registries: NotRequired[tuple[str, ...] | None]
     secrets: NotRequired[HeldSecrets]
+    hypervisor: NotRequired[str]
 
 
 def _within(name: str, wish: int | None, usual: int, least: int, most: int) -> int:

@@ -67,11 +67,11 @@ class Pauses:
             "Destroy one of yours that is paused, or resume it with any call.",
         )
 
-    @property
-    def pauses_when_idle(self) -> bool:
-        """Whether idle environments are paused to disk instead of destroyed."""
+    def pauses_when_idle(self, hypervisor: str = "") -> bool:
+        """Whether idle environments of that hypervisor are paused to disk instead of destroyed."""
         pausing = self._pausing
-        return self._host.can_freeze and pausing.when_idle and pausing.max_on_disk > 0
+        able = self._host.can_freeze(hypervisor)
+        return able and pausing.when_idle and pausing.max_on_disk > 0
 
     async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
         """Pause it: it uses no processor, and with `to_disk` no memory and no slot. Idempotent.
@@ -126,7 +126,7 @@ class Pauses:
 
         One that is paused in memory is kept as long as it would have been on the disk.
         """
-        if not self.pauses_when_idle or environment.is_on_disk:
+        if not self.pauses_when_idle(environment.hypervisor) or environment.is_on_disk:
             return False
         if environment.state is State.PAUSED and environment.notice is not None:
             return self._clock() < environment.expires_at() + self._pausing.keep

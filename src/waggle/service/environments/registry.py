@@ -141,6 +141,8 @@ class Inspection:
     """What its guest says of itself; nothing of it is sure."""
     is_agent_lost: bool = False
     """It runs, and its guest says nothing."""
+    hypervisor: str = ""
+    """The one that runs it, unless that is the one of most new environments."""
 
     @property
     def is_busy(self) -> bool:
@@ -155,7 +157,9 @@ class Inspection:
         return max(self.environment.expires_at() - self.now, timedelta(0))
 
 
-async def inspected(live: LiveEnvironment, now: Callable[[], datetime]) -> Inspection:
+async def inspected(
+    live: LiveEnvironment, now: Callable[[], datetime], host: EnvironmentHost
+) -> Inspection:
     """Return what is known of an environment, and what its guest says."""
     said, is_lost = None, False
     try:
@@ -165,7 +169,10 @@ async def inspected(live: LiveEnvironment, now: Callable[[], datetime]) -> Inspe
     use = await live.resource_use()
     guest = live.current_guest
     network_use = guest.network_use() if guest else None
-    return Inspection(live.environment, now(), use, live.ports.all, network_use, said, is_lost)
+    own = live.environment.hypervisor
+    another = "" if own == host.hypervisor_for(snapshots=False) else own
+    known = (live.environment, now(), use, live.ports.all, network_use, said, is_lost)
+    return Inspection(*known, another)
 
 
 FIRST_BYTES = 64 << 20

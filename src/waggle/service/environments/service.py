@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import anyio
 import anyio.abc
@@ -99,11 +100,13 @@ class EnvironmentService:
         Capacity is reserved before any work; one that fails or is cancelled leaves nothing. Raises
         MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound, or as the host.
         """
-        environment = self.limits.describe(
+        hypervisor = self._host.hypervisor_for(snapshots=request.snapshots)
+        described = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         async with self.disk.room(owner):
-            (created,) = await self._creator.create([environment], progress)
+            chosen = [replace(described, hypervisor=hypervisor)]
+            (created,) = await self._creator.create(chosen, progress)
         return created
 
     async def create_from(
@@ -141,12 +144,10 @@ class EnvironmentService:
         """The number of the operator's slots that are taken."""
         return self._registry.held
 
-    @property
-    def pauses_when_idle(self) -> bool:
-        """Whether idle environments are paused to disk; otherwise they are destroyed."""
-        return self._pauses.pauses_when_idle
+    def pauses_when_idle(self, environment: Environment | None = None) -> bool:
+        """Whether it is paused to disk when idle, or a new one; otherwise it is destroyed."""
+        return self._pauses.pauses_when_idle(environment.hypervisor if environment else "")
 
-    # `builtins.list` because this class has a method `list`.
     def list(self, *, owner: str) -> builtins.list[Environment]:
         """Return the owner's live environments, oldest first, failed ones included."""
         return self._registry.of(owner)
@@ -164,7 +165,7 @@ class EnvironmentService:
 
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
         """Return all that is known, and what its guest says. Not a use. Raises as `get` does."""
-        return await inspected(self._owned(environment_id, owner), self._clock)
+        return await inspected(self._owned(environment_id, owner), self._clock, self._host)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
         """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""
@@ -175,9 +176,9 @@ class EnvironmentService:
         return self._owned(environment_id, owner).touch()
 
     async def extend(self, environment_id: str, minutes: int, *, owner: str) -> Environment:
-        """Set its idle timeout to that many minutes and restart its idle time.
+        """Set its idle timeout to that many minutes, 1 to 60, and restart its idle time.
 
-        Raises NotFound, NotRunning, or InvalidArgument outside 1 to 60 minutes.
+        Raises as `get` does, and NotRunning.
         """
         return await self._owned(environment_id, owner).extend(parse_timeout(minutes, "minutes"))
 
@@ -196,8 +197,7 @@ class EnvironmentService:
     ) -> AsyncGenerator[tuple[Environment, Guest]]:
         """Hold an environment for the length of a call: it counts as active until the end.
 
-        A paused one is resumed first. Raises NotFound, InvalidArgument and, on entry, NotRunning or
-        what `resume` raises.
+        A paused one is resumed first. Raises as `get`, and on entry NotRunning or as `resume`.
         """
         live = self._owned(environment_id, owner)
         if live.environment.state in (State.PAUSED, State.RESUMING):

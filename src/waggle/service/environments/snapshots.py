@@ -19,7 +19,7 @@ import structlog
 
 from waggle.domain.access import Quota, find_id, parse_reference_text
 from waggle.domain.environment import Environment
-from waggle.domain.errors import InvalidArgument, NotFound, SnapshotFailed
+from waggle.domain.errors import FrozenMachineUnusable, InvalidArgument, NotFound, SnapshotFailed
 from waggle.domain.host import Progress, no_progress
 from waggle.domain.names import parse_name
 from waggle.domain.observer import Clock, NewId
@@ -195,6 +195,8 @@ class SnapshotService:
                 f"Snapshot {snapshot.id} is not of environment {environment.id}.",
                 hint="create_environment(snapshot=...) continues from any snapshot of yours.",
             )
+        if snapshot.hypervisor != environment.hypervisor:  # its file came from elsewhere
+            raise FrozenMachineUnusable("It was not frozen by the environment's hypervisor.")
         async with self._shelf.opened(snapshot) as frozen:
             return await self._environments.roll_back(
                 environment.id, frozen, owner=owner, progress=progress

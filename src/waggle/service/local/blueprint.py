@@ -184,20 +184,20 @@ class Launcher:
 
 
 class LocalMachines:
-    """Brings machines up: from a template if one fits, else by a boot."""
+    """Brings machines of one hypervisor up: from a template if one fits, else by a boot."""
 
     def __init__(
         self,
         hypervisor: Hypervisor,
         launcher: Launcher,
-        scratch: Scratch,
+        parts: GuestParts,
         freezing: Freezing,
         templates: Templates | NoTemplates,
     ) -> None:
-        self._hypervisor = hypervisor
-        self._freezing = freezing
+        self.hypervisor = hypervisor
+        self.freezing = freezing
         self.launcher = launcher
-        self._scratch = scratch
+        self.parts = parts
         self.templates = templates
 
     async def start(
@@ -247,9 +247,9 @@ class LocalMachines:
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
         disks = blueprint.disks
-        await self._scratch.make(blueprint.parts.resources.disk_mib, disks.scratch)
+        await self.parts.scratch.make(blueprint.parts.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
-        boot = self._hypervisor.boot
+        boot = self.hypervisor.boot
         with stage("boot"):
             return await self.launcher.launch(blueprint, boot, background=background)
 
@@ -259,7 +259,7 @@ class LocalMachines:
         Once more if that fails, because the disk has an owner. Raises as `start` does.
         """
         blueprint.disks.identity.write_bytes(pack(blueprint.identity))
-        boot = self._hypervisor.boot
+        boot = self.hypervisor.boot
         with stage("boot"):
             try:
                 return await self.launcher.launch(blueprint, boot, lease=lease)
@@ -271,7 +271,7 @@ class LocalMachines:
         self, frozen: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
     ) -> Machine:
         """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
-        machine = await self._freezing.resume(spec, frozen)
+        machine = await self.freezing.resume(spec, frozen)
         try:
             with stage("renewal"):
                 own = (CERTIFICATES,) if blueprint.has_own_certificates else ()

@@ -6,11 +6,13 @@ Called by `LiveEnvironment` and the composition root. Knows nothing of capacity,
 How an environment gets its guest: it has a slot and is recorded as CREATING before `create` is
 called. `create` and `LocalStart` push an undo on a stack for all that they make; a failure or a
 cancellation runs these in reverse. At the end the stacks are emptied: `LocalGuest` owns everything.
+The record names the hypervisor, which has its own `LocalStart`.
 1. Parts: a given frozen machine brings them; otherwise the image is looked up, pulled and made a
-   root disk if need be (`ImageService`), and kernel and kit are those of this server.
+   root disk if need be (`ImageService`), and kernel and kit are this server's.
 2. Warm machine: if the pool has one of exactly these parts, `LocalStart.hand_over` renames its
    directory, sends it this environment's records and connects, within 5 seconds. One that fails is
-   destroyed and the next is tried. A given frozen machine skips this step.
+   destroyed and the next is tried. A given frozen machine skips this step, as does another
+   hypervisor than the server's first, whose machines the pool has.
 3. Otherwise the pool ends warm machines that there is no room for any more, and a directory for the
    machine's files is made; its name is the environment's id.
 4. `LocalStart.new_guest` makes keys and the identity records; `LocalMachines.start` starts the
@@ -39,9 +41,10 @@ import structlog
 
 from waggle.domain import host
 from waggle.domain.environment import Environment
-from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost, WaggleError
+from waggle.domain.errors import BootFailed, GuestLost, WaggleError
 from waggle.domain.exposure import Visit
 from waggle.domain.host import Progress
+from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.image import BootImages
 from waggle.domain.machine import DiskUse
 from waggle.domain.programs import Command
@@ -50,11 +53,11 @@ from waggle.infra.net.listeners import LoopbackListeners
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
-from waggle.service.local.blueprint import GuestParts, LocalMachines, MachineParts
-from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
+from waggle.service.local.blueprint import LocalMachines, MachineParts
+from waggle.service.local.frozen import frozen_by, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
-from waggle.service.local.warm_machine import WarmKind, WarmMachine
+from waggle.service.local.warm_machine import WarmKind, WarmMachine, kind_of
 from waggle.service.local.warm_pool import WarmPool
 from waggle.tasks import stage
 
@@ -64,17 +67,15 @@ log = structlog.get_logger(__name__)
 
 
 class LocalHost:
-    """Runs environments with one hypervisor; every one has a directory below `directory`."""
+    """Runs environments, each with its hypervisor and a directory below `directory`."""
 
     def __init__(
         self,
         *,
         directory: Path,
-        machines: LocalMachines,
+        machines: ByHypervisor[LocalMachines],
         images: BootImages,
-        parts: GuestParts,
         new_proxy: NewProxy,
-        freezing: Freezing,
         pool: WarmPool[WarmMachine] | None = None,
         room: DiskRoom | None = None,
     ) -> None:
@@ -86,10 +87,8 @@ class LocalHost:
         self._directory = directory
         self._machines = machines
         self._images = images
-        self._parts = parts
-        self._freezing = freezing
+        self._new_proxy = new_proxy
         self._pool = pool
-        self._start = LocalStart(machines, parts, new_proxy, freezing)
 
     async def create(
         self,
@@ -98,35 +97,39 @@ class LocalHost:
         frozen_machine: host.FrozenMachine | None = None,
     ) -> LocalGuest:
         """Boot and connect; see `domain.host.EnvironmentHost.create`."""
-        if frozen_machine is not None and not isinstance(frozen_machine, FrozenMachine):
-            raise FrozenMachineUnusable("It was not frozen by this server's hypervisor.")
+        start = self._start_of(environment)
         await progress(0.0, f"Looking up the image {environment.image}")
-        kind = WarmKind(environment.runtime, environment.image, environment.resources)
         if frozen_machine is not None:
+            frozen_machine = frozen_by(start.machines.hypervisor.name, frozen_machine)
             parts = frozen_machine.parts
         else:
-            parts = await self._newest(kind, progress, environment.owner)
-            if guest := await self._claimed(environment, kind, parts, progress):
+            kind = kind_of(environment)
+            parts = await self._newest(start.machines, kind, progress, environment.owner)
+            if guest := await self._claimed(start, environment, parts, progress):
                 return guest
         if self._pool is not None:
             await self._pool.make_room()
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(environment.id)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            guest = await self._start.new_guest(environment, parts, files, frozen_machine, progress)
+            guest = await start.new_guest(environment, parts, files, frozen_machine, progress)
             undo.pop_all()
         return guest
 
+    def _start_of(self, environment: Environment) -> LocalStart:
+        return LocalStart(self._machines.of(environment.hypervisor), self._new_proxy)
+
     async def _claimed(
-        self, environment: Environment, kind: WarmKind, parts: MachineParts, progress: Progress
+        self, start: LocalStart, environment: Environment, parts: MachineParts, progress: Progress
     ) -> LocalGuest | None:
         """Return a guest in a warm machine, if one fits. One that cannot be used is ended."""
-        while self._pool and (machine := self._pool.claim(kind, parts)):
+        pool = self._pool if start.machines is self._machines.first else None
+        while pool and (machine := pool.claim(kind_of(environment), parts)):
             try:
                 files = self._directory / environment.id
-                return await self._start.hand_over(machine, environment, files, progress)
+                return await start.hand_over(machine, environment, files, progress)
             except (WaggleError, OSError) as error:
-                log.warning("warm_machine_unusable", runtime=kind.runtime, error=str(error))
+                log.warning("warm_machine_unusable", runtime=parts.runtime, error=str(error))
         return None
 
     async def warm(self, commands: Mapping[RuntimeName, Command], kind: WarmKind) -> WarmMachine:
@@ -134,27 +137,30 @@ class LocalHost:
 
         If that fails or is cancelled, nothing is left. Raises as `create` does.
         """
-        await self._machines.templates.idle()  # a machine that can wait starts from one
+        machines = self._machines.first
+        await machines.templates.idle()  # a machine that can wait starts from one
         self.require_disk()
-        parts = await self._newest(kind, host.no_progress)
+        parts = await self._newest(machines, kind, host.no_progress)
         async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(f"warm-{uuid.uuid4()}")
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            machine = await self._start.warm(parts, files, commands[kind.runtime])
+            start = LocalStart(machines, self._new_proxy)
+            machine = await start.warm(parts, files, commands[kind.runtime])
             undo.pop_all()
         return machine
 
     async def resume(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Resume it from the disk; see `domain.host.EnvironmentHost.resume`."""
+        start = self._start_of(environment)
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         if self._pool is not None:
             await self._pool.make_room()
         async with self._clear_errors():
             clear(files)  # its machine left its keys and log here
-            async with self._freezing.opened(frozen_in(files), alone=True) as frozen:
+            async with start.machines.freezing.opened(frozen_in(files), alone=True) as frozen:
                 parts = frozen.parts
-                guest = await self._start.new_guest(environment, parts, files, frozen, progress)
+                guest = await start.new_guest(environment, parts, files, frozen, progress)
             await asyncio.to_thread(remove_directory, frozen.directory)
         return guest
 
@@ -174,7 +180,8 @@ class LocalHost:
     ) -> LocalGuest:
         """Boot it again from its disk; see `domain.host.EnvironmentHost.restart`."""
         async with self._clear_errors():
-            return await self._start.again(environment, _local(guest), progress)
+            start = self._start_of(environment)
+            return await start.again(environment, _local(guest), progress)
 
     async def recover(self, environment: Environment) -> bool:
         """Return whether it can be resumed; see `domain.host.EnvironmentHost.recover`."""
@@ -184,6 +191,8 @@ class LocalHost:
         if not frozen_in(files).is_dir():
             return False
         clear(files)
+        if (name := environment.hypervisor) not in self._machines:
+            log.warning("paused_without_hypervisor", environment=environment.id, needs=name)
         return True
 
     def require_disk(self) -> None:
@@ -194,16 +203,21 @@ class LocalHost:
         """Return listeners on 127.0.0.1; see `domain.host.EnvironmentHost.listeners`."""
         return LoopbackListeners(visit)
 
-    @property
-    def can_freeze(self) -> bool:
-        """Whether the hypervisor can freeze machines."""
-        return self._freezing.can_freeze
+    def hypervisor_for(self, *, snapshots: bool) -> str:
+        """Choose a hypervisor; see `domain.host.EnvironmentHost.hypervisor_for`."""
+        return self._machines.for_new(snapshots=snapshots).hypervisor.name
 
-    async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MachineParts:
+    def can_freeze(self, hypervisor: str = "") -> bool:
+        """Whether it can freeze machines; see `domain.host.EnvironmentHost.can_freeze`."""
+        return hypervisor in self._machines and can_freeze(self._machines.of(hypervisor).hypervisor)
+
+    async def _newest(
+        self, machines: LocalMachines, kind: WarmKind, progress: Progress, owner: str = ""
+    ) -> MachineParts:
         with stage("image"):
             image = await self._images.boot_image(kind.image, progress, owner)
-        parts = self._parts
-        return MachineParts(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
+        own = machines.parts
+        return MachineParts(kind.runtime, image, own.kernel(), own.kit(), kind.resources)
 
     def _make_directory(self, name: str) -> Path:
         directory = self._directory / name
@@ -222,7 +236,8 @@ class LocalHost:
         `known` has the ids of all records, those included that could not be recovered.
         """
         kept = set(known)
-        self._freezing.sweep()
+        for machines in self._machines.all:
+            machines.freezing.sweep()
         if self._directory.is_dir():
             for entry in self._directory.iterdir():
                 if entry.name not in kept:
@@ -242,11 +257,12 @@ class LocalHost:
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now; see `domain.host.EnvironmentHost.not_ready`."""
+        machines = self._machines.first
         try:
             self.require_disk()
-            self._parts.kernel()
-            self._parts.kit()
-            self._machines.launcher.check_ports()
+            machines.parts.kernel()
+            machines.parts.kit()
+            machines.launcher.check_ports()
         except WaggleError as error:
             return str(error)
         return await self._images.missing()
@@ -268,7 +284,7 @@ class LocalHost:
 
 def _local(guest: host.Guest) -> LocalGuest:
     if not isinstance(guest, LocalGuest):
-        raise BootFailed("It was not booted by this server's hypervisor.")
+        raise BootFailed("It was not booted by this server.")
     return guest
 
 

@@ -42,12 +42,11 @@ from waggle.infra.ssh import PROXY_PORT, EnvironmentKeys, SshConnection, new_key
 from waggle.infra.ssh.run import Shell
 from waggle.service.local.blueprint import (
     Blueprint,
-    GuestParts,
     LocalMachines,
     MachineParts,
     StartedMachine,
 )
-from waggle.service.local.frozen import Freezing, FrozenMachine, frozen_in
+from waggle.service.local.frozen import FrozenMachine, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.proxy import Proxy
 from waggle.service.local.variables import Blocks, guest_variables
@@ -64,19 +63,12 @@ _CLAIM_SECONDS = 5.0
 
 
 class LocalStart:
-    """Starts guests."""
+    """Starts guests in machines of one hypervisor."""
 
-    def __init__(
-        self,
-        machines: LocalMachines,
-        parts: GuestParts,
-        new_proxy: NewProxy,
-        freezing: Freezing,
-    ) -> None:
-        self._machines = machines
-        self._parts = parts
+    def __init__(self, machines: LocalMachines, new_proxy: NewProxy) -> None:
+        self.machines = machines
+        self._parts = machines.parts
         self._new_proxy = new_proxy
-        self._freezing = freezing
 
     async def new_guest(
         self,
@@ -95,7 +87,7 @@ class LocalStart:
             own = bool(environment.secrets)
             blueprint = Blueprint(parts, identity, files, environment.owner, own)
             await progress(0.4, "Resuming the machine" if frozen else "Booting the machine")
-            started = await self._machines.start(blueprint, frozen)
+            started = await self.machines.start(blueprint, frozen)
             undo.push_async_callback(started.stop)
             guest = await self._connected(environment, started, keys, progress)
             undo.pop_all()
@@ -115,7 +107,7 @@ class LocalStart:
         blueprint = replace(before.blueprint, identity={**identity, **kept})
         await progress(0.4, "Booting the machine")
         async with contextlib.AsyncExitStack() as undo:
-            started = await self._machines.boot_again(blueprint, before.lease)
+            started = await self.machines.boot_again(blueprint, before.lease)
             undo.push_async_callback(started.stop)
             guest = await self._connected(environment, started, keys, progress, ended.network_use())
             undo.pop_all()
@@ -158,7 +150,7 @@ class LocalStart:
             )
             identity = {**identity, **network_records(is_there=True)}  # most claims change nothing
             blueprint = Blueprint(parts, identity, files)
-            started = await self._machines.start(blueprint, background=polite)
+            started = await self.machines.start(blueprint, background=polite)
             undo.push_async_callback(started.stop)
             save_access(files, keys, started.lease.port)
             connection = SshConnection(started.lease.port, keys)
@@ -218,7 +210,7 @@ class LocalStart:
                 "kit": parts.kit.stem,
                 **({"template": own.started.template} if own.started.template else {}),
             },
-            freezing=self._freezing,
+            freezing=self.machines.freezing,
         )
 
     def _identity_of(

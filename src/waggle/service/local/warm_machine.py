@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import structlog
 
+from waggle.domain.environment import Environment
 from waggle.domain.machine import Resources
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh import EnvironmentKeys, SshConnection
@@ -89,6 +90,11 @@ class WarmKind:
     image: str
     """The reference, as the operator wrote it."""
     resources: Resources
+
+
+def kind_of(environment: Environment) -> WarmKind:
+    """Return the kind that can serve an environment."""
+    return WarmKind(environment.runtime, environment.image, environment.resources)
 
 
 @dataclass(frozen=True, slots=True)

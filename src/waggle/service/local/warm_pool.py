@@ -19,7 +19,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.errors import WaggleError
-from waggle.infra.host.hypervisors import Outlook
+from waggle.infra.host.memory import Outlook
 from waggle.service.local.blueprint import MachineParts
 from waggle.service.local.warm_machine import Endings, Trouble, Warm, WarmKind, next_kind
 

@@ -63,7 +63,7 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
         registries=("pip.example.org:443",),
     )
     made = MachineParts(RuntimeName.PYTHON, image, kernel, kit, resources)
-    facts: dict[str, Any] = {**parts_facts(made, VMM), "snapshot": to_facts(snapshot)}
+    facts: dict[str, Any] = {**parts_facts(made, "qemu", VMM), "snapshot": to_facts(snapshot)}
     change(facts)
     directory = here / "snapshots" / OLD
     directory.mkdir(parents=True)

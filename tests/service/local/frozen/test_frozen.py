@@ -56,7 +56,9 @@ class Machine:
 
 
 class Vmm:
-    """A hypervisor that only has a fingerprint."""
+    """A hypervisor that only has a name and a fingerprint."""
+
+    name = "one"
 
     def fingerprint(self, frozen: FrozenState) -> Mapping[str, str]:
         return {"vmm": "one"}

@@ -36,6 +36,11 @@ async def test_every_operation_says_why_not(way: Callable[[Freezing], object]) -
 
 
 async def test_a_sweep_does_nothing() -> None:
-    unable = CannotFreeze("Nobody can.", hint="")
-    unable.sweep()
-    assert not unable.can_freeze
+    CannotFreeze("Nobody can.", hint="").sweep()
+
+
+@pytest.mark.parametrize("others,step", [(True, "snapshots=true"), (False, "WAGGLE_HYPERVISOR")])
+async def test_the_next_step_is_one_that_helps_on_this_server(others: bool, step: str) -> None:
+    with pytest.raises(Unsupported, match="krun") as refused:
+        CannotFreeze.because("krun", others=others).check(HERE)
+    assert step in refused.value.hint

@@ -45,6 +45,8 @@ PLACEHOLDER = mint("github", lambda: "0" * 32)
 class Qemu:
     """A hypervisor that only compares fingerprints."""
 
+    name = "qemu"
+
     def __init__(self, vmm: dict[str, str]) -> None:
         self._vmm = vmm
 
@@ -71,7 +73,8 @@ def exported(directory: Path) -> io.BytesIO:
 
 def imported(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> Snapshot:
     shelf = here / "snapshots"
-    return bring(data, shelf, freezer(here, vmm), snapshot_id=NEW, owner="bob", expires_at=LATER)
+    own = freezer(here, vmm)
+    return bring(data, shelf, lambda _: own, snapshot_id=NEW, owner="bob", expires_at=LATER)
 
 
 def refusal(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> str:
@@ -127,7 +130,8 @@ def test_an_export_has_no_secrets_and_an_import_takes_none(tmp_path: Path) -> No
 
 def test_a_running_server_notices_imported_and_removed_snapshots(tmp_path: Path) -> None:
     data = exported(kept(tmp_path / "a"))
-    shelf = LocalSnapshots(tmp_path / "a" / "snapshots", freezer(tmp_path / "a"))
+    own = freezer(tmp_path / "a")
+    shelf = LocalSnapshots(tmp_path / "a" / "snapshots", lambda _: own)
     assert [snapshot.id for snapshot in shelf.all()] == [OLD]
     imported(data, tmp_path / "a")
     assert {snapshot.id for snapshot in shelf.all()} == {OLD, NEW}

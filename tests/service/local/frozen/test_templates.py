@@ -28,7 +28,9 @@ VMM = {"vmm": "one"}
 
 
 class Vmm:
-    """A hypervisor that only has a fingerprint."""
+    """A hypervisor that only has a name and a fingerprint."""
+
+    name = "one"
 
     def fingerprint(self) -> Mapping[str, str]:
         return VMM

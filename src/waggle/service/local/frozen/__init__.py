@@ -39,11 +39,11 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
-from waggle.domain.errors import FrozenMachineUnusable, SnapshotFailed, Unsupported
+from waggle.domain import host
+from waggle.domain.errors import FrozenMachineUnusable, SnapshotFailed
 from waggle.domain.machine import (
     IDENTITY,
     SCRATCH,
@@ -58,15 +58,19 @@ from waggle.infra.shared.files import clone, remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
+from waggle.service.local.frozen.cannot import CannotFreeze
 from waggle.service.local.frozen.manifest import (
     Loaded,
     Shelves,
     closing_with,
     from_facts,
+    hypervisor_of,
     to_facts,
     vmm_of,
 )
 from waggle.tasks import finish
+
+__all__ = ["CannotFreeze", "Freezer", "Freezing", "FrozenMachine", "frozen_by", "frozen_in"]
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +80,7 @@ class FrozenMachine:
     """A frozen machine that copies can start from; if `alone`, only one of them may."""
 
     directory: Path
+    hypervisor: str
     parts: MachineParts
     state: FrozenState
     alone: bool = False
@@ -89,8 +94,6 @@ class FrozenMachine:
 class Freezer:
     """Freezes, keeps and resumes machines. `directory` is for those that are being frozen."""
 
-    can_freeze = True
-
     def __init__(
         self,
         hypervisor: FreezingHypervisor,
@@ -98,11 +101,12 @@ class Freezer:
         disks: Path,
         parts: GuestParts,
         room: DiskRoom | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
-        """`disks` has the root disks; `room` is that of the disk that states are written to."""
+        """`disks` has the root disks; states are written to the disk of `room`. Close `loaded`."""
         self._room = room or DiskRoom("the directory of frozen machines", directory, 0)
         self.hypervisor = hypervisor
-        self.loaded = Loaded()
+        self.loaded = loaded or Loaded()
         self._verified = frozen_files.Verified()
         self._directory = directory
         self._disks = disks
@@ -117,7 +121,12 @@ class Freezer:
         with self._writing():
             async with _new_directory(self._directory) as work, contextlib.AsyncExitStack() as held:
                 state = await finish(closing_with(held, self._freeze(started, work)))
-                yield FrozenMachine(work, started.blueprint.parts, state)
+                yield self._frozen(work, started.blueprint.parts, state)
+
+    def _frozen(
+        self, directory: Path, parts: MachineParts, state: FrozenState, *, alone: bool = False
+    ) -> FrozenMachine:
+        return FrozenMachine(directory, self.hypervisor.name, parts, state, alone)
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:
@@ -160,7 +169,7 @@ class Freezer:
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)
                 await asyncio.to_thread(_add_disks, os.link, disks, work)  # it is about to end
-                facts = to_facts(blueprint.parts, self.hypervisor.fingerprint(state))
+                facts = self._facts(blueprint.parts, state)
                 await asyncio.to_thread(self._verified.seal, work, facts)
                 try:
                     await asyncio.to_thread(place, work, target)
@@ -172,10 +181,12 @@ class Freezer:
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 disk.unlink()
 
+    def _facts(self, parts: MachineParts, state: FrozenState) -> dict[str, object]:
+        return to_facts(parts, self.hypervisor.name, self.hypervisor.fingerprint(state))
+
     async def keep(self, frozen: FrozenMachine, target: Path, facts: Mapping[str, object]) -> None:
         """Write a machine that was just frozen to `target`, with `facts`. Raises OSError."""
-        vmm = self.hypervisor.fingerprint(frozen.state)
-        whole = {**to_facts(frozen.parts, vmm), **facts}
+        whole = {**self._facts(frozen.parts, frozen.state), **facts}
         await asyncio.to_thread(frozen.state.save, frozen.directory)
         await asyncio.to_thread(self._verified.seal, frozen.directory, whole)
         await asyncio.to_thread(_link, frozen.directory, target)
@@ -204,7 +215,7 @@ class Freezer:
             except OSError as error:
                 why = f"Its state cannot be read: {error.strerror}."
                 raise FrozenMachineUnusable(why) from error
-            yield FrozenMachine(directory, parts, state, alone)
+            yield self._frozen(directory, parts, state, alone=alone)
 
     def check(self, directory: Path) -> MachineParts:
         """Verify a kept machine and return its parts. Blocks.
@@ -219,9 +230,12 @@ class Freezer:
             raise FrozenMachineUnusable(f"Its state cannot be used: {why}.")
         with frozen_files.understanding():
             facts = frozen_files.facts(directory)
+            maker = hypervisor_of(facts)
             shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
             parts = from_facts(facts, shelves)
             vmm = vmm_of(facts)
+        if maker != self.hypervisor.name:
+            raise FrozenMachineUnusable(f"It was not frozen by {self.hypervisor.name}.")
         if (another := self.hypervisor.lock(vmm)) is not None:
             raise FrozenMachineUnusable(
                 f"Its state is locked to another {another}.",
@@ -238,28 +252,14 @@ class Freezer:
         sweep(self._directory)
 
 
-class CannotFreeze:
-    """Instead of `Freezer` if machines cannot be frozen; clients read `why` and `hint`.
-
-    Every method but `sweep` raises Unsupported.
-    """
-
-    can_freeze = False
-
-    def __init__(self, why: str, hint: str) -> None:
-        self._why = why
-        self._hint = hint
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise Unsupported(self._why, hint=self._hint)
-
-    freeze = pause_to_disk = keep = opened = check = resume = _refuse
-
-    def sweep(self) -> None:
-        """Do nothing: no machine was frozen."""
-
-
 Freezing = Freezer | CannotFreeze
+
+
+def frozen_by(hypervisor: str, frozen: host.FrozenMachine) -> FrozenMachine:
+    """Return a machine that this hypervisor froze. Raises FrozenMachineUnusable."""
+    if not isinstance(frozen, FrozenMachine) or frozen.hypervisor != hypervisor:
+        raise FrozenMachineUnusable("It was not frozen by the environment's hypervisor.")
+    return frozen
 
 
 def frozen_in(files: Path) -> Path:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from waggle.domain.hypervisor import BEFORE_NAMES, parse_hypervisor
 from waggle.domain.image import BootImage
 from waggle.domain.machine import FrozenState, Resources
 from waggle.domain.programs.runtime import RuntimeName
@@ -22,10 +23,11 @@ from waggle.service.local.blueprint import MachineParts
 from waggle.tasks import finish
 
 
-def to_facts(parts: MachineParts, vmm: Mapping[str, str]) -> dict[str, object]:
+def to_facts(parts: MachineParts, hypervisor: str, vmm: Mapping[str, str]) -> dict[str, object]:
     """Return the facts for a manifest. `vmm` is what the state is locked to."""
     image = parts.image
     return {
+        "hypervisor": hypervisor,
         "runtime": parts.runtime.value,
         "image": {
             "reference": image.reference,
@@ -76,6 +78,11 @@ def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MachineParts:
         shelves.kits / _plain(facts["kit"]),
         Resources(**{name: int(resources[name]) for name in ("cpus", "memory_mib", "disk_mib")}),
     )
+
+
+def hypervisor_of(facts: Mapping[str, object]) -> str:
+    """Return the name of the hypervisor that froze it. Raises ValueError."""
+    return parse_hypervisor(facts.get("hypervisor", BEFORE_NAMES))
 
 
 def vmm_of(facts: Mapping[str, object]) -> dict[str, str]:

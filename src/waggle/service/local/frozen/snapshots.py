@@ -4,8 +4,8 @@
 Built by the composition root; `waggle snapshot` reads and writes it, too. A snapshot is a directory
 whose manifest has its description beside the facts of `manifest`. `export` and `bring` make it one
 file and read that back, beside a server or without one; they block. An imported file is checked as
-far as possible, but QEMU still reads device state from it: it has to come from somebody whom this
-host's operator trusts like themselves.
+far as possible, but the VMM still reads device state from it: it has to come from somebody whom
+this host's operator trusts like themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -33,15 +33,20 @@ from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_archive, frozen_files
 from waggle.service.local.frozen import Freezing, FrozenMachine
+from waggle.service.local.frozen.manifest import hypervisor_of
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
 
 
+FreezingOf = Callable[[str], Freezing]
+"""Returns what freezes machines of a hypervisor. Raises Unsupported."""
+
+
 class LocalSnapshots:
     """The snapshots below `directory`. One server at a time."""
 
-    def __init__(self, directory: Path, freezing: Freezing) -> None:
+    def __init__(self, directory: Path, freezing: FreezingOf) -> None:
         """Read what exists, and remove workspaces of a killed server."""
         self._directory = directory
         self._freezing = freezing
@@ -72,14 +77,15 @@ class LocalSnapshots:
 
     async def _keep(self, frozen: FrozenMachine, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._freezing.keep(frozen, path, {"snapshot": to_facts(snapshot)})
-        kept = replace(snapshot, size=frozen_files.size(path))
+        freezing = self._freezing(frozen.hypervisor)
+        await freezing.keep(frozen, path, {"snapshot": to_facts(snapshot)})
+        kept = replace(snapshot, hypervisor=frozen.hypervisor, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
 
     def opened(self, snapshot: Snapshot) -> AbstractAsyncContextManager[FrozenMachine]:
         """See `SnapshotShelf.opened`."""
-        return self._freezing.opened(self._directory / snapshot.id)
+        return self._freezing(snapshot.hypervisor).opened(self._directory / snapshot.id)
 
     async def remove(self, snapshot_id: str) -> None:
         """See `SnapshotShelf.remove`."""
@@ -149,6 +155,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         origin=str(own["origin"]),
         runtime=RuntimeName(str(own["runtime"])),
         image=str(own["image"]),
+        hypervisor=hypervisor_of(facts),
         resources=Resources(*map(int, cast("list[int]", own["resources"]))),
         network=recorded_network(str(own["network"])),
         directory=str(own["directory"]),
@@ -192,7 +199,7 @@ def _from_elsewhere(snapshot: Snapshot) -> Snapshot:
 def bring(
     source: BinaryIO,
     shelf: Path,
-    freezing: Freezing,
+    freezing: FreezingOf,
     *,
     snapshot_id: str,
     owner: str,
@@ -201,14 +208,16 @@ def bring(
     """Add what `export` wrote to the snapshots below `shelf`; return it.
 
     It is verified, and refused if this host could not resume it; nothing is left then. A running
-    server notices it. Raises FrozenMachineUnusable, SetupIncomplete or OSError.
+    server notices it. Raises FrozenMachineUnusable, Unsupported, SetupIncomplete or OSError.
     """
     with workspace(shelf, 0o700) as work:
         made = work / "snapshot"
         made.mkdir(mode=0o700)
         frozen_archive.unpack(source, made, _bounds)
-        freezing.check(made)
-        facts = frozen_files.facts(made)
+        with frozen_files.understanding():
+            facts = frozen_files.facts(made)
+            hypervisor = hypervisor_of(facts)
+        freezing(hypervisor).check(made)
         with frozen_files.understanding():
             imported = parse_snapshot(facts)
         kept = replace(

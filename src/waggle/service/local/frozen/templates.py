@@ -167,7 +167,8 @@ class Templates:
             return
         load = partial(self.hypervisor.load, template.directory, self.hypervisor.fingerprint())
         async with self.loaded.using(template.directory, load) as state:
-            yield FrozenMachine(template.directory, blueprint.parts, state)
+            name = self.hypervisor.name
+            yield FrozenMachine(template.directory, name, blueprint.parts, state)
 
     def reject(self, template_id: str) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.app.machines import hypervisor
+from waggle.app.hypervisors import ADAPTERS, hypervisors
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
+from waggle.domain.hypervisor import HypervisorName
 
 
 def chosen(**settings: str) -> str:
     environ = {f"WAGGLE_{name.upper()}": value for name, value in settings.items()}
-    return hypervisor(load({"HOME": "/root", **environ})).reason
+    return hypervisors(load({"HOME": "/root", **environ})).reason
 
 
 def test_a_missing_qemu_is_refused_with_the_variable_to_set() -> None:
@@ -25,3 +26,18 @@ def test_a_missing_qemu_is_refused_with_the_variable_to_set() -> None:
 def test_a_reason_is_not_repeated(name: str) -> None:
     sentences = chosen(hypervisor=name, accel="tcg", qemu_binary="/bin/true").split(". ")
     assert len(sentences) == len(set(sentences))
+
+
+def test_every_name_has_an_adapter() -> None:
+    assert [*ADAPTERS] == [*HypervisorName]
+
+
+def test_the_log_names_the_acceleration_and_what_each_can() -> None:
+    environ = {
+        "WAGGLE_HYPERVISOR": "qemu",
+        "WAGGLE_ACCEL": "tcg",
+        "WAGGLE_QEMU_BINARY": "/bin/true",
+    }
+    chosen = hypervisors(load({"HOME": "/root", **environ}))
+    assert chosen.label == "qemu (tcg)"
+    assert "snapshots, forks" in chosen.abilities["qemu (tcg)"]

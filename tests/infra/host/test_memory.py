@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.host.hypervisors import Memory, Outlook, outlook, parse_memory, read_memory
+from waggle.infra.host.memory import Memory, Outlook, outlook, parse_memory, read_memory
 
 GIB = 1 << 30
 MEMINFO = "MemTotal:       1048576 kB\nMemFree:  5 kB\nMemAvailable:     524288 kB\nHugePages: 0\n"

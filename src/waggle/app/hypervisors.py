@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisors of this host: which can be used, which are, and the adapters, from `Settings`.
+
+Used by `waggle.app.root`, by `waggle doctor`, and by commands that need machines without a server.
+ADAPTERS has one function for every name of `domain.hypervisor`, which looks at the host: nothing
+else knows an adapter. What it finds is the state at the time of the call.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from waggle.app.values import data_room
+from waggle.config import Settings
+from waggle.domain.hypervisor import ByHypervisor, HypervisorName, in_words
+from waggle.domain.machine import Hypervisor, Resources
+from waggle.infra.host.hypervisors import (
+    Accel,
+    Candidate,
+    choose_acceleration,
+    choose_hypervisors,
+    read_kvm_facts,
+)
+from waggle.infra.krun.machine import KrunHypervisor
+from waggle.infra.krun.probe import read_krun_facts
+from waggle.infra.qemu.board import FULL, SMALL
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+
+EncloseMachine = Callable[[Resources, int], Callable[[], None]]
+"""Limits a process, by its id, to the resources of its machine; see `waggle.infra.shared.cgroups`.
+
+Returns a function that removes the limits once the process is dead.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A hypervisor that may be used here, and how to build it if it can be."""
+
+    candidate: Candidate
+    make: Callable[[Accel, EncloseMachine | None], Hypervisor]
+
+
+def _krun(settings: Settings) -> Found:
+    facts = read_krun_facts(settings.libkrun_path)
+    can = KrunHypervisor.capabilities
+    return Found(
+        Candidate(can, needs_kvm=True, problem=facts.problem, mend=facts.mend),
+        lambda _accel, enclose: KrunHypervisor(facts.library, enclose=enclose),
+    )
+
+
+def _qemu(settings: Settings) -> Found:
+    there = shutil.which(settings.qemu_binary) is not None
+    board = FULL if settings.guest_kernel == "full" else SMALL
+    return Found(
+        Candidate(
+            board.capabilities,
+            needs_kvm=False,
+            problem="" if there else f"there is no QEMU: {settings.qemu_binary} cannot be found.",
+            mend="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
+        ),
+        lambda accel, enclose: QemuHypervisor(
+            settings.qemu_binary,
+            accel,
+            board=board,
+            older=settings.qemu_older,
+            enclose=enclose,
+            room=data_room(settings),
+        ),
+    )
+
+
+Adapters = Mapping[HypervisorName, Callable[[Settings], Found]]
+ADAPTERS: Adapters = {HypervisorName.KRUN: _krun, HypervisorName.QEMU: _qemu}
+
+
+def candidates(settings: Settings) -> dict[HypervisorName, Candidate]:
+    """Return every hypervisor, and whether it can be used here, in the order of `auto`."""
+    return {name: ADAPTERS[name](settings).candidate for name in HypervisorName}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One hypervisor of a server. `label` has its acceleration, too."""
+
+    hypervisor: Hypervisor
+    label: str
+
+
+class Chosen(NamedTuple):
+    """The hypervisors of a server, in order, and why they were chosen."""
+
+    running: ByHypervisor[Running]
+    reason: str
+
+    @property
+    def first(self) -> Hypervisor:
+        """The one of new environments."""
+        return self.running.first.hypervisor
+
+    @property
+    def label(self) -> str:
+        """All, for the log."""
+        return ", ".join(one.label for one in self.running.all)
+
+    @property
+    def abilities(self) -> dict[str, str]:
+        """What the machines of each can, in words."""
+        return {one.label: in_words(one.hypervisor.capabilities) for one in self.running.all}
+
+
+def hypervisors(
+    settings: Settings,
+    enclose: EncloseMachine | None = None,
+    adapters: Adapters = ADAPTERS,
+) -> Chosen:
+    """Choose and build the hypervisors. `enclose` limits the resources of a machine's process.
+
+    Raises SettingsInvalid or SetupIncomplete when a demanded one, or all, cannot be used.
+    """
+    acceleration = choose_acceleration(settings.accel, read_kvm_facts())
+    found = {name: adapters[name](settings) for name in HypervisorName}
+    decision = choose_hypervisors(
+        settings.hypervisor,
+        acceleration,
+        {name: one.candidate for name, one in found.items()},
+        settings.prefer,
+    )
+    running: list[Running] = []
+    for name in decision.names:
+        hypervisor = found[name].make(acceleration.accel, enclose)
+        only = "" if found[name].candidate.needs_kvm else f" ({acceleration.accel})"
+        running.append(Running(hypervisor, f"{name}{only}"))
+    reason = decision.reason
+    if acceleration.reason not in reason:
+        reason += f" {acceleration.reason}"
+    return Chosen(ByHypervisor(*running), reason)
