@@ -32,6 +32,8 @@ _CONFIGURED = (
     "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific "
     "resources."
 )
+WORDS = (_BEFORE, _AFTER, _RUNNING, _NO_KERNEL, _CONFIGURED)
+"""All reasons that depend on its state."""
 _FREE = {"putLogger", "putMetrics", "putMmds", "patchMmds"}
 """What may be set before a snapshot is loaded."""
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from pydantic import BaseModel
+from tests.support.pretend_firecracker import WORDS, pretending
 from tests.support.vmm_samples import assert_within
 from tests.support.vmm_server import Call, Reply, read, serving
 
@@ -170,3 +171,27 @@ def after(call: Call, state: str) -> str:
                 "vm.delete": "Not created",
                 "vmm.shutdown": "Not created",
             }.get(call.endpoint.name, state)
+
+
+async def test_a_pretended_firecracker_refuses_as_the_real_one(tmp_path: Path) -> None:
+    """It is asked what the recorded one was, up to its end, without requests that are bad."""
+    (path,) = (one for one in RECORDED if one.stem.startswith("firecracker"))
+    compared: set[str] = set()
+    async with pretending(tmp_path) as (_, server):
+        client = VmmClient(server.dial, Vmm.FIRECRACKER, Version(1, 12, 1))
+        for exchange in load(path).exchanges:
+            said = json.loads(exchange.body).get("fault_message", "") if exchange.body else ""
+            if exchange.status is None or '"/run/flipped"' in json.dumps(exchange.request):
+                break
+            if (said and said not in WORDS) or exchange.verb == "GET":
+                continue
+            body = exchange.asked().replace(b'"/run/', b'"%s/' % bytes(tmp_path))
+            call = read(firecracker.ENDPOINTS, exchange.verb, exchange.path, body)
+            try:
+                await client.call(call.endpoint, call.request, item=call.item)
+                reason = ""
+            except VmmRefused as error:
+                reason = error.reason
+            assert reason == said, exchange
+            compared.add(said)
+    assert compared == {"", *WORDS}
