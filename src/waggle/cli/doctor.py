@@ -19,6 +19,7 @@ from waggle.app.values import image_service
 from waggle.cli.progress import print_json
 from waggle.cli.setup import packages_plan
 from waggle.cli.storage.image import outdated
+from waggle.cli.storage.vmm import store
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.infra.access.secrets_file import load_secrets
@@ -26,6 +27,7 @@ from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.host.process import held_by_listeners
+from waggle.infra.host.vmms import with_programs
 from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.shared.files import FileLock
 
@@ -37,8 +39,10 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
 
     With `fix`, print also the commands that repair problems. Changes nothing.
     """
-    host = subject(load())
-    results = anyio.run(examine, host)
+    settings = load()
+    host = subject(settings)
+    installed = store(Places.of(settings)).installed()
+    results = with_programs(anyio.run(examine, host), installed, is_root=host.is_root)
     if as_json:
         print_json([asdict(result) for result in results])
     else:

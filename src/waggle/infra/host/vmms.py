@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines of `waggle doctor` about the VMM programs that the operator added. Pure.
+
+They say what each program can and how its machines are confined. A program that cannot be used is
+no failure here: the check of the hypervisor says whether machines can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from waggle.infra.host.preflight import CheckResult, ok, warn
+from waggle.infra.vmm.candidate import TITLES
+from waggle.infra.vmm.kept import Binary, Installed
+from waggle.infra.vmm.version import Version, Vmm
+
+_NAME = "VMM programs"
+_BESIDE = "libkrun"
+"""The check that these lines follow."""
+
+
+def with_programs(
+    results: Sequence[CheckResult], installed: Sequence[Installed], *, is_root: bool
+) -> list[CheckResult]:
+    """Return the results of the checks with the lines about programs in their place."""
+    at = next((n for n, one in enumerate(results, 1) if one.name == _BESIDE), len(results))
+    return [*results[:at], *programs(installed, is_root=is_root), *results[at:]]
+
+
+def programs(installed: Sequence[Installed], *, is_root: bool) -> list[CheckResult]:
+    """Return one line for each program, or one that there is none.
+
+    `is_root` says whether the server is root, which Firecracker's jailer needs.
+    """
+    if not installed:
+        names = " or ".join(TITLES.values())
+        return [ok(_NAME, f"not installed; 'waggle vmm add PATH' adds {names}")]
+    newest: dict[Vmm, Version] = {}
+    for one in installed:
+        if one.binary is not None and not one.problem:
+            newest[one.vmm] = max(one.version, newest.get(one.vmm, one.version))
+    return [_line(one, newest.get(one.vmm), is_root=is_root) for one in installed]
+
+
+def _line(one: Installed, newest: Version | None, *, is_root: bool) -> CheckResult:
+    name = f"{one.vmm} {one.version}"
+    if one.binary is None or one.problem:
+        remove = f"waggle vmm rm {one.vmm} {one.version}"
+        return warn(name, one.problem, f"Add it again: waggle vmm add PATH; or remove it: {remove}")
+    use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
+    return ok(name, f"{use}can freeze machines; {_start(one.binary, is_root=is_root)}")
+
+
+def _start(binary: Binary, *, is_root: bool) -> str:
+    """Say how its machines are confined, and what would confine them more."""
+    if binary.vmm is not Vmm.FIRECRACKER:
+        user = "user, " if is_root else ""
+        return f"starts confined by waggle: its own {user}files and network"
+    if is_root and binary.jailer is not None and binary.is_static:
+        return "starts in its jailer: its own user, files, network and processes"
+    if not is_root:
+        missing = "its own user and processes, which its jailer gives where the server is root"
+    elif binary.jailer is None:
+        missing = "its own processes, which its jailer gives: waggle vmm add PATH --jailer PATH"
+    else:
+        missing = "its own processes: its jailer starts only static programs"
+    user = "user, " if is_root else ""
+    return f"starts confined by waggle: its own {user}files and network, but not {missing}"

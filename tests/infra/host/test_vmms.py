@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines about VMM programs: what each can, how it is confined, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waggle.infra.host.preflight import CheckResult, Status, ok
+from waggle.infra.host.vmms import programs, with_programs
+from waggle.infra.vmm.kept import Binary, Installed
+from waggle.infra.vmm.version import Version, Vmm
+
+FC, CH = Vmm.FIRECRACKER, Vmm.CLOUD_HYPERVISOR
+
+
+def installed(
+    vmm: Vmm,
+    version: Version,
+    *,
+    jailer: bool = False,
+    is_static: bool = True,
+    problem: str = "",
+) -> Installed:
+    path = Path("/store", vmm.value)
+    its_jailer = path.with_name("jailer") if jailer else None
+    binary = Binary(vmm, version, "x86_64", path, "0" * 64, its_jailer, is_static=is_static)
+    return Installed(vmm, version, "x86_64", binary, problem)
+
+
+def line(one: Installed, *, is_root: bool = True) -> CheckResult:
+    (result,) = programs([one], is_root=is_root)
+    return result
+
+
+def test_nothing_installed_is_one_line_and_no_problem() -> None:
+    (result,) = programs([], is_root=True)
+    assert result.status is Status.OK
+    assert result.detail.startswith("not installed")
+    assert "waggle vmm add PATH" in result.detail
+
+
+def test_a_jailer_and_the_difference_without_it() -> None:
+    jailed = line(installed(FC, Version(1, 12, 1), jailer=True))
+    assert (jailed.name, jailed.status) == ("firecracker 1.12.1", Status.OK)
+    assert "in its jailer: its own user, files, network and processes" in jailed.detail
+    bare = line(installed(FC, Version(1, 12, 1)))
+    assert "but not its own processes" in bare.detail
+    assert "--jailer PATH" in bare.detail
+    dynamic = line(installed(FC, Version(1, 12, 1), jailer=True, is_static=False))
+    assert "its jailer starts only static programs" in dynamic.detail
+    user = line(installed(FC, Version(1, 12, 1), jailer=True), is_root=False)
+    assert "but not its own user and processes" in user.detail
+    assert "where the server is root" in user.detail
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+def test_cloud_hypervisor_has_no_jailer(is_root: bool) -> None:
+    detail = line(installed(CH, Version(48)), is_root=is_root).detail
+    assert "can freeze machines; starts confined by waggle: its own" in detail
+    assert ("user" in detail) is is_root
+    assert "jailer" not in detail
+
+
+def test_older_versions_are_kept_for_what_they_froze() -> None:
+    all_three = [
+        installed(FC, Version(1, 10)),
+        installed(FC, Version(1, 12)),
+        installed(FC, Version(1, 13), problem="it was replaced"),
+    ]
+    old, newest, broken = programs(all_three, is_root=True)
+    assert old.detail.startswith("kept for what it froze, new machines use 1.12.0; ")
+    assert newest.detail.startswith("can freeze machines; ")
+    assert broken.status is Status.WARN
+    assert broken.detail == "it was replaced"
+    assert "waggle vmm add PATH" in broken.mend
+    assert "waggle vmm rm firecracker 1.13.0" in broken.mend
+
+
+def test_the_lines_follow_libkrun() -> None:
+    results = [ok(name, "fine") for name in ("qemu", "libkrun", "hypervisor")]
+    more = with_programs(results, [installed(FC, Version(1, 12))], is_root=True)
+    names = [result.name for result in more]
+    assert names == ["qemu", "libkrun", "firecracker 1.12.0", "hypervisor"]
+    assert with_programs([], [], is_root=True)[0].name == "VMM programs"
