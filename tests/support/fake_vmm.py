@@ -11,9 +11,7 @@ from tests.support.programs import program
 SOURCE = Path(__file__).with_name("fake_vmm.c")
 
 
-def fake_vmm(
-    path: Path, said: str, answer: str | None = None, *behaviour: str, static: bool = True
-) -> Path:
+def fake_vmm(path: Path, said: str, answer: str | None = None, *behaviour: str) -> Path:
     """Compile one to `path` that prints `said` and whose API answers `answer`; without, none.
 
     `behaviour` defines macros of the source, such as HANGS or CODE=7.
@@ -21,7 +19,7 @@ def fake_vmm(
     given = [f'-DSAID="{said}\\n"', *(f"-D{name}" for name in behaviour)]
     if answer is not None:
         given.append(f'-DANSWER="{answer}"')
-    flags = ["-Os", "-Wall", "-Wextra", "-Werror", *(["-static"] if static else [])]
+    flags = ["-static", "-Os", "-Wall", "-Wextra", "-Werror"]
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([program("cc"), *flags, *given, "-o", path, SOURCE], check=True)
     return path

@@ -45,7 +45,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         firecracker(place / version / "firecracker", version)
     for version in ("1.10.1", "1.12.1"):
         jailer(place / version / "jailer", version)
-    fake_vmm(place / "another-1.13.0", "Firecracker v1.13.0", "1.13.0", "CODE=0+0", static=False)
+    fake_vmm(place / "another-1.13.0", r"Firecracker v1.13.0\nanother", "1.13.0")
     fake_vmm(place / "cloud-hypervisor", "cloud-hypervisor v48.0.0")
     return place
 
@@ -77,7 +77,6 @@ async def test_a_program_is_kept_with_its_jailer_and_a_record(
     assert binary == added.binary
     assert (binary.vmm, binary.version, binary.path) == (FC, Version(1, 12, 1), place / FC)
     assert binary.jailer == place / "jailer"
-    assert binary.is_static
     for path in (binary.path, place / "jailer"):
         assert path.stat().st_mode & 0o7777 == 0o555
     for directory in (place, place.parent, place.parent.parent, store.directory):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 def copy(path: Path) -> Copy:
-    return Copy(path, "0" * 64, path.name, is_static=True)
+    return Copy(path, "0" * 64, path.name)
 
 
 async def refusal(program: Path, other: Path | None = None) -> str:
@@ -119,16 +119,6 @@ async def test_a_failure_is_reported_without_control_characters(tmp_path: Path) 
     program = fake_vmm(tmp_path / "p", r"Firecracker v1.13.0\n\x1b[2Jboo", "1.13.0", "CODE=7")
     message = await refusal(program)
     assert "it ended with 7 and printed ?[2Jboo" in message
-
-
-async def test_a_missing_library_is_named(tmp_path: Path) -> None:
-    program = fake_vmm(tmp_path / "p", "Firecracker v1.13.0", "1.13.0", static=False)
-    data = program.read_bytes()
-    assert b"libc.so.6\0" in data
-    program.write_bytes(data.replace(b"libc.so.6\0", b"libq.so.6\0"))
-    message = await refusal(program)
-    assert "needs libraries that are missing here" in message
-    assert "libq.so.6" in message
 
 
 @pytest.mark.timeout(60)

@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import socket
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -170,6 +171,7 @@ def test_what_is_no_program_for_this_machine_is_refused(tmp_path: Path, take: Ta
     assert "it is a script" in refusal(take, file(tmp_path / "a", b"#!/bin/sh\n"))
     assert "no ELF program" in refusal(take, file(tmp_path / "b", b""))
     assert "for aarch64, and this machine is" in refusal(take, file(tmp_path / "c", FOREIGN))
+    assert "needs libraries" in refusal(take, Path(sys.executable).resolve())
     special = file(tmp_path / "d")
     special.chmod(0o4755)
     assert "setuid" in refusal(take, special)

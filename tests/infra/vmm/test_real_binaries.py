@@ -37,7 +37,6 @@ async def test_its_version_comes_from_the_program_and_its_api(
     binary = (await store.add(real)).binary
     assert (binary.version, binary.unasked) == (Version.parse(VERSION), "")
     assert binary == store.newest(FC) == store.find(FC, binary.digest, VERSION)
-    assert binary.is_static
     assert binary.digest == kept.digest_of(real / FIRECRACKER)
     assert binary.jailer_digest == kept.digest_of(real / JAILER)
     await leaks.settle()

@@ -75,7 +75,6 @@ def _row(one: Installed) -> dict[str, Any]:
         "path": str(binary.path),
         "sha256": binary.digest,
         "jailer": str(binary.jailer) if binary.jailer else None,
-        "is_static": binary.is_static,
         "added": binary.added,
         "source": binary.source,
         "unasked": binary.unasked,

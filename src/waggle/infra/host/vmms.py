@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from waggle.infra.host.preflight import CheckResult, ok, warn
-from waggle.infra.vmm.candidate import TITLES
 from waggle.infra.vmm.kept import Binary, Installed
-from waggle.infra.vmm.version import Version, Vmm
+from waggle.infra.vmm.version import TITLES, Version, Vmm
 
 _NAME = "VMM programs"
 _BESIDE = "libkrun"
@@ -52,17 +51,16 @@ def _line(one: Installed, newest: Version | None, *, is_root: bool) -> CheckResu
 
 
 def _start(binary: Binary, *, is_root: bool) -> str:
-    """Say how its machines are confined, and what would confine them more."""
-    if binary.vmm is not Vmm.FIRECRACKER:
-        user = "user, " if is_root else ""
-        return f"starts confined by waggle: its own {user}files and network"
-    if is_root and binary.jailer is not None and binary.is_static:
-        return "starts in its jailer: its own user, files, network and processes"
+    """Say how its machines are confined, and how they could be confined otherwise."""
     if not is_root:
-        missing = "its own user and processes, which its jailer gives where the server is root"
-    elif binary.jailer is None:
-        missing = "its own processes, which its jailer gives: waggle vmm add PATH --jailer PATH"
-    else:
-        missing = "its own processes: its jailer starts only static programs"
-    user = "user, " if is_root else ""
-    return f"starts confined by waggle: its own {user}files and network, but not {missing}"
+        return (
+            "starts confined by waggle: its own files, network and processes, but the user of the "
+            "server: where that is root, each machine has its own"
+        )
+    spaces = "its own user, files, network and processes"
+    if binary.jailer is not None:
+        return f"starts in its jailer: {spaces}"
+    confined = f"starts confined by waggle: {spaces}"
+    if binary.vmm is not Vmm.FIRECRACKER:
+        return confined
+    return f"{confined}; its jailer would do that: waggle vmm add PATH --jailer PATH"

@@ -161,7 +161,6 @@ class BinaryStore:
             found.program.digest,
             directory / JAILER if found.jailer else None,
             found.jailer.digest if found.jailer else "",
-            found.program.is_static,
             f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             found.program.source,
             said.unasked,

@@ -101,9 +101,9 @@ async def again(one: Installed, ask: AskVersion = ask_version) -> Installed:
         return one
     jailer = None
     if binary.jailer is not None:
-        jailer = Copy(binary.jailer, binary.jailer_digest, "Its jailer", is_static=True)
+        jailer = Copy(binary.jailer, binary.jailer_digest, "Its jailer")
     try:
-        said = await examine(Copy(binary.path, binary.digest, "It", binary.is_static), jailer, ask)
+        said = await examine(Copy(binary.path, binary.digest, "It"), jailer, ask)
     except WaggleError as error:
         return replace(one, problem=error.message)
     if (said.vmm, said.version) != (binary.vmm, binary.version):
@@ -152,11 +152,6 @@ async def _printed(program: Copy, seconds: float) -> tuple[str, Version]:
 
 def _no_version(program: Copy, code: int, text: str) -> WaggleError:
     words = _clean(text) or "nothing"
-    if code in _CANNOT_RUN and "shared librar" in text:
-        return InvalidArgument(
-            f"{program.source} needs libraries that are missing here: {words}",
-            hint="Take the static program of the release.",
-        )
     if code in _CANNOT_RUN and "failed to execute" in text:
         return SetupIncomplete(
             f"{program.source} cannot be started here: {words}",
@@ -200,5 +195,5 @@ async def _answered(
 def _clean(text: str) -> str:
     """Return the last line of a program's output, for a message."""
     lines = [line for line in text.splitlines() if line.strip()]
-    line = lines[-1] if lines else ""
+    line = lines[-1].strip() if lines else ""
     return "".join(c if c.isprintable() else "?" for c in line)[:300]

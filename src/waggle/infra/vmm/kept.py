@@ -45,8 +45,6 @@ class Binary:
     digest: str
     jailer: Path | None = None
     jailer_digest: str = ""
-    is_static: bool = True
-    """Whether it runs where it is the only file, as in the jailer's directory."""
     added: str = ""
     """When, in UTC."""
     source: str = ""
@@ -63,7 +61,6 @@ class Binary:
             "arch": self.arch,
             "sha256": self.digest,
             "jailer_sha256": self.jailer_digest,
-            "is_static": self.is_static,
             "added": self.added,
             "source": self.source,
             "unasked": self.unasked,
@@ -109,7 +106,6 @@ def _read(directory: Path) -> Binary:
         digest,
         directory / JAILER if jailer else None,
         jailer,
-        fields["is_static"] is True,
         *(_text(fields[name]) for name in ("added", "source", "unasked")),
     )
 

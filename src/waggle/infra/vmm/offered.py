@@ -56,7 +56,6 @@ class Copy:
     digest: str
     source: str
     """The name that it had."""
-    is_static: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +129,9 @@ def _kept(pieces: Iterable[bytes], name: str, work: Path, arch: str) -> Copy:
             file.write(piece)
             digest.update(piece)
         file.flush()
-        program = _examined(file.fileno(), name, arch)
+        _examine(file.fileno(), name, arch)
         os.fchmod(file.fileno(), 0o555)
-    return Copy(target, digest.hexdigest(), name, program.is_static)
+    return Copy(target, digest.hexdigest(), name)
 
 
 def too_large(name: str) -> TooLarge:
@@ -141,7 +140,7 @@ def too_large(name: str) -> TooLarge:
     return TooLarge(f"{name} has more than {most} MiB, so it is no VMM.", hint=WANTED)
 
 
-def _examined(descriptor: int, name: str, arch: str) -> elf.Program:
+def _examine(descriptor: int, name: str, arch: str) -> None:
     try:
         program = elf.read(descriptor)
     except elf.NotElf as error:
@@ -151,12 +150,11 @@ def _examined(descriptor: int, name: str, arch: str) -> elf.Program:
             f"{name} is for {program.arch}, and this machine is {arch}.",
             hint=f"Take the release for {arch}.",
         )
-    if program.interpreter and not Path(program.interpreter).exists():
+    if not program.is_static:
         raise InvalidArgument(
-            f"{name} needs the libraries of another system: {program.interpreter} is missing here.",
-            hint="Take the static program of the release.",
+            f"{name} needs libraries, and there are none where machines run.",
+            hint="Take the static program of a release, such as cloud-hypervisor-static.",
         )
-    return program
 
 
 def _looked_through(directory: Path) -> tuple[Path, list[str]]:
