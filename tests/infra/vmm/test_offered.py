@@ -100,6 +100,14 @@ def test_a_named_jailer_comes_before_the_one_beside(tmp_path: Path, take: Take) 
     assert names(take(file(tmp_path / "firecracker"), other))[1] == "other"
 
 
+def test_only_a_firecracker_has_a_jailer_beside_it(tmp_path: Path, take: Take) -> None:
+    place = tmp_path / "jailer-and-more"
+    assert names(take(file(place / "cloud-hypervisor").parent)) == ("cloud-hypervisor", "")
+    file(place / "jailer", JAILER)
+    assert names(take(place / "cloud-hypervisor")) == ("cloud-hypervisor", "")
+    assert "holds no VMM" in refusal(take, Path("/"))
+
+
 def test_a_link_is_followed(tmp_path: Path, take: Take) -> None:
     file(tmp_path / "opt" / "firecracker")
     (tmp_path / "fc").symlink_to("opt/firecracker")

@@ -83,7 +83,7 @@ def _row(one: Installed) -> dict[str, Any]:
 
 def add(path: Path, jailer: Path | None, *, as_json: bool) -> None:
     """Add a program and print its name and version. Raises as `BinaryStore.add`."""
-    with working(f"Adding {path.name}"):
+    with working(f"Adding {path}"):
         binary, new = anyio.run(store(Places.of(load())).add, path, jailer)
     if as_json:
         print_json(_row(Installed(binary.vmm, binary.version, binary.arch, binary, "")))

@@ -76,13 +76,14 @@ def gather(path: Path, jailer: Path | None, work: Path, arch: str) -> Offered:
         if stat.S_ISREG(mode) and _is_archive(source):
             offered = _unpacked(source, path, work, arch)
             return Offered(offered.program, _copied(jailer, work, arch)) if jailer else offered
-    beside = path.with_name(path.name.replace("firecracker", "jailer", 1))
     if stat.S_ISDIR(mode):
         directory, names = _looked_through(path)
         program, other = select(names, path, arch)
-        path, beside = directory / program, directory / other
-    if jailer is None and beside.name.startswith("jailer") and beside.exists():
-        jailer = beside
+        path, beside = directory / program, other
+    else:
+        beside = jailer_of(path.name)
+    if jailer is None and beside and path.with_name(beside).exists():
+        jailer = path.with_name(beside)
     return Offered(_copied(path, work, arch), _copied(jailer, work, arch) if jailer else None)
 
 
@@ -196,8 +197,13 @@ def select(names: Collection[str], place: Path, arch: str) -> tuple[str, str]:
             f"{place} holds several: {', '.join(programs[:10])}.", hint="Name one of them."
         )
     (program,) = programs
-    jailer = program.replace("firecracker", "jailer", 1)
-    return program, jailer if jailer != program and jailer in ours else ""
+    jailer = jailer_of(program)
+    return program, jailer if jailer in ours else ""
+
+
+def jailer_of(program: str) -> str:
+    """Return how the jailer of a program is called; empty for one that has none. Pure."""
+    return program.replace("firecracker", "jailer", 1) if "firecracker" in program else ""
 
 
 def _is_archive(source: int) -> bool:
