@@ -331,17 +331,19 @@ class TestTogether:
         assert [one.problem for one in store.installed()] == ["", ""]
 
     async def test_a_killed_add_is_swept_by_the_next(
-        self, store: BinaryStore, programs: Path
+        self, store: BinaryStore, programs: Path, tmp_path: Path
     ) -> None:
+        (tmp_path / "temporary").mkdir()
         killed = subprocess.run(
             [sys.executable, "-c", DIES, store.directory, programs / "1.12.1"],
-            env=dict(os.environ),
+            env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
             check=False,
             capture_output=True,
             timeout=60,
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert any(".tmp-" in name for name in left(store))
+        assert list((tmp_path / "temporary").iterdir()) == []
         assert store.installed() == ()
         await store.add(programs / "1.13.0")
         assert not any(".tmp-" in name for name in left(store))

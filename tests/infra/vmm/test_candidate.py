@@ -18,7 +18,7 @@ from tests.support.leaks import Leaks
 from tests.support.waiting import until
 
 from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut
-from waggle.infra.vmm.candidate import Said, ask_version, examine
+from waggle.infra.vmm.candidate import Said, Terms, ask_version, examine
 from waggle.infra.vmm.client import Dial
 from waggle.infra.vmm.offered import Copy
 from waggle.infra.vmm.trial import running
@@ -33,7 +33,7 @@ def copy(path: Path) -> Copy:
 
 async def refusal(program: Path, other: Path | None = None) -> str:
     with pytest.raises((InvalidArgument, SetupIncomplete, TimedOut)) as refused:
-        await examine(copy(program), copy(other) if other else None, seconds=3.0)
+        await examine(copy(program), copy(other) if other else None, terms=Terms(3.0))
     assert refused.value.hint
     return refused.value.message
 
@@ -151,7 +151,7 @@ async def test_a_program_gets_nothing_of_ours(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the operator")
     looking = fake_vmm(tmp_path / "looks", "", None, "LOOKS")
-    async with running(looking, ["--version"]) as trial:
+    async with running(looking, ["--version"], tmp_path) as trial:
         code, text = await trial.ended()
     facts = dict(re.findall(r"(\w+)=(-?\d+)", text))
     assert code == 0
@@ -166,7 +166,7 @@ async def test_a_cancelled_run_leaves_no_process(tmp_path: Path) -> None:
     leaks = Leaks()
     hanging = fake_vmm(tmp_path / "hangs", "", None, "HANGS")
     with anyio.move_on_after(0.2) as scope:
-        async with running(hanging, ["--version"]) as trial:
+        async with running(hanging, ["--version"], tmp_path) as trial:
             await trial.ended()
     assert scope.cancelled_caught
     await leaks.settle()

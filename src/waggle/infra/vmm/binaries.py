@@ -139,7 +139,8 @@ class BinaryStore:
             sweep(self.directory)
             with workspace(self.directory) as work:
                 found = offered.gather(path, jailer, work, self.arch)
-                said = await candidate.examine(found.program, found.jailer, ask)
+                terms = candidate.Terms(place=work)
+                said = await candidate.examine(found.program, found.jailer, ask, terms)
                 binary = self._named(found, said)
                 made = work / "made"
                 made.mkdir(mode=0o755)

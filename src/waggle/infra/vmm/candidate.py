@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut, WaggleError
@@ -27,11 +29,21 @@ from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
 AskVersion = Callable[[Dial, Vmm, Version], Awaitable[str]]
 """Asks the API of a VMM for its version. Raises WaggleError or OSError."""
 SECONDS: Final = 15.0
-"""For each start of the program."""
 _JAILER: Final = "jailer"
 _RELEASE: Final = "Take the program of a release."
 _BANNER: Final = re.compile(r"(firecracker|jailer|cloud-hypervisor) (v?[0-9][0-9A-Za-z.+-]{0,80})")
 _CANNOT_RUN: Final = (126, 127)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`seconds` for each start of a program, and where its directory is made, which is removed."""
+
+    seconds: float = SECONDS
+    place: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+
+
+TERMS: Final = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +67,16 @@ async def examine(
     program: Copy,
     jailer: Copy | None,
     ask: AskVersion = ask_version,
-    *,
-    seconds: float = SECONDS,
+    terms: Terms = TERMS,
 ) -> Said:
     """Return the version of a VMM, and check that its jailer has the same.
 
     Cloud Hypervisor opens KVM before it answers; where it cannot, its API is not asked.
     Raises InvalidArgument for another program, a version that is not supported or two that
     differ, SetupIncomplete when the program cannot run here, TimedOut when one of its starts
-    takes over `seconds`.
+    takes too long.
     """
-    name, version = await _printed(program, seconds)
+    name, version = await _printed(program, terms)
     if name == _JAILER:
         raise InvalidArgument(
             f"{program.source} is Firecracker's jailer.", hint="Name firecracker itself."
@@ -74,9 +85,9 @@ async def examine(
     if version < OLDEST[vmm]:
         raise InvalidArgument(f"{TITLES[vmm]} {version} is not supported.", hint=supported())
     if jailer is not None:
-        await _same(vmm, version, jailer, seconds)
+        await _same(vmm, version, jailer, terms)
     try:
-        answer = await _answered(program, vmm, version, ask, seconds)
+        answer = await _answered(program, vmm, version, ask, terms)
     except SetupIncomplete as error:
         if vmm is not Vmm.CLOUD_HYPERVISOR:
             raise
@@ -117,10 +128,10 @@ def supported() -> str:
     return f"Supported are {', '.join(kinds)}."
 
 
-async def _same(vmm: Vmm, version: Version, jailer: Copy, seconds: float) -> None:
+async def _same(vmm: Vmm, version: Version, jailer: Copy, terms: Terms) -> None:
     if vmm is not Vmm.FIRECRACKER:
         raise InvalidArgument(f"{TITLES[vmm]} has no jailer.", hint="Leave out --jailer.")
-    name, its_version = await _printed(jailer, seconds)
+    name, its_version = await _printed(jailer, terms)
     if name != _JAILER:
         raise InvalidArgument(
             f"{jailer.source} is no jailer, but {name} {its_version}.",
@@ -133,15 +144,15 @@ async def _same(vmm: Vmm, version: Version, jailer: Copy, seconds: float) -> Non
         )
 
 
-async def _printed(program: Copy, seconds: float) -> tuple[str, Version]:
+async def _printed(program: Copy, terms: Terms) -> tuple[str, Version]:
     """Return the name and the version in the first line that `--version` prints."""
-    async with running(program.path, ["--version"]) as trial:
+    async with running(program.path, ["--version"], terms.place) as trial:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(terms.seconds):
                 code, text = await trial.ended()
         except TimeoutError:
             raise TimedOut(
-                f"{program.source} --version did not end within {seconds:g} s.", hint=WANTED
+                f"{program.source} --version did not end within {terms.seconds:g} s.", hint=WANTED
             ) from None
     found = _BANNER.fullmatch(text.partition("\n")[0].strip().lower())
     if found is not None and code == 0:
@@ -164,15 +175,15 @@ def _no_version(program: Copy, code: int, text: str) -> WaggleError:
 
 
 async def _answered(
-    program: Copy, vmm: Vmm, version: Version, ask: AskVersion, seconds: float
+    program: Copy, vmm: Vmm, version: Version, ask: AskVersion, terms: Terms
 ) -> str:
     """Start the program with an API, and return the version that it answers."""
     options, is_ch = ["--api-sock", API], vmm is Vmm.CLOUD_HYPERVISOR
     if is_ch:
         options = ["--api-socket", f"path={API}"]
-    async with running(program.path, options, kvm=is_ch) as trial:
+    async with running(program.path, options, terms.place, kvm=is_ch) as trial:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(terms.seconds):
                 if await trial.listens():
                     return await ask(trial.dial, vmm, version)
                 _, words = await trial.ended()

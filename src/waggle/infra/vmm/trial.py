@@ -83,14 +83,14 @@ class Trial:
 
 @contextlib.asynccontextmanager
 async def running(
-    program: Path, options: Sequence[str], *, kvm: bool = False
+    program: Path, options: Sequence[str], where: Path, *, kvm: bool = False
 ) -> AsyncGenerator[Trial]:
-    """Run a program in an empty directory for the block; with `kvm` it may use that.
+    """Run a program in an empty directory below `where` for the block; with `kvm` it may use that.
 
     Raises OSError, or SetupIncomplete without util-linux.
     """
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(_private_directory())
+        place = stack.enter_context(_private_directory(where))
         held = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, held)
         # By the descriptor, because its user may not enter our directories.
@@ -113,9 +113,11 @@ async def running(
 
 
 @contextlib.contextmanager
-def _private_directory() -> Generator[int]:
+def _private_directory(where: Path) -> Generator[int]:
     """Make an empty directory that only the program's user can enter; yield a descriptor."""
-    with tempfile.TemporaryDirectory(prefix="waggle-vmm-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="waggle-vmm-", dir=where, ignore_cleanup_errors=True
+    ) as name:
         if os.geteuid() == 0:
             os.chown(name, _NOBODY, _NOBODY)
         descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
