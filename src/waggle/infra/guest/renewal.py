@@ -163,17 +163,30 @@ class Renewal:
         return answer
 
     async def _ask(self, records: Mapping[str, bytes]) -> Ahead:
-        """Send records, and return what the answer tells of the guest's clock."""
+        """Send records, and return what the answer tells of the guest's clock.
+
+        That an idle connection is broken may show only now, so there is another try over a new one:
+        to do again what the records say does no harm.
+        """
         parts = [record(name, data) for name, data in records.items()]
         async with self._turn:
-            reader, writer = await self._open()
-            sent = self._now()
-            writer.write(b"".join([*parts, END]))
-            self._due += 1
-            await writer.drain()
-            answer = b""
-            while self._due:
-                answer = await self._answer(reader)
+            was_open = self._streams is not None and not _is_broken(*self._streams)
+            try:
+                return await self._exchange(b"".join([*parts, END]))
+            except (OSError, EOFError):
+                if not was_open:
+                    raise
+                return await self._exchange(b"".join([*parts, END]))
+
+    async def _exchange(self, question: bytes) -> Ahead:
+        reader, writer = await self._open()
+        sent = self._now()
+        writer.write(question)
+        self._due += 1
+        await writer.drain()
+        answer = b""
+        while self._due:
+            answer = await self._answer(reader)
         good, guest_time = _ANSWER.unpack(answer)
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
