@@ -36,26 +36,31 @@ _MAX_ANSWER: Final = 32
 _BACKLOG: Final = 16
 _PAUSE: Final = 0.01
 """Seconds between two callers: a guest that calls without end is served no faster."""
+_GRACE: Final = 0.05
+"""Seconds for the end of the connection before, when a guest calls again: it came first."""
 
 
 class VsockDoor:
     """The way to the guest's ports. The caller keeps and closes `directory`."""
 
-    def __init__(self, directory: int, name: str, pid: int) -> None:
+    def __init__(
+        self, directory: int, name: str, pid: int, *, seconds: float = ANSWER_SECONDS
+    ) -> None:
         """Connect to the socket `name` in the open `directory`; process `pid` must answer."""
+        self._seconds = seconds
         self._path = f"/proc/self/fd/{directory}/{name}"  # however long the directory's own is
         self._pid = pid
 
     async def dial(self, port: int) -> socket.socket:
         """Return a nonblocking connection to that port of the guest, which the caller closes.
 
-        Takes at most ANSWER_SECONDS. Raises OSError: also when the guest does not listen, another
+        Takes at most `seconds`. Raises OSError: also when the guest does not listen, another
         process than the VMM answers, or the VMM's answer is none. Safe to cancel.
         """
         guest = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             guest.setblocking(False)
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 await self._open(guest, port)
         except BaseException:
             guest.close()
@@ -141,9 +146,9 @@ class ConsoleListener:
 
     async def drain(self) -> None:
         """Read to its end what a VMM that has ended left. The caller bounds the time."""
-        while self._reading is not None or self._accept():
-            if self._reading is not None:
-                await asyncio.wait([self._reading])
+        while self._tasks or self._accept():
+            if self._tasks:
+                await asyncio.wait([*self._tasks])
 
     async def close(self) -> None:
         """Drop the connection and listen no more. Idempotent."""
@@ -171,12 +176,11 @@ class ConsoleListener:
             connection, _ = self._listener.accept()
         except OSError:  # none waits, or no descriptors are left
             return False
-        if self._reading is not None or peer_pid(connection) != self._pid:
+        if peer_pid(connection) != self._pid:
             connection.close()
             return True
         connection.setblocking(False)
-        task = asyncio.create_task(self._read(self._console, connection))
-        self._reading = task
+        task = asyncio.create_task(self._serve(self._console, connection))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         task.add_done_callback(lambda _: connection.close())  # also if the task never began
@@ -187,7 +191,13 @@ class ConsoleListener:
         if self._reading is task:
             self._reading = None
 
-    async def _read(self, console: Console, connection: socket.socket) -> None:
+    async def _serve(self, console: Console, connection: socket.socket) -> None:
+        """Read from a caller, unless there is another whose end does not come in a moment."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=_GRACE)
+        if self._reading is not None:
+            return
+        self._reading = asyncio.current_task()
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
             await console.follow(reader)

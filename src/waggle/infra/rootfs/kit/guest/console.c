@@ -116,7 +116,6 @@ void serve_console(const struct pollfd at[CONSOLE_PLACES]) {
     if (tries > 0) tries--;
     dial();
     if (wire < 0) forget_said();
-    else tries = 0;
   }
   pass_console();
 }
