@@ -192,7 +192,7 @@ class ConsoleListener:
             self._reading = None
 
     async def _serve(self, console: Console, connection: socket.socket) -> None:
-        """Read from a caller, unless there is another whose end does not come in a moment."""
+        """Read from a caller, unless there is another whose end does not come in a short time."""
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=_GRACE)
         if self._reading is not None:

@@ -109,10 +109,12 @@ class VsockLink(GuestLink):
 
     async def drain(self) -> None:
         """See `GuestLink.drain`."""
+        await asyncio.gather(self._drain_console(), super().drain())
+
+    async def _drain_console(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._listener.drain()
-        await super().drain()
 
     async def close(self) -> None:
         """See `GuestLink.close`."""
