@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container, built and run inside an environment with packages of the distribution."""
+"""Containers, built and run inside an environment with packages of the distribution."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from mcp import Client
 from tests.support.waggle_client import call, connected, create
-from tests.support.waggle_process import running
+from tests.support.waggle_process import installation, running
+
+from waggle.config.places import Places
+from waggle.infra.rootfs.full_kernel import FullKernel
 
 pytestmark = [
     pytest.mark.anyio,
@@ -20,6 +23,7 @@ pytestmark = [
 ]
 SECONDS = 200
 PACKAGES = ["podman", "crun", "netavark", "nftables", "uidmap", "busybox-static"]
+DOCKERS = ["docker.io", "docker-cli", "iptables"]
 BUILT = """\
 set -e
 mkdir -p /srv/made && cd /srv/made && cp /bin/busybox .
@@ -61,3 +65,59 @@ async def test_podman_builds_and_runs_a_container(tmp_path: Path) -> None:
             assert (made, rest[-1]) == ("built", "1"), built
             own = await finished(client, shell, "run_command", command=ROOTLESS)
             assert own["stdout"] == "overlay /var/lib/containers/user\n", own
+
+
+# Containers are reached directly, not through the environment's proxy.
+NETWORKED = """\
+set -e
+unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
+mkdir -p /srv/made/root/bin /srv/made/root/w && cd /srv/made
+cp /bin/busybox root/bin && echo hello > root/w/index.html
+tar -C root -c . | {engine} import - served > /dev/null
+{network}
+{engine} run --detach --name server {on} --publish 8081:80 served \
+  /bin/busybox httpd -f -p 80 -h /w > /dev/null
+address=$({engine} inspect --format '{address}' server)
+{engine} run --rm {on} served /bin/busybox wget -q -T 20 -O - http://$address/
+busybox wget -q -T 20 -O - http://127.0.0.1:8081/
+{rules}
+{engine} kill server > /dev/null
+"""
+ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+PODMAN = NETWORKED.format(
+    engine="podman",
+    address=ADDRESS,
+    network="podman network create --disable-dns apart > /dev/null",
+    on="--network apart",
+    rules="nft list ruleset | grep -c 'tcp dport 8081 dnat ip to'",
+)
+DOCKER = NETWORKED.format(
+    engine="docker",
+    address=ADDRESS,
+    network="",
+    on="",
+    rules="iptables-save | grep -c 'dport 8081 -j DNAT'",
+)
+DAEMON = """\
+dockerd > /tmp/dockerd.log 2>&1 &
+for try in $(seq 300); do docker info > /dev/null 2>&1 && break || sleep 0.5; done
+docker info --format '{{.Driver}} {{.CgroupVersion}}' || cat /tmp/dockerd.log
+"""
+
+
+async def test_containers_have_networks_and_rules_with_the_full_kernel(tmp_path: Path) -> None:
+    """Docker's rules are those of iptables, for which the small kernel lacks extensions."""
+    room = {"default_memory_mb": "1024", "scratch_mb": "3072", "install_timeout": "20m"}
+    settings = {**room, "default_network": "public", "guest_kernel": "full", "hypervisor": "qemu"}
+    installed = installation()
+    await FullKernel(Places.of(installed).guest).ensure(installed.debian_mirror)
+    with running(tmp_path, settings) as server:
+        async with connected(server) as client:
+            shell = await create(client, "shell")
+            await finished(client, shell, "install_packages", packages=[*PACKAGES, *DOCKERS])
+            podman = await finished(client, shell, "run_command", command=PODMAN, user="root")
+            assert podman["stdout"].split() == ["hello", "hello", "1"], podman
+            daemon = await finished(client, shell, "run_command", command=DAEMON, user="root")
+            assert daemon["stdout"] == "overlay2 2\n", daemon
+            docker = await finished(client, shell, "run_command", command=DOCKER, user="root")
+            assert docker["stdout"].split() == ["hello", "hello", "1"], docker
