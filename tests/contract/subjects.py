@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.support import vmms
 from tests.support.hypervisor import KERNEL, FakeHypervisor
 from tests.support.images import busybox_layer, directory, file, write_layout
 from tests.support.vm import BOOT_SECONDS, CACHE, Parts, sh
@@ -22,6 +23,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec, Resources
 from waggle.domain.programs import GuestUser
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
@@ -31,6 +33,7 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
+from waggle.infra.vmm.version import Vmm
 from waggle.service.local.host import is_root
 from waggle.service.local.images.images import ImageService
 
@@ -154,7 +157,7 @@ async def real_kits(tmp: Path) -> dict[str, Path]:
 
 
 def real_hypervisors() -> dict[str, Hypervisor]:
-    """Return the usable hypervisors. Without hardware virtualisation, krun runs in the lab only."""
+    """Return the usable hypervisors. Without hardware virtualisation, most run in the lab only."""
     acceleration = choose_acceleration("auto", read_kvm_facts())
     usable: dict[str, Hypervisor] = {}
     if binary := shutil.which("qemu-system-x86_64"):
@@ -162,6 +165,9 @@ def real_hypervisors() -> dict[str, Hypervisor]:
     krun = read_krun_facts(load().libkrun_path)
     if acceleration.accel == "kvm" and not krun.problem:
         usable["krun"] = KrunHypervisor(krun.library)
+    if not vmms.why_not(Vmm.FIRECRACKER):
+        program, others = vmms.binary(Vmm.FIRECRACKER), vmms.store()
+        usable["firecracker"] = FirecrackerHypervisor(program, others.find, jailed=is_root())
     assert usable, "neither QEMU nor libkrun is usable: run 'waggle setup'"
     return usable
 

@@ -206,6 +206,7 @@ class Waggle:
 
     def launch(self) -> None:
         """Start the process, without waiting for anything."""
+        vmms.provide(self.data)
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
