@@ -17,6 +17,8 @@ FAST = f"not vm and not slow and not net and {_HERE}"
 MACHINES = f"(vm or slow or net) and {_HERE}"
 IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
+_FORMAT = "format"
+"""The first of the checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,19 @@ Stage = tuple[Phase, ...]
 Extent = Literal["all", "quick", "verify", "check"]
 
 
-def plan(extent: Extent = "all") -> tuple[Stage, ...]:
-    """Return the stages. `quick` leaves out all slow tests but the main job."""
+def plan(extent: Extent = "all", *, checked: bool = False) -> tuple[Stage, ...]:
+    """Return the stages. `quick` leaves out all slow tests but the main job.
+
+    `checked` leaves out the checks, which say nothing about a machine.
+    """
+    stages = _stages(extent)
+    return tuple(s for s in stages if not checked or s[0].name != _FORMAT)
+
+
+def _stages(extent: Extent) -> tuple[Stage, ...]:
     setup = Phase("setup", ("waggle", "setup", "--yes", "--tests"), 20 * MINUTE)
     checks = (
-        Phase("format", ("ruff", "format", "--check", ".")),
+        Phase(_FORMAT, ("ruff", "format", "--check", ".")),
         Phase("lint", ("ruff", "check", ".")),
         Phase("imports", ("lint-imports",)),
         Phase("words", ("python", "-m", "tests.phases.words")),

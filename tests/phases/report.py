@@ -6,7 +6,7 @@ Called by `tests.phases.__main__` with every phase's exit code, time and, for py
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ LATE = 124
 """The exit code of a phase that was ended at its deadline, as in coreutils' timeout."""
 NO_TESTS = 5
 _LONGEST_REASON = 300
+_SLOWEST = 30
+_WORTH_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Counts:
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """One reason per skipped test."""
+    modules: tuple[tuple[float, str], ...] = ()
+    """The seconds of all tests of each module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,11 @@ def read_junit(path: Path) -> Counts | None:
     failed: list[str] = []
     skipped: list[str] = []
     passed = 0
+    modules: defaultdict[str, float] = defaultdict(float)
     for case in root.iter("testcase"):
-        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        place = case.get("classname", "")
+        name = f"{place}::{case.get('name', '')}"
+        modules[place.partition(".Test")[0]] += float(case.get("time", "0"))
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(name)
@@ -65,7 +72,8 @@ def read_junit(path: Path) -> Counts | None:
             skipped.append(" ".join((skip.get("message") or "no reason given").split()))
         else:
             passed += 1
-    return Counts(passed, tuple(failed), tuple(skipped))
+    times = tuple((seconds, module) for module, seconds in modules.items())
+    return Counts(passed, tuple(failed), tuple(skipped), times)
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
@@ -74,7 +82,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Format the table of phases, the failures, the reasons for skipped tests, and the totals."""
+    """Format the table of phases, failures, reasons for skipped tests, slow modules, and totals."""
     wide = max((len(outcome.name) for outcome in outcomes), default=0)
     lines = ["", f"{'phase':{wide}}  {'seconds':>7}  result"]
     lines += [_row(outcome, wide) for outcome in outcomes]
@@ -105,4 +113,8 @@ def _details(outcome: Outcome) -> list[str]:
     ]
     for reason, number in Counter(counts.skipped).most_common():
         lines.append(f"skipped in {outcome.name}, {number}: {reason[:_LONGEST_REASON]}")
+    slow = sorted((each for each in counts.modules if each[0] >= _WORTH_SECONDS), reverse=True)
+    if slow:
+        words = ", ".join(f"{module} {seconds:.0f}" for seconds, module in slow[:_SLOWEST])
+        lines.append(f"slowest in {outcome.name}, seconds of each module: {words}")
     return lines

@@ -9,8 +9,8 @@ from tests.phases.report import LATE, Counts, Outcome, exit_code, read_junit, su
 
 JUNIT = """\
 <testsuites><testsuite>
-<testcase classname="tests.a" name="good"/>
-<testcase classname="tests.a" name="bad"><failure message="no"/></testcase>
+<testcase classname="tests.a" name="good" time="1.5"/>
+<testcase classname="tests.a.TestMore" name="bad" time="2.5"><failure message="no"/></testcase>
 <testcase classname="tests.a" name="broken"><error message="no fixture"/></testcase>
 <testcase classname="tests.b" name="left"><skipped message="NOT TESTED:
  no KVM"/></testcase>
@@ -22,7 +22,10 @@ def test_pytests_junit_report_is_counted(tmp_path: Path) -> None:
     report = tmp_path / "junit.xml"
     report.write_text(JUNIT)
     assert read_junit(report) == Counts(
-        1, ("tests.a::bad", "tests.a::broken"), ("NOT TESTED: no KVM",)
+        1,
+        ("tests.a.TestMore::bad", "tests.a::broken"),
+        ("NOT TESTED: no KVM",),
+        ((4.0, "tests.a"), (0.0, "tests.b")),
     )
 
 
@@ -39,6 +42,12 @@ def test_the_exit_code_is_that_of_the_worst_phase() -> None:
     assert exit_code([bad, late, good]) == LATE
     assert exit_code([Outcome("killed", -9, 1)]) == 9
     assert exit_code([]) == 1
+
+
+def test_slow_modules_are_named_the_slowest_first() -> None:
+    counts = Counts(3, modules=((19.0, "quick"), (30.4, "slow"), (200.0, "slowest")))
+    line = "slowest in machines, seconds of each module: slowest 200, slow 30"
+    assert line in summary([Outcome("machines", 0, 900, counts)]).splitlines()
 
 
 def test_each_phase_has_a_row_and_skips_are_counted_by_reason() -> None:

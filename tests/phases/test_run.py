@@ -114,6 +114,14 @@ def test_names_are_unique_and_every_phase_has_a_deadline(extent: Extent) -> None
     assert all(0 < phase.seconds <= 90 * 60 for phase in phases)
 
 
+def test_a_commit_that_was_checked_is_only_tested() -> None:
+    stages = plan("quick")
+    left = [stage for stage in stages if stage not in plan("quick", checked=True)]
+    assert [[phase.name for phase in stage] for stage in left] == [
+        ["format", "lint", "imports", "words", "types"]
+    ]
+
+
 def test_every_test_belongs_to_exactly_one_phase() -> None:
     """Checks only phases that count tests by marks; the main job is selected by its file.
 
