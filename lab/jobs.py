@@ -42,20 +42,41 @@ class Job:
         return f"{self.name}.xml"
 
 
-def pytest_job(name: str, arguments: str, seconds: float) -> Job:
-    """Return a job that runs tests of the project."""
+def pytest_job(name: str, arguments: str, seconds: float, hypervisor: str = "") -> Job:
+    """Return a job that runs tests of the project, those of servers with this hypervisor."""
     options = "-v --no-header --tb=short --durations=5 -p no:cacheprovider"
     report = f"--junit-xml={REPORTS / name}.xml"
-    return Job(name, f"python3 -m pytest {options} {report} {arguments}", seconds)
+    choice = f"WAGGLE_HYPERVISOR={hypervisor} " if hypervisor else ""
+    return Job(name, f"{choice}python3 -m pytest {options} {report} {arguments}", seconds)
 
 
 _GROUPS = "tests/infra/shared/test_cgroups"
+_MAIN_JOB = "tests/e2e/test_main_job.py -m 'not net' -k 'not node'"
+_FROZEN = (
+    "two_copies or copy_of_a_copy or origin_continues or paused_to_disk or vmm_cannot_read"
+    " or concurrent_copies or separate_disks or no_keys or many_copies"
+)
 JOBS = (
-    pytest_job("in-turn", "tests/contract -k 'krun and twenty'", 700),
-    pytest_job("contract", "tests/contract -k 'krun and not four_machines and not twenty'", 700),
-    pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 600),
+    pytest_job("contract", "tests/contract -k 'krun and not four_machines' --turns=5", 700),
+    pytest_job(
+        "firecracker", "tests/contract -k 'firecracker and not four_machines' --turns=5", 600
+    ),
+    pytest_job(
+        "firecracker-frozen",
+        f"tests/vm/test_freezing.py tests/vm/test_templates.py -k '{_FROZEN}' --copies=50",
+        700,
+        "firecracker",
+    ),
+    pytest_job("main-job", _MAIN_JOB, 600),
+    pytest_job("firecracker-main-job", _MAIN_JOB, 600, "firecracker"),
     pytest_job("network", "tests/vm/test_network.py", 400),
-    pytest_job("four-at-once", "tests/contract -k 'krun and four_machines'", 400),
+    pytest_job(
+        "firecracker-kills",
+        "tests/endurance/test_kills.py -m endurance --kills=1",
+        400,
+        "firecracker",
+    ),
+    pytest_job("four-at-once", "tests/contract -k '(krun or firecracker) and four_machines'", 400),
     pytest_job("cgroups", f"{_GROUPS}.py {_GROUPS}_plan.py", 400),
 )
 

@@ -41,10 +41,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the tests in tests/endurance; see `./task endurance`."""
-    group = parser.getgroup("endurance")
+    """Add numbers of repetitions: those of `./task endurance`, and those that the lab reduces."""
+    group = parser.getgroup("repetitions")
     group.addoption("--kills", type=int, default=100, help="how often a server is killed")
     group.addoption("--cycles", type=int, default=1000, help="how often one is made and destroyed")
+    group.addoption("--turns", type=int, default=20, help="how many machines use one port in turn")
+    group.addoption("--copies", type=int, default=100, help="how many resume from one template")
     group.addoption("--seed", type=int, default=None, help="of the random times; it is printed")
 
 

@@ -255,9 +255,11 @@ async def test_four_machines_boot_at_once(subject: Subject) -> None:
     await asyncio.gather(*(machine.stop() for machine in machines))
 
 
-async def test_twenty_machines_use_the_same_port_in_turn(subject: Subject) -> None:
+async def test_machines_use_the_same_port_in_turn(
+    subject: Subject, pytestconfig: pytest.Config
+) -> None:
     case = await subject.case()
-    for _ in range(20):
+    for _ in range(int(str(pytestconfig.getoption("turns")))):
         machine = await subject.boot(case)
         assert (await case.banner()).startswith(b"SSH-2.0-")
         await machine.stop()

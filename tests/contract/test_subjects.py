@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hypervisors are under contract here: one that is not says so, once."""
+"""Which are under contract here, of those that users bring, such as firecracker."""
 
 from __future__ import annotations
 
