@@ -30,7 +30,7 @@ DELICATE = (
 CALL_SECONDS = 1.5
 """Roughly the duration of one of these calls."""
 END_SECONDS = 60.0
-FEW = 3
+FEW = 2
 """Kills in a run of all tests."""
 USED = 0.5
 """The share of paused environments used after a kill; the rest stay paused through the next one."""
