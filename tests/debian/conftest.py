@@ -19,7 +19,15 @@ from tests.support.agent_packages import AgentPackages, make_agent_packages
 from tests.support.debian_agent import CONFIG
 from tests.support.debian_base import Base, ensure
 from tests.support.debian_machine import Machine, booted
-from tests.support.debian_server import MEMORY_MIB, NEEDED, guest_files, make_server_packages
+from tests.support.debian_server import (
+    EARLIER,
+    MEMORY_MIB,
+    NEEDED,
+    guest_files,
+    make_server_packages,
+    upgrade,
+    version_of,
+)
 
 from waggle.config import load
 from waggle.config.places import Places
@@ -61,12 +69,20 @@ def machine(debian_base: Base, agent_packages: AgentPackages) -> Generator[Machi
 
 
 @pytest.fixture(scope="module")
-def server_machine(mirror: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Machine]:
-    """A machine with the server's .deb, installed by apt; nothing has started the server."""
+def earlier_machine(mirror: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Machine]:
+    """A machine with the server's earlier .deb, installed by apt; nothing has started it."""
     cache = Places.of(load()).cache
     place = tmp_path_factory.mktemp("server")
     files = asyncio.run(make_server_packages(Store(cache / "packages"), mirror, place, say))
     base = asyncio.run(ensure(Store(cache / "debian"), mirror, say, more=NEEDED))
     with booted(base, {**files, **guest_files(place)}, MEMORY_MIB) as running:
-        running.sh("cd /test && apt-get install -y ./server.deb", 300)
+        running.sh("cd /test && apt-get install -y ./earlier.deb", 120)
         yield running
+
+
+@pytest.fixture(scope="module")
+def server_machine(earlier_machine: Machine) -> Machine:
+    """That machine with the .deb of this checkout."""
+    if EARLIER in version_of(earlier_machine):
+        upgrade(earlier_machine)
+    return earlier_machine

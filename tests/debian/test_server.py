@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server as its .deb installs it in a Debian machine with systemd.
 
-Start, settings, reload, watchdog, a machine of its own, another user, stop, upgrade and end.
+Upgrade, start, settings, reload, watchdog, a machine of its own, another user, stop and end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.debian_server import (
     BOB,
     DATA,
     DROP_IN,
-    LATER,
+    EARLIER,
     SETTINGS,
     START_SECONDS,
     TOKENS,
@@ -31,7 +31,9 @@ from tests.support.debian_server import (
     state,
     status,
     tokens_of,
+    upgrade,
     use,
+    version_of,
     waggle,
 )
 
@@ -45,6 +47,7 @@ pytestmark = [
 ]
 BOOT = 600.0
 EXAMPLE = "/usr/share/doc/waggle-server/examples/unprivileged.conf"
+HOME = "/usr/lib/waggle-server"
 GUESTS = "pgrep -x qemu-system-x86 || true"
 LEFT = (
     "find / -xdev -path /proc -prune -o -path /test -prune -o -path /run -prune -o"
@@ -53,9 +56,9 @@ LEFT = (
 """What is left of the package."""
 
 
-def test_the_package_starts_nothing_until_somebody_may_call(server_machine: Machine) -> None:
-    """Runs first: the others start the server."""
-    machine = server_machine
+def test_the_package_starts_nothing_until_somebody_may_call(earlier_machine: Machine) -> None:
+    """Runs first: the others start the server. Both packages have the same scripts."""
+    machine = earlier_machine
     states = machine.run(f"systemctl is-enabled {UNIT}; systemctl is-active {UNIT}")[1]
     assert states.split() == ["disabled", "inactive"]
     user = machine.sh("getent passwd waggle").split(":")
@@ -65,6 +68,26 @@ def test_the_package_starts_nothing_until_somebody_may_call(server_machine: Mach
         f"644 root {SETTINGS}",
         f"700 root {DATA}",
     ]
+
+
+def test_an_upgrade_keeps_edited_settings_and_starts_the_new_server(
+    earlier_machine: Machine,
+) -> None:
+    """Runs second: the others need the new server."""
+    machine = earlier_machine
+    if EARLIER not in version_of(machine):
+        pytest.fail("the other tests have upgraded it: run this one before them, or alone")
+    enable(machine)
+    machine.sh(f"echo '# Edited.' >>{SETTINGS}")
+    edited, pid = machine.sh(f"cat {SETTINGS}"), shown(machine, "MainPID")
+    upgrade(machine)
+    assert version_of(machine) == f"{__version__}-1"
+    assert machine.sh(f"cat {SETTINGS}") == edited
+    assert "# Another default." not in machine.sh(f"cat {SETTINGS}.dpkg-dist")
+    assert state(machine) == "active"
+    assert shown(machine, "MainPID") != pid
+    assert machine.sh(f"systemctl is-enabled {UNIT}") == "enabled"
+    assert machine.sh(f"find {HOME} -name 'serving.*.pyc'"), "its unit may not compile anything"
 
 
 def test_a_started_service_listens_and_is_held_to_its_directories(server_machine: Machine) -> None:
@@ -192,22 +215,6 @@ def test_the_example_makes_it_another_users(server_machine: Machine) -> None:
     assert re.search(r"^CapBnd:\t0+$", about, re.M)
     assert status(machine, "/readyz") == 200
     assert initialised(machine, ANN)["serverInfo"]["version"] == __version__
-
-
-def test_an_upgrade_keeps_edited_settings_and_starts_the_new_server(
-    server_machine: Machine,
-) -> None:
-    machine = server_machine
-    enable(machine)
-    machine.sh(f"echo '# Edited.' >>{SETTINGS}")
-    edited, pid = machine.sh(f"cat {SETTINGS}"), shown(machine, "MainPID")
-    machine.sh("apt-get install -y -o Dpkg::Options::=--force-confold /test/later.deb", 400)
-    assert LATER in machine.sh("dpkg-query -W waggle-server")
-    assert machine.sh(f"cat {SETTINGS}") == edited
-    assert "# Another default." in machine.sh(f"cat {SETTINGS}.dpkg-dist")
-    assert state(machine) == "active"
-    assert shown(machine, "MainPID") != pid
-    assert machine.sh(f"systemctl is-enabled {UNIT}") == "enabled"
 
 
 def test_a_stop_leaves_no_process_a_removal_settings_and_a_purge_nothing(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed server of a Debian machine: its package, settings, unit, and calls to it.
 
-The package is made of this checkout, as it is and of a later version whose default settings differ.
-Its machines are emulated in an emulated machine: the guest of the smallest image boots in a minute
-or two. Needs root.
+The package is made of this checkout, as it is and of an earlier version with the same scripts. That
+one's default settings differ, and its server does nothing: so it has no Python to compile, which
+takes minutes here. The machines of the server are emulated in an emulated machine: the guest of the
+smallest image boots in a minute or two. Needs root.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared.debian import OnLine
 
 CHECKOUT: Final = Path(__file__).parents[2]
-LATER: Final = f"{__version__}.1"
+EARLIER: Final = f"{__version__}~"
 MEMORY_MIB: Final = 1024
 NEEDED: Final = ("python3", "qemu-system-x86", "erofs-utils", "e2fsprogs", "curl")
 """What the package depends on, since the machine has no network, and curl."""
@@ -41,6 +42,13 @@ SETTINGS: Final = "/etc/waggle/waggle.env"
 TOKENS: Final = "/etc/waggle/tokens"
 DATA: Final = "/var/lib/waggle"
 DROP_IN: Final = f"/etc/systemd/system/{UNIT}.d/test.conf"
+IDLE_SERVER: Final = """\
+#!/usr/bin/python3 -sP
+import os, signal, socket
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+    systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+signal.pause()
+"""
 URL: Final = "http://127.0.0.1:8080"
 ANN, BOB = "wgl_" + "a" * 43, "wgl_" + "b" * 43
 OF_TESTS: Final[Mapping[str, str]] = {
@@ -51,6 +59,8 @@ OF_TESTS: Final[Mapping[str, str]] = {
 }
 START_SECONDS: Final = 120.0
 """Limit for a start or a command of waggle: Python takes 5 to 20 s here, of one idle processor."""
+UPGRADE_SECONDS: Final = 400.0
+"""Most of it compiles Python."""
 
 
 async def make_server_packages(
@@ -58,17 +68,19 @@ async def make_server_packages(
 ) -> Mapping[str, Path]:
     """Make them below `place`; return the files of a machine. Raises SetupIncomplete."""
     tools = await tree.ensure(store, mirror, on_line)
-    first, later = place / "first", place / "later"
-    for directory in (first, later):
+    made, earlier = place / "made", place / "earlier"
+    for directory in (made, earlier):
         directory.mkdir()
     epoch = date_of(CHECKOUT)
-    await make_server(Workshop(tools, first, epoch, on_line))
-    changed = Path(shutil.copytree(first / server.NAME, later / server.NAME, symlinks=True))
+    await make_server(Workshop(tools, made, epoch, on_line))
+    changed = Path(shutil.copytree(made / server.NAME, earlier / server.NAME, symlinks=True))
+    shutil.rmtree(changed / server.SITE)
     control, settings = changed / "DEBIAN/control", changed / SETTINGS.lstrip("/")
-    control.write_text(control.read_text().replace(f": {__version__}-", f": {LATER}-"))
+    control.write_text(control.read_text().replace(f": {__version__}-", f": {EARLIER}-"))
     settings.write_text(f"{settings.read_text()}# Another default.\n")
-    await Workshop(tools, later, epoch + 86_400, on_line).step("deb.sh", server.NAME)
-    return {"server.deb": _only(first), "later.deb": _only(later)}
+    (changed / "usr/bin/waggle").write_text(IDLE_SERVER)
+    await Workshop(tools, earlier, epoch - 86_400, on_line).step("deb.sh", server.NAME)
+    return {"server.deb": _only(made), "earlier.deb": _only(earlier)}
 
 
 def _only(shared: Path) -> Path:
@@ -87,6 +99,17 @@ def guest_files(place: Path) -> Mapping[str, bytes | Path]:
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(place / "layout", "layout")
     return {kernel.name: kernel, kit.name: kit, "layout.tar": packed.getvalue()}
+
+
+def version_of(machine: Machine) -> str:
+    """Return the version of the package that is installed."""
+    return machine.sh("dpkg-query -W -f '${Version}' waggle-server")
+
+
+def upgrade(machine: Machine) -> None:
+    """Install the package of this checkout over the earlier one, as an operator does."""
+    keep = "-o Dpkg::Options::=--force-confold"
+    machine.sh(f"apt-get install -y {keep} /test/server.deb", UPGRADE_SECONDS)
 
 
 def set_up(machine: Machine) -> None:
