@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 from waggle.app.values import data_room
 from waggle.config import Settings
+from waggle.config.places import Places
+from waggle.domain.errors import SetupIncomplete
 from waggle.domain.hypervisor import ByHypervisor, HypervisorName, in_words
 from waggle.domain.machine import Hypervisor, Resources
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.host.hypervisors import (
     Accel,
     Candidate,
@@ -28,6 +31,11 @@ from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.board import FULL, SMALL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.full_kernel import FullKernel
+from waggle.infra.rootfs.kit import GuestKernel, Part
+from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.version import Vmm
+from waggle.service.local.host import is_root
 
 EncloseMachine = Callable[[Resources, int], Callable[[], None]]
 """Limits a process, by its id, to the resources of its machine; see `waggle.infra.shared.cgroups`.
@@ -42,6 +50,12 @@ class Found:
 
     candidate: Candidate
     make: Callable[[Accel, EncloseMachine | None], Hypervisor]
+    kernel: Part
+    """That of its guests, which need not have been made yet."""
+
+
+def _small_kernel(settings: Settings) -> Part:
+    return GuestKernel(Places.of(settings).guest, settings.libkrunfw_path)
 
 
 def _krun(settings: Settings) -> Found:
@@ -50,12 +64,14 @@ def _krun(settings: Settings) -> Found:
     return Found(
         Candidate(can, needs_kvm=True, problem=facts.problem, mend=facts.mend),
         lambda _accel, enclose: KrunHypervisor(facts.library, enclose=enclose),
+        _small_kernel(settings),
     )
 
 
 def _qemu(settings: Settings) -> Found:
     there = shutil.which(settings.qemu_binary) is not None
-    board = FULL if settings.guest_kernel == "full" else SMALL
+    is_full = settings.guest_kernel == "full"
+    board = FULL if is_full else SMALL
     return Found(
         Candidate(
             board.capabilities,
@@ -71,11 +87,37 @@ def _qemu(settings: Settings) -> Found:
             enclose=enclose,
             room=data_room(settings),
         ),
+        FullKernel(Places.of(settings).guest) if is_full else _small_kernel(settings),
+    )
+
+
+def _firecracker(settings: Settings) -> Found:
+    """Describe Firecracker with the newest program that the operator added."""
+    programs = BinaryStore(Places.of(settings).binaries)
+    problem = mend = ""
+    try:
+        programs.newest(Vmm.FIRECRACKER)
+    except SetupIncomplete as error:
+        problem, mend = error.message, error.hint or ""
+    return Found(
+        Candidate(FirecrackerHypervisor.capabilities, needs_kvm=True, problem=problem, mend=mend),
+        lambda _accel, enclose: FirecrackerHypervisor(
+            programs.newest(Vmm.FIRECRACKER),
+            programs.find,
+            jailed=is_root(),
+            enclose=enclose,
+            io_mib=settings.vm_disk_mb_per_second,
+        ),
+        _small_kernel(settings),
     )
 
 
 Adapters = Mapping[HypervisorName, Callable[[Settings], Found]]
-ADAPTERS: Adapters = {HypervisorName.KRUN: _krun, HypervisorName.QEMU: _qemu}
+ADAPTERS: Adapters = {
+    HypervisorName.KRUN: _krun,
+    HypervisorName.FIRECRACKER: _firecracker,
+    HypervisorName.QEMU: _qemu,
+}
 
 
 def candidates(settings: Settings) -> dict[HypervisorName, Candidate]:
@@ -83,12 +125,19 @@ def candidates(settings: Settings) -> dict[HypervisorName, Candidate]:
     return {name: ADAPTERS[name](settings).candidate for name in HypervisorName}
 
 
+def guest_kernel(settings: Settings) -> Part:
+    """Return the kernel of the last hypervisor's guests, which is QEMU unless that is left out."""
+    names = settings.hypervisor or tuple(HypervisorName)
+    return ADAPTERS[names[-1]](settings).kernel
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One hypervisor of a server. `label` has its acceleration, too."""
+    """One hypervisor of a server. `label` has its acceleration, too; `kernel` is its guests'."""
 
     hypervisor: Hypervisor
     label: str
+    kernel: Part
 
 
 class Chosen(NamedTuple):
@@ -132,9 +181,10 @@ def hypervisors(
     )
     running: list[Running] = []
     for name in decision.names:
-        hypervisor = found[name].make(acceleration.accel, enclose)
-        only = "" if found[name].candidate.needs_kvm else f" ({acceleration.accel})"
-        running.append(Running(hypervisor, f"{name}{only}"))
+        one = found[name]
+        only = "" if one.candidate.needs_kvm else f" ({acceleration.accel})"
+        made = one.make(acceleration.accel, enclose)
+        running.append(Running(made, f"{name}{only}", one.kernel))
     reason = decision.reason
     if acceleration.reason not in reason:
         reason += f" {acceleration.reason}"

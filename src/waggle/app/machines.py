@@ -29,12 +29,11 @@ from waggle.app.values import (
 )
 from waggle.config import Settings
 from waggle.config.places import Places
-from waggle.domain.hypervisor import ByHypervisor, HypervisorName, can_freeze
+from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.machine import Hypervisor, Resources
 from waggle.infra.host.memory import outlook, read_memory
 from waggle.infra.net.ports import PortAllocator
-from waggle.infra.rootfs.full_kernel import FullKernel
-from waggle.infra.rootfs.kit import GuestKernel, GuestKit, Part
+from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
 from waggle.infra.shared.disk_room import DiskRoom, disk_of
@@ -82,9 +81,10 @@ def machinery(
     loaded = Loaded()
     stack.callback(loaded.close)
 
-    def made(machines: Hypervisor) -> Machinery:
+    def made(one: Running) -> Machinery:
+        machines = one.hypervisor
         parts = GuestParts(
-            kernel=guest_kernel(settings, machines.name).require,
+            kernel=one.kernel.require,
             kit=GuestKit(places.guest).require,
             scratch=ScratchDisks(places.disks),
             certificates=authorities,
@@ -95,7 +95,7 @@ def machinery(
             freezing = Freezer(machines, places.frozen, places.disks, parts, room, loaded)
         return Machinery(machines, parts, launcher, freezing, room)
 
-    return ByHypervisor(*(made(one.hypervisor) for one in running.all))
+    return ByHypervisor(*map(made, running.all))
 
 
 def local_machines(
@@ -118,14 +118,6 @@ def local_machines(
             for one in made.all
         )
     )
-
-
-def guest_kernel(settings: Settings, hypervisor: str) -> Part:
-    """Return the kernel of the machines of a hypervisor, which need not have been made yet."""
-    places = Places.of(settings)
-    if settings.guest_kernel == "full" and hypervisor == HypervisorName.QEMU:
-        return FullKernel(places.guest)
-    return GuestKernel(places.guest, settings.libkrunfw_path)
 
 
 def templates(

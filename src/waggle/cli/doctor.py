@@ -12,8 +12,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app.hypervisors import candidates
-from waggle.app.machines import guest_kernel
+from waggle.app.hypervisors import candidates, guest_kernel
 from waggle.app.network import operator_rules
 from waggle.app.values import image_service
 from waggle.cli.progress import print_json
@@ -58,7 +57,7 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernel=guest_kernel(settings, "qemu" if "qemu" in settings.hypervisor else "").path,
+        kernel=guest_kernel(settings).path,
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,

@@ -20,6 +20,7 @@ class HypervisorName(StrEnum):
     """In the order in which `auto` prefers them."""
 
     KRUN = "krun"
+    FIRECRACKER = "firecracker"
     QEMU = "qemu"
 
 
