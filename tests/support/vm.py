@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import pytest
+from tests.support import vmms
 from tests.support.images import busybox_layer, write_layout
 from tests.support.leaks import Leaks
 
@@ -227,7 +228,7 @@ def lines(result: ExecutionResult) -> list[str]:
 
 def machines() -> Hypervisor:
     """Return the server's hypervisor here: WAGGLE_HYPERVISOR, or the best usable one."""
-    return hypervisors(load()).first
+    return hypervisors(vmms.settings()).first
 
 
 @pytest.fixture(scope="session")

@@ -142,11 +142,11 @@ def have_templates(*runtimes: str) -> None:
 def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> None:
     cache = installation().image_cache_dir
     try:
-        if hypervisors(installation()).running.freezing is None:
+        if hypervisors(vmms.settings()).running.freezing is None:
             return
         with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
             words = ("template", "build", *runtimes)
-            ended = command_line(*words, data=cache / "none", settings=settings)
+            ended = command_line(*words, data=vmms.DATA, settings=settings)
         if ended.returncode != 0:
             sys.stderr.write(f"No templates, machines boot: {ended.stderr}\n")
     except (WaggleError, OSError, subprocess.TimeoutExpired) as error:
