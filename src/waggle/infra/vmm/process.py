@@ -142,7 +142,10 @@ class GuardedProcess(ConfinedProcess):
                 await readable
             finally:
                 loop.remove_reader(self._report)
-            said, descriptors, _, _ = socket.recv_fds(self._report, _MAX_REPORT, 1)
+            try:
+                said, descriptors, _, _ = socket.recv_fds(self._report, _MAX_REPORT, 1)
+            except ConnectionError:  # it ended before it read anything
+                return False
             if not said or not descriptors:
                 return False
             self.run = descriptors[0]

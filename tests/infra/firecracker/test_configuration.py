@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Firecracker is told, for each kind of machine and version."""
+
+from __future__ import annotations
+
+import pytest
+
+from waggle.domain.errors import BootFailed
+from waggle.domain.machine import Resources
+from waggle.infra.firecracker.configuration import (
+    COMMAND_LINE,
+    Call,
+    arguments,
+    boot_calls,
+    freeze_call,
+    kind,
+    load_call,
+)
+from waggle.infra.vmm import firecracker as api
+from waggle.infra.vmm.fields import lacking
+from waggle.infra.vmm.version import OLDEST, Version, Vmm
+
+OLD, NEW = OLDEST[Vmm.FIRECRACKER], Version(1, 16, 1)
+SIZE = Resources(cpus=2, memory_mib=256, disk_mib=64)
+
+
+def names(calls: list[Call]) -> list[str]:
+    return [endpoint.name for endpoint, _ in calls]
+
+
+def drives(calls: list[Call]) -> list[api.Drive]:
+    return [body for _, body in calls if isinstance(body, api.Drive)]
+
+
+@pytest.mark.parametrize("version", [OLD, Version(1, 12, 1), NEW])
+def test_every_version_knows_all_calls_and_fields(version: Version) -> None:
+    for endpoint, body in [
+        *boot_calls(SIZE, version, 10),
+        load_call(version),
+        freeze_call(changes=True),
+    ]:
+        assert endpoint.since <= version
+        assert endpoint.until is None or endpoint.until > version
+        assert [*lacking(body, version)] == []
+
+
+def test_the_machine_starts_last_and_has_no_network_card() -> None:
+    calls = names(boot_calls(SIZE, OLD))
+    assert calls[-1] == "createSyncAction"
+    assert "putGuestNetworkInterfaceByID" not in calls
+    assert len(calls) == 10
+
+
+def test_disks_come_in_the_guests_order_and_only_the_scratch_disk_is_writable() -> None:
+    made = drives(boot_calls(SIZE, OLD))
+    assert [drive.drive_id for drive in made] == ["kit", "image", "scratch", "identity"]
+    assert [drive.path_on_host for drive in made] == ["/kit", "/image", "/scratch", "/identity"]
+    assert [drive.drive_id for drive in made if not drive.is_read_only] == ["scratch"]
+    assert not any(drive.is_root_device for drive in made), "the command line names it"
+
+
+def test_only_the_scratch_disk_is_limited_and_only_if_there_is_a_limit() -> None:
+    limited = [drive for drive in drives(boot_calls(SIZE, OLD, 10)) if drive.rate_limiter]
+    assert [drive.drive_id for drive in limited] == ["scratch"]
+    limits = limited[0].rate_limiter
+    assert limits is not None
+    assert limits.bandwidth == api.TokenBucket(size=10 << 20, refill_time=1000)
+    assert not any(drive.rate_limiter for drive in drives(boot_calls(SIZE, OLD)))
+
+
+def test_freed_memory_is_reported_by_versions_that_can() -> None:
+    for version, reports in ((OLD, None), (NEW, True)):
+        (balloon,) = [b for _, b in boot_calls(SIZE, version) if isinstance(b, api.Balloon)]
+        assert balloon.free_page_reporting is reports
+        assert balloon.deflate_on_oom
+
+
+def test_changes_of_a_copy_are_tracked_under_the_name_that_the_version_knows() -> None:
+    _, old = load_call(OLD)
+    _, new = load_call(NEW)
+    assert isinstance(old, api.SnapshotLoadParams)
+    assert isinstance(new, api.SnapshotLoadParams)
+    assert (old.enable_diff_snapshots, old.track_dirty_pages) == (True, None)
+    assert (new.enable_diff_snapshots, new.track_dirty_pages) == (None, True)
+
+
+@pytest.mark.parametrize("cpus", [0, 33])
+def test_processors_that_it_does_not_give_are_refused(cpus: int) -> None:
+    with pytest.raises(BootFailed, match="at most 32 processors"):
+        boot_calls(Resources(cpus, 256, 64), NEW)
+
+
+def test_the_guest_has_no_virtio_console() -> None:
+    assert "waggle.channels=vsock" in COMMAND_LINE.split()
+    assert "console=" not in COMMAND_LINE
+    assert "init=/init" in COMMAND_LINE.split()
+
+
+def test_its_socket_is_in_the_directory_that_the_server_holds() -> None:
+    assert arguments()[:2] == ("--api-sock", "/run/api.sock")
+
+
+def test_the_kind_is_the_same_in_every_process() -> None:
+    assert kind() == kind()
+    assert len(kind()) == 16

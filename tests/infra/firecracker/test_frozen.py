@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine's state on its way through /run, which a VMM that was taken over fills as it likes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from waggle.domain.errors import BootFailed
+from waggle.infra.firecracker.frozen import MAX_STATE, discard, prepare, put_state, take
+from waggle.infra.guest.frozen import FrozenFiles
+
+PAGE = 4096
+MIB = 1 << 20
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[int]:
+    run = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield run
+    os.close(run)
+
+
+@pytest.fixture
+def copy() -> Generator[FrozenFiles]:
+    with contextlib.closing(FrozenFiles("1.12.1 digest")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def prepared(run: int, base: int | None = None) -> Generator[int]:
+    memory = prepare(run, 1, None, base)
+    try:
+        yield memory
+    finally:
+        os.close(memory)
+        discard(run)
+
+
+def test_what_the_vmm_wrote_is_taken_without_empty_memory(
+    place: int, tmp_path: Path, copy: FrozenFiles
+) -> None:
+    with prepared(place) as memory:
+        with (tmp_path / "memory").open("r+b") as file:
+            file.seek(PAGE)
+            file.write(b"m" * PAGE)
+        (tmp_path / "state").write_bytes(b"state")
+        take(place, memory, 1, copy)
+    assert os.pread(copy.ram, PAGE, PAGE) == b"m" * PAGE
+    assert os.fstat(copy.ram).st_size == MIB
+    assert os.fstat(copy.ram).st_blocks * 512 <= 16 * 1024
+    assert os.pread(copy.state, 100, 0) == b"state"
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_changes_are_written_over_what_the_machine_began_with(
+    place: int, tmp_path: Path, copy: FrozenFiles
+) -> None:
+    base = FrozenFiles("1.12.1 digest", mib=1)
+    os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
+    with contextlib.closing(base), prepared(place, base.ram) as memory:
+        with (tmp_path / "memory").open("r+b") as file:
+            file.seek(PAGE)
+            file.write(bytes(PAGE))  # what became zero is a change, too
+            file.seek(5 * PAGE)
+            file.write(b"b" * PAGE)
+        (tmp_path / "state").write_bytes(b"state")
+        take(place, memory, 1, copy)
+    wanted = b"a" * PAGE + bytes(PAGE) + b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE
+    assert os.pread(copy.ram, 6 * PAGE, 0) == wanted
+
+
+def no_state(directory: Path) -> None:
+    (directory / "state").unlink()
+
+
+def empty(directory: Path) -> None:
+    os.truncate(directory / "state", 0)
+
+
+def huge(directory: Path) -> None:
+    os.truncate(directory / "state", MAX_STATE + 1)
+
+
+def link(directory: Path) -> None:
+    (directory / "state").unlink()
+    (directory / "state").symlink_to("/etc/passwd")
+
+
+def pipe(directory: Path) -> None:
+    (directory / "state").unlink()
+    os.mkfifo(directory / "state")
+
+
+def other_directory(directory: Path) -> None:
+    (directory / "state").unlink()
+    (directory / "state").mkdir()
+
+
+def short(directory: Path) -> None:
+    os.truncate(directory / "memory", MIB - 1)
+
+
+def endless(directory: Path) -> None:
+    os.truncate(directory / "memory", 1 << 40)
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_state, empty, huge, link, pipe, other_directory, short, endless]
+)
+def test_what_a_vmm_may_leave_instead_is_refused_at_once(
+    place: int, tmp_path: Path, copy: FrozenFiles, spoil: Callable[[Path], None]
+) -> None:
+    with prepared(place) as memory:
+        (tmp_path / "state").write_bytes(b"state")
+        spoil(tmp_path)
+        with pytest.raises((BootFailed, OSError)):
+            take(place, memory, 1, copy)
+
+
+def test_a_name_that_the_vmm_took_first_is_not_followed(place: int, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"mine")
+    for name in ("memory", "state"):
+        (tmp_path / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(FileExistsError):
+        prepare(place, 1, None, None)
+    with pytest.raises(FileExistsError):
+        put_state(place, place, None)
+    assert (tmp_path / "outside").read_bytes() == b"mine"
+    discard(place)
+    assert (tmp_path / "outside").exists()
+
+
+def test_a_directory_in_their_place_stops_nothing(place: int, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    discard(place)
+    discard(place)
+
+
+def test_a_copy_gets_the_state_as_a_file(place: int, tmp_path: Path, copy: FrozenFiles) -> None:
+    os.pwrite(copy.state, b"devices", 0)
+    put_state(place, copy.state, None)
+    assert (tmp_path / "state").read_bytes() == b"devices"
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VMM and its guard end together, whoever ends first; a busybox stands for the VMM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.infra.vmm.guarded import guarded
+from tests.support.leaks import Leaks, children
+from tests.support.waiting import cancelled, until
+
+from waggle.infra.shared.confined import identify
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+FOREVER = "while :; do read x </run/none 2>/dev/null; done"
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.infra.vmm.guarded import guarded
+
+async def main():
+    async with guarded(Path(sys.argv[1]), sys.argv[3]) as it:
+        await it.process.until_known()
+        print(it.process.identity.pid, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_its_identity_is_the_vmms_and_not_the_guards(tmp_path: Path) -> None:
+    leaks = Leaks()
+    async with guarded(tmp_path, FOREVER) as it:
+        guard = it.process.identity.pid
+        assert await it.process.until_known()
+        assert await it.process.until_known()
+        vmm = it.process.identity
+        assert identify(vmm.pid) == vmm
+        assert parent_of(vmm.pid) == guard
+        assert it.process.is_alive
+    await leaks.settle()
+
+
+async def test_kill_ends_both_and_may_be_repeated(tmp_path: Path) -> None:
+    async with guarded(tmp_path, FOREVER) as it:
+        guard = it.process.identity.pid
+        assert await it.process.until_known()
+        vmm = it.process.identity.pid
+        assert await it.process.kill() == await it.process.kill() == -signal.SIGKILL
+        assert identify(vmm) is identify(guard) is None
+        assert not it.process.is_alive
+
+
+async def test_a_vmm_that_is_not_known_yet_is_killed_with_its_guard(tmp_path: Path) -> None:
+    leaks = Leaks()
+    for steps in (0, 1, 3):
+        async with guarded(tmp_path, FOREVER) as it:
+            for _ in range(steps):
+                await asyncio.sleep(0.02)  # so that the guard is somewhere in its start
+            await it.process.kill()
+            assert not it.process.is_alive
+    await leaks.settle()
+
+
+@pytest.mark.parametrize(
+    "script, status", [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$; " + FOREVER, -9)]
+)
+async def test_the_guard_ends_as_the_vmm_did(tmp_path: Path, script: str, status: int) -> None:
+    async with guarded(tmp_path, script) as it:
+        await it.process.until_known()
+        if status < 0:  # the first process of a namespace is hit only from without
+            it.process.send_signal(-status)
+        assert await it.process.wait() == status
+
+
+async def test_a_guard_that_was_killed_alone_takes_the_vmm_along(tmp_path: Path) -> None:
+    async with guarded(tmp_path, FOREVER) as it:
+        guard = it.process.identity.pid
+        assert await it.process.until_known()
+        vmm = it.process.identity.pid
+        os.kill(guard, signal.SIGKILL)
+        assert await it.process.wait() == -signal.SIGKILL
+        await until(lambda: identify(vmm) is None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_both_end_with_the_server(tmp_path: Path, number: int) -> None:
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVER, str(tmp_path), str(Path(__file__).parents[3]), FOREVER),
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    vmm = int(await server.stdout.readline())
+    guard = parent_of(vmm)
+    try:
+        server.send_signal(number)
+        await server.wait()
+        await until(lambda: identify(vmm) is identify(guard) is None)
+    finally:
+        for pid in (vmm, guard):
+            if identify(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def test_waiting_for_it_may_be_cancelled(tmp_path: Path) -> None:
+    async with guarded(tmp_path, FOREVER) as it:
+        waiting = asyncio.create_task(it.process.until_known())
+        await asyncio.sleep(0)
+        await cancelled(waiting)
+        assert await it.process.until_known()
+
+
+async def test_both_are_limited_before_the_vmm_begins(tmp_path: Path) -> None:
+    """`enclose` sees the guard while it has no child yet, so the child is born enclosed."""
+    seen: list[list[str]] = []
+    freed: list[int] = []
+
+    def enclose(pid: int) -> Callable[[], None]:
+        seen.append(children(pid))
+        return lambda: freed.append(pid)
+
+    async with guarded(tmp_path, "exit 0", enclose=enclose) as it:
+        await it.process.wait()
+    assert seen == [[]]
+    assert len(freed) == 1

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a VMM finds below its guard, and what it cannot reach, by a script in its place."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.infra.vmm.guarded import UID, as_root, guarded
+from tests.support.waiting import until
+
+from waggle.infra.vmm.process import Start
+from waggle.infra.vmm.starter import FAILED, SAYS, jailer_argv
+
+if TYPE_CHECKING:
+    from waggle.infra.vmm.starter import Plan
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+
+class Replaced(Start):
+    """The plan of a server whose file became another one before the starter opened it."""
+
+    def plan(self, report: int, parent: int) -> Plan:
+        made = super().plan(report, parent)
+        made["files"][0]["identity"] = (0, 0)
+        return made
+
+
+async def test_it_sees_its_files_at_constant_paths_and_nothing_else(tmp_path: Path) -> None:
+    has_kvm = Path("/dev/kvm").exists()
+    async with guarded(tmp_path, "for x in /* /dev/*; do echo $x; done") as it:
+        seen = (await it.said()).split()
+        assert await it.process.wait() == 0
+    assert seen == [
+        *("/dev", "/kernel", "/proc", "/run", "/scratch", "/vmm"),
+        *(["/dev/kvm"] if has_kvm else ["/dev/*"]),
+    ]
+
+
+async def test_it_may_write_what_is_its_own_only(tmp_path: Path) -> None:
+    places = "/kernel /scratch /new /run/new /proc/new /dev/new"
+    script = f"for x in {places}; do {{ echo 1 >$x; }} && echo wrote $x; done"
+    async with guarded(tmp_path, script) as it:
+        said = (await it.said()).splitlines()
+    assert [line for line in said if not line.startswith("sh: ")] == [
+        "wrote /scratch",
+        "wrote /run/new",
+    ], said
+    assert (tmp_path / "scratch").read_bytes() == b"1\n"
+    assert (tmp_path / "kernel").read_bytes() == b"kernel"
+
+
+async def test_its_run_is_the_servers_and_holds_so_much(tmp_path: Path) -> None:
+    script = (
+        "echo 1 >/run/told; while [ ! -e /run/answer ]; do :; done; read x </run/answer; echo $x"
+    )
+    async with guarded(tmp_path, script) as it:
+        assert await it.process.until_known()
+        run = Path(f"/proc/self/fd/{it.process.run}")
+        await until((run / "told").exists)
+        (run / "whole").write_text("heard\n")
+        (run / "whole").chmod(0o444)
+        (run / "whole").rename(run / "answer")
+        assert await it.said() == "heard\n"
+        size = os.statvfs(run)
+        assert size.f_blocks * size.f_frsize == 1 << 20
+        assert size.f_files <= 64
+    assert {path.name for path in tmp_path.iterdir()} == {"kernel", "scratch"}
+
+
+async def test_its_standard_input_is_the_memory_that_it_was_given(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "read x </proc/self/fd/0; echo $x") as it:
+        assert await it.said() == "remembered\n"
+
+
+async def test_it_is_the_first_process_of_its_own_and_can_start_no_other(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "echo $$ /proc/[0-9]*; (:); echo forked") as it:
+        said = await it.said()
+    assert said.splitlines()[0] in ("1 /proc/1", "1 /proc/[0-9]*")
+    if platform.machine() == "x86_64":
+        assert "forked" not in said
+        assert "can't fork: Operation not permitted" in said
+
+
+async def test_it_has_a_network_of_its_own(tmp_path: Path) -> None:
+    script = 'while read x; do echo "$x"; done </proc/self/net/dev'
+    async with guarded(tmp_path, script) as it:
+        rows = (await it.said()).splitlines()[2:]
+    assert [row.split(":")[0] for row in rows] == ["lo"]
+
+
+@as_root
+async def test_it_has_its_user_and_no_rights(tmp_path: Path) -> None:
+    script = 'while read x y; do echo "$x $y"; done </proc/self/status'
+    async with guarded(tmp_path, script) as it:
+        rows = dict(line.split(" ", 1) for line in (await it.said()).splitlines() if " " in line)
+    assert set(rows["Uid:"].split()) == set(rows["Gid:"].split()) == {str(UID)}
+    assert {rows[name] for name in ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")} == {"0" * 16}
+    assert rows["NoNewPrivs:"] == "1"
+    if platform.machine() == "x86_64":
+        assert rows["Seccomp:"] == "2"
+
+
+async def test_a_server_that_is_not_root_gives_it_a_user_namespace(tmp_path: Path) -> None:
+    """Root here, when the tests run as root."""
+    rights = "while read x y; do echo $x $y; done </proc/self/status"
+    script = f"read x </proc/self/uid_map; echo $x; {rights}"
+    async with guarded(tmp_path, script, uid=None) as it:
+        said = await it.said()
+    assert said.splitlines()[0].split() == [str(os.getuid()), str(os.getuid()), "1"]
+    assert "CapEff: 0000000000000000" in said
+
+
+async def test_files_that_were_replaced_meanwhile_are_refused(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "echo went on", kind=Replaced) as it:
+        assert await it.said() == f"{SAYS}kernel was replaced.\n"
+        assert await it.process.wait() == FAILED
+
+
+async def test_a_missing_program_is_reported(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "", program=Path("/no/such/vmm")) as it:
+        assert not await it.process.until_known()
+        assert (await it.said()).startswith(f"{SAYS}[Errno 2] No such file or directory")
+        assert await it.process.wait() == FAILED
+
+
+async def test_the_hosts_mounts_stay_unchanged(tmp_path: Path) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    async with guarded(tmp_path, "read x") as it:
+        assert await it.process.until_known()
+        assert Path("/proc/self/mountinfo").read_text() == before
+
+
+async def test_a_host_socket_cannot_be_reached(tmp_path: Path) -> None:
+    name = "\0waggle-test-of-starter"
+    with socket.socket(socket.AF_UNIX) as host:
+        host.bind(name)
+        script = 'while read x; do echo "$x"; done </proc/self/net/unix'
+        async with guarded(tmp_path, script) as it:
+            assert "waggle-test-of-starter" not in await it.said()
+
+
+def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
+    argv = jailer_argv(
+        {
+            "program": "/data/firecracker",
+            "arguments": ["--api-sock", "/run/api.sock"],
+            "jailer": "/data/jailer",
+            "id": "m-1",
+            "files": [],
+            "directory": "/env/m",
+            "run_mib": 1,
+            "memory": 5,
+            "report": 6,
+            "descriptors": 512,
+            "uid": UID,
+            "groups": [],
+            "parent": 1,
+        }
+    )
+    assert argv[0] == "/data/jailer"
+    assert argv[argv.index("--uid") + 1] == argv[argv.index("--gid") + 1] == str(UID)
+    assert argv[argv.index("--chroot-base-dir") + 1] == "/env/m"
+    assert "no-file=512" in argv
+    assert argv[argv.index("--") + 1 :] == ["--api-sock", "/run/api.sock"]
+    assert not {"--daemonize", "--new-pid-ns", "--cgroup", "--netns"} & set(argv)
