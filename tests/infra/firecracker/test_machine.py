@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine on a pretended Firecracker: boots, freezes, copies, faults of its API, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.infra.firecracker.pretended import BANNER, MIB, NAME, PAGE, Pretended, pretended
+from tests.support.leaks import Leaks
+from tests.support.pretend_firecracker import STATE
+from tests.support.vmm_server import Reply, fault
+
+from waggle.domain.errors import BootFailed, GuestLost
+from waggle.infra.firecracker.machine import Origin
+from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.guest.vsock import AGENT_PORT, RENEWAL_PORT
+from waggle.infra.vmm.starter import SAYS
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+START = [
+    *("putMachineConfiguration", "putGuestBootSource", *["putGuestDriveByID"] * 4),
+    *("putGuestVsock", "putBalloon", "putEntropyDevice", "createSyncAction"),
+]
+BROKEN = {
+    "500": fault("the device is on fire", 500),
+    "no body": Reply(400),
+    "no JSON": Reply(400, b"\xff{{{"),
+    "huge": Reply(400, b"x" * (4 << 20)),
+    "control characters": fault("a\x1b[2Jb\n" * 10_000),
+}
+
+
+async def banner(made: Pretended) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", made.spec.ssh_port)
+    try:
+        return await reader.readline()
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.fixture
+def frozen() -> Generator[FrozenFiles]:
+    """A frozen machine whose memory begins with a page of `a`."""
+    with contextlib.closing(FrozenFiles(NAME, mib=MIB)) as made:
+        os.pwrite(made.ram, b"a" * PAGE, 0)
+        os.pwrite(made.state, STATE, 0)
+        made.seal()
+        yield made
+
+
+async def test_a_boot_configures_starts_and_reaches_the_guest(tmp_path: Path) -> None:
+    leaks = Leaks()
+    async with pretended(tmp_path) as made:
+        assert await made.boot() is None
+        assert made.server.names == START
+        assert made.vmm.asked == [RENEWAL_PORT, AGENT_PORT]
+        assert made.machine.is_alive
+        assert await banner(made) == BANNER
+        await made.machine.agent.ping()
+        await made.machine.renew({"hostname": b"other"})
+        assert made.vmm.renewed[:2] == ["hostname", "clock"]
+        assert "waggle: ready" in made.machine.console_tail()
+    await leaks.settle()
+
+
+async def test_a_copy_is_loaded_from_its_state_and_nothing_of_it_stays_in_run(
+    tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        assert await made.boot() is None
+        assert made.server.names == ["loadSnapshot"]
+        assert not (made.vmm.directory / "state").exists()
+        assert await banner(made) == BANNER
+
+
+async def test_pause_and_unpause_are_calls_and_set_the_clock(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        for _ in range(2):
+            await made.machine.pause()
+        assert made.vmm.state == "Paused"
+        await made.machine.unpause()
+        assert made.vmm.state == "Running"
+        assert made.vmm.renewed == ["clock"]
+
+
+async def test_a_booted_machine_is_frozen_whole(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        made.vmm.writes[PAGE] = b"w" * PAGE
+        with contextlib.closing(await made.machine.freeze(made.spec.disks)) as copy:
+            assert os.pread(copy.ram, 2 * PAGE, 0) == bytes(PAGE) + b"w" * PAGE
+            assert os.pread(copy.state, 100, 0) == STATE
+            assert copy.vmm == NAME
+        assert made.vmm.state == "Paused"
+        (request,) = [c.request for c in made.server.calls if c.endpoint.name == "createSnapshot"]
+        assert request is not None
+        assert request.model_dump()["snapshot_type"] == "Full"
+        assert {path.name for path in made.vmm.directory.iterdir()} == {
+            *("api.sock", "vsock", "vsock_1"),
+        }
+
+
+async def test_a_copy_writes_only_what_changed_each_time(
+    tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        await made.boot()
+        wanted = {0: b"a" * PAGE}
+        for at, letter in ((PAGE, b"1"), (2 * PAGE, b"2"), (0, b"3")):
+            made.vmm.writes[at] = wanted[at] = letter * PAGE
+            with contextlib.closing(await made.machine.freeze(made.spec.disks)) as copy:
+                for place, page in wanted.items():
+                    assert os.pread(copy.ram, PAGE, place) == page
+            await made.machine.unpause()
+        kinds = [c.request for c in made.server.calls if c.endpoint.name == "createSnapshot"]
+        assert [one.model_dump()["snapshot_type"] for one in kinds if one] == ["Diff"] * 3
+
+
+async def test_after_a_failed_freeze_a_copy_is_written_whole(
+    tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    """Nobody knows then which changes Firecracker still counts."""
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        await made.boot()
+        made.vmm.answers["createSnapshot"] = fault("no room")
+        with pytest.raises(BootFailed, match=r"could not be frozen: .*no room"):
+            await made.machine.freeze(made.spec.disks)
+        del made.vmm.answers["createSnapshot"]
+        made.vmm.writes[0] = b"b" * PAGE
+        (await made.machine.freeze(made.spec.disks)).close()
+        last = made.server.calls[-1].request
+        assert last is not None
+        assert last.model_dump()["snapshot_type"] == "Full"
+        await made.machine.unpause()
+        assert await banner(made) == BANNER
+
+
+async def test_connections_are_made_anew_when_a_frozen_machine_runs_on(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.spec.ssh_port)
+        assert await reader.readline() == BANNER
+        (await made.machine.freeze(made.spec.disks)).close()
+        assert await reader.read() == b"", "the client learns of it at once"
+        writer.close()
+        made.vmm.asked.clear()
+        await made.machine.unpause()
+        assert made.vmm.asked == [RENEWAL_PORT, AGENT_PORT]
+        assert await banner(made) == BANNER
+        await made.machine.agent.ping()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("call", ["putMachineConfiguration", "createSyncAction"])
+async def test_what_the_api_answers_instead_fails_the_boot(
+    tmp_path: Path, name: str, call: str
+) -> None:
+    async with pretended(tmp_path) as made:
+        made.vmm.answers[call] = BROKEN[name]
+        cause = await made.boot()
+        assert cause is not None
+        assert call in cause
+        assert len(cause) < 800
+        assert cause.isprintable()
+
+
+async def test_the_vmms_own_reason_is_shown(tmp_path: Path, frozen: FrozenFiles) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        made.vmm.answers["loadSnapshot"] = fault("Load snapshot error: CRC64 validation failed")
+        assert "CRC64 validation failed" in str(await made.boot())
+
+
+async def test_a_vmm_that_ends_in_a_call_is_reported_with_its_status(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        made.vmm.answers["createSyncAction"] = Reply(302)  # no answer that is one
+        made.process.ends(148)
+        assert await made.boot() == "Firecracker ended with status 148"
+
+
+async def test_a_guard_that_started_nothing_shows_why(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        made.process.known = False
+        made.process.messages.sendall(f"{SAYS}unshare: Operation not permitted\n".encode())
+        made.process.ends(3)
+        assert await made.boot() == "unshare: Operation not permitted"
+
+
+@pytest.mark.parametrize(
+    "last, cause",
+    [
+        (b"", "the guest's kernel panicked or rebooted"),
+        (b"waggle: ending\nwaggle: ended\n", "the guest shut down"),
+    ],
+)
+async def test_a_reset_is_told_from_an_end_in_order(
+    tmp_path: Path, last: bytes, cause: str
+) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        with socket.socket(socket.AF_UNIX) as console:
+            console.connect(str(made.vmm.directory / "vsock_1"))
+            console.sendall(last)
+        made.process.ends(0)
+        assert await made.machine.wait() == cause
+
+
+async def test_a_guest_that_never_answers_is_not_waited_for_longer(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        made.vmm.is_deaf = True
+        began = time.monotonic()
+        assert "does not answer within 5 s" in str(await made.boot())
+        assert time.monotonic() - began < 10
+
+
+async def test_a_dead_machine_obeys_nothing(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        await made.machine.stop()
+        await made.machine.stop()
+        for obey in (made.machine.pause, made.machine.unpause, made.machine.settle):
+            with pytest.raises(GuestLost):
+                await obey()
+        with pytest.raises(GuestLost):
+            await made.machine.freeze(made.spec.disks)
+
+
+async def test_an_api_that_is_lost_makes_a_guest_lost(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        made.vmm.answers["patchVm"] = Reply(302)
+        with pytest.raises(GuestLost, match="patchVm"):
+            await made.machine.pause()
+
+
+async def test_another_process_on_its_socket_is_told_nothing(tmp_path: Path) -> None:
+    async with pretended(tmp_path) as made:
+        me = made.process.identity
+        made.process.identity = type(me)(me.pid + 1, me.started, me.boot_id)
+        cause = await made.boot()
+        assert "another process answers" in str(cause)
+        assert made.server.calls == []
