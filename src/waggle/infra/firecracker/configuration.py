@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Firecracker is told: the calls that make a machine, and the command line of its kernel.
+"""The calls that make a machine on Firecracker, and the command line of its kernel.
 
 Pure: `machine` makes the calls. All paths are those below the VMM's own root (`vmm.starter`), which
 are the same for every machine, so a copy of a frozen one finds them again.

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frozen machines fit which program, and boots that cannot succeed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.infra.firecracker.pretended import MIB, spec_in
+from tests.support.leaks import Leaks
+
+from waggle.domain.errors import BootFailed, FrozenMachineUnusable, PortTaken, SetupIncomplete
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.infra.guest.forwarder import claim
+from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.vmm.binaries import Binary
+from waggle.infra.vmm.version import Version, Vmm
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+UID = 1_900_000_782
+NEW, OLD = "b" * 64, "a" * 64
+
+
+def binary(digest: str = NEW, version: str = "1.13.1", path: str = "/bin/busybox") -> Binary:
+    return Binary(Vmm.FIRECRACKER, Version.parse(version), "x86_64", Path(path), digest)
+
+
+def found(vmm: Vmm, digest: str, version: str) -> Binary:
+    """Find the old program, as the store does."""
+    if digest == OLD:
+        return binary(OLD, "1.12.1")
+    raise SetupIncomplete(f"It needs Firecracker {version}, which is not here.", hint="Add it.")
+
+
+@pytest.fixture
+def machines() -> FirecrackerHypervisor:
+    return FirecrackerHypervisor(binary(), found, jailed=False)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A place that another user can reach, too."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_a_machine_fits_the_program_that_made_it(machines: FirecrackerHypervisor) -> None:
+    ours = machines.fingerprint()
+    assert ours["vmm"] == NEW
+    assert ours["version"] == "1.13.1"
+    assert machines.lock(ours) is None
+
+
+def test_an_older_program_that_was_kept_resumes_what_it_froze(
+    machines: FirecrackerHypervisor, tmp_path: Path
+) -> None:
+    theirs = {**machines.fingerprint(), "vmm": OLD, "version": "1.12.1"}
+    assert machines.lock(theirs) is None
+    with contextlib.closing(FrozenFiles("x", mib=1)) as frozen:
+        frozen.save(tmp_path)
+    with contextlib.closing(machines.load(tmp_path, theirs)) as loaded:
+        assert machines.fingerprint(loaded) == theirs
+
+
+def test_the_version_to_add_is_named(machines: FirecrackerHypervisor) -> None:
+    theirs = {**machines.fingerprint(), "vmm": "c" * 64, "version": "1.99.0"}
+    assert machines.lock(theirs) == (
+        "Firecracker. It needs Firecracker 1.99.0, which is not here. Add it"
+    )
+
+
+@pytest.mark.parametrize("name, part", [("cpu", "processor"), ("machine", "kind of machine")])
+def test_another_part_is_named(machines: FirecrackerHypervisor, name: str, part: str) -> None:
+    assert machines.lock({**machines.fingerprint(), name: "other"}) == part
+    without = {key: value for key, value in machines.fingerprint().items() if key != name}
+    assert machines.lock(without) == part
+
+
+async def test_memory_of_another_size_is_refused(
+    machines: FirecrackerHypervisor, tmp_path: Path
+) -> None:
+    with (
+        contextlib.closing(FrozenFiles(f"1.13.1 {NEW}", mib=MIB + 1)) as frozen,
+        pytest.raises(FrozenMachineUnusable, match="another size"),
+    ):
+        await machines.resume(spec_in(tmp_path), frozen)
+
+
+async def test_a_program_that_is_gone_is_named(
+    machines: FirecrackerHypervisor, tmp_path: Path
+) -> None:
+    with (
+        contextlib.closing(FrozenFiles(f"1.99.0 {'c' * 64}", mib=MIB)) as frozen,
+        pytest.raises(SetupIncomplete, match=r"needs Firecracker 1\.99\.0"),
+    ):
+        await machines.resume(spec_in(tmp_path), frozen)
+
+
+async def test_a_program_that_is_no_vmm_fails_the_boot_and_leaves_nothing(
+    machines: FirecrackerHypervisor, place: Path
+) -> None:
+    leaks = Leaks()
+    spec = replace(spec_in(place), uid=UID if os.geteuid() == 0 else None)
+    with pytest.raises(BootFailed, match=r"applet not found|Firecracker ended with status"):
+        await machines.boot(spec)
+    await leaks.settle()
+    claim(spec.ssh_port).close()
+
+
+async def test_a_dynamically_linked_program_is_refused(place: Path) -> None:
+    odd = replace(binary(), is_static=False)
+    with pytest.raises(SetupIncomplete, match="dynamically linked"):
+        await FirecrackerHypervisor(odd, found, jailed=False).boot(spec_in(place))
+
+
+async def test_a_taken_port_is_reported_as_such(
+    machines: FirecrackerHypervisor, place: Path
+) -> None:
+    spec = spec_in(place)
+    with claim(spec.ssh_port), pytest.raises(PortTaken):
+        await machines.boot(spec)
+
+
+async def test_a_missing_disk_is_named(machines: FirecrackerHypervisor, place: Path) -> None:
+    spec = spec_in(place)
+    spec.disks.image.unlink()
+    with pytest.raises(BootFailed, match="image cannot be opened: No such file"):
+        await machines.boot(spec)
+    assert not [path for path in place.iterdir() if path.name.endswith(".run")]
