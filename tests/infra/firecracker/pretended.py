@@ -44,6 +44,9 @@ _HEADER = struct.Struct("<II")
 class PretendedProcess:
     """In the place of a GuardedProcess: its identity is this process's."""
 
+    dial = GuardedProcess.dial
+    until_listening = GuardedProcess.until_listening
+
     def __init__(self, directory: Path, messages: socket.socket) -> None:
         """`messages` is where the VMM writes."""
         self.messages = messages

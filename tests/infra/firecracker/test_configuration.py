@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls that make a machine on Firecracker, for each kind of machine and version.
+"""The calls that make a machine on Firecracker, for each kind of machine and version."""
 
 from __future__ import annotations
 

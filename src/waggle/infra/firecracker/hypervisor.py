@@ -17,7 +17,8 @@ from typing import Final
 from waggle.domain.errors import FrozenMachineUnusable, SetupIncomplete
 from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resources
 from waggle.infra.firecracker import configuration
-from waggle.infra.firecracker.machine import FirecrackerMachine, Origin, Program
+from waggle.infra.firecracker.frozen import Origin
+from waggle.infra.firecracker.machine import FirecrackerMachine, Program
 from waggle.infra.firecracker.wires import open_wires
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, reopened

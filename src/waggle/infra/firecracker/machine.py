@@ -9,8 +9,8 @@ A snapshot breaks every connection of the guest: they are made anew when it runs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ from waggle.domain.errors import BootFailed, DiskFull, GuestLost, WaggleError
 from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import API_SOCKET, VSOCK, Call
+from waggle.infra.firecracker.frozen import Origin
 from waggle.infra.firecracker.wires import Wires
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.door import peer_pid
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.frozen import FrozenFiles
 from waggle.infra.guest.link import LinkedMachine, explain
@@ -43,8 +43,7 @@ _REACH_SECONDS = 30.0
 """How long a guest that runs on after it was frozen may take to answer."""
 _END_SECONDS = 1.0
 """Between the loss of the API and the end of its process."""
-_PAUSE = 0.003
-"""Between two looks for the API's socket, which takes 5 ms or so."""
+_MAX_COMPLAINT = 4096
 _ENDED = "waggle: ended"
 """The last line of a guest that ended in order (kit/guest/ending.c)."""
 _NO_ORDER = "the guest's kernel panicked or rebooted"
@@ -57,20 +56,6 @@ class Program:
 
     name: str
     version: Version
-
-
-class Origin:
-    """The frozen machine of a copy: open until `close`."""
-
-    def __init__(self, ram: int, state: int) -> None:
-        """Hold the same files. Raises OSError."""
-        self.ram = os.dup(ram)
-        self.state = os.dup(state)
-
-    def close(self) -> None:
-        """Let the files go, unless machines map them. Call it once."""
-        os.close(self.ram)
-        os.close(self.state)
 
 
 class FirecrackerMachine(LinkedMachine):
@@ -99,14 +84,14 @@ class FirecrackerMachine(LinkedMachine):
         self._io_mib = io_mib
         self._vsock: VsockLink | None = None
         self._forwarder: Forwarder | None = None
-        self._client = VmmClient(self._dial, Vmm.FIRECRACKER, program.version)
+        self._client = VmmClient(lambda: process.dial(API_SOCKET), Vmm.FIRECRACKER, program.version)
         self._is_cut = False
         """Whether its connections are those from before a snapshot."""
 
     async def connect(self) -> None:
         """Wait for the VMM's process and read every channel. `until_ready` reports its end."""
         if not await self._process.until_known():
-            await self._link.hear(self._wires.messages)
+            self._note_complaint()
             return
         door = VsockDoor(self._process.run, VSOCK, self.identity.pid)
         self._link = self._vsock = VsockLink(
@@ -115,6 +100,12 @@ class FirecrackerMachine(LinkedMachine):
         await self._vsock.listen(self._wires.messages, door)
         self._renewal = self._vsock.renewal
         self._forwarder = Forwarder(self._wires.listener, door.connect)
+
+    def _note_complaint(self) -> None:
+        """Read what a guard that has ended said."""
+        with contextlib.suppress(OSError):
+            for line in self._wires.messages.recv(_MAX_COMPLAINT).splitlines():
+                self._console.note(line.decode("utf-8", "replace"))
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; return the cause when it panics or ends instead. Safe to cancel.
@@ -136,7 +127,7 @@ class FirecrackerMachine(LinkedMachine):
         return cause
 
     async def _begin(self) -> None:
-        await self._until_listening()
+        await self._process.until_listening(API_SOCKET)
         if self._origin is None:
             calls = configuration.boot_calls(
                 self._spec.resources, self._program.version, self._io_mib
@@ -149,31 +140,9 @@ class FirecrackerMachine(LinkedMachine):
         await self._call(configuration.load_call(self._program.version))
         frozen.discard(run)
 
-    async def _until_listening(self) -> None:
-        while True:
-            try:
-                (await self._dial()).close()
-                return
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(_PAUSE)
-
     async def _call(self, call: Call, seconds: float = _ANSWER_SECONDS) -> None:
         endpoint, request = call
         await self._client.call(endpoint, request, seconds=seconds)
-
-    async def _dial(self) -> socket.socket:
-        """Connect to the API; see `vmm.client.Dial`. What answers must be the VMM."""
-        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            wire.setblocking(False)
-            place = f"/proc/self/fd/{self._process.run}/{API_SOCKET}"
-            await asyncio.get_running_loop().sock_connect(wire, place)
-            if peer_pid(wire) != self.identity.pid:
-                raise ConnectionAbortedError("another process answers on its socket")
-        except BaseException:
-            wire.close()
-            raise
-        return wire
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`."""

@@ -72,10 +72,6 @@ class GuestLink:
         self._agent = MachineAgent(over(*await self.open(agent)), log_audit)
         await self._agent.connect()
 
-    async def hear(self, messages: socket.socket) -> None:
-        """Start to read the VMM's own messages only. The caller closes the socket after `close`."""
-        await self._follow(messages, self.console.follow_messages)
-
     async def open(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Return streams over one more descriptor, closed with the others."""
         reader, writer = await asyncio.open_connection(sock=wire, limit=MAX_ANSWER)

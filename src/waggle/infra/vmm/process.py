@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from waggle.infra.guest.door import peer_pid
 from waggle.infra.shared.confined import (
     MAX_DESCRIPTORS,
     ConfinedProcess,
@@ -34,6 +35,7 @@ STARTER: Final = "waggle.infra.vmm.starter"
 _GUARD_SECONDS = 2.0
 """How long a guard that has started no VMM yet may take to end."""
 _MAX_REPORT = 32
+_PAUSE = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,32 @@ class GuardedProcess(ConfinedProcess):
                 return False
             self.identity = identify(int(said)) or self.identity
         return True
+
+    async def dial(self, name: str) -> socket.socket:
+        """Connect to a socket in its /run; see `client.Dial`. What answers must be the VMM.
+
+        The caller closes it. Raises OSError.
+        """
+        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            wire.setblocking(False)
+            place = f"/proc/self/fd/{self.run}/{name}"  # whatever the VMM puts there
+            await asyncio.get_running_loop().sock_connect(wire, place)
+            if peer_pid(wire) != self.identity.pid:
+                raise ConnectionAbortedError("another process answers on its socket")
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    async def until_listening(self, name: str) -> None:
+        """Return once `dial` works, which takes some milliseconds. The caller bounds the time."""
+        while True:
+            try:
+                (await self.dial(name)).close()
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(_PAUSE)
 
     def _reap(self) -> None:
         if self._vmm is not None:
