@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Firecracker below its guard, with its jailer and without. It needs no KVM to be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.infra.vmm.guarded import UID, as_root
+from tests.support.firecracker import FIRECRACKER, JAILER, VERSION, programs
+from tests.support.leaks import Leaks
+
+from waggle.infra.firecracker.configuration import API_SOCKET, arguments
+from waggle.infra.vmm import firecracker as api
+from waggle.infra.vmm.client import VmmClient
+from waggle.infra.vmm.errors import VmmRefused
+from waggle.infra.vmm.process import GuardedProcess, Start
+from waggle.infra.vmm.version import Version, Vmm
+
+pytestmark = [pytest.mark.anyio, pytest.mark.net, pytest.mark.timeout(120), as_root]
+FILES = {"kernel": False, "kit": False, "image": False, "scratch": True, "identity": False}
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    return programs()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@contextlib.asynccontextmanager
+async def started(place: Path, real: Path, *, jailed: bool) -> AsyncGenerator[GuardedProcess]:
+    with contextlib.ExitStack() as stack:
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
+        files: dict[str, tuple[int, bool]] = {}
+        for name, writable in FILES.items():
+            (place / name).write_bytes(bytes(4096))
+            (place / name).chmod(0o666)
+            files[name] = (os.open(place / name, os.O_RDWR), writable)
+            stack.callback(os.close, files[name][0])
+        memory = os.memfd_create("memory")
+        stack.callback(os.close, memory)
+        start = Start(
+            program=real / FIRECRACKER,
+            arguments=arguments(),
+            jailer=real / JAILER if jailed else None,
+            id="env_1",
+            files=files,
+            directory=place,
+            run_mib=1,
+            memory=memory,
+            messages=theirs.fileno(),
+            uid=UID,
+        )
+        process = GuardedProcess.launch(start)
+        try:
+            async with asyncio.timeout(30):
+                assert await process.until_known()
+                await process.until_listening(API_SOCKET)
+            yield process
+        finally:
+            await process.kill()
+            process.close()
+
+
+def status(pid: int) -> dict[str, str]:
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, value in (row.split(":", 1) for row in rows)}
+
+
+@pytest.mark.parametrize("jailed", [True, False])
+async def test_it_answers_and_sees_only_its_machine(
+    place: Path, real: Path, *, jailed: bool
+) -> None:
+    leaks = Leaks()
+    before = Path("/proc/self/mountinfo").read_text()
+    async with started(place, real, jailed=jailed) as process:
+        client = VmmClient(
+            lambda: process.dial(API_SOCKET), Vmm.FIRECRACKER, Version.parse(VERSION)
+        )
+        said = await client.call(api.GET_FIRECRACKER_VERSION)
+        assert said.firecracker_version == VERSION
+        now = status(process.identity.pid)
+        assert {*now["Uid"].split(), *now["Gid"].split()} == {str(UID)}
+        assert (now["Groups"], now["NoNewPrivs"], now["NSpid"].split()[-1]) == ("", "1", "1")
+        assert {now[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+        inside = {path.name for path in Path(f"/proc/{process.identity.pid}/root").iterdir()}
+        assert inside >= {*FILES, "run", "proc", "dev"}
+        assert inside <= {*FILES, "run", "proc", "dev", "vmm", FIRECRACKER, "firecracker.pid"}
+        kernel = api.BootSource(kernel_image_path="/etc/passwd")
+        with pytest.raises(VmmRefused, match="No such file or directory"):
+            await client.call(api.PUT_GUEST_BOOT_SOURCE, kernel)
+        assert Path("/proc/self/mountinfo").read_text() == before
+    assert {path.name for path in place.iterdir()} == {*FILES}
+    await leaks.settle()
+
+
+@pytest.mark.parametrize("jailed", [True, False])
+async def test_read_only_files_are_so_for_the_kernel_too(
+    place: Path, real: Path, *, jailed: bool
+) -> None:
+    async with started(place, real, jailed=jailed) as process:
+        rows = Path(f"/proc/{process.identity.pid}/mountinfo").read_text().splitlines()
+        mounts = {row.split()[4]: set(row.split()[5].split(",")) for row in rows}
+        for name, writable in FILES.items():
+            assert ("rw" in mounts[f"/{name}"]) is writable, name
+            assert {"nosuid", "nodev"} <= mounts[f"/{name}"] or writable
+        assert {"nosuid", "nodev", "noexec"} <= mounts["/run"]
+        assert ("rw" in mounts["/"]) is jailed
