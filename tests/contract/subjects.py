@@ -24,6 +24,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec, Resources
 from waggle.domain.programs import GuestUser
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.infra.firecracker.machine import NO_ORDER
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
@@ -89,6 +90,20 @@ class Subject:
     """Kits that fail: `silent`, `exits`, `garbage`, and `faults` for real hypervisors."""
     ports: PortAllocator = field(default_factory=lambda: PortAllocator(24_000, 25_000))
     machines: list[Machine] = field(default_factory=list[Machine])
+
+    @property
+    def hears_kernel(self) -> bool:
+        """Whether its guest's kernel has a console: without, only the first process is heard."""
+        return self.hypervisor.name != "firecracker"
+
+    @property
+    def reset(self) -> str:
+        """The cause of the end of a machine that its guest's kernel resets without a word."""
+        return "the guest shut down" if self.hears_kernel else NO_ORDER
+
+    def panic(self, words: str) -> str:
+        """Return what is known of a panic with these words."""
+        return words if self.hears_kernel else NO_ORDER
 
     async def case(self, resources: Resources = RESOURCES) -> Case:
         """Return a machine that boots, with separate disks and a separate port."""

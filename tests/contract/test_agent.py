@@ -103,7 +103,7 @@ async def test_a_forced_reboot_ends_the_machine(real: Subject) -> None:
     machine = await real.boot(await real.case())
     await client(machine).reboot(power.Manner.FORCED)
     async with asyncio.timeout(60):
-        assert await machine.wait() == "the guest shut down"
+        assert await machine.wait() == real.reset
 
 
 async def test_a_graceful_shutdown_ends_the_machine(real: Subject) -> None:

@@ -21,7 +21,7 @@ async def test_a_guest_that_shuts_down_is_reported_with_its_cause(real: Subject)
     machine = await real.boot(case)
     asking = asyncio.create_task(case.root("reboot -f"))
     async with asyncio.timeout(30):
-        assert await machine.wait() == "the guest shut down"
+        assert await machine.wait() == real.reset
     await asyncio.gather(asking, return_exceptions=True)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -46,7 +47,7 @@ _END_SECONDS = 1.0
 _MAX_COMPLAINT = 4096
 _ENDED = "waggle: ended"
 """The last line of a guest that ended in order (kit/guest/ending.c)."""
-_NO_ORDER = "the guest's kernel panicked or rebooted"
+NO_ORDER: Final = "the guest's kernel panicked or rebooted"
 log = structlog.get_logger(__name__)
 
 
@@ -273,7 +274,7 @@ class FirecrackerMachine(LinkedMachine):
         for line in reversed(lines):
             if line.startswith(SAYS):
                 return line.removeprefix(SAYS).rstrip(".")
-        return _NO_ORDER if status == 0 and _ENDED not in lines else None
+        return NO_ORDER if status == 0 and _ENDED not in lines else None
 
     async def _release(self) -> None:
         await self._client.aclose()
