@@ -215,6 +215,7 @@ def test_a_missing_module_is_diagnosed_with_its_package() -> None:
         ("libkrun was killed by SIGKILL", "for lack of memory"),
         ("[ 1.0] Kernel panic - not syncing: was killed by SIGKILL", "kernel give up"),
         ("the guest shut down", "shut the machine down"),
+        ("the guest's kernel panicked or rebooted", "run less at once"),
         ("QEMU ended with status 3", "server's log"),
     ],
 )

@@ -211,6 +211,11 @@ def machine_died(cause: str) -> Diagnosis:
     """Return the diagnosis of a machine that died; `cause` is the result of `Machine.wait`."""
     if "Kernel panic" in cause:
         step = "Something in it made its kernel give up: run less at once, or not as root."
+    elif cause.endswith("panicked or rebooted"):  # where the kernel's last words are not heard
+        step = (
+            "Something in it made its kernel give up, or rebooted it: run less at once, not as "
+            "root, and leave out reboot, shutdown and the like."
+        )
     elif cause.endswith("was killed by SIGKILL"):
         step = (
             "Somebody on the server killed it, often the kernel for lack of memory: the operator "
