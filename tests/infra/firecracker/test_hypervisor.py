@@ -113,12 +113,6 @@ async def test_a_program_that_is_no_vmm_fails_the_boot_and_leaves_nothing(
     claim(spec.ssh_port).close()
 
 
-async def test_a_dynamically_linked_program_is_refused(place: Path) -> None:
-    odd = replace(binary(), is_static=False)
-    with pytest.raises(SetupIncomplete, match="dynamically linked"):
-        await FirecrackerHypervisor(odd, found, jailed=False).boot(spec_in(place))
-
-
 async def test_a_taken_port_is_reported_as_such(
     machines: FirecrackerHypervisor, place: Path
 ) -> None:

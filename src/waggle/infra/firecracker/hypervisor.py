@@ -124,11 +124,6 @@ class FirecrackerHypervisor:
         self, spec: MachineSpec, binary: Binary, frozen: FrozenState | None = None
     ) -> FirecrackerMachine:
         """Open everything, start Firecracker, and close what only Firecracker needs."""
-        if not binary.is_static:
-            raise SetupIncomplete(
-                f"Firecracker {binary.version} is dynamically linked: it finds no libraries.",
-                hint="Add a static one, as the releases are: waggle vmm add PATH.",
-            )
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log)
             undo.callback(console.close)
