@@ -30,7 +30,7 @@ class Machine:
         self.vmm = Vmm(directory)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._listener = ConsoleListener(self._directory, NAME)
-        self.link = VsockLink(Console(directory / "console.log"), self._listener)
+        self.link = VsockLink(Console(directory / "console.log"), self._listener, patience=1.0)
         self.messages, self._messages = socket.socketpair()
 
     async def start(self) -> VsockLink:

@@ -28,9 +28,10 @@ from waggle.infra.guest.vsock import AGENT_PORT, RENEWAL_PORT, ConsoleListener, 
 from waggle.tasks import end
 
 _DRAIN_SECONDS = 2.0
-_FIRST_TRY: Final = 1.0
+PATIENCE: Final = 5.0
 """Seconds for an answer. A connection may be lost without a sign to this side when a copy begins to
-run, so it is made again, with twice the time."""
+run, so it is made again, with twice the time. A copy whose memory is still read from a file, on a
+busy host, has taken three."""
 _PAUSE: Final = 0.02
 """Seconds until a guest that does not listen yet is called again."""
 
@@ -38,8 +39,12 @@ _PAUSE: Final = 0.02
 class VsockLink(GuestLink):
     """The connections to one machine. It owns the listener; `close` releases everything."""
 
-    def __init__(self, console: Console, listener: ConsoleListener) -> None:
+    def __init__(
+        self, console: Console, listener: ConsoleListener, *, patience: float = PATIENCE
+    ) -> None:
+        """`patience` is how many seconds the first try of `reach` waits for an answer."""
         super().__init__(console)
+        self._patience = patience
         self._listener = listener
         self._door: VsockDoor | None = None
         self._renewal = Renewal(lambda: self._dial(RENEWAL_PORT))
@@ -83,7 +88,7 @@ class VsockLink(GuestLink):
         return None
 
     async def _reach(self) -> None:
-        patience = _FIRST_TRY
+        patience = self._patience
         while True:
             try:
                 async with asyncio.timeout(patience):
