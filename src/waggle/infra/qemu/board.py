@@ -55,11 +55,12 @@ SMALL: Final = Board(
     command_line=_COMMAND_LINE,
     has_initrd=False,
 )
-# Debian's kernel turns AppArmor on, and engines of containers would look for its programs.
+# Debian's kernel turns AppArmor on, and engines of containers would look for its programs. Its
+# watchdog takes the time for which a machine was paused for a hang.
 FULL: Final = Board(
     machine="q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,graphics=off,hpet=off",
     bus="pci",
     options=",disable-legacy=on",
-    command_line=f"{_COMMAND_LINE} apparmor=0",
+    command_line=f"{_COMMAND_LINE} nowatchdog apparmor=0",
     has_initrd=True,
 )
