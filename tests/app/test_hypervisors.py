@@ -40,4 +40,4 @@ def test_the_log_names_the_acceleration_and_what_each_can() -> None:
     }
     chosen = hypervisors(load({"HOME": "/root", **environ}))
     assert chosen.label == "qemu (tcg)"
-    assert "snapshots, forks" in chosen.abilities["qemu (tcg)"]
+    assert "can be frozen" in chosen.abilities["qemu (tcg)"]

@@ -157,8 +157,8 @@ class TestHypervisor:
         result = await doctor.hypervisor(both)
         assert result.status is Status.OK
         assert result.detail.startswith("krun, qemu: krun can be used. ")
-        assert "krun can: no snapshots" in result.detail
-        assert "qemu can: snapshots, forks" in result.detail
+        assert "Machines of krun cannot be frozen" in result.detail
+        assert "Machines of qemu can be frozen" in result.detail
         qemu = await doctor.qemu(both)
         assert (qemu.status, qemu.detail) == (Status.OK, "not needed (not installed)")
 

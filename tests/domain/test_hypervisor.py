@@ -75,12 +75,12 @@ def test_every_name_can_be_in_a_manifest() -> None:
 
 def test_capabilities_are_said_in_words() -> None:
     assert in_words(Capabilities(freezes=False, stops_when_full=False)) == (
-        "no snapshots, forks, templates or pauses to disk"
+        "cannot be frozen (no snapshots, forks, templates, pauses to disk)"
     )
     breaks = Capabilities(
         freezes=True, stops_when_full=False, keeps_connections=False, containers=True
     )
-    assert "connections break" in in_words(breaks)
+    assert "lose their connections then" in in_words(breaks)
     assert "run containers" in in_words(breaks)
     assert "wait while the disk is full" in in_words(
         Capabilities(freezes=True, stops_when_full=True)

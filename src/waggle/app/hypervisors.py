@@ -68,6 +68,29 @@ def _krun(settings: Settings) -> Found:
     )
 
 
+def _firecracker(settings: Settings) -> Found:
+    store = BinaryStore(Places.of(settings).binaries)
+    binary, problem, mend = None, "", ""
+    try:
+        binary = store.newest(Vmm.FIRECRACKER)
+    except SetupIncomplete as error:
+        problem, mend = error.message, error.hint
+
+    def make(_accel: Accel, enclose: EncloseMachine | None) -> Hypervisor:
+        return FirecrackerHypervisor(
+            binary or store.newest(Vmm.FIRECRACKER),
+            store.find,
+            jailed=is_root(),
+            enclose=enclose,
+            io_mib=settings.vm_disk_mb_per_second,
+        )
+
+    can = FirecrackerHypervisor.capabilities
+    return Found(
+        Candidate(can, needs_kvm=True, problem=problem, mend=mend), make, _small_kernel(settings)
+    )
+
+
 def _qemu(settings: Settings) -> Found:
     there = shutil.which(settings.qemu_binary) is not None
     is_full = settings.guest_kernel == "full"
@@ -88,27 +111,6 @@ def _qemu(settings: Settings) -> Found:
             room=data_room(settings),
         ),
         FullKernel(Places.of(settings).guest) if is_full else _small_kernel(settings),
-    )
-
-
-def _firecracker(settings: Settings) -> Found:
-    """Describe Firecracker with the newest program that the operator added."""
-    programs = BinaryStore(Places.of(settings).binaries)
-    problem = mend = ""
-    try:
-        programs.newest(Vmm.FIRECRACKER)
-    except SetupIncomplete as error:
-        problem, mend = error.message, error.hint or ""
-    return Found(
-        Candidate(FirecrackerHypervisor.capabilities, needs_kvm=True, problem=problem, mend=mend),
-        lambda _accel, enclose: FirecrackerHypervisor(
-            programs.newest(Vmm.FIRECRACKER),
-            programs.find,
-            jailed=is_root(),
-            enclose=enclose,
-            io_mib=settings.vm_disk_mb_per_second,
-        ),
-        _small_kernel(settings),
     )
 
 

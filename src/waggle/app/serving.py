@@ -250,7 +250,7 @@ async def _kill_machines(state: Path) -> None:
         await store.aclose()
 
 
-async def serve_stdio(settings: Settings, wire: Wire) -> None:
+async def serve_stdio(settings: Settings, wire: Wire, adapters: Adapters = ADAPTERS) -> None:
     """Serve until the client closes its side or is gone, or until SIGINT or SIGTERM.
 
     A second signal ends the grace of the first. When it returns, every environment of the client is
@@ -261,7 +261,7 @@ async def serve_stdio(settings: Settings, wire: Wire) -> None:
         await group.start(signals.receive)
         async with (
             private_state(Places.of(settings).stdio) as directory,
-            open_app(settings.model_copy(update={"data_dir": directory})) as app,
+            open_app(settings.model_copy(update={"data_dir": directory}), adapters=adapters) as app,
         ):
             await _serve_stdio(app, wire, signals)
         group.cancel_scope.cancel()
@@ -284,7 +284,7 @@ async def _serve_stdio(app: App, wire: Wire, signals: Signals) -> None:
         group.cancel_scope.cancel()
 
 
-def serve(settings: Settings, wire: Wire | None = None) -> None:
+def serve(settings: Settings, wire: Wire | None = None, adapters: Adapters = ADAPTERS) -> None:
     """Prepare this process and serve: the client at `wire` if there is one, else over HTTP.
 
     Raises WaggleError, also inside groups.
@@ -294,7 +294,7 @@ def serve(settings: Settings, wire: Wire | None = None) -> None:
     raise_limit()
     if wire is None:
         supervisor = Supervisor.of(process_environment(), os.getpid())
-        serving = partial(serve_http, settings, supervisor=supervisor)
+        serving = partial(serve_http, settings, adapters=adapters, supervisor=supervisor)
         process.run(serving, dead_after=supervisor.dead_after(process.DEAD_SECONDS))
     else:
-        process.run(serve_stdio, settings, wire)
+        process.run(serve_stdio, settings, wire, adapters)

@@ -42,18 +42,16 @@ def can_freeze(hypervisor: Hypervisor) -> TypeGuard[FreezingHypervisor]:
 
 
 def in_words(capabilities: Capabilities) -> str:
-    """Say what its machines can, for operators."""
-    can = [
-        "snapshots, forks, templates and pauses to disk"
-        if capabilities.freezes
-        else "no snapshots, forks, templates or pauses to disk"
-    ]
-    if capabilities.freezes and not capabilities.keeps_connections:
-        can.append("connections break when they are frozen")
+    """Say what its machines can, for operators: the end of a sentence about them."""
+    can = ["can be frozen (snapshots, forks, templates, pauses to disk)"]
+    if not capabilities.freezes:
+        can = ["cannot be frozen (no snapshots, forks, templates, pauses to disk)"]
+    elif not capabilities.keeps_connections:
+        can.append("lose their connections then")
     if capabilities.stops_when_full:
-        can.append("they wait while the disk is full")
+        can.append("wait while the disk is full")
     if capabilities.containers:
-        can.append("they run containers")
+        can.append("run containers")
     return ", ".join(can)
 
 
