@@ -154,7 +154,8 @@ async def _can_be_forked(client: Client) -> None:
     able = (await call(client, "create_environment", **wish))["environment_id"]
     assert (await call(client, "create_environment", **wish))["environment_id"] == able
     plain = {"runtime": "shell", "idempotency_key": "one"}
-    assert (await refusal(client, "create_environment", **plain))["code"] == "idempotency_key_reused"
+    refused = await refusal(client, "create_environment", **plain)
+    assert refused["code"] == "idempotency_key_reused"
     assert await of(client, able) == "qemu"
     await said(client, able, "echo kept >note")
     forked = await call(client, "fork_environment", environment_id=able)
