@@ -25,7 +25,7 @@ from waggle.config.places import Places
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
-from waggle.infra.qemu.argv import command_line
+from waggle.infra.qemu.board import SMALL
 from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
@@ -90,7 +90,7 @@ def qemu_argv(
         *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(settings.default_cpus), "-m", f"{settings.default_memory_mb}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-kernel", str(kernel), "-append", command_line(counter)),
+        *("-kernel", str(kernel), "-append", SMALL.with_counter(counter).command_line),
         *("-chardev", "stdio,id=console", "-device", "virtio-serial-device"),
         *("-device", "virtconsole,chardev=console"),
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),

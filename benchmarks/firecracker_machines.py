@@ -16,7 +16,7 @@ from typing import cast
 
 from benchmarks.interleave import interleave
 from benchmarks.server import free_port
-from waggle.app.machines import hypervisor
+from waggle.app.hypervisors import hypervisors
 from waggle.app.values import image_references, image_service
 from waggle.config import Settings
 from waggle.config.places import Places
@@ -45,7 +45,7 @@ class Machines:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings, self._directory = settings, directory
-        self._hypervisor = cast("FreezingHypervisor", hypervisor(settings).hypervisor)
+        self._hypervisor = cast("FreezingHypervisor", hypervisors(settings).first)
         self._resources = Resources(settings.default_cpus, settings.default_memory_mb, DISK_MIB)
         self._made = 0
 
