@@ -97,10 +97,9 @@ async def hypervisor(subject: Subject) -> CheckResult:
         choice = _choice(subject, candidates)
     except WaggleError as error:
         return fail("hypervisor", error.message, error.hint)
-    able = (
-        f"Machines of {name} {in_words(candidates[name].capabilities)}." for name in choice.names
-    )
-    return ok("hypervisor", f"{', '.join(choice.names)}: {choice.reason} {' '.join(able)}")
+    can = {name: in_words(candidates[name].capabilities) for name in choice.names}
+    able = " ".join(f"Machines of {name} {what}." for name, what in can.items())
+    return ok("hypervisor", f"{', '.join(can)}: {choice.reason} {able}")
 
 
 async def freezing(subject: Subject) -> CheckResult:
