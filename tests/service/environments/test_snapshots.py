@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -154,6 +155,18 @@ async def test_an_environment_rolls_back_only_to_its_own_snapshot() -> None:
             await here.service.roll_back(other.id, kept.id, owner=OWNER)
         back = await here.service.roll_back(origin.id, kept.id, owner=OWNER)
         assert (back.id, back.state) == (origin.id, State.RUNNING)
+
+
+async def test_a_snapshot_that_another_hypervisor_froze_does_not_cost_the_environment() -> None:
+    """The file of an imported snapshot may say that it is of any environment."""
+    async with snapshots() as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        _, frozen = here.shelf.kept[kept.id]
+        here.shelf.kept[kept.id] = replace(kept, hypervisor="another"), frozen
+        with pytest.raises(FrozenMachineUnusable, match="the environment's hypervisor"):
+            await here.service.roll_back(origin.id, kept.id, owner=OWNER)
+        assert here.world.service.get(origin.id, owner=OWNER).state is State.RUNNING
 
 
 async def test_snapshots_expire() -> None:

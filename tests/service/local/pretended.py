@@ -198,6 +198,8 @@ class Rig:
     images: Images = field(default_factory=Images)
     scratch: Scratch = field(default_factory=Scratch)
     ports: PortAllocator = field(default_factory=lambda: PortAllocator(10_900, 10_920))
+    others: Sequence[PretendHypervisor] = ()
+    """Hypervisors after the first."""
 
     @property
     def host(self) -> LocalHost:
@@ -209,7 +211,10 @@ class Rig:
         return LocalHost(
             directory=self.directory / "environments",
             machines=ByHypervisor(
-                LocalMachines(self.hypervisor, launcher, parts, UNABLE, NoTemplates())
+                *(
+                    LocalMachines(one, launcher, parts, UNABLE, NoTemplates())
+                    for one in (self.hypervisor, *self.others)
+                )
             ),
             images=self.images,
             new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),

@@ -7,30 +7,32 @@ are tested in tests/vm and tests/e2e.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
-from tests.service.local.pretended import MIB, NOTHING, PretendMachine, Rig
+from tests.service.local.pretended import MIB, NOTHING, PretendHypervisor, PretendMachine, Rig
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 
 from waggle.domain.errors import (
     BootFailed,
     DiskFull,
+    FrozenMachineUnusable,
     ImageCorrupt,
     ImageMissing,
     NoPorts,
     PortTaken,
+    Unsupported,
 )
 from waggle.domain.host import no_progress
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.ssh import SshConnection, new_keys
 from waggle.service.local.blueprint import Blueprint, MachineParts, StartedMachine
-from waggle.service.local.frozen import frozen_in
+from waggle.service.local.frozen import FrozenMachine, frozen_in
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
@@ -214,4 +216,49 @@ async def test_a_pool_machine_that_cannot_be_renewed_is_stopped_and_replaced(
     assert log[-2:] == [asks, "room"]
     assert "machine" in log
     assert len(rig.hypervisor.specs) == 1
+    assert rig.left() == NOTHING
+
+
+class UnaskedPool:
+    """A pool whose machines do not fit."""
+
+    def claim(self, *_: object) -> None:
+        raise AssertionError("its machines are of another hypervisor")
+
+    async def make_room(self) -> None:
+        pass
+
+
+async def test_an_environment_is_made_with_its_own_hypervisor_and_not_from_the_pool(
+    rig: Rig,
+) -> None:
+    another = PretendHypervisor([BootFailed("The other one panicked.")], name="another")
+    rig.others = [another]
+    pool = cast("WarmPool[WarmMachine]", UnaskedPool())
+    described = replace(environment(), hypervisor="another")
+    with pytest.raises(BootFailed, match="The other one panicked"):
+        await rig.host_with(pool).create(described, no_progress)
+    assert (len(another.specs), rig.hypervisor.specs, rig.left()) == (1, [], NOTHING)
+
+
+async def test_one_whose_hypervisor_is_gone_keeps_its_files(rig: Rig) -> None:
+    described = replace(environment(), hypervisor="gone")
+    files = frozen_in(rig.directory / "environments" / described.id)
+    files.mkdir(parents=True)
+    assert await rig.host.recover(described)
+    for work in (rig.host.resume(described, no_progress), rig.host.create(described, no_progress)):
+        with pytest.raises(Unsupported, match="the hypervisor gone, which this server"):
+            await work
+    assert files.is_dir()
+    assert not rig.host.can_freeze("gone")
+    await rig.host.discard(described)
+    assert rig.left() == NOTHING
+
+
+async def test_what_another_hypervisor_froze_is_refused_before_anything_is_made(rig: Rig) -> None:
+    rig.others = [PretendHypervisor(name="another")]
+    frozen = FrozenMachine(rig.directory, "pretend", *cast("Any", (None, None)))
+    described = replace(environment(), hypervisor="another")
+    with pytest.raises(FrozenMachineUnusable, match="not frozen by the environment's hypervisor"):
+        await rig.host.create(described, no_progress, frozen)
     assert rig.left() == NOTHING

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,9 @@ from tests.service.local.frozen.kept import (
 )
 from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.errors import FrozenMachineUnusable
+from waggle.domain.errors import FrozenMachineUnusable, Unsupported
+from waggle.domain.hypervisor import ByHypervisor
+from waggle.domain.machine import Hypervisor
 from waggle.domain.secrets import mint
 from waggle.domain.secrets.held import NO_SECRETS, HeldSecrets
 from waggle.domain.snapshot import Snapshot
@@ -62,6 +65,15 @@ def freezer(here: Path, vmm: dict[str, str] = VMM) -> Freezer:
     disk, kernel, kit = machine_parts(here)
     parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
     return Freezer(cast("Any", Qemu(vmm)), here / "freezing", disk.parent, parts)
+
+
+@dataclass(frozen=True)
+class Part:
+    freezing: Freezer
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        return self.freezing.hypervisor
 
 
 def exported(directory: Path) -> io.BytesIO:
@@ -181,6 +193,9 @@ def test_a_snapshot_that_does_not_match_its_digests_is_not_imported(tmp_path: Pa
         ("", "kernel", "/etc/passwd", "not one of ours"),
         ("", "snapshot", None, "not one of ours"),
         ("snapshot", "runtime", "perl", "not one of ours"),
+        ("", "hypervisor", "../qemu", "not one of ours"),
+        ("", "hypervisor", ["qemu"], "not one of ours"),
+        ("", "hypervisor", "krun", "was not frozen by qemu"),
     ],
 )
 def test_invalid_manifests_are_refused(
@@ -190,6 +205,36 @@ def test_invalid_manifests_are_refused(
         (facts[part] if part else facts)[name] = value
 
     assert words in refusal(exported(kept(tmp_path / "a", change)), installed(tmp_path / "b"))
+
+
+def test_a_snapshot_of_before_hypervisors_had_names_is_of_qemu(tmp_path: Path) -> None:
+    def older(facts: dict[str, Any]) -> None:
+        del facts["hypervisor"]
+
+    there = kept(tmp_path / "a", older)
+    (found,) = read_snapshots(tmp_path / "a" / "snapshots")
+    assert found.hypervisor == "qemu"
+    assert imported(exported(there), installed(tmp_path / "b")).hypervisor == "qemu"
+
+
+def test_a_snapshot_of_a_hypervisor_that_is_not_here_names_it(tmp_path: Path) -> None:
+    def newer(facts: dict[str, Any]) -> None:
+        facts["hypervisor"] = "cloud-hypervisor"
+
+    data = exported(kept(tmp_path / "a", newer))
+    own = ByHypervisor(Part(freezer(installed(tmp_path / "b"))))
+    shelf = tmp_path / "b" / "snapshots"
+    with pytest.raises(Unsupported, match="cloud-hypervisor") as refused:
+        bring(
+            data,
+            shelf,
+            lambda name: own.of(name).freezing,
+            snapshot_id=NEW,
+            owner="bob",
+            expires_at=LATER,
+        )
+    assert "add cloud-hypervisor to WAGGLE_HYPERVISOR" in refused.value.hint
+    assert not [*shelf.iterdir()]
 
 
 def test_an_exported_file_is_new_and_private(tmp_path: Path) -> None:
