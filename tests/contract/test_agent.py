@@ -99,6 +99,7 @@ async def test_it_freezes_the_disk_and_thaws_it(agent: MachineAgent) -> None:
     assert await agent.read_file("/tmp/later") == b"x"
 
 
+@pytest.mark.both_kernels
 async def test_a_forced_reboot_ends_the_machine(real: Subject) -> None:
     machine = await real.boot(await real.case())
     await client(machine).reboot(power.Manner.FORCED)

@@ -25,6 +25,7 @@ async def test_a_guest_that_shuts_down_is_reported_with_its_cause(real: Subject)
     await asyncio.gather(asking, return_exceptions=True)
 
 
+@pytest.mark.both_kernels
 async def test_a_machine_shuts_down_and_another_boots_from_its_disks(subject: Subject) -> None:
     case = await subject.case()
     machine = await subject.boot(case)
@@ -108,6 +109,7 @@ async def test_a_guest_that_does_not_end_is_not_waited_for(real: Subject) -> Non
             os.kill(machine.identity.pid, signal.SIGCONT)
 
 
+@pytest.mark.both_kernels
 async def test_root_inside_ends_the_machine_as_elsewhere(real: Subject) -> None:
     case = await real.case()
     machine = await real.boot(case)

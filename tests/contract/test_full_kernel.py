@@ -1,47 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full guest kernel: the contract's main promises, freezing, and what the small one has not."""
+"""The full guest kernel: freezing, and what the small one has not.
+
+It also keeps the promises of the other modules here that are marked `both_kernels`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.contract import test_agent as agent
-from tests.contract import test_ending as ending
-from tests.contract import test_hypervisor as promises
 from tests.contract.subjects import Case, Running, Subject, full_qemu, full_subject
-from tests.support.vm import Parts, full_parts
+from tests.support.vm import Parts
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Machine, Resources
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 
-__all__ = ["full_parts"]
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
-Promise = Callable[..., Awaitable[None]]
-TO_A_SUBJECT: tuple[Promise, ...] = (
-    promises.test_a_booted_machine_is_alive_and_its_ssh_server_answers,
-    promises.test_a_paused_machine_does_not_run_until_it_is_resumed,
-    promises.test_renewing_a_running_machine_gives_it_a_new_identity,
-    promises.test_a_killed_vmm_is_reported_with_its_cause,
-    promises.test_a_corrupt_kit_shows_the_kernel_panic,
-    promises.test_an_init_that_ends_shows_its_last_output,
-    agent.test_a_forced_reboot_ends_the_machine,
-    ending.test_a_machine_shuts_down_and_another_boots_from_its_disks,
-    ending.test_root_inside_ends_the_machine_as_elsewhere,
-)
-TO_A_MACHINE: tuple[Promise, ...] = (
-    promises.test_cpus_memory_and_disk_match_the_request,
-    promises.test_only_the_scratch_disk_can_be_written,
-    promises.test_the_agent_answers_and_is_restarted_when_killed,
-    promises.test_console_output_of_the_guest_is_kept_and_sanitised,
-)
 NETWORK = """\
 set -e
 ip link add br0 type bridge
@@ -71,22 +51,6 @@ async def one(
     case = await made.case(Resources(cpus=2, memory_mib=320, disk_mib=96))
     yield Running(case, await made.boot(case))
     await made.close()
-
-
-def name(promise: Promise) -> str:
-    return promise.__name__.removeprefix("test_")
-
-
-@pytest.mark.parametrize("promise", TO_A_SUBJECT, ids=name)
-async def test_it_keeps_the_promise(full: Subject, promise: Promise) -> None:
-    (wanted,) = inspect.signature(promise).parameters
-    await promise(**{wanted: full})
-
-
-@pytest.mark.parametrize("promise", TO_A_MACHINE, ids=name)
-async def test_its_machine_keeps_the_promise(one: Running, promise: Promise) -> None:
-    (wanted,) = inspect.signature(promise).parameters
-    await promise(**{wanted: one})
 
 
 async def test_the_kernel_loads_the_modules_that_something_needs(one: Running) -> None:

@@ -46,6 +46,7 @@ def free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.both_kernels
 async def test_a_booted_machine_is_alive_and_its_ssh_server_answers(subject: Subject) -> None:
     case = await subject.case()
     machine = await subject.boot(case)
@@ -69,6 +70,7 @@ async def test_stop_ends_a_machine_frees_its_port_and_may_be_repeated(subject: S
         await machine.agent.ping()
 
 
+@pytest.mark.both_kernels
 async def test_a_paused_machine_does_not_run_until_it_is_resumed(subject: Subject) -> None:
     case = await subject.case()
     machine = await subject.boot(case)
@@ -83,6 +85,7 @@ async def test_a_paused_machine_does_not_run_until_it_is_resumed(subject: Subjec
     assert (await case.banner()).startswith(b"SSH-2.0-")
 
 
+@pytest.mark.both_kernels
 async def test_renewing_a_running_machine_gives_it_a_new_identity(real: Subject) -> None:
     """A warm machine does the same: it runs on with a new identity."""
     case = await real.case()
@@ -118,6 +121,7 @@ async def test_stop_finishes_although_its_caller_is_cancelled(subject: Subject) 
     assert identify(machine.identity.pid) is None
 
 
+@pytest.mark.both_kernels
 async def test_a_killed_vmm_is_reported_with_its_cause(subject: Subject) -> None:
     machine = await subject.boot(await subject.case())
     waiting = asyncio.create_task(machine.wait())
@@ -165,12 +169,14 @@ async def test_a_corrupt_disk_is_reported_by_the_guest(real: Subject, disk: str)
     assert "waggle: boot failed" in message
 
 
+@pytest.mark.both_kernels
 async def test_a_corrupt_kit_shows_the_kernel_panic(subject: Subject) -> None:
     case = await subject.case()
     case.spec = with_kit(subject.kits["garbage"])(case.spec)
     assert subject.panic("Kernel panic - not syncing") in await fails(subject, case)
 
 
+@pytest.mark.both_kernels
 async def test_an_init_that_ends_shows_its_last_output(subject: Subject) -> None:
     case = await subject.case()
     case.spec = with_kit(subject.kits["exits"])(case.spec)
@@ -265,6 +271,7 @@ async def test_machines_use_the_same_port_in_turn(
         await machine.stop()
 
 
+@pytest.mark.both_kernels
 async def test_cpus_memory_and_disk_match_the_request(running: Running) -> None:
     cpus, memory, disk = (
         await running.case.root(
@@ -278,6 +285,7 @@ async def test_cpus_memory_and_disk_match_the_request(running: Running) -> None:
     assert int(disk) * 512 == wanted.disk_mib << 20
 
 
+@pytest.mark.both_kernels
 async def test_only_the_scratch_disk_can_be_written(running: Running) -> None:
     case = running.case
     before = {path: _digest(path) for path in _read_only(case)}
@@ -304,6 +312,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.both_kernels
 async def test_the_agent_answers_and_is_restarted_when_killed(running: Running) -> None:
     await _answer(running.machine)
     first = await _agent_pid(running.case)
@@ -349,6 +358,7 @@ async def test_a_panic_is_reported_with_its_cause(real: Subject) -> None:
     await asyncio.gather(asking, return_exceptions=True)
 
 
+@pytest.mark.both_kernels
 async def test_console_output_of_the_guest_is_kept_and_sanitised(
     running: Running,
 ) -> None:
