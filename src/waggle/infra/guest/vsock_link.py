@@ -6,7 +6,7 @@
 same without `until_ready`, since a copy prints no ready line: it is ready once `reach` has its
 answer. A machine that goes on after it was frozen: `hang_up` while it is paused, and `reach` when
 it runs. A snapshot breaks every connection of the guest, so both ends dial anew: the guest its
-console, the server the rest.
+console, the server the rest. Those of the forwarder are its own affair: `close` and `start` it.
 """
 
 from __future__ import annotations
