@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -146,42 +147,46 @@ class FirecrackerMachine(LinkedMachine):
         await self._client.call(endpoint, request, seconds=seconds)
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
-        """See `domain.machine.Machine.freeze`."""
+        """See `domain.machine.Machine.freeze`. It is paused only once its memory has a place."""
+        run, base = self._process.run, self._base()
         copy = FrozenFiles(self._program.name)
         try:
             async with self._require_renewal().quiet(_ANSWER_SECONDS):
-                await self.pause()
-                await self._snapshot(copy)
+                frozen.discard(run)
+                place = partial(frozen.prepare, run, self._mib, self._spec.uid, base)
+                memory = await asyncio.to_thread(place)
+                try:
+                    await self.pause()
+                    await self._snapshot(copy, memory, changes=base is not None)
+                finally:
+                    os.close(memory)
+                    frozen.discard(run)
             await asyncio.to_thread(copy.seal)
         except BaseException:
             copy.close()
             raise
         return copy
 
-    async def _snapshot(self, copy: FrozenFiles) -> None:
-        """Have Firecracker write its state, of a copy only what it changed, and take that.
+    async def _snapshot(self, copy: FrozenFiles, memory: int, *, changes: bool) -> None:
+        """Have Firecracker write its state, or only what it changed, and take that.
 
-        What it writes is what changed since it last wrote, so that is the next one's base.
+        What it writes next is what changed since, so this is the next one's base.
         """
-        base, run, mib = self._base(), self._process.run, self._spec.resources.memory_mib
         await self._cut()
-        frozen.discard(run)
         try:
-            memory = await asyncio.to_thread(frozen.prepare, run, mib, self._spec.uid, base)
-            try:
-                call = configuration.freeze_call(changes=base is not None)
-                cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
-                if cause is not None:
-                    raise BootFailed(f"The machine could not be frozen: {cause}.")
-                await asyncio.to_thread(frozen.take, run, memory, mib, copy)
-            finally:
-                os.close(memory)
+            call = configuration.freeze_call(changes=changes)
+            cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
+            if cause is not None:
+                raise BootFailed(f"The machine could not be frozen: {cause}.")
+            await asyncio.to_thread(frozen.take, self._process.run, memory, self._mib, copy)
         except BaseException:
             self._lose_base()
             raise
-        finally:
-            frozen.discard(run)
         self._is_based(copy)
+
+    @property
+    def _mib(self) -> int:
+        return self._spec.resources.memory_mib
 
     def _base(self) -> int | None:
         return None if self._origin is None else self._origin.ram
