@@ -182,10 +182,22 @@ async def _prepared(
     display.say("making what is missing (kept for the next time)")
     work = directory / "work"
     work.mkdir()
-    made = await prepare(settings, store, work, wish.libkrun, display)
+    made = held(await prepare(settings, store, work, wish.libkrun, display), directory)
     shutil.rmtree(work)
     display.say(f"libkrun {made.libkrun_version}; the outer machines start")
     return made
+
+
+def held(made: Made, directory: Path) -> Made:
+    """Link what machines boot from into the run's directory, and return it there.
+
+    Labs of other branches may displace it in the store before the last machine starts.
+    """
+    base_there, parts_there = directory / made.base.name, directory / made.parts.name
+    for kept, there in ((made.base, base_there), (made.parts, parts_there)):
+        for file in kept.iterdir():
+            parts.place(file, there / file.name)
+    return Made(base_there, made.libkrun, parts_there)
 
 
 def _empty(directory: Path) -> None:

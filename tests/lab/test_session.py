@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from lab.display import Display
 from lab.jobs import Job
 from lab.lane import ATTEMPTS, Result
-from lab.session import Made, Wish, run
+from lab.session import Made, Wish, held, run
 from lab.store import Store
 
 from lab import base, parts, session
@@ -97,6 +98,20 @@ async def test_unfinished_jobs_of_a_broken_machine_run_again(bench: Bench) -> No
         "outer-console-machine-1-1.log",
         "outer-console-machine-1-2.log",
     ]
+
+
+def test_what_machines_boot_from_outlives_the_store(tmp_path: Path) -> None:
+    """Labs of other branches displace it there."""
+    store, run_of = tmp_path / "store", tmp_path / "run"
+    made = Made(store / "base-x", store / "libkrun-1.19.7-x", store / "parts-x")
+    for directory, name in ((made.base, base.DISK), (made.parts, parts.DISK)):
+        directory.mkdir(parents=True)
+        (directory / name).write_text(name)
+    there = held(made, run_of)
+    shutil.rmtree(store)
+    assert (there.base / base.DISK).read_text() == base.DISK
+    assert (there.parts / parts.DISK).read_text() == parts.DISK
+    assert there.libkrun_version == "1.19.7"
 
 
 async def test_two_machines_share_the_jobs(bench: Bench) -> None:
