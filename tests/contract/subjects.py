@@ -24,7 +24,6 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec, Resources
 from waggle.domain.programs import GuestUser
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
-from waggle.infra.firecracker.machine import NO_ORDER
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
@@ -34,6 +33,7 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
+from waggle.infra.vmm.machine import NO_ORDER
 from waggle.infra.vmm.version import Vmm
 from waggle.service.local.host import is_root
 from waggle.service.local.images.images import ImageService

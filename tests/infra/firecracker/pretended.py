@@ -25,14 +25,16 @@ from tests.support.pretend_firecracker import RECORDED, STATE, PretendFirecracke
 from tests.support.vmm_server import Call, Reply, VmmServer, listening, serving
 
 from waggle.domain.machine import GuestDisks, MachineSpec, Resources
-from waggle.infra.firecracker.machine import FirecrackerMachine, Origin, Program
-from waggle.infra.firecracker.wires import Wires, open_wires
+from waggle.infra.firecracker.machine import FirecrackerMachine
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import claim
+from waggle.infra.guest.frozen import Origin
 from waggle.infra.guest.vsock import AGENT_PORT, CONSOLE_PORT, RENEWAL_PORT
 from waggle.infra.shared.confined import identify
 from waggle.infra.vmm import firecracker as api
+from waggle.infra.vmm.machine import Program
 from waggle.infra.vmm.process import GuardedProcess
+from waggle.infra.vmm.wires import Wires, open_wires
 
 NAME = f"{RECORDED} {'a' * 64}"
 BANNER = b"SSH-2.0-pretended\r\n"

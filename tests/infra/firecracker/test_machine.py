@@ -18,8 +18,7 @@ from tests.support.pretend_firecracker import STATE
 from tests.support.vmm_server import Reply, fault
 
 from waggle.domain.errors import BootFailed, GuestLost
-from waggle.infra.firecracker.frozen import Origin
-from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.guest.frozen import FrozenFiles, Origin
 from waggle.infra.guest.vsock import AGENT_PORT, RENEWAL_PORT
 from waggle.infra.vmm.starter import SAYS
 

@@ -16,10 +16,11 @@ from tests.infra.vmm.guarded import UID, as_root
 from tests.support.firecracker import FIRECRACKER, JAILER, VERSION, programs
 from tests.support.leaks import Leaks
 
-from waggle.infra.firecracker.configuration import API_SOCKET, arguments
+from waggle.infra.firecracker.configuration import arguments
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.client import VmmClient
 from waggle.infra.vmm.errors import VmmRefused
+from waggle.infra.vmm.machine import API_SOCKET
 from waggle.infra.vmm.process import GuardedProcess, Start
 from waggle.infra.vmm.version import Version, Vmm
 

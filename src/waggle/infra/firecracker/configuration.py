@@ -19,17 +19,12 @@ from waggle.infra.guest.link import KERNEL_ARGUMENTS
 from waggle.infra.guest.vsock import CHANNELS_ARGUMENT
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.endpoint import Endpoint
+from waggle.infra.vmm.machine import API_SOCKET, VSOCK, path
 from waggle.infra.vmm.version import Version
+from waggle.infra.vmm.wires import DRIVES, KERNEL, WRITABLE
 
-API_SOCKET: Final = "api.sock"
-VSOCK: Final = "vsock"
 STATE, MEMORY = "state", "memory"
-"""The names of these sockets and files in the machine's /run, `_RUN`."""
-_RUN = "/run"
-DRIVES: Final = ("kit", "image", "scratch", "identity")
-"""In the order in which the guest finds them, and the names of their files below the root."""
-KERNEL: Final = "kernel"
-WRITABLE: Final = "scratch"
+"""The names of these files in the machine's /run."""
 INHERITED: Final = "/proc/self/fd/0"
 """Standard input: the memory that copies share, which is mapped privately."""
 MAX_CPUS: Final = 32
@@ -47,11 +42,6 @@ COMMAND_LINE: Final = " ".join(
     ]
 )
 """Firecracker appends its devices. There is no console; a reset by the keyboard's ends the VMM."""
-
-
-def path(name: str) -> str:
-    """Return the VMM's path of a file in its /run."""
-    return f"{_RUN}/{name}"
 
 
 def arguments() -> tuple[str, ...]:

@@ -25,20 +25,6 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Origin:
-    """The frozen machine of a copy: open until `close`."""
-
-    def __init__(self, ram: int, state: int) -> None:
-        """Hold the same files. Raises OSError."""
-        self.ram = os.dup(ram)
-        self.state = os.dup(state)
-
-    def close(self) -> None:
-        """Let the files go, unless machines map them. Call it once."""
-        os.close(self.ram)
-        os.close(self.state)
-
-
 def put_state(run: int, state: int, uid: int | None) -> None:
     """Give a VMM the state of its devices, as a file in its /run. Raises OSError."""
     target = _made(run, STATE, uid)

@@ -1,50 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot machines with Firecracker; implements `domain.machine.FreezingHypervisor`.
-
-Starts one guarded Firecracker per machine (`vmm.starter`). The operator brings its program, and
-keeps those that made frozen machines (`vmm.binaries`): a state is locked to one program.
-"""
+"""Boot machines with Firecracker; implements `domain.machine.FreezingHypervisor`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable
 
-from waggle.domain.errors import FrozenMachineUnusable, SetupIncomplete
-from waggle.domain.machine import Capabilities, FrozenState, MachineSpec, Resources
+from waggle.domain.machine import Capabilities, MachineSpec, Resources
 from waggle.infra.firecracker import configuration
-from waggle.infra.firecracker.frozen import Origin
-from waggle.infra.firecracker.machine import FirecrackerMachine, Program
-from waggle.infra.firecracker.wires import open_wires
+from waggle.infra.firecracker.machine import FirecrackerMachine
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.frozen import FrozenFiles, reopened
-from waggle.infra.guest.link import until_booted
-from waggle.infra.shared.processor import host_cpu
+from waggle.infra.guest.frozen import Origin
 from waggle.infra.vmm.binaries import Binary
-from waggle.infra.vmm.process import GuardedProcess, Start
+from waggle.infra.vmm.hypervisor import Find, VmmHypervisor
+from waggle.infra.vmm.machine import Program
+from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
-from waggle.tasks import stage
-
-Find = Callable[[Vmm, str, str], Binary]
-"""Returns the program with a digest and a version; see `vmm.binaries.BinaryStore.find`."""
-_PARTS: Final = {"cpu": "processor", "machine": "kind of machine"}
-_SPARE_MIB = 64
-"""What fits in a machine's /run besides its memory."""
+from waggle.infra.vmm.wires import Wires
 
 
-class FirecrackerHypervisor:
-    """The hypervisor on Firecracker. `binary` boots machines; `find` has those of frozen ones.
+class FirecrackerHypervisor(VmmHypervisor[FirecrackerMachine]):
+    """The hypervisor on Firecracker; see `vmm.hypervisor.VmmHypervisor`.
 
-    `jailed` uses the jailer that came with a program, which needs root. `enclose` limits the
-    resources of the VMM with a given process number; see `infra.shared.confined`. `io_mib` is MiB a
-    second of a scratch disk in each direction, 0 for no limit.
+    `io_mib` is MiB a second of a scratch disk in each direction, 0 for no limit.
     """
 
     name = "firecracker"
+    vmm = Vmm.FIRECRACKER
     capabilities = Capabilities(freezes=True, stops_when_full=False, keeps_connections=False)
 
     def __init__(
@@ -56,106 +37,24 @@ class FirecrackerHypervisor:
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
         io_mib: int = 0,
     ) -> None:
-        self._binary = binary
-        self._find = find
-        self._jailed = jailed
-        self._enclose = enclose
+        super().__init__(binary, find, jailed=jailed, enclose=enclose)
         self._io_mib = io_mib
 
-    async def boot(self, spec: MachineSpec) -> FirecrackerMachine:
-        """Boot a machine; see `domain.machine.Hypervisor.boot`.
+    def _kind(self) -> str:
+        return configuration.kind()
 
-        Raises BootFailed, PortTaken, or SetupIncomplete when Firecracker cannot be started.
-        """
-        machine = self._start(spec, self._binary)
-        await until_booted(machine, spec.boot_timeout)
-        return machine
+    def _arguments(self) -> tuple[str, ...]:
+        return configuration.arguments()
 
-    def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
-        """See `domain.machine.FreezingHypervisor.fingerprint`."""
-        version, _, digest = (frozen.vmm if frozen else _name(self._binary)).partition(" ")
-        return {
-            "vmm": digest,
-            "version": version,
-            "machine": configuration.kind(),
-            "cpu": host_cpu(),
-        }
-
-    def lock(self, fingerprint: Mapping[str, str]) -> str | None:
-        """See `domain.machine.FreezingHypervisor.lock`."""
-        ours = self.fingerprint()
-        differs = {k for k in {**ours, **fingerprint} if ours.get(k) != fingerprint.get(k)}
-        if differs & {"vmm", "version"}:
-            differs -= {"vmm", "version"}
-            try:
-                self._find(
-                    Vmm.FIRECRACKER, fingerprint.get("vmm", ""), fingerprint.get("version", "")
-                )
-            except SetupIncomplete as error:
-                return f"Firecracker. {error.message} {error.hint or ''}".strip().rstrip(".")
-        return next((_PARTS.get(name, name) for name in sorted(differs)), None)
-
-    def load(
-        self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
-    ) -> FrozenFiles:
-        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case."""
-        return FrozenFiles.load(directory, f"{fingerprint['version']} {fingerprint['vmm']}")
-
-    async def resume(
-        self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False
+    def _machine(
+        self,
+        spec: MachineSpec,
+        process: GuardedProcess,
+        console: Console,
+        wires: Wires,
+        program: Program,
+        origin: Origin | None,
     ) -> FirecrackerMachine:
-        """See `domain.machine.FreezingHypervisor.resume`.
-
-        Raises FrozenMachineUnusable when its memory does not fit the machine.
-        """
-        version, _, digest = frozen.vmm.partition(" ")
-        binary = self._binary
-        if binary.digest != digest:
-            binary = self._find(Vmm.FIRECRACKER, digest, version)
-        if os.fstat(frozen.ram).st_size != spec.resources.memory_mib << 20:
-            raise FrozenMachineUnusable("Its memory has another size than the machine.")
-        with stage("process"):
-            machine = self._start(spec, binary, frozen)
-        with stage("state"):
-            await until_booted(machine, spec.boot_timeout)
-        return machine
-
-    def _start(
-        self, spec: MachineSpec, binary: Binary, frozen: FrozenState | None = None
-    ) -> FirecrackerMachine:
-        """Open everything, start Firecracker, and close what only Firecracker needs."""
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            console = Console(spec.console_log)
-            undo.callback(console.close)
-            wires, inherited = open_wires(spec, undo, theirs)
-            origin = None
-            if frozen is not None:
-                origin = Origin(frozen.ram, frozen.state)
-                undo.callback(origin.close)
-            memory = reopened(frozen.ram) if frozen else os.open(os.devnull, os.O_RDONLY)
-            theirs.callback(os.close, memory)
-            start = Start(
-                program=binary.path,
-                arguments=configuration.arguments(),
-                jailer=binary.jailer if self._jailed and spec.uid is not None else None,
-                id=spec.id,
-                files=inherited.files,
-                directory=spec.console_log.parent,
-                run_mib=spec.resources.memory_mib + _SPARE_MIB,
-                memory=memory,
-                messages=inherited.messages,
-                uid=spec.uid,
-                background=spec.background,
-            )
-            enclose = self._enclose and partial(self._enclose, spec.resources)
-            process = GuardedProcess.launch(start, enclose)
-            undo.pop_all()
-            program = Program(_name(binary), binary.version)
-            return FirecrackerMachine(
-                spec, process, console, wires, program, origin, io_mib=self._io_mib
-            )
-
-
-def _name(binary: Binary) -> str:
-    """Return what a state is locked to: version and digest."""
-    return f"{binary.version} {binary.digest}"
+        return FirecrackerMachine(
+            spec, process, console, wires, program, origin, io_mib=self._io_mib
+        )

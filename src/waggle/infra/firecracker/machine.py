@@ -1,69 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine on Firecracker: its guarded process, API, console, agent and forwarder.
+"""A machine on Firecracker: its calls, on the base that all VMMs with an API share.
 
-`hypervisor` boots or resumes it. It owns all of these from the start, so `stop` releases everything
-however far the boot got. `stop` kills Firecracker without a shutdown, because no guest needs one.
-A snapshot breaks every connection of the guest: they are made anew when it runs on.
+`hypervisor` boots or resumes it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
-import structlog
-
-from waggle.domain.errors import BootFailed, DiskFull, GuestLost, WaggleError
+from waggle.domain.errors import BootFailed
 from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.firecracker import configuration, frozen
-from waggle.infra.firecracker.configuration import API_SOCKET, VSOCK, Call
-from waggle.infra.firecracker.frozen import Origin
-from waggle.infra.firecracker.wires import Wires
+from waggle.infra.firecracker.configuration import Call
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.forwarder import Forwarder
-from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.guest.link import LinkedMachine, explain
-from waggle.infra.guest.vsock import ConsoleListener, VsockDoor
-from waggle.infra.guest.vsock_link import VsockLink
+from waggle.infra.guest.frozen import FrozenFiles, Origin
 from waggle.infra.vmm import firecracker as api
-from waggle.infra.vmm.client import VmmClient
-from waggle.infra.vmm.errors import VmmError, VmmLost
+from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine
 from waggle.infra.vmm.process import GuardedProcess
-from waggle.infra.vmm.starter import SAYS
-from waggle.infra.vmm.version import Version, Vmm
-from waggle.tasks import end
-
-_ANSWER_SECONDS = 10.0
-_SETTLE_SECONDS = 60.0
-"""The guest itself gives up after 10, and other machines may be served first."""
-_REACH_SECONDS = 30.0
-"""How long a guest that runs on after it was frozen may take to answer."""
-_END_SECONDS = 1.0
-"""Between the loss of the API and the end of its process."""
-_MAX_COMPLAINT = 4096
-_ENDED = "waggle: ended"
-"""The last line of a guest that ended in order (kit/guest/ending.c)."""
-NO_ORDER: Final = "the guest's kernel panicked or rebooted"
-log = structlog.get_logger(__name__)
+from waggle.infra.vmm.version import Vmm
+from waggle.infra.vmm.wires import Wires
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The Firecracker that runs the machine. `name` is what its state is locked to."""
+class FirecrackerMachine(VmmMachine):
+    """A machine; see `vmm.machine.VmmMachine`."""
 
-    name: str
-    version: Version
-
-
-class FirecrackerMachine(LinkedMachine):
-    """A machine; implements `domain.machine.Machine` once `until_ready` has returned None."""
-
-    _process: GuardedProcess
+    vmm = Vmm.FIRECRACKER
 
     def __init__(
         self,
@@ -77,59 +40,10 @@ class FirecrackerMachine(LinkedMachine):
         io_mib: int = 0,
     ) -> None:
         """Resume from `origin`, or boot without it; see `configuration.boot_calls` for `io_mib`."""
-        super().__init__(process, console)
-        self._spec = spec
-        self._console = console
-        self._wires = wires
-        self._program = program
-        self._origin = origin
+        super().__init__(spec, process, console, wires, program, origin)
         self._io_mib = io_mib
-        self._vsock: VsockLink | None = None
-        self._forwarder: Forwarder | None = None
-        self._client = VmmClient(lambda: process.dial(API_SOCKET), Vmm.FIRECRACKER, program.version)
-        self._is_cut = False
-        """Whether its connections are those from before a snapshot."""
-
-    async def connect(self) -> None:
-        """Wait for the VMM's process and read every channel. `until_ready` reports its end."""
-        if not await self._process.until_known():
-            self._note_complaint()
-            return
-        door = VsockDoor(self._process.run, VSOCK, self.identity.pid)
-        self._link = self._vsock = VsockLink(
-            self._console, ConsoleListener(self._process.run, VSOCK, self._spec.uid)
-        )
-        await self._vsock.listen(self._wires.messages, door)
-        self._renewal = self._vsock.renewal
-        self._forwarder = Forwarder(self._wires.listener, door.connect)
-
-    def _note_complaint(self) -> None:
-        """Read what a guard that has ended said."""
-        with contextlib.suppress(OSError):
-            for line in self._wires.messages.recv(_MAX_COMPLAINT).splitlines():
-                self._console.note(line.decode("utf-8", "replace"))
-
-    async def until_ready(self) -> str | None:
-        """Wait for the guest; return the cause when it panics or ends instead. Safe to cancel.
-
-        Connections to the forwarded port are accepted from then on.
-        """
-        if self._vsock is None or self._forwarder is None:
-            return await self.wait()
-        cause = await self._unless_ended(self._begin())
-        if cause is None and self._origin is None:
-            cause = await self._vsock.until_ready(self.wait)
-        if cause is None:
-            try:
-                cause = await self._vsock.reach(self.wait, self._spec.boot_timeout)
-            except GuestLost as error:
-                return error.message
-        if cause is None:
-            self._forwarder.start()
-        return cause
 
     async def _begin(self) -> None:
-        await self._process.until_listening(API_SOCKET)
         if self._origin is None:
             calls = configuration.boot_calls(
                 self._spec.resources, self._program.version, self._io_mib
@@ -142,16 +56,22 @@ class FirecrackerMachine(LinkedMachine):
         await self._call(configuration.load_call(self._program.version))
         frozen.discard(run)
 
-    async def _call(self, call: Call, seconds: float = _ANSWER_SECONDS) -> None:
+    async def _call(self, call: Call, seconds: float = ANSWER_SECONDS) -> None:
         endpoint, request = call
         await self._client.call(endpoint, request, seconds=seconds)
+
+    async def _halt(self) -> None:
+        await self._client.call(api.PATCH_VM, api.Vm(state="Paused"))
+
+    async def _run(self) -> None:
+        await self._client.call(api.PATCH_VM, api.Vm(state="Resumed"))
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`. It is paused only once its memory has a place."""
         run, base = self._process.run, self._base()
         copy = FrozenFiles(self._program.name)
         try:
-            async with self._require_renewal().quiet(_ANSWER_SECONDS):
+            async with self._require_renewal().quiet(ANSWER_SECONDS):
                 frozen.discard(run)
                 place = partial(frozen.prepare, run, self._mib, self._spec.uid, base)
                 memory = await asyncio.to_thread(place)
@@ -191,101 +111,7 @@ class FirecrackerMachine(LinkedMachine):
     def _base(self) -> int | None:
         return None if self._origin is None else self._origin.ram
 
-    def _lose_base(self) -> None:
-        """Note that nothing is known any more of what Firecracker counts as changed."""
-        origin, self._origin = self._origin, None
-        if origin is not None:
-            origin.close()
-
     def _is_based(self, copy: FrozenFiles) -> None:
         if self._origin is not None:  # changes are tracked only in a copy
             self._lose_base()
             self._origin = Origin(copy.ram, copy.state)
-
-    async def _cut(self) -> None:
-        """Give up all connections: the snapshot breaks them in the guest."""
-        self._is_cut = True
-        if self._vsock is not None and self._forwarder is not None:
-            await self._forwarder.close()
-            await self._vsock.hang_up()
-
-    async def pause(self) -> None:
-        """Stop its processors; see `domain.machine.Machine.pause`."""
-        await self._obey("Paused")
-
-    async def _continue(self) -> None:
-        """Run the machine, and connect anew after a snapshot. Raises GuestLost."""
-        await self._obey("Resumed")
-        if not self._is_cut or self._vsock is None or self._forwarder is None:
-            return
-        if (cause := await self._vsock.reach(self.wait, _REACH_SECONDS)) is not None:
-            raise GuestLost(f"The machine is dead: {cause}.")
-        self._forwarder.start()
-        self._is_cut = False
-
-    async def unpause(self) -> None:
-        """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
-        await self._continue()
-        try:
-            await self.renew({})
-        except GuestLost as error:  # a wrong clock harms only the guest
-            log.warning("clock_not_set", error=error.message)
-
-    async def _obey(self, state: str) -> None:
-        self._require_alive()
-        try:
-            await self._client.call(api.PATCH_VM, api.Vm.model_validate({"state": state}))
-        except VmmError as error:
-            raise GuestLost(error.message) from error
-
-    def when_stalled(self, notify: Callable[[DiskFull | None], None]) -> None:
-        """Do nothing: Firecracker reports failed writes to the guest, so machines never stall."""
-
-    async def settle(self) -> None:
-        """Have the guest finish pending work; see `domain.machine.Machine.settle`."""
-        await self._require_renewal().renew({"settle": b""}, deadline=_SETTLE_SECONDS)
-
-    async def _unless_ended(self, work: Coroutine[None, None, None]) -> str | None:
-        """Do work with the VMM; return why it failed, or why the VMM ended meanwhile."""
-        working = asyncio.ensure_future(work)
-        ended = asyncio.ensure_future(self.wait())
-        try:
-            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                return ended.result()
-            if (error := working.exception()) is None:
-                return None
-            if isinstance(error, VmmLost):  # because it ends, most often
-                await asyncio.wait({ended}, timeout=_END_SECONDS)
-                if ended.done():
-                    return ended.result()
-            if isinstance(error, WaggleError):
-                return error.message.rstrip(".")
-            if isinstance(error, OSError):
-                return f"its files in memory cannot be used: {error}"
-            raise error
-        finally:
-            await end(working, ended)
-
-    async def wait(self) -> str:
-        """Wait until Firecracker has ended and return the cause."""
-        status = await self._process.wait()
-        await self._link.drain()
-        return explain("Firecracker", status, self._console.cause or self._complaint(status))
-
-    def _complaint(self, status: int) -> str | None:
-        """Return what the starter says of a VMM that it could not start, or what a reset means."""
-        lines = self.console_tail()
-        for line in reversed(lines):
-            if line.startswith(SAYS):
-                return line.removeprefix(SAYS).rstrip(".")
-        return NO_ORDER if status == 0 and _ENDED not in lines else None
-
-    async def _release(self) -> None:
-        await self._client.aclose()
-        if self._forwarder is not None:
-            await self._forwarder.close()
-        await self._link.close()
-        self._process.close()
-        self._wires.close()
-        self._lose_base()

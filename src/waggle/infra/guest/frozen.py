@@ -93,6 +93,20 @@ class FrozenFiles:
             os.close(self.state)
 
 
+class Origin:
+    """The frozen machine of a copy: open until `close`."""
+
+    def __init__(self, ram: int, state: int) -> None:
+        """Hold the same files. Raises OSError."""
+        self.ram = os.dup(ram)
+        self.state = os.dup(state)
+
+    def close(self) -> None:
+        """Let the files go, unless machines map them. Call it once."""
+        os.close(self.ram)
+        os.close(self.state)
+
+
 def reopened(descriptor: int) -> int:
     """Open the same file with its own offset; the caller closes it. Raises OSError."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)

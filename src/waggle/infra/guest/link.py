@@ -67,7 +67,7 @@ class GuestLink:
         if isinstance(console, socket.socket):
             await self._follow(console, self.console.follow)
         else:
-            await self._follow_pipe(console)
+            await self.hear_pipe(console)
         await self._follow(messages, self.console.follow_messages)
         self._agent = MachineAgent(over(*await self.open(agent)), log_audit)
         await self._agent.connect()
@@ -82,7 +82,8 @@ class GuestLink:
         reader, _ = await self.open(wire)
         self._followers.append(asyncio.create_task(read(reader)))
 
-    async def _follow_pipe(self, pipe: io.FileIO) -> None:
+    async def hear_pipe(self, pipe: io.FileIO) -> None:
+        """Start to read the console from a pipe, which is closed with the others."""
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(

@@ -151,6 +151,7 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
         root.begin()
         root.directory("dev")
         root.device("/dev/kvm")
+        root.device("/dev/urandom")  # for the guest
     for name, descriptor, read_only in held:
         root.bind(descriptor, f"{inside}{name}", file=True, read_only=read_only)
         os.close(descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one Firecracker gets of the server before it starts: files, a port, and its way to complain.
+"""What a VMM with an API gets of the server before it starts: files, a port, its way to complain.
 
 `hypervisor` opens them and `machine` closes them. Everything else lies in the VMM's /run, which
 exists only once it has started. Knows no API.
@@ -11,11 +11,17 @@ import contextlib
 import os
 import socket
 from dataclasses import dataclass
+from typing import Final
 
 from waggle.domain.machine import MachineSpec
-from waggle.infra.firecracker.configuration import DRIVES, KERNEL, WRITABLE
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.guest.link import open_file, socket_pair
+
+KERNEL: Final = "kernel"
+INITRD: Final = "initrd"
+DRIVES: Final = ("kit", "image", "scratch", "identity")
+"""In the order in which the guest finds them, and the names of their files below the root."""
+WRITABLE: Final = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +49,21 @@ class Inherited:
 
 
 def open_wires(
-    spec: MachineSpec, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+    spec: MachineSpec,
+    ours: contextlib.ExitStack,
+    theirs: contextlib.ExitStack,
+    *,
+    initrd: bool = False,
 ) -> tuple[Wires, Inherited]:
-    """Open everything one Firecracker needs; the two stacks close the two sides' ends.
+    """Open everything one VMM needs; the two stacks close the two sides' ends.
 
-    It opens its files as its own user, who is given access to those that are its own. Raises
-    BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
+    With `initrd` also the initramfs, which lies beside the kernel with that ending. The VMM opens
+    its files as its own user, who is given access to those that are its own. Raises BootFailed when
+    a file cannot be opened, PortTaken, OSError when descriptors run out.
     """
     files = {KERNEL: (open_file(spec.kernel, theirs), False)}
+    if initrd:
+        files[INITRD] = (open_file(spec.kernel.with_suffix(f".{INITRD}"), theirs), False)
     for name in DRIVES:
         flags = os.O_RDWR if name == WRITABLE else os.O_RDONLY
         files[name] = (open_file(getattr(spec.disks, name), theirs, flags), name == WRITABLE)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boot machines with a VMM that has an API: the common part of the adapters' hypervisors.
+
+Starts one guarded VMM per machine (`starter`). The operator brings its program, and keeps those
+that made frozen machines (`binaries`): a state is locked to one program. An adapter's own says what
+its machines are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Final, Generic, TypeVar
+
+from waggle.domain.errors import FrozenMachineUnusable, SetupIncomplete
+from waggle.domain.machine import FrozenState, MachineSpec, Resources
+from waggle.infra.guest.console import Console
+from waggle.infra.guest.frozen import FrozenFiles, Origin, reopened
+from waggle.infra.guest.link import until_booted
+from waggle.infra.shared.processor import host_cpu
+from waggle.infra.vmm.binaries import Binary
+from waggle.infra.vmm.machine import Program, VmmMachine
+from waggle.infra.vmm.process import GuardedProcess, Start
+from waggle.infra.vmm.version import TITLES, Vmm
+from waggle.infra.vmm.wires import Wires, open_wires
+from waggle.tasks import stage
+
+Find = Callable[[Vmm, str, str], Binary]
+"""Returns the program with a digest and a version; see `vmm.binaries.BinaryStore.find`."""
+Made = TypeVar("Made", bound=VmmMachine)
+_PARTS: Final = {"cpu": "processor", "machine": "kind of machine"}
+_SPARE_MIB = 64
+"""What fits in a machine's /run besides its memory."""
+
+
+class VmmHypervisor(Generic[Made]):
+    """A hypervisor. `binary` boots machines; `find` has the programs of frozen ones.
+
+    `jailed` uses the jailer that came with a program, which needs root. `enclose` limits the
+    resources of the VMM with a given process number; see `infra.shared.confined`.
+    """
+
+    vmm: ClassVar[Vmm]
+    has_initrd: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        binary: Binary,
+        find: Find,
+        *,
+        jailed: bool,
+        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+    ) -> None:
+        self._binary = binary
+        self._find = find
+        self._jailed = jailed
+        self._enclose = enclose
+
+    @abstractmethod
+    def _kind(self) -> str:
+        """Return a digest that changes with the machine's hardware: other state would not fit."""
+
+    @abstractmethod
+    def _arguments(self) -> tuple[str, ...]:
+        """Return the command line of every VMM."""
+
+    @abstractmethod
+    def _machine(
+        self,
+        spec: MachineSpec,
+        process: GuardedProcess,
+        console: Console,
+        wires: Wires,
+        program: Program,
+        origin: Origin | None,
+    ) -> Made:
+        """Return the machine on a VMM that was just started."""
+
+    async def boot(self, spec: MachineSpec) -> Made:
+        """Boot a machine; see `domain.machine.Hypervisor.boot`.
+
+        Raises BootFailed, PortTaken, or SetupIncomplete when the VMM cannot be started.
+        """
+        machine = self._start(spec, self._binary)
+        await until_booted(machine, spec.boot_timeout)
+        return machine
+
+    def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
+        """See `domain.machine.FreezingHypervisor.fingerprint`."""
+        version, _, digest = (frozen.vmm if frozen else _name(self._binary)).partition(" ")
+        return {
+            "vmm": digest,
+            "version": version,
+            "machine": self._kind(),
+            "cpu": host_cpu(),
+        }
+
+    def lock(self, fingerprint: Mapping[str, str]) -> str | None:
+        """See `domain.machine.FreezingHypervisor.lock`."""
+        ours = self.fingerprint()
+        differs = {k for k in {**ours, **fingerprint} if ours.get(k) != fingerprint.get(k)}
+        if differs & {"vmm", "version"}:
+            differs -= {"vmm", "version"}
+            try:
+                self._find(self.vmm, fingerprint.get("vmm", ""), fingerprint.get("version", ""))
+            except SetupIncomplete as error:
+                said = f"{error.message} {error.hint or ''}".strip().rstrip(".")
+                return f"{TITLES[self.vmm]}. {said}"
+        return next((_PARTS.get(name, name) for name in sorted(differs)), None)
+
+    def load(
+        self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
+    ) -> FrozenFiles:
+        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case."""
+        return FrozenFiles.load(directory, f"{fingerprint['version']} {fingerprint['vmm']}")
+
+    async def resume(self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False) -> Made:
+        """See `domain.machine.FreezingHypervisor.resume`.
+
+        Raises FrozenMachineUnusable when its memory does not fit the machine.
+        """
+        version, _, digest = frozen.vmm.partition(" ")
+        binary = self._binary
+        if binary.digest != digest:
+            binary = self._find(self.vmm, digest, version)
+        if os.fstat(frozen.ram).st_size != spec.resources.memory_mib << 20:
+            raise FrozenMachineUnusable("Its memory has another size than the machine.")
+        with stage("process"):
+            machine = self._start(spec, binary, frozen)
+        with stage("state"):
+            await until_booted(machine, spec.boot_timeout)
+        return machine
+
+    def _start(self, spec: MachineSpec, binary: Binary, frozen: FrozenState | None = None) -> Made:
+        """Open everything, start the VMM, and close what only the VMM needs."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            console = Console(spec.console_log)
+            undo.callback(console.close)
+            wires, inherited = open_wires(spec, undo, theirs, initrd=self.has_initrd)
+            origin = None
+            if frozen is not None:
+                origin = Origin(frozen.ram, frozen.state)
+                undo.callback(origin.close)
+            memory = reopened(frozen.ram) if frozen else os.open(os.devnull, os.O_RDONLY)
+            theirs.callback(os.close, memory)
+            start = Start(
+                program=binary.path,
+                arguments=self._arguments(),
+                jailer=binary.jailer if self._jailed and spec.uid is not None else None,
+                id=spec.id,
+                files=inherited.files,
+                directory=spec.console_log.parent,
+                run_mib=spec.resources.memory_mib + _SPARE_MIB,
+                memory=memory,
+                messages=inherited.messages,
+                uid=spec.uid,
+                background=spec.background,
+            )
+            enclose = self._enclose and partial(self._enclose, spec.resources)
+            process = GuardedProcess.launch(start, enclose)
+            undo.pop_all()
+            program = Program(_name(binary), binary.version)
+            return self._machine(spec, process, console, wires, program, origin)
+
+
+def _name(binary: Binary) -> str:
+    """Return what a state is locked to: version and digest."""
+    return f"{binary.version} {binary.digest}"
