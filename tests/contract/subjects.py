@@ -23,6 +23,7 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec, Resources
 from waggle.domain.programs import GuestUser
+from waggle.infra.cloud_hypervisor.hypervisor import CloudHypervisor
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.machine import KrunHypervisor
@@ -30,6 +31,7 @@ from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.board import FULL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
@@ -183,6 +185,9 @@ def real_hypervisors() -> dict[str, Hypervisor]:
     if not vmms.why_not(Vmm.FIRECRACKER):
         program, others = vmms.binary(Vmm.FIRECRACKER), vmms.store()
         usable["firecracker"] = FirecrackerHypervisor(program, others.find, jailed=is_root())
+    if not vmms.why_not(Vmm.CLOUD_HYPERVISOR):
+        program, others = vmms.binary(Vmm.CLOUD_HYPERVISOR), vmms.store()
+        usable["cloud-hypervisor"] = CloudHypervisor(program, others.find)
     assert usable, "neither QEMU nor libkrun is usable: run 'waggle setup'"
     return usable
 
@@ -202,6 +207,8 @@ async def full_subject(tmp: Path, parts: Parts, image: BootImage) -> Subject:
 
 async def real_subject(name: str, tmp: Path, parts: Parts, image: BootImage) -> Subject:
     kits = await real_kits(tmp)
+    if name == "cloud-hypervisor":
+        parts = replace(parts, kernel=FullKernel(parts.kit.parent).require())
     return Subject(real_hypervisors()[name], parts, image.disk, tmp, is_real=True, kits=kits)
 
 

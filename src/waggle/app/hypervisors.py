@@ -19,6 +19,7 @@ from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.hypervisor import ByHypervisor, HypervisorName, in_words
 from waggle.domain.machine import Hypervisor, Resources
+from waggle.infra.cloud_hypervisor.hypervisor import CloudHypervisor
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.host.hypervisors import (
     Accel,
@@ -33,7 +34,7 @@ from waggle.infra.qemu.board import FULL, SMALL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, Part
-from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.binaries import Binary, BinaryStore
 from waggle.infra.vmm.version import Vmm
 from waggle.service.local.host import is_root
 
@@ -68,13 +69,17 @@ def _krun(settings: Settings) -> Found:
     )
 
 
-def _firecracker(settings: Settings) -> Found:
+def _newest(settings: Settings, vmm: Vmm) -> tuple[BinaryStore, Binary | None, str, str]:
+    """Return the store, its newest program, or why it has none, and the remedy."""
     store = BinaryStore(Places.of(settings).binaries)
-    binary, problem, mend = None, "", ""
     try:
-        binary = store.newest(Vmm.FIRECRACKER)
+        return store, store.newest(vmm), "", ""
     except SetupIncomplete as error:
-        problem, mend = error.message, error.hint
+        return store, None, error.message, error.hint
+
+
+def _firecracker(settings: Settings) -> Found:
+    store, binary, problem, mend = _newest(settings, Vmm.FIRECRACKER)
 
     def make(_accel: Accel, enclose: EncloseMachine | None) -> Hypervisor:
         return FirecrackerHypervisor(
@@ -88,6 +93,25 @@ def _firecracker(settings: Settings) -> Found:
     can = FirecrackerHypervisor.capabilities
     return Found(
         Candidate(can, needs_kvm=True, problem=problem, mend=mend), make, _small_kernel(settings)
+    )
+
+
+def _cloud_hypervisor(settings: Settings) -> Found:
+    store, binary, problem, mend = _newest(settings, Vmm.CLOUD_HYPERVISOR)
+
+    def make(_accel: Accel, enclose: EncloseMachine | None) -> Hypervisor:
+        return CloudHypervisor(
+            binary or store.newest(Vmm.CLOUD_HYPERVISOR),
+            store.find,
+            enclose=enclose,
+            io_mib=settings.vm_disk_mb_per_second,
+        )
+
+    can = CloudHypervisor.capabilities
+    return Found(
+        Candidate(can, needs_kvm=True, problem=problem, mend=mend, only_by_name=True),
+        make,
+        FullKernel(Places.of(settings).guest),
     )
 
 
@@ -118,6 +142,7 @@ Adapters = Mapping[HypervisorName, Callable[[Settings], Found]]
 ADAPTERS: Adapters = {
     HypervisorName.KRUN: _krun,
     HypervisorName.FIRECRACKER: _firecracker,
+    HypervisorName.CLOUD_HYPERVISOR: _cloud_hypervisor,
     HypervisorName.QEMU: _qemu,
 }
 

@@ -29,6 +29,8 @@ from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared import debian
+from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.version import Vmm
 
 
 def setup(*, yes: bool, tests: bool) -> None:
@@ -83,12 +85,20 @@ async def _artifacts(settings: Settings) -> None:
         with working("Fetching the guest kernel") as detail:
             await kernel.ensure(mirror, detail)
     full = FullKernel(places.guest)
-    if settings.guest_kernel == "full" and not full.path.exists():
+    if _needs_full_kernel(settings) and not full.path.exists():
         with working("Fetching the full guest kernel") as detail:
             await full.ensure(mirror, detail)
     if not kit.path.exists():
         with working("Building the guest kit") as detail:
             await kit.ensure(mirror, detail)
+
+
+def _needs_full_kernel(settings: Settings) -> bool:
+    """Whether QEMU's guests have it, or a Cloud Hypervisor is there, whose guests always do."""
+    programs = BinaryStore(Places.of(settings).binaries).installed()
+    return settings.guest_kernel == "full" or any(
+        program.vmm is Vmm.CLOUD_HYPERVISOR for program in programs
+    )
 
 
 _BUNDLE_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")

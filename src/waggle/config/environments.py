@@ -116,8 +116,9 @@ class MachineSection(Section):
     guest_kernel: Annotated[Literal["small", "full"], lower] = setting(
         "small",
         "The kernel of QEMU's machines: `full` has the modules that Docker and iptables want and "
-        "starts a little later; run `waggle setup` after a change. libkrun's is always the small "
-        "one. See [guest.md](guest.md#the-full-kernel).",
+        "starts a little later; run `waggle setup` after a change. libkrun's and Firecracker's is "
+        "the small one, Cloud Hypervisor's the full one. See "
+        "[guest.md](guest.md#the-full-kernel).",
     )
     accel: Annotated[Literal["auto", "kvm", "tcg"], lower] = setting(
         "auto",

@@ -17,10 +17,11 @@ from waggle.domain.machine import Capabilities, FreezingHypervisor, Hypervisor
 
 
 class HypervisorName(StrEnum):
-    """In the order in which `auto` prefers them."""
+    """In the order in which `auto` prefers them, except for those that are used only by name."""
 
     KRUN = "krun"
     FIRECRACKER = "firecracker"
+    CLOUD_HYPERVISOR = "cloud-hypervisor"
     QEMU = "qemu"
 
 

@@ -168,3 +168,11 @@ def test_only_those_run_machines_that_can_and_a_refusal_says_what_to_do(
         assert freezing == sorted(freezing, reverse=True)
     else:
         assert [*decision.names] == [name for name in HypervisorName if name in able]
+
+
+def test_one_that_is_used_only_by_name_is_not_of_auto() -> None:
+    there = Candidate(FREEZES, needs_kvm=True, only_by_name=True)
+    candidates = {HypervisorName.CLOUD_HYPERVISOR: there, **BOTH}
+    assert choose_hypervisors((), KVM, candidates) == choose_hypervisors((), KVM, BOTH)
+    named = (HypervisorName.CLOUD_HYPERVISOR,)
+    assert choose_hypervisors(named, KVM, candidates).names == named

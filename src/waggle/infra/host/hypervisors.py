@@ -104,12 +104,16 @@ Preference = Literal["isolation", "speed"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hypervisor that may be used. `problem` is why it cannot, if so, and `mend` the remedy."""
+    """A hypervisor that may be used. `problem` is why it cannot, if so, and `mend` the remedy.
+
+    One that is used `only_by_name` is not among those that `auto` takes.
+    """
 
     capabilities: Capabilities
     needs_kvm: bool
     problem: str = ""
     mend: str = ""
+    only_by_name: bool = False
 
 
 class Decision(NamedTuple):
@@ -140,6 +144,7 @@ def choose_hypervisors(
             _require(wanted, name, acceleration, candidates[name])
         them = "it" if len(wanted) == 1 else "them"
         return Decision((*wanted,), f"{_setting(wanted)} demands {them}.")
+    candidates = {name: one for name, one in candidates.items() if not one.only_by_name}
     unused = {
         name: why
         for name, candidate in candidates.items()

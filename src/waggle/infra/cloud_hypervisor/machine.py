@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine on Cloud Hypervisor: its calls, on the base that all VMMs with an API share.
+
+`hypervisor` boots or resumes it. The guest's channels are those of vsock; the virtio console, a
+pipe, is for the kernel's last words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from typing import Final
+
+from waggle.domain.errors import BootFailed
+from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.infra.cloud_hypervisor import configuration, frozen
+from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
+from waggle.infra.guest.console import Console
+from waggle.infra.guest.frozen import FrozenFiles, Origin
+from waggle.infra.vmm import cloud_hypervisor as api
+from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine, path
+from waggle.infra.vmm.process import GuardedProcess
+from waggle.infra.vmm.version import Vmm
+from waggle.infra.vmm.wires import Wires
+
+_RESET: Final = "Error rebooting VM"
+"""What Cloud Hypervisor says when it ends because it could not open its console again."""
+_URL = f"file://{path(SNAPSHOT)}"
+
+
+class CloudHypervisorMachine(VmmMachine):
+    """A machine; see `vmm.machine.VmmMachine`."""
+
+    vmm = Vmm.CLOUD_HYPERVISOR
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        process: GuardedProcess,
+        console: Console,
+        wires: Wires,
+        program: Program,
+        origin: Origin | None = None,
+        *,
+        io_mib: int = 0,
+    ) -> None:
+        """Resume from `origin`, or boot without it; see `configuration.machine` for `io_mib`."""
+        super().__init__(spec, process, console, wires, program, origin)
+        self._io_mib = io_mib
+        self._memory: int | None = None
+        """The file that is the memory of a machine that booted."""
+        self._kernel: io.FileIO | None = None
+        self._is_paused = False
+
+    async def _begin(self) -> None:
+        run, uid = self._process.run, self._spec.uid
+        config = configuration.machine(
+            self._spec.resources,
+            self._program.version,
+            self._io_mib,
+            copy=self._origin is not None,
+        )
+        self._kernel = io.FileIO(frozen.make_console(run, uid))
+        if self._origin is None:
+            self._memory = frozen.make_memory(run, self._spec.resources.memory_mib, uid)
+            await self._client.call(api.VM_CREATE, config)
+            await self._client.call(api.VM_BOOT, seconds=self._spec.boot_timeout)
+        else:
+            text = config.model_dump_json(exclude_none=True).encode()
+            await asyncio.to_thread(frozen.put, run, text, self._origin.state, uid)
+            restore = api.RestoreConfig(source_url=_URL)
+            await self._client.call(api.VM_RESTORE, restore, seconds=self._spec.boot_timeout)
+            frozen.discard(run)
+            await self._client.call(api.VM_RESUME)
+            self._lose_base()
+        frozen.bar_console(run)
+        await self._link.hear_pipe(self._kernel)
+
+    async def _halt(self) -> None:
+        if not self._is_paused:
+            await self._client.call(api.VM_PAUSE)
+            self._is_paused = True
+
+    async def _run(self) -> None:
+        if self._is_paused:
+            await self._client.call(api.VM_RESUME)
+            self._is_paused = False
+
+    async def freeze(self, disks: GuestDisks) -> FrozenFiles:
+        """See `domain.machine.Machine.freeze`."""
+        copy = FrozenFiles(self._program.name)
+        try:
+            async with self._require_renewal().quiet(ANSWER_SECONDS):
+                await self.pause()
+                await self._snapshot(copy)
+            await asyncio.to_thread(copy.seal)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    async def _snapshot(self, copy: FrozenFiles) -> None:
+        """Have Cloud Hypervisor write its state, of a copy also its memory, and take that."""
+        run, mib = self._process.run, self._spec.resources.memory_mib
+        await self._cut()
+        frozen.discard(run)
+        directory = frozen.make_directory(run, self._spec.uid)
+        try:
+            cause = await self._unless_ended(self._write())
+            if cause is not None:
+                raise BootFailed(f"The machine could not be frozen: {cause}.")
+            await asyncio.to_thread(frozen.take, directory, self._memory, mib, copy)
+        finally:
+            os.close(directory)
+            frozen.discard(run)
+
+    async def _write(self) -> None:
+        wanted = api.VmSnapshotConfig(destination_url=_URL)
+        await self._client.call(api.VM_SNAPSHOT, wanted, seconds=self._spec.boot_timeout)
+
+    def _meaning(self, status: int) -> int:
+        return 0 if any(_RESET in line for line in self.console_tail()) else status
+
+    async def _release(self) -> None:
+        await super()._release()
+        if self._kernel is not None:
+            self._kernel.close()
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
