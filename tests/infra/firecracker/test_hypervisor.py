@@ -31,9 +31,11 @@ def binary(digest: str = NEW, version: str = "1.13.1", path: str = "/bin/busybox
 
 
 def found(vmm: Vmm, digest: str, version: str) -> Binary:
-    """Find the old program, as the store does."""
+    """Find the old program and the new one, as the store does."""
     if digest == OLD:
         return binary(OLD, "1.12.1")
+    if digest == NEW:
+        return binary()
     raise SetupIncomplete(f"It needs Firecracker {version}, which is not here.", hint="Add it.")
 
 
@@ -66,6 +68,13 @@ def test_an_older_program_that_was_kept_resumes_what_it_froze(
         frozen.save(tmp_path)
     with contextlib.closing(machines.load(tmp_path, theirs)) as loaded:
         assert machines.fingerprint(loaded) == theirs
+
+
+async def test_a_program_that_was_replaced_since_is_not_run(tmp_path: Path) -> None:
+    gone = binary("c" * 64, "1.14.0")
+    machines = FirecrackerHypervisor(gone, found, jailed=False)
+    with pytest.raises(SetupIncomplete, match=r"1\.14\.0, which is not here"):
+        await machines.boot(spec_in(tmp_path))
 
 
 def test_the_version_to_add_is_named(machines: FirecrackerHypervisor) -> None:

@@ -2,9 +2,8 @@
 """The host's connections to one machine, and the parts of machines that all hypervisors share.
 
 `GuestLink` reads the console, the agent and the VMM's own messages. `LinkedMachine` is the base of
-`qemu.machine` and `krun.machine`, and knows nothing of how a machine is run. `until_booted` is the
-common part of `domain.machine.Hypervisor.boot`: from a VMM that was just started to a guest that is
-ready, or to the reason why it is not. `open_file` and `socket_pair` open what a VMM inherits.
+all machines, and knows nothing of how they are run. `until_booted` is the common part of every
+boot: from a VMM that was just started to a guest that is ready, or to the reason why it is not.
 """
 
 from __future__ import annotations

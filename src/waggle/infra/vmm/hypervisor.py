@@ -85,9 +85,13 @@ class VmmHypervisor(Generic[Made]):
 
         Raises BootFailed, PortTaken, or SetupIncomplete when the VMM cannot be started.
         """
-        machine = self._start(spec, self._binary)
+        machine = self._start(spec, self._verified(self._binary))
         await until_booted(machine, spec.boot_timeout)
         return machine
+
+    def _verified(self, binary: Binary) -> Binary:
+        """Return the program as it is now: another one may lie there since the server started."""
+        return self._find(self.vmm, binary.digest, str(binary.version))
 
     def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
@@ -124,9 +128,7 @@ class VmmHypervisor(Generic[Made]):
         Raises FrozenMachineUnusable when its memory does not fit the machine.
         """
         version, _, digest = frozen.vmm.partition(" ")
-        binary = self._binary
-        if binary.digest != digest:
-            binary = self._find(self.vmm, digest, version)
+        binary = self._find(self.vmm, digest, version)
         if os.fstat(frozen.ram).st_size != spec.resources.memory_mib << 20:
             raise FrozenMachineUnusable("Its memory has another size than the machine.")
         with stage("process"):
