@@ -185,7 +185,7 @@ class Chosen(NamedTuple):
 
     @property
     def abilities(self) -> dict[str, str]:
-        """What the machines of each can, in words."""
+        """Of every one, what its machines can, in words."""
         return {one.label: in_words(one.hypervisor.capabilities) for one in self.running.all}
 
 
