@@ -21,6 +21,7 @@ ENVIRONMENT = {  # the guest's kernel is already there, so libkrunfw need not be
     "WAGGLE_HYPERVISOR": "krun",
     "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so"),
     "WAGGLE_TEST_FIRECRACKER": str(FIRECRACKER),
+    "WAGGLE_TEST_TEMPLATES": "off",
 }
 MACHINES = min(2, os.cpu_count() or 1)
 """Number of outer machines at once; each takes 3 GiB."""
