@@ -187,7 +187,8 @@ async def test_an_environment_from_its_creation_to_its_end(server: Waggle, era: 
             gone = await call(client, "destroy_environment", environment_id=environment)
             assert gone["status"] == "destroyed"
         listed = await call(client, "list_environments")
-        assert environment not in [row["environment_id"] for row in listed["environments"]]
+        left = listed.get("environments", ())
+        assert environment not in [row["environment_id"] for row in left]
         result = await client.call_tool("execute", {"environment_id": environment, "code": "true"})
         assert error_of(result)["code"] == "not_found"
     assert state["ssh_port"] not in server.listeners()
