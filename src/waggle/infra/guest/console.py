@@ -18,7 +18,7 @@ from waggle.domain.errors import BootFailed, DiskFull
 from waggle.domain.machine import READY_LINE
 from waggle.infra.shared.disk_room import is_full
 
-TAIL_LINES: Final = 40
+TAIL_LINES: Final = 64
 MAX_LINE: Final = 300
 MAX_LOG_BYTES: Final = 1 << 20
 FLOOD_BYTES_PER_SECOND: Final = 256 * 1024
