@@ -16,6 +16,7 @@ from waggle.domain.environment import State
 from waggle.domain.machine import Resources
 from waggle.domain.programs import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
+from waggle.infra.qemu.board import SMALL
 from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.ssh.run.launcher import frame
 from waggle.infra.store.environments import SqliteStore
@@ -60,7 +61,7 @@ def ours_argv(settings: Settings, accelerator: str) -> list[str]:
         resources=resources,
         ssh_port=1,
         fds=fds,
-        tsc_khz=tsc_khz() if accelerator == "tcg" else None,
+        board=SMALL.with_counter(tsc_khz() if accelerator == "tcg" else None),
     )
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +107,31 @@ docker info --format '{{.Driver}} {{.CgroupVersion}}' || cat /tmp/dockerd.log
 """
 
 
-async def test_containers_have_networks_and_rules_with_the_full_kernel(tmp_path: Path) -> None:
+async def test_podmans_containers_have_networks_with_the_full_kernel(tmp_path: Path) -> None:
+    async with in_a_full_one(tmp_path, PACKAGES) as (client, shell):
+        podman = await finished(client, shell, "run_command", command=PODMAN, user="root")
+        assert podman["stdout"].split() == ["hello", "hello", "1"], podman
+
+
+@pytest.mark.registry
+async def test_dockers_containers_have_networks_with_the_full_kernel(tmp_path: Path) -> None:
     """Docker's rules are those of iptables, for which the small kernel lacks extensions."""
+    async with in_a_full_one(tmp_path, ["busybox-static", *DOCKERS]) as (client, shell):
+        daemon = await finished(client, shell, "run_command", command=DAEMON, user="root")
+        assert daemon["stdout"] == "overlay2 2\n", daemon
+        docker = await finished(client, shell, "run_command", command=DOCKER, user="root")
+        assert docker["stdout"].split() == ["hello", "hello", "1"], docker
+
+
+@contextlib.asynccontextmanager
+async def in_a_full_one(directory: Path, packages: list[str]) -> AsyncGenerator[tuple[Client, str]]:
+    """An environment with the full kernel and with these packages."""
     room = {"default_memory_mb": "1024", "scratch_mb": "3072", "install_timeout": "20m"}
     settings = {**room, "default_network": "public", "guest_kernel": "full", "hypervisor": "qemu"}
     installed = installation()
     await FullKernel(Places.of(installed).guest).ensure(installed.debian_mirror)
-    with running(tmp_path, settings) as server:
+    with running(directory, settings) as server:
         async with connected(server) as client:
             shell = await create(client, "shell")
-            await finished(client, shell, "install_packages", packages=[*PACKAGES, *DOCKERS])
-            podman = await finished(client, shell, "run_command", command=PODMAN, user="root")
-            assert podman["stdout"].split() == ["hello", "hello", "1"], podman
-            daemon = await finished(client, shell, "run_command", command=DAEMON, user="root")
-            assert daemon["stdout"] == "overlay2 2\n", daemon
-            docker = await finished(client, shell, "run_command", command=DOCKER, user="root")
-            assert docker["stdout"].split() == ["hello", "hello", "1"], docker
+            await finished(client, shell, "install_packages", packages=packages)
+            yield client, shell
