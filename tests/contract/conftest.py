@@ -24,7 +24,16 @@ from tests.support.vm import Parts, busybox_image, full_parts, guest_parts, leak
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 
-__all__ = ["busybox_image", "full_parts", "guest_parts", "leaks", "real", "running", "subject"]
+__all__ = [
+    "busybox_image",
+    "full_parts",
+    "guest_parts",
+    "kind",
+    "leaks",
+    "real",
+    "running",
+    "subject",
+]
 FULL = "full"
 REAL = [pytest.param(name, marks=pytest.mark.vm) for name in (*real_hypervisors(), FULL)]
 
@@ -92,15 +101,22 @@ async def real(
 
 
 @pytest.fixture(scope="module", params=REAL)
+def kind(request: pytest.FixtureRequest) -> tuple[str, Parts]:
+    """Return a hypervisor's name and the parts of its machines, which only a plain fixture asks."""
+    is_full = request.param == FULL
+    return request.param, request.getfixturevalue("full_parts" if is_full else "guest_parts")
+
+
+@pytest.fixture(scope="module")
 async def running(
-    request: pytest.FixtureRequest,
+    kind: tuple[str, Parts],
     busybox_image: BootImage,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[Running]:
     """Boot one machine for all tests that only look at it."""
-    parts: Parts = request.getfixturevalue("full_parts" if request.param == FULL else "guest_parts")
+    name, parts = kind
     tmp = tmp_path_factory.mktemp("running")
-    made = await _made(request.param, Ingredients(parts, busybox_image), tmp)
+    made = await _made(name, Ingredients(parts, busybox_image), tmp)
     case = await made.case(Resources(cpus=2, memory_mib=320, disk_mib=96))
     yield Running(case, await made.boot(case))
     await made.close()

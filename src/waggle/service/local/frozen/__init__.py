@@ -239,8 +239,8 @@ class Freezer:
         if (another := self.hypervisor.lock(vmm)) is not None:
             raise FrozenMachineUnusable(
                 f"Its state is locked to another {another}.",
-                hint="Machines resume only with the QEMU and the processor that froze them; "
-                "WAGGLE_QEMU_OLDER can name the QEMU of before.",
+                hint="Machines resume only with the program and the processor that froze them: "
+                "WAGGLE_QEMU_OLDER names a QEMU of before, 'waggle vmm add' brings another VMM.",
             )
         for path in (parts.image.disk, parts.kernel, parts.kit):
             if not path.exists():
