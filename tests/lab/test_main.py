@@ -33,7 +33,7 @@ def test_an_unknown_job_is_refused_and_the_known_ones_are_named(
 ) -> None:
     with pytest.raises(SystemExit):
         command.parse(["--only", "nothing"])
-    assert "there are in-turn, contract" in capsys.readouterr().err
+    assert "there are contract, firecracker" in capsys.readouterr().err
 
 
 def test_check_prints_why_the_lab_cannot_run(

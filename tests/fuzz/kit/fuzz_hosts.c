@@ -20,3 +20,5 @@ bool write_file(const char *path, int flags, mode_t mode, const void *data, size
 }
 bool write_text(const char *path, const char *text) { return path && text; }
 bool write_exactly(int fd, const void *data, size_t size) { return fd >= 0 && data && size; }
+
+bool has_modules(void) { return false; }
