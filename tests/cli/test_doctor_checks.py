@@ -159,8 +159,12 @@ class TestHypervisor:
         assert result.detail.startswith("krun, qemu: krun can be used. ")
         assert "Machines of krun cannot be frozen" in result.detail
         assert "Machines of qemu can be frozen" in result.detail
-        qemu = await doctor.qemu(both)
-        assert (qemu.status, qemu.detail) == (Status.OK, "not needed (not installed)")
+
+    async def test_qemu_is_needed_wherever_it_is_in_the_list(self, subject: Subject) -> None:
+        both = replace(subject, candidates=found, qemu_binary="no-such-qemu")
+        assert (await doctor.qemu(both)).status is Status.FAIL
+        alone = await doctor.qemu(replace(both, hypervisor=(KRUN,)))
+        assert (alone.status, alone.detail) == (Status.OK, "not needed (not installed)")
 
     async def test_qemu_is_used_with_the_reason_against_krun(self, subject: Subject) -> None:
         old = await doctor.hypervisor(subject)

@@ -141,11 +141,11 @@ def _choice(subject: Subject, candidates: Mapping[HypervisorName, Candidate]) ->
 
 
 def _needs_qemu(subject: Subject) -> bool:
-    """Return whether QEMU is demanded, or nothing else can run machines."""
+    """Return whether QEMU is demanded, or would run machines."""
     if subject.hypervisor:
         return HypervisorName.QEMU in subject.hypervisor
     try:
-        return _choice(subject, subject.candidates()).names[0] is HypervisorName.QEMU
+        return HypervisorName.QEMU in _choice(subject, subject.candidates()).names
     except WaggleError:
         return True
 

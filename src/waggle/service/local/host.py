@@ -257,12 +257,12 @@ class LocalHost:
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now; see `domain.host.EnvironmentHost.not_ready`."""
-        machines = self._machines.first
         try:
             self.require_disk()
-            machines.parts.kernel()
-            machines.parts.kit()
-            machines.launcher.check_ports()
+            for machines in self._machines.all:
+                machines.parts.kernel()
+                machines.parts.kit()
+            self._machines.first.launcher.check_ports()
         except WaggleError as error:
             return str(error)
         return await self._images.missing()

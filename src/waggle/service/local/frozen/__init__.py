@@ -18,10 +18,10 @@ stopped, the directory is removed, because the machine could still write to that
 manifest name kernel, kit, root disk and the VMM.
 Verifying: `opened` and `check` read all files and compare digests, unless inode, size and time are
 those that this process sealed or verified before. They refuse a state that is locked to another
-QEMU or processor, or whose kernel, kit or root disk is gone.
+program or processor, or whose kernel, kit or root disk is gone.
 Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
 `manifest.Loaded` keeps up to three without users. With `alone`, the one machine that resumes
-reads it anew and writes to it in place, which is how an environment resumes from the disk.
+reads it anew, and QEMU writes to it in place: so an environment resumes from the disk.
 Resuming: a copy gets a clone of the scratch disk and starts with the origin's identity.
 `LocalMachines` renews it (identity, random state, time) and drops its old connections before it is
 used.
@@ -239,8 +239,8 @@ class Freezer:
         if (another := self.hypervisor.lock(vmm)) is not None:
             raise FrozenMachineUnusable(
                 f"Its state is locked to another {another}.",
-                hint="Machines resume only with the program and the processor that froze them: "
-                "WAGGLE_QEMU_OLDER names a QEMU of before, 'waggle vmm add' brings another VMM.",
+                hint="Machines resume only where they were frozen: WAGGLE_QEMU_OLDER names a QEMU, "
+                "'waggle vmm add' brings a VMM, WAGGLE_GUEST_KERNEL decides the kind of QEMU's.",
             )
         for path in (parts.image.disk, parts.kernel, parts.kit):
             if not path.exists():
