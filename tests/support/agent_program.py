@@ -137,18 +137,20 @@ def running_agent(
     *policies: Mapping[str, object],
     prefix: tuple[str, ...] = (),
     has_successors: bool = False,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> Generator[Agent]:
     """Run an agent with policies, by default one that allows everything; end it afterwards.
 
     `prefix` is a command in front of it, such as `unshare`. With successors, `succeed` works, and
-    the channel stays as it is between two of them, as with PID 1 of waggle's environments.
+    the channel stays as it is between two of them, as with PID 1 of waggle's environments. With
+    SOCK_SEQPACKET the host receives what the agent wrote at once.
     """
     files: list[str] = []
     for number, policy in enumerate(policies or (ALL,)):
         file = directory / f"policy-{number}.json"
         file.write_text(json.dumps(policy))
         files += ["--policy", str(file)]
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=kind)
     ours.settimeout(SECONDS)
     with ours, theirs:
         argv = [*prefix, str(agent), "--fd", str(theirs.fileno()), *files]

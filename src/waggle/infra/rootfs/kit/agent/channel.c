@@ -9,15 +9,17 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define OUT 65536
+#define PACKET 16384 // bytes at most of one write to vsock: why is in kit/guest/preload.c
 
 #define BLINK 500000000ll // nanoseconds
 
 static int channel = -1;
-static bool is_port, can_read, can_write, is_hung_up;
+static bool is_port, is_vsock, can_read, can_write, is_hung_up;
 static char in[MAX_LINE + 1], out[OUT];
 static size_t in_size, in_seen, in_used, out_from, out_size;
 static bool is_skipping;
@@ -58,10 +60,14 @@ int open_channel(const char *path) {
 
 void use_channel(int fd) {
   struct stat about;
+  int family = AF_UNSPEC;
+  socklen_t family_size = sizeof family;
   channel = fd;
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   is_port = fstat(fd, &about) == 0 && S_ISCHR(about.st_mode);
+  getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &family_size);
+  is_vsock = family == AF_VSOCK;
   can_read = can_write = true;
   watch(fd, NULL);
 }
@@ -150,7 +156,9 @@ bool put_line(const char *line) {
 
 bool flush_out(void) {
   if (!can_write || out_from == out_size) return false;
-  ssize_t put = write(channel, out + out_from, out_size - out_from);
+  size_t size = out_size - out_from;
+  if (is_vsock && size > PACKET) size = PACKET;
+  ssize_t put = write(channel, out + out_from, size);
   if (put > 0) return out_from += (size_t)put, true;
   if (put < 0 && errno == EINTR) return true;
   can_write = false;
