@@ -44,7 +44,9 @@ def written(library: Path, fd: int, wanted: list[list[int]]) -> Written:
         ours.settimeout(SECONDS)
         pid1.settimeout(SECONDS)
         with spare, theirs:
-            process = subprocess.Popen(argv, stdin=spare, env=environment, stderr=subprocess.PIPE)
+            process = subprocess.Popen(
+                argv, stdin=spare.fileno(), env=environment, stderr=subprocess.PIPE
+            )
             assert pid1.recv(1) == b"\0"  # it is ready
             socket.send_fds(pid1, [b"\0"], [theirs.fileno()])
         got = b""
