@@ -142,7 +142,8 @@ class Frames:
             job.streams.display,
         )
         self._buffer = bytearray()
-        self._has_begun = False
+        self.has_begun = False
+        """Whether the guest has said that it sends what the job prints."""
         self.end: JobEnd | None = None
 
     def feed(self, data: bytes) -> None:
@@ -165,7 +166,7 @@ class Frames:
         while len(buffer) - at >= _HEAD.size and self.end is None:
             kind, size = _HEAD.unpack_from(buffer, at)
             low, high = _SIZES.get(kind, (0, -1))
-            if not low <= size <= high or self._has_begun is (kind == _START):
+            if not low <= size <= high or self.has_begun is (kind == _START):
                 raise InvalidFrame("a frame of no kind, of a wrong size or out of order")
             begin = at + _HEAD.size
             if len(buffer) - begin < size:
@@ -198,7 +199,7 @@ class Frames:
             self._job.offsets[number] = begin
             self._streams[number].skip(gap)
         elif kind == _START:
-            self._has_begun = self._job.is_started = True
+            self.has_begun = self._job.is_started = True
             self._job.started()
         else:
             self.end = parse_end(data)

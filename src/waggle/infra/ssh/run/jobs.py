@@ -39,7 +39,10 @@ from waggle.infra.ssh.run.requests import JobRequests
 from waggle.tasks import end, finish
 
 ATTEMPTS = 3
-"""Connections that may break in a row without a byte of the job, before it counts as lost."""
+"""Connections that may break in a row at once, without a byte of the job, until it is lost."""
+LASTING_SECONDS = 1.0
+"""How long a connection must have lasted for its break to be none of those: a guest that is quiet
+for a day may lose it several times, and loses it with every freeze on some hypervisors."""
 _AGAIN_SECONDS = 0.05
 """Between a connection that broke and the next, so that a guest that breaks all costs little."""
 log = structlog.get_logger(__name__)
@@ -57,6 +60,8 @@ class _Following:
         self.session: FollowSession | None = None
         self.asked: tuple[asyncssh.SSHClientConnection, float] | None = None
         """The connection over which it was to be begun last, and since when."""
+        self.broken = 0
+        """How many connections have broken in a row; see ATTEMPTS."""
 
     @property
     def end(self) -> JobEnd | None:
@@ -119,6 +124,11 @@ class GuestJobs(JobRequests):
         for following in self._under_way:
             following.wake.set()
 
+    def excuse(self) -> None:
+        """Do not count the break of the connection that a freeze of the machine causes now."""
+        for following in self._under_way:
+            following.broken = 0
+
     def set_paused(self, paused: bool) -> None:
         """Stop all timeouts while the machine is stopped: that time does not count."""
         for following in self._under_way:
@@ -136,10 +146,12 @@ class GuestJobs(JobRequests):
 
     async def _follow(self, following: _Following) -> JobEnd:
         """Return the job's end. Raises Detached, or GuestLost when it cannot be followed."""
-        job, broken = following.job, 0
+        job = following.job
         while True:
             before = list(job.offsets)
-            session = await self._attempt(following, await self._connection.get())
+            connection, since = await self._connection.get(), self._now()
+            following.broken += 1
+            session = await self._attempt(following, connection)
             if session.frames.end is not None:
                 return _known(session.frames.end)
             if following.wake.is_set():
@@ -152,8 +164,10 @@ class GuestJobs(JobRequests):
                 raise GuestLost(
                     "The guest's launcher does not run the program as it should.", hint=CALL_AGAIN
                 )
-            broken = 0 if job.offsets != before else broken + 1
-            if broken == ATTEMPTS:
+            has_lasted = self._now() - since >= LASTING_SECONDS
+            if job.offsets != before or (session.frames.has_begun and has_lasted):
+                following.broken = 0
+            if following.broken == ATTEMPTS:
                 raise GuestLost(
                     "The connection to the guest broke while the command ran; it was not finished.",
                     hint=CALL_AGAIN,
