@@ -16,11 +16,13 @@ from tests.infra.firecracker.pretended import BANNER, MIB, NAME, PAGE, Pretended
 from tests.support.leaks import Leaks
 from tests.support.pretend_firecracker import STATE
 from tests.support.vmm_server import Reply, fault
+from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.infra.guest.frozen import FrozenFiles, Origin
 from waggle.infra.guest.vsock import AGENT_PORT, RENEWAL_PORT
 from waggle.infra.vmm.starter import SAYS
+from waggle.tasks import end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 START = [
@@ -157,6 +159,25 @@ async def test_connections_are_made_anew_when_a_frozen_machine_runs_on(tmp_path:
         assert made.vmm.asked == [RENEWAL_PORT, AGENT_PORT]
         assert await banner(made) == BANNER
         await made.machine.agent.ping()
+
+
+async def test_a_guest_that_answers_too_late_after_a_freeze_can_be_reached_once_it_does(
+    tmp_path: Path,
+) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        (await made.machine.freeze(made.spec.disks)).close()
+        made.vmm.asked.clear()
+        made.vmm.is_deaf = True
+        unpausing = asyncio.create_task(made.machine.unpause())
+        await until(lambda: bool(made.vmm.asked))
+        await end(unpausing)
+        made.vmm.is_deaf = False
+        assert await banner(made) == BANNER
+        await made.machine.renew({})
+        await made.machine.agent.ping()
+        await made.machine.unpause()
+        assert await banner(made) == BANNER
 
 
 @pytest.mark.parametrize("name", BROKEN)

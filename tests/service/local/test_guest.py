@@ -95,6 +95,21 @@ class TestGuest:
             with pytest.raises(GuestLost):
                 await guest.report()  # its machine goes on while the copy is kept
 
+    async def test_a_freeze_after_which_the_guest_is_late_does_not_say_that_files_are_gone(
+        self,
+    ) -> None:
+        class Late:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                raise GuestLost("The guest does not answer within 30 s.")
+                yield "frozen"
+
+        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Late()))
+        with pytest.raises(GuestLost, match="within 30 s") as raised:
+            async with guest.freeze():
+                pass
+        assert "restart_environment boots it again with its files" in raised.value.hint
+
     async def test_nothing_is_sent_to_a_machine_that_is_copied(self) -> None:
         """Its copy would have it, too, and answer that when it is given its identity."""
 

@@ -170,13 +170,20 @@ class VmmMachine(LinkedMachine):
         await self._obey(self._halt)
 
     async def _continue(self) -> None:
-        """Run the machine, and connect anew after a snapshot. Raises GuestLost."""
+        """Run the machine, and connect anew after a snapshot. Raises GuestLost.
+
+        A guest that answers too late can be reached all the same, as soon as it does.
+        """
         await self._obey(self._run)
         if not self._is_cut or self._vsock is None or self._forwarder is None:
             return
-        if (cause := await self._vsock.reach(self.wait, _REACH_SECONDS)) is not None:
+        try:
+            cause = await self._vsock.reach(self.wait, _REACH_SECONDS)
+        finally:
+            if self.is_alive:
+                self._forwarder.start()
+        if cause is not None:
             raise GuestLost(f"The machine is dead: {cause}.")
-        self._forwarder.start()
         self._is_cut = False
 
     async def unpause(self) -> None:

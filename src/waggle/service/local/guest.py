@@ -189,7 +189,7 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         """Freeze it; see `domain.host.Guest`."""
         self._causes.require_unstalled()
         async with AsyncExitStack() as stack:
-            async with self._copying, self._health.while_stopped():
+            async with self._naming_the_cause(), self._copying, self._health.while_stopped():
                 frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
             yield frozen
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from waggle.domain.environment import Resources
-from waggle.domain.errors import SnapshotFailed, TimedOut
+from waggle.domain.errors import GuestLost, SnapshotFailed, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
@@ -25,28 +26,37 @@ pytestmark = pytest.mark.anyio
 class FrozenState:
     """A state of two small files."""
 
+    is_closed = False
+
     def save(self, directory: Path) -> None:
         for name in (RAM, STATE):
             (directory / name).write_bytes(b"x")
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
 
 @dataclass
 class Machine:
-    """A machine that records the calls of its methods. With `stubborn` it cannot be stopped."""
+    """A machine that records the calls of its methods.
+
+    With `stubborn` it cannot be stopped; a `late` one's guest does not answer when it runs on.
+    """
 
     stubborn: bool = False
+    late: bool = False
+    state: FrozenState = field(default_factory=FrozenState)
     calls: list[str] = field(default_factory=list[str])
     is_alive: bool = True
 
     async def freeze(self, disks: object) -> FrozenState:
         self.calls.append("freeze")
-        return FrozenState()
+        return self.state
 
     async def unpause(self) -> None:
         self.calls.append("unpause")
+        if self.late:
+            raise GuestLost("The guest does not answer.")
 
     async def stop(self) -> None:
         self.calls.append("stop")
@@ -114,3 +124,20 @@ async def test_a_state_that_cannot_get_its_name_leaves_none_behind(tmp_path: Pat
     assert machine.calls == ["freeze"]
     assert not target.exists()
     assert hers.blueprint.disks.scratch.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_the_state_of_a_machine_is_closed_also_if_that_does_not_run_on(
+    tmp_path: Path, is_late: bool
+) -> None:
+    """It holds the whole memory."""
+    machine = Machine(late=is_late)
+    hers = started(tmp_path, machine)
+    (tmp_path / "frozen").mkdir()
+    with pytest.raises(GuestLost) if is_late else contextlib.nullcontext():
+        async with freezer(tmp_path).freeze(hers) as frozen:
+            assert frozen.state is machine.state
+            assert not machine.state.is_closed
+    assert machine.calls == ["freeze", "unpause"]
+    assert machine.state.is_closed
+    assert not list((tmp_path / "frozen").iterdir())

@@ -143,17 +143,16 @@ class Freezer:
 
     async def _freeze(self, started: StartedMachine, work: Path) -> FrozenState:
         machine, disks = started.machine, started.blueprint.disks
-        try:
-            state = await machine.freeze(disks)
+        with contextlib.ExitStack() as undo:
             try:
+                state = await machine.freeze(disks)
+                undo.callback(state.close)
                 await finish(asyncio.to_thread(_add_disks, clone, disks, work))
-            except BaseException:
-                state.close()
-                raise
-        finally:
-            if machine.is_alive:
-                await machine.unpause()
-        return state
+            finally:
+                if machine.is_alive:
+                    await machine.unpause()
+            undo.pop_all()
+            return state
 
     async def pause_to_disk(self, started: StartedMachine) -> None:
         """Stop a machine and keep it frozen among its files.
