@@ -12,11 +12,13 @@ from typing import cast
 
 import anyio
 import pytest
+from tests.infra.ssh.peer import peer
 from tests.service.local.pretended import UNABLE, PretendMachine, PretendProxy
 from tests.support.hostile_ssh import hostile
 from tests.support.vm import environment
+from tests.support.waiting import until
 
-from waggle.domain.errors import GuestLost, GuestMisbehaves, TimedOut, WaggleError
+from waggle.domain.errors import BootFailed, GuestLost, GuestMisbehaves, TimedOut, WaggleError
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 from waggle.domain.programs import Command
@@ -48,6 +50,7 @@ class TestGuest:
         log: list[str],
         connection: SshConnection | None = None,
         freezing: Freezing = UNABLE,
+        keeps_connections: bool = True,
     ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
@@ -67,6 +70,7 @@ class TestGuest:
             directory="/home/sandbox",
             booted_from={},
             freezing=freezing,
+            keeps_connections=keeps_connections,
         )
 
     async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
@@ -94,6 +98,36 @@ class TestGuest:
             assert said == [None]
             with pytest.raises(GuestLost):
                 await guest.report()  # its machine goes on while the copy is kept
+
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_a_guest_whose_freeze_breaks_its_connection_has_its_network_again(
+        self, fails: bool
+    ) -> None:
+        """Nobody calls it: its programs use the proxy."""
+
+        class Breaking:
+            @contextlib.asynccontextmanager
+            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+                first.abort()
+                await first.wait_closed()
+                if fails:
+                    raise BootFailed("The machine could not be frozen.")
+                yield "frozen"
+
+        async with peer(forwards=True) as made:
+            connection = SshConnection(made.port, made.keys, proxy=PretendProxy([]).serve)
+            freezing = cast("Freezing", Breaking())
+            guest = self.make(PretendMachine([]), [], connection, freezing, keeps_connections=False)
+            first = await connection.get()
+            with pytest.raises(BootFailed) if fails else contextlib.nullcontext():
+                async with guest.freeze():
+                    pass
+            await until(lambda: made.connections == 2)
+            await guest.destroy()
+            connection.reconnect()
+            with pytest.raises(GuestLost, match="is being destroyed"):
+                await connection.get()
+        assert made.connections == 2
 
     async def test_a_freeze_after_which_the_guest_is_late_does_not_say_that_files_are_gone(
         self,

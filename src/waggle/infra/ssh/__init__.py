@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pooled SSH connection of one environment, its keys, and TCP to guest ports over it.
 
-The rest of this package runs over it. It connects only to 127.0.0.1, accepts only the pinned
-host key, and reads no configuration file, agent or known_hosts of the user. Both keys are made on
-the host for one environment and die with it. `GuestPorts` serves exposed ports and requests of the
-guest for itself through the proxy: the guest sees a connection from its own SSH server, so this
-needs none of its network and works with every hypervisor and network policy.
+It connects only to 127.0.0.1, accepts only the pinned host key, and reads no configuration file,
+agent or known_hosts of the user. Both keys are made for one environment and die with it.
+`GuestPorts` serves exposed ports and requests of the guest for itself through the proxy: the guest
+sees a connection from its own SSH server, so this works with every network policy.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def new_keys() -> EnvironmentKeys:
     )
 
 
-def _string(data: bytes) -> bytes:
-    """Encode an SSH string, RFC 4251 section 5."""
+def _string(data: bytes) -> bytes:  # RFC 4251, section 5
     return struct.pack(">I", len(data)) + data
 
 
@@ -92,10 +90,7 @@ class SshSilent(GuestLost):
 
 
 class SshConnection:
-    """The connection of one environment, made again when it breaks.
-
-    Safe for concurrent use; the owner calls `aclose`.
-    """
+    """The connection of one environment, made again when it breaks. The owner calls `aclose`."""
 
     def __init__(
         self,
@@ -126,22 +121,17 @@ class SshConnection:
         """Has the server begin anew when it answers nobody; then it is tried once more."""
 
     async def get(self) -> asyncssh.SSHClientConnection:
-        """Return the open connection, or connect if there is none.
+        """Return the open connection, or connect if there is none. Safe to cancel.
 
         Callers at once share one attempt and its failure: `timeout` seconds, as many again if the
         server had to begin anew, and for the proxy. It goes on when all have left, or a silent one
-        would never begin anew for callers with less time. Raises GuestLost, permanently once
-        misconduct has ended a connection. Safe to cancel.
+        would never begin anew for the hasty. Raises GuestLost, permanently after misconduct.
         """
         while True:
             self._require_open()
             if self._offered and self._connection is not None and not self._connection.is_closed():
                 return self._connection
-            if self._attempt is None or self._attempt.done():
-                self._attempt = asyncio.create_task(self._establish())
-                # The loop would report an error for which no caller has waited.
-                self._attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
-            attempt = self._attempt
+            attempt = self._begin()
             self._waiting += 1
             try:
                 await asyncio.wait({attempt})
@@ -150,6 +140,18 @@ class SshConnection:
             self._require_open()
             if not attempt.cancelled():
                 return attempt.result()
+
+    def reconnect(self) -> None:
+        """Begin to connect if there is no connection, unless closed. Does not wait or raise."""
+        if not (self._closed or self._misconduct):
+            self._begin()
+
+    def _begin(self) -> asyncio.Task[BoundedConnection]:
+        if self._attempt is None or self._attempt.done():
+            self._attempt = asyncio.create_task(self._establish())
+            # The loop would report an error for which no caller has waited.
+            self._attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._attempt
 
     async def _establish(self) -> BoundedConnection:
         connection = self._connection

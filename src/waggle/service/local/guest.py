@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
@@ -57,9 +57,12 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         directory: str,
         booted_from: dict[str, str],
         freezing: Freezing,
+        keeps_connections: bool = True,
     ) -> None:
+        """`keeps_connections` says that a freeze breaks none of those to the guest."""
         self._machine = started.machine
         self._freezing = freezing
+        self._keeps_connections = keeps_connections
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
@@ -190,8 +193,20 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         self._causes.require_unstalled()
         async with AsyncExitStack() as stack:
             async with self._naming_the_cause(), self._copying, self._health.while_stopped():
-                frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
+                with self._expecting_a_break():
+                    frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
             yield frozen
+
+    @contextmanager
+    def _expecting_a_break(self) -> Generator[None]:
+        """Blame no job for the break of its connection, and give the guest its network again."""
+        if not self._keeps_connections:
+            self._jobs.excuse()
+        try:
+            yield
+        finally:
+            if not self._keeps_connections:
+                self._connection.reconnect()
 
     async def pause_to_disk(self) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
