@@ -217,7 +217,9 @@ def _wires(spec: MachineSpec) -> tuple[Wires, socket.socket]:
 
 
 @asynccontextmanager
-async def pretended(directory: Path, origin: Origin | None = None) -> AsyncGenerator[Pretended]:
+async def pretended(
+    directory: Path, origin: Origin | None = None, *, io_mib: int = 0
+) -> AsyncGenerator[Pretended]:
     """Yield a machine on a pretended Firecracker; it is stopped at the end at the latest."""
     run = directory / "run"
     run.mkdir()
@@ -232,6 +234,7 @@ async def pretended(directory: Path, origin: Origin | None = None) -> AsyncGener
         wires,
         Program(NAME, RECORDED),
         origin,
+        io_mib=io_mib,
     )
     async with listening(run / "vsock", vmm.vsock), serving(run, api.ENDPOINTS, vmm) as server:
         try:

@@ -21,6 +21,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import BootFailed, GuestLost
 from waggle.infra.guest.frozen import FrozenFiles, Origin
 from waggle.infra.guest.vsock import AGENT_PORT, RENEWAL_PORT
+from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.starter import SAYS
 from waggle.tasks import end
 
@@ -78,9 +79,26 @@ async def test_a_copy_is_loaded_from_its_state_and_nothing_of_it_stays_in_run(
 ) -> None:
     async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
         assert await made.boot() is None
-        assert made.server.names == ["loadSnapshot"]
+        assert made.server.names == ["loadSnapshot", "patchGuestDriveByID"]
         assert not (made.vmm.directory / "state").exists()
         assert await banner(made) == BANNER
+
+
+@pytest.mark.parametrize("io_mib, bucket", [(8, (8 << 20, 1000)), (0, (0, 0))])
+async def test_a_copy_has_the_disk_limits_of_now_and_not_of_its_origins_boot(
+    tmp_path: Path, frozen: FrozenFiles, io_mib: int, bucket: tuple[int, int]
+) -> None:
+    """An empty bucket takes away a limit that the state has."""
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state), io_mib=io_mib) as made:
+        assert await made.boot() is None
+        asked = made.vmm.set["patchGuestDriveByID", "scratch"]
+    assert isinstance(asked, api.PartialDrive)
+    assert asked.path_on_host is None
+    assert asked.rate_limiter is not None
+    for limit in (asked.rate_limiter.bandwidth, asked.rate_limiter.ops):
+        assert limit is not None
+    assert asked.rate_limiter.bandwidth is not None
+    assert (asked.rate_limiter.bandwidth.size, asked.rate_limiter.bandwidth.refill_time) == bucket
 
 
 async def test_pause_and_unpause_are_calls_and_set_the_clock(tmp_path: Path) -> None:

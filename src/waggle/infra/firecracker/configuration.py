@@ -80,20 +80,29 @@ def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[
 
 def _drive(name: str, io_mib: int) -> api.Drive:
     """Return a drive. `Unsafe` ignores flushes: the scratch disk dies with the VMM."""
-    limits = None
-    if name == WRITABLE and io_mib:
-        limits = api.RateLimiter(
-            bandwidth=api.TokenBucket(size=io_mib << 20, refill_time=1000),
-            ops=api.TokenBucket(size=io_mib * _OPERATIONS, refill_time=1000),
-        )
     return api.Drive(
         drive_id=name,
         path_on_host=f"/{name}",
         is_root_device=False,  # the command line names it
         is_read_only=name != WRITABLE,
         cache_type="Unsafe",
-        rate_limiter=limits,
+        rate_limiter=_limits(io_mib) if name == WRITABLE and io_mib else None,
     )
+
+
+def _limits(io_mib: int) -> api.RateLimiter:
+    """Return the limits of a disk; 0 takes those away that it has."""
+    time = 1000 if io_mib else 0
+    return api.RateLimiter(
+        bandwidth=api.TokenBucket(size=io_mib << 20, refill_time=time),
+        ops=api.TokenBucket(size=io_mib * _OPERATIONS, refill_time=time),
+    )
+
+
+def limit_call(io_mib: int) -> Call:
+    """Return the call that limits the scratch disk of a copy: its state has those of its boot."""
+    disk = api.PartialDrive(drive_id=WRITABLE, rate_limiter=_limits(io_mib))
+    return (api.PATCH_GUEST_DRIVE_BY_ID, disk)
 
 
 def load_call(version: Version) -> Call:

@@ -55,6 +55,7 @@ class FirecrackerMachine(VmmMachine):
         await asyncio.to_thread(frozen.put_state, run, self._origin.state, self._spec.uid)
         await self._call(configuration.load_call(self._program.version))
         frozen.discard(run)
+        await self._call(configuration.limit_call(self._io_mib))
 
     async def _call(self, call: Call, seconds: float = ANSWER_SECONDS) -> None:
         endpoint, request = call
