@@ -70,6 +70,19 @@ def test_an_older_program_that_was_kept_resumes_what_it_froze(
         assert machines.fingerprint(loaded) == theirs
 
 
+@pytest.mark.parametrize("said", [{}, {"version": ""}, {"version": "9.9.9"}])
+def test_the_version_of_an_imported_state_is_that_of_its_program(
+    machines: FirecrackerHypervisor, tmp_path: Path, said: dict[str, str]
+) -> None:
+    ours = {**machines.fingerprint(), "vmm": OLD, "version": "1.12.1"}
+    theirs = {**{name: ours[name] for name in ours if name != "version"}, **said}
+    assert machines.lock(theirs) is None
+    with contextlib.closing(FrozenFiles("x", mib=1)) as frozen:
+        frozen.save(tmp_path)
+    with contextlib.closing(machines.load(tmp_path, theirs)) as loaded:
+        assert machines.fingerprint(loaded) == ours
+
+
 async def test_a_program_that_was_replaced_since_is_not_run(tmp_path: Path) -> None:
     gone = binary("c" * 64, "1.14.0")
     machines = FirecrackerHypervisor(gone, found, jailed=False)

@@ -119,8 +119,12 @@ class VmmHypervisor(Generic[Made]):
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
     ) -> FrozenFiles:
-        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case."""
-        return FrozenFiles.load(directory, f"{fingerprint['version']} {fingerprint['vmm']}")
+        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case.
+
+        The program that is here says which version it is: an imported fingerprint may say nothing.
+        """
+        version, digest = fingerprint.get("version", ""), fingerprint.get("vmm", "")
+        return FrozenFiles.load(directory, _name(self._find(self.vmm, digest, version)))
 
     async def resume(self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False) -> Made:
         """See `domain.machine.FreezingHypervisor.resume`.
