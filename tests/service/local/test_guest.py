@@ -50,7 +50,6 @@ class TestGuest:
         log: list[str],
         connection: SshConnection | None = None,
         freezing: Freezing = UNABLE,
-        keeps_connections: bool = True,
     ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
@@ -70,7 +69,6 @@ class TestGuest:
             directory="/home/sandbox",
             booted_from={},
             freezing=freezing,
-            keeps_connections=keeps_connections,
         )
 
     async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
@@ -87,6 +85,8 @@ class TestGuest:
 
     async def test_the_agent_of_a_machine_that_is_copied_is_not_lost(self) -> None:
         class Slow:
+            keeps_connections = True
+
             @contextlib.asynccontextmanager
             async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
                 said.append(await guest.report())
@@ -106,6 +106,8 @@ class TestGuest:
         """Nobody calls it: its programs use the proxy."""
 
         class Breaking:
+            keeps_connections = False
+
             @contextlib.asynccontextmanager
             async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
                 first.abort()
@@ -117,7 +119,7 @@ class TestGuest:
         async with peer(forwards=True) as made:
             connection = SshConnection(made.port, made.keys, proxy=PretendProxy([]).serve)
             freezing = cast("Freezing", Breaking())
-            guest = self.make(PretendMachine([]), [], connection, freezing, keeps_connections=False)
+            guest = self.make(PretendMachine([]), [], connection, freezing)
             first = await connection.get()
             with pytest.raises(BootFailed) if fails else contextlib.nullcontext():
                 async with guest.freeze():
@@ -133,6 +135,8 @@ class TestGuest:
         self,
     ) -> None:
         class Late:
+            keeps_connections = True
+
             @contextlib.asynccontextmanager
             async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
                 raise GuestLost("The guest does not answer within 30 s.")
@@ -148,6 +152,8 @@ class TestGuest:
         """Its copy would have it, too, and answer that when it is given its identity."""
 
         class Held:
+            keeps_connections = True
+
             @contextlib.asynccontextmanager
             async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
                 began.set()

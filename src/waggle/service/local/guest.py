@@ -57,12 +57,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         directory: str,
         booted_from: dict[str, str],
         freezing: Freezing,
-        keeps_connections: bool = True,
     ) -> None:
-        """`keeps_connections` says that a freeze breaks none of those to the guest."""
         self._machine = started.machine
         self._freezing = freezing
-        self._keeps_connections = keeps_connections
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
@@ -200,12 +197,12 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
     @contextmanager
     def _expecting_a_break(self) -> Generator[None]:
         """Blame no job for the break of its connection, and give the guest its network again."""
-        if not self._keeps_connections:
+        if not self._freezing.keeps_connections:
             self._jobs.excuse()
         try:
             yield
         finally:
-            if not self._keeps_connections:
+            if not self._freezing.keeps_connections:
                 self._connection.reconnect()
 
     async def pause_to_disk(self) -> None:

@@ -211,7 +211,6 @@ class LocalStart:
                 **({"template": own.started.template} if own.started.template else {}),
             },
             freezing=self.machines.freezing,
-            keeps_connections=self.machines.hypervisor.capabilities.keeps_connections,
         )
 
     def _identity_of(

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import pytest
+from tests.support.waiting import until
 
 from waggle.domain.environment import Resources
 from waggle.domain.errors import GuestLost, SnapshotFailed, TimedOut
@@ -18,7 +20,7 @@ from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
-from waggle.service.local.frozen import Freezer, frozen_in
+from waggle.service.local.frozen import FREEZING, Freezer, frozen_in
 
 pytestmark = pytest.mark.anyio
 
@@ -46,11 +48,14 @@ class Machine:
     stubborn: bool = False
     late: bool = False
     state: FrozenState = field(default_factory=FrozenState)
+    goes_on: anyio.Event | None = None
     calls: list[str] = field(default_factory=list[str])
     is_alive: bool = True
 
     async def freeze(self, disks: object) -> FrozenState:
         self.calls.append("freeze")
+        if self.goes_on is not None:
+            await self.goes_on.wait()
         return self.state
 
     async def unpause(self) -> None:
@@ -74,8 +79,8 @@ class Vmm:
         return {"vmm": "one"}
 
 
-def started(tmp_path: Path, machine: Machine) -> StartedMachine:
-    files = tmp_path / "environment"
+def started(tmp_path: Path, machine: Machine, name: str = "environment") -> StartedMachine:
+    files = tmp_path / name
     files.mkdir()
     image = BootImage("image", "sha256:1", Path("/image"), {})
     parts = MachineParts(
@@ -141,3 +146,30 @@ async def test_the_state_of_a_machine_is_closed_also_if_that_does_not_run_on(
     assert machine.calls == ["freeze", "unpause"]
     assert machine.state.is_closed
     assert not list((tmp_path / "frozen").iterdir())
+
+
+async def test_few_machines_are_frozen_at_once_and_the_others_run_on_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """Each takes its memory once more, whether for a snapshot or a pause to disk."""
+    goes_on = anyio.Event()
+    machines = [Machine(goes_on=goes_on) for _ in range(2 * FREEZING + 2)]
+    one = freezer(tmp_path)
+    (tmp_path / "frozen").mkdir()
+
+    async def frozen(hers: StartedMachine) -> None:
+        async with one.freeze(hers):
+            pass
+
+    def under_way() -> int:
+        return sum(machine.calls == ["freeze"] for machine in machines)
+
+    async with anyio.create_task_group() as group:
+        for at, machine in enumerate(machines):
+            hers = started(tmp_path, machine, f"{at}")
+            group.start_soon(one.pause_to_disk if at % 2 else frozen, hers)
+        await until(lambda: under_way() >= FREEZING)
+        await anyio.wait_all_tasks_blocked()
+        assert under_way() == FREEZING
+        goes_on.set()
+    assert [machine.calls[0] for machine in machines] == ["freeze"] * len(machines)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Called by `host`, `start`, `guest`, `blueprint`, `templates` and `snapshots`, which need not ask
-whether machines can be frozen: where they cannot, `CannotFreeze` takes the place of `Freezer`. A
-`FrozenMachine` is a directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity
-disk, manifest) and, while copies start from it, its memory in this process. This module knows no
-owners and names.
+Called by `host`, `start`, `guest`, `blueprint`, `templates` and `snapshots`. Where machines cannot
+be frozen, `CannotFreeze` takes the place of `Freezer`. A `FrozenMachine` is a directory
+(`infra.store.frozen_files`: memory, devices, scratch disk, identity disk, manifest) and, while
+copies start from it, its memory in this process. This module knows no owners and names.
 
 Freezing: the machine is paused, and it copies its memory and devices to files in memory; the
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
@@ -20,8 +19,8 @@ Verifying: `opened` and `check` read all files and compare digests, unless inode
 those that this process sealed or verified before. They refuse a state that is locked to another
 program or processor, or whose kernel, kit or root disk is gone.
 Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
-`manifest.Loaded` keeps up to three without users. With `alone`, the one machine that resumes
-reads it anew, and QEMU writes to it in place: so an environment resumes from the disk.
+`manifest.Loaded` keeps up to three without users. With `alone`, it is read anew for the one machine
+that resumes, which may write to it in place: so an environment resumes from the disk.
 Resuming: a copy gets a clone of the scratch disk and starts with the origin's identity.
 `LocalMachines` renews it (identity, random state, time) and drops its old connections before it is
 used.
@@ -35,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,16 +48,16 @@ from waggle.domain.machine import (
     SCRATCH,
     FreezingHypervisor,
     FrozenState,
-    GuestDisks,
     Machine,
     MachineSpec,
 )
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone, remove_directory
-from waggle.infra.shared.work import place, sweep, workspace
+from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.cannot import CannotFreeze
+from waggle.service.local.frozen.files import add_disks, blank, link, new_directory
 from waggle.service.local.frozen.manifest import (
     Loaded,
     Shelves,
@@ -72,6 +71,9 @@ from waggle.tasks import finish
 
 __all__ = ["CannotFreeze", "Freezer", "Freezing", "FrozenMachine", "frozen_by", "frozen_in"]
 
+FREEZING = 2
+"""Machines that one hypervisor freezes at once: each takes up to its whole memory again meanwhile,
+from this host and outside of the machine's own limit. The others run on until it is their turn."""
 log = structlog.get_logger(__name__)
 
 
@@ -88,7 +90,7 @@ class FrozenMachine:
     def copy_disks(self, scratch: Path, identity: Path) -> None:
         """Make the disks of a copy. Blocks. Raises OSError."""
         clone(self.directory / SCRATCH, scratch)
-        _blank(self.directory / IDENTITY, identity)
+        blank(self.directory / IDENTITY, identity)
 
 
 class Freezer:
@@ -108,6 +110,7 @@ class Freezer:
         self.hypervisor = hypervisor
         self.loaded = loaded or Loaded()
         self._verified = frozen_files.Verified()
+        self._freezing = asyncio.Semaphore(FREEZING)
         self._directory = directory
         self._disks = disks
         self._parts = parts
@@ -119,9 +122,14 @@ class Freezer:
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
         with self._writing():
-            async with _new_directory(self._directory) as work, contextlib.AsyncExitStack() as held:
+            async with new_directory(self._directory) as work, contextlib.AsyncExitStack() as held:
                 state = await finish(closing_with(held, self._freeze(started, work)))
                 yield self._frozen(work, started.blueprint.parts, state)
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether a machine that is frozen keeps its connections."""
+        return self.hypervisor.capabilities.keeps_connections
 
     def _frozen(
         self, directory: Path, parts: MachineParts, state: FrozenState, *, alone: bool = False
@@ -145,9 +153,10 @@ class Freezer:
         machine, disks = started.machine, started.blueprint.disks
         with contextlib.ExitStack() as undo:
             try:
-                state = await machine.freeze(disks)
+                async with self._freezing:
+                    state = await machine.freeze(disks)
                 undo.callback(state.close)
-                await finish(asyncio.to_thread(_add_disks, clone, disks, work))
+                await finish(asyncio.to_thread(add_disks, clone, disks, work))
             finally:
                 if machine.is_alive:
                     await machine.unpause()
@@ -163,11 +172,12 @@ class Freezer:
         blueprint = started.blueprint
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
-            async with _new_directory(blueprint.files) as work:
-                state = await started.machine.freeze(disks)
+            async with new_directory(blueprint.files) as work:
+                async with self._freezing:
+                    state = await started.machine.freeze(disks)
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)
-                await asyncio.to_thread(_add_disks, os.link, disks, work)  # it is about to end
+                await asyncio.to_thread(add_disks, os.link, disks, work)  # it is about to end
                 facts = self._facts(blueprint.parts, state)
                 await asyncio.to_thread(self._verified.seal, work, facts)
                 try:
@@ -188,7 +198,7 @@ class Freezer:
         whole = {**self._facts(frozen.parts, frozen.state), **facts}
         await asyncio.to_thread(frozen.state.save, frozen.directory)
         await asyncio.to_thread(self._verified.seal, frozen.directory, whole)
-        await asyncio.to_thread(_link, frozen.directory, target)
+        await asyncio.to_thread(link, frozen.directory, target)
 
     async def resume(self, spec: MachineSpec, frozen: FrozenMachine) -> Machine:
         """Start a copy, not renewed yet; see `FreezingHypervisor.resume`."""
@@ -264,36 +274,3 @@ def frozen_by(hypervisor: str, frozen: host.FrozenMachine) -> FrozenMachine:
 def frozen_in(files: Path) -> Path:
     """Return the directory of the frozen machine of an environment that is paused to disk."""
     return files / "frozen"
-
-
-@contextlib.asynccontextmanager
-async def _new_directory(parent: Path) -> AsyncGenerator[Path]:
-    """Yield an empty directory in a workspace, which a thread removes at the end of the block."""
-    stack = contextlib.ExitStack()
-    work = stack.enter_context(workspace(parent, 0o700)) / "frozen"
-    try:
-        work.mkdir(mode=0o700)
-        yield work
-    finally:
-        await finish(asyncio.to_thread(stack.close))
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link all files into a new directory, which is whole or does not exist. Blocks."""
-    with workspace(target.parent, 0o700) as work:
-        copy = work / "copy"
-        copy.mkdir(mode=0o700)
-        for path in source.iterdir():
-            os.link(path, copy / path.name)
-        place(copy, target)
-
-
-def _add_disks(copy: Callable[[Path, Path], None], disks: GuestDisks, work: Path) -> None:
-    copy(disks.scratch, work / SCRATCH)
-    _blank(disks.identity, work / IDENTITY)
-
-
-def _blank(model: Path, target: Path) -> None:
-    """Make an empty disk of the same size: copies get their identity by another channel."""
-    with target.open("xb") as file:
-        file.truncate(model.stat().st_size)

@@ -15,6 +15,8 @@ class CannotFreeze:
     Every method but `sweep` raises Unsupported.
     """
 
+    keeps_connections = True
+
     def __init__(self, why: str, hint: str) -> None:
         self._why = why
         self._hint = hint
