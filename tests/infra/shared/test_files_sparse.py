@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +43,35 @@ def test_written_zeros_take_no_room_in_a_copy() -> None:
         copy_data(source, target)
         assert os.fstat(target).st_size == 4 * MIB + 3
         assert os.fstat(target).st_blocks * 512 <= 16 << 10 < os.fstat(source).st_blocks * 512
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+def test_no_more_is_copied_than_was_checked_however_long_the_file_became() -> None:
+    """A VMM that was taken over makes its file longer after the check, and writes ahead."""
+    source, target = in_memory(b"a" * MIB), in_memory()
+    try:
+        os.ftruncate(source, 1 << 50)
+        for at in (MIB - 1, MIB, 1 << 40, (1 << 50) - 1):
+            os.pwrite(source, b"b", at)
+        copy_data(source, target, MIB)
+        assert os.fstat(target).st_size == MIB
+        assert os.pread(target, MIB + 1, 0) == b"a" * (MIB - 1) + b"b"
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+@pytest.mark.parametrize("left", [0, MIB // 2 + 1, MIB - 1])
+def test_a_file_that_became_shorter_is_an_error_or_ends_in_a_hole(left: int) -> None:
+    source, target = in_memory(b"a" * MIB), in_memory()
+    try:
+        os.ftruncate(source, left)
+        with contextlib.suppress(OSError):
+            copy_data(source, target, MIB)
+        assert os.fstat(target).st_size == MIB
+        assert os.pread(target, MIB, 0).strip(b"\0").strip(b"a") == b""
     finally:
         os.close(source)
         os.close(target)

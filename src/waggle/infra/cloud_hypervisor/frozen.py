@@ -128,7 +128,7 @@ def _take_memory(memory: int, mib: int, copy: FrozenFiles) -> None:
     about = os.fstat(memory)
     if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
         raise BootFailed("Cloud Hypervisor wrote a memory of another size.")
-    copy_data(memory, copy.ram)
+    copy_data(memory, copy.ram, mib << 20)  # it may have another size by now
 
 
 def _read_state(directory: int) -> bytes:

@@ -54,13 +54,13 @@ def take(run: int, memory: int, mib: int, copy: FrozenFiles) -> None:
     """Move what the VMM has written to `copy`, without empty memory. Raises BootFailed, OSError."""
     if os.fstat(memory).st_size != mib << 20:
         raise BootFailed("Firecracker wrote a memory of another size.")
-    copy_data(memory, copy.ram)
+    copy_data(memory, copy.ram, mib << 20)  # it may have another size by now
     state = os.open(STATE, _FOUND, dir_fd=run)
     try:
         about = os.fstat(state)
         if not stat.S_ISREG(about.st_mode) or not 0 < about.st_size <= MAX_STATE:
             raise BootFailed("Firecracker wrote no state of its devices.")
-        copy_data(state, copy.state)
+        copy_data(state, copy.state, about.st_size)
     finally:
         os.close(state)
 

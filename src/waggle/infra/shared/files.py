@@ -209,28 +209,31 @@ def clone(source: Path, target: Path) -> None:
             copy_data(origin.fileno(), copy.fileno())
 
 
-def copy_data(source: int, target: int) -> None:
+def copy_data(source: int, target: int, size: int | None = None) -> None:
     """Copy data that is not zero and leave holes elsewhere; see lseek(2). Raises OSError.
 
-    `target` must be empty. A file in memory that was read completely has no holes any more.
+    `target` must be empty. A file in memory that was read completely has no holes any more. Of a
+    file that somebody else may change meanwhile, give the `size` that was checked: no more is
+    copied, and the target has it, too.
     """
-    size = os.fstat(source).st_size
+    size = os.fstat(source).st_size if size is None else size
     os.ftruncate(target, size)
     end = 0
-    while True:
+    while end < size:
         try:
             start = os.lseek(source, end, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data after this offset
                 return
             raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
+        hole = os.lseek(source, start, os.SEEK_HOLE) if start < size else size
+        end = min(max(hole, start + _PIECE), size)  # goes on, even if the data is gone by now
         while start < end:
             data = os.pread(source, min(end - start, _CHUNK), start)
             if not data:  # somebody else may write to it
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
-            for at, size in _written(data):
-                write_at(target, memoryview(data)[at : at + size], start + at)
+            for at, length in _written(data):
+                write_at(target, memoryview(data)[at : at + length], start + at)
             start += len(data)
 
 
