@@ -116,7 +116,7 @@ class Vmm(PretendFirecracker):
             case _:
                 reply = super().__call__(call)
         if call.endpoint.name in ("createSyncAction", "loadSnapshot") and reply.status < 300:
-            self._talk()
+            self.talk()
         return reply
 
     def _at(self, path: str) -> Path:
@@ -133,7 +133,7 @@ class Vmm(PretendFirecracker):
             self.writes.clear()
         return Reply()
 
-    def _talk(self) -> None:
+    def talk(self) -> None:
         """Have the guest's first process say on its console that it is ready."""
         console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with console, contextlib.suppress(OSError):
@@ -209,7 +209,7 @@ class Pretended:
         return await self.machine.until_ready()
 
 
-def _wires(spec: MachineSpec) -> tuple[Wires, socket.socket]:
+def wires_of(spec: MachineSpec) -> tuple[Wires, socket.socket]:
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         wires, inherited = open_wires(spec, ours, theirs)
         ours.pop_all()
@@ -224,7 +224,7 @@ async def pretended(
     run = directory / "run"
     run.mkdir()
     spec = spec_in(directory)
-    wires, messages = _wires(spec)
+    wires, messages = wires_of(spec)
     process = PretendedProcess(run, messages)
     vmm = Vmm(run, process)
     machine = FirecrackerMachine(

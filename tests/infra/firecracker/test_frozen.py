@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.firecracker.frozen import MAX_STATE, discard, prepare, put_state, take
+from waggle.infra.firecracker.frozen import (
+    MAX_STATE,
+    discard,
+    make_memory,
+    prepare,
+    put_state,
+    take,
+)
 from waggle.infra.guest.frozen import FrozenFiles
 
 PAGE = 4096
@@ -33,8 +40,9 @@ def copy() -> Generator[FrozenFiles]:
 
 @contextlib.contextmanager
 def prepared(run: int, base: int | None = None) -> Generator[int]:
-    memory = prepare(run, 1, None, base)
+    memory = make_memory(run, None)
     try:
+        prepare(memory, 1, base)
         yield memory
     finally:
         os.close(memory)
@@ -127,7 +135,7 @@ def test_a_name_that_the_vmm_took_first_is_not_followed(place: int, tmp_path: Pa
     for name in ("memory", "state"):
         (tmp_path / name).symlink_to(tmp_path / "outside")
     with pytest.raises(FileExistsError):
-        prepare(place, 1, None, None)
+        make_memory(place, None)
     with pytest.raises(FileExistsError):
         put_state(place, place, None)
     assert (tmp_path / "outside").read_bytes() == b"mine"

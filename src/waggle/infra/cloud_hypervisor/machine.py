@@ -8,6 +8,7 @@ pipe, is for the kernel's last words.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 from typing import Final
@@ -17,12 +18,13 @@ from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.cloud_hypervisor import configuration, frozen
 from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.frozen import FrozenFiles, Origin
+from waggle.infra.guest.frozen import FrozenFiles, Origin, held
 from waggle.infra.vmm import cloud_hypervisor as api
 from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine, path
 from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
 from waggle.infra.vmm.wires import Wires
+from waggle.tasks import finish
 
 _RESET: Final = "Error rebooting VM"
 """What Cloud Hypervisor says when it ends because it could not open its console again."""
@@ -68,7 +70,7 @@ class CloudHypervisorMachine(VmmMachine):
             await self._client.call(api.VM_BOOT, seconds=self._spec.boot_timeout)
         else:
             text = config.model_dump_json(exclude_none=True).encode()
-            await asyncio.to_thread(frozen.put, run, text, self._origin.state, uid)
+            await finish(asyncio.to_thread(frozen.put, run, text, self._origin.state, uid))
             restore = api.RestoreConfig(source_url=_URL)
             await self._client.call(api.VM_RESTORE, restore, seconds=self._spec.boot_timeout)
             frozen.discard(run)
@@ -88,21 +90,27 @@ class CloudHypervisorMachine(VmmMachine):
             self._is_paused = False
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
-        """See `domain.machine.Machine.freeze`."""
+        """See `domain.machine.Machine.freeze`.
+
+        `stop` may come meanwhile and close what the machine has, so its files are held here.
+        """
+        renewal = self._require_renewal()
         copy = FrozenFiles(self._program.name)
         try:
-            async with self._require_renewal().quiet(ANSWER_SECONDS):
-                await self.pause()
-                await self._snapshot(copy)
-            await asyncio.to_thread(copy.seal)
+            with contextlib.ExitStack() as stack:
+                run = held(self._process.run, stack)
+                memory = None if self._memory is None else held(self._memory, stack)
+                async with renewal.quiet(ANSWER_SECONDS):
+                    await self.pause()
+                    await self._snapshot(copy, run, memory)
+            await finish(asyncio.to_thread(copy.seal))
         except BaseException:
             copy.close()
             raise
         return copy
 
-    async def _snapshot(self, copy: FrozenFiles) -> None:
+    async def _snapshot(self, copy: FrozenFiles, run: int, memory: int | None) -> None:
         """Have Cloud Hypervisor write its state, of a copy also its memory, and take that."""
-        run, mib = self._process.run, self._spec.resources.memory_mib
         await self._cut()
         frozen.discard(run)
         directory = frozen.make_directory(run, self._spec.uid)
@@ -110,7 +118,8 @@ class CloudHypervisorMachine(VmmMachine):
             cause = await self._unless_ended(self._write())
             if cause is not None:
                 raise BootFailed(f"The machine could not be frozen: {cause}.")
-            await asyncio.to_thread(frozen.take, directory, self._memory, mib, copy)
+            mib = self._spec.resources.memory_mib
+            await finish(asyncio.to_thread(frozen.take, directory, memory, mib, copy))
         finally:
             os.close(directory)
             frozen.discard(run)

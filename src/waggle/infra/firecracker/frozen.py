@@ -34,20 +34,22 @@ def put_state(run: int, state: int, uid: int | None) -> None:
         os.close(target)
 
 
-def prepare(run: int, mib: int, uid: int | None, base: int | None) -> int:
-    """Make and return the file for a machine's memory, with what it had in `base`, if any.
+def make_memory(run: int, uid: int | None) -> int:
+    """Make and return the file for a machine's memory, to be prepared.
 
-    Raises OSError, also without room. The caller closes it, and calls `discard`.
+    Raises OSError. The caller closes it, and calls `discard`.
     """
-    target = _made(run, MEMORY, uid)
-    try:
-        os.posix_fallocate(target, 0, mib << 20)
-        if base is not None:
-            _copy_over(base, target)
-    except BaseException:
-        os.close(target)
-        raise
-    return target
+    return _made(run, MEMORY, uid)
+
+
+def prepare(memory: int, mib: int, base: int | None) -> None:
+    """Take the room for all memory, with what it was in `base`, if any.
+
+    Raises OSError, also without room.
+    """
+    os.posix_fallocate(memory, 0, mib << 20)
+    if base is not None:
+        _copy_over(base, memory)
 
 
 def take(run: int, memory: int, mib: int, copy: FrozenFiles) -> None:

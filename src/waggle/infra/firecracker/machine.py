@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from functools import partial
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.frozen import FrozenFiles, Origin
+from waggle.infra.guest.frozen import FrozenFiles, Origin, held
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine
 from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
 from waggle.infra.vmm.wires import Wires
+from waggle.tasks import finish
 
 
 class FirecrackerMachine(VmmMachine):
@@ -52,7 +53,8 @@ class FirecrackerMachine(VmmMachine):
                 await self._call(call)
             return
         run = self._process.run
-        await asyncio.to_thread(frozen.put_state, run, self._origin.state, self._spec.uid)
+        put = asyncio.to_thread(frozen.put_state, run, self._origin.state, self._spec.uid)
+        await finish(put)
         await self._call(configuration.load_call(self._program.version))
         frozen.discard(run)
         await self._call(configuration.limit_call(self._io_mib))
@@ -68,27 +70,36 @@ class FirecrackerMachine(VmmMachine):
         await self._client.call(api.PATCH_VM, api.Vm(state="Resumed"))
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
-        """See `domain.machine.Machine.freeze`. It is paused only once its memory has a place."""
-        run, base = self._process.run, self._base()
+        """See `domain.machine.Machine.freeze`. It is paused only once its memory has a place.
+
+        `stop` may come meanwhile and close what the machine has, so its files are held here.
+        """
+        renewal = self._require_renewal()
         copy = FrozenFiles(self._program.name)
         try:
-            async with self._require_renewal().quiet(ANSWER_SECONDS):
-                frozen.discard(run)
-                place = partial(frozen.prepare, run, self._mib, self._spec.uid, base)
-                memory = await asyncio.to_thread(place)
-                try:
-                    await self.pause()
-                    await self._snapshot(copy, memory, changes=base is not None)
-                finally:
-                    os.close(memory)
-                    frozen.discard(run)
-            await asyncio.to_thread(copy.seal)
+            with contextlib.ExitStack() as stack:
+                run = held(self._process.run, stack)
+                base = None if self._origin is None else held(self._origin.ram, stack)
+                async with renewal.quiet(ANSWER_SECONDS):
+                    await self._freeze(copy, run, base)
+            await finish(asyncio.to_thread(copy.seal))
         except BaseException:
             copy.close()
             raise
         return copy
 
-    async def _snapshot(self, copy: FrozenFiles, memory: int, *, changes: bool) -> None:
+    async def _freeze(self, copy: FrozenFiles, run: int, base: int | None) -> None:
+        frozen.discard(run)
+        memory = frozen.make_memory(run, self._spec.uid)
+        try:
+            await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, base))
+            await self.pause()
+            await self._snapshot(copy, run, memory, changes=base is not None)
+        finally:
+            os.close(memory)
+            frozen.discard(run)
+
+    async def _snapshot(self, copy: FrozenFiles, run: int, memory: int, *, changes: bool) -> None:
         """Have Firecracker write its state, or only what it changed, and take that.
 
         What it writes next is what changed since, so this is the next one's base.
@@ -99,7 +110,7 @@ class FirecrackerMachine(VmmMachine):
             cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
             if cause is not None:
                 raise BootFailed(f"The machine could not be frozen: {cause}.")
-            await asyncio.to_thread(frozen.take, self._process.run, memory, self._mib, copy)
+            await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, copy))
         except BaseException:
             self._lose_base()
             raise
@@ -108,9 +119,6 @@ class FirecrackerMachine(VmmMachine):
     @property
     def _mib(self) -> int:
         return self._spec.resources.memory_mib
-
-    def _base(self) -> int | None:
-        return None if self._origin is None else self._origin.ram
 
     def _is_based(self, copy: FrozenFiles) -> None:
         if self._origin is not None:  # changes are tracked only in a copy

@@ -6,6 +6,7 @@ Used by the hypervisors that freeze machines, each of which fills them in its ow
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -110,6 +111,16 @@ class Origin:
 def reopened(descriptor: int) -> int:
     """Open the same file with its own offset; the caller closes it. Raises OSError."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def held(descriptor: int, stack: contextlib.ExitStack) -> int:
+    """Return the same file for as long as the stack, whoever closes `descriptor` meanwhile.
+
+    A thread that works on must not find another file behind the number. Raises OSError.
+    """
+    own = os.dup(descriptor)
+    stack.callback(os.close, own)
+    return own
 
 
 def _memory(name: str) -> int:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Freezes that are cancelled, or whose machine ends, while a thread works on their files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+from tests.infra.cloud_hypervisor import pretended as cloud_hypervisor
+from tests.infra.firecracker import pretended as firecracker
+from tests.support.held_threads import held_threads
+from tests.support.leaks import Leaks
+
+from waggle.domain.errors import WaggleError
+from waggle.infra.guest.frozen import FrozenFiles, Origin
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+Pretended = firecracker.Pretended | cloud_hypervisor.Pretended
+Make = Callable[[Path, Origin | None], AbstractAsyncContextManager[Pretended]]
+BOTH: dict[str, Make] = {
+    "firecracker": firecracker.pretended,
+    "cloud-hypervisor": cloud_hypervisor.pretended,
+}
+
+
+@pytest.fixture
+def frozen() -> Generator[FrozenFiles]:
+    with contextlib.closing(FrozenFiles("name", mib=firecracker.MIB)) as made:
+        os.pwrite(made.state, b"the state of a pretended Firecracker", 0)
+        made.seal()
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def machine(name: str, place: Path, frozen: FrozenFiles) -> AsyncGenerator[Pretended]:
+    async with BOTH[name](place, Origin(frozen.ram, frozen.state)) as made:
+        assert await made.boot() is None
+        yield made
+
+
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_machine_that_is_stopped_meanwhile_touches_no_other_machines_files(
+    name: str, tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    """What it has open is closed, and the next machine's files get the same numbers."""
+    leaks = Leaks()
+    (tmp_path / "next" / "snapshot").mkdir(parents=True)
+    files = {"state", "snapshot/state.json", "snapshot/memory-ranges"}
+    for file in files:
+        (tmp_path / "next" / file).write_bytes(b"the next one's")
+    with contextlib.ExitStack() as stack:
+        async with machine(name, tmp_path, frozen) as made:
+            with held_threads() as threads:
+                freezing = asyncio.create_task(made.machine.freeze(made.spec.disks))
+                async with asyncio.timeout(20):
+                    await threads.asked.wait()
+                run = made.process.run
+                await made.machine.stop()
+                while True:
+                    other = os.open(tmp_path / "next", os.O_RDONLY | os.O_DIRECTORY)
+                    stack.callback(os.close, other)
+                    if other >= run:
+                        break
+                threads.go()
+                with contextlib.suppress(WaggleError, OSError):
+                    (await freezing).close()
+        for file in files:
+            assert (tmp_path / "next" / file).read_bytes() == b"the next one's"
+    await leaks.settle()
+
+
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_freeze_that_is_cancelled_ends_once_its_thread_has(
+    name: str, tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    leaks = Leaks()
+    async with machine(name, tmp_path, frozen) as made:
+        with held_threads() as threads:
+            freezing = asyncio.create_task(made.machine.freeze(made.spec.disks))
+            async with asyncio.timeout(20):
+                await threads.asked.wait()
+            freezing.cancel()
+            assert not (await asyncio.wait({freezing}, timeout=0.1))[0]
+            threads.go()
+            with pytest.raises(asyncio.CancelledError):
+                await freezing
+        await made.machine.unpause()
+        (await made.machine.freeze(made.spec.disks)).close()
+    await leaks.settle()
