@@ -20,6 +20,7 @@ from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, Origin, held
 from waggle.infra.vmm import cloud_hypervisor as api
+from waggle.infra.vmm.endpoint import Endpoint
 from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine, path
 from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
@@ -53,7 +54,8 @@ class CloudHypervisorMachine(VmmMachine):
         self._memory: int | None = None
         """The file that is the memory of a machine that booted."""
         self._kernel: io.FileIO | None = None
-        self._is_paused = False
+        self._is_paused: bool | None = False
+        """None after an order whose answer was lost: it may have been carried out, or not."""
 
     async def _begin(self) -> None:
         run, uid = self._process.run, self._spec.uid
@@ -80,14 +82,22 @@ class CloudHypervisorMachine(VmmMachine):
         await self._link.hear_pipe(self._kernel)
 
     async def _halt(self) -> None:
-        if not self._is_paused:
-            await self._client.call(api.VM_PAUSE)
-            self._is_paused = True
+        if not await self._paused():
+            await self._order(api.VM_PAUSE, paused=True)
 
     async def _run(self) -> None:
-        if self._is_paused:
-            await self._client.call(api.VM_RESUME)
-            self._is_paused = False
+        if await self._paused():
+            await self._order(api.VM_RESUME, paused=False)
+
+    async def _order(self, order: Endpoint[None, None], *, paused: bool) -> None:
+        self._is_paused = None
+        await self._client.call(order)
+        self._is_paused = paused
+
+    async def _paused(self) -> bool:
+        if self._is_paused is None:
+            self._is_paused = (await self._client.call(api.VM_INFO)).state == "Paused"
+        return self._is_paused
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
