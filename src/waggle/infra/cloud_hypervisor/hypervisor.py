@@ -8,6 +8,7 @@ version, so that of the program is recorded with a frozen machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from waggle.domain.machine import Capabilities, MachineSpec, Resources
 from waggle.infra.cloud_hypervisor import configuration
@@ -20,6 +21,20 @@ from waggle.infra.vmm.machine import Program
 from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
 from waggle.infra.vmm.wires import Wires
+
+Enclose = Callable[[Resources, int], Callable[[], None]]
+
+
+def _with_room(enclose: Enclose) -> Enclose:
+    """Limit a VMM to its memory twice: it writes a copy's whole memory to /run to freeze it.
+
+    It makes that file itself, so it is counted as the machine's, beside the memory in use.
+    """
+
+    def enclose_twice(resources: Resources, pid: int) -> Callable[[], None]:
+        return enclose(replace(resources, memory_mib=2 * resources.memory_mib), pid)
+
+    return enclose_twice
 
 
 class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
@@ -40,10 +55,11 @@ class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
         binary: Binary,
         find: Find,
         *,
-        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+        enclose: Enclose | None = None,
         io_mib: int = 0,
     ) -> None:
-        super().__init__(binary, find, jailed=False, enclose=enclose)
+        room = None if enclose is None else _with_room(enclose)
+        super().__init__(binary, find, jailed=False, enclose=room)
         self._io_mib = io_mib
 
     def _kind(self) -> str:
