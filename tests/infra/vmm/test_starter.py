@@ -79,6 +79,14 @@ async def test_its_standard_input_is_the_memory_that_it_was_given(tmp_path: Path
         assert await it.said() == "remembered\n"
 
 
+async def test_it_has_no_other_descriptor_of_the_guards_or_the_servers(tmp_path: Path) -> None:
+    """The one beyond those three is the directory that it lists here."""
+    async with guarded(tmp_path, "for x in /proc/self/fd/*; do echo ${x##*/}; done") as it:
+        said = await it.said()
+    assert [int(line) for line in said.split()][:3] == [0, 1, 2]
+    assert len(said.split()) <= 4, said
+
+
 async def test_it_is_the_first_process_of_its_own_and_can_start_no_other(tmp_path: Path) -> None:
     async with guarded(tmp_path, "echo $$ /proc/[0-9]*; (:); echo forked") as it:
         said = await it.said()

@@ -117,6 +117,7 @@ def _guarded(plan: Plan) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child == 0:
+        report.close()  # the server hears only the guard
         _become_vmm(libc, root, inside, plan)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, run.to_bytes(4, sys.byteorder))
