@@ -21,6 +21,17 @@ BUSYBOX = Path("/bin/busybox")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can change its user")
 
 
+def jailer(place: Path, script: str) -> Path:
+    """Return a program in the jailer's place. It dies with nobody, as after a change of user.
+
+    It starts in the root that the guard has made, and has no seccomp filter.
+    """
+    path = place / "jailer"
+    path.write_text(f"#!{BUSYBOX} sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
 @dataclass(slots=True)
 class Guarded:
     """A started program and what it says."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.infra.vmm.guarded import guarded
+from tests.infra.vmm.guarded import as_root, guarded, jailer
 from tests.support.leaks import Leaks, children
 from tests.support.waiting import cancelled, until
 
@@ -93,6 +94,47 @@ async def test_a_guard_that_was_killed_alone_takes_the_vmm_along(tmp_path: Path)
         os.kill(guard, signal.SIGKILL)
         assert await it.process.wait() == -signal.SIGKILL
         await until(lambda: identify(vmm) is None)
+
+
+def child_of(pid: int) -> int:
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if parent_of(int(one.name)) == pid:
+                return int(one.name)
+    return 0
+
+
+@as_root
+async def test_a_guard_that_was_killed_before_its_vmm_was_known_takes_it_along(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "machine").mkdir()
+    jail = jailer(tmp_path, FOREVER)
+    async with guarded(tmp_path / "machine", "", jailer=jail) as it:
+        guard = it.process.identity.pid
+
+        def runs() -> bool:
+            argv = Path(f"/proc/{child_of(guard) or guard}/cmdline").read_bytes()
+            return str(jail).encode() in argv.split(b"\0")
+
+        await until(runs)
+        vmm = child_of(guard)
+        try:
+            os.kill(guard, signal.SIGKILL)
+            assert await it.process.wait() == -signal.SIGKILL
+            await until(lambda: identify(vmm) is None)
+        finally:
+            if identify(vmm):
+                os.kill(vmm, signal.SIGKILL)
+
+
+async def test_a_vmm_that_has_ended_and_was_reaped_is_not_known(tmp_path: Path) -> None:
+    """Its number may be another process's by then."""
+    async with guarded(tmp_path, "exit 0") as it:
+        guard = it.process.identity
+        await it.process.wait()
+        assert not await it.process.until_known()
+        assert it.process.identity == guard
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -140,7 +140,7 @@ async def test_a_missing_program_is_reported(tmp_path: Path) -> None:
 
 async def test_the_hosts_mounts_stay_unchanged(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
-    async with guarded(tmp_path, "read x") as it:
+    async with guarded(tmp_path, "while :; do :; done") as it:
         assert await it.process.until_known()
         assert Path("/proc/self/mountinfo").read_text() == before
 

@@ -98,7 +98,8 @@ class GuardedProcess(ConfinedProcess):
 
     _report: socket.socket
     _vmm: int | None = None
-    """A descriptor of the VMM's process."""
+    """A descriptor of the VMM's process, and `_number` is its number."""
+    _number = 0
     run = -1
     """The directory that the VMM sees as /run, once it is known; open until `close`."""
 
@@ -144,18 +145,26 @@ class GuardedProcess(ConfinedProcess):
                 await readable
             finally:
                 loop.remove_reader(self._report)
-            try:
-                said, descriptors, _, _ = socket.recv_fds(self._report, _MAX_REPORT, 1)
-            except ConnectionError:  # it ended before it read anything
+            if not self._hear():
                 return False
-            if not said or not descriptors:
-                return False
-            self.run = descriptors[0]
-            try:
-                self._vmm = os.pidfd_open(int(said))
-            except ProcessLookupError:  # it has ended already
-                return False
-            self.identity = identify(int(said)) or self.identity
+        found = identify(self._number)
+        try:
+            signal.pidfd_send_signal(self._vmm, 0)
+        except ProcessLookupError:  # it has ended already, and its number may be another's
+            return False
+        self.identity = found or self.identity
+        return True
+
+    def _hear(self) -> bool:
+        """Take what the guard reports; return whether it did."""
+        try:
+            said, descriptors, _, _ = socket.recv_fds(self._report, _MAX_REPORT, 2)
+        except (BlockingIOError, ConnectionError):  # it ended before it read anything
+            return False
+        if not said or len(descriptors) != 2:
+            return False
+        self.run, self._vmm = descriptors
+        self._number = int(said)
         return True
 
     async def dial(self, name: str) -> socket.socket:
@@ -185,6 +194,8 @@ class GuardedProcess(ConfinedProcess):
                 await asyncio.sleep(_PAUSE)
 
     def _reap(self) -> None:
+        if self._vmm is None:
+            self._hear()
         if self._vmm is not None:
             with contextlib.suppress(ProcessLookupError):  # the guard alone may have been killed
                 signal.pidfd_send_signal(self._vmm, signal.SIGKILL)

@@ -4,9 +4,9 @@
 `process` starts it, and it calls `main`. It enters namespaces for mounts, network, queues, names
 and processes, and fills a small root with the machine's files at constant paths and a /run in
 memory. Its child is the first process of the new ones and becomes the VMM, either by the VMM's own
-jailer or by the confinement that QEMU and libkrun have, too. The guard hands the child's number and
-/run to the server, ends as the child ends, and ends it when the server ends. It reads nothing that
-the VMM says.
+jailer or by the confinement that QEMU and libkrun have, too. The guard hands the child and its /run
+to the server before the child goes on, ends as the child ends, and ends it when the server ends. It
+reads nothing that the VMM says.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ else:
         memory: int
         """The descriptor that becomes standard input."""
         report: int
-        """The socket for the child's number and its /run; a byte from the server comes first."""
+        """The socket for the child's number, its /run and a descriptor of its process.
+
+        A byte from the server comes first.
+        """
         descriptors: int
         """How many the VMM may have open."""
         uid: int
@@ -115,15 +118,22 @@ def _guarded(plan: Plan) -> int:
     signal.signal(signal.SIGTERM, kill)
     namespaces.die_with(libc, plan["parent"], signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    may_go, go = os.pipe()
     child = os.fork()
     if child == 0:
         report.close()  # the server hears only the guard
+        os.close(go)
+        if not os.read(may_go, 1):  # the guard was killed, and the server knows no VMM to kill
+            os._exit(FAILED)
         _become_vmm(libc, root, inside, plan)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, run.to_bytes(4, sys.byteorder))
-    report.sendmsg([b"%d\n" % child], [rights])
+    held = (run, os.pidfd_open(child))
+    rights = b"".join(one.to_bytes(4, sys.byteorder) for one in held)
+    report.sendmsg([b"%d\n" % child], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     report.close()
-    os.close(run)
+    os.write(go, b".")
+    for descriptor in (may_go, go, *held):
+        os.close(descriptor)
     os.close(0)  # the memory is the VMM's alone
     return _until_ended(child)
 
