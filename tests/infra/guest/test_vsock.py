@@ -10,7 +10,9 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -306,6 +308,35 @@ class TestConsole:
         await listener.close()
         assert stat.S_IMODE(state.st_mode) == 0o600
         assert state.st_uid == (os.geteuid() if user is None else user)
+
+    async def test_a_link_in_the_sockets_place_changes_no_other_file(
+        self, place: tuple[Path, int], tmp_path: Path
+    ) -> None:
+        """A VMM that was taken over may put one there at any instant."""
+        other, trap = tmp_path / "other", place[0] / "trap"
+        other.touch(0o644)
+        own = place[0] / f"{NAME}_{CONSOLE_PORT}"
+        over = threading.Event()
+
+        def swap() -> None:
+            while not over.is_set():
+                trap.unlink(missing_ok=True)
+                trap.symlink_to(other)
+                while not over.is_set() and not os.path.lexists(own):
+                    pass
+                trap.replace(own)
+
+        with ThreadPoolExecutor(1) as thread:
+            swapping = thread.submit(swap)
+            try:
+                for _ in range(100):
+                    with contextlib.suppress(OSError):
+                        await ConsoleListener(place[1], NAME).close()
+                    own.unlink(missing_ok=True)
+            finally:
+                over.set()
+            swapping.result()
+        assert stat.S_IMODE(other.stat().st_mode) == 0o644
 
     async def test_a_socket_that_exists_is_not_taken_over(self, place: tuple[Path, int]) -> None:
         first = ConsoleListener(place[1], NAME)

@@ -112,10 +112,10 @@ class ConsoleListener:
         own = f"{name}_{CONSOLE_PORT}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            os.fchmod(self._listener.fileno(), 0o600)  # the VMM may put a link in its place
             self._listener.bind(f"/proc/self/fd/{directory}/{own}")
             if uid is not None:
                 os.chown(own, uid, uid, dir_fd=directory, follow_symlinks=False)
-            os.chmod(own, 0o600, dir_fd=directory)
             self._listener.listen(_BACKLOG)
             self._listener.setblocking(False)
         except BaseException:
