@@ -338,6 +338,26 @@ class TestConsole:
             swapping.result()
         assert stat.S_IMODE(other.stat().st_mode) == 0o644
 
+    async def test_a_drain_that_goes_on_while_it_is_closed_listens_no_more(
+        self, heard: Heard, vmm: Vmm
+    ) -> None:
+        heard.start()
+        vmm.call().send(b"here\n")
+        await heard.hears("here")
+        draining = asyncio.create_task(heard.listener.drain())
+        await asyncio.sleep(0)
+        vmm.call().close()
+        errors: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        await heard.listener.close()
+        async with asyncio.timeout(10):
+            await draining
+        passed = asyncio.Event()
+        loop.call_later(0.05, passed.set)  # after the pause of an accept
+        await passed.wait()
+        assert errors == []
+
     async def test_a_socket_that_exists_is_not_taken_over(self, place: tuple[Path, int]) -> None:
         first = ConsoleListener(place[1], NAME)
         with pytest.raises(OSError, match="in use"):

@@ -152,6 +152,7 @@ class ConsoleListener:
 
     async def close(self) -> None:
         """Drop the connection and listen no more. Idempotent."""
+        self._console = None  # a drain goes on only with those that were accepted
         self._rest()
         await end(*self._tasks)
         self._listener.close()
