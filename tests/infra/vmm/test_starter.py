@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.infra.vmm.guarded import UID, as_root, guarded
+from tests.infra.vmm.guarded import UID, as_root, guarded, jailer
 from tests.support.waiting import until
 
 from waggle.infra.vmm.process import Start
@@ -72,6 +72,16 @@ async def test_its_run_is_the_servers_and_holds_so_much(tmp_path: Path) -> None:
         assert size.f_blocks * size.f_frsize == 1 << 20
         assert size.f_files <= 64
     assert {path.name for path in tmp_path.iterdir()} == {"kernel", "scratch"}
+
+
+@as_root
+async def test_a_jail_holds_so_many_files(tmp_path: Path) -> None:
+    """The jailer leaves the root to the VMM, which may write there."""
+    (tmp_path / "machine").mkdir()
+    jail = jailer(tmp_path, "/bin/busybox stat -f -c '%c %d' busybox/test-1/root")
+    async with guarded(tmp_path / "machine", "", jailer=jail) as it:
+        most, free = map(int, (await it.said()).split())
+    assert 32 <= free < most <= 256
 
 
 async def test_its_standard_input_is_the_memory_that_it_was_given(tmp_path: Path) -> None:

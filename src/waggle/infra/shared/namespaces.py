@@ -39,6 +39,8 @@ _SET_PDEATHSIG, _SIGKILL = 1, 9
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITIES_V3 = 0x20080522
 _OOM_SCORE = b"500"
+_INODES = 128
+"""Names in a small root: whoever may write to it fills no more of the kernel's memory."""
 
 
 def die_first() -> None:
@@ -82,7 +84,8 @@ class SmallRoot:
     def begin(self, kib: int = 64, flags: int = PLAIN) -> None:
         """Mount it and change to it: later names are relative. The host's mounts do not change."""
         self.mount(None, "/", None, _RECURSIVE | _PRIVATE)
-        self.mount(None, self._place, "tmpfs", flags, f"size={kib}k,mode=0755")
+        options = f"size={kib}k,nr_inodes={_INODES},mode=0755"
+        self.mount(None, self._place, "tmpfs", flags, options)
         os.chdir(self._place)
 
     def directory(self, name: str) -> None:
