@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tracemalloc
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,18 @@ def test_a_state_of_a_senseless_size_is_refused(
 def test_what_is_no_state_is_refused(said: bytes) -> None:
     with pytest.raises(BootFailed, match="no state"):
         without_memory(said)
+
+
+@pytest.mark.parametrize("inner", ["[" + "[]," * 1_000_000 + "[]]", "[" * 30_000 + "]" * 30_000])
+def test_a_state_within_the_state_is_bounded_too(inner: str) -> None:
+    said = json.dumps({"snapshots": {"memory-manager": {"snapshot_data": {"state": inner}}}})
+    tracemalloc.start()
+    try:
+        with pytest.raises(BootFailed, match="no state"):
+            without_memory(said.encode())
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.integers(0, len(state()) - 1), st.integers(1, 255))

@@ -149,10 +149,12 @@ def without_memory(state: bytes) -> bytes:
         Structure(_BOUNDS).feed(state)
         found = json.loads(state)
         data = found["snapshots"][_MANAGER]["snapshot_data"]
-        manager: Any = json.loads(cast("str", data["state"]))
+        inner = cast("str", data["state"])
+        Structure(_BOUNDS).feed(inner.encode())
+        manager: Any = json.loads(inner)
         manager["memory_ranges"]["data"] = []
         data["state"] = json.dumps(manager, separators=(",", ":"))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BootFailed("Cloud Hypervisor wrote no state of its memory.") from error
     return json.dumps(found, separators=(",", ":")).encode()
 
