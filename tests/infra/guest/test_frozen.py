@@ -9,10 +9,11 @@ import fcntl
 import mmap
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.guest.frozen import FrozenFiles, Origin
 
 
 @pytest.fixture
@@ -24,6 +25,18 @@ def frozen() -> Generator[FrozenFiles]:
 def is_sealed(frozen: FrozenFiles) -> bool:
     files = (frozen.ram, frozen.state)
     return all(fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE for file in files)
+
+
+def descriptors() -> set[Path]:
+    """Return the numbers that are open; that of the directory itself is the lowest free one."""
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def test_an_origin_that_cannot_hold_both_files_holds_none(frozen: FrozenFiles) -> None:
+    before = descriptors()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Origin(frozen.ram, -1)
+    assert descriptors() == before
 
 
 def test_memory_that_stays_mapped_for_writing_is_not_sealed(frozen: FrozenFiles) -> None:

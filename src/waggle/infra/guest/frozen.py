@@ -100,7 +100,11 @@ class Origin:
     def __init__(self, ram: int, state: int) -> None:
         """Hold the same files. Raises OSError."""
         self.ram = os.dup(ram)
-        self.state = os.dup(state)
+        try:
+            self.state = os.dup(state)
+        except BaseException:
+            os.close(self.ram)
+            raise
 
     def close(self) -> None:
         """Let the files go, unless machines map them. Call it once."""
