@@ -28,7 +28,7 @@ async def test_a_copys_memory_fits_twice_because_its_snapshot_lies_in_its_run(
         seen.append(resources)
         return lambda: None
 
-    machines = CloudHypervisor(BINARY, lambda *_: BINARY, enclose=enclose)
+    machines = CloudHypervisor(BINARY, lambda _vmm, _digest, _version: BINARY, enclose=enclose)
     spec = spec_in(tmp_path)
     spec.kernel.with_suffix(".initrd").write_bytes(b"initrd")
     with pytest.raises(BootFailed):
