@@ -366,6 +366,44 @@ class TestTogether:
         assert left(store) == []
 
 
+async def test_an_add_of_another_jailer_that_is_killed_leaves_a_program_that_can_be_used(
+    store: BinaryStore, programs: Path, tmp_path: Path
+) -> None:
+    await store.add(programs / "1.12.1")
+    other = jailer(tmp_path / "other" / "jailer", "1.12.1")
+    with other.open("ab") as file:
+        file.write(b"another build")
+    arguments = (store.directory, programs / "1.12.1", other)
+    statuses: list[int] = []
+    while 0 not in statuses:
+        assert len(statuses) < 10
+        script = (sys.executable, "-c", DIES_AT, *map(str, arguments), str(len(statuses)))
+        adding = await asyncio.create_subprocess_exec(*script)
+        async with asyncio.timeout(30):
+            statuses.append(await adding.wait())
+        assert BinaryStore(store.directory).newest(FC).version == Version(1, 12, 1)
+    assert statuses[:-1] == [-signal.SIGKILL] * (len(statuses) - 1)
+    assert len(statuses) > 2
+    assert store.newest(FC).jailer_digest == kept.digest_of(other)
+
+
+DIES_AT = """
+import asyncio, os, sys
+from pathlib import Path
+from waggle.infra.vmm.binaries import BinaryStore
+
+left = int(sys.argv[4])
+
+def die(event, arguments):
+    global left
+    if event == "os.rename" and "firecracker/1.12.1" in str(arguments[1]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(die)
+asyncio.run(BinaryStore(Path(sys.argv[1])).add(Path(sys.argv[2]), Path(sys.argv[3])))
+"""
 DIES = """
 import asyncio, os, sys
 from pathlib import Path

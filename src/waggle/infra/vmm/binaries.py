@@ -12,6 +12,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Callable, Collection, Generator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -179,6 +180,9 @@ class BinaryStore:
                 )
             if binary.jailer_digest in ("", there.jailer_digest):
                 return Added(there, new=False)
+            if there.jailer is not None:  # killed from here on, it has a program without a jailer
+                alone = replace(there, jailer=None, jailer_digest="")
+                atomic_write(target / RECORD, alone.record(), 0o444)
             place(made / JAILER, target / JAILER)
             place(made / RECORD, target / RECORD)
             return Added(binary, new=True)
