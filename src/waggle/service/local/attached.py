@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from waggle.domain.programs import Command, ExecutionResult, Left
 from waggle.domain.programs.guest_job import FoundJob, GuestJob, Terminal
 from waggle.infra.ssh.run import LeftPrograms
+from waggle.infra.ssh.run.again import once_more
 from waggle.infra.ssh.run.jobs import GuestJobs, anonymous_job
 
 
@@ -43,7 +44,7 @@ class JobsOfGuest:
     async def jobs(self) -> tuple[FoundJob, ...]:
         """List its jobs; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._jobs.all()
+            return await once_more(self._jobs.all)
 
     async def write_input(self, job_id: str, data: bytes, *, close: bool) -> bool:
         """Write to a job; see `domain.host.Guest`."""
@@ -63,7 +64,7 @@ class JobsOfGuest:
     async def left_running(self) -> Left:
         """Return what was left running; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._left.all()
+            return await once_more(self._left.all)
 
     async def end_program(self, pid: int) -> bool:
         """Kill one of them; see `domain.host.Guest`."""

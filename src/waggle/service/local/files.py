@@ -10,11 +10,29 @@ from waggle.domain.files import FileSlice, FileVersion, Listing
 from waggle.domain.files.guest_files import Names
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.programs import Stream
+from waggle.domain.programs import Output, Stream
+from waggle.infra.ssh.run.again import Interrupted, once_more
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.run.watching import Watches
 from waggle.infra.ssh.sftp import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
+
+
+class _First:
+    """A stream that passes everything on, and knows whether anything came."""
+
+    def __init__(self, into: Stream) -> None:
+        self._into = into
+        self.has_begun = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self.has_begun = True
+        self._into.feed(data)
+
+    def output(self) -> Output:
+        """Return the stream's output."""
+        return self._into.output()
 
 
 class FilesOfGuest:
@@ -57,12 +75,18 @@ class FilesOfGuest:
     async def search(self, query: SearchQuery) -> Searched:
         """Search files; see `FilesOfGuest`."""
         async with self._naming_the_cause():
-            return await self._trees.search(query)
+            return await once_more(lambda: self._trees.search(query))
 
     async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
         """Pack a tree; see `FilesOfGuest`."""
         async with self._naming_the_cause():
-            await self._trees.pack(path, exclude, into)
+            first = _First(into)
+            try:
+                await self._trees.pack(path, exclude, first)
+            except Interrupted:
+                if first.has_begun:
+                    raise
+                await self._trees.pack(path, exclude, into)
 
     async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
         """Unpack a tree; see `FilesOfGuest`."""

@@ -22,6 +22,7 @@ from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh import EnvironmentKeys, SshConnection
 from waggle.infra.ssh.ports import GuestPorts
 from waggle.infra.ssh.run import LeftPrograms, Shell
+from waggle.infra.ssh.run.again import once_more
 from waggle.infra.ssh.run.jobs import GuestJobs
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.run.watching import Watches
@@ -119,7 +120,8 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
             return _HOME_OF_ROOT
         if self._user_home is None:
             async with self._naming_the_cause():
-                home = (await self._shell.run(_ASK_HOME)).stdout.text().removesuffix("\n")
+                said = await once_more(lambda: self._shell.run(_ASK_HOME))
+            home = said.stdout.text().removesuffix("\n")
             fits = home.startswith("/") and home.isprintable()
             self._user_home = home if fits and len(home) <= MAX_PATH_BYTES else HOME
         return self._user_home

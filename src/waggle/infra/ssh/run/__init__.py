@@ -23,6 +23,7 @@ from waggle.domain.errors import GuestLost
 from waggle.domain.programs import NOTHING_LEFT, Command, ExecutionResult, Left, Streams
 from waggle.infra.ssh import SshConnection, SshSilent
 from waggle.infra.ssh.asyncssh_internals import Channel, open_exec
+from waggle.infra.ssh.run.again import Interrupted
 from waggle.infra.ssh.run.deadline import Deadline
 from waggle.infra.ssh.run.launcher import (
     MAX_LEFT,
@@ -70,7 +71,7 @@ async def ask(
 class LeftPrograms:
     """The programs left running in one guest. `running` returns the ids of runs under way.
 
-    Each method takes at most 30 s and raises GuestLost. Safe to cancel.
+    Each method takes at most 30 s and raises GuestLost, or Interrupted. Safe to cancel.
     """
 
     def __init__(self, connection: SshConnection, running: Callable[[], frozenset[str]]) -> None:
@@ -97,9 +98,15 @@ class LeftPrograms:
     async def _ask(self, question: str, limit: int = _SHORT) -> CommandSession:
         try:
             async with asyncio.timeout(_SECONDS):
-                return await ask(self._connection, question, limit)
+                answer = await ask(self._connection, question, limit)
         except TimeoutError:
             raise GuestLost("The guest does not list the programs left running in it.") from None
+        if answer.exit_code is None:
+            raise Interrupted(
+                "The connection to the guest broke before it answered about programs left running.",
+                hint=CALL_AGAIN,
+            )
+        return answer
 
 
 KILL_PATIENCE: Final = (6.0, 6.0)
@@ -148,8 +155,8 @@ class Shell:
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; nothing of it is left then.
 
-        Raises GuestLost if the connection breaks before the command's end is known, or if the
-        guest does not confirm that a command which ran out of time was killed.
+        Raises Interrupted if the connection breaks before the command's end is known, GuestLost if
+        the guest does not confirm that a command which ran out of time was killed.
         """
         run = _Run(command.output_limit, into)
         self._running.add(run)
@@ -173,7 +180,7 @@ class Shell:
             raise
         if not run.is_complete:
             await finish(self._kill(run))
-            raise GuestLost(
+            raise Interrupted(
                 "The connection to the guest broke while the command ran; it was not finished.",
                 hint=CALL_AGAIN,
             )

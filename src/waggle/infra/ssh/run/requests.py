@@ -12,6 +12,7 @@ from waggle.domain.errors import GuestLost, TimedOut, WaggleError
 from waggle.domain.programs.guest_job import FoundJob, Terminal
 from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.run import CALL_AGAIN, ask
+from waggle.infra.ssh.run.again import Interrupted
 from waggle.infra.ssh.run.following import MAX_LIST, InvalidFrame, parse_jobs
 from waggle.infra.ssh.run.launcher import CommandSession
 
@@ -62,20 +63,21 @@ class JobRequests:
         stdin: bytes = b"",
         late: WaggleError | None = None,
     ) -> CommandSession:
-        """Ask the launcher. Raises GuestLost, or `late` in time."""
+        """Ask the launcher. Raises GuestLost, Interrupted without an answer, or `late` in time."""
         try:
             async with asyncio.timeout(self._seconds):
-                return await ask(self._connection, question, limit, stdin)
+                answer = await ask(self._connection, question, limit, stdin)
         except TimeoutError:
             raise late or GuestLost("The guest does not answer about its jobs.") from None
+        if answer.exit_code is None:
+            raise Interrupted(
+                "The connection to the guest broke before it answered about a job.", hint=CALL_AGAIN
+            )
+        return answer
 
 
 def _agreed(answer: CommandSession) -> bool:
-    """Whether the guest did what it was asked. Raises GuestLost without its answer."""
-    if answer.exit_code is None:
-        raise GuestLost(
-            "The connection to the guest broke before it answered about a job.", hint=CALL_AGAIN
-        )
+    """Whether the guest did what it was asked. Raises GuestLost if the job's holder is gone."""
     if answer.exit_code not in (0, 1):
         raise GuestLost(
             "The process in the guest that holds the job does not answer.", hint=CALL_AGAIN
