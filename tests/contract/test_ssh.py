@@ -14,7 +14,7 @@ from waggle.infra.ssh import SshConnection
 from waggle.infra.ssh.sftp import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
-SIZE = 16 << 20
+SIZE = 2 << 20
 HELD = 0.2
 
 
