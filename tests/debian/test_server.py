@@ -40,6 +40,7 @@ from tests.support.debian_server import (
 from waggle import __version__
 
 pytestmark = [
+    pytest.mark.endurance,  # 12 minutes of a core: run it after a change of packages/
     pytest.mark.vm,
     pytest.mark.slow,
     pytest.mark.net,

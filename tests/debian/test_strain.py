@@ -116,6 +116,7 @@ async def test_a_ping_takes_no_longer_than_one_of_qemus_own_agent(machine: Machi
     assert found.ratio <= 1.0, found
 
 
+@pytest.mark.endurance
 async def test_the_agent_is_killed_a_hundred_times(machine: Machine) -> None:
     """Each time systemd starts it again, and the same client gets an answer."""
     use(machine, EVERYTHING, "RestartSec=0")

@@ -55,6 +55,7 @@ async def finished(client: Client, environment: str, tool: str, **wanted: Any) -
     return said
 
 
+@pytest.mark.registry
 async def test_podman_builds_and_runs_a_container(tmp_path: Path) -> None:
     room = {"default_memory_mb": "1024", "scratch_mb": "2048", "install_timeout": "15m"}
     with running(tmp_path, {**room, "default_network": "public"}) as server:

@@ -230,7 +230,7 @@ def test_the_deb_of_the_server_from_its_installation_to_its_purge(root: Root) ->
     assert not root.has("/etc/systemd/system/*/waggle.service"), "it needs a choice of who may call"
     root.run("systemd-analyze verify /usr/lib/systemd/system/waggle.service")
     said = root.run("waggle serve 2>&1", code=1)
-    assert "There is no QEMU" in said
+    assert "there is no QEMU" in said
     root.run("man -l --warnings -Tutf8 /usr/share/man/man1/waggle.1.gz >/dev/null")
     root.run(
         "echo WAGGLE_AUTH_TOKENS_FILE=/etc/waggle/tokens >>/etc/waggle/waggle.env;"

@@ -32,6 +32,8 @@ pytestmark = [
 ]
 WARM = command("/.waggle/bin/busybox", "true")
 DRIFT = 0.05
+LOST = 3.0
+"""Seconds that the clock of a machine loses below an emulated KVM that is short of time."""
 """Seconds by which a new machine's clock may differ."""
 MANY = 4
 AT_ONCE = 50
@@ -126,7 +128,8 @@ async def test_many_copies_have_different_identities(
                 before = time.time()
                 now = await guest.started.machine.agent.clock()
                 assert isinstance(now, int)
-                assert before - DRIFT <= now / 1e9 <= time.time() + DRIFT
+                late = DRIFT if templated.hypervisor.name == "qemu" else LOST
+                assert before - late <= now / 1e9 <= time.time() + DRIFT
                 files = templated.environments / described.id
                 host_key = (files / "known_hosts").read_text().split()[-1]
                 own_key = (files / "ssh_key").read_text()
