@@ -10,17 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from waggle.domain.machine import Capabilities, MachineSpec, Resources
+from waggle.domain.machine import Capabilities, Resources
 from waggle.infra.cloud_hypervisor import configuration
 from waggle.infra.cloud_hypervisor.machine import CloudHypervisorMachine
-from waggle.infra.guest.console import Console
-from waggle.infra.guest.frozen import Origin
 from waggle.infra.vmm.binaries import Binary
 from waggle.infra.vmm.hypervisor import Find, VmmHypervisor
-from waggle.infra.vmm.machine import Program
-from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Vmm
-from waggle.infra.vmm.wires import Wires
 
 Enclose = Callable[[Resources, int], Callable[[], None]]
 
@@ -38,13 +33,11 @@ def _with_room(enclose: Enclose) -> Enclose:
 
 
 class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
-    """The hypervisor on Cloud Hypervisor; see `vmm.hypervisor.VmmHypervisor`.
-
-    `io_mib` is MiB a second of a scratch disk in each direction, 0 for no limit.
-    """
+    """The hypervisor on Cloud Hypervisor; see `vmm.hypervisor.VmmHypervisor`."""
 
     name = "cloud-hypervisor"
     vmm = Vmm.CLOUD_HYPERVISOR
+    machine = CloudHypervisorMachine
     has_initrd = True
     capabilities = Capabilities(
         freezes=True, stops_when_full=False, keeps_connections=False, containers=True
@@ -59,24 +52,10 @@ class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
         io_mib: int = 0,
     ) -> None:
         room = None if enclose is None else _with_room(enclose)
-        super().__init__(binary, find, jailed=False, enclose=room)
-        self._io_mib = io_mib
+        super().__init__(binary, find, jailed=False, enclose=room, io_mib=io_mib)
 
     def _kind(self) -> str:
         return configuration.kind()
 
     def _arguments(self) -> tuple[str, ...]:
         return configuration.arguments()
-
-    def _machine(
-        self,
-        spec: MachineSpec,
-        process: GuardedProcess,
-        console: Console,
-        wires: Wires,
-        program: Program,
-        origin: Origin | None,
-    ) -> CloudHypervisorMachine:
-        return CloudHypervisorMachine(
-            spec, process, console, wires, program, origin, io_mib=self._io_mib
-        )

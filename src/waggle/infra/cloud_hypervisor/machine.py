@@ -14,17 +14,14 @@ import os
 from typing import Final
 
 from waggle.domain.errors import BootFailed
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import GuestDisks
 from waggle.infra.cloud_hypervisor import configuration, frozen
 from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
-from waggle.infra.guest.console import Console
-from waggle.infra.guest.frozen import FrozenFiles, Origin, held
+from waggle.infra.guest.frozen import FrozenFiles, held
 from waggle.infra.vmm import cloud_hypervisor as api
 from waggle.infra.vmm.endpoint import Endpoint
-from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine, path
-from waggle.infra.vmm.process import GuardedProcess
+from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine, path
 from waggle.infra.vmm.version import Vmm
-from waggle.infra.vmm.wires import Wires
 from waggle.tasks import finish
 
 _RESET: Final = "Error rebooting VM"
@@ -36,26 +33,11 @@ class CloudHypervisorMachine(VmmMachine):
     """A machine; see `vmm.machine.VmmMachine`."""
 
     vmm = Vmm.CLOUD_HYPERVISOR
-
-    def __init__(
-        self,
-        spec: MachineSpec,
-        process: GuardedProcess,
-        console: Console,
-        wires: Wires,
-        program: Program,
-        origin: Origin | None = None,
-        *,
-        io_mib: int = 0,
-    ) -> None:
-        """Resume from `origin`, or boot without it; see `configuration.machine` for `io_mib`."""
-        super().__init__(spec, process, console, wires, program, origin)
-        self._io_mib = io_mib
-        self._memory: int | None = None
-        """The file that is the memory of a machine that booted."""
-        self._kernel: io.FileIO | None = None
-        self._is_paused: bool | None = False
-        """None after an order whose answer was lost: it may have been carried out, or not."""
+    _memory: int | None = None
+    """The file that is the memory of a machine that booted."""
+    _kernel: io.FileIO | None = None
+    _is_paused: bool | None = False
+    """None after an order whose answer was lost: it may have been carried out, or not."""
 
     async def _begin(self) -> None:
         run, uid = self._process.run, self._spec.uid

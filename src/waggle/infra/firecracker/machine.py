@@ -11,16 +11,13 @@ import contextlib
 import os
 
 from waggle.domain.errors import BootFailed
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import GuestDisks
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
-from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, Origin, held
 from waggle.infra.vmm import firecracker as api
-from waggle.infra.vmm.machine import ANSWER_SECONDS, Program, VmmMachine
-from waggle.infra.vmm.process import GuardedProcess
+from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine
 from waggle.infra.vmm.version import Vmm
-from waggle.infra.vmm.wires import Wires
 from waggle.tasks import finish
 
 
@@ -28,21 +25,6 @@ class FirecrackerMachine(VmmMachine):
     """A machine; see `vmm.machine.VmmMachine`."""
 
     vmm = Vmm.FIRECRACKER
-
-    def __init__(
-        self,
-        spec: MachineSpec,
-        process: GuardedProcess,
-        console: Console,
-        wires: Wires,
-        program: Program,
-        origin: Origin | None = None,
-        *,
-        io_mib: int = 0,
-    ) -> None:
-        """Resume from `origin`, or boot without it; see `configuration.boot_calls` for `io_mib`."""
-        super().__init__(spec, process, console, wires, program, origin)
-        self._io_mib = io_mib
 
     async def _begin(self) -> None:
         if self._origin is None:

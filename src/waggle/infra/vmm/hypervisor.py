@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar, cast
 
 from waggle.domain.errors import FrozenMachineUnusable, SetupIncomplete
 from waggle.domain.machine import FrozenState, MachineSpec, Resources
@@ -26,7 +26,7 @@ from waggle.infra.vmm.binaries import Binary
 from waggle.infra.vmm.machine import Program, VmmMachine
 from waggle.infra.vmm.process import GuardedProcess, Start
 from waggle.infra.vmm.version import TITLES, Vmm
-from waggle.infra.vmm.wires import Wires, open_wires
+from waggle.infra.vmm.wires import open_wires
 from waggle.tasks import stage
 
 Find = Callable[[Vmm, str, str], Binary]
@@ -41,10 +41,13 @@ class VmmHypervisor(Generic[Made]):
     """A hypervisor. `binary` boots machines; `find` has the programs of frozen ones.
 
     `jailed` uses the jailer that came with a program, which needs root. `enclose` limits the
-    resources of the VMM with a given process number; see `infra.shared.confined`.
+    resources of the VMM with a given process number; see `infra.shared.confined`. `io_mib` is MiB a
+    second of a scratch disk in each direction, 0 for no limit.
     """
 
     vmm: ClassVar[Vmm]
+    machine: ClassVar[type[VmmMachine]]
+    """Of its machines: `Made`, which a class variable cannot name."""
     has_initrd: ClassVar[bool] = False
 
     def __init__(
@@ -54,11 +57,13 @@ class VmmHypervisor(Generic[Made]):
         *,
         jailed: bool,
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+        io_mib: int = 0,
     ) -> None:
         self._binary = binary
         self._find = find
         self._jailed = jailed
         self._enclose = enclose
+        self._io_mib = io_mib
 
     @abstractmethod
     def _kind(self) -> str:
@@ -67,18 +72,6 @@ class VmmHypervisor(Generic[Made]):
     @abstractmethod
     def _arguments(self) -> tuple[str, ...]:
         """Return the command line of every VMM."""
-
-    @abstractmethod
-    def _machine(
-        self,
-        spec: MachineSpec,
-        process: GuardedProcess,
-        console: Console,
-        wires: Wires,
-        program: Program,
-        origin: Origin | None,
-    ) -> Made:
-        """Return the machine on a VMM that was just started."""
 
     async def boot(self, spec: MachineSpec) -> Made:
         """Boot a machine; see `domain.machine.Hypervisor.boot`.
@@ -170,7 +163,8 @@ class VmmHypervisor(Generic[Made]):
             process = GuardedProcess.launch(start, enclose)
             undo.pop_all()
             program = Program(_name(binary), binary.version)
-            return self._machine(spec, process, console, wires, program, origin)
+            made = self.machine(spec, process, console, wires, program, origin, io_mib=self._io_mib)
+            return cast("Made", made)
 
 
 def _name(binary: Binary) -> str:

@@ -82,9 +82,12 @@ class VmmMachine(LinkedMachine):
         wires: Wires,
         program: Program,
         origin: Origin | None = None,
+        *,
+        io_mib: int = 0,
     ) -> None:
-        """Resume from `origin`, or boot without it."""
+        """Resume from `origin`, or boot without it; `io_mib` as in `hypervisor.VmmHypervisor`."""
         super().__init__(process, console)
+        self._io_mib = io_mib
         self._spec = spec
         self._console = console
         self._wires = wires
