@@ -91,6 +91,13 @@ class Cell:
             assert time.monotonic() < until, self.readers[stream - 1].data[-1000:]
             threading.Event().wait(0.005)
 
+    def is_over(self, seconds: float) -> bool:
+        """Return whether nothing holds the cell's pipes, after so many seconds at most."""
+        self.may_read.set()
+        for reader in self.readers:
+            reader.join(seconds)
+        return not any(reader.is_alive() for reader in self.readers)
+
     def ended(self, status: int | None, *, whole: bool = True) -> Ended:
         """Return what was printed: all of it, or until now if something may hold the pipes."""
         self.release()
@@ -200,7 +207,10 @@ class Driver:
 
     def wait(self, cell: Cell, *, whole: bool = True) -> Ended:
         """Wait for the cell's answer, or for the driver's end."""
-        line = self.line()
+        return self._ended(cell, self.line(), whole=whole)
+
+    @staticmethod
+    def _ended(cell: Cell, line: str | None, *, whole: bool) -> Ended:
         if line is None:
             return cell.ended(None, whole=whole)
         name, status = line.split(" ")
@@ -240,12 +250,21 @@ class Driver:
         os.killpg(self.pid, signal.SIGINT)
 
     def interrupted(self, cell: Cell, *, whole: bool = True) -> Ended:
-        """Interrupt a cell until it answers: a shell may start a program just after the signal."""
+        """Interrupt a cell until it answers: a shell may start a program just after the signal.
+
+        That program may also hold the cell's pipes after the answer, so it is interrupted, too.
+        """
         for _ in range(int(PATIENCE)):
             self.interrupt()
             if self._buffer or select.select([self._answers], [], [], 1.0)[0]:
                 break
-        return self.wait(cell, whole=whole)
+        line = self.line()
+        for _ in range(int(PATIENCE) if whole and line is not None else 0):
+            cell.release()
+            if cell.is_over(1.0):
+                break
+            self.interrupt()
+        return self._ended(cell, line, whole=whole)
 
     def exit_status(self) -> int:
         """Wait for the driver's end and return its status, negative for a signal."""

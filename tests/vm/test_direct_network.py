@@ -302,6 +302,8 @@ def echoes(at, own):
                 made.sendall(made.recv(100))
                 made.close()
     threading.Thread(target=answer, daemon=True).start()
+def quickest(work, *given):
+    return min((attempt(work, *given) for _ in range(5)), key=lambda pair: pair[1])
 def echo(host, own, port=7):
     with socket.socket(socket.AF_INET, own) as made:
         made.settimeout(10)
@@ -316,8 +318,8 @@ for kind in KINDS:
 print("ready", flush=True)
 sys.stdin.readline()
 for kind in KINDS:
-    print(*attempt(echo, "10.88.0.1", kind), flush=True)
-print(*attempt(connect, "172.30.0.1", 80), flush=True)
+    print(*quickest(echo, "10.88.0.1", kind), flush=True)
+print(*quickest(connect, "172.30.0.1", 80), flush=True)
 """
 APART = 'echo; read made; exec python3 -c "$0"'
 """Run a program in a network name space of its own, once its network is made."""
@@ -350,13 +352,13 @@ for kind in KINDS:
     echoes("127.0.0.1", kind)
 for host in ("127.0.0.1", "10.88.0.1", "10.88.0.2"):
     for kind in KINDS:
-        print(*min((attempt(echo, host, kind) for _ in range(5)), key=lambda pair: pair[1]))
+        print(*quickest(echo, host, kind))
 root("ping", "-q", "-c", "1", "-W", "5", "10.88.0.2")
 print("go", file=apart.stdin, flush=True)
 print(*(apart.stdout.readline() for _ in range(3)), sep="")
 apart.kill()
 root("ip", "link", "del", "ownbr")
-print(*attempt(connect, "10.88.0.2", 7))
+print(*quickest(connect, "10.88.0.2", 7))
 """
     said = [line for line in await python(connected, code, GuestUser.ROOT) if " " in line]
     said = [line for line in said if line.split()[0] in ("b'own'", "ConnectionRefusedError")]

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
+import time
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import build_agent, running_agent
+from tests.support.agent_program import SECONDS, Agent, build_agent, running_agent
 
 from waggle.infra.guest.protocol.files import FileData
 
@@ -25,11 +27,25 @@ def agent_over_vsock(tmp_path: Path) -> Path:
     return build_agent(tmp_path, "-Os", "-include", str(header))
 
 
+def until_full(agent: Agent) -> None:
+    """Wait until the agent waits for the host to read, with all that it can hold to be written."""
+    until = time.monotonic() + SECONDS
+    stat = Path(f"/proc/{agent.process.pid}/stat")
+    while not (is_readable(agent.wire) and stat.read_text().rpartition(")")[2].split()[0] == "S"):
+        assert time.monotonic() < until, stat.read_text()
+
+
+def is_readable(wire: socket.socket) -> bool:
+    """Return whether the agent has written, waiting a little for it."""
+    return bool(select.select([wire], [], [], 0.01)[0])
+
+
 def writes(program: Path, directory: Path, data: bytes) -> list[int]:
     """Have a file read, and return the sizes of what the agent wrote; its bytes must be right."""
     (directory / "file").write_bytes(data)
     with running_agent(program, directory, kind=socket.SOCK_SEQPACKET) as agent:
         wanted = agent.request("file_read", path=str(directory / "file"))
+        until_full(agent)
         lines, sizes = b"", list[int]()
         while f'"id":{wanted}'.encode() not in lines or not lines.endswith(b"\n"):
             lines += agent.wire.recv(1 << 20)
