@@ -29,7 +29,7 @@ def installed(
 
 
 def line(one: Installed, *, is_root: bool = True) -> CheckResult:
-    (result,) = programs([one], is_root=is_root)
+    (result,) = programs([one], is_root=is_root, arch="x86_64")
     return result
 
 
@@ -63,15 +63,25 @@ def test_older_versions_are_kept_for_what_they_froze() -> None:
     all_three = [
         installed(FC, Version(1, 10)),
         installed(FC, Version(1, 12)),
-        installed(FC, Version(1, 13), problem="it was replaced"),
+        installed(FC, Version(1, 9), problem="it was replaced"),
     ]
-    old, newest, broken = programs(all_three, is_root=True)
+    old, newest, broken = programs(all_three, is_root=True, arch="x86_64")
     assert old.detail.startswith("kept for what it froze, new machines use 1.12.0; ")
     assert newest.detail.startswith("can freeze machines; ")
     assert broken.status is Status.WARN
     assert broken.detail == "it was replaced"
     assert "waggle vmm add PATH" in broken.mend
-    assert "waggle vmm rm firecracker 1.13.0" in broken.mend
+    assert "waggle vmm rm firecracker 1.9.0" in broken.mend
+
+
+def test_an_older_version_is_not_said_to_replace_a_broken_one() -> None:
+    both = [
+        installed(FC, Version(1, 12)),
+        installed(FC, Version(1, 13), problem="it was replaced"),
+    ]
+    old, broken = programs(both, is_root=True, arch="x86_64")
+    assert old.detail.startswith("kept for what it froze, new machines use 1.13.0; ")
+    assert broken.detail == "it was replaced; new machines would use it"
 
 
 def test_the_lines_follow_libkrun() -> None:

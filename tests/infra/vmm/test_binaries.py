@@ -150,12 +150,27 @@ async def test_another_build_of_a_version_is_refused(store: BinaryStore, program
     assert store.newest(FC) == first
 
 
+async def test_another_build_does_not_replace_a_damaged_one(
+    store: BinaryStore, programs: Path
+) -> None:
+    """A frozen machine may need the one that was there: it can be added again."""
+    binary = (await store.add(programs / "1.13.0")).binary
+    rewritten(binary.path, harm.flip)
+    with pytest.raises(InvalidArgument, match=r"Another build of Firecracker 1\.13\.0"):
+        await store.add(programs / "another-1.13.0")
+    assert (await store.add(programs / "1.13.0")).new
+    assert store.newest(FC).digest == binary.digest
+
+
 async def test_a_refused_program_leaves_nothing(store: BinaryStore, programs: Path) -> None:
     lying = firecracker(programs / "lying", "1.13.0", "1.12.1")
     with pytest.raises(InvalidArgument, match="lies"):
         await store.add(lying)
     with pytest.raises(InvalidArgument, match="jailer of"):
         await store.add(programs / "1.13.0", programs / "1.12.1" / "jailer")
+    with pytest.raises(InvalidArgument, match="is no jailer: it is no ELF program") as refused:
+        await store.add(programs / "1.13.0", Path(__file__))
+    assert "--jailer" in refused.value.hint
     assert left(store) == []
 
 
@@ -196,11 +211,16 @@ async def test_a_changed_program_is_refused_until_it_is_added_again(
     with pytest.raises(SetupIncomplete, match=r"Firecracker 1\.12\.1 cannot be used") as refused:
         store.newest(FC)
     assert why in refused.value.message
-    assert "waggle vmm add PATH" in refused.value.hint
     with pytest.raises(SetupIncomplete):
         store.find(FC, binary.digest, "1.12.1")
-    if name in ("store", "above"):
-        return  # only the operator can say who may write there
+    if name in ("store", "above"):  # only the operator can say who may write there
+        assert "chmod go-w" in refused.value.hint
+        with pytest.raises(SetupIncomplete, match="No program can be kept") as not_kept:
+            await store.add(programs / "1.12.1")
+        assert why in not_kept.value.message
+        assert "chmod go-w" in not_kept.value.hint
+        return
+    assert "waggle vmm add PATH" in refused.value.hint
     assert (await store.add(programs / "1.12.1")).new
     assert store.find(FC, binary.digest, "1.12.1").digest == binary.digest
     assert store.newest(FC).version == Version(1, 12, 1)
@@ -288,6 +308,10 @@ class TestRemoval:
             store.remove(FC, binary.version, {binary.digest: "2 snapshots"}.__getitem__)
         assert "--force" in refused.value.hint
         assert store.newest(FC) == binary
+        binary.path.with_name(kept.RECORD).unlink()
+        with pytest.raises(Busy, match=r"1\.12\.1 is needed by 2 snapshots"):
+            store.remove(FC, binary.version, {binary.digest: "2 snapshots"}.__getitem__)
+        assert (await store.add(programs / "1.12.1")).binary.digest == binary.digest
 
     async def test_a_damaged_version_can_be_removed(
         self, store: BinaryStore, programs: Path

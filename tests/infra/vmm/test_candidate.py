@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -21,7 +23,7 @@ from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut
 from waggle.infra.vmm.candidate import Said, Terms, ask_version, examine
 from waggle.infra.vmm.client import Dial
 from waggle.infra.vmm.offered import Copy
-from waggle.infra.vmm.trial import running
+from waggle.infra.vmm.trial import confine, namespaces, running
 from waggle.infra.vmm.version import Version, Vmm
 
 pytestmark = pytest.mark.anyio
@@ -131,12 +133,43 @@ async def test_a_program_that_hangs_floods_or_leaves_children_ends(tmp_path: Pat
     await leaks.settle()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root makes PID namespaces")
 async def test_children_that_leave_their_group_end_with_the_program(tmp_path: Path) -> None:
     leaving = fake_vmm(tmp_path / "leaves-a-child", "Firecracker v1.13.0", "1.13.0", "LEAVES")
     await examine(copy(leaving), None)
-    inode = leaving.stat().st_ino
-    await until(lambda: not any(is_run(Path(entry), inode) for entry in Path("/proc").iterdir()))
+    await ended(leaving)
+
+
+async def test_they_do_so_for_every_user(tmp_path: Path) -> None:
+    leaving = fake_vmm(tmp_path / "leaves-a-child", "Firecracker v1.13.0", None, "LEAVES")
+    user = os.geteuid() or 1234  # what one is given works for root, too
+    apart = namespaces(user)
+    assert apart
+    result = subprocess.run([*apart, leaving, "--version"], capture_output=True, check=True)
+    assert result.stdout.startswith(b"Firecracker v1.13.0")
+    await ended(leaving)
+
+
+async def test_a_program_ends_when_the_command_is_killed(tmp_path: Path) -> None:
+    hanging = fake_vmm(tmp_path / "hangs", "", None, "HANGS")
+    with hanging.open("rb") as held:  # its user may not enter the directory
+        argv = confine([f"/proc/self/fd/{held.fileno()}", "--version"], kvm=False)
+        start = f"import subprocess; subprocess.run({argv!r}, close_fds=False)"
+        command = subprocess.Popen([sys.executable, "-c", start], pass_fds=[held.fileno()])
+    try:
+        await until(lambda: is_running(hanging))
+    finally:
+        command.kill()
+        command.wait()
+    await ended(hanging)
+
+
+def is_running(program: Path) -> bool:
+    inode = program.stat().st_ino
+    return any(is_run(entry, inode) for entry in Path("/proc").iterdir())
+
+
+async def ended(program: Path) -> None:
+    await until(lambda: not is_running(program))
 
 
 def is_run(process: Path, inode: int) -> bool:

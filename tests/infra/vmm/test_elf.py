@@ -32,6 +32,14 @@ def test_a_program_of_this_machine_and_its_loader() -> None:
     assert Path(found.interpreter).exists()
 
 
+def test_a_program_that_was_not_copied_whole_is_cut_off(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    whole = Path(sys.executable).resolve().read_bytes()
+    program.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(elf.NotElf, match="cut off"):
+        look(program)
+
+
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(shared_object({"f": returns(0)}, machine=AARCH64))

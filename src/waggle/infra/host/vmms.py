@@ -7,6 +7,7 @@ no failure here: the check of the hypervisor says whether machines can run.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 
 from waggle.infra.host.preflight import CheckResult, ok, warn
@@ -26,17 +27,20 @@ def with_programs(
     return [*results[:at], *programs(installed, is_root=is_root), *results[at:]]
 
 
-def programs(installed: Sequence[Installed], *, is_root: bool) -> list[CheckResult]:
+def programs(
+    installed: Sequence[Installed], *, is_root: bool, arch: str = platform.machine()
+) -> list[CheckResult]:
     """Return one line for each program, or one that there is none.
 
-    `is_root` says whether the server is root, which Firecracker's jailer needs.
+    `is_root` says whether the server is root, which Firecracker's jailer needs; `arch` is this
+    machine's.
     """
     if not installed:
         names = " or ".join(TITLES.values())
         return [ok(_NAME, f"not installed; 'waggle vmm add PATH' adds {names}")]
     newest: dict[Vmm, Version] = {}
-    for one in installed:
-        if one.binary is not None and not one.problem:
+    for one in installed:  # one that is broken, too: an older one never replaces it
+        if one.arch == arch:
             newest[one.vmm] = max(one.version, newest.get(one.vmm, one.version))
     return [_line(one, newest.get(one.vmm), is_root=is_root) for one in installed]
 
@@ -45,7 +49,9 @@ def _line(one: Installed, newest: Version | None, *, is_root: bool) -> CheckResu
     name = f"{one.vmm} {one.version}"
     if one.binary is None or one.problem:
         remove = f"waggle vmm rm {one.vmm} {one.version}"
-        return warn(name, one.problem, f"Add it again: waggle vmm add PATH; or remove it: {remove}")
+        use = "; new machines would use it" if one.version == newest else ""
+        mend = f"Add it again: waggle vmm add PATH; or remove it: {remove}"
+        return warn(name, f"{one.problem}{use}", mend)
     use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
     return ok(name, f"{use}can freeze machines; {_start(one.binary, is_root=is_root)}")
 

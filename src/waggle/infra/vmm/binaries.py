@@ -31,6 +31,10 @@ __all__ = ["Added", "Binary", "BinaryStore", "Installed"]
 _LOCK: Final = ".lock"
 _LOCK_SECONDS: Final = 60.0
 _AGAIN: Final = "Add it again: waggle vmm add PATH."
+_PRIVATE: Final = (
+    "Only root and the server's user may write there: give it to that user (chown), and take the "
+    "rights of others away (chmod go-w)."
+)
 
 
 class Added(NamedTuple):
@@ -117,9 +121,11 @@ class BinaryStore:
 
     def _usable(self, one: Installed) -> Binary:
         if one.binary is None or one.problem:
+            is_private = not kept.place_problem(self.directory, self._users)
+            again = f"{_AGAIN} Or remove it: waggle vmm rm {one.vmm} {one.version}."
             raise SetupIncomplete(
                 f"{TITLES[one.vmm]} {one.version} cannot be used: {one.problem}.",
-                hint=f"{_AGAIN} Or remove it: waggle vmm rm {one.vmm} {one.version}.",
+                hint=again if is_private else _PRIVATE,
             )
         return one.binary
 
@@ -137,6 +143,8 @@ class BinaryStore:
             self.directory.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make(self.directory.parent)
             self._make(self.directory)
+            if found := kept.place_problem(self.directory, self._users):
+                raise SetupIncomplete(f"No program can be kept: {found}.", hint=_PRIVATE)
             sweep(self.directory)
             with workspace(self.directory) as work:
                 found = offered.gather(path, jailer, work, self.arch)
@@ -169,15 +177,18 @@ class BinaryStore:
         )
 
     def _placed(self, binary: Binary, made: Path, old: Path) -> Added:
-        """Give the finished directory its name, unless the same program has it. Holds the lock."""
+        """Give the finished directory its name, unless the same program has it. Holds the lock.
+
+        A damaged program gives way only to the same: a frozen machine may need that.
+        """
         target = binary.path.parent
         there = self._there(target)
-        if there is not None:
-            if there.digest != binary.digest:
-                raise InvalidArgument(
-                    f"Another build of {TITLES[binary.vmm]} {binary.version} is here already.",
-                    hint=f"Remove it first: waggle vmm rm {binary.vmm} {binary.version}.",
-                )
+        if there is not None and there.digest != binary.digest:
+            raise InvalidArgument(
+                f"Another build of {TITLES[binary.vmm]} {binary.version} is here already.",
+                hint=f"Remove it first: waggle vmm rm {binary.vmm} {binary.version}.",
+            )
+        if there is not None and not kept.problem(there, self.directory, self._users):
             if binary.jailer_digest in ("", there.jailer_digest):
                 return Added(there, new=False)
             if there.jailer is not None:  # killed from here on, it has a program without a jailer
@@ -194,11 +205,9 @@ class BinaryStore:
         return Added(binary, new=True)
 
     def _there(self, directory: Path) -> Binary | None:
-        """Return what has the name already, if it is whole."""
+        """Return what has the name already, if it has a record."""
         with contextlib.suppress(ValueError):
-            binary = kept.read(directory)
-            if not kept.problem(binary, self.directory, self._users):
-                return binary
+            return kept.read(directory)
         return None
 
     def remove(self, vmm: Vmm, version: Version, needs: Callable[[str], str]) -> None:
@@ -215,7 +224,7 @@ class BinaryStore:
             for one in self.installed():
                 if (one.vmm, one.version) != (vmm, version):
                     continue
-                if one.binary is not None and (why := needs(one.binary.digest)):
+                if (digest := self._digest(one)) and (why := needs(digest)):
                     raise Busy(
                         f"{TITLES[vmm]} {version} is needed by {why}.",
                         hint="Remove that first, or add --force: it can then not be resumed.",
@@ -224,6 +233,16 @@ class BinaryStore:
                 directory.rename(work / "old")
             with contextlib.suppress(OSError):  # another version is there
                 directory.parent.rmdir()
+
+    def _digest(self, one: Installed) -> str:
+        """Return the digest of the record, or without one that of the file; empty without both."""
+        if one.binary is not None:
+            return one.binary.digest
+        with contextlib.suppress(OSError):
+            return kept.digest_of(
+                self.directory / one.vmm / str(one.version) / one.arch / one.vmm.value
+            )
+        return ""
 
     def _make(self, directory: Path) -> None:
         """Make a directory that every user may enter, whatever the umask."""

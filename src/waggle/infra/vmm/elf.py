@@ -17,7 +17,7 @@ _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
 _64_BIT, _LITTLE = 2, 1
 _EXECUTABLE, _SHARED = 2, 3
-_INTERPRETER, _DYNAMIC = 3, 2
+_LOADED, _INTERPRETER, _DYNAMIC = 1, 3, 2
 _MOST_SEGMENTS: Final = 128
 _MOST_NAME: Final = 4096
 _MACHINES: Final = {62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
@@ -54,17 +54,26 @@ def read(descriptor: int) -> Program:
         raise NotElf("it is an object file or a core dump")
     if size != _SEGMENT.size or not 0 < count <= _MOST_SEGMENTS or table >= 1 << 62:
         raise NotElf("its headers are damaged")
-    rows = os.pread(descriptor, size * count, table)
-    if len(rows) != size * count:
-        raise NotElf("it is cut off")
     interpreter, is_dynamic = "", False
-    for segment, _, offset, _, _, length, _, _ in _SEGMENT.iter_unpack(rows):
+    for segment, offset, length in _segments(descriptor, table, count):
         is_dynamic |= segment == _DYNAMIC
         if segment == _INTERPRETER:
             interpreter = _text(descriptor, offset, length)
     if kind == _SHARED and not is_dynamic:
         raise NotElf("its headers are damaged")
     return Program(_MACHINES.get(machine, f"machine {machine}"), interpreter)
+
+
+def _segments(descriptor: int, table: int, count: int) -> list[tuple[int, int, int]]:
+    """Return the kind, offset and length in the file of every segment."""
+    rows = os.pread(descriptor, _SEGMENT.size * count, table)
+    end = os.fstat(descriptor).st_size
+    if len(rows) != _SEGMENT.size * count:
+        raise NotElf("it is cut off")
+    found = [(row[0], row[2], row[5]) for row in _SEGMENT.iter_unpack(rows)]
+    if any(kind == _LOADED and offset + length > end for kind, offset, length in found):
+        raise NotElf("it is cut off")
+    return found
 
 
 def _text(descriptor: int, offset: int, length: int) -> str:

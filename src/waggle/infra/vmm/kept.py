@@ -119,20 +119,36 @@ def problem(binary: Binary, root: Path, users: Collection[int]) -> str:
 
     Only `users` may own them. Blocks to read files that were not read before, or that changed.
     """
+    if found := place_problem(root, users):
+        return found
     above = [binary.path.parent, *binary.path.parent.parents]
-    own = above[: above.index(root) + 1]
+    own = above[: above.index(root)]
     files = [(binary.path, binary.digest)]
     if binary.jailer is not None:
         files.append((binary.jailer, binary.jailer_digest))
     try:
-        for path in (*own, root.parent, root.parent.parent):
-            if found := _directory_problem(path, path.lstat(), users, strict=path in own):
+        for path in own:
+            if found := _directory_problem(path, path.lstat(), users, strict=True):
                 return f"{path} {found}"
         for path, digest in files:
             if found := _file_problem(path.lstat(), users):
                 return f"{path} {found}"
             if digest_of(path) != digest:
                 return f"{path} was replaced: it is not the program that was added"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
+def place_problem(root: Path, users: Collection[int]) -> str:
+    """Return what is wrong with the store's directory or those above; empty when nothing is.
+
+    No `add` could repair that: only the operator can say who may write there.
+    """
+    try:
+        for path in (root, root.parent, root.parent.parent):
+            if found := _directory_problem(path, path.lstat(), users, strict=path == root):
+                return f"{path} {found}"
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return ""

@@ -75,7 +75,7 @@ def gather(path: Path, jailer: Path | None, work: Path, arch: str) -> Offered:
     with _opened(path) as (source, mode):
         if stat.S_ISREG(mode) and _is_archive(source):
             offered = _unpacked(source, path, work, arch)
-            return Offered(offered.program, _copied(jailer, work, arch)) if jailer else offered
+            return Offered(offered.program, _jailer(jailer, work, arch)) if jailer else offered
     if stat.S_ISDIR(mode):
         directory, names = _looked_through(path)
         program, other = select(names, path, arch)
@@ -84,7 +84,16 @@ def gather(path: Path, jailer: Path | None, work: Path, arch: str) -> Offered:
         beside = jailer_of(path.name)
     if jailer is None and beside and path.with_name(beside).exists():
         jailer = path.with_name(beside)
-    return Offered(_copied(path, work, arch), _copied(jailer, work, arch) if jailer else None)
+    return Offered(_copied(path, work, arch), _jailer(jailer, work, arch) if jailer else None)
+
+
+def _jailer(path: Path, work: Path, arch: str) -> Copy:
+    try:
+        return _copied(path, work, arch)
+    except InvalidArgument as error:
+        message = error.message.replace("is no VMM", "is no jailer")
+        hint = "Name the jailer of the same release with --jailer."
+        raise InvalidArgument(message, hint=hint) from error
 
 
 @contextlib.contextmanager

@@ -133,9 +133,9 @@ def confine(argv: Sequence[str], *, kvm: bool) -> list[str]:
     With `kvm` it may use that, if a group may. Raises SetupIncomplete without util-linux.
     """
     limited = ["prlimit", *_LIMITS, "--", *argv]
-    apart = _apart(os.geteuid())
+    apart = namespaces(os.geteuid())
     if os.geteuid() != 0:
-        return [*apart, *confined.leash(limited)]
+        return confined.leash([*apart, *limited])
     group = confined.kvm_group() if kvm else -1
     groups = "--clear-groups" if group < 0 else f"--groups={group}"
     # A change of user clears the signal at the parent's death, so it is set again.
@@ -144,15 +144,13 @@ def confine(argv: Sequence[str], *, kvm: bool) -> list[str]:
 
 
 @functools.cache
-def _apart(user: int) -> tuple[str, ...]:
+def namespaces(user: int) -> tuple[str, ...]:
     """Return a prefix for namespaces without a network; empty where this user may make none.
 
-    Those of root have only its processes, too, which all end with the first.
+    They have only its processes, which all end with the first.
     """
-    prefix = ("unshare", "--net", "--ipc", "--uts")
-    own = (
-        ("--pid", "--fork", "--kill-child=KILL") if user == 0 else ("--user", "--map-current-user")
-    )
+    prefix = ("unshare", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
+    own = () if user == 0 else ("--user", "--map-current-user")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         argv = [*prefix, *own, "true"]
         subprocess.run(argv, check=True, capture_output=True, timeout=_PROBE_SECONDS)
