@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.app.hypervisors import ADAPTERS, hypervisors
+from waggle.app.hypervisors import ADAPTERS, guest_kernels, hypervisors
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.hypervisor import HypervisorName
@@ -41,3 +41,24 @@ def test_the_log_names_the_acceleration_and_what_each_can() -> None:
     chosen = hypervisors(load({"HOME": "/root", **environ}))
     assert chosen.label == "qemu (tcg)"
     assert "can be frozen" in chosen.abilities["qemu (tcg)"]
+
+
+@pytest.mark.parametrize(
+    "names, kernel, made",
+    [
+        ("qemu", "small", 1),
+        ("qemu", "full", 1),
+        ("cloud-hypervisor,qemu", "small", 2),
+        ("firecracker,qemu", "full", 2),
+        ("cloud-hypervisor,qemu", "full", 1),
+        ("auto", "small", 1),
+    ],
+)
+def test_the_kernels_of_all_named_ones_are_needed(names: str, kernel: str, made: int) -> None:
+    """The first runs new environments, so one kernel of the last would not do."""
+    environ = {
+        "WAGGLE_HYPERVISOR": names,
+        "WAGGLE_GUEST_KERNEL": kernel,
+        "WAGGLE_QEMU_BINARY": "/bin/true",
+    }
+    assert len(guest_kernels(load({"HOME": "/root", **environ}))) == made

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from waggle.app.values import data_room
@@ -152,10 +153,17 @@ def candidates(settings: Settings) -> dict[HypervisorName, Candidate]:
     return {name: ADAPTERS[name](settings).candidate for name in HypervisorName}
 
 
-def guest_kernel(settings: Settings) -> Part:
-    """Return the kernel of the last hypervisor's guests, which is QEMU unless that is left out."""
-    names = settings.hypervisor or tuple(HypervisorName)
-    return ADAPTERS[names[-1]](settings).kernel
+def guest_kernels(settings: Settings, adapters: Adapters = ADAPTERS) -> tuple[Path, ...]:
+    """Return the kernels of the guests of all hypervisors that are named, or that `auto` may take.
+
+    That of QEMU's if there is none.
+    """
+    found = {name: adapters[name](settings) for name in HypervisorName}
+    left_out = {
+        n for n, one in found.items() if one.candidate.problem or one.candidate.only_by_name
+    }
+    names = settings.hypervisor or [n for n in found if n not in left_out] or [HypervisorName.QEMU]
+    return tuple(dict.fromkeys(found[name].kernel.path for name in names))
 
 
 @dataclass(frozen=True, slots=True)

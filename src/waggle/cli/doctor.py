@@ -12,7 +12,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app.hypervisors import candidates, guest_kernel
+from waggle.app.hypervisors import candidates, guest_kernels
 from waggle.app.network import operator_rules
 from waggle.app.values import image_service
 from waggle.cli.progress import print_json
@@ -57,7 +57,7 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernel=guest_kernel(settings).path,
+        kernels=guest_kernels(settings),
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,
@@ -99,7 +99,7 @@ def _secrets(file: Path) -> int:
 async def _fixes(host: Subject) -> list[str]:
     """Return the lines to show for `fix`, with the commands in order."""
     plan = await packages_plan()
-    parts = host.kernel.exists() and host.kit.exists()
+    parts = all(path.exists() for path in (*host.kernels, host.kit))
     images = all(host.images().values()) and not host.outdated()
     return fixes(plan, parts=parts, images=images)
 

@@ -23,7 +23,7 @@ def subject(
     facts = groups or Facts()
     nothing = Path("/nonexistent")
     return Subject(
-        *(nothing, nothing, nothing), groups=lambda: facts, disk=lambda _: disk, is_root=is_root
+        *(nothing, (nothing,), nothing), groups=lambda: facts, disk=lambda _: disk, is_root=is_root
     )
 
 
