@@ -85,6 +85,8 @@ def test_programs_are_added_listed_checked_and_removed(waggle: Host, programs: P
     assert (code, added["vmm"], added["version"]) == (0, "cloud-hypervisor", "48.0.0")
     assert added["sha256"] == digest_of(programs / "ch")
     assert "no hypervisor here" in added["unasked"]
+    err = waggle("add", programs / "ch")[2]
+    assert "Name it in WAGGLE_HYPERVISOR, and run 'waggle setup'" in err
 
     code, out, _ = waggle("ls", "--json")
     rows = {row["vmm"]: row for row in json.loads(out)}
@@ -189,6 +191,12 @@ def test_a_running_environment_needs_its_program(
     with running(one.binary.path, tmp_path / "place") as process:
         record = replace(environment(), machine=identify(process.pid))
         anyio.run(saved, waggle.places.state, [record, environment(2)])
+        code, _, err = waggle("rm", "firecracker", V)
+        assert code == 1
+        assert f"is needed by 1 running environment ({record.id})" in err
+        of_a_client = waggle.places.stdio / "0a1b2c3d" / waggle.places.state.name
+        of_a_client.parent.mkdir(parents=True)
+        waggle.places.state.rename(of_a_client)
         code, _, err = waggle("rm", "firecracker", V)
         assert code == 1
         assert f"is needed by 1 running environment ({record.id})" in err

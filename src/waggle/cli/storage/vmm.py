@@ -93,6 +93,8 @@ def add(path: Path, jailer: Path | None, *, as_json: bool) -> None:
     say(f"{TITLES[binary.vmm]} {binary.version}{beside}{'' if new else ' was here already'}.")
     if binary.unasked:
         say(f"Its API was not asked for its version: {binary.unasked}")
+    if binary.vmm is Vmm.CLOUD_HYPERVISOR:
+        say("Name it in WAGGLE_HYPERVISOR, and run 'waggle setup': it makes its guests' kernel.")
 
 
 def check(*, as_json: bool) -> int:
@@ -132,7 +134,9 @@ def needed(places: Places, digest: str) -> str:
         found += _made_by(digest, places.stdio, f"*/{pattern}")
         parts += _counted(found, what)
     parts += _counted(_made_by(digest, places.templates, "*"), "template")
-    parts += _counted(anyio.run(_running, places, digest), "running environment")
+    states = [places.state, *sorted(places.stdio.glob(f"*/{places.state.name}"))]
+    running = [one for state in states for one in anyio.run(_running, state, digest)]
+    parts += _counted(running, "running environment")
     return ", ".join(parts)
 
 
@@ -158,11 +162,11 @@ def _text(path: Path) -> str:
     return ""
 
 
-async def _running(places: Places, digest: str) -> list[str]:
-    """Return the environments whose machine's process runs the program."""
-    if not places.state.exists():
+async def _running(state: Path, digest: str) -> list[str]:
+    """Return the environments of a server whose machine's process runs the program."""
+    if not state.exists():
         return []
-    records = await SqliteStore.open(places.state)
+    records = await SqliteStore.open(state)
     try:
         unfinished = await records.unfinished()
     finally:
