@@ -100,7 +100,8 @@ class ByHypervisor(Generic[T]):
         except KeyError:
             raise Unsupported(
                 f"It needs the hypervisor {name}, which this server does not run.",
-                hint=f"The operator can add {name} to WAGGLE_HYPERVISOR and restart the server.",
+                hint=f"The operator can add {name} to WAGGLE_HYPERVISOR and restart the server. "
+                "If that is auto, 'waggle doctor' says what it lacks.",
             ) from None
 
     def for_new(self, *, snapshots: bool) -> T:
