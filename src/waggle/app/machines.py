@@ -42,6 +42,7 @@ from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
 from waggle.service.local.frozen import CannotFreeze, Freezer
 from waggle.service.local.frozen.manifest import Loaded
 from waggle.service.local.frozen.templates import NoTemplates, Recipe, Templates
+from waggle.service.local.frozen.turns import Turns
 from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
@@ -78,7 +79,7 @@ def machinery(
         uid_base=settings.vm_uid_base if is_root() else None,
     )
     room = data_room(settings)
-    loaded = Loaded()
+    loaded, turns = Loaded(), Turns()
     stack.callback(loaded.close)
 
     def made(one: Running) -> Machinery:
@@ -92,7 +93,9 @@ def machinery(
         )
         freezing = CannotFreeze.because(machines.name, others=running.freezing is not None)
         if can_freeze(machines):
-            freezing = Freezer(machines, places.frozen, places.disks, parts, room, loaded)
+            freezing = Freezer(
+                machines, places.frozen, places.disks, parts, room, loaded, turns=turns
+            )
         return Machinery(machines, parts, launcher, freezing, room)
 
     return ByHypervisor(*map(made, running.all))
@@ -148,7 +151,13 @@ def templates(
     kept.sweep()
     background = tasks if settings.templates == "on" else None
     found = Templates(
-        kept, own.freezing.hypervisor, own.launcher, recipe, background, cache_room(settings)
+        kept,
+        own.freezing.hypervisor,
+        own.launcher,
+        recipe,
+        background,
+        cache_room(settings),
+        turns=own.freezing.turns,
     )
     stack.callback(found.loaded.close)
     return found

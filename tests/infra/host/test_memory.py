@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.host.memory import Memory, Outlook, outlook, parse_memory, read_memory
+from waggle.infra.host.memory import (
+    Memory,
+    Outlook,
+    outlook,
+    parse_group,
+    parse_memory,
+    read_memory,
+)
 
 GIB = 1 << 30
 MEMINFO = "MemTotal:       1048576 kB\nMemFree:  5 kB\nMemAvailable:     524288 kB\nHugePages: 0\n"
@@ -33,6 +42,46 @@ def test_other_text_is_refused(text: str) -> None:
 def test_this_host_has_memory() -> None:
     memory = read_memory()
     assert 0 < memory.available <= memory.total
+
+
+def test_the_file_cache_of_a_group_is_available() -> None:
+    assert parse_group("100\n", "90\n", "anon 30\ninactive_file 60\n") == Memory(100, 70)
+    assert parse_group("100\n", "120\n", "") == Memory(100, 0), "it may be over its limit"
+    assert parse_group("max\n", "90\n", "") is None
+
+
+@pytest.mark.parametrize(
+    "limits,expected",
+    [
+        ({}, Memory(GIB, GIB // 2, some=1.5, full=0.25)),
+        ({"": GIB // 4}, Memory(GIB // 4, GIB // 4 - 5, some=1.5, full=0.25)),
+        ({"waggle": 50, "": GIB}, Memory(50, 45, some=1.5, full=0.25)),
+        ({"waggle/server": 9, "waggle": 50}, Memory(9, 4, some=1.5, full=0.25)),
+        ({"waggle": GIB}, Memory(GIB, GIB // 2, some=1.5, full=0.25)),
+    ],
+)
+def test_the_least_that_a_limit_leaves_is_what_there_is(
+    tmp_path: Path, limits: dict[str, int], expected: Memory
+) -> None:
+    """A server in a container, or in a unit with MemoryMax, has less than its host."""
+    proc, mount = tmp_path / "proc", tmp_path / "cgroup"
+    for name, text in {
+        "meminfo": MEMINFO,
+        "pressure/memory": PRESSURE,
+        "self/mountinfo": f"1 0 0:1 / {mount} rw - cgroup2 cgroup rw\n",
+        "self/cgroup": "0::/waggle/server\n",
+    }.items():
+        (proc / name).parent.mkdir(parents=True, exist_ok=True)
+        (proc / name).write_text(text)
+    (mount / "waggle/server").mkdir(parents=True)
+    for name in ("waggle/server", "waggle"):
+        (mount / name / "memory.max").write_text(f"{limits.get(name, 'max')}\n")
+    if "" in limits:  # the top group of a container; that of a host has no such file
+        (mount / "memory.max").write_text(f"{limits['']}\n")
+    for group in (mount, mount / "waggle", mount / "waggle/server"):
+        (group / "memory.current").write_text("5\n")
+        (group / "memory.stat").write_text("inactive_file 0\n")
+    assert read_memory(proc) == expected
 
 
 @pytest.mark.parametrize(

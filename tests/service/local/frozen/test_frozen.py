@@ -18,9 +18,11 @@ from waggle.domain.errors import GuestLost, SnapshotFailed, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.host.memory import Memory
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
-from waggle.service.local.frozen import FREEZING, Freezer, frozen_in
+from waggle.service.local.frozen import Freezer, frozen_in
+from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, NoMemory, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -92,8 +94,15 @@ def started(tmp_path: Path, machine: Machine, name: str = "environment") -> Star
     return StartedMachine(blueprint, cast("Any", machine), cast("Any", None))
 
 
-def freezer(tmp_path: Path) -> Freezer:
-    return Freezer(cast("Any", Vmm()), tmp_path / "frozen", tmp_path, cast("GuestParts", None))
+def freezer(tmp_path: Path, turns: Turns | None = None) -> Freezer:
+    parts = cast("GuestParts", None)
+    return Freezer(cast("Any", Vmm()), tmp_path / "frozen", tmp_path, parts, turns=turns)
+
+
+def with_free(*mib: int) -> Turns:
+    """Return the turns of a server that has so much memory at each look."""
+    looks = iter(mib)
+    return Turns(lambda: Memory(64 << 30, next(looks) << 20))
 
 
 async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
@@ -173,3 +182,47 @@ async def test_few_machines_are_frozen_at_once_and_the_others_run_on_meanwhile(
         assert under_way() == FREEZING
         goes_on.set()
     assert [machine.calls[0] for machine in machines] == ["freeze"] * len(machines)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_disk: bool) -> None:
+    """The kernel would kill a machine, or the server. With memory, the next try succeeds."""
+    machine = Machine()
+    hers = started(tmp_path, machine)
+    (tmp_path / "frozen").mkdir()
+    enough = 128 + MARGIN_MIB
+    one = freezer(tmp_path, with_free(enough - 1, enough))
+
+    async def frozen() -> None:
+        if to_disk:
+            await one.pause_to_disk(hers)
+        else:
+            async with one.freeze(hers):
+                pass
+
+    with pytest.raises(NoMemory) as refused:
+        await frozen()
+    assert f"it takes {enough} MiB for a short time, and {enough - 1} MiB are" in str(refused.value)
+    assert "Try again later" in refused.value.hint
+    assert refused.value.retryable
+    assert "freeze" not in machine.calls
+    assert not list((tmp_path / "frozen").iterdir())
+    await frozen()
+    assert "freeze" in machine.calls
+
+
+async def test_those_that_are_being_frozen_count_until_they_are(tmp_path: Path) -> None:
+    goes_on = anyio.Event()
+    waits, other = Machine(goes_on=goes_on), Machine()
+    room_for_one = 2 * 128 + MARGIN_MIB - 1
+    one = freezer(tmp_path, with_free(room_for_one, room_for_one, room_for_one))
+    second = started(tmp_path, other, "second")
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.pause_to_disk, started(tmp_path, waits))
+        await until(lambda: waits.calls == ["freeze"])
+        with pytest.raises(NoMemory):
+            await one.pause_to_disk(second)
+        assert not other.calls
+        goes_on.set()
+    await one.pause_to_disk(second)
+    assert other.calls == ["freeze", "stop"]

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import anyio
+import anyio.abc
 import pytest
 
 from waggle.domain.image import BootImage
@@ -15,10 +17,12 @@ from waggle.domain.machine import FreezingHypervisor, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey
+from waggle.infra.host.memory import Memory
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, MachineParts
 from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.frozen.turns import Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -36,13 +40,25 @@ class Vmm:
         return VMM
 
 
-def templates(tmp_path: Path, *, apart: bool = False, warm: Command = WARM) -> Templates:
+def templates(
+    tmp_path: Path,
+    *,
+    apart: bool = False,
+    warm: Command = WARM,
+    tasks: anyio.abc.TaskGroup | None = None,
+    turns: Turns | None = None,
+) -> Templates:
     recipe = Recipe(
         ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, warm), usual=None, apart=apart
     )
     hypervisor = cast("FreezingHypervisor", Vmm())
     return Templates(
-        TemplateStore(tmp_path / "templates"), hypervisor, cast("Launcher", None), recipe, None
+        TemplateStore(tmp_path / "templates"),
+        hypervisor,
+        cast("Launcher", None),
+        recipe,
+        tasks,
+        turns=turns,
     )
 
 
@@ -93,3 +109,19 @@ async def test_with_owners_kept_apart_a_template_serves_only_its_owner(tmp_path:
     assert hers.key.parts["owner"] == "ann"
     assert await found.find(blueprint("bob")) is None
     assert await found.find(blueprint(None)) is None, "a machine that waits may be anybody's"
+
+
+async def test_a_template_for_which_there_is_no_memory_is_put_off(tmp_path: Path) -> None:
+    """It is tried again when it is wanted again, before its machine boots."""
+    looks: list[int] = []
+
+    def look() -> Memory:
+        looks.append(1)
+        return Memory(1 << 30, 1 << 20)
+
+    async with anyio.create_task_group() as tasks:
+        found = templates(tmp_path, tasks=tasks, turns=Turns(look))
+        for tries in (1, 2):
+            found.want(blueprint(None))
+            await found.idle()
+            assert len(looks) == tries

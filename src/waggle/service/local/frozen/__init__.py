@@ -67,13 +67,11 @@ from waggle.service.local.frozen.manifest import (
     to_facts,
     vmm_of,
 )
+from waggle.service.local.frozen.turns import Turns
 from waggle.tasks import finish
 
 __all__ = ["CannotFreeze", "Freezer", "Freezing", "FrozenMachine", "frozen_by", "frozen_in"]
 
-FREEZING = 2
-"""Machines that one hypervisor freezes at once: each takes up to its whole memory again meanwhile,
-from this host and outside of the machine's own limit. The others run on until it is their turn."""
 log = structlog.get_logger(__name__)
 
 
@@ -104,13 +102,15 @@ class Freezer:
         parts: GuestParts,
         room: DiskRoom | None = None,
         loaded: Loaded | None = None,
+        *,
+        turns: Turns | None = None,
     ) -> None:
         """`disks` has the root disks; states are written to the disk of `room`. Close `loaded`."""
         self._room = room or DiskRoom("the directory of frozen machines", directory, 0)
         self.hypervisor = hypervisor
         self.loaded = loaded or Loaded()
         self._verified = frozen_files.Verified()
-        self._freezing = asyncio.Semaphore(FREEZING)
+        self.turns = turns or Turns()
         self._directory = directory
         self._disks = disks
         self._parts = parts
@@ -153,7 +153,7 @@ class Freezer:
         machine, disks = started.machine, started.blueprint.disks
         with contextlib.ExitStack() as undo:
             try:
-                async with self._freezing:
+                async with self.turns.turn(started.blueprint.parts.resources):
                     state = await machine.freeze(disks)
                 undo.callback(state.close)
                 await finish(asyncio.to_thread(add_disks, clone, disks, work))
@@ -173,7 +173,7 @@ class Freezer:
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
             async with new_directory(blueprint.files) as work:
-                async with self._freezing:
+                async with self.turns.turn(blueprint.parts.resources):
                     state = await started.machine.freeze(disks)
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)

@@ -37,6 +37,7 @@ from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
 from waggle.service.local.frozen import FrozenMachine
 from waggle.service.local.frozen.manifest import Loaded, closing_with
 from waggle.service.local.frozen.spare import hold_ready
+from waggle.service.local.frozen.turns import NoMemory, Turns
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -92,12 +93,15 @@ class Templates:
         recipe: Recipe,
         tasks: anyio.abc.TaskGroup | None,
         room: DiskRoom | None = None,
+        *,
+        turns: Turns | None = None,
     ) -> None:
         """Wanted templates are made in `tasks`; with None, only `ensure` makes any.
 
         `room` is that of the store's disk.
         """
         self._room = room or DiskRoom("the directory of templates", store.directory, 0)
+        self._turns = turns or Turns()
         self.hypervisor = hypervisor
         self.store = store
         self.loaded = Loaded()
@@ -193,11 +197,11 @@ class Templates:
         )
 
     async def _make(self, key: TemplateKey, blueprint: Blueprint) -> None:
-        """Make a template; a failure is logged and not tried again, except for a full disk."""
+        """Make a template; a failure is logged and not tried again, except for lack of room."""
         try:
             async with self._turn:
                 await self.make(key, blueprint)
-        except DiskFull as error:
+        except (DiskFull, NoMemory) as error:
             log.warning("template_put_off", template=key.id, error=error.message)
         except (WaggleError, OSError) as error:
             self._given_up.add(key.id)
@@ -210,9 +214,10 @@ class Templates:
     async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
         """Boot a machine of that kind, warm it, freeze it. Leaves nothing if it fails.
 
-        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull or OSError.
+        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull, NoMemory or OSError.
         """
         self._room.require()
+        self._turns.require(blueprint.parts.resources)
         with self._room.errors(), self.store.workspace() as work:
             keys = new_keys()
             own = replace(blueprint, files=work)
@@ -226,7 +231,8 @@ class Templates:
                     await self._warm(started.lease.port, keys, own.parts.runtime)
                     await machine.agent.ping()
                     await machine.settle()
-                    state = await finish(closing_with(held, machine.freeze(disks)))
+                    async with self._turns.turn(own.parts.resources):
+                        state = await finish(closing_with(held, machine.freeze(disks)))
                 finally:
                     await started.stop()
                 await asyncio.to_thread(state.save, work)

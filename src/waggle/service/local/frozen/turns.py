@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a machine may be frozen now: few at once, and none for which there is no memory.
+
+Used by `Freezer` and `Templates`, which share one. Knows no machine. A machine's memory is copied
+to files in memory: as much as it has, from this host and outside of the machine's own limit, and
+for a short time what of it is not empty once more. Without a look before, the kernel would kill a
+machine, or the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from waggle.domain.errors import SnapshotFailed
+from waggle.domain.machine import Resources
+from waggle.infra.host.memory import Memory, read_memory
+
+FREEZING: Final = 2
+"""Machines that are frozen at once. The others run on until it is their turn."""
+MARGIN_MIB: Final = 128
+"""What must be left besides."""
+
+
+class NoMemory(SnapshotFailed):
+    """There is too little memory to freeze a machine now; it runs on."""
+
+    default_hint = (
+        "Try again later, or destroy environments that are no longer needed; the operator can give "
+        "the server more memory."
+    )
+
+
+class Turns:
+    """The turns of all machines of a server. `read` returns the memory that is there now."""
+
+    def __init__(self, read: Callable[[], Memory] = read_memory) -> None:
+        self._read = read
+        self._turns = asyncio.Semaphore(FREEZING)
+        self._promised = 0
+
+    def require(self, size: Resources) -> None:
+        """Raise NoMemory if a machine of this size could not be frozen now.
+
+        Those that are being frozen count in full: how much they have taken already is not known.
+        """
+        need = size.memory_mib + MARGIN_MIB + self._promised
+        free = self._read().available >> 20
+        if free < need:
+            raise NoMemory(
+                f"The server has too little memory to freeze this machine: it takes {need} MiB for "
+                f"a short time, and {free} MiB are available."
+            )
+
+    @contextlib.asynccontextmanager
+    async def turn(self, size: Resources) -> AsyncGenerator[None]:
+        """Wait for the turn of a machine, and hold it for the block. Raises as `require` does."""
+        async with self._turns:
+            self.require(size)
+            self._promised += size.memory_mib
+            try:
+                yield
+            finally:
+                self._promised -= size.memory_mib
