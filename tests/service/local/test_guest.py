@@ -131,22 +131,41 @@ class TestGuest:
                 await connection.get()
         assert made.connections == 2
 
-    async def test_a_freeze_after_which_the_guest_is_late_does_not_say_that_files_are_gone(
-        self,
+    @pytest.mark.parametrize("how", ["freeze", "pause", "pause_to_disk"])
+    @pytest.mark.parametrize("dies", [False, True])
+    async def test_a_guest_that_is_late_is_not_said_to_have_lost_its_files(
+        self, how: str, dies: bool
     ) -> None:
-        class Late:
+        """Unless its machine died of it."""
+
+        class Late(PretendMachine):
             keeps_connections = True
+
+            async def pause(self) -> None:
+                if dies:
+                    self.dead.set()
+                raise GuestLost("The guest does not answer within 30 s.")
+
+            async def pause_to_disk(self, _started: StartedMachine) -> None:
+                await self.pause()
 
             @contextlib.asynccontextmanager
             async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
-                raise GuestLost("The guest does not answer within 30 s.")
+                await self.pause()
                 yield "frozen"
 
-        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Late()))
-        with pytest.raises(GuestLost, match="within 30 s") as raised:
+        machine = Late([])
+        guest = self.make(machine, [], freezing=cast("Freezing", machine))
+
+        async def frozen() -> None:
             async with guest.freeze():
                 pass
-        assert "restart_environment boots it again with its files" in raised.value.hint
+
+        work = {"freeze": frozen, "pause": guest.pause, "pause_to_disk": guest.pause_to_disk}
+        with pytest.raises(GuestLost, match="died" if dies else "within 30 s") as raised:
+            await work[how]()
+        said = "create a new environment" if dies else "restart_environment boots it again with its"
+        assert said in raised.value.hint
 
     async def test_nothing_is_sent_to_a_machine_that_is_copied(self) -> None:
         """Its copy would have it, too, and answer that when it is given its identity."""

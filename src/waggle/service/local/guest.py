@@ -166,8 +166,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
-        await self._hang_up()
-        await self._machine.pause()
+        async with self._naming_the_cause():
+            await self._hang_up()
+            await self._machine.pause()
 
     async def unpause(self) -> None:
         """Resume it; see `domain.host.Guest`."""
@@ -213,8 +214,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         await finish(self._pause_to_disk())
 
     async def _pause_to_disk(self) -> None:
-        await self._hang_up()
-        await self._freezing.pause_to_disk(self.started)
+        async with self._naming_the_cause():
+            await self._hang_up()
+            await self._freezing.pause_to_disk(self.started)
         self._is_on_disk = True
         await self._destroy()
 
