@@ -198,6 +198,45 @@ async def test_a_guest_that_answers_too_late_after_a_freeze_can_be_reached_once_
         assert await banner(made) == BANNER
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
+async def test_a_guest_that_answers_too_late_has_its_clock_set_once_it_does(
+    tmp_path: Path, is_frozen: bool
+) -> None:
+    leaks = Leaks()
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        await late(made, is_frozen=is_frozen)
+        assert made.vmm.renewed == []
+        made.vmm.is_deaf = False
+        await until(lambda: made.vmm.renewed == ["clock"])
+        assert await banner(made) == BANNER
+        await late(made, is_frozen=is_frozen)
+        await made.machine.pause()
+        assert not [task for task in asyncio.all_tasks() if "_until_set" in repr(task)]
+        made.vmm.is_deaf = False
+        await made.machine.unpause()
+        assert made.vmm.renewed == ["clock"] * 2
+        await late(made, is_frozen=is_frozen)
+    await leaks.settle()
+
+
+async def late(made: Pretended, *, is_frozen: bool) -> None:
+    """Have it run on while its guest answers nothing, until the clock is tried again."""
+    if is_frozen:
+        (await made.machine.freeze(made.spec.disks)).close()
+    else:
+        await made.machine.pause()
+        for connection in made.vmm.connections:
+            connection.close()
+    made.vmm.asked.clear()
+    made.vmm.is_deaf = True
+    unpausing = asyncio.create_task(made.machine.unpause())
+    await until(lambda: bool(made.vmm.asked))
+    await end(unpausing)
+    before = len(made.vmm.asked)
+    await until(lambda: len(made.vmm.asked) > before)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("call", ["putMachineConfiguration", "createSyncAction"])
 async def test_what_the_api_answers_instead_fails_the_boot(

@@ -139,23 +139,23 @@ class TestGuest:
         """Unless its machine died of it."""
 
         class Late(PretendMachine):
-            keeps_connections = True
-
             async def pause(self) -> None:
                 if dies:
                     self.dead.set()
                 raise GuestLost("The guest does not answer within 30 s.")
 
-            async def pause_to_disk(self, _started: StartedMachine) -> None:
-                await self.pause()
+        class Freezes:
+            keeps_connections = True
+
+            async def pause_to_disk(self, started: StartedMachine) -> None:
+                await started.machine.pause()
 
             @contextlib.asynccontextmanager
-            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
-                await self.pause()
+            async def freeze(self, started: StartedMachine) -> AsyncGenerator[str]:
+                await started.machine.pause()
                 yield "frozen"
 
-        machine = Late([])
-        guest = self.make(machine, [], freezing=cast("Freezing", machine))
+        guest = self.make(Late([]), [], freezing=cast("Freezing", Freezes()))
 
         async def frozen() -> None:
             async with guest.freeze():

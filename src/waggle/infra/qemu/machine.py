@@ -14,16 +14,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import structlog
 from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.infra.guest.channel import over
+from waggle.infra.guest.clock import ClockedMachine
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.guest.link import LinkedMachine, explain, until_booted
+from waggle.infra.guest.link import explain, until_booted
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import frozen
 from waggle.infra.qemu.argv import Door, Memory, Wires
@@ -39,7 +39,6 @@ _BROKEN_SECONDS = 5.0
 """How long it may take to notice that its state is no longer read."""
 _SETTLE_SECONDS = 60.0
 """The guest itself gives up after 10, and other machines may be served first."""
-log = structlog.get_logger(__name__)
 
 
 class Incoming(NamedTuple):
@@ -49,7 +48,7 @@ class Incoming(NamedTuple):
     memory: bool
 
 
-class QemuMachine(LinkedMachine):
+class QemuMachine(ClockedMachine):
     """A machine; implements `domain.machine.Machine` once `until_ready` has returned None."""
 
     def __init__(
@@ -159,26 +158,16 @@ class QemuMachine(LinkedMachine):
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.machine.Machine.pause`."""
+        await self._rest()
         self._stalling.is_paused = True
         await self._command("stop")
 
     async def start(self) -> None:
-        """Run the machine without setting its clock. Raises GuestLost."""
+        """See `ClockedMachine.start`."""
         self._stalling.is_paused = False
         after_resume = self._stalling.resuming()
         await self._command("cont")
         after_resume()
-
-    async def _continue(self) -> None:
-        await self.start()
-
-    async def unpause(self) -> None:
-        """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
-        await self.start()
-        try:
-            await self.renew({})
-        except (GuestLost, DiskFull) as error:  # a wrong clock harms only the guest
-            log.warning("clock_not_set", error=error.message)
 
     async def _command(self, command: str) -> None:
         try:
@@ -234,6 +223,7 @@ class QemuMachine(LinkedMachine):
         return explain("QEMU", await self._process.wait(), self._link.console.cause)
 
     async def _release(self) -> None:
+        await self._rest()
         await self._stalling.aclose()
         if self._connecting is not None:
             await asyncio.wait([self._connecting], timeout=_LAST_SECONDS)

@@ -16,14 +16,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-import structlog
-
 from waggle.domain.errors import DiskFull, GuestLost, WaggleError
 from waggle.domain.machine import MachineSpec
+from waggle.infra.guest.clock import ClockedMachine
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.frozen import Origin
-from waggle.infra.guest.link import LinkedMachine, explain
+from waggle.infra.guest.link import explain
 from waggle.infra.guest.vsock import ConsoleListener, VsockDoor
 from waggle.infra.guest.vsock_link import VsockLink
 from waggle.infra.vmm.client import VmmClient
@@ -49,7 +48,6 @@ _MAX_COMPLAINT = 4096
 _ENDED = "waggle: ended"
 """The last line of a guest that ended in order (kit/guest/ending.c)."""
 NO_ORDER: Final = "the guest's kernel panicked or rebooted"
-log = structlog.get_logger(__name__)
 
 
 def path(name: str) -> str:
@@ -65,7 +63,7 @@ class Program:
     version: Version
 
 
-class VmmMachine(LinkedMachine):
+class VmmMachine(ClockedMachine):
     """A machine; implements `domain.machine.Machine` once `until_ready` has returned None.
 
     An adapter's own says how it begins, freezes, and starts and stops its processors.
@@ -170,14 +168,18 @@ class VmmMachine(LinkedMachine):
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.machine.Machine.pause`."""
+        await self._rest()
         await self._obey(self._halt)
 
-    async def _continue(self) -> None:
-        """Run the machine, and connect anew after a snapshot. Raises GuestLost.
+    async def start(self) -> None:
+        """See `ClockedMachine.start`."""
+        await self._obey(self._run)
+
+    async def _reach(self) -> None:
+        """Connect anew after a snapshot. Raises GuestLost.
 
         A guest that answers too late can be reached all the same, as soon as it does.
         """
-        await self._obey(self._run)
         if not self._is_cut or self._vsock is None or self._forwarder is None:
             return
         try:
@@ -188,14 +190,6 @@ class VmmMachine(LinkedMachine):
         if cause is not None:
             raise GuestLost(f"The machine is dead: {cause}.")
         self._is_cut = False
-
-    async def unpause(self) -> None:
-        """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
-        await self._continue()
-        try:
-            await self.renew({})
-        except GuestLost as error:  # a wrong clock harms only the guest
-            log.warning("clock_not_set", error=error.message)
 
     async def _obey(self, order: Callable[[], Coroutine[None, None, None]]) -> None:
         self._require_alive()
@@ -253,6 +247,7 @@ class VmmMachine(LinkedMachine):
         return NO_ORDER if status == 0 and _ENDED not in lines else None
 
     async def _release(self) -> None:
+        await self._rest()
         await self._client.aclose()
         if self._forwarder is not None:
             await self._forwarder.close()
