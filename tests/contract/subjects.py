@@ -183,11 +183,13 @@ def real_hypervisors() -> dict[str, Hypervisor]:
     if acceleration.accel == "kvm" and not krun.problem:
         usable["krun"] = KrunHypervisor(krun.library)
     if not vmms.why_not(Vmm.FIRECRACKER):
-        program, others = vmms.binary(Vmm.FIRECRACKER), vmms.store()
-        usable["firecracker"] = FirecrackerHypervisor(program, others.find, jailed=is_root())
+        programs = vmms.store()
+        usable["firecracker"] = FirecrackerHypervisor(
+            programs.newest, programs.find, jailed=is_root()
+        )
     if not vmms.why_not(Vmm.CLOUD_HYPERVISOR):
-        program, others = vmms.binary(Vmm.CLOUD_HYPERVISOR), vmms.store()
-        usable["cloud-hypervisor"] = CloudHypervisor(program, others.find)
+        programs = vmms.store()
+        usable["cloud-hypervisor"] = CloudHypervisor(programs.newest, programs.find)
     assert usable, "neither QEMU nor libkrun is usable: run 'waggle setup'"
     return usable
 

@@ -35,7 +35,7 @@ from waggle.infra.qemu.board import FULL, SMALL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, Part
-from waggle.infra.vmm.binaries import Binary, BinaryStore
+from waggle.infra.vmm.binaries import BinaryStore
 from waggle.infra.vmm.version import Vmm
 from waggle.service.local.host import is_root
 
@@ -70,48 +70,43 @@ def _krun(settings: Settings) -> Found:
     )
 
 
-def _newest(settings: Settings, vmm: Vmm) -> tuple[BinaryStore, Binary | None, str, str]:
-    """Return the store, its newest program, or why it has none, and the remedy."""
+def _programs(settings: Settings, vmm: Vmm) -> tuple[BinaryStore, str, str]:
+    """Return the store, why its newest program cannot be used, if so, and the remedy.
+
+    Its hypervisor looks for the newest one again for every machine.
+    """
     store = BinaryStore(Places.of(settings).binaries)
     try:
-        return store, store.newest(vmm), "", ""
+        store.newest(vmm)
     except SetupIncomplete as error:
-        return store, None, error.message, error.hint
+        return store, error.message, error.hint
+    return store, "", ""
 
 
 def _firecracker(settings: Settings) -> Found:
-    store, binary, problem, mend = _newest(settings, Vmm.FIRECRACKER)
-
-    def make(_accel: Accel, enclose: EncloseMachine | None) -> Hypervisor:
-        return FirecrackerHypervisor(
-            binary or store.newest(Vmm.FIRECRACKER),
+    store, problem, mend = _programs(settings, Vmm.FIRECRACKER)
+    can = FirecrackerHypervisor.capabilities
+    return Found(
+        Candidate(can, needs_kvm=True, problem=problem, mend=mend),
+        lambda _accel, enclose: FirecrackerHypervisor(
+            store.newest,
             store.find,
             jailed=is_root(),
             enclose=enclose,
             io_mib=settings.vm_disk_mb_per_second,
-        )
-
-    can = FirecrackerHypervisor.capabilities
-    return Found(
-        Candidate(can, needs_kvm=True, problem=problem, mend=mend), make, _small_kernel(settings)
+        ),
+        _small_kernel(settings),
     )
 
 
 def _cloud_hypervisor(settings: Settings) -> Found:
-    store, binary, problem, mend = _newest(settings, Vmm.CLOUD_HYPERVISOR)
-
-    def make(_accel: Accel, enclose: EncloseMachine | None) -> Hypervisor:
-        return CloudHypervisor(
-            binary or store.newest(Vmm.CLOUD_HYPERVISOR),
-            store.find,
-            enclose=enclose,
-            io_mib=settings.vm_disk_mb_per_second,
-        )
-
+    store, problem, mend = _programs(settings, Vmm.CLOUD_HYPERVISOR)
     can = CloudHypervisor.capabilities
     return Found(
         Candidate(can, needs_kvm=True, problem=problem, mend=mend, only_by_name=True),
-        make,
+        lambda _accel, enclose: CloudHypervisor(
+            store.newest, store.find, enclose=enclose, io_mib=settings.vm_disk_mb_per_second
+        ),
         FullKernel(Places.of(settings).guest),
     )
 

@@ -28,7 +28,9 @@ async def test_a_copys_memory_fits_twice_because_its_snapshot_lies_in_its_run(
         seen.append(resources)
         return lambda: None
 
-    machines = CloudHypervisor(BINARY, lambda _vmm, _digest, _version: BINARY, enclose=enclose)
+    machines = CloudHypervisor(
+        lambda _vmm: BINARY, lambda _vmm, _digest, _version: BINARY, enclose=enclose
+    )
     spec = spec_in(tmp_path)
     spec.kernel.with_suffix(".initrd").write_bytes(b"initrd")
     with pytest.raises(BootFailed):

@@ -41,7 +41,7 @@ def found(vmm: Vmm, digest: str, version: str) -> Binary:
 
 @pytest.fixture
 def machines() -> FirecrackerHypervisor:
-    return FirecrackerHypervisor(binary(), found, jailed=False)
+    return FirecrackerHypervisor(lambda _vmm: binary(), found, jailed=False)
 
 
 @pytest.fixture
@@ -83,11 +83,28 @@ def test_the_version_of_an_imported_state_is_that_of_its_program(
         assert machines.fingerprint(loaded) == ours
 
 
-async def test_a_program_that_was_replaced_since_is_not_run(tmp_path: Path) -> None:
-    gone = binary("c" * 64, "1.14.0")
-    machines = FirecrackerHypervisor(gone, found, jailed=False)
-    with pytest.raises(SetupIncomplete, match=r"1\.14\.0, which is not here"):
-        await machines.boot(spec_in(tmp_path))
+async def test_the_newest_program_is_looked_for_again_for_every_machine(place: Path) -> None:
+    """One that was added since the server started is used; one that is gone since is not."""
+    here = [binary(OLD, "1.12.1", "/no/such/program")]
+
+    def newest(vmm: Vmm) -> Binary:
+        if not here:
+            raise SetupIncomplete(f"There is no {vmm}.", hint="Add it.")
+        return here[-1]
+
+    machines = FirecrackerHypervisor(newest, found, jailed=False)
+    spec = replace(spec_in(place), uid=UID if os.geteuid() == 0 else None)
+    with pytest.raises(BootFailed, match="/no/such/program"):
+        await machines.boot(spec)
+    before = machines.fingerprint()
+    here.append(binary())
+    assert (before["vmm"], machines.fingerprint()["vmm"]) == (OLD, NEW)
+    assert machines.lock(before) is None, "what the old one froze still fits"
+    with pytest.raises(BootFailed, match=r"applet not found|Firecracker ended with status"):
+        await machines.boot(spec)
+    here.clear()
+    with pytest.raises(SetupIncomplete, match="There is no firecracker"):
+        await machines.boot(spec)
 
 
 def test_the_version_to_add_is_named(machines: FirecrackerHypervisor) -> None:

@@ -29,7 +29,8 @@ def vmm_ls(*, json: Json = False) -> None:
 def vmm_add(path: Path, *, jailer: Path | None = None, json: Json = False) -> None:
     """Add a program of yours: it is copied, run once without rights, and asked for its version.
 
-    A server that starts now uses the newest version; older ones stay for what they froze.
+    Servers use the newest version for their next machine; one that runs without that VMM, once it
+    starts again. Older versions stay for what they froze.
 
     Example: `waggle vmm add firecracker-v1.12.1-x86_64.tgz`
 

@@ -13,8 +13,7 @@ from dataclasses import replace
 from waggle.domain.machine import Capabilities, Resources
 from waggle.infra.cloud_hypervisor import configuration
 from waggle.infra.cloud_hypervisor.machine import CloudHypervisorMachine
-from waggle.infra.vmm.binaries import Binary
-from waggle.infra.vmm.hypervisor import Find, VmmHypervisor
+from waggle.infra.vmm.hypervisor import Find, Newest, VmmHypervisor
 from waggle.infra.vmm.version import Vmm
 
 Enclose = Callable[[Resources, int], Callable[[], None]]
@@ -45,14 +44,14 @@ class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
 
     def __init__(
         self,
-        binary: Binary,
+        newest: Newest,
         find: Find,
         *,
         enclose: Enclose | None = None,
         io_mib: int = 0,
     ) -> None:
         room = None if enclose is None else _with_room(enclose)
-        super().__init__(binary, find, jailed=False, enclose=room, io_mib=io_mib)
+        super().__init__(newest, find, jailed=False, enclose=room, io_mib=io_mib)
 
     def _kind(self) -> str:
         return configuration.kind()

@@ -31,6 +31,8 @@ from waggle.tasks import stage
 
 Find = Callable[[Vmm, str, str], Binary]
 """Returns the program with a digest and a version; see `vmm.binaries.BinaryStore.find`."""
+Newest = Callable[[Vmm], Binary]
+"""Returns the newest program that is here now; see `vmm.binaries.BinaryStore.newest`."""
 Made = TypeVar("Made", bound=VmmMachine)
 _PARTS: Final = {"cpu": "processor", "machine": "kind of machine"}
 _SPARE_MIB = 64
@@ -38,7 +40,7 @@ _SPARE_MIB = 64
 
 
 class VmmHypervisor(Generic[Made]):
-    """A hypervisor. `binary` boots machines; `find` has the programs of frozen ones.
+    """A hypervisor. The `newest` program boots machines; `find` has those of frozen ones.
 
     `jailed` uses the jailer that came with a program, which needs root. `enclose` limits the
     resources of the VMM with a given process number; see `infra.shared.confined`. `io_mib` is MiB a
@@ -52,14 +54,14 @@ class VmmHypervisor(Generic[Made]):
 
     def __init__(
         self,
-        binary: Binary,
+        newest: Newest,
         find: Find,
         *,
         jailed: bool,
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
         io_mib: int = 0,
     ) -> None:
-        self._binary = binary
+        self._newest = newest
         self._find = find
         self._jailed = jailed
         self._enclose = enclose
@@ -78,17 +80,14 @@ class VmmHypervisor(Generic[Made]):
 
         Raises BootFailed, PortTaken, or SetupIncomplete when the VMM cannot be started.
         """
-        machine = self._start(spec, self._verified(self._binary))
+        machine = self._start(spec, self._newest(self.vmm))
         await until_booted(machine, spec.boot_timeout)
         return machine
 
-    def _verified(self, binary: Binary) -> Binary:
-        """Return the program as it is now: another one may lie there since the server started."""
-        return self._find(self.vmm, binary.digest, str(binary.version))
-
     def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
-        version, _, digest = (frozen.vmm if frozen else _name(self._binary)).partition(" ")
+        made_by = frozen.vmm if frozen else _name(self._newest(self.vmm))
+        version, _, digest = made_by.partition(" ")
         return {
             "vmm": digest,
             "version": version,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -13,12 +13,21 @@ import anyio.abc
 import pytest
 
 from waggle.domain.image import BootImage
-from waggle.domain.machine import FreezingHypervisor, Resources
+from waggle.domain.machine import (
+    FreezingHypervisor,
+    FrozenState,
+    GuestDisks,
+    Machine,
+    MachineSpec,
+    Resources,
+)
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey
 from waggle.infra.host.memory import Memory
+from waggle.infra.net.ports import PortAllocator
 from waggle.infra.rootfs.machine_disks import ScratchDisks
+from waggle.infra.ssh import EnvironmentKeys
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, MachineParts
 from waggle.service.local.frozen.templates import Recipe, Templates
@@ -32,12 +41,37 @@ VMM = {"vmm": "one"}
 
 
 class Vmm:
-    """A hypervisor that only has a name and a fingerprint."""
+    """A hypervisor whose newest program is `vmm`."""
 
     name = "one"
 
-    def fingerprint(self) -> Mapping[str, str]:
-        return VMM
+    def __init__(self) -> None:
+        self.vmm = VMM
+        self.loaded: list[str] = []
+
+    def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
+        return {"vmm": frozen.vmm} if frozen else self.vmm
+
+    def load(self, directory: Path, fingerprint: Mapping[str, str]) -> FrozenState:
+        self.loaded.append(fingerprint["vmm"])
+        return State(fingerprint["vmm"])
+
+    async def boot(self, spec: MachineSpec) -> Machine:
+        raise AssertionError("the launcher is pretended")
+
+
+@dataclass
+class State:
+    vmm: str
+    ram: int = 0
+    state: int = 0
+
+    def save(self, directory: Path) -> None:
+        for name in ("ram", "state"):
+            (directory / name).write_bytes(b"x")
+
+    def close(self) -> None:
+        """Do nothing: it holds nothing."""
 
 
 def templates(
@@ -47,11 +81,12 @@ def templates(
     warm: Command = WARM,
     tasks: anyio.abc.TaskGroup | None = None,
     turns: Turns | None = None,
+    vmm: Vmm | None = None,
 ) -> Templates:
     recipe = Recipe(
         ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, warm), usual=None, apart=apart
     )
-    hypervisor = cast("FreezingHypervisor", Vmm())
+    hypervisor = cast("FreezingHypervisor", vmm or Vmm())
     return Templates(
         TemplateStore(tmp_path / "templates"),
         hypervisor,
@@ -125,3 +160,63 @@ async def test_a_template_for_which_there_is_no_memory_is_put_off(tmp_path: Path
             found.want(blueprint(None))
             await found.idle()
             assert len(looks) == tries
+
+
+async def test_a_template_is_resumed_by_the_program_that_made_it(tmp_path: Path) -> None:
+    """Another may become the newest between the search for the template and its use."""
+
+    class Changing(Vmm):
+        def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
+            now, self.vmm = self.vmm, {"vmm": "two"}
+            return now
+
+    vmm = Changing()
+    found = templates(tmp_path, vmm=vmm)
+    make(found, None)
+    async with found.frozen_for(blueprint(None)) as frozen:
+        assert frozen is not None
+    assert vmm.loaded == ["one"]
+    found.loaded.close()
+
+
+@pytest.mark.parametrize("made_by", ["one", "two"])
+async def test_a_template_that_another_program_made_is_not_kept(
+    tmp_path: Path, made_by: str
+) -> None:
+    """One may be added while its machine waits for its boot."""
+
+    class Unwarmed(Templates):
+        async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
+            """Do nothing: the machine has no guest."""
+
+    class Booted:
+        @property
+        def agent(self) -> Booted:
+            return self
+
+        async def ping(self) -> None:
+            """Answer."""
+
+        async def settle(self) -> None:
+            """Do nothing: it has nothing to do."""
+
+        async def freeze(self, disks: GuestDisks) -> State:
+            return State(made_by)
+
+        async def stop(self) -> None:
+            """Do nothing: it has no process."""
+
+    class Boots(Vmm):
+        async def boot(self, spec: MachineSpec) -> Machine:
+            return cast("Machine", Booted())
+
+    hypervisor = cast("FreezingHypervisor", Boots())
+    launcher = Launcher(PortAllocator(10_930, 10_940), boot_timeout=1, uid_base=None)
+    recipe = Recipe(ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, WARM))
+    store = TemplateStore(tmp_path / "templates")
+    async with anyio.create_task_group() as tasks:
+        found = Unwarmed(store, hypervisor, launcher, recipe, tasks)
+        found.want(blueprint(None))
+        await found.idle()
+        assert (await found.find(blueprint(None)) is not None) == (made_by == "one")
+    assert len(store.all()) == (made_by == "one")

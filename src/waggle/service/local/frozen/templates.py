@@ -169,7 +169,7 @@ class Templates:
         if template is None:
             yield None
             return
-        load = partial(self.hypervisor.load, template.directory, self.hypervisor.fingerprint())
+        load = partial(self.hypervisor.load, template.directory, template.key.parts)
         async with self.loaded.using(template.directory, load) as state:
             name = self.hypervisor.name
             yield FrozenMachine(template.directory, name, blueprint.parts, state)
@@ -235,6 +235,8 @@ class Templates:
                         state = await finish(closing_with(held, machine.freeze(disks)))
                 finally:
                     await started.stop()
+                if not self.hypervisor.fingerprint(state).items() <= key.parts.items():
+                    raise SetupIncomplete("Its VMM has changed since it was wanted.")
                 await asyncio.to_thread(state.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
