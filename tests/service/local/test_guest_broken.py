@@ -18,7 +18,7 @@ from waggle.domain.errors import GuestLost
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
-from waggle.domain.programs import Left, Program
+from waggle.domain.programs import HOME, Left, Program
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortLease
 from waggle.infra.ssh import SshConnection, new_keys
@@ -59,6 +59,7 @@ def search(guest: LocalGuest) -> Awaitable[Searched]:
 
 
 Ask = Callable[[LocalGuest], Awaitable[object]]
+Run = Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]]
 READS: dict[str, tuple[Ask, bytes, object]] = {
     "home": (LocalGuest.home, b"/home/ann\n", "/home/ann"),
     "search": (search, b"e\0\x000\x000\x000\x000\x000\0", Searched("/home", (), "", 0, 0, 0, 0, 0)),
@@ -97,6 +98,13 @@ async def breaking(
             await part.came.wait()
         process.channel.get_connection().abort()
 
+    async with guest_of(place, run) as (guest, made):
+        yield guest, made
+
+
+@asynccontextmanager
+async def guest_of(place: Path, run: Run) -> AsyncGenerator[tuple[LocalGuest, Peer]]:
+    """Yield a guest whose commands `run` carries out."""
     async with peer(run) as made:
         parts = MachineParts(
             RuntimeName.SHELL,
@@ -160,3 +168,33 @@ async def test_a_tree_of_which_a_part_has_come_is_not_packed_once_more(tmp_path:
         with pytest.raises(GuestLost, match="connection to the guest broke"):
             await packed(guest, into)
         assert asked(made) == 1
+
+
+async def test_a_home_directory_that_was_not_said_is_asked_for_again(tmp_path: Path) -> None:
+    """The usual one would be a guess: files would go to the wrong place, also later."""
+    answers: list[bytes | None] = [None, b"/home/ann\n"]
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        if process.command is None or process.command.startswith("kill "):
+            process.exit(0)
+        elif (answer := answers.pop(0)) is None:
+            process.exit_with_signal("KILL")
+        else:
+            process.stdout.write(answer)
+            process.exit(0)
+
+    async with guest_of(tmp_path, run) as (guest, _):
+        with pytest.raises(GuestLost, match="does not say which its home") as raised:
+            await guest.home()
+        assert raised.value.hint.startswith("Call again.")
+        for _ in range(2):
+            assert await guest.home() == "/home/ann"
+    assert not answers
+
+
+async def test_a_guest_without_a_home_directory_has_the_usual_one(tmp_path: Path) -> None:
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.exit(1)
+
+    async with guest_of(tmp_path, run) as (guest, _):
+        assert await guest.home() == HOME

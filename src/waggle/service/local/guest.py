@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, GuestMisbehaves
+from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES
 from waggle.domain.host import FrozenMachine
 from waggle.domain.machine import ResourceUse, VmmProcess
@@ -121,6 +121,8 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         if self._user_home is None:
             async with self._naming_the_cause():
                 said = await once_more(lambda: self._shell.run(_ASK_HOME))
+                if said.exit_code is None:  # killed, or too slow: that says nothing
+                    raise GuestLost("The guest does not say which its home directory is.")
             home = said.stdout.text().removesuffix("\n")
             fits = home.startswith("/") and home.isprintable()
             self._user_home = home if fits and len(home) <= MAX_PATH_BYTES else HOME
