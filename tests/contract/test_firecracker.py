@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,17 +12,16 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.contract.subjects import Case, Subject, real_hypervisors, real_subject, with_kit
+from tests.contract.firecracker import copy_of, hypervisor, resumed
+from tests.contract.subjects import Subject, real_hypervisors, real_subject, with_kit
 from tests.support.leaks import Leaks
 from tests.support.vm import Parts
 
 from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost
 from waggle.domain.image import BootImage
-from waggle.domain.machine import FrozenState, Machine
-from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.domain.machine import FrozenState
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.confined import identify
-from waggle.infra.shared.files import clone, copy_data
+from waggle.infra.shared.files import copy_data
 
 pytestmark = [
     pytest.mark.anyio,
@@ -44,27 +42,6 @@ async def firecracker(
     made = await real_subject("firecracker", tmp_path, guest_parts, busybox_image)
     yield made
     await made.close()
-
-
-def hypervisor(subject: Subject) -> FirecrackerHypervisor:
-    assert isinstance(subject.hypervisor, FirecrackerHypervisor)
-    return subject.hypervisor
-
-
-async def copy_of(subject: Subject, origin: Case) -> Case:
-    """Return a case whose scratch disk is a copy."""
-    case = await subject.case()
-    case.spec.disks.scratch.unlink()
-    clone(origin.spec.disks.scratch, case.spec.disks.scratch)
-    case.keys = origin.keys
-    return case
-
-
-async def resumed(subject: Subject, case: Case, frozen: FrozenState) -> Machine:
-    machine = await hypervisor(subject).resume(case.spec, frozen)
-    subject.machines.append(machine)
-    await machine.renew({})
-    return machine
 
 
 @contextlib.contextmanager
@@ -151,17 +128,6 @@ async def test_a_vmm_that_is_killed_at_any_stage_leaves_nothing(firecracker: Sub
     with pytest.raises(GuestLost):
         await machine.unpause()
     await machine.stop()
-    machine = await firecracker.boot(case)
-    freezing = asyncio.create_task(machine.freeze(case.spec.disks))
-    await asyncio.sleep(0.2)  # somewhere in it
-    os.kill(machine.identity.pid, signal.SIGKILL)
-    with contextlib.suppress(BootFailed, GuestLost, OSError):
-        (await freezing).close()
-    await machine.stop()
-    assert identify(machine.identity.pid) is None
-    assert {path.name for path in case.spec.console_log.parent.iterdir()} == {
-        *("console.log", "identity.img", "scratch.img"),
-    }
     await firecracker.boot(case)
 
 

@@ -264,6 +264,19 @@ async def test_a_vmm_that_ends_in_a_call_is_reported_with_its_status(tmp_path: P
         assert await made.boot() == "Firecracker ended with status 148"
 
 
+async def test_a_vmm_that_ends_in_a_freeze_is_dead_and_cannot_be_frozen_again(
+    tmp_path: Path,
+) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        made.vmm.answers["createSnapshot"] = Reply(302)
+        freezing = asyncio.create_task(made.machine.freeze(made.spec.disks))
+        await until(lambda: "createSnapshot" in made.server.names)
+        made.process.ends(-9)
+        with pytest.raises(GuestLost, match="being frozen: Firecracker was killed by SIGKILL"):
+            await freezing
+
+
 async def test_a_guard_that_started_nothing_shows_why(tmp_path: Path) -> None:
     async with pretended(tmp_path) as made:
         made.process.known = False

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from tests.support.waiting import cancelled
 
-from waggle.domain.errors import BootFailed
+from waggle.domain.errors import BootFailed, VmmKilled
 from waggle.infra.guest.link import KernelFault, until_booted
 
 pytestmark = pytest.mark.anyio
@@ -128,3 +128,12 @@ async def test_a_kernel_fault_is_distinguished_from_the_end_of_init() -> None:
     with pytest.raises(BootFailed) as caught:
         await until_booted(killed, 10)
     assert not isinstance(caught.value, KernelFault)
+
+
+async def test_a_killed_vmm_is_distinguished_from_one_that_failed() -> None:
+    with pytest.raises(VmmKilled) as caught:
+        await until_booted(Played(cause="Firecracker was killed by SIGKILL"), 10)
+    assert "killed it, often the kernel for lack of memory" in str(caught.value.hint)
+    with pytest.raises(BootFailed) as caught:
+        await until_booted(Played(cause="Firecracker was killed by SIGSEGV"), 10)
+    assert not isinstance(caught.value, VmmKilled)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that is not wanted any more leaves no thread at work in its directory."""
+"""What a start that fails or is not wanted any more does to its directory and its template."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +15,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from waggle.domain.errors import BootFailed, VmmKilled
 from waggle.service.local.blueprint import Blueprint, LocalMachines
 from waggle.service.local.frozen.templates import NoTemplates
 
@@ -59,3 +62,46 @@ async def test_a_cancelled_start_ends_after_the_copy_of_its_disks(tmp_path: Path
             assert ends == []  # its directory would be removed now
             frozen.go.set()
     assert ends == [True]
+
+
+@pytest.mark.parametrize("failed, dropped", [(BootFailed, ["one"]), (VmmKilled, [])])
+async def test_a_template_is_dropped_if_it_fails_and_not_if_its_vmm_was_killed(
+    tmp_path: Path, failed: type[BootFailed], dropped: list[str]
+) -> None:
+    """The machine boots in any case."""
+
+    class Store:
+        def __init__(self) -> None:
+            self.rejected: list[str] = []
+
+        @contextlib.asynccontextmanager
+        async def frozen_for(self, _blueprint: Blueprint) -> AsyncGenerator[object]:
+            yield SimpleNamespace(directory=Path("one"), copy_disks=max)
+
+        def reject(self, template: str) -> None:
+            self.rejected.append(template)
+
+        def want(self, _blueprint: Blueprint) -> None:
+            """Do nothing."""
+
+    async def launch(_: Blueprint, start: object, **__: object) -> object:
+        if start is not boot:
+            raise failed("It was not to be.")
+        return "booted"
+
+    async def made(*_: object) -> None:
+        """Do nothing."""
+
+    boot = object()
+    unused: Any = None
+    image = SimpleNamespace(disk=tmp_path / "root")
+    own: Any = SimpleNamespace(
+        kit=tmp_path / "kit", image=image, resources=SimpleNamespace(disk_mib=1)
+    )
+    hypervisor: Any = SimpleNamespace(boot=boot)
+    launcher: Any = SimpleNamespace(launch=launch)
+    parts: Any = SimpleNamespace(scratch=SimpleNamespace(make=made))
+    store: Any = Store()
+    machines = LocalMachines(hypervisor, launcher, parts, unused, store)
+    assert await machines.start(Blueprint(own, {}, tmp_path)) == cast("Any", "booted")
+    assert store.rejected == dropped

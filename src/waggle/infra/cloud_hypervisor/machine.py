@@ -13,7 +13,6 @@ import io
 import os
 from typing import Final
 
-from waggle.domain.errors import BootFailed
 from waggle.domain.machine import GuestDisks
 from waggle.infra.cloud_hypervisor import configuration, frozen
 from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
@@ -109,7 +108,7 @@ class CloudHypervisorMachine(VmmMachine):
         try:
             cause = await self._unless_ended(self._write())
             if cause is not None:
-                raise BootFailed(f"The machine could not be frozen: {cause}.")
+                raise self._not_frozen(cause)
             mib = self._spec.resources.memory_mib
             await finish(asyncio.to_thread(frozen.take, directory, memory, mib, copy))
         finally:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 
-from waggle.domain.errors import BootFailed
 from waggle.domain.machine import GuestDisks
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
@@ -91,7 +90,7 @@ class FirecrackerMachine(VmmMachine):
             call = configuration.freeze_call(changes=changes)
             cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
             if cause is not None:
-                raise BootFailed(f"The machine could not be frozen: {cause}.")
+                raise self._not_frozen(cause)
             await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, copy))
         except BaseException:
             self._lose_base()

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost
+from waggle.domain.errors import BootFailed, GuestLost, VmmKilled
 from waggle.domain.machine import VmmProcess
 from waggle.infra.guest.agent import MachineAgent, log_audit
 from waggle.infra.guest.channel import over
@@ -240,13 +240,12 @@ def explain(program: str, status: int, cause: str | None) -> str:
     return "the guest shut down" if status == 0 else f"{program} ended with status {status}"
 
 
-_TAIL_SHOWN = 12
-_KERNEL_FAULT = "Fatal exception"
-"""The panic of a kernel that had a fault itself, rather than the end of its first process."""
-
-
 class KernelFault(BootFailed):
     """The guest's kernel had a fault before the guest was ready; another try may succeed."""
+
+
+_TAIL_SHOWN = 12
+_KINDS = {"Fatal exception": KernelFault, "was killed by SIGKILL": VmmKilled}
 
 
 class Booting(Protocol):
@@ -272,8 +271,8 @@ class Booting(Protocol):
 async def until_booted(machine: Booting, timeout: float) -> None:
     """Return when the guest is ready; otherwise stop the machine and raise.
 
-    `timeout` is seconds. Raises BootFailed with the cause and the console's last lines, or its
-    subclass KernelFault for a fault of the kernel. A cancelled boot stops the machine, too.
+    `timeout` is seconds. Raises BootFailed, KernelFault or VmmKilled with the cause and the
+    console's last lines. A cancelled boot stops the machine, too.
     """
     try:
         try:
@@ -296,5 +295,5 @@ def _failure(cause: str, console: Sequence[str]) -> BootFailed:
     lines = console[:end][-_TAIL_SHOWN:]
     log.warning("boot_failed", cause=cause, console=lines)
     shown = "\n".join(lines) or "(nothing)"
-    kind = KernelFault if _KERNEL_FAULT in cause else BootFailed
+    kind = next((kind for sign, kind in _KINDS.items() if sign in cause), BootFailed)
     return kind(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from waggle.domain.errors import DiskFull, GuestLost, WaggleError
+from waggle.domain.errors import BootFailed, DiskFull, GuestLost, WaggleError
 from waggle.domain.machine import MachineSpec
 from waggle.infra.guest.clock import ClockedMachine
 from waggle.infra.guest.console import Console
@@ -152,6 +152,12 @@ class VmmMachine(ClockedMachine):
     @abstractmethod
     async def _run(self) -> None:
         """Start the processors again. Idempotent. Raises VmmError."""
+
+    def _not_frozen(self, cause: str) -> BootFailed | GuestLost:
+        """Return the error of a freeze that failed. A machine that is dead cannot try again."""
+        if self.is_alive:
+            return BootFailed(f"The machine could not be frozen: {cause}.")
+        return GuestLost(f"The machine died while it was being frozen: {cause}.")
 
     def _lose_base(self) -> None:
         """Let go of the frozen machine that this one is a copy of, if it is one."""

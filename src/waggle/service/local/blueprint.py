@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken
+from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken, VmmKilled
 from waggle.domain.image import BootImage
 from waggle.domain.machine import (
     CONSOLE,
@@ -230,7 +230,8 @@ class LocalMachines:
                 return replace(await self._resume(blueprint, found, background), template=template)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=template, error=str(error))
-                self.templates.reject(template)
+                if not isinstance(error, VmmKilled):
+                    self.templates.reject(template)
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
                 return None

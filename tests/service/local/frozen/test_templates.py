@@ -11,6 +11,7 @@ from typing import cast
 import anyio
 import anyio.abc
 import pytest
+from structlog.testing import capture_logs
 
 from waggle.domain.image import BootImage
 from waggle.domain.machine import (
@@ -220,3 +221,15 @@ async def test_a_template_that_another_program_made_is_not_kept(
         await found.idle()
         assert (await found.find(blueprint(None)) is not None) == (made_by == "one")
     assert len(store.all()) == (made_by == "one")
+
+
+async def test_one_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    """A machine may boot although there is one: when the VMM of its copy was killed."""
+    async with anyio.create_task_group() as tasks:
+        found = templates(tmp_path, tasks=tasks)
+        make(found, None)
+        with capture_logs() as logs:
+            found.want(blueprint(None))
+            await found.idle()
+        assert logs == [], "this one can make none"
+        assert await found.find(blueprint(None)) is not None

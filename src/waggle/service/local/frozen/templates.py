@@ -200,7 +200,8 @@ class Templates:
         """Make a template; a failure is logged and not tried again, except for lack of room."""
         try:
             async with self._turn:
-                await self.make(key, blueprint)
+                if await self.find(blueprint) is None:
+                    await self.make(key, blueprint)
         except (DiskFull, NoMemory) as error:
             log.warning("template_put_off", template=key.id, error=error.message)
         except (WaggleError, OSError) as error:

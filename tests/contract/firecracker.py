@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of machines on a real Firecracker, for its own tests."""
+
+from __future__ import annotations
+
+from tests.contract.subjects import Case, Subject
+
+from waggle.domain.machine import FrozenState, Machine
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.infra.shared.files import clone
+
+
+def hypervisor(subject: Subject) -> FirecrackerHypervisor:
+    assert isinstance(subject.hypervisor, FirecrackerHypervisor)
+    return subject.hypervisor
+
+
+async def copy_of(subject: Subject, origin: Case) -> Case:
+    """Return a case whose scratch disk is a copy."""
+    case = await subject.case()
+    case.spec.disks.scratch.unlink()
+    clone(origin.spec.disks.scratch, case.spec.disks.scratch)
+    case.keys = origin.keys
+    return case
+
+
+async def resumed(subject: Subject, case: Case, frozen: FrozenState) -> Machine:
+    machine = await hypervisor(subject).resume(case.spec, frozen)
+    subject.machines.append(machine)
+    await machine.renew({})
+    return machine
