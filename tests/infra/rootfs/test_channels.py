@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import time
 from collections.abc import Generator
@@ -246,24 +247,51 @@ class TestAgent:
         line, _, wire.heard = wire.heard.partition(b"\n")
         return int(line.removeprefix(b"agent "))
 
-    def test_it_runs_on_the_connection_and_ends_with_it(self, guest: FirstProcess) -> None:
+    def test_it_goes_on_with_the_next_connection(self, guest: FirstProcess) -> None:
         wire = guest.call(AGENT)
         pid = self.pid(wire)
         wire.end.sendall(b"hello\n")
         wire.until(b"hello\n")
         wire.end.close()
-        until_sync(lambda: not is_running(pid))
-        assert self.pid(guest.call(AGENT)) != pid
+        assert guest.call(RENEWAL).ask(b"") == 1
+        again = guest.call(AGENT)
+        assert self.pid(again) == pid
+        again.end.sendall(b"hello\n")
+        again.until(b"hello\n")
 
-    def test_a_new_connection_has_another_agent_at_once(self, guest: FirstProcess) -> None:
+    def test_a_new_connection_takes_the_place_of_the_old(self, guest: FirstProcess) -> None:
         old = guest.call(AGENT)
         pid = self.pid(old)
         new = guest.call(AGENT)
-        assert self.pid(new) != pid
+        assert self.pid(new) == pid
         assert old.has_ended()
-        until_sync(lambda: not is_running(pid))
         new.end.sendall(b"hello\n")
         new.until(b"hello\n")
+
+    def test_one_that_dies_without_a_connection_is_followed_by_another_on_the_next(
+        self, guest: FirstProcess
+    ) -> None:
+        wire = guest.call(AGENT)
+        pid = self.pid(wire)
+        wire.end.close()
+        assert guest.call(RENEWAL).ask(b"") == 1
+        os.kill(pid, signal.SIGKILL)
+        until_sync(lambda: not is_running(pid))
+        assert self.pid(guest.call(AGENT)) != pid
+
+    def test_one_that_hears_nothing_is_followed_by_another_once_many_have_called(
+        self, guest: FirstProcess
+    ) -> None:
+        wire = guest.call(AGENT)
+        pid = self.pid(wire)
+        wire.end.sendall(b"deaf\n")
+        wire.until(b"deaf\n")
+        for _ in range(1000):
+            if not is_running(pid):
+                break
+            guest.call(AGENT).end.close()
+            assert guest.call(RENEWAL).ask(b"") == 1
+        assert self.pid(guest.call(AGENT)) != pid
 
     def test_one_that_dies_is_followed_by_another_on_the_same_connection(
         self, guest: FirstProcess

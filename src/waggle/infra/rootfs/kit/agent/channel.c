@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtio-serial port to the host: lines in, bytes out, never waiting. The kernel gives a port to
 // one opener. While no host is there, poll says "hung up" at any time; so it is watched by edges, and a
-// host that comes back wakes the agent (drivers/char/virtio_console.c).
+// host that comes back wakes the agent (drivers/char/virtio_console.c). Or a socket, which ends; others
+// may come in its place.
 #include "server.h"
 
 #include <dirent.h>
@@ -19,7 +20,7 @@
 #define BLINK 500000000ll // nanoseconds
 
 static int channel = -1;
-static bool is_port, is_vsock, can_read, can_write, is_hung_up;
+static bool is_port, is_vsock, can_read, can_write, is_hung_up = true;
 static char in[MAX_LINE + 1], out[OUT];
 static size_t in_size, in_seen, in_used, out_from, out_size;
 static bool is_skipping;
@@ -58,20 +59,6 @@ int open_channel(const char *path) {
   return fd;
 }
 
-void use_channel(int fd) {
-  struct stat about;
-  int family = AF_UNSPEC;
-  socklen_t family_size = sizeof family;
-  channel = fd;
-  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-  fcntl(fd, F_SETFD, FD_CLOEXEC);
-  is_port = fstat(fd, &about) == 0 && S_ISCHR(about.st_mode);
-  getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &family_size);
-  is_vsock = family == AF_VSOCK;
-  can_read = can_write = true;
-  watch(fd, NULL);
-}
-
 bool has_host(void) { return !is_hung_up; }
 
 static void hang_up(void) {
@@ -79,22 +66,54 @@ static void hang_up(void) {
   is_hung_up = true;
 }
 
-// There is a host. If it is another, nobody hears any more what the last one asked, and the SIZE bytes
-// at the end are the first of this one's. The kernel says later than the first bytes come that a host
-// has gone and another is there, so a short time without one is none.
-static void greet(size_t size) {
-  if (!is_hung_up) return;
-  is_hung_up = false;
-  if (monotonic() - hung_up_at < BLINK) return;
+static void drop_channel(void) {
+  if (channel < 0) return;
+  unwatch(channel), close(channel);
+  channel = -1, can_read = can_write = false;
+}
+
+// False if no other comes after this socket.
+static bool end_socket(void) {
+  hang_up();
+  drop_channel();
+  return awaits_channels();
+}
+
+// Nobody hears any more what the last host asked. The SIZE bytes at the end are the first of another's.
+static void begin(size_t size) {
   memmove(in, in + in_size - size, size);
   in_size = size, in_seen = in_used = out_from = out_size = 0, is_skipping = false;
   forget_host();
   put_line(STARTED);
 }
 
+void use_channel(int fd) {
+  struct stat about;
+  int family = AF_UNSPEC;
+  socklen_t family_size = sizeof family;
+  drop_channel();
+  channel = fd;
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
+  is_port = fstat(fd, &about) == 0 && S_ISCHR(about.st_mode);
+  getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &family_size);
+  is_vsock = family == AF_VSOCK;
+  can_read = can_write = true, is_hung_up = false;
+  watch(fd, NULL);
+  begin(0);
+}
+
+// There is a host. The kernel says later than the first bytes come that one has gone and another is
+// there, so a short time without one is none.
+static void greet(size_t size) {
+  if (!is_hung_up) return;
+  is_hung_up = false;
+  if (monotonic() - hung_up_at >= BLINK) begin(size);
+}
+
 bool channel_event(uint32_t events) {
   if (events & EPOLLHUP) {
-    if (!is_port && !(events & EPOLLIN)) return false;
+    if (!is_port && !(events & EPOLLIN)) return end_socket();
     hang_up();
   } else {
     greet(0);
@@ -112,7 +131,7 @@ bool read_in(void) {
   if (got < 0 && errno == EINTR) return true;
   can_read = false;
   if (got == 0 && is_port) hang_up();
-  if (!is_port && (got == 0 || errno != EAGAIN)) _exit(0);
+  if (!is_port && (got == 0 || errno != EAGAIN) && !end_socket()) _exit(0);
   return false;
 }
 

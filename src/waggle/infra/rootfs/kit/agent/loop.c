@@ -14,11 +14,14 @@
 #define ROOM 49152 // of the bytes to the host, for what one request leads to at once
 
 static int events = -1, signals = -1;
+static char sources; // its address stands for the socket over which channels come
 
 void watch(int fd, void *whose) {
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = whose};
   if (epoll_ctl(events, EPOLL_CTL_ADD, fd, &event)) perror("waggle-agent: epoll_ctl"), _exit(1);
 }
+
+void unwatch(int fd) { epoll_ctl(events, EPOLL_CTL_DEL, fd, NULL); }
 
 static void open_loop(void) {
   sigset_t set;
@@ -62,23 +65,26 @@ static int milliseconds(void) {
   return left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
 }
 
-int serve(int channel) {
+int serve(int channel, int source) {
   struct epoll_event found[16];
   open_loop();
-  use_channel(channel);
+  if (source >= 0) watch(source, &sources), await_channels(source);
+  else use_channel(channel);
   open_audit();
-  put_line(STARTED);
   for (;;) {
     bool is_busy = true;
     for (int i = 0; is_busy && i < STEPS; i++) is_busy = step();
     int count = epoll_wait(events, found, LENGTH(found), is_busy ? 0 : milliseconds());
     if (count < 0 && errno != EINTR) return perror("waggle-agent: epoll_wait"), 1;
+    bool is_new = false; // what else has happened was to the channel before
     for (int i = 0; i < count; i++) {
-      struct child *child = found[i].data.ptr;
-      if (!child && !channel_event(found[i].events)) return 0;
-      if ((void *)child == &signals && take_signals()) return 0;
-      if (child && (void *)child != &signals) child->is_readable = true;
+      void *whose = found[i].data.ptr;
+      if (!whose && !channel_event(found[i].events)) return 0;
+      if (whose == &signals && take_signals()) return 0;
+      if (whose == &sources) is_new = true;
+      else if (whose && whose != &signals) ((struct child *)whose)->is_readable = true;
     }
+    if (is_new && !take_channels()) return 0;
     end_late_children();
   }
 }

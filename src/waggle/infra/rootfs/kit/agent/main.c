@@ -26,6 +26,7 @@ static const char USAGE[] =
     "Answer the host of this virtual machine over a virtio-serial port.\n\n"
     "  --port PATH      the port; by default the one that is named " PORT_NAME "\n"
     "  --fd NUMBER      the port as a descriptor that is open already\n"
+    "  --channels NUMBER  a socket over which ports come as descriptors: the last one counts\n"
     "  --policy FILE    what is allowed; by default " POLICY ".\n"
     "                   Given more than once, each file must allow a request\n"
     "  --init NAME      how PID 1 ends the machine: auto, systemd or busybox\n"
@@ -34,10 +35,11 @@ static const char USAGE[] =
     "  --help           print this, and end\n";
 
 static const struct option OPTIONS[] = {
-    {"port", required_argument, NULL, 'p'}, {"fd", required_argument, NULL, 'f'},
-    {"policy", required_argument, NULL, 'c'}, {"init", required_argument, NULL, 'i'},
-    {"check", no_argument, NULL, 'k'},      {"version", no_argument, NULL, 'v'},
-    {"help", no_argument, NULL, 'h'},       {0},
+    {"port", required_argument, NULL, 'p'},     {"fd", required_argument, NULL, 'f'},
+    {"channels", required_argument, NULL, 's'}, {"policy", required_argument, NULL, 'c'},
+    {"init", required_argument, NULL, 'i'},     {"check", no_argument, NULL, 'k'},
+    {"version", no_argument, NULL, 'v'},        {"help", no_argument, NULL, 'h'},
+    {0},
 };
 
 static int misused(const char *reason, const char *value) {
@@ -107,11 +109,12 @@ static void prepare(void) {
 int main(int argc, char **argv) {
   const char *port = NULL;
   bool is_check = false;
-  int fd = -1, option;
+  int fd = -1, source = -1, option;
   open_standard();
   while ((option = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
     if (option == 'p') port = optarg;
-    else if (option == 'f' && !take_descriptor(optarg, &fd))
+    else if ((option == 'f' || option == 's') &&
+             !take_descriptor(optarg, option == 'f' ? &fd : &source))
       return misused("no such descriptor: ", optarg);
     else if (option == 'c' && !load_policy(optarg)) return EX_CONFIG;
     else if (option == 'i' && !take_init(optarg)) return misused("no such init: ", optarg);
@@ -123,7 +126,7 @@ int main(int argc, char **argv) {
   if (optind < argc) return misused("unexpected argument: ", argv[optind]);
   if (!has_policy() && !load_policy(POLICY)) return EX_CONFIG;
   if (is_check) return 0;
-  if (fd < 0 && (fd = open_channel(port)) < 0) return 1;
+  if (source < 0 && fd < 0 && (fd = open_channel(port)) < 0) return 1;
   prepare();
-  return serve(fd);
+  return serve(fd, source);
 }

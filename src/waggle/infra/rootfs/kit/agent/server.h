@@ -12,6 +12,7 @@
 
 // channel.c: the port. Open it by path, or by the name PORT_NAME for NULL; -1 after a line on stderr.
 int open_channel(const char *path);
+// Say over it that there is an agent. It takes the place of another, with all that was for its host.
 void use_channel(int fd);
 // Take note of an event; false when the channel has ended for good. `has_host` tells whether there is
 // a host at the other end, as far as anybody knows.
@@ -29,6 +30,12 @@ void put_out(size_t size);
 bool put_line(const char *line);
 // Write what can be written now; true if something was.
 bool flush_out(void);
+
+// source.c: have channels come over that socket, one after the other. Use the last that has come; false
+// once none comes any more.
+void await_channels(int socket);
+bool awaits_channels(void);
+bool take_channels(void);
 
 // main.c: the notification `agent_started`. It is for a host that may not know of this agent yet, so it
 // begins with an end of what an earlier agent may have left half sent.
@@ -78,8 +85,10 @@ void open_audit(void);
 void note(const struct method *method, const char *subject, int64_t began, int32_t code);
 const char *subject_of(const json_t *params); // a path, a program, or nothing
 
-// loop.c: serve for ever, or until the channel ends. Watch a descriptor by edges.
+// loop.c: serve for ever, or until the channel ends; with a SOURCE, one after the other of those that
+// come over that socket. Watch a descriptor by edges, and no more.
 void watch(int fd, void *whose);
-int serve(int channel);
+void unwatch(int fd);
+int serve(int channel, int source);
 
 #endif

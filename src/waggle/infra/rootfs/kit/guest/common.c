@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void complain(const char *what) { dprintf(2, "waggle: %s: %s\n", what, strerror(errno)); }
@@ -46,6 +47,23 @@ bool read_exactly(int fd, void *buffer, size_t size) {
     at += n, size -= (size_t)n;
   }
   return true;
+}
+
+bool hand_over(int socket, int fd) {
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof fd)];
+  } control = {0};
+  struct iovec byte = {.iov_base = "", .iov_len = 1};
+  struct msghdr message = {.msg_iov = &byte,
+                           .msg_iovlen = 1,
+                           .msg_control = &control,
+                           .msg_controllen = sizeof control};
+  control.header.cmsg_level = SOL_SOCKET;
+  control.header.cmsg_type = SCM_RIGHTS;
+  control.header.cmsg_len = CMSG_LEN(sizeof fd);
+  memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+  return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 }
 
 bool assume(const struct account *account) {

@@ -50,30 +50,13 @@ static void start_spare(void) {
   else spare.pid = pid, spare.wire = wire[0], spare.is_ready = false;
 }
 
-static bool hand_over(int connection) {
-  union {
-    struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof connection)];
-  } control = {0};
-  struct iovec byte = {.iov_base = "", .iov_len = 1};
-  struct msghdr message = {.msg_iov = &byte,
-                           .msg_iovlen = 1,
-                           .msg_control = &control,
-                           .msg_controllen = sizeof control};
-  control.header.cmsg_level = SOL_SOCKET;
-  control.header.cmsg_type = SCM_RIGHTS;
-  control.header.cmsg_len = CMSG_LEN(sizeof connection);
-  memcpy(CMSG_DATA(&control.header), &connection, sizeof connection);
-  return sendmsg(spare.wire, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
-}
-
 // A spare that was killed takes nothing, and the next one is asked.
 void serve(int connection) {
   pid_t *slot = slot_of(0);
   for (int tries = 0; slot && tries < 2; tries++) {
     if (spare.pid == 0) start_spare();
     if (spare.pid == 0) return;
-    bool taken = hand_over(connection);
+    bool taken = hand_over(spare.wire, connection);
     if (taken) *slot = spare.pid;
     close(spare.wire);
     spare.pid = 0;

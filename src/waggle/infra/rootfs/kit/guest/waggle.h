@@ -51,12 +51,13 @@ void complain(const char *what);
 // Create or open PATH, write SIZE bytes and close; false (and complain) when that fails.
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
 bool write_text(const char *path, const char *text);
-
 long long nanoseconds(const struct timespec *time);
 
 // Read or write exactly SIZE bytes; false at end of file or on error.
 bool read_exactly(int fd, void *buffer, size_t size);
 bool write_exactly(int fd, const void *data, size_t size);
+// Give FD to the process at the other end of a socket of packets; false if it takes none now.
+bool hand_over(int socket, int fd);
 
 // init.c steps, in the order in which they run. Each returns false when the guest cannot boot.
 bool mount_everything(void);
@@ -184,12 +185,11 @@ void forget_last_life(void);
 // agent.c: what a host allows the guest agent beyond the kit's policy, a policy of its own. Before the
 // first agent, or for the next one.
 bool narrow_agent(const char *data, size_t size);
-// Have an agent run where there is a channel for it; false if it cannot be started now.
+// Have an agent run once there is a channel for it; false if it cannot be started now.
 bool keep_agent(void);
 bool has_agent(void);
 void agent_ended(pid_t pid);
-// One that does not answer is killed, and started again as one that has ended.
-void restart_agent(void);
+void restart_agent(void); // one that does not answer
 // Its channel; whether another agent is to be there at once.
 void watch_agent(struct pollfd at[2]);
 bool serve_agent(const struct pollfd at[2]);
