@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.support import vmms
 from tests.support.hypervisor import KERNEL, FakeHypervisor
 from tests.support.images import busybox_layer, directory, file, write_layout
-from tests.support.vm import BOOT_SECONDS, CACHE, Parts, sh
+from tests.support.vm import BOOT_SECONDS, CACHE, Parts, parts_of, sh
 
 from waggle.config import load
 from waggle.domain.host import no_progress
@@ -31,7 +31,6 @@ from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.board import FULL
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run import Shell
@@ -209,9 +208,9 @@ async def full_subject(tmp: Path, parts: Parts, image: BootImage) -> Subject:
 
 async def real_subject(name: str, tmp: Path, parts: Parts, image: BootImage) -> Subject:
     kits = await real_kits(tmp)
-    if name == "cloud-hypervisor":
-        parts = replace(parts, kernel=FullKernel(parts.kit.parent).require())
-    return Subject(real_hypervisors()[name], parts, image.disk, tmp, is_real=True, kits=kits)
+    hypervisor = real_hypervisors()[name]
+    parts = parts_of(hypervisor, parts)
+    return Subject(hypervisor, parts, image.disk, tmp, is_real=True, kits=kits)
 
 
 def fake_subject(tmp: Path) -> Subject:

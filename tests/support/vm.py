@@ -65,6 +65,13 @@ class Parts:
     kit: Path
 
 
+def parts_of(hypervisor: Hypervisor, parts: Parts) -> Parts:
+    """Return the parts of its machines: those that run containers have the full kernel."""
+    if not hypervisor.capabilities.containers:
+        return parts
+    return replace(parts, kernel=FullKernel(parts.kit.parent).require())
+
+
 @dataclass(slots=True)
 class Images:
     """The images that tests have made; implements `domain.image.BootImages`."""
@@ -104,6 +111,9 @@ class Lab:
     templates: Templates | NoTemplates = field(default_factory=NoTemplates)
     pool: WarmPool[WarmMachine] | None = None
     _guests: list[LocalGuest] = field(default_factory=list[LocalGuest])
+
+    def __post_init__(self) -> None:
+        self.parts = parts_of(self.hypervisor, self.parts)
 
     @property
     def environments(self) -> Path:

@@ -28,13 +28,13 @@ def installed(
     return Installed(vmm, version, "x86_64", binary, problem)
 
 
-def line(one: Installed, *, is_root: bool = True) -> CheckResult:
-    (result,) = programs([one], is_root=is_root, arch="x86_64")
+def line(one: Installed, *, is_root: bool = True, landlock: int = 3) -> CheckResult:
+    (result,) = programs([one], is_root=is_root, landlock=landlock, arch="x86_64")
     return result
 
 
 def test_nothing_installed_is_one_line_and_no_problem() -> None:
-    (result,) = programs([], is_root=True)
+    (result,) = programs([], is_root=True, landlock=3)
     assert result.status is Status.OK
     assert result.detail.startswith("not installed")
     assert "waggle vmm add PATH" in result.detail
@@ -48,7 +48,10 @@ def test_a_jailer_and_the_difference_without_it() -> None:
     assert "confined by waggle: its own user, files, network and processes" in bare.detail
     assert "--jailer PATH" in bare.detail
     user = line(installed(FC, Version(1, 12, 1), jailer=True), is_root=False)
-    assert "confined by waggle: its own files, network and processes, but the user" in user.detail
+    assert (
+        "confined by waggle: its own files, network and processes, Landlock 3, but the user"
+        in user.detail
+    )
 
 
 @pytest.mark.parametrize("is_root", [True, False])
@@ -59,13 +62,23 @@ def test_cloud_hypervisor_has_no_jailer(is_root: bool) -> None:
     assert "jailer" not in detail
 
 
+@pytest.mark.parametrize("is_root", [True, False])
+def test_landlock_is_named_where_it_confines(is_root: bool) -> None:
+    machine = installed(CH, Version(53))
+    assert ", Landlock 3" in line(machine, is_root=is_root).detail
+    without = line(machine, is_root=is_root, landlock=0)
+    assert ", no Landlock, which this kernel does not offer" in without.detail
+    jailed = line(installed(FC, Version(1, 12), jailer=True), is_root=is_root)
+    assert ("Landlock" in jailed.detail) is not is_root
+
+
 def test_older_versions_are_kept_for_what_they_froze() -> None:
     all_three = [
         installed(FC, Version(1, 10)),
         installed(FC, Version(1, 12)),
         installed(FC, Version(1, 9), problem="it was replaced"),
     ]
-    old, newest, broken = programs(all_three, is_root=True, arch="x86_64")
+    old, newest, broken = programs(all_three, is_root=True, landlock=3, arch="x86_64")
     assert old.detail.startswith("kept for what it froze, new machines use 1.12.0; ")
     assert newest.detail.startswith("can freeze machines; ")
     assert broken.status is Status.WARN
@@ -86,7 +99,7 @@ def test_an_older_version_is_not_said_to_replace_a_broken_one() -> None:
 
 def test_the_lines_follow_libkrun() -> None:
     results = [ok(name, "fine") for name in ("qemu", "libkrun", "hypervisor")]
-    more = with_programs(results, [installed(FC, Version(1, 12))], is_root=True)
+    more = with_programs(results, [installed(FC, Version(1, 12))], is_root=True, landlock=3)
     names = [result.name for result in more]
     assert names == ["qemu", "libkrun", "firecracker 1.12.0", "hypervisor"]
-    assert with_programs([], [], is_root=True)[0].name == "VMM programs"
+    assert with_programs([], [], is_root=True, landlock=3)[0].name == "VMM programs"

@@ -13,6 +13,7 @@ import pytest
 from tests.infra.vmm.guarded import UID, as_root, guarded, jailer
 from tests.support.waiting import until
 
+from waggle.infra.shared import landlock
 from waggle.infra.vmm.process import Start
 from waggle.infra.vmm.starter import FAILED, SAYS, jailer_argv
 
@@ -54,6 +55,17 @@ async def test_it_may_write_what_is_its_own_only(tmp_path: Path) -> None:
     ], said
     assert (tmp_path / "scratch").read_bytes() == b"1\n"
     assert (tmp_path / "kernel").read_bytes() == b"kernel"
+
+
+@pytest.mark.skipif(not landlock.version(), reason="NOT TESTED: this kernel has no Landlock")
+async def test_what_no_mount_forbids_landlock_does(tmp_path: Path) -> None:
+    """Its own entry in /proc can be written as far as the mounts go."""
+    script = (
+        "{ echo 900 >/proc/self/oom_score_adj; } && echo wrote; read x </proc/self/comm; echo $x"
+    )
+    async with guarded(tmp_path, script) as it:
+        said = (await it.said()).splitlines()
+    assert said == ["sh: can't create /proc/self/oom_score_adj: Permission denied", "vmm"]
 
 
 async def test_its_run_is_the_servers_and_holds_so_much(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ no failure here: the check of the hypervisor says whether machines can run.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from waggle.infra.host.preflight import CheckResult, ok, warn
 from waggle.infra.vmm.kept import Binary, Installed
@@ -20,20 +20,29 @@ _BESIDE = "libkrun"
 
 
 def with_programs(
-    results: Sequence[CheckResult], installed: Sequence[Installed], *, is_root: bool
+    results: Sequence[CheckResult],
+    installed: Sequence[Installed],
+    *,
+    is_root: bool,
+    landlock: int,
 ) -> list[CheckResult]:
     """Return the results of the checks with the lines about programs in their place."""
     at = next((n for n, one in enumerate(results, 1) if one.name == _BESIDE), len(results))
-    return [*results[:at], *programs(installed, is_root=is_root), *results[at:]]
+    lines = programs(installed, is_root=is_root, landlock=landlock)
+    return [*results[:at], *lines, *results[at:]]
 
 
 def programs(
-    installed: Sequence[Installed], *, is_root: bool, arch: str = platform.machine()
+    installed: Sequence[Installed],
+    *,
+    is_root: bool,
+    landlock: int,
+    arch: str = platform.machine(),
 ) -> list[CheckResult]:
     """Return one line for each program, or one that there is none.
 
-    `is_root` says whether the server is root, which Firecracker's jailer needs; `arch` is this
-    machine's.
+    `is_root` says whether the server is root, which Firecracker's jailer needs; `landlock` is the
+    kernel's version of that, 0 for none; `arch` is this machine's.
     """
     if not installed:
         names = " or ".join(TITLES.values())
@@ -42,10 +51,13 @@ def programs(
     for one in installed:  # one that is broken, too: an older one never replaces it
         if one.arch == arch:
             newest[one.vmm] = max(one.version, newest.get(one.vmm, one.version))
-    return [_line(one, newest.get(one.vmm), is_root=is_root) for one in installed]
+    return [
+        _line(one, newest.get(one.vmm), lambda it: _start(it, is_root=is_root, landlock=landlock))
+        for one in installed
+    ]
 
 
-def _line(one: Installed, newest: Version | None, *, is_root: bool) -> CheckResult:
+def _line(one: Installed, newest: Version | None, start: Callable[[Binary], str]) -> CheckResult:
     name = f"{one.vmm} {one.version}"
     if one.binary is None or one.problem:
         remove = f"waggle vmm rm {one.vmm} {one.version}"
@@ -53,20 +65,21 @@ def _line(one: Installed, newest: Version | None, *, is_root: bool) -> CheckResu
         mend = f"Add it again: waggle vmm add PATH; or remove it: {remove}"
         return warn(name, f"{one.problem}{use}", mend)
     use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
-    return ok(name, f"{use}can freeze machines; {_start(one.binary, is_root=is_root)}")
+    return ok(name, f"{use}can freeze machines; {start(one.binary)}")
 
 
-def _start(binary: Binary, *, is_root: bool) -> str:
+def _start(binary: Binary, *, is_root: bool, landlock: int) -> str:
     """Say how its machines are confined, and how they could be confined otherwise."""
+    spaces = "its own user, files, network and processes"
+    if is_root and binary.jailer is not None:
+        return f"starts in its jailer: {spaces}"
+    layer = f"Landlock {landlock}" if landlock else "no Landlock, which this kernel does not offer"
     if not is_root:
         return (
-            "starts confined by waggle: its own files, network and processes, but the user of the "
-            "server: where that is root, each machine has its own"
+            f"starts confined by waggle: its own files, network and processes, {layer}, but the "
+            "user of the server: where that is root, each machine has its own"
         )
-    spaces = "its own user, files, network and processes"
-    if binary.jailer is not None:
-        return f"starts in its jailer: {spaces}"
-    confined = f"starts confined by waggle: {spaces}"
+    confined = f"starts confined by waggle: {spaces}, {layer}"
     if binary.vmm is not Vmm.FIRECRACKER:
         return confined
     return f"{confined}; its jailer would do that: waggle vmm add PATH --jailer PATH"

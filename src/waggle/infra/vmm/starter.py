@@ -16,7 +16,7 @@ import marshal
 import os
 import sys
 
-from waggle.infra.shared import namespaces, seccomp
+from waggle.infra.shared import landlock, namespaces, seccomp
 from waggle.infra.shared._abi import ffi
 from waggle.infra.shared.namespaces import NO_SUID, PLAIN, SmallRoot
 
@@ -75,6 +75,8 @@ else:
 FAILED = 3
 SAYS = "waggle: the VMM cannot start: "
 _TKILL = 200
+_DEVICES = ("/dev/kvm", "/dev/urandom")
+"""The second is for the guest."""
 _SPARE_KIB = 256
 _INODES = 64
 """Files in /run: sockets, and the parts of a snapshot."""
@@ -161,8 +163,8 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
         held.append(("vmm", os.open(plan["program"], os.O_PATH), True))
         root.begin()
         root.directory("dev")
-        root.device("/dev/kvm")
-        root.device("/dev/urandom")  # for the guest
+        for device in _DEVICES:
+            root.device(device)
     for name, descriptor, read_only in held:
         root.bind(descriptor, f"{inside}{name}", file=True, read_only=read_only)
         os.close(descriptor)
@@ -198,6 +200,7 @@ def _become_vmm(libc: LibC, root: SmallRoot, inside: str, plan: Plan) -> NoRetur
         root.pivot()
         namespaces.become(libc, plan["uid"], plan["groups"])
         namespaces.die_with(libc, 0)  # the guard is not of this namespace
+        landlock.confine(libc, vmm_rights(plan))
         seccomp.install(libc, vmm_filter())
         os.execv("/vmm", [plan["program"], *plan["arguments"]])  # noqa: S606
     except (OSError, ValueError) as error:
@@ -213,6 +216,23 @@ def jailer_argv(plan: Plan) -> list[str]:
         *("--uid", uid, "--gid", uid, "--chroot-base-dir", plan["directory"]),
         *("--resource-limit", f"no-file={plan['descriptors']}", "--", *plan["arguments"]),
     ]
+
+
+def vmm_rights(plan: Plan) -> dict[str, int]:
+    """Return what a VMM that has no jailer may do with which files of its root, see `landlock`."""
+    both = landlock.READ | landlock.WRITE
+    rights = {"/": landlock.LIST, "/proc": landlock.READ, "/run": landlock.FILL}
+    rights["/vmm"] = landlock.READ | landlock.EXECUTE
+    for name in filter(_is_there, _DEVICES):
+        rights[name] = both | landlock.DEVICE
+    for file in plan["files"]:
+        only = file["read_only"]
+        rights[f"/{file['name']}"] = landlock.READ if only else both | landlock.TRUNCATE
+    return rights
+
+
+def _is_there(path: str) -> bool:
+    return os.access(path, os.F_OK)
 
 
 def vmm_filter() -> list[Instruction]:
