@@ -49,6 +49,17 @@ def test_every_device_that_would_get_a_name_has_one() -> None:
     assert None not in [made.vsock.id, *(disk.id for disk in made.disks or [])]
 
 
+@pytest.mark.parametrize(
+    "version, reports", [((48,), False), ((51, 2), False), ((52,), True), ((53,), True)]
+)
+def test_freed_memory_is_returned_where_a_copy_survives_that(
+    version: tuple[int, ...], reports: bool
+) -> None:
+    balloon = machine(SMALL, Version(*version)).balloon
+    assert balloon is not None
+    assert balloon.free_page_reporting is reports
+
+
 def test_there_is_no_network_and_the_only_way_in_is_vsock() -> None:
     made = machine(SMALL, V53)
     assert made.net is None

@@ -39,6 +39,8 @@ _SPARSE = Version(51)
 _TYPED = Version(50, 1)
 """Older ones find a disk's format out: a guest could choose one that names other files. They find
 nothing but the machine's own below their root."""
+_REPORTING = Version(52)
+"""Older ones end when a copy's guest returns memory: its file cannot have holes punched."""
 _OPERATIONS = 64
 """Disk reads or writes a second for every MiB a second, as in a machine's control group."""
 
@@ -72,7 +74,9 @@ def machine(
         ),
         disks=[_disk(name, version, io_mib) for name in DRIVES],
         rng=api.RngConfig(src="/dev/urandom"),
-        balloon=api.BalloonConfig(size=0, deflate_on_oom=True, free_page_reporting=True),
+        balloon=api.BalloonConfig(
+            size=0, deflate_on_oom=True, free_page_reporting=version >= _REPORTING
+        ),
         vsock=api.VsockConfig(id=_VSOCK_ID, cid=_GUEST_CID, socket=path(VSOCK)),
         serial=api.SerialConfig(mode="Off"),
         console=api.ConsoleConfig(mode="File", file=path(CONSOLE)),

@@ -38,6 +38,7 @@ class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
     vmm = Vmm.CLOUD_HYPERVISOR
     machine = CloudHypervisorMachine
     has_initrd = True
+    noise = "Failed to release reported memory range"
     capabilities = Capabilities(
         freezes=True, stops_when_full=False, keeps_connections=False, containers=True
     )

@@ -51,6 +51,8 @@ class VmmHypervisor(Generic[Made]):
     machine: ClassVar[type[VmmMachine]]
     """Of its machines: `Made`, which a class variable cannot name."""
     has_initrd: ClassVar[bool] = False
+    noise: ClassVar[str] = ""
+    """Messages of the VMM with these words are not kept, see `guest.console`."""
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class VmmHypervisor(Generic[Made]):
     def _start(self, spec: MachineSpec, binary: Binary, frozen: FrozenState | None = None) -> Made:
         """Open everything, start the VMM, and close what only the VMM needs."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            console = Console(spec.console_log)
+            console = Console(spec.console_log, self.noise)
             undo.callback(console.close)
             wires, inherited = open_wires(spec, undo, theirs, initrd=self.has_initrd)
             origin = None
