@@ -2,9 +2,9 @@
 """`python -m benchmarks.firecracker_inside RESULT PROGRAM ROUNDS`: comparisons, where KVM works.
 
 Started by `benchmarks.firecracker`, in the lab or directly; PROGRAM is Firecracker's, with its
-jailer beside it. Compares the services behind the tools, and for `restore` only the hypervisor.
-Writes the seconds and bytes of each side to the file RESULT as JSON. Prints progress on standard
-output.
+jailer beside it, or that of another hypervisor, whose name comes last. Compares the services behind
+the tools, and for `restore` only the hypervisor. Writes the seconds and bytes of each side to the
+file RESULT as JSON. Prints progress on standard output.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def settings(hypervisor: str, data: Path) -> dict[str, str]:
 
 async def add_program(data: Path, program: Path) -> None:
     """Give a data directory the program, as an operator does."""
-    argv = (sys.executable, "-m", "waggle", "vmm", "add", str(program.parent))
+    argv = (sys.executable, "-m", "waggle", "vmm", "add", str(program))
     process = await asyncio.create_subprocess_exec(
         *argv, env={**os.environ, "WAGGLE_DATA_DIR": str(data)}
     )
@@ -76,7 +76,7 @@ async def main(result: Path, program: Path, rounds: int, ours: str = OURS) -> No
     """Measure everything and write the report."""
     with tempfile.TemporaryDirectory(prefix="waggle-firecracker-") as name:
         programs = Path(name, "programs")
-        if ours == OURS:
+        if ours != QEMU:
             await add_program(programs, program)
         found: Report = {}
         async with AsyncExitStack() as stack:

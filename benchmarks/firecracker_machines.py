@@ -30,7 +30,7 @@ from waggle.domain.machine import (
     Resources,
 )
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.rootfs.kit import GuestKernel, GuestKit
+from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh import new_keys
 from waggle.service.local.host import is_root
@@ -45,7 +45,9 @@ class Machines:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings, self._directory = settings, directory
-        self._hypervisor = cast("FreezingHypervisor", hypervisors(settings).first)
+        first = hypervisors(settings).running.first
+        self._hypervisor = cast("FreezingHypervisor", first.hypervisor)
+        self._kernel = first.kernel
         self._resources = Resources(settings.default_cpus, settings.default_memory_mb, DISK_MIB)
         self._made = 0
 
@@ -104,7 +106,7 @@ class Machines:
         return MachineSpec(
             id=f"bench-{self._made}",
             resources=self._resources,
-            kernel=GuestKernel(places.guest).require(),
+            kernel=self._kernel.require(),
             disks=disks,
             ssh_port=port,
             console_log=home / "console.log",

@@ -19,7 +19,7 @@ from pathlib import Path
 from lab import libkrun, session
 from lab.check import judge, lab_store, look
 from lab.display import Display
-from lab.jobs import JOBS, Job
+from lab.jobs import Job, jobs_with, program
 from lab.store import Store
 from waggle.config import load
 from waggle.config.places import Places
@@ -31,7 +31,8 @@ SHELL = "shell"
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line. Exits if it is wrong."""
     parser = argparse.ArgumentParser(prog="lab", description="Run libkrun for real.")
-    names = ", ".join(job.name for job in JOBS)
+    known = [job.name for job in jobs_with(program())]
+    names = ", ".join(known)
     parser.add_argument("--check", action="store_true", help="only say whether it can run here")
     parser.add_argument(
         "--prepare", action="store_true", help="make what takes long, if it can run here, and end"
@@ -47,19 +48,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--put", type=Path, help="a file or directory that becomes /lab/put inside")
     options = parser.parse_args(argv)
     only: list[str] = options.only or []
-    unknown = sorted(set(only) - {job.name for job in JOBS})
+    unknown = sorted(set(only) - set(known))
     if unknown:
         parser.error(f"there is no job {', '.join(unknown)}; there are {names}")
     return options
 
 
 def wanted(options: argparse.Namespace) -> session.Wish:
-    """Convert the command line into a wish. Pure."""
-    jobs = [job for job in JOBS if not options.only or job.name in options.only]
+    """Convert the command line into a wish."""
+    given = program()
+    jobs = [job for job in jobs_with(given) if not options.only or job.name in options.only]
     if options.shell_command is not None:
         jobs = [Job(SHELL, options.shell_command, options.seconds)]
     total = max(session.TOTAL_SECONDS, sum(job.seconds for job in jobs))
-    return session.Wish(jobs, options.reports, options.libkrun, options.put, total_seconds=total)
+    return session.Wish(
+        jobs,
+        options.reports,
+        options.libkrun,
+        options.put,
+        total_seconds=total,
+        cloud_hypervisor=given,
+    )
 
 
 async def interruptible(work: Coroutine[object, object, session.Result]) -> session.Result:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 REPORTS = PurePosixPath("/lab/report")
 PARTS = PurePosixPath("/var/lib/waggle")
@@ -23,6 +23,10 @@ ENVIRONMENT = {  # the guest's kernel is already there, so libkrunfw need not be
     "WAGGLE_TEST_FIRECRACKER": str(FIRECRACKER),
     "WAGGLE_TEST_TEMPLATES": "off",
 }
+CLOUD_HYPERVISOR = PARTS / "vmm" / "cloud-hypervisor"
+GIVEN = "WAGGLE_TEST_CLOUD_HYPERVISOR"
+"""Names a program on this host, which no package index has: it comes along, with its own jobs."""
+INSIDE = {GIVEN: str(CLOUD_HYPERVISOR)}
 MACHINES = min(2, os.cpu_count() or 1)
 """Number of outer machines at once; each takes 3 GiB."""
 TOTAL_SECONDS = 1800.0
@@ -80,6 +84,31 @@ JOBS = (
     pytest_job("four-at-once", "tests/contract -k '(krun or firecracker) and four_machines'", 400),
     pytest_job("cgroups", f"{_GROUPS}.py {_GROUPS}_plan.py", 400),
 )
+
+_CLOUD = "cloud-hypervisor"
+CLOUD_JOBS = (
+    pytest_job(_CLOUD, "tests/contract -k 'cloud and not four_machines'", 700),
+    pytest_job(
+        f"{_CLOUD}-frozen",
+        f"tests/vm/test_freezing.py tests/vm/test_templates.py -k '{_FROZEN}' --copies=20",
+        700,
+        _CLOUD,
+    ),
+    pytest_job(f"{_CLOUD}-main-job", _MAIN_JOB, 600, _CLOUD),
+    pytest_job(
+        f"{_CLOUD}-kills", "tests/endurance/test_kills.py -m endurance --kills=1", 500, _CLOUD
+    ),
+)
+
+
+def program() -> Path | None:
+    """Return the Cloud Hypervisor that this host has for tests, if any."""
+    return Path(name) if (name := os.environ.get(GIVEN)) else None
+
+
+def jobs_with(cloud_hypervisor: Path | None) -> tuple[Job, ...]:
+    """Return all jobs. Pure."""
+    return JOBS if cloud_hypervisor is None else (*JOBS, *CLOUD_JOBS)
 
 
 def shares(jobs: Sequence[Job], machines: int) -> list[list[Job]]:

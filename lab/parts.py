@@ -12,12 +12,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from lab.jobs import CLOUD_HYPERVISOR
 from lab.store import Store, key_of
 from waggle.app.values import image_references, image_service
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.rootfs.full_kernel import INITRD, FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
 from waggle.infra.shared import debian
 
@@ -31,9 +33,12 @@ Files = Mapping[PurePosixPath, Path]
 """Paths on the disk, and the files on the host."""
 
 
-async def guest_files(settings: Settings, on_line: debian.OnLine) -> Files:
+async def guest_files(
+    settings: Settings, on_line: debian.OnLine, cloud_hypervisor: Path | None = None
+) -> Files:
     """Return kernel, kit and images. Makes a missing kernel or kit, but no images.
 
+    With the program of a Cloud Hypervisor also that, and the full kernel of its machines.
     Raises SetupIncomplete, or ImageMissing, which says how to build one.
     """
     places, mirror = Places.of(settings), settings.debian_mirror or None
@@ -42,7 +47,13 @@ async def guest_files(settings: Settings, on_line: debian.OnLine) -> Files:
     service, references = image_service(settings), image_references(settings)
     disks = [(await service.boot_image(references[name], no_progress)).disk for name in RUNTIMES]
     cache = PurePosixPath("cache")
-    files = {cache / "guest" / path.name: path for path in (kernel, kit)}
+    kernels = [kernel]
+    if cloud_hypervisor is not None:
+        full = await FullKernel(places.guest).ensure(mirror, on_line)
+        kernels += [full, full.with_suffix(INITRD)]
+    files = {cache / "guest" / path.name: path for path in (*kernels, kit)}
+    if cloud_hypervisor is not None:
+        files[PurePosixPath("vmm", CLOUD_HYPERVISOR.name)] = cloud_hypervisor
     files |= {cache / "disks" / disk.name: disk for disk in disks}
     files |= {cache / "images" / name: path for name, path in documents(places.images).items()}
     return files

@@ -16,7 +16,7 @@ from pathlib import Path
 from lab import base, firecracker, krunfw, lane, libkrun, outer, parts, project, rust
 from lab.check import find_program
 from lab.display import Display
-from lab.jobs import ENVIRONMENT, MACHINES, TOTAL_SECONDS, Job, shares
+from lab.jobs import ENVIRONMENT, INSIDE, MACHINES, TOTAL_SECONDS, Job, shares
 from lab.lane import Result
 from lab.machine import Disks
 from lab.store import Store
@@ -58,7 +58,7 @@ class Wish:
     """The jobs to run. `reports` is emptied first; `libkrun` is a requirement in cargo's syntax.
 
     `put` is a file or directory that becomes /lab/put inside; at most `machines` outer machines run
-    at once.
+    at once. `cloud_hypervisor` is a program that comes along, see `lab.jobs`.
     """
 
     jobs: Sequence[Job]
@@ -68,10 +68,11 @@ class Wish:
     machines: int = MACHINES
     total_seconds: float = TOTAL_SECONDS
     """Limit from the start of the outer machines to the end of the last, including repetitions."""
+    cloud_hypervisor: Path | None = None
 
 
 async def prepare(
-    settings: Settings, store: Store, work: Path, requirement: str, display: Display
+    settings: Settings, store: Store, work: Path, wish: Wish, display: Display
 ) -> Made:
     """Make missing parts, all at once; `work` is as in `prepare_early`.
 
@@ -79,8 +80,9 @@ async def prepare(
     """
     try:
         async with asyncio.TaskGroup() as group:
-            early = group.create_task(prepare_early(settings, store, work, requirement, display))
-            guest = group.create_task(parts.guest_files(settings, partial(display.detail, "guest")))
+            early = group.create_task(prepare_early(settings, store, work, wish.libkrun, display))
+            on_line = partial(display.detail, "guest")
+            guest = group.create_task(parts.guest_files(settings, on_line, wish.cloud_hypervisor))
     except ExceptionGroup as several:
         raise _first(several) from several
     found = early.result()
@@ -141,12 +143,13 @@ async def run(settings: Settings, store: Store, wish: Wish, display: Display) ->
     if qemu is None:
         raise SetupIncomplete("QEMU is not installed.", hint="Run 'waggle setup --yes'.")
     _empty(wish.reports)
+    environment = ENVIRONMENT if wish.cloud_hypervisor is None else {**ENVIRONMENT, **INSIDE}
     with store.run_directory() as directory:
         made = await _prepared(settings, store, wish, directory, display)
 
         def new_machine(name: str, jobs: Sequence[Job]) -> outer.Machine:
             machine = _machine(qemu, made, directory / name)
-            project.write(machine.disks.project, project.ROOT, jobs, ENVIRONMENT, wish.put)
+            project.write(machine.disks.project, project.ROOT, jobs, environment, wish.put)
             return machine
 
         end = asyncio.get_running_loop().time() + wish.total_seconds
@@ -182,7 +185,7 @@ async def _prepared(
     display.say("making what is missing (kept for the next time)")
     work = directory / "work"
     work.mkdir()
-    made = held(await prepare(settings, store, work, wish.libkrun, display), directory)
+    made = held(await prepare(settings, store, work, wish, display), directory)
     shutil.rmtree(work)
     display.say(f"libkrun {made.libkrun_version}; the outer machines start")
     return made

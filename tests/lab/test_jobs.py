@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.jobs import JOBS, Job, pytest_job, shares
+from lab.jobs import JOBS, Job, jobs_with, pytest_job, shares
 
 jobs = st.lists(st.builds(Job, st.text("ab", max_size=3), st.just("true"), st.floats(1, 900)))
 
@@ -38,13 +38,20 @@ def test_the_jobs_fill_two_machines_evenly() -> None:
     ]
 
 
+def test_a_program_of_the_host_adds_its_jobs() -> None:
+    assert jobs_with(None) == JOBS
+    more = jobs_with(Path("program"))[len(JOBS) :]
+    assert [job.name for job in more if "cloud" not in job.command] == []
+    assert len({job.name for job in (*JOBS, *more)}) == len(JOBS) + len(more)
+
+
 def test_a_pytest_job_writes_its_report_to_the_report_directory() -> None:
     job = pytest_job("some", "tests/x", 5)
     assert "--junit-xml=/lab/report/some.xml" in job.command
     assert job.report == "some.xml"
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize("job", jobs_with(Path("program")), ids=lambda job: job.name)
 def test_a_job_names_tests_that_exist(job: Job) -> None:
     words = shlex.split(job.command)
     places = [Path(__file__).parents[2] / word for word in words if word.startswith("tests/")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lab.check import judge, lab_store, look
 from lab.display import Display
-from lab.jobs import JOBS
+from lab.jobs import jobs_with, program
 from lab.session import Wish, run
 
 from waggle.config import load
@@ -34,17 +34,23 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
     if verdict.mends:
         pytest.fail("the lab cannot run: " + "; ".join(verdict.mends))
     store = lab_store(Places.of(settings).cache)
+    given = program()
+    jobs = jobs_with(given)
     with capsys.disabled():
         sys.stderr.write("\n")
         display = Display(sys.stderr)  # only here: stderr is another file before
         try:
-            result = await run(settings, store, Wish(JOBS, tmp_path), display)
-            failed = [job for job in JOBS if result.codes.get(job.name) != 0]
+            result = await run(
+                settings, store, Wish(jobs, tmp_path, cloud_hypervisor=given), display
+            )
+            failed = [job for job in jobs if result.codes.get(job.name) != 0]
             if failed and not result.broke:
                 # Nested emulation sometimes stalls for seconds, so only what fails again in a new
                 # outer machine counts.
                 display.say(f"FAILED ONCE, and tried again:\n{result.story}")
-                result = await run(settings, store, Wish(failed, tmp_path), display)
+                result = await run(
+                    settings, store, Wish(failed, tmp_path, cloud_hypervisor=given), display
+                )
         except WaggleError as error:
             pytest.fail(f"the lab could not be made: {error.message} {error.hint or ''}")
     if result.broke:

@@ -7,16 +7,31 @@ from pathlib import Path
 
 import pytest
 from lab.check import Facts, look
-from lab.jobs import JOBS, TOTAL_SECONDS
+from lab.jobs import GIVEN, JOBS, TOTAL_SECONDS
 
 from lab import __main__ as command
 
 
-def test_without_arguments_all_jobs_run() -> None:
+def test_without_arguments_all_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(GIVEN, raising=False)
     wish = command.wanted(command.parse([]))
     assert wish.jobs == list(JOBS)
+    assert wish.cloud_hypervisor is None
     assert wish.libkrun == "1"
     assert wish.total_seconds >= TOTAL_SECONDS
+
+
+def test_a_cloud_hypervisor_of_the_host_comes_along(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(GIVEN, "/opt/program")
+    wish = command.wanted(command.parse(["--only", "cloud-hypervisor"]))
+    assert [job.name for job in wish.jobs] == ["cloud-hypervisor"]
+    assert wish.cloud_hypervisor == Path("/opt/program")
+    monkeypatch.delenv(GIVEN)
+    with pytest.raises(SystemExit):
+        command.parse(["--only", "cloud-hypervisor"])
+    assert "there is no job cloud-hypervisor" in capsys.readouterr().err
 
 
 def test_one_job_or_another_command_can_be_selected() -> None:
