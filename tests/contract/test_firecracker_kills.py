@@ -37,7 +37,6 @@ from waggle.infra.shared.cgroups import Groups, Place, place, read_facts
 from waggle.infra.shared.confined import identify
 from waggle.infra.vmm import client
 from waggle.infra.vmm.exchange import Reply, exchange
-from waggle.infra.vmm.version import Vmm
 from waggle.tasks import end
 
 pytestmark = [
@@ -149,7 +148,7 @@ async def enclosed(
 
     made = await real_subject("firecracker", tmp_path, guest_parts, busybox_image)
     made.hypervisor = FirecrackerHypervisor(
-        vmms.binary(Vmm.FIRECRACKER), vmms.store().find, jailed=True, enclose=enclose
+        vmms.binary, vmms.store().find, jailed=True, enclose=enclose
     )
     mounts = Path("/proc/self/mountinfo").read_text()
     yield made
