@@ -112,6 +112,18 @@ async def test_versions_lie_side_by_side_and_the_newest_is_used(
     assert store.find(FC, old, "1.10.1").version == Version(1, 10, 1)
 
 
+async def test_what_a_foreign_file_names_is_not_repeated_unless_it_is_a_version(
+    store: BinaryStore,
+) -> None:
+    for digest, version in (("", ""), ("\x1b[2J" + "0" * 100, "9" * 10_000), ("0" * 65, "1\n2")):
+        with pytest.raises(SetupIncomplete) as missing:
+            store.find(FC, digest, version)
+        assert missing.value.message == "It needs another Firecracker, which is not here."
+        assert missing.value.hint == "Add that program: waggle vmm add PATH."
+    with pytest.raises(SetupIncomplete, match=r"It needs Firecracker 1\.12\.1, which"):
+        store.find(FC, "0" * 64, "1.12.1")
+
+
 async def test_an_empty_store_says_how_to_add_one(store: BinaryStore) -> None:
     assert store.installed() == ()
     with pytest.raises(SetupIncomplete, match="Firecracker is not installed") as missing:

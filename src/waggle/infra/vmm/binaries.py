@@ -104,20 +104,22 @@ class BinaryStore:
     def find(self, vmm: Vmm, digest: str, version: str) -> Binary:
         """Return the program that made a frozen machine, by its digest; verified.
 
-        `version` is for the message. Raises SetupIncomplete, which names the version to add or
-        says that the file was replaced.
+        `version` is for the message. Both may come from a file of anybody's. Raises
+        SetupIncomplete, which names the version to add or says that the file was replaced.
         """
         ours = [one for one in self.installed() if one.vmm is vmm and one.arch == self.arch]
         for one in ours:
             if one.binary is not None and one.binary.digest == digest:
                 return self._usable(one)
-        hint = f"Add that program: waggle vmm add PATH; its sha256 is {digest[:64]}."
+        hint = "Add that program: waggle vmm add PATH."
+        if kept.is_digest(digest):
+            hint = f"{hint.removesuffix('.')}; its sha256 is {digest}."
         if any(str(one.version) == version for one in ours):
             raise SetupIncomplete(
                 f"It was made by another build of {TITLES[vmm]} {version} than the one here.",
                 hint=f"Remove that one: waggle vmm rm {vmm} {version}. {hint}",
             )
-        raise SetupIncomplete(f"It needs {TITLES[vmm]} {version}, which is not here.", hint=hint)
+        raise SetupIncomplete(f"It needs {_called(vmm, version)}, which is not here.", hint=hint)
 
     def _usable(self, one: Installed) -> Binary:
         if one.binary is None or one.problem:
@@ -262,3 +264,11 @@ class BinaryStore:
                 f"{error.filename or self.directory}: {error.strerror or error}.",
                 hint="Run this as the user of the server, or as root.",
             ) from error
+
+
+def _called(vmm: Vmm, version: str) -> str:
+    """Return the name of a program; a version that is none is left out."""
+    try:
+        return f"{TITLES[vmm]} {Version.parse(version)}"
+    except ValueError:
+        return f"another {TITLES[vmm]}"

@@ -96,7 +96,7 @@ def _read(directory: Path) -> Binary:
     named = (str(fields["vmm"]), str(fields["version"]), str(fields["arch"]))
     if fields["format"] != _FORMAT or named != directory.parts[-3:]:
         raise ValueError(directory)
-    if not _DIGEST.fullmatch(digest) or not (jailer == "" or _DIGEST.fullmatch(jailer)):
+    if not is_digest(digest) or not (jailer == "" or is_digest(jailer)):
         raise ValueError(directory)
     return Binary(
         vmm,
@@ -112,6 +112,11 @@ def _read(directory: Path) -> Binary:
 
 def _text(value: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(value))[:300]
+
+
+def is_digest(text: str) -> bool:
+    """Whether it is a sha256 in hexadecimal digits. Pure."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def problem(binary: Binary, root: Path, users: Collection[int]) -> str:
