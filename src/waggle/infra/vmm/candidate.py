@@ -22,7 +22,7 @@ from waggle.infra.vmm.cloud_hypervisor import VMM_PING
 from waggle.infra.vmm.errors import VmmError
 from waggle.infra.vmm.firecracker import GET_FIRECRACKER_VERSION
 from waggle.infra.vmm.kept import Installed
-from waggle.infra.vmm.offered import WANTED, Copy
+from waggle.infra.vmm.offered import JAILER_WANTED, WANTED, Copy
 from waggle.infra.vmm.trial import API, running
 from waggle.infra.vmm.version import OLDEST, TITLES, Version, Vmm
 
@@ -135,12 +135,12 @@ async def _same(vmm: Vmm, version: Version, jailer: Copy, terms: Terms) -> None:
     if name != _JAILER:
         raise InvalidArgument(
             f"{jailer.source} is no jailer, but {name} {its_version}.",
-            hint="Name the jailer of the same release.",
+            hint=JAILER_WANTED,
         )
     if its_version != version:
         raise InvalidArgument(
             f"{jailer.source} is the jailer of {its_version}, and Firecracker is {version}.",
-            hint="Name the jailer of the same release with --jailer.",
+            hint=JAILER_WANTED,
         )
 
 

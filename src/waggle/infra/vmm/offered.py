@@ -46,6 +46,10 @@ WANTED: Final = (
     "Name the program of Firecracker or Cloud Hypervisor, the directory that holds it, or the "
     "archive of a release."
 )
+JAILER_WANTED: Final = (
+    "Name the jailer of the same release with --jailer, or have none: move the program to a "
+    "directory without one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,7 @@ def _jailer(path: Path, work: Path, arch: str) -> Copy:
         return _copied(path, work, arch)
     except InvalidArgument as error:
         message = error.message.replace("is no VMM", "is no jailer")
-        hint = "Name the jailer of the same release with --jailer."
-        raise InvalidArgument(message, hint=hint) from error
+        raise InvalidArgument(message, hint=JAILER_WANTED) from error
 
 
 @contextlib.contextmanager
