@@ -168,8 +168,12 @@ def test_what_systemd_would_break_is_left_alone() -> None:
     agent = dict(units(text("agent/waggle-agent.service")))
     assert agent["RestrictSUIDSGID"] == "no", "it refuses openat2, which opens the agent's files"
     assert agent["PrivateTmp"] == "no", "files that are asked for are in the real one"
-    server = dict(units(text("server/waggle.service")))
-    assert server["DeviceAllow"].startswith("/dev/char/"), "a path must be there at the start"
+    server = units(text("server/waggle.service"))
+    devices = [value for name, value in server if name == "DeviceAllow"]
+    assert devices[0] == "/dev/char/10:232 rw", "a path must be there at the start"
+    assert devices[1:] == ["char-misc m"], "others may be made, and not opened"
+    spaces = {"user", "mnt", "net", "ipc", "uts", "pid"}
+    assert set(dict(server)["RestrictNamespaces"].split()) == spaces, "those that machines get"
 
 
 @pytest.mark.parametrize(

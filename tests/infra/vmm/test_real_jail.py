@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
+from packages.stage import FILES as PACKAGED
 from tests.infra.vmm.guarded import UID, as_root
 from tests.support.firecracker import FIRECRACKER, JAILER, VERSION, programs
 from tests.support.leaks import Leaks
@@ -121,3 +124,18 @@ async def test_read_only_files_are_so_for_the_kernel_too(
             assert {"nosuid", "nodev"} <= mounts[f"/{name}"] or writable
         assert {"nosuid", "nodev", "noexec"} <= mounts["/run"]
         assert ("rw" in mounts["/"]) is jailed
+
+
+def test_the_packaged_service_has_the_rights_that_the_jailer_needs(place: Path, real: Path) -> None:
+    unit = (PACKAGED / "server/waggle.service").read_text("utf-8")
+    lines = re.findall(r"(?m)^CapabilityBoundingSet=(.+)$", unit)
+    names = [name.removeprefix("CAP_").lower() for line in lines for name in line.split()]
+    limits = ",".join(["-all", *(f"+{name}" for name in names)])
+    argv = [
+        *("unshare", "--mount", "setpriv", "--no-new-privs", "--bounding-set", limits),
+        *(str(real / JAILER), "--id", "vm", "--exec-file", str(real / FIRECRACKER)),
+        *("--uid", str(UID), "--gid", str(UID), "--chroot-base-dir", str(place)),
+        *("--", "--version"),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"Firecracker v{VERSION}"), done.stderr
