@@ -26,7 +26,7 @@ from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.host.process import held_by_listeners
-from waggle.infra.host.vmms import with_programs
+from waggle.infra.host.vmms import Confinement, refusal, with_programs
 from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.shared import landlock
 from waggle.infra.shared.files import FileLock
@@ -42,9 +42,9 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
     settings = load()
     host = subject(settings)
     installed = store(Places.of(settings)).installed()
-    results = with_programs(
-        anyio.run(examine, host), installed, is_root=host.is_root, landlock=landlock.version()
-    )
+    refused = anyio.run(partial(refusal, is_root=host.is_root)) if installed else ""
+    confinement = Confinement(is_root=host.is_root, landlock=landlock.version(), refused=refused)
+    results = with_programs(anyio.run(examine, host), installed, confinement)
     if as_json:
         print_json([asdict(result) for result in results])
     else:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from waggle.infra.host.preflight import CheckResult, Status, ok
-from waggle.infra.host.vmms import programs, with_programs
+from waggle.infra.host.vmms import Confinement, programs, refusal, with_programs
 from waggle.infra.vmm.kept import Binary, Installed
 from waggle.infra.vmm.version import Version, Vmm
 
@@ -29,12 +30,12 @@ def installed(
 
 
 def line(one: Installed, *, is_root: bool = True, landlock: int = 3) -> CheckResult:
-    (result,) = programs([one], is_root=is_root, landlock=landlock, arch="x86_64")
+    (result,) = programs([one], Confinement(is_root=is_root, landlock=landlock), arch="x86_64")
     return result
 
 
 def test_nothing_installed_is_one_line_and_no_problem() -> None:
-    (result,) = programs([], is_root=True, landlock=3)
+    (result,) = programs([], Confinement(is_root=True, landlock=3))
     assert result.status is Status.OK
     assert result.detail.startswith("not installed")
     assert "waggle vmm add PATH" in result.detail
@@ -78,7 +79,7 @@ def test_older_versions_are_kept_for_what_they_froze() -> None:
         installed(FC, Version(1, 12)),
         installed(FC, Version(1, 9), problem="it was replaced"),
     ]
-    old, newest, broken = programs(all_three, is_root=True, landlock=3, arch="x86_64")
+    old, newest, broken = programs(all_three, Confinement(is_root=True, landlock=3), arch="x86_64")
     assert old.detail.startswith("kept for what it froze, new machines use 1.12.0; ")
     assert newest.detail.startswith("can freeze machines; ")
     assert broken.status is Status.WARN
@@ -92,14 +93,30 @@ def test_an_older_version_is_not_said_to_replace_a_broken_one() -> None:
         installed(FC, Version(1, 12)),
         installed(FC, Version(1, 13), problem="it was replaced"),
     ]
-    old, broken = programs(both, is_root=True, landlock=0, arch="x86_64")
+    old, broken = programs(both, Confinement(is_root=True, landlock=0), arch="x86_64")
     assert old.detail.startswith("kept for what it froze, new machines use 1.13.0; ")
     assert broken.detail == "it was replaced; new machines would use it"
 
 
+@pytest.mark.anyio
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root is sure to have namespaces")
+async def test_a_kernel_that_gives_no_process_namespace_is_reported() -> None:
+    assert await refusal(is_root=True) == ""
+    words = "unshare failed: Operation not permitted"
+    (result,) = programs(
+        [installed(FC, Version(1, 12))], Confinement(is_root=True, landlock=3, refused=words)
+    )
+    assert result.status is Status.WARN
+    assert result.detail.startswith("its machines cannot start")
+    assert words in result.detail
+    assert "RestrictNamespaces" in result.mend
+
+
 def test_the_lines_follow_libkrun() -> None:
     results = [ok(name, "fine") for name in ("qemu", "libkrun", "hypervisor")]
-    more = with_programs(results, [installed(FC, Version(1, 12))], is_root=True, landlock=3)
+    more = with_programs(
+        results, [installed(FC, Version(1, 12))], Confinement(is_root=True, landlock=3)
+    )
     names = [result.name for result in more]
     assert names == ["qemu", "libkrun", "firecracker 1.12.0", "hypervisor"]
-    assert with_programs([], [], is_root=True, landlock=3)[0].name == "VMM programs"
+    assert with_programs([], [], Confinement(is_root=True, landlock=3))[0].name == "VMM programs"
