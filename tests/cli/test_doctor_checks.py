@@ -47,7 +47,7 @@ def subject(tmp_path: Path) -> Subject:
     (tmp_path / "kit").write_bytes(b"EROFS")
     return Subject(
         data_dir=tmp_path,
-        kernels=(tmp_path / "kernel",),
+        kernel=(tmp_path / "kernel",),
         kit=tmp_path / "kit",
         listen_port=0,
         images=lambda: {"python": True},
@@ -265,13 +265,13 @@ class TestFiles:
     async def test_an_absent_or_empty_kernel_or_a_directory_fails(self, subject: Subject) -> None:
         (subject.data_dir / "empty").touch()
         for name in ("absent", "empty", "."):
-            kernels = (*subject.kernels, subject.data_dir / name)
-            result = await preflight.kernel(replace(subject, kernels=kernels))
+            kernels = (*subject.kernel, subject.data_dir / name)
+            result = await preflight.kernel(replace(subject, kernel=kernels))
             assert result.status is Status.FAIL
             assert str(subject.data_dir / name) in result.detail
             assert "waggle setup" in result.mend
-        both = (*subject.kernels, subject.kit)
-        result = await preflight.kernel(replace(subject, kernels=both))
+        both = (*subject.kernel, subject.kit)
+        result = await preflight.kernel(replace(subject, kernel=both))
         assert result.status is Status.OK
         assert all(str(path) in result.detail for path in both)
 

@@ -60,7 +60,7 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernels=guest_kernels(settings),
+        kernel=guest_kernels(settings),
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,
@@ -102,7 +102,7 @@ def _secrets(file: Path) -> int:
 async def _fixes(host: Subject) -> list[str]:
     """Return the lines to show for `fix`, with the commands in order."""
     plan = await packages_plan()
-    parts = all(path.exists() for path in (*host.kernels, host.kit))
+    parts = all(path.exists() for path in (*host.kernel, host.kit))
     images = all(host.images().values()) and not host.outdated()
     return fixes(plan, parts=parts, images=images)
 

@@ -65,7 +65,7 @@ class Subject:
     """
 
     data_dir: Path
-    kernels: tuple[Path, ...]
+    kernel: tuple[Path, ...]
     kit: Path
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080
@@ -143,7 +143,7 @@ async def build_programs(_subject: Subject) -> CheckResult:
 
 async def kernel(subject: Subject) -> CheckResult:
     """Check that the guest kernels exist; hypervisors may have different ones."""
-    results = [_file("kernel", path) for path in subject.kernels]
+    results = [_file("kernel", path) for path in subject.kernel]
     details = ", ".join(result.detail for result in results)
     return next((one for one in results if one.status is Status.FAIL), ok("kernel", details))
 
