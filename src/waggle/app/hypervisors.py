@@ -151,14 +151,14 @@ def candidates(settings: Settings) -> dict[HypervisorName, Candidate]:
 def guest_kernels(settings: Settings, adapters: Adapters = ADAPTERS) -> tuple[Path, ...]:
     """Return the kernels of the guests of all hypervisors that are named, or that `auto` may take.
 
-    That of QEMU's if there is none.
+    With what belongs to each. That of QEMU's if there is none.
     """
     found = {name: adapters[name](settings) for name in HypervisorName}
     left_out = {
         n for n, one in found.items() if one.candidate.problem or one.candidate.only_by_name
     }
     names = settings.hypervisor or [n for n in found if n not in left_out] or [HypervisorName.QEMU]
-    return tuple(dict.fromkeys(found[name].kernel.path for name in names))
+    return tuple(dict.fromkeys(path for name in names for path in found[name].kernel.files))
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ async def _artifacts(settings: Settings) -> None:
         with working("Fetching the guest kernel") as detail:
             await kernel.ensure(mirror, detail)
     full = FullKernel(places.guest)
-    if _needs_full_kernel(settings) and not full.path.exists():
+    if _needs_full_kernel(settings) and not full.is_there:
         with working("Fetching the full guest kernel") as detail:
             await full.ensure(mirror, detail)
     if not kit.path.exists():

@@ -112,6 +112,15 @@ def test_a_missing_kernel_is_an_incomplete_setup(tmp_path: Path) -> None:
         FullKernel(tmp_path).require()
 
 
+def test_a_kernel_without_its_initramfs_is_an_incomplete_setup(tmp_path: Path) -> None:
+    kernel = FullKernel(tmp_path)
+    kernel.path.write_bytes(b"kernel")
+    with pytest.raises(SetupIncomplete, match="full guest kernel is not there"):
+        kernel.require()
+    kernel.initrd.write_bytes(b"initramfs")
+    assert kernel.require() == kernel.path
+
+
 @pytest.mark.anyio
 async def test_a_build_without_its_tool_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

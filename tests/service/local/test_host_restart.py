@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import anyio
@@ -150,12 +151,17 @@ class TestRestart:
         await guest.destroy()
         assert rig.left() == NOTHING
 
+    @pytest.mark.parametrize("gone", ["image", "kit", "kernel-full-1.elf", "kernel-full-1.initrd"])
     async def test_a_part_that_is_gone_is_found_before_anything_ends(
-        self, rig: Rig, parts: MachineParts
+        self, rig: Rig, parts: MachineParts, gone: str
     ) -> None:
-        _, guest = await self.ended(rig, parts)
-        parts.kit.unlink()
-        with pytest.raises(BootFailed, match="kit is gone from the server"):
+        """Of the full kernel, also its initramfs."""
+        kernel = rig.directory / "kernel-full-1.elf"
+        for path in (kernel, kernel.with_suffix(".initrd")):
+            path.write_bytes(b"there")
+        _, guest = await self.ended(rig, replace(parts, kernel=kernel))
+        (rig.directory / gone).unlink()
+        with pytest.raises(BootFailed, match=f"{gone} is gone from the server"):
             rig.host.require_restart(guest)
         await guest.destroy()
 

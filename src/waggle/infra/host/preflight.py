@@ -66,6 +66,7 @@ class Subject:
 
     data_dir: Path
     kernel: tuple[Path, ...]
+    """Of all hypervisors that may run, and what belongs to them."""
     kit: Path
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080
@@ -142,7 +143,7 @@ async def build_programs(_subject: Subject) -> CheckResult:
 
 
 async def kernel(subject: Subject) -> CheckResult:
-    """Check that the guest kernels exist; hypervisors may have different ones."""
+    """Check that the guest kernels exist, and what else machines with them need."""
     results = [_file("kernel", path) for path in subject.kernel]
     details = ", ".join(result.detail for result in results)
     return next((one for one in results if one.status is Status.FAIL), ok("kernel", details))

@@ -34,6 +34,7 @@ from waggle.domain.machine import (
 )
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.rootfs.full_kernel import files_of
 from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
 from waggle.service.local.variables import Blocks
 from waggle.tasks import finish, stage
@@ -76,6 +77,11 @@ class MachineParts:
     kernel: Path
     kit: Path
     resources: Resources
+
+    def missing(self) -> str | None:
+        """Return the name of a file that is gone and without which it does not start, or None."""
+        files = (*files_of(self.kernel), self.kit, self.image.disk)
+        return next((path.name for path in files if not path.exists()), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,13 +167,11 @@ class LocalHost:
     def require_restart(self, guest: host.Guest) -> None:
         """Raise BootFailed or DiskFull; see `domain.host.EnvironmentHost.require_restart`."""
         self.require_disk()
-        parts = _local(guest).started.blueprint.parts
-        for path in (parts.kernel, parts.kit, parts.image.disk):
-            if not path.exists():
-                raise BootFailed(
-                    f"It cannot be booted again: {path.name} is gone from the server.",
-                    hint="Its machine still runs: take a snapshot of it, or its files.",
-                )
+        if (gone := _local(guest).started.blueprint.parts.missing()) is not None:
+            raise BootFailed(
+                f"It cannot be booted again: {gone} is gone from the server.",
+                hint="Its machine still runs: take a snapshot of it, or its files.",
+            )
 
     async def restart(
         self, environment: Environment, guest: host.Guest, progress: Progress

@@ -39,6 +39,7 @@ MODULES = (
 )
 """What every machine needs; others are found by their names when something needs them."""
 INITRD = ".initrd"
+_NAME = "kernel-full-"
 _MIB = 1 << 20
 MAX_PACKED = 64 * _MIB
 MAX_KERNEL = 256 * _MIB
@@ -104,13 +105,24 @@ def initramfs(made: Path, modules: Path) -> bytes:
     return archive
 
 
+def files_of(kernel: Path) -> tuple[Path, ...]:
+    """Return a kernel, full or small, and what else a machine with it needs. Pure."""
+    is_full = kernel.name.startswith(_NAME)
+    return (kernel, kernel.with_suffix(INITRD)) if is_full else (kernel,)
+
+
 class FullKernel(Part):
     """Kernel and initramfs of this version of waggle, in `directory`."""
 
     _absent = "The full guest kernel is not there."
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / f"kernel-full-{full_key()}.elf"
+        self.path = directory / f"{_NAME}{full_key()}.elf"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The kernel and its initramfs."""
+        return files_of(self.path)
 
     @property
     def initrd(self) -> Path:

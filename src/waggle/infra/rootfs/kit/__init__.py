@@ -38,9 +38,19 @@ class Part(ABC):
     path: Path
     _absent: str
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and all that belongs to it."""
+        return (self.path,)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was made, with all that belongs to it."""
+        return all(path.exists() for path in self.files)
+
     def require(self) -> Path:
         """Return the file. Raises SetupIncomplete when it was not made yet."""
-        if not self.path.exists():
+        if not self.is_there:
             raise SetupIncomplete(self._absent)
         return self.path
 
@@ -49,11 +59,11 @@ class Part(ABC):
 
         A cancelled build leaves nothing. Raises SetupIncomplete when a tool is missing or fails.
         """
-        if self.path.exists():
+        if self.is_there:
             return self.path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         async with FileLock(self.path.with_suffix(".lock"), timeout=_BUILD_SECONDS):
-            if not self.path.exists():
+            if not self.is_there:
                 await self._make(mirror, on_line)
         return self.path
 

@@ -251,9 +251,8 @@ class Freezer:
                 hint="Machines resume only where they were frozen: WAGGLE_QEMU_OLDER names a QEMU, "
                 "'waggle vmm add' brings a VMM, WAGGLE_GUEST_KERNEL decides the kind of QEMU's.",
             )
-        for path in (parts.image.disk, parts.kernel, parts.kit):
-            if not path.exists():
-                raise FrozenMachineUnusable(f"One of its parts is gone: {path.name}.")
+        if (gone := parts.missing()) is not None:
+            raise FrozenMachineUnusable(f"One of its parts is gone: {gone}.")
         return parts, vmm
 
     def sweep(self) -> None:
