@@ -33,6 +33,9 @@ class Resources:
     memory_mib: int
     disk_mib: int
 
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs, {self.memory_mib} MiB of memory and {self.disk_mib} MiB of disk"
+
 
 @dataclass(frozen=True, slots=True)
 class VmmProcess:

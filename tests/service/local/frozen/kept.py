@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
+from waggle.domain.machine import RAM, SCRATCH
 from waggle.domain.network import NO_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
@@ -45,7 +47,7 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
     """Keep a snapshot of ann's in a data directory, with its facts changed by `change`."""
     installed(here)
     disk, kernel, kit = machine_parts(here)
-    resources = Resources(1, 128, 64)
+    resources = Resources(1, 2, 1)
     image = BootImage("local/python", "sha256:1", disk, {}, "", "", "")
     snapshot = Snapshot(
         id=OLD,
@@ -69,5 +71,7 @@ def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Pa
     directory.mkdir(parents=True)
     for name in FILES:
         (directory / name).write_bytes(name.encode() + bytes(100_000))
+    os.truncate(directory / RAM, resources.memory_mib << 20)
+    os.truncate(directory / SCRATCH, resources.disk_mib << 20)
     frozen_files.seal(directory, facts)
     return directory

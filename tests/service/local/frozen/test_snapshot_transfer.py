@@ -207,6 +207,33 @@ def test_invalid_manifests_are_refused(
     assert words in refusal(exported(kept(tmp_path / "a", change)), installed(tmp_path / "b"))
 
 
+@pytest.mark.parametrize(
+    "part, name, value, words",
+    [
+        ("snapshot", "resources", [1, 1, 1], "with 1 CPUs, 1 MiB of memory and 1 MiB of disk, but"),
+        ("snapshot", "resources", [2, 2, 1], "with 2 CPUs"),
+        ("resources", "cpus", 2, "machine has 2 CPUs, 2 MiB of memory and 1 MiB of disk"),
+        ("both", "memory_mib", 1, "ram has 2097152 bytes, but its machine 1 MiB"),
+        ("both", "disk_mib", 2, "scratch.img has 1048576 bytes, but its machine 2 MiB"),
+    ],
+)
+def test_sizes_that_disagree_are_refused(
+    tmp_path: Path, part: str, name: str, value: object, words: str
+) -> None:
+    """An environment counts as what it says, and takes what its machine has."""
+
+    def change(facts: dict[str, Any]) -> None:
+        if part != "both":
+            facts[part][name] = value
+        else:
+            facts["resources"][name] = value
+            facts["snapshot"]["resources"] = [*facts["resources"].values()]
+
+    why = refusal(exported(kept(tmp_path / "a", change)), installed(tmp_path / "b"))
+    assert words in why
+    assert "export the snapshot again" in why
+
+
 def test_a_snapshot_of_before_hypervisors_had_names_is_of_qemu(tmp_path: Path) -> None:
     def older(facts: dict[str, Any]) -> None:
         del facts["hypervisor"]
@@ -250,7 +277,8 @@ def test_an_exported_file_is_new_and_private(tmp_path: Path) -> None:
 def test_on_a_full_disk_export_and_import_fail_and_leave_nothing(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     for name in FILES:
-        (there / name).write_bytes(random.Random(name).randbytes(300_000))
+        with (there / name).open("r+b") as file:
+            file.write(random.Random(name).randbytes(300_000))
     frozen_files.seal(there, frozen_files.facts(there))
     with small_disk(tmp_path / "disk", 4) as disk:
         disk.fill(leave=500_000)

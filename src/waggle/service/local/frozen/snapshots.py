@@ -171,6 +171,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
 
 _MOST_MEMORY_MIB, _MOST_DISK_MIB = 1 << 16, 1 << 20
 _SLACK = 64 << 20
+_EXPORT_ANEW = "The file was changed or damaged: export the snapshot again."
 
 
 def export(directory: Path, out: BinaryIO) -> None:
@@ -217,9 +218,10 @@ def bring(
         with frozen_files.understanding():
             facts = frozen_files.facts(made)
             hypervisor = hypervisor_of(facts)
-        freezing(hypervisor).check(made)
+        machine = freezing(hypervisor).check(made).resources
         with frozen_files.understanding():
             imported = parse_snapshot(facts)
+        _require_agreement(imported.resources, machine, made)
         kept = replace(
             _from_elsewhere(imported), id=snapshot_id, owner=owner, expires_at=expires_at
         )
@@ -229,6 +231,23 @@ def bring(
             raise FrozenMachineUnusable(f"There is a snapshot {snapshot_id} already.")
         place(made, target)
     return replace(kept, size=frozen_files.size(target))
+
+
+def _require_agreement(described: Resources, machine: Resources, directory: Path) -> None:
+    """Raise FrozenMachineUnusable unless description, machine and files are of one size.
+
+    An environment counts as what the description says, and its machine takes what the files have.
+    """
+    if described != machine:
+        raise FrozenMachineUnusable(
+            f"It is described with {described}, but its machine has {machine}.", hint=_EXPORT_ANEW
+        )
+    for file, mib in ((RAM, machine.memory_mib), (SCRATCH, machine.disk_mib)):
+        size = (directory / file).stat().st_size
+        if size != mib << 20:
+            raise FrozenMachineUnusable(
+                f"Its {file} has {size} bytes, but its machine {mib} MiB.", hint=_EXPORT_ANEW
+            )
 
 
 def write_new(target: Path, directory: Path) -> int:
