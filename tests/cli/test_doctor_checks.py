@@ -166,6 +166,19 @@ class TestHypervisor:
         alone = await doctor.qemu(replace(both, hypervisor=(KRUN,)))
         assert (alone.status, alone.detail) == (Status.OK, "not needed (not installed)")
 
+    async def test_a_full_kernel_that_krun_lacks_decides(self, subject: Subject) -> None:
+        def with_full() -> dict[HypervisorName, Candidate]:
+            able = Capabilities(freezes=True, stops_when_full=True, containers=True)
+            return {**found(), QEMU: Candidate(able, needs_kvm=False)}
+
+        full = replace(subject, candidates=with_full, full_kernel=True)
+        result = await doctor.hypervisor(full)
+        assert result.detail.startswith("qemu, krun: WAGGLE_GUEST_KERNEL=full: first those whose")
+        alone = await doctor.hypervisor(replace(full, hypervisor=(KRUN,)))
+        assert alone.status is Status.FAIL
+        assert "guests of krun have the small kernel only" in alone.detail
+        assert "Add qemu to WAGGLE_HYPERVISOR" in alone.mend
+
     async def test_qemu_is_used_with_the_reason_against_krun(self, subject: Subject) -> None:
         old = await doctor.hypervisor(subject)
         assert old.detail.startswith(f"qemu: krun cannot be used: {OLD} qemu can be used.")

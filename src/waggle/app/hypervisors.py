@@ -208,6 +208,7 @@ def hypervisors(
         acceleration,
         {name: one.candidate for name, one in found.items()},
         settings.prefer,
+        full_kernel=settings.guest_kernel == "full",
     )
     running: list[Running] = []
     for name in decision.names:

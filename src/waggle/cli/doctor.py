@@ -70,6 +70,7 @@ def subject(settings: Settings) -> Subject:
         qemu_older=settings.qemu_older,
         hypervisor=settings.hypervisor,
         prefer=settings.prefer,
+        full_kernel=settings.guest_kernel == "full",
         candidates=partial(candidates, settings),
         accel=settings.accel,
         memory_mib=settings.default_memory_mb,

@@ -117,8 +117,8 @@ class MachineSection(Section):
         "small",
         "The kernel of QEMU's machines: `full` has the modules that Docker and iptables want and "
         "starts a little later; run `waggle setup` after a change. libkrun's and Firecracker's is "
-        "the small one, Cloud Hypervisor's the full one. See "
-        "[guest.md](guest.md#the-full-kernel).",
+        "the small one, Cloud Hypervisor's the full one: with `full`, `WAGGLE_HYPERVISOR=auto` "
+        "puts those first that have it. See [guest.md](guest.md#the-full-kernel).",
     )
     accel: Annotated[Literal["auto", "kvm", "tcg"], lower] = setting(
         "auto",

@@ -111,6 +111,47 @@ def test_a_demanded_one_with_kvm_forbidden_is_a_contradiction() -> None:
         choose_hypervisors((KRUN,), FORBIDDEN, BOTH)
 
 
+FULL = Capabilities(freezes=True, stops_when_full=True, containers=True)
+WITH_FULL = {
+    KRUN: BOTH[KRUN],
+    HypervisorName.FIRECRACKER: Candidate(FREEZES, needs_kvm=True),
+    QEMU: replace(BOTH[QEMU], capabilities=FULL),
+}
+
+
+@pytest.mark.parametrize("prefer", get_args(Preference))
+def test_who_asks_for_the_full_kernel_gets_a_hypervisor_that_has_it(prefer: Preference) -> None:
+    """The others stay, for the environments that they run."""
+    decision = choose_hypervisors((), KVM, WITH_FULL, prefer, full_kernel=True)
+    assert decision.names[0] is QEMU
+    assert {*decision.names} == {*WITH_FULL}
+    assert "WAGGLE_GUEST_KERNEL=full: first those whose guests have it." in decision.reason
+    alone = choose_hypervisors((), NO_KVM, WITH_FULL, prefer, full_kernel=True)
+    assert (alone.names, "WAGGLE_GUEST_KERNEL" in alone.reason) == ((QEMU,), False)
+
+
+def test_a_full_kernel_that_nobody_has_is_refused_with_the_reason_and_the_fix() -> None:
+    gone = {**WITH_FULL, QEMU: replace(WITH_FULL[QEMU], problem=NONE)}
+    with pytest.raises(SetupIncomplete) as caught:
+        choose_hypervisors((), KVM, gone, full_kernel=True)
+    assert caught.value.message == (
+        "WAGGLE_GUEST_KERNEL=full, but no hypervisor that has it can be used. "
+        f"qemu cannot be used: {NONE}"
+    )
+    assert caught.value.hint == "Run 'waggle setup'."
+
+
+def test_a_list_without_the_full_kernel_contradicts_it() -> None:
+    small = (KRUN, HypervisorName.FIRECRACKER)
+    with pytest.raises(SettingsInvalid, match="guests of krun and firecracker have the small"):
+        choose_hypervisors(small, KVM, WITH_FULL, full_kernel=True)
+    mixed = choose_hypervisors((KRUN, QEMU), KVM, WITH_FULL, full_kernel=True)
+    assert mixed.names == (KRUN, QEMU)
+    assert "it runs new environments: put qemu first" in mixed.reason
+    right = choose_hypervisors((QEMU, KRUN), KVM, WITH_FULL, full_kernel=True)
+    assert "WAGGLE_GUEST_KERNEL" not in right.reason
+
+
 def candidate(needs_kvm: bool, freezes: bool, there: bool) -> Candidate:
     problem = "" if there else "something is missing."
     return Candidate(FREEZES if freezes else PLAIN, needs_kvm, problem, "Install it.")

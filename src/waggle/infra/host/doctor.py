@@ -19,10 +19,7 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.hypervisor import CHOOSE_ONE, HypervisorName, in_words
 from waggle.infra.host import preflight
 from waggle.infra.host.hypervisors import (
-    Candidate,
-    Decision,
     choose_acceleration,
-    choose_hypervisors,
 )
 from waggle.infra.host.memory import read_memory
 from waggle.infra.host.preflight import SETUP, Check, CheckResult, Subject, fail, ok, warn
@@ -94,7 +91,7 @@ async def hypervisor(subject: Subject) -> CheckResult:
     """Report which hypervisors run machines, what each can, and why not the others."""
     candidates = subject.candidates()
     try:
-        choice = _choice(subject, candidates)
+        choice = subject.choice(candidates)
     except WaggleError as error:
         return fail("hypervisor", error.message, error.hint)
     can = {name: in_words(candidates[name].capabilities) for name in choice.names}
@@ -106,7 +103,7 @@ async def freezing(subject: Subject) -> CheckResult:
     """Check that machines can be frozen: templates, pauses to disk, snapshots and forks."""
     candidates = subject.candidates()
     try:
-        names = _choice(subject, candidates).names
+        names = subject.choice(candidates).names
     except WaggleError as error:
         return warn("snapshots", "not known before there is a hypervisor", error.hint)
     able = [name for name in names if candidates[name].capabilities.freezes]
@@ -135,17 +132,12 @@ def _candidate(subject: Subject, name: HypervisorName, check: str) -> CheckResul
     return ok(check, f"not used: {candidate.problem}")
 
 
-def _choice(subject: Subject, candidates: Mapping[HypervisorName, Candidate]) -> Decision:
-    acceleration = choose_acceleration(subject.accel, subject.kvm())
-    return choose_hypervisors(subject.hypervisor, acceleration, candidates, subject.prefer)
-
-
 def _needs_qemu(subject: Subject) -> bool:
     """Return whether QEMU is demanded, or would run machines."""
     if subject.hypervisor:
         return HypervisorName.QEMU in subject.hypervisor
     try:
-        return HypervisorName.QEMU in _choice(subject, subject.candidates()).names
+        return HypervisorName.QEMU in subject.choice(subject.candidates()).names
     except WaggleError:
         return True
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
 from waggle.domain.hypervisor import HypervisorName
@@ -132,18 +132,25 @@ def choose_hypervisors(
     acceleration: Choice,
     candidates: Mapping[HypervisorName, Candidate],
     prefer: Preference = "isolation",
+    *,
+    full_kernel: bool = False,
 ) -> Decision:
     """Decide which hypervisors to use: the `wanted`, or for none, all that can be used.
 
     Those are in the order of `candidates`; with `prefer` speed, those that freeze machines come
-    first. Raises SetupIncomplete if something is missing for a wanted one, or no other can be used;
-    SettingsInvalid when WAGGLE_ACCEL=tcg contradicts.
+    first, and with `full_kernel`, before these, those whose guests have it. Raises SetupIncomplete
+    if something is missing for a wanted one, or no other can be used; SettingsInvalid when
+    WAGGLE_ACCEL=tcg or WAGGLE_GUEST_KERNEL=full contradicts.
     """
+    full = [name for name, one in candidates.items() if full_kernel and one.capabilities.containers]
     if wanted:
         for name in wanted:
             _require(wanted, name, acceleration, candidates[name])
         them = "it" if len(wanted) == 1 else "them"
-        return Decision((*wanted,), f"{_setting(wanted)} demands {them}.")
+        reason = f"{_setting(wanted)} demands {them}."
+        if full_kernel and wanted[0] not in full:
+            reason += f" {_with_small_kernel(wanted, full)}"
+        return Decision((*wanted,), reason)
     candidates = {name: one for name, one in candidates.items() if not one.only_by_name}
     unused = {
         name: why
@@ -155,22 +162,44 @@ def choose_hypervisors(
         last = [*candidates.values()][-1]
         problem = last.problem or f"No hypervisor can be used. {acceleration.reason}"
         raise SetupIncomplete(problem, hint=last.mend)
+    ordered, why = usable, [*unused.values()]
     if prefer == "speed":
         ordered = sorted(usable, key=lambda name: not candidates[name].capabilities.freezes)
-    else:
-        ordered = usable
-    return Decision((*ordered,), _reason(usable, ordered, acceleration, unused), unused)
+        if ordered[0] != usable[0]:
+            why.append("WAGGLE_PREFER=speed: first those whose machines can be frozen.")
+    if full_kernel:
+        if not set(usable) & set(full):
+            raise SetupIncomplete(
+                f"{_FULL}, but no hypervisor that has it can be used. {' '.join(why)}",
+                hint=next((candidates[name].mend for name in full if name in unused), _ADD_FULL),
+            )
+        before, ordered = ordered[0], sorted(ordered, key=lambda name: name not in full)
+        if ordered[0] != before:
+            why.append(f"{_FULL}: first those whose guests have it.")
+    return Decision((*ordered,), _reason(ordered, acceleration, why), unused)
 
 
-def _reason(
-    usable: Sequence[HypervisorName],
-    ordered: Sequence[HypervisorName],
-    acceleration: Choice,
-    unused: Mapping[HypervisorName, str],
-) -> str:
-    sentences = [*unused.values()]
-    if ordered[0] != usable[0]:
-        sentences.append("WAGGLE_PREFER=speed: first those whose machines can be frozen.")
+_FULL: Final = "WAGGLE_GUEST_KERNEL=full"
+_ADD_FULL: Final = "Add qemu to WAGGLE_HYPERVISOR, as the first, or unset WAGGLE_GUEST_KERNEL."
+
+
+def _with_small_kernel(wanted: Sequence[HypervisorName], full: Sequence[HypervisorName]) -> str:
+    """Say that new environments have it. Raises SettingsInvalid if all have only that."""
+    first = next((name for name in wanted if name in full), None)
+    if first is None:
+        raise SettingsInvalid(
+            f"{_setting(wanted)}: guests of {' and '.join(wanted)} have the small kernel only, and "
+            f"{_FULL} demands the other.",
+            hint=_ADD_FULL,
+        )
+    return (
+        f"{_FULL}, but guests of {wanted[0]} have the small kernel only, and it runs new "
+        f"environments: put {first} first."
+    )
+
+
+def _reason(ordered: Sequence[HypervisorName], acceleration: Choice, why: Sequence[str]) -> str:
+    sentences = [*why]
     if acceleration.accel == "kvm" or not sentences:
         sentences.append(f"{ordered[0]} can be used.")
     sentences.append(acceleration.reason)

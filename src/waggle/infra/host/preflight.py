@@ -22,8 +22,11 @@ from waggle.domain.hypervisor import HypervisorName
 from waggle.infra.host.hypervisors import (
     AccelSetting,
     Candidate,
+    Decision,
     KvmFacts,
     Preference,
+    choose_acceleration,
+    choose_hypervisors,
     read_kvm_facts,
 )
 from waggle.infra.host.process import run
@@ -78,6 +81,7 @@ class Subject:
     hypervisor: tuple[HypervisorName, ...] = ()
     """Those that the operator demands, in order; none means all that can be used."""
     prefer: Preference = "isolation"
+    full_kernel: bool = False
     memory_mib: int = 512
     max_environments: int = 10
     ca_bundle: Path | None = None
@@ -97,6 +101,16 @@ class Subject:
     groups: Callable[[], Facts] = field(default=read_facts)
     disk: Callable[[Path], str | None] = field(default=disk_of)
     is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+
+    def choice(self, candidates: Mapping[HypervisorName, Candidate]) -> Decision:
+        """Return which hypervisors run machines. Raises as `choose_hypervisors`."""
+        return choose_hypervisors(
+            self.hypervisor,
+            choose_acceleration(self.accel, self.kvm()),
+            candidates,
+            self.prefer,
+            full_kernel=self.full_kernel,
+        )
 
 
 Check = Callable[[Subject], Awaitable[CheckResult]]
