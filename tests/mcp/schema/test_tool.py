@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 from tests.support.server import Setup, client, created, data_of, default_tools, error_of, serving
 
+from waggle.domain.toolset import Toolset
 from waggle.mcp.context import Ctx
 from waggle.mcp.schema import STRINGS, listed_as, unlisted
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, make_tool
@@ -147,6 +149,21 @@ async def test_a_misspelt_parameter_is_refused_with_a_suggestion(wrong: str, mea
         assert refused["code"] == "invalid_argument"
         assert refused["message"].startswith(f"There is no parameter '{wrong}'{meant}")
         assert refused["hint"].startswith("execute takes: code (required), environment_id, ")
+
+
+@pytest.mark.parametrize("toolset", [None, *Toolset])
+async def test_every_tool_names_an_unknown_parameter_and_lists_its_own(
+    toolset: Toolset | None,
+) -> None:
+    """Also to a client that has few tools, whose advice names no other."""
+    setup = Setup() if toolset is None else Setup(toolsets=[toolset])
+    async with serving(setup) as rig, client(rig) as agent:
+        for tool in (await agent.list_tools()).tools:
+            refused = error_of(await agent.call_tool(tool.name, {"zzz": 1}))
+            assert "here is no parameter 'zzz'." in refused["message"]
+            assert refused["hint"].startswith(f"{tool.name} takes: ")
+            for name in tool.input_schema["properties"]:
+                assert re.search(rf"\b{name}\b", refused["hint"])
 
 
 async def test_a_parameter_given_in_two_spellings_is_refused() -> None:
