@@ -4,7 +4,7 @@
 Started by `benchmarks.firecracker`, in the lab or directly; PROGRAM is Firecracker's, with its
 jailer beside it, or that of another hypervisor, whose name comes last. Compares the services behind
 the tools, and for `restore` only the hypervisor. Writes the seconds and bytes of each side to the
-file RESULT as JSON. Prints progress on standard output.
+file RESULT as JSON, after each comparison. Prints progress on standard output.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ async def main(result: Path, program: Path, rounds: int, ours: str = OURS) -> No
         if ours != QEMU:
             await add_program(programs, program)
         found: Report = {}
+
+        def keep(more: Report) -> None:
+            found.update(more)
+            result.write_text(json.dumps(found))
+            report(json.dumps(more))
+
         async with AsyncExitStack() as stack:
 
             async def opened(hypervisor: str, templates: str) -> App:
@@ -94,20 +100,17 @@ async def main(result: Path, program: Path, rounds: int, ours: str = OURS) -> No
             for app in (mine, qemu):
                 await until_made(app, RuntimeName.SHELL)
             report("the templates are made")
-            found["template"] = await _first_results(mine, qemu, rounds)
-            found["memory"] = {
-                "ours": await _idle_memory(mine),
-                "theirs": await _idle_memory(qemu),
-            }
-            found |= await _pauses(mine, rounds)
-            found["lost"] = {"ours": [await _lost(mine)], "theirs": [float(CLONES)]}
+            keep({"template": await _first_results(mine, qemu, rounds)})
+            sizes = {"ours": await _idle_memory(mine), "theirs": await _idle_memory(qemu)}
+            keep({"memory": sizes})
+            keep(await _pauses(mine, rounds))
+            keep({"lost": {"ours": [await _lost(mine)], "theirs": [float(CLONES)]}})
             booting, krun = await opened(ours, "off"), await opened(KRUN, "off")
-            found["cold"] = await _first_results(booting, krun, rounds)
+            keep({"cold": await _first_results(booting, krun, rounds)})
         environ = {**os.environ, **settings(ours, programs)}
         environ["WAGGLE_IMAGE_CACHE_DIR"] = str(load().image_cache_dir)
         machines = Machines(load(environ), Path(name, "machines"))
-        found["restore"] = await machines.measure(rounds, report)
-    result.write_text(json.dumps(found))
+        keep({"restore": await machines.measure(rounds, report)})
 
 
 async def _used(app: App) -> Environment:

@@ -2,11 +2,13 @@
 """A hypervisor's machines without the services: a boot and a restore, each to the agent's answer.
 
 Used by `benchmarks.firecracker_inside`. Copies of one frozen machine are restored in turns with
-boots of such a machine.
+boots of such a machine. Both find a guard that waits, as machines do that are not started one right
+after the other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +18,7 @@ from typing import cast
 
 from benchmarks.interleave import interleave
 from benchmarks.server import free_port
-from waggle.app.hypervisors import hypervisors
+from waggle.app.hypervisors import hypervisors, standing_by
 from waggle.app.values import image_references, image_service
 from waggle.config import Settings
 from waggle.config.places import Places
@@ -37,6 +39,8 @@ from waggle.service.local.host import is_root
 
 BOOT_SECONDS = 120.0
 DISK_MIB = 64
+REST_SECONDS = 4.0
+"""Before each machine: the next guard starts a second after the last was taken, in its time."""
 _UID_BASE = 1_900_000_000
 
 
@@ -45,7 +49,8 @@ class Machines:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings, self._directory = settings, directory
-        first = hypervisors(settings).running.first
+        self._chosen = hypervisors(settings)
+        first = self._chosen.running.first
         self._hypervisor = cast("FreezingHypervisor", first.hypervisor)
         self._kernel = first.kernel
         self._resources = Resources(settings.default_cpus, settings.default_memory_mb, DISK_MIB)
@@ -63,11 +68,12 @@ class Machines:
         finally:
             await machine.stop()
         try:
-            return await interleave(
-                {"ours": lambda: self._restored(origin, frozen), "theirs": self._booted},
-                rounds=rounds,
-                tick=tick,
-            )
+            async with standing_by(self._chosen):
+                return await interleave(
+                    {"ours": lambda: self._restored(origin, frozen), "theirs": self._booted},
+                    rounds=rounds,
+                    tick=tick,
+                )
         finally:
             frozen.close()
 
@@ -117,6 +123,7 @@ class Machines:
 
 async def _answered(start: Callable[[], Awaitable[Machine]]) -> float:
     """Start a machine; return the seconds until its agent has answered. It ends then."""
+    await asyncio.sleep(REST_SECONDS)
     began = time.perf_counter()
     machine = await start()
     try:

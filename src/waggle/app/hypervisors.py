@@ -9,7 +9,8 @@ else knows an adapter. What it finds is the state at the time of the call.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.rootfs.kit import GuestKernel, Part
 from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.hypervisor import VmmHypervisor
 from waggle.infra.vmm.version import Vmm
 from waggle.service.local.host import is_root
 
@@ -220,3 +222,13 @@ def hypervisors(
     if acceleration.reason not in reason:
         reason += f" {acceleration.reason}"
     return Chosen(ByHypervisor(*running), reason)
+
+
+@asynccontextmanager
+async def standing_by(chosen: Chosen) -> AsyncGenerator[None]:
+    """Have what starts a machine wait ready, in this block, for those that have such a thing."""
+    async with AsyncExitStack() as stack:
+        for one in chosen.running.all:
+            if isinstance(one.hypervisor, VmmHypervisor):
+                await stack.enter_async_context(one.hypervisor.standby.kept())
+        yield

@@ -21,7 +21,7 @@ import structlog
 from waggle.allocator import trim
 from waggle.app.asking import keep_answers
 from waggle.app.data_directory import own
-from waggle.app.hypervisors import ADAPTERS, Adapters, Chosen, hypervisors
+from waggle.app.hypervisors import ADAPTERS, Adapters, Chosen, hypervisors, standing_by
 from waggle.app.machines import (
     Machinery,
     end_machines,
@@ -113,6 +113,7 @@ async def open_app(
         stack.enter_context(own(places))
         clock = steady_clock()
         chosen = hypervisors(settings, machine_groups(settings, stack), adapters)
+        await stack.enter_async_context(standing_by(chosen))
 
         def held() -> int:
             return environments.slots_held

@@ -26,11 +26,12 @@ DIAL_RENEWAL, DIAL_AGENT = b"CONNECT 23\n", b"CONNECT 24\n"
 class Machine:
     """A link, and the pretended VMM."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, call_seconds: float = 0.05) -> None:
         self.vmm = Vmm(directory)
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._listener = ConsoleListener(self._directory, NAME)
-        self.link = VsockLink(Console(directory / "console.log"), self._listener, patience=1.0)
+        console = Console(directory / "console.log")
+        self.link = VsockLink(console, self._listener, patience=1.0, call_seconds=call_seconds)
         self.messages, self._messages = socket.socketpair()
 
     async def start(self) -> VsockLink:
@@ -129,6 +130,28 @@ async def test_after_a_snapshot_everything_is_dialled_anew(machine: Machine) -> 
     await link.agent.ping()
     assert machine.vmm.said == [DIAL_RENEWAL, DIAL_AGENT] * 2
     await until(lambda: link.console.tail() == ["before", "after"])
+
+
+async def test_a_guest_is_called_once_it_has_called_itself(
+    nothing_left: None, tmp_path: Path
+) -> None:
+    """Its kernel breaks connections until then, which looks like a guest that does not answer."""
+    machine = Machine(tmp_path, call_seconds=60)
+    machine.vmm.guest = {**GUEST}
+    link = await machine.start()
+    try:
+        for _ in range(2):
+            reaching = asyncio.create_task(link.reach(machine.alive, 20))
+            done, _ = await asyncio.wait({reaching}, timeout=0.2)
+            assert not done
+            before = len(machine.vmm.said)
+            machine.vmm.call()
+            assert await reaching is None
+            assert machine.vmm.said[before:] == [DIAL_RENEWAL, DIAL_AGENT]
+            assert before in (0, 2)
+            await link.hang_up()
+    finally:
+        await machine.close()
 
 
 async def test_calls_end_when_connections_are_given_up(machine: Machine) -> None:

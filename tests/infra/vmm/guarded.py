@@ -54,9 +54,13 @@ async def guarded(
     script: str,
     kind: type[Start] = Start,
     enclose: Enclose | None = None,
+    waiting: GuardedProcess | None = None,
     **others: object,
 ) -> AsyncGenerator[Guarded]:
-    """Run a script; `others` are fields of `Start`. It is killed at the end of the block."""
+    """Run a script; `others` are fields of `Start`. It is killed at the end of the block.
+
+    A guard that is `waiting` begins it.
+    """
     uid = UID if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
@@ -84,7 +88,12 @@ async def guarded(
             uid=uid,
         )
         changed = replace(start, **others)  # pyright: ignore[reportArgumentType] fields of Start
-        process = GuardedProcess.launch(changed, enclose)
+        stack.callback(theirs.close)
+        if waiting is None:
+            process = GuardedProcess.launch(changed, enclose)
+        else:
+            waiting.begin(changed, enclose)
+            process = waiting
         theirs.close()
         try:
             yield Guarded(process, ours)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from tests.infra.vmm.guarded import UID, as_root, guarded, jailer
 from tests.support.waiting import until
 
 from waggle.infra.shared import landlock
-from waggle.infra.vmm.process import Start
+from waggle.infra.shared.confined import python_argv
+from waggle.infra.vmm.process import STARTER, Start
 from waggle.infra.vmm.starter import FAILED, SAYS, jailer_argv
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 class Replaced(Start):
     """The plan of a server whose file became another one before the starter opened it."""
 
-    def plan(self, report: int, parent: int) -> Plan:
-        made = super().plan(report, parent)
+    def plan(self, parent: int) -> Plan:
+        made = super().plan(parent)
         made["files"][0]["identity"] = (0, 0)
         return made
 
@@ -176,6 +178,17 @@ async def test_a_host_socket_cannot_be_reached(tmp_path: Path) -> None:
             assert "waggle-test-of-starter" not in await it.said()
 
 
+@pytest.mark.parametrize("packets, status", [([], 0), ([b"no plan"], FAILED)])
+def test_a_guard_that_gets_no_plan_ends(packets: list[bytes], status: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, subprocess.Popen(python_argv(STARTER), stdin=theirs.fileno()) as guard:
+        theirs.close()
+        for packet in packets:
+            ours.send(packet)
+        ours.close()
+        assert guard.wait(20) == status
+
+
 def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
     argv = jailer_argv(
         {
@@ -186,8 +199,6 @@ def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
             "files": [],
             "directory": "/env/m",
             "run_mib": 1,
-            "memory": 5,
-            "report": 6,
             "descriptors": 512,
             "uid": UID,
             "groups": [],

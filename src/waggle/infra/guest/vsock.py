@@ -121,6 +121,8 @@ class ConsoleListener:
         except BaseException:
             self._listener.close()
             raise
+        self.called = asyncio.Event()
+        """Whether the VMM has passed on a call since the machine began, or since a `drop`."""
         self._console: Console | None = None
         self._pid = 0
         self._stop_accepting: Callable[[], object] | None = None
@@ -140,6 +142,7 @@ class ConsoleListener:
 
         For a machine that was frozen: to its guest the connection is broken already.
         """
+        self.called.clear()
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
@@ -180,6 +183,7 @@ class ConsoleListener:
         if peer_pid(connection) != self._pid:
             connection.close()
             return True
+        self.called.set()
         connection.setblocking(False)
         task = asyncio.create_task(self._serve(self._console, connection))
         self._tasks.add(task)

@@ -4,9 +4,10 @@
 `VsockLink` is what an adapter needs of it, and `LinkedMachine` takes one. A boot: make the
 `ConsoleListener`, start the VMM, `listen`, start the guest, `until_ready`, `reach`. A resume: the
 same without `until_ready`, since a copy prints no ready line: it is ready once `reach` has its
-answer. A machine that goes on after it was frozen: `hang_up` while it is paused, and `reach` when
-it runs. A snapshot breaks every connection of the guest, so both ends dial anew: the guest its
-console, the server the rest. Those of the forwarder are its own affair: `close` and `start` it.
+answer, for which it waits until the guest has called. A machine that goes on after it was frozen:
+`hang_up` while it is paused, and `reach` when it runs. A snapshot breaks every connection of the
+guest, so both ends dial anew: the guest its console, the server the rest. Those of the forwarder
+are its own affair: `close` and `start` it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PATIENCE: Final = 5.0
 """Seconds for an answer. A connection may be lost without a sign to this side when a copy begins to
 run, so it is made again, with twice the time. A copy whose memory is still read from a file, on a
 busy host, has taken three."""
+CALL_SECONDS: Final = 1.0
+"""How long the guest's own call, for its console, is awaited. It has noticed by then that a
+snapshot has broken its connections: it breaks those, too, that are made before. A guest that does
+not call is called all the same."""
 _PAUSE: Final = 0.02
 """Seconds until a guest that does not listen yet is called again."""
 
@@ -40,11 +45,20 @@ class VsockLink(GuestLink):
     """The connections to one machine. It owns the listener; `close` releases everything."""
 
     def __init__(
-        self, console: Console, listener: ConsoleListener, *, patience: float = PATIENCE
+        self,
+        console: Console,
+        listener: ConsoleListener,
+        *,
+        patience: float = PATIENCE,
+        call_seconds: float = CALL_SECONDS,
     ) -> None:
-        """`patience` is how many seconds the first try of `reach` waits for an answer."""
+        """`patience` is how many seconds the first try of `reach` waits for an answer.
+
+        `call_seconds` is how long it waits for the guest's call before.
+        """
         super().__init__(console)
         self._patience = patience
+        self._call_seconds = call_seconds
         self._listener = listener
         self._door: VsockDoor | None = None
         self._renewal = Renewal(lambda: self._dial(RENEWAL_PORT))
@@ -88,6 +102,9 @@ class VsockLink(GuestLink):
         return None
 
     async def _reach(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._call_seconds):
+                await self._listener.called.wait()
         patience = self._patience
         while True:
             try:

@@ -189,6 +189,13 @@ class ConfinedProcess:
             raise SetupIncomplete(f"{argv[0]} cannot be started: {error}.") from error
         return cls(child, enclose)
 
+    def enclose(self, enclose: Enclose) -> None:
+        """Limit the resources of a living process that was started without limits. Call it once.
+
+        Raises SetupIncomplete when it cannot be limited.
+        """
+        self._release = enclose(self._child.pid)
+
     @property
     def is_alive(self) -> bool:
         """False once the process has ended and was reaped."""

@@ -21,10 +21,12 @@ from waggle.domain.machine import FrozenState, MachineSpec, Resources
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, Origin, reopened
 from waggle.infra.guest.link import until_booted
+from waggle.infra.shared.confined import Enclose
 from waggle.infra.shared.processor import host_cpu
 from waggle.infra.vmm.binaries import Binary
 from waggle.infra.vmm.machine import Program, VmmMachine
 from waggle.infra.vmm.process import GuardedProcess, Start
+from waggle.infra.vmm.standby import Standby
 from waggle.infra.vmm.version import TITLES, Vmm
 from waggle.infra.vmm.wires import open_wires
 from waggle.tasks import stage
@@ -68,6 +70,7 @@ class VmmHypervisor(Generic[Made]):
         self._jailed = jailed
         self._enclose = enclose
         self._io_mib = io_mib
+        self.standby = Standby()
 
     @abstractmethod
     def _kind(self) -> str:
@@ -161,11 +164,26 @@ class VmmHypervisor(Generic[Made]):
                 background=spec.background,
             )
             enclose = self._enclose and partial(self._enclose, spec.resources)
-            process = GuardedProcess.launch(start, enclose)
+            process = self._guarded(start, enclose)
             undo.pop_all()
             program = Program(_name(binary), binary.version)
             made = self.machine(spec, process, console, wires, program, origin, io_mib=self._io_mib)
             return cast("Made", made)
+
+    def _guarded(self, start: Start, enclose: Enclose | None) -> GuardedProcess:
+        """Start the VMM below the guard that waits, or else below a new one."""
+        guard = None if start.background else self.standby.take()
+        if guard is None:
+            return GuardedProcess.launch(start, enclose)
+        try:
+            guard.begin(start, enclose)
+        except BrokenPipeError:  # it has ended just now
+            guard.abandon()
+            return GuardedProcess.launch(start, enclose)
+        except BaseException:
+            guard.abandon()
+            raise
+        return guard
 
 
 def _name(binary: Binary) -> str:

@@ -13,20 +13,22 @@ import marshal
 import os
 import signal
 import socket
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
+from waggle.domain.errors import BootFailed
 from waggle.infra.guest.door import peer_pid
 from waggle.infra.shared.confined import (
     MAX_DESCRIPTORS,
     ConfinedProcess,
     Enclose,
-    filled_pipe,
     identify,
     kvm_group,
     python_argv,
 )
+from waggle.infra.vmm.starter import MAX_PLAN
 
 if TYPE_CHECKING:
     from waggle.infra.vmm.starter import File, Plan
@@ -36,6 +38,8 @@ _GUARD_SECONDS = 2.0
 """How long a guard that has started no VMM yet may take to end."""
 _MAX_REPORT = 32
 _PAUSE = 0.003
+_SHARE = 0.1
+"""Of the time that a VMM has taken to listen, to wait until it is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,8 @@ class Start:
     uid: int | None
     background: bool = False
 
-    def plan(self, report: int, parent: int) -> Plan:
-        """Return what the starter reads. Raises OSError."""
+    def plan(self, parent: int) -> Plan:
+        """Return what the starter receives, besides two descriptors. Raises OSError."""
         group = kvm_group()
         return {
             "program": os.path.realpath(self.program),
@@ -71,8 +75,6 @@ class Start:
             "files": [_file(name, *file) for name, file in self.files.items()],
             "directory": str(self.directory.absolute()),
             "run_mib": self.run_mib,
-            "memory": self.memory,
-            "report": report,
             "descriptors": MAX_DESCRIPTORS,
             "uid": -1 if self.uid is None else self.uid,
             "groups": [group] if group >= 0 else [],
@@ -93,7 +95,7 @@ def _file(name: str, descriptor: int, writable: bool) -> File:
 class GuardedProcess(ConfinedProcess):
     """A VMM below its guard. `launch`, then `until_known`; `wait` and `kill` are for both.
 
-    `close` it once it has ended.
+    `close` it once it has ended. Instead of a launch it may wait first, and `begin` later.
     """
 
     _report: socket.socket
@@ -104,33 +106,58 @@ class GuardedProcess(ConfinedProcess):
     """The directory that the VMM sees as /run, once it is known; open until `close`."""
 
     @classmethod
-    def launch(cls, start: Start, enclose: Enclose | None = None) -> GuardedProcess:
+    def waiting(cls, stderr: int = subprocess.DEVNULL, *, background: bool = False) -> Self:
+        """Start a guard that waits for a machine. Raises SetupIncomplete, OSError."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            report, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(report.close)
+            theirs.callback(other.close)
+            report.setblocking(False)
+            process = cls.start(
+                python_argv(STARTER),
+                descriptors=(),
+                stdin=other.fileno(),
+                stderr=stderr,
+                background=background,
+            )
+            process._report = report  # noqa: SLF001  (its own)
+            undo.pop_all()
+            return process
+
+    @classmethod
+    def launch(cls, start: Start, enclose: Enclose | None = None) -> Self:
         """Start the guard, which starts the VMM. The caller closes the descriptors of `start`.
 
         `enclose` limits both. Raises SetupIncomplete, BootFailed, OSError.
         """
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            report, other = socket.socketpair()
-            undo.callback(report.close)
-            theirs.callback(other.close)
-            report.setblocking(False)
-            plan = start.plan(other.fileno(), os.getpid())
-            process = cls.start(
-                python_argv(STARTER),
-                descriptors=(start.memory, other.fileno()),
-                stdin=filled_pipe(marshal.dumps({**plan}), theirs),
-                stderr=start.messages,
-                background=start.background,
-                enclose=enclose,
-            )
-            process.begin(report)
-            undo.pop_all()
-            return process
+        process = cls.waiting(start.messages, background=start.background)
+        try:
+            process.begin(start, enclose)
+        except BaseException:
+            process.abandon()
+            raise
+        return process
 
-    def begin(self, report: socket.socket) -> None:
-        """Let the guard start the VMM: both are enclosed now. `launch` calls it."""
-        self._report = report
-        report.send(b".")
+    def begin(self, start: Start, enclose: Enclose | None = None) -> None:
+        """Let the guard start the VMM; see `launch`. It is limited first.
+
+        Raises BrokenPipeError when the guard has ended: nothing was started then.
+        """
+        if not self.is_alive:
+            raise BrokenPipeError("the guard has ended")
+        plan = marshal.dumps({**start.plan(os.getpid())})
+        if len(plan) > MAX_PLAN:
+            raise BootFailed("The configuration of the machine's process is too long.")
+        if enclose is not None:
+            self.enclose(enclose)
+        socket.send_fds(self._report, [plan], [start.memory, start.messages])
+
+    def abandon(self) -> None:
+        """End a guard that has begun nothing, and release what there is of it. Idempotent."""
+        if self.is_alive:
+            self._child.kill()
+            self._reap()
+        self.close()
 
     async def until_known(self) -> bool:
         """Return once `identity` and `run` are the VMM's; False when the guard ended instead.
@@ -185,13 +212,18 @@ class GuardedProcess(ConfinedProcess):
         return wire
 
     async def until_listening(self, name: str) -> None:
-        """Return once `dial` works, which takes some milliseconds. The caller bounds the time."""
+        """Return once `dial` works, which takes some milliseconds. The caller bounds the time.
+
+        The longer it takes the less often it is tried: on a slow host trying keeps it from working.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
         while True:
             try:
                 (await self.dial(name)).close()
                 return
             except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(max(_PAUSE, (clock() - began) * _SHARE))
 
     def _reap(self) -> None:
         if self._vmm is None:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that starts a VMM with an API, apart from the host, and stays as its guard.
 
-`process` starts it, and it calls `main`. It enters namespaces for mounts, network, queues, names
-and processes, and fills a small root with the machine's files at constant paths and a /run in
-memory. Its child is the first process of the new ones and becomes the VMM, either by the VMM's own
-jailer or by the confinement that QEMU and libkrun have, too. The guard hands the child and its /run
-to the server before the child goes on, ends as the child ends, and ends it when the server ends. It
-reads nothing that the VMM says.
+`process` starts it, and it calls `main`. It waits for the server's decisions, which may come long
+after its start: a machine that comes up then does not wait for a Python. It enters namespaces for
+mounts, network, queues, names and processes, and fills a small root with the machine's files at
+constant paths and a /run in memory. Its child is the first process of the new ones and becomes the
+VMM, either by the VMM's own jailer or by the confinement that QEMU and libkrun have, too. The guard
+hands the child and its /run to the server before the child goes on, ends as the child ends, and
+ends it when the server ends. It reads nothing that the VMM says.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ else:
         read_only: bool
 
     class Plan(TypedDict):
-        """The server's decisions, read from standard input."""
+        """The server's decisions: one message, with two descriptors.
+
+        They are the memory, which becomes standard input, and where all complain.
+        """
 
         program: str
         """The VMM: an absolute path without links."""
@@ -56,13 +60,6 @@ else:
         """Any existing directory: the root is mounted over it, for this VMM only."""
         run_mib: int
         """How much /run may hold, which is in memory and the VMM's alone."""
-        memory: int
-        """The descriptor that becomes standard input."""
-        report: int
-        """The socket for the child's number, its /run and a descriptor of its process.
-
-        A byte from the server comes first.
-        """
         descriptors: int
         """How many the VMM may have open."""
         uid: int
@@ -77,15 +74,30 @@ SAYS = "waggle: the VMM cannot start: "
 _TKILL = 200
 _DEVICES = ("/dev/kvm", "/dev/urandom")
 """The second is for the guest."""
+MAX_PLAN = 1 << 16
 _SPARE_KIB = 256
 _INODES = 64
 """Files in /run: sockets, and the parts of a snapshot."""
 
 
 def main() -> int:
-    """Start one VMM and guard it; return its status, or FAILED without one."""
+    """Start one VMM and guard it; return its status, or FAILED without one.
+
+    Standard input is a socket of packets: the plan comes in over it, and the child's number, its
+    /run and a descriptor of its process go out. 0 if the server does not need this guard.
+    """
     try:
-        return _guarded(marshal.loads(sys.stdin.buffer.read()))  # noqa: S302  (the server wrote it)
+        report = _socket.socket(fileno=os.dup(0))
+        data, rights, _, _ = report.recvmsg(MAX_PLAN, _socket.CMSG_SPACE(8))
+        if not data:
+            return 0
+        [(_, _, both)] = rights
+        memory, messages = (int.from_bytes(part, sys.byteorder) for part in (both[:4], both[4:]))
+        for descriptor, place in ((memory, 0), (messages, 1), (messages, 2)):
+            os.dup2(descriptor, place)
+        os.close(memory)
+        os.close(messages)
+        return _guarded(report, marshal.loads(data))  # noqa: S302  (the server wrote it)
     except (OSError, ValueError, KeyError, EOFError) as error:
         _complain(error)
     return FAILED
@@ -95,20 +107,14 @@ def _complain(error: Exception) -> None:
     os.write(2, f"{SAYS}{error}\n".encode("utf-8", "backslashreplace"))
 
 
-def _guarded(plan: Plan) -> int:
+def _guarded(report: _socket.socket, plan: Plan) -> int:
     libc = ffi.dlopen(None)
     os.umask(0o022)  # the VMM's user must be able to enter the directories made here
-    os.dup2(plan["memory"], 0)
-    os.close(plan["memory"])
-    os.dup2(2, 1)
     namespaces.die_first()
     namespaces.enter(libc, user=plan["uid"] < 0, processes=True)
     root = SmallRoot(libc, plan["directory"])
     inside = f"{os.path.basename(plan['program'])}/{plan['id']}/root/"  # noqa: PTH119
     run = _fill(root, inside if plan["jailer"] else "", plan)
-    report = _socket.socket(fileno=plan["report"])
-    if not report.recv(1):
-        raise ProcessLookupError("The server is gone.")
     child = 0
 
     def kill(*_: object) -> None:
