@@ -32,6 +32,7 @@ class CloudHypervisorMachine(VmmMachine):
     """A machine; see `vmm.machine.VmmMachine`."""
 
     vmm = Vmm.CLOUD_HYPERVISOR
+    hears_kernel = True
     _memory: int | None = None
     """The file that is the memory of a machine that booted."""
     _kernel: io.FileIO | None = None
