@@ -1,28 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Cloud Hypervisor in this process: its API; its guest and its process are Firecracker's here.
+"""A Cloud Hypervisor in this process, see `tests.infra.vmm.pretended`: its states and calls.
 
 A snapshot that it writes is a state of a few bytes and, of a copy, memory full of zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-from tests.infra.firecracker.pretended import MIB, PretendedProcess, spec_in, wires_of
-from tests.infra.firecracker.pretended import Vmm as Guest
-from tests.support.vmm_server import Call, Reply, VmmServer, causes, listening, says, serving
+from tests.infra.vmm.pretended import MIB, Guest, machine_on
+from tests.infra.vmm.pretended import Pretended as On
+from tests.support.vmm_server import Call, Reply, causes, says
 
-from waggle.domain.machine import MachineSpec
 from waggle.infra.cloud_hypervisor.machine import CloudHypervisorMachine
-from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import Origin
 from waggle.infra.vmm import cloud_hypervisor as api
 from waggle.infra.vmm.machine import Program
-from waggle.infra.vmm.process import GuardedProcess
 from waggle.infra.vmm.version import Version
 
 VERSION = Version(53, 0, 0)
@@ -38,11 +33,9 @@ _CHANGES = {
 
 
 @dataclass
-class Vmm:
+class Vmm(Guest):
     """Its state, and what it answers instead, by method; `obeys` even if that is no answer."""
 
-    directory: Path
-    guest: Guest
     state: str = api.NONE
     answers: dict[str, Reply] = field(default_factory=dict[str, Reply])
     obeys: bool = False
@@ -63,7 +56,7 @@ class Vmm:
             case _:
                 pass
         if name in ("vm.boot", "vm.restore"):
-            self.guest.talk()
+            self.talk()
         if name == "vm.info" and self.config is not None:
             return says(
                 f'{{"config":{self.config.model_dump_json(exclude_none=True)},'
@@ -78,42 +71,12 @@ class Vmm:
             (snapshot / "memory-ranges").write_bytes(bytes(MIB << 20))
 
 
-@dataclass(slots=True)
-class Pretended:
-    """A machine that is not connected yet, and what stands for its VMM."""
-
-    machine: CloudHypervisorMachine
-    vmm: Vmm
-    server: VmmServer
-    process: PretendedProcess
-    spec: MachineSpec
-
-    async def boot(self) -> str | None:
-        """Connect and wait for the guest, as `until_booted` does."""
-        await self.machine.connect()
-        return await self.machine.until_ready()
+Pretended = On[CloudHypervisorMachine, Vmm]
 
 
-@asynccontextmanager
-async def pretended(directory: Path, origin: Origin | None = None) -> AsyncGenerator[Pretended]:
-    """Yield a machine on a pretended Cloud Hypervisor; it is stopped at the end at the latest."""
-    run = directory / "run"
-    run.mkdir()
-    spec = spec_in(directory)
-    wires, messages = wires_of(spec)
-    process = PretendedProcess(run, messages)
-    guest = Guest(run, process)
-    vmm = Vmm(run, guest)
-    machine = CloudHypervisorMachine(
-        spec,
-        cast("GuardedProcess", process),
-        Console(spec.console_log),
-        wires,
-        Program(NAME, VERSION),
-        origin,
-    )
-    async with listening(run / "vsock", guest.vsock), serving(run, api.ENDPOINTS, vmm) as server:
-        try:
-            yield Pretended(machine, vmm, server, process, spec)
-        finally:
-            await machine.stop()
+def pretended(
+    directory: Path, origin: Origin | None = None
+) -> AbstractAsyncContextManager[Pretended]:
+    """Return a machine on a pretended Cloud Hypervisor, for the length of a block."""
+    program = Program(NAME, VERSION)
+    return machine_on(CloudHypervisorMachine, Vmm, api.ENDPOINTS, program, directory, origin)

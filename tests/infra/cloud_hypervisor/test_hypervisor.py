@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.infra.firecracker.pretended import MIB, spec_in
+from tests.infra.vmm.pretended import MIB, spec_in
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import Resources

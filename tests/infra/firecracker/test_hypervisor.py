@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.infra.firecracker.pretended import MIB, spec_in
+from tests.infra.vmm.pretended import MIB, spec_in
 from tests.support.leaks import Leaks
 
 from waggle.domain.errors import BootFailed, FrozenMachineUnusable, PortTaken, SetupIncomplete

@@ -12,7 +12,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.infra.firecracker.pretended import BANNER, MIB, NAME, PAGE, Pretended, pretended
+from tests.infra.firecracker.pretended import NAME, Pretended, pretended
+from tests.infra.vmm.pretended import BANNER, MIB, PAGE
 from tests.support.leaks import Leaks
 from tests.support.pretend_firecracker import STATE
 from tests.support.vmm_server import Reply, fault

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.infra.cloud_hypervisor import pretended as cloud_hypervisor
 from tests.infra.firecracker import pretended as firecracker
+from tests.infra.vmm.pretended import MIB
 from tests.support.held_threads import held_threads
 from tests.support.leaks import Leaks
 
@@ -30,7 +31,7 @@ BOTH: dict[str, Make] = {
 
 @pytest.fixture
 def frozen() -> Generator[FrozenFiles]:
-    with contextlib.closing(FrozenFiles("name", mib=firecracker.MIB)) as made:
+    with contextlib.closing(FrozenFiles("name", mib=MIB)) as made:
         os.pwrite(made.state, b"the state of a pretended Firecracker", 0)
         made.seal()
         yield made

@@ -9,6 +9,7 @@ them is only ever that guest's. Blocks; knows no API.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -24,24 +25,23 @@ from waggle.infra.cloud_hypervisor.configuration import (
     STATE,
 )
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.files import copy_data, write_at
+from waggle.infra.shared.files import write_at
+from waggle.infra.vmm import placed
+from waggle.infra.vmm.version import TITLES, Vmm
 from waggle.structure import Bounds, Structure
 
 MAX_STATE: Final = 4 << 20
 """Bytes; the devices of a machine take about 100 kB."""
 _BOUNDS: Final = Bounds(containers=20_000, commas=200_000, depth=32, outside=MAX_STATE)
 _MANAGER: Final = "memory-manager"
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_DIRECTORY = _FOUND | os.O_DIRECTORY
+_TITLE: Final = TITLES[Vmm.CLOUD_HYPERVISOR]
 
 
 def make_memory(run: int, mib: int, uid: int | None) -> int:
     """Make and return the file that is a machine's memory. Raises OSError. The caller closes it."""
-    memory = os.open(MEMORY, _NEW, 0o600, dir_fd=run)
+    memory = placed.make(run, MEMORY, uid)
     try:
         os.truncate(memory, mib << 20)
-        _give(memory, uid)
     except BaseException:
         os.close(memory)
         raise
@@ -54,15 +54,11 @@ def make_console(run: int, uid: int | None) -> int:
     Raises OSError, also if the VMM has put something else there. The caller closes it.
     """
     os.mkfifo(CONSOLE, 0o600, dir_fd=run)
-    console = os.open(CONSOLE, _FOUND, dir_fd=run)
-    try:
-        if not stat.S_ISFIFO(os.fstat(console).st_mode):
-            raise FileExistsError("the console is no pipe")
-        _give(console, uid)
-    except BaseException:
+    console = placed.found(run, CONSOLE)
+    if not stat.S_ISFIFO(os.fstat(console).st_mode):
         os.close(console)
-        raise
-    return console
+        raise FileExistsError("the console is no pipe")
+    return placed.give(console, uid)
 
 
 def bar_console(run: int) -> None:
@@ -78,31 +74,15 @@ def bar_console(run: int) -> None:
 def make_directory(run: int, uid: int | None) -> int:
     """Make and return the directory that a snapshot comes from or goes to. Raises OSError."""
     os.mkdir(SNAPSHOT, 0o700, dir_fd=run)
-    directory = os.open(SNAPSHOT, _DIRECTORY, dir_fd=run)
-    try:
-        _give(directory, uid)
-    except BaseException:
-        os.close(directory)
-        raise
-    return directory
+    return placed.give(placed.found(run, SNAPSHOT, os.O_DIRECTORY), uid)
 
 
 def put(run: int, config: bytes, state: int, uid: int | None) -> None:
     """Give a VMM a snapshot to restore: our configuration and what it wrote. Raises OSError."""
     directory = make_directory(run, uid)
     try:
-        target = os.open(CONFIG, _NEW, 0o600, dir_fd=directory)
-        try:
-            write_at(target, config, 0)
-            _give(target, uid)
-        finally:
-            os.close(target)
-        target = os.open(STATE, _NEW, 0o600, dir_fd=directory)
-        try:
-            copy_data(state, target)
-            _give(target, uid)
-        finally:
-            os.close(target)
+        placed.put(config, directory, CONFIG, uid)
+        placed.put(state, directory, STATE, uid)
     finally:
         os.close(directory)
 
@@ -112,32 +92,13 @@ def take(directory: int, memory: int | None, mib: int, copy: FrozenFiles) -> Non
 
     `memory` is the machine's file, or None for a copy. Raises BootFailed, OSError.
     """
-    state = _read_state(directory)
+    state = placed.take(directory, STATE, MAX_STATE, _TITLE)
     if memory is not None:
-        _take_memory(memory, mib, copy)
+        placed.take_memory(memory, copy.ram, mib, _TITLE)
     else:
-        ranges = os.open(RANGES, _FOUND, dir_fd=directory)
-        try:
-            _take_memory(ranges, mib, copy)
-        finally:
-            os.close(ranges)
+        with placed.opened(directory, RANGES) as ranges:
+            placed.take_memory(ranges, copy.ram, mib, _TITLE)
     write_at(copy.state, without_memory(state), 0)
-
-
-def _take_memory(memory: int, mib: int, copy: FrozenFiles) -> None:
-    about = os.fstat(memory)
-    if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
-        raise BootFailed("Cloud Hypervisor wrote a memory of another size.")
-    copy_data(memory, copy.ram, mib << 20)  # it may have another size by now
-
-
-def _read_state(directory: int) -> bytes:
-    state = os.open(STATE, _FOUND, dir_fd=directory)
-    with os.fdopen(state, "rb") as file:
-        about = os.fstat(state)
-        if not stat.S_ISREG(about.st_mode) or not 0 < about.st_size <= MAX_STATE:
-            raise BootFailed("Cloud Hypervisor wrote no state of its devices.")
-        return file.read(MAX_STATE)
 
 
 def without_memory(state: bytes) -> bytes:
@@ -161,23 +122,7 @@ def without_memory(state: bytes) -> bytes:
 
 def discard(run: int) -> None:
     """Remove what a snapshot leaves in /run. Idempotent; does not raise."""
-    try:
-        directory = os.open(SNAPSHOT, _DIRECTORY, dir_fd=run)
-    except OSError:
-        return
-    try:
-        for name in (CONFIG, STATE, RANGES):
-            try:
-                os.unlink(name, dir_fd=directory)
-            except OSError:  # none, or the VMM made a directory of it: it ends with the VMM
-                continue
+    with contextlib.suppress(OSError):  # there is none, or something is left in it
+        with placed.opened(run, SNAPSHOT, os.O_DIRECTORY) as directory:
+            placed.remove(directory, CONFIG, STATE, RANGES)
         os.rmdir(SNAPSHOT, dir_fd=run)
-    except OSError:  # as above
-        return
-    finally:
-        os.close(directory)
-
-
-def _give(descriptor: int, uid: int | None) -> None:
-    if uid is not None:
-        os.fchown(descriptor, uid, uid)

@@ -10,28 +10,23 @@ is only ever that guest's. Blocks; knows no API.
 from __future__ import annotations
 
 import os
-import stat
 from typing import Final
 
-from waggle.domain.errors import BootFailed
 from waggle.infra.firecracker.configuration import MEMORY, STATE
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.files import copy_data, write_at
+from waggle.infra.shared.files import write_at
+from waggle.infra.vmm import placed
+from waggle.infra.vmm.version import TITLES, Vmm
 
 MAX_STATE: Final = 16 << 20
 """Bytes; the devices of a machine take about 50 kB."""
 _CHUNK = 1 << 20
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TITLE: Final = TITLES[Vmm.FIRECRACKER]
 
 
 def put_state(run: int, state: int, uid: int | None) -> None:
     """Give a VMM the state of its devices, as a file in its /run. Raises OSError."""
-    target = _made(run, STATE, uid)
-    try:
-        copy_data(state, target)
-    finally:
-        os.close(target)
+    placed.put(state, run, STATE, uid)
 
 
 def make_memory(run: int, uid: int | None) -> int:
@@ -39,7 +34,7 @@ def make_memory(run: int, uid: int | None) -> int:
 
     Raises OSError. The caller closes it, and calls `discard`.
     """
-    return _made(run, MEMORY, uid)
+    return placed.make(run, MEMORY, uid)
 
 
 def prepare(memory: int, mib: int, base: int | None) -> None:
@@ -54,33 +49,13 @@ def prepare(memory: int, mib: int, base: int | None) -> None:
 
 def take(run: int, memory: int, mib: int, copy: FrozenFiles) -> None:
     """Move what the VMM has written to `copy`, without empty memory. Raises BootFailed, OSError."""
-    if os.fstat(memory).st_size != mib << 20:
-        raise BootFailed("Firecracker wrote a memory of another size.")
-    copy_data(memory, copy.ram, mib << 20)  # it may have another size by now
-    state = os.open(STATE, _FOUND, dir_fd=run)
-    try:
-        about = os.fstat(state)
-        if not stat.S_ISREG(about.st_mode) or not 0 < about.st_size <= MAX_STATE:
-            raise BootFailed("Firecracker wrote no state of its devices.")
-        copy_data(state, copy.state, about.st_size)
-    finally:
-        os.close(state)
+    placed.take_memory(memory, copy.ram, mib, _TITLE)
+    write_at(copy.state, placed.take(run, STATE, MAX_STATE, _TITLE), 0)
 
 
 def discard(run: int) -> None:
     """Remove what a snapshot leaves in /run. Idempotent; does not raise."""
-    for name in (STATE, MEMORY):
-        try:
-            os.unlink(name, dir_fd=run)
-        except OSError:  # none, or the VMM made a directory of it: it ends with the VMM
-            continue
-
-
-def _made(run: int, name: str, uid: int | None) -> int:
-    descriptor = os.open(name, _NEW, 0o600, dir_fd=run)
-    if uid is not None:
-        os.fchown(descriptor, uid, uid)
-    return descriptor
+    placed.remove(run, STATE, MEMORY)
 
 
 def _copy_over(source: int, target: int) -> None:

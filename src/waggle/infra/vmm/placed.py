@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in a VMM's /run: what is placed there for it, and what it has written.
+
+The adapters' `frozen` use it. A VMM that its guest has taken over writes what it likes: nothing is
+followed or waited for, and kinds and sizes are checked. All of it blocks, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Generator
+
+from waggle.domain.errors import BootFailed
+from waggle.infra.shared.files import copy_data, write_at
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def make(directory: int, name: str, uid: int | None) -> int:
+    """Make and return a new file, which belongs to the user of the VMM. The caller closes it."""
+    return give(os.open(name, _NEW, 0o600, dir_fd=directory), uid)
+
+
+def give(descriptor: int, uid: int | None) -> int:
+    """Give an open file to the user of the VMM, and return it; it is closed if that fails."""
+    try:
+        if uid is not None:
+            os.fchown(descriptor, uid, uid)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def put(data: bytes | int, directory: int, name: str, uid: int | None) -> None:
+    """Give the VMM a file with these data, or those of an open file."""
+    target = make(directory, name, uid)
+    try:
+        if isinstance(data, int):
+            copy_data(data, target)
+        else:
+            write_at(target, data, 0)
+    finally:
+        os.close(target)
+
+
+def found(directory: int, name: str, flags: int = 0) -> int:
+    """Open what the VMM may have put there, whatever it is. The caller closes it."""
+    return os.open(name, _FOUND | flags, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def opened(directory: int, name: str, flags: int = 0) -> Generator[int]:
+    """Do what `found` does, for the length of a block."""
+    descriptor = found(directory, name, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def take(directory: int, name: str, most: int, vmm: str) -> bytes:
+    """Return the state of the devices that `vmm` has written, of at most so many bytes.
+
+    Raises BootFailed for anything else.
+    """
+    with opened(directory, name) as state:
+        about = os.fstat(state)
+        if not stat.S_ISREG(about.st_mode) or not 0 < about.st_size <= most:
+            raise BootFailed(f"{vmm} wrote no state of its devices.")
+        return os.pread(state, about.st_size, 0)
+
+
+def take_memory(memory: int, target: int, mib: int, vmm: str) -> None:
+    """Copy a machine's memory, without what is empty. Raises BootFailed for another size."""
+    about = os.fstat(memory)
+    if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
+        raise BootFailed(f"{vmm} wrote a memory of another size.")
+    copy_data(memory, target, mib << 20)  # it may have another size by now
+
+
+def remove(directory: int, *names: str) -> None:
+    """Remove files, if they are there. Does not raise."""
+    for name in names:
+        with contextlib.suppress(OSError):  # also a directory: it ends with the VMM
+            os.unlink(name, dir_fd=directory)
