@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.leaks import Leaks
 from tests.support.strain import STALL, strained
 from tests.support.vm import PYTHON, Lab, command, lines, sh
 
@@ -24,7 +23,12 @@ from waggle.domain.programs import GuestUser
 from waggle.service.local.guest import LocalGuest
 from waggle.tasks import end
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(400),
+    pytest.mark.usefixtures("leaks"),
+]
 MIB = 1 << 20
 FLOOD_SECONDS = 12
 LEAST_CALLS = 100
@@ -81,7 +85,7 @@ DEAF = (
 
 
 @pytest.fixture
-def calling(lab: Lab, leaks: Leaks, python_image: BootImage) -> Lab:
+def calling(lab: Lab, python_image: BootImage) -> Lab:
     if lab.hypervisor.name not in {"firecracker", "cloud-hypervisor"}:
         pytest.skip(f"NOT TESTED: guests of {lab.hypervisor.name} cannot call the host")
     lab.images.known[PYTHON] = python_image

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,6 @@ def own_of(cgroups: str) -> str:
 
 _PROC = Path("/proc")
 _PREFIX: Final = "waggle-"
-_SERVER: Final = "waggle-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def _pass_on(group: Path) -> None:
 
 def _move_out(base: Path) -> None:
     """Move all processes to a leaf: no group may have both processes and limited children."""
-    leaf = base / _SERVER
+    leaf = base / "waggle-server"
     leaf.mkdir(exist_ok=True)
     for pid in (base / "cgroup.procs").read_text().split():
         with contextlib.suppress(ProcessLookupError):
@@ -229,18 +229,23 @@ def _move_out(base: Path) -> None:
 def _sweep(base: Path) -> None:
     for home in base.glob(f"{_PREFIX}*-*"):
         pid, _, start = home.name.removeprefix(_PREFIX).partition("-")
-        if not (pid.isdecimal() and start.isdecimal()):
-            continue
-        owner = identify(int(pid))
-        if owner is None or owner.started != int(start):
-            _empty(home)
+        if pid.isdecimal() and start.isdecimal():
+            owner = identify(int(pid))
+            if owner is None or owner.started != int(start):
+                _empty(home)
 
 
 def _empty(home: Path) -> None:
-    """Kill all processes in a server's group and its machines' groups, and remove the groups."""
+    """Kill all processes in a server's group and its machines' groups, and remove the groups.
+
+    Waits up to 2 s for the end of each: until then its user and its disk are in use.
+    """
     for group in (*home.glob("machine-*"), home):
         with contextlib.suppress(OSError):
             (group / "cgroup.kill").write_text("1")
+        looks = 200
+        while "populated 1" in _text(group / "cgroup.events") and (looks := looks - 1):
+            time.sleep(0.01)
         _remove(group)
 
 
@@ -285,13 +290,11 @@ def _is_alone(group: Path, proc: Path) -> bool:
 
 
 def _parent(pid: int, proc: Path) -> int:
-    stat = _text(proc / str(pid) / "stat")
-    fields = stat[stat.rfind(")") + 2 :].split()
+    fields = _text(proc / str(pid) / "stat").rpartition(")")[2].split()
     return int(fields[1]) if len(fields) > 1 else 0
 
 
 def _text(path: Path) -> str:
-    try:
+    with contextlib.suppress(OSError):
         return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
+    return ""
