@@ -15,6 +15,7 @@ from waggle.infra.firecracker.frozen import (
     MAX_STATE,
     discard,
     make_memory,
+    make_room,
     prepare,
     put_state,
     take,
@@ -80,6 +81,26 @@ def test_changes_are_written_over_what_the_machine_began_with(
         take(place, memory, 1, copy)
     wanted = b"a" * PAGE + bytes(PAGE) + b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE
     assert os.pread(copy.ram, 6 * PAGE, 0) == wanted
+
+
+def test_a_copy_takes_no_room_for_what_it_shares_unless_it_has_changed_much(place: int) -> None:
+    base = FrozenFiles("1.12.1 digest", mib=1)
+    os.pwrite(base.ram, b"a" * PAGE, 0)
+    gib = 1024
+    with contextlib.closing(base), prepared(place, base.ram) as memory:
+        assert os.fstat(memory).st_size == MIB
+        make_room(memory, gib, os.getpid())  # of which this process has changed little
+        assert os.fstat(memory).st_blocks * 512 < 64 * 1024
+        make_room(memory, 1, os.getpid())
+        assert os.fstat(memory).st_blocks * 512 >= MIB
+        assert os.pread(memory, PAGE, 0) == b"a" * PAGE
+
+
+def test_a_vmm_that_cannot_be_looked_at_gets_all_room(place: int) -> None:
+    base = FrozenFiles("1.12.1 digest", mib=1)
+    with contextlib.closing(base), prepared(place, base.ram) as memory:
+        make_room(memory, 1, 2**22 + 1)  # above the highest number of a process
+        assert os.fstat(memory).st_blocks * 512 >= MIB
 
 
 def no_state(directory: Path) -> None:

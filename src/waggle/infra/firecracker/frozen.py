@@ -2,7 +2,9 @@
 """The state of frozen machines on its way through a VMM's /run, which the VMM may have filled.
 
 `machine` uses it. The files that Firecracker writes memory to are made here first, whole: so the
-memory that they take is the server's, and not the machine's, whose limit they would exceed. A VMM
+memory that they take is the server's, and not the machine's, whose limit they would exceed. To take
+that room costs more than all else, so a copy's file has none for what it shares with others, unless
+it has changed much. A VMM
 that its guest has taken over writes what it likes, so sizes and kinds are checked; what is in them
 is only ever that guest's. Blocks; knows no API.
 """
@@ -10,6 +12,7 @@ is only ever that guest's. Blocks; knows no API.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from waggle.infra.firecracker.configuration import MEMORY, STATE
@@ -38,13 +41,34 @@ def make_memory(run: int, uid: int | None) -> int:
 
 
 def prepare(memory: int, mib: int, base: int | None) -> None:
-    """Take the room for all memory, with what it was in `base`, if any.
+    """Take the room for all memory, or only for what it was in `base`, if there is one.
 
     Raises OSError, also without room.
     """
-    os.posix_fallocate(memory, 0, mib << 20)
-    if base is not None:
+    if base is None:
+        os.posix_fallocate(memory, 0, mib << 20)
+    else:
+        os.ftruncate(memory, mib << 20)
         _copy_over(base, memory)
+
+
+def make_room(memory: int, mib: int, vmm: int) -> None:
+    """Take the rest of the room, too, unless the changes of a paused VMM fit its limit twice.
+
+    Raises OSError, also without room.
+    """
+    if not _changed_little(vmm, mib):
+        os.posix_fallocate(memory, 0, mib << 20)
+
+
+def _changed_little(vmm: int, mib: int) -> bool:
+    """Whether process `vmm` has changed at most half the memory of its machine."""
+    try:
+        lines = Path(f"/proc/{vmm}/smaps_rollup").read_text("ascii").splitlines()
+    except OSError:  # it has ended, or it is not for this user to know
+        return False
+    [kib] = (int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+    return 2 * kib <= mib << 10
 
 
 def take(run: int, memory: int, mib: int, copy: FrozenFiles) -> None:

@@ -51,7 +51,9 @@ class FirecrackerMachine(VmmMachine):
         await self._client.call(api.PATCH_VM, api.Vm(state="Resumed"))
 
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
-        """See `domain.machine.Machine.freeze`. It is paused only once its memory has a place.
+        """See `domain.machine.Machine.freeze`.
+
+        It is paused only once its memory has a place, or, of a copy, that of its origin.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.
         """
@@ -75,6 +77,9 @@ class FirecrackerMachine(VmmMachine):
         try:
             await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, base))
             await self.pause()
+            if base is not None:
+                room = (memory, self._mib, self.identity.pid)
+                await finish(asyncio.to_thread(frozen.make_room, *room))
             await self._snapshot(copy, run, memory, changes=base is not None)
         finally:
             os.close(memory)
