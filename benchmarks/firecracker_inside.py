@@ -101,16 +101,16 @@ async def main(result: Path, program: Path, rounds: int, ours: str = OURS) -> No
                 await until_made(app, RuntimeName.SHELL)
             report("the templates are made")
             keep({"template": await _first_results(mine, qemu, rounds)})
+            booting, krun = await opened(ours, "off"), await opened(KRUN, "off")
+            keep({"cold": await _first_results(booting, krun, rounds)})
+            environ = {**os.environ, **settings(ours, programs)}
+            environ["WAGGLE_IMAGE_CACHE_DIR"] = str(load().image_cache_dir)
+            machines = Machines(load(environ), Path(name, "machines"))
+            keep({"restore": await machines.measure(rounds, report)})
             sizes = {"ours": await _idle_memory(mine), "theirs": await _idle_memory(qemu)}
             keep({"memory": sizes})
             keep(await _pauses(mine, rounds))
             keep({"lost": {"ours": [await _lost(mine)], "theirs": [float(CLONES)]}})
-            booting, krun = await opened(ours, "off"), await opened(KRUN, "off")
-            keep({"cold": await _first_results(booting, krun, rounds)})
-        environ = {**os.environ, **settings(ours, programs)}
-        environ["WAGGLE_IMAGE_CACHE_DIR"] = str(load().image_cache_dir)
-        machines = Machines(load(environ), Path(name, "machines"))
-        keep({"restore": await machines.measure(rounds, report)})
 
 
 async def _used(app: App) -> Environment:
