@@ -3,12 +3,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from waggle.app.hypervisors import ADAPTERS, guest_kernels, hypervisors
+from waggle.app.hypervisors import (
+    ADAPTERS,
+    Chosen,
+    Running,
+    guest_kernels,
+    hypervisors,
+    standing_by,
+)
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
-from waggle.domain.hypervisor import HypervisorName
+from waggle.domain.hypervisor import ByHypervisor, HypervisorName
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.infra.rootfs.kit import GuestKernel
+from waggle.infra.vmm.binaries import Binary
+from waggle.infra.vmm.version import Version, Vmm
 
 
 def chosen(**settings: str) -> str:
@@ -65,3 +78,18 @@ def test_the_kernels_of_all_named_ones_are_needed(names: str, kernel: str, neede
         "WAGGLE_QEMU_BINARY": "/bin/true",
     }
     assert len(guest_kernels(load({"HOME": "/root", **environ}))) == needed
+
+
+@pytest.mark.anyio
+async def test_a_guard_waits_as_long_as_the_server_runs(tmp_path: Path) -> None:
+    binary = Binary(
+        Vmm.FIRECRACKER, Version.parse("1.13.1"), "x86_64", tmp_path / "firecracker", "a" * 64
+    )
+    made = FirecrackerHypervisor(
+        lambda _vmm: binary, lambda _vmm, _digest, _version: binary, jailed=False
+    )
+    running = ByHypervisor(Running(made, made.name, GuestKernel(tmp_path)))
+    assert not made.standby.is_there
+    async with standing_by(Chosen(running, "it is the only one")):
+        assert made.standby.is_there
+    assert not made.standby.is_there

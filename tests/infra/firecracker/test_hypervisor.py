@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from tests.infra.vmm.pretended import MIB, spec_in
 from tests.support.leaks import Leaks
 
 from waggle.domain.errors import BootFailed, FrozenMachineUnusable, PortTaken, SetupIncomplete
+from waggle.domain.machine import Resources
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.guest.frozen import FrozenFiles
 from waggle.infra.vmm.binaries import Binary
+from waggle.infra.vmm.process import GuardedProcess
+from waggle.infra.vmm.standby import Standby
 from waggle.infra.vmm.version import Version, Vmm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -150,6 +153,32 @@ async def test_a_program_that_is_no_vmm_fails_the_boot_and_leaves_nothing(
         await machines.boot(spec)
     await leaks.settle()
     claim(spec.ssh_port).close()
+
+
+async def test_a_machine_that_is_awaited_takes_the_guard_that_waits(place: Path) -> None:
+    leaks = Leaks()
+    waiting: list[int] = []
+    limited: list[int] = []
+
+    def start() -> GuardedProcess:
+        guard = GuardedProcess.waiting()
+        waiting.append(guard.identity.pid)
+        return guard
+
+    def enclose(_resources: Resources, pid: int) -> Callable[[], None]:
+        limited.append(pid)
+        return lambda: None
+
+    machines = FirecrackerHypervisor(binary(), found, jailed=False, enclose=enclose)
+    machines.standby = Standby(start)
+    spec = replace(spec_in(place), uid=UID if os.geteuid() == 0 else None)
+    async with machines.standby.kept():
+        for number, background in enumerate((True, False)):
+            with pytest.raises(BootFailed):
+                await machines.boot(replace(spec, background=background))
+            assert machines.standby.is_there is background
+            assert (limited[number] in waiting) is not background
+    await leaks.settle()
 
 
 async def test_a_taken_port_is_reported_as_such(
