@@ -31,8 +31,9 @@ from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.machine import Hypervisor, Resources
+from waggle.infra.host.leftovers import end_leftovers
 from waggle.infra.host.memory import outlook, read_memory
-from waggle.infra.net.ports import PortAllocator
+from waggle.infra.net.ports import PortAllocator, is_locked
 from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.cgroups import Groups, Nowhere, place, read_facts
@@ -176,6 +177,14 @@ def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachi
         room=lambda: slots - held(),
         outlook=lambda: outlook(read_memory(), size),
     )
+
+
+def end_lost_machines(settings: Settings) -> None:
+    """End VMMs that a dead server left, before anything is leased: only root can leave such."""
+    if is_root():
+        ports = range(settings.ssh_port_base, settings.ssh_port_max)
+        if killed := end_leftovers(settings.vm_uid_base, ports, is_locked):
+            log.warning("lost_machines_ended", processes=killed)
 
 
 def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:

@@ -24,6 +24,7 @@ from waggle.app.data_directory import own
 from waggle.app.hypervisors import ADAPTERS, Adapters, Chosen, hypervisors, standing_by
 from waggle.app.machines import (
     Machinery,
+    end_lost_machines,
     end_machines,
     local_machines,
     machine_groups,
@@ -112,6 +113,7 @@ async def open_app(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(own(places))
         clock = steady_clock()
+        end_lost_machines(settings)
         chosen = hypervisors(settings, machine_groups(settings, stack), adapters)
         await stack.enter_async_context(standing_by(chosen))
 

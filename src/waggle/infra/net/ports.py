@@ -47,6 +47,14 @@ def lock_port(port: int) -> PortLock | None:
     return holder
 
 
+def is_locked(port: int) -> bool:
+    """Tell whether a waggle server of this network namespace holds the lock. Raises OSError."""
+    lock = lock_port(port)
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
 LOOPBACK = "127.0.0.1"
 
 
