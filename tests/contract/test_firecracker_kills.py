@@ -28,10 +28,11 @@ from tests.support.leaks import Leaks
 from tests.support.vm import Parts
 from tests.support.waiting import until
 
-from waggle.domain.errors import GuestLost, VmmKilled
+from waggle.domain.errors import GuestLost
 from waggle.domain.image import BootImage
 from waggle.domain.machine import FrozenState, Machine, Resources
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
+from waggle.infra.guest.boot import VmmKilled
 from waggle.infra.guest.door import peer_pid
 from waggle.infra.shared.cgroups import Groups, Place, place, read_facts
 from waggle.infra.shared.confined import identify

@@ -146,15 +146,6 @@ class PortTaken(BootFailed):
     """Another process took the forwarded port between its reservation and the VMM's start."""
 
 
-class VmmKilled(BootFailed):
-    """The machine's process was killed before the guest worked: its parts may be good."""
-
-    default_hint = (
-        "Try again. Somebody on the server killed it, often the kernel for lack of memory: the "
-        "operator finds that in the server's kernel log (dmesg)."
-    )
-
-
 class Unsupported(WaggleError):
     """This server's hypervisor cannot do that."""
 

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from tests.support.waiting import cancelled
 
-from waggle.domain.errors import BootFailed, VmmKilled
-from waggle.infra.guest.link import KernelFault, until_booted
+from waggle.domain.errors import BootFailed
+from waggle.infra.guest.boot import KernelFault, VmmKilled, until_booted
 
 pytestmark = pytest.mark.anyio
 

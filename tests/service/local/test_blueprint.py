@@ -15,7 +15,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from waggle.domain.errors import BootFailed, VmmKilled
+from waggle.domain.errors import BootFailed
+from waggle.infra.guest.boot import VmmKilled
 from waggle.service.local.blueprint import Blueprint, LocalMachines
 from waggle.service.local.frozen.templates import NoTemplates
 

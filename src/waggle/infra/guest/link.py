@@ -15,13 +15,10 @@ import os
 import signal
 import socket
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Protocol
 
-import structlog
-
-from waggle.domain.errors import BootFailed, GuestLost, VmmKilled
+from waggle.domain.errors import BootFailed, GuestLost
 from waggle.domain.machine import VmmProcess
 from waggle.infra.guest.agent import MachineAgent, log_audit
 from waggle.infra.guest.channel import over
@@ -40,8 +37,6 @@ _DRAIN_SECONDS = 2.0
 """Time for the last lines to arrive once the VMM is dead; a flood is read slowly."""
 _LAST_WORDS_SECONDS = 1.0
 """Time for a guest that panicked to write its last lines; its VMM then exits on its own."""
-
-log = structlog.get_logger(__name__)
 
 Follow = Callable[[asyncio.StreamReader], Coroutine[None, None, None]]
 
@@ -238,62 +233,3 @@ def explain(program: str, status: int, cause: str | None) -> str:
         with contextlib.suppress(ValueError):
             return f"{program} was killed by {signal.Signals(-status).name}"
     return "the guest shut down" if status == 0 else f"{program} ended with status {status}"
-
-
-class KernelFault(BootFailed):
-    """The guest's kernel had a fault before the guest was ready; another try may succeed."""
-
-
-_TAIL_SHOWN = 12
-_KINDS = {"Fatal exception": KernelFault, "was killed by SIGKILL": VmmKilled}
-
-
-class Booting(Protocol):
-    """A machine whose VMM runs, before anything else may use it."""
-
-    async def connect(self) -> None:
-        """Start to listen to the machine."""
-        ...
-
-    async def until_ready(self) -> str | None:
-        """Wait for the guest; return the cause if it will not be ready."""
-        ...
-
-    async def stop(self) -> None:
-        """See `domain.machine.Machine.stop`."""
-        ...
-
-    def console_tail(self) -> Sequence[str]:
-        """See `domain.machine.Machine.console_tail`."""
-        ...
-
-
-async def until_booted(machine: Booting, timeout: float) -> None:
-    """Return when the guest is ready; otherwise stop the machine and raise.
-
-    `timeout` is seconds. Raises BootFailed, KernelFault or VmmKilled with the cause and the
-    console's last lines. A cancelled boot stops the machine, too.
-    """
-    try:
-        try:
-            async with asyncio.timeout(timeout):
-                await machine.connect()
-                cause = await machine.until_ready()
-        except TimeoutError:
-            cause = f"the guest was not ready after {timeout:g} s"
-        if cause is not None:
-            await machine.stop()  # the console is complete only then
-            raise _failure(cause, machine.console_tail())
-    except BaseException:
-        await machine.stop()
-        raise
-
-
-def _failure(cause: str, console: Sequence[str]) -> BootFailed:
-    # What a kernel prints after the cause of its panic is about itself.
-    end = next((at for at, line in enumerate(console, 1) if line == cause), len(console))
-    lines = console[:end][-_TAIL_SHOWN:]
-    log.warning("boot_failed", cause=cause, console=lines)
-    shown = "\n".join(lines) or "(nothing)"
-    kind = next((kind for sign, kind in _KINDS.items() if sign in cause), BootFailed)
-    return kind(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")

@@ -24,6 +24,7 @@ from waggle.domain.machine import (
     MachineSpec,
     Resources,
 )
+from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.door import Door
@@ -33,7 +34,6 @@ from waggle.infra.guest.link import (
     RENEWAL_PORT,
     LinkedMachine,
     explain,
-    until_booted,
 )
 from waggle.infra.guest.protocol import PORT
 from waggle.infra.guest.protocol.power import Manner

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import FrozenState, MachineSpec, Resources
+from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, reopened
-from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Inherited, Memory, kind, open_wires, qemu_argv
 from waggle.infra.qemu.board import SMALL, Board
 from waggle.infra.qemu.frozen import program_digest, program_of, tsc_khz

@@ -18,12 +18,13 @@ from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.channel import over
 from waggle.infra.guest.clock import ClockedMachine
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.guest.link import explain, until_booted
+from waggle.infra.guest.link import explain
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import frozen
 from waggle.infra.qemu.argv import Door, Memory, Wires

@@ -18,9 +18,9 @@ from typing import ClassVar, Final, Generic, TypeVar, cast
 
 from waggle.domain.errors import FrozenMachineUnusable, SetupIncomplete
 from waggle.domain.machine import FrozenState, MachineSpec, Resources
+from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.frozen import FrozenFiles, Origin, reopened
-from waggle.infra.guest.link import until_booted
 from waggle.infra.shared.confined import Enclose
 from waggle.infra.shared.processor import host_cpu
 from waggle.infra.vmm.binaries import Binary

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken, VmmKilled
+from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken
 from waggle.domain.image import BootImage
 from waggle.domain.machine import (
     CONSOLE,
@@ -33,6 +33,7 @@ from waggle.domain.machine import (
     Resources,
 )
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.guest.boot import VmmKilled
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.full_kernel import files_of
 from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
