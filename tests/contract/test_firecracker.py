@@ -14,14 +14,18 @@ import anyio
 import pytest
 from tests.contract.firecracker import copy_of, hypervisor, resumed
 from tests.contract.subjects import Subject, real_hypervisors, real_subject, with_kit
+from tests.support import vmms
 from tests.support.leaks import Leaks
 from tests.support.vm import Parts
 
-from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost
+from waggle.domain.errors import BootFailed, FrozenMachineUnusable, GuestLost, SetupIncomplete
 from waggle.domain.image import BootImage
 from waggle.domain.machine import FrozenState
+from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.guest.frozen import FrozenFiles
 from waggle.infra.shared.files import copy_data
+from waggle.infra.vmm.binaries import BinaryStore
+from waggle.infra.vmm.version import Vmm
 
 pytestmark = [
     pytest.mark.anyio,
@@ -81,8 +85,23 @@ async def test_a_broken_state_is_refused_with_the_vmms_reason(firecracker: Subje
         small = replace(case.spec, resources=replace(case.spec.resources, memory_mib=128))
         with pytest.raises(FrozenMachineUnusable, match="another size"):
             await hypervisor(firecracker).resume(small, frozen)
+        other = with_another_program(firecracker.tmp)
+        for start in (other.boot(case.spec), other.resume(case.spec, frozen)):
+            with pytest.raises(SetupIncomplete, match="was replaced") as replaced:
+                await start
+            assert "waggle vmm" in str(replaced.value.hint)
         await resumed(firecracker, case, frozen)
         assert (await case.root("echo whole")) == "whole\n"
+
+
+def with_another_program(tmp: Path) -> FirecrackerHypervisor:
+    """Return a hypervisor whose program was replaced since it was added."""
+    vmms.provide(tmp / "data")
+    store = BinaryStore(tmp / "data" / "system" / "binaries")
+    program = store.newest(Vmm.FIRECRACKER)
+    with program.path.open("ab") as file:
+        file.write(b"another")
+    return FirecrackerHypervisor(program, store.find, jailed=True)
 
 
 async def test_a_copy_shares_memory_and_what_it_changes_is_its_own(firecracker: Subject) -> None:
