@@ -101,7 +101,7 @@ def with_another_program(tmp: Path) -> FirecrackerHypervisor:
     program = store.newest(Vmm.FIRECRACKER)
     with program.path.open("ab") as file:
         file.write(b"another")
-    return FirecrackerHypervisor(program, store.find, jailed=True)
+    return FirecrackerHypervisor(store.newest, store.find, jailed=True)
 
 
 async def test_a_copy_shares_memory_and_what_it_changes_is_its_own(firecracker: Subject) -> None:
