@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from waggle.domain.errors import BootFailed
 from waggle.infra.firecracker.frozen import (
     MAX_STATE,
     discard,
+    fill,
     make_memory,
-    make_room,
     prepare,
     put_state,
     take,
@@ -24,6 +25,13 @@ from waggle.infra.guest.frozen import FrozenFiles
 
 PAGE = 4096
 MIB = 1 << 20
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory in memory, as /run is: room is data on other file systems."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
 
 
 @pytest.fixture
@@ -40,10 +48,10 @@ def copy() -> Generator[FrozenFiles]:
 
 
 @contextlib.contextmanager
-def prepared(run: int, base: int | None = None) -> Generator[int]:
+def prepared(run: int, *, changes: bool = False) -> Generator[int]:
     memory = make_memory(run, None)
     try:
-        prepare(memory, 1, base)
+        prepare(memory, 1, changes=changes)
         yield memory
     finally:
         os.close(memory)
@@ -58,7 +66,7 @@ def test_what_the_vmm_wrote_is_taken_without_empty_memory(
             file.seek(PAGE)
             file.write(b"m" * PAGE)
         (tmp_path / "state").write_bytes(b"state")
-        take(place, memory, 1, copy)
+        take(place, memory, 1, None, copy)
     assert os.pread(copy.ram, PAGE, PAGE) == b"m" * PAGE
     assert os.fstat(copy.ram).st_size == MIB
     assert os.fstat(copy.ram).st_blocks * 512 <= 16 * 1024
@@ -66,41 +74,35 @@ def test_what_the_vmm_wrote_is_taken_without_empty_memory(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_changes_are_written_over_what_the_machine_began_with(
-    place: int, tmp_path: Path, copy: FrozenFiles
+GIB = 1024
+"""A machine of which this process has changed little; a machine of 1 MiB it has changed wholly."""
+
+
+@pytest.mark.parametrize("mib, is_whole", [(GIB, False), (1, True)])
+def test_changes_take_the_place_of_what_the_machine_began_with(
+    place: int, tmp_path: Path, copy: FrozenFiles, mib: int, is_whole: bool
 ) -> None:
     base = FrozenFiles("1.12.1 digest", mib=1)
     os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
-    with contextlib.closing(base), prepared(place, base.ram) as memory:
+    with contextlib.closing(base), prepared(place, changes=True) as memory:
+        assert fill(memory, mib, base.ram, os.getpid()) is is_whole
+        assert os.fstat(memory).st_blocks * 512 == (MIB if is_whole else 0)
         with (tmp_path / "memory").open("r+b") as file:
             file.seek(PAGE)
             file.write(bytes(PAGE))  # what became zero is a change, too
             file.seek(5 * PAGE)
             file.write(b"b" * PAGE)
         (tmp_path / "state").write_bytes(b"state")
-        take(place, memory, 1, copy)
+        take(place, memory, 1, None if is_whole else base.ram, copy)
     wanted = b"a" * PAGE + bytes(PAGE) + b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE
-    assert os.pread(copy.ram, 6 * PAGE, 0) == wanted
+    assert os.pread(copy.ram, 2 * MIB, 0) == wanted.ljust(MIB, b"\0")
+    assert os.fstat(copy.ram).st_blocks * 512 <= 32 * 1024
 
 
-def test_a_copy_takes_no_room_for_what_it_shares_unless_it_has_changed_much(place: int) -> None:
+def test_a_file_for_the_changes_of_a_vmm_that_cannot_be_looked_at_is_filled(place: int) -> None:
     base = FrozenFiles("1.12.1 digest", mib=1)
-    os.pwrite(base.ram, b"a" * PAGE, 0)
-    gib = 1024
-    with contextlib.closing(base), prepared(place, base.ram) as memory:
-        assert os.fstat(memory).st_size == MIB
-        make_room(memory, gib, os.getpid())  # of which this process has changed little
-        assert os.fstat(memory).st_blocks * 512 < 64 * 1024
-        make_room(memory, 1, os.getpid())
-        assert os.fstat(memory).st_blocks * 512 >= MIB
-        assert os.pread(memory, PAGE, 0) == b"a" * PAGE
-
-
-def test_a_vmm_that_cannot_be_looked_at_gets_all_room(place: int) -> None:
-    base = FrozenFiles("1.12.1 digest", mib=1)
-    with contextlib.closing(base), prepared(place, base.ram) as memory:
-        make_room(memory, 1, 2**22 + 1)  # above the highest number of a process
-        assert os.fstat(memory).st_blocks * 512 >= MIB
+    with contextlib.closing(base), prepared(place, changes=True) as memory:
+        assert fill(memory, 1, base.ram, 2**22 + 1)  # above the highest number of a process
 
 
 def no_state(directory: Path) -> None:
@@ -148,7 +150,7 @@ def test_what_a_vmm_may_leave_instead_is_refused_at_once(
         (tmp_path / "state").write_bytes(b"state")
         spoil(tmp_path)
         with pytest.raises((BootFailed, OSError)):
-            take(place, memory, 1, copy)
+            take(place, memory, 1, None, copy)
 
 
 def test_a_name_that_the_vmm_took_first_is_not_followed(place: int, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.shared.files import clone, copy_data
+from waggle.infra.shared.files import clone, copy_changed, copy_data
 
 MIB = 1 << 20
 writes = st.lists(st.tuples(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=64)))
@@ -61,6 +61,31 @@ def test_no_more_is_copied_than_was_checked_however_long_the_file_became() -> No
     finally:
         os.close(source)
         os.close(target)
+
+
+@given(base=writes, changed=writes, length=st.integers(0, 2 * MIB))
+def test_changes_are_copied_where_there_are_any_zeros_too(
+    base: list[tuple[int, bytes]], changed: list[tuple[int, bytes]], length: int
+) -> None:
+    """Of files in memory a page is changed or not."""
+    page, size = 4096, 3 * MIB
+    before, changes, target = in_memory(), in_memory(), in_memory()
+    try:
+        os.ftruncate(before, length)
+        for at, piece in base:
+            os.pwrite(before, piece, at)
+        os.ftruncate(changes, size)
+        wanted = bytearray(os.pread(before, size, 0).ljust(size, b"\0"))
+        for number, (at, piece) in enumerate(changed):
+            whole = (piece * page)[:page] if number % 3 else bytes(page)
+            start = at - at % page
+            os.pwrite(changes, whole, start)
+            wanted[start : start + page] = whole
+        copy_changed(before, changes, target, size)
+        assert os.pread(target, size + 1, 0) == wanted
+    finally:
+        for descriptor in (before, changes, target):
+            os.close(descriptor)
 
 
 @pytest.mark.parametrize("left", [0, MIB // 2 + 1, MIB - 1])

@@ -3,10 +3,9 @@
 
 `machine` uses it. The files that Firecracker writes memory to are made here first, whole: so the
 memory that they take is the server's, and not the machine's, whose limit they would exceed. To take
-that room costs more than all else, so a copy's file has none for what it shares with others, unless
-it has changed much. A VMM
-that its guest has taken over writes what it likes, so sizes and kinds are checked; what is in them
-is only ever that guest's. Blocks; knows no API.
+that room costs more than all else, so for the changes of a copy there is none unless they are many.
+A VMM that its guest has taken over writes what it likes, so sizes and kinds are checked; what is in
+them is only ever that guest's. Blocks; knows no API.
 """
 
 from __future__ import annotations
@@ -40,25 +39,28 @@ def make_memory(run: int, uid: int | None) -> int:
     return placed.make(run, MEMORY, uid)
 
 
-def prepare(memory: int, mib: int, base: int | None) -> None:
-    """Take the room for all memory, or only for what it was in `base`, if there is one.
+def prepare(memory: int, mib: int, *, changes: bool) -> None:
+    """Take the room for all memory, or only none yet where `changes` are written.
 
     Raises OSError, also without room.
     """
-    if base is None:
-        os.posix_fallocate(memory, 0, mib << 20)
-    else:
+    if changes:
         os.ftruncate(memory, mib << 20)
-        _copy_over(base, memory)
-
-
-def make_room(memory: int, mib: int, vmm: int) -> None:
-    """Take the rest of the room, too, unless the changes of a paused VMM fit its limit twice.
-
-    Raises OSError, also without room.
-    """
-    if not _changed_little(vmm, mib):
+    else:
         os.posix_fallocate(memory, 0, mib << 20)
+
+
+def fill(memory: int, mib: int, base: int, vmm: int) -> bool:
+    """Take the room for all memory after all, with what is in `base`, if a paused VMM changed much.
+
+    Of little changes those that it writes fit its limit beside those in its memory. Return whether
+    all was taken. Raises OSError, also without room.
+    """
+    if _changed_little(vmm, mib):
+        return False
+    os.posix_fallocate(memory, 0, mib << 20)
+    _copy_over(base, memory)
+    return True
 
 
 def _changed_little(vmm: int, mib: int) -> bool:
@@ -71,9 +73,13 @@ def _changed_little(vmm: int, mib: int) -> bool:
     return 2 * kib <= mib << 10
 
 
-def take(run: int, memory: int, mib: int, copy: FrozenFiles) -> None:
-    """Move what the VMM has written to `copy`, without empty memory. Raises BootFailed, OSError."""
-    placed.take_memory(memory, copy.ram, mib, _TITLE)
+def take(run: int, memory: int, mib: int, base: int | None, copy: FrozenFiles) -> None:
+    """Move what the VMM has written to `copy`, without empty memory. Raises BootFailed, OSError.
+
+    With a `base` it has written only what has changed since, to a file without room: that would
+    look like changes once the kernel has swapped it out.
+    """
+    placed.take_memory(memory, copy.ram, mib, _TITLE, base)
     write_at(copy.state, placed.take(run, STATE, MAX_STATE, _TITLE), 0)
 
 

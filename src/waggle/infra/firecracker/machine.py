@@ -53,7 +53,7 @@ class FirecrackerMachine(VmmMachine):
     async def freeze(self, disks: GuestDisks) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
 
-        It is paused only once its memory has a place, or, of a copy, that of its origin.
+        It is paused only once its memory has a place, unless it is a copy.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.
         """
@@ -73,22 +73,26 @@ class FirecrackerMachine(VmmMachine):
 
     async def _freeze(self, copy: FrozenFiles, run: int, base: int | None) -> None:
         frozen.discard(run)
-        memory = frozen.make_memory(run, self._spec.uid)
+        memory, changes, rest = frozen.make_memory(run, self._spec.uid), base is not None, base
         try:
-            await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, base))
+            await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, changes=changes))
             await self.pause()
             if base is not None:
-                room = (memory, self._mib, self.identity.pid)
-                await finish(asyncio.to_thread(frozen.make_room, *room))
-            await self._snapshot(copy, run, memory, changes=base is not None)
+                filling = (memory, self._mib, base, self.identity.pid)
+                if await finish(asyncio.to_thread(frozen.fill, *filling)):
+                    rest = None
+            await self._snapshot(copy, run, memory, rest, changes=changes)
         finally:
             os.close(memory)
             frozen.discard(run)
 
-    async def _snapshot(self, copy: FrozenFiles, run: int, memory: int, *, changes: bool) -> None:
+    async def _snapshot(
+        self, copy: FrozenFiles, run: int, memory: int, rest: int | None, *, changes: bool
+    ) -> None:
         """Have Firecracker write its state, or only what it changed, and take that.
 
-        What it writes next is what changed since, so this is the next one's base.
+        `rest` has what its file does not. What it writes next is what changed since, so this is
+        the next one's base.
         """
         await self._cut()
         try:
@@ -96,7 +100,7 @@ class FirecrackerMachine(VmmMachine):
             cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
             if cause is not None:
                 raise self._not_frozen(cause)
-            await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, copy))
+            await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, rest, copy))
         except BaseException:
             self._lose_base()
             raise

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
@@ -218,23 +219,54 @@ def copy_data(source: int, target: int, size: int | None = None) -> None:
     """
     size = os.fstat(source).st_size if size is None else size
     os.ftruncate(target, size)
-    end = 0
+    _copy_range(source, target, 0, size)
+
+
+def copy_changed(base: int, changes: int, target: int, size: int) -> None:
+    """Copy as `copy_data` does: of `changes` where that has data, of `base` elsewhere.
+
+    `changes` is a file in memory, whose pages are data once they were written, also with zeros.
+    `base` may be shorter.
+    """
+    os.ftruncate(target, size)
+    length = min(os.fstat(base).st_size, size)
+    at = 0
+    while at < size:
+        start = min(_next_data(changes, at, size), size)
+        _copy_range(base, target, at, min(start, length))
+        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
+        _copy_range(changes, target, start, at)
+
+
+def _copy_range(source: int, target: int, at: int, size: int) -> None:
+    """Copy what lies between offset `at` and `size`."""
+    end = at
     while end < size:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data after this offset
-                return
-            raise
-        hole = os.lseek(source, start, os.SEEK_HOLE) if start < size else size
-        end = min(max(hole, start + _PIECE), size)  # goes on, even if the data is gone by now
+        start = _next_data(source, end, size)
+        end = _end_of_data(source, start, size, _PIECE)
         while start < end:
             data = os.pread(source, min(end - start, _CHUNK), start)
             if not data:  # somebody else may write to it
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
-            for at, length in _written(data):
-                write_at(target, memoryview(data)[at : at + length], start + at)
+            for begin, length in _written(data):
+                write_at(target, memoryview(data)[begin : begin + length], start + begin)
             start += len(data)
+
+
+def _next_data(source: int, at: int, size: int) -> int:
+    """Return where there is data after an offset; `size` if there is none."""
+    try:
+        return os.lseek(source, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        raise
+
+
+def _end_of_data(source: int, start: int, size: int, least: int) -> int:
+    """Return where data ends, or `least` bytes after its start: it may be gone by now."""
+    hole = os.lseek(source, start, os.SEEK_HOLE) if start < size else size
+    return min(max(hole, start + least), size)
 
 
 def _written(data: bytes) -> Generator[tuple[int, int]]:

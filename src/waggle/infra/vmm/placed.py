@@ -13,7 +13,7 @@ import stat
 from collections.abc import Generator
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.shared.files import copy_data, write_at
+from waggle.infra.shared.files import copy_changed, copy_data, write_at
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -74,12 +74,19 @@ def take(directory: int, name: str, most: int, vmm: str) -> bytes:
         return os.pread(state, about.st_size, 0)
 
 
-def take_memory(memory: int, target: int, mib: int, vmm: str) -> None:
-    """Copy a machine's memory, without what is empty. Raises BootFailed for another size."""
+def take_memory(memory: int, target: int, mib: int, vmm: str, base: int | None = None) -> None:
+    """Copy a machine's memory, without what is empty. Raises BootFailed for another size.
+
+    With a `base`, a file in memory that has only what has changed since that.
+    """
     about = os.fstat(memory)
     if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
         raise BootFailed(f"{vmm} wrote a memory of another size.")
-    copy_data(memory, target, mib << 20)  # it may have another size by now
+    size = mib << 20  # it may have another one by now
+    if base is None:
+        copy_data(memory, target, size)
+    else:
+        copy_changed(base, memory, target, size)
 
 
 def remove(directory: int, *names: str) -> None:
