@@ -169,7 +169,7 @@ async def test_a_machine_that_is_awaited_takes_the_guard_that_waits(place: Path)
         limited.append(pid)
         return lambda: None
 
-    machines = FirecrackerHypervisor(binary(), found, jailed=False, enclose=enclose)
+    machines = FirecrackerHypervisor(lambda _vmm: binary(), found, jailed=False, enclose=enclose)
     machines.standby = Standby(start)
     spec = replace(spec_in(place), uid=UID if os.geteuid() == 0 else None)
     async with machines.standby.kept():
