@@ -91,6 +91,19 @@ async def test_a_copy_that_does_not_listen_yet_is_called_until_it_does(machine: 
     assert await reaching is None
 
 
+async def test_an_agent_that_does_not_listen_yet_is_called_alone_until_it_does(
+    machine: Machine,
+) -> None:
+    machine.vmm.guest = {RENEWAL_PORT: renewal}
+    link = await machine.start()
+    reaching = asyncio.create_task(link.reach(machine.alive, 20))
+    await until(lambda: len(machine.vmm.said) >= 4)
+    machine.vmm.guest = {**GUEST}
+    assert await reaching is None
+    assert machine.vmm.said.count(DIAL_RENEWAL) == 1
+    await link.agent.ping()
+
+
 async def test_a_connection_that_was_lost_without_a_sign_is_made_again(machine: Machine) -> None:
     """The guest's kernel has forgotten it, and its VMM has not."""
     machine.vmm.guest = {**GUEST, RENEWAL_PORT: answering(b"OK 1\n")}

@@ -110,13 +110,26 @@ class VsockLink(GuestLink):
             try:
                 async with asyncio.timeout(patience):
                     await self.renewal.greet()
-                    await self.agent.connect()
+                    await self._reach_agent()
                 return
             except TimeoutError:
                 patience *= 2
             except (GuestLost, OSError):
                 await asyncio.sleep(_PAUSE)
             self._renewal.hang_up()
+
+    async def _reach_agent(self) -> None:
+        """Call the agent until it is there. The caller bounds the time.
+
+        Both ends count connections anew after a snapshot, so a new one may look to the guest like
+        one that its agent has not closed yet, and be refused.
+        """
+        while True:
+            try:
+                await self.agent.connect()
+                return
+            except (GuestLost, OSError):
+                await asyncio.sleep(_PAUSE)
 
     async def hang_up(self) -> None:
         """Give up all connections, since a snapshot has broken them. Idempotent.
