@@ -103,7 +103,7 @@ class MachineSection(Section):
         "auto",
         "What runs the machines, in order: the first runs new environments, another one those that "
         "ask for what the first cannot do, or that were made with it. `auto` takes all that are "
-        "usable; see [hypervisors.md](hypervisors.md#which-one-is-used).",
+        "usable but Cloud Hypervisor; see [hypervisors.md](hypervisors.md#which-one-is-used).",
     )
     libkrun_path: OptionalPath = setting(
         "", "The libkrun library, 1.17 or later and below 2; nothing means the loader's own."

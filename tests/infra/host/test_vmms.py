@@ -60,6 +60,7 @@ def test_cloud_hypervisor_has_no_jailer(is_root: bool) -> None:
     detail = line(installed(CH, Version(48)), is_root=is_root).detail
     assert "can freeze machines; starts confined by waggle: its own" in detail
     assert ("own user" in detail) is is_root
+    assert detail.endswith("; used only where WAGGLE_HYPERVISOR names it")
     assert "jailer" not in detail
 
 

@@ -23,6 +23,7 @@ _APART = (
     "Allow new namespaces and a /proc of their own: a container needs the capability SYS_ADMIN and "
     "nothing mounted over its /proc, a systemd service `pid` among its RestrictNamespaces."
 )
+_NAMED = "; used only where WAGGLE_HYPERVISOR names it"
 _BESIDE = "libkrun"
 """The check that these lines follow."""
 
@@ -83,7 +84,8 @@ def _line(one: Installed, newest: Version | None, confinement: Confinement) -> C
         cause = f"its machines cannot start, without processes apart: {confinement.refused}"
         return warn(name, cause, _APART)
     use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
-    return ok(name, f"{use}can freeze machines; {_start(one.binary, confinement)}")
+    named = _NAMED if one.vmm is Vmm.CLOUD_HYPERVISOR else ""
+    return ok(name, f"{use}can freeze machines; {_start(one.binary, confinement)}{named}")
 
 
 def _start(binary: Binary, confinement: Confinement) -> str:
