@@ -17,10 +17,13 @@ from tests.infra.vmm.guarded import as_root, guarded, jailer
 from tests.support.leaks import Leaks, children
 from tests.support.waiting import cancelled, until
 
+from waggle.domain.machine import VmmProcess
 from waggle.infra.shared.confined import identify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 FOREVER = "while :; do read x </run/none 2>/dev/null; done"
+LARGE = "x=1; while [ ${#x} -lt 100000000 ]; do x=$x$x; done; >/run/large; "
+"""Takes memory that the kernel frees for some time."""
 SERVER = """
 import asyncio, sys
 from pathlib import Path
@@ -93,7 +96,24 @@ async def test_a_guard_that_was_killed_alone_takes_the_vmm_along(tmp_path: Path)
         vmm = it.process.identity.pid
         os.kill(guard, signal.SIGKILL)
         assert await it.process.wait() == -signal.SIGKILL
-        await until(lambda: identify(vmm) is None)
+        assert identify(vmm) is None
+
+
+async def test_their_end_is_the_vmms_although_the_guard_ends_first(tmp_path: Path) -> None:
+    """A VMM whose memory is being freed still has its disk, and its control group is busy."""
+    found: list[VmmProcess | None] = []
+
+    def enclose(_: int) -> Callable[[], None]:
+        return lambda: found.append(identify(vmm.pid))
+
+    async with guarded(tmp_path, LARGE + FOREVER, enclose=enclose) as it:
+        assert await it.process.until_known()
+        vmm, guard = it.process.identity, parent_of(it.process.identity.pid)
+        await until(lambda: Path(f"/proc/self/fd/{it.process.run}/large").exists())
+        os.kill(guard, signal.SIGKILL)
+        assert await it.process.kill() == -signal.SIGKILL
+        assert identify(vmm.pid) is None
+    assert found == [None]
 
 
 def child_of(pid: int) -> int:

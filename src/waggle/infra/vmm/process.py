@@ -156,7 +156,7 @@ class GuardedProcess(ConfinedProcess):
         """End a guard that has begun nothing, and release what there is of it. Idempotent."""
         if self.is_alive:
             self._child.kill()
-            self._reap()
+            super()._reap()
         self.close()
 
     async def until_known(self) -> bool:
@@ -226,11 +226,23 @@ class GuardedProcess(ConfinedProcess):
                 await asyncio.sleep(max(_PAUSE, (clock() - began) * _SHARE))
 
     def _reap(self) -> None:
+        """Reap the guard once the VMM has ended, too: until then it has its files and its user.
+
+        The guard may end first: the kernel kills it more quickly than a VMM with much memory.
+        """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._descriptor)
         if self._vmm is None:
             self._hear()
-        if self._vmm is not None:
-            with contextlib.suppress(ProcessLookupError):  # the guard alone may have been killed
-                signal.pidfd_send_signal(self._vmm, signal.SIGKILL)
+        if self._vmm is None:
+            super()._reap()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._vmm, signal.SIGKILL)
+        loop.add_reader(self._vmm, self._reap_both, self._vmm)
+
+    def _reap_both(self, vmm: int) -> None:
+        asyncio.get_running_loop().remove_reader(vmm)
         super()._reap()
 
     def send_signal(self, number: int) -> None:
