@@ -7,13 +7,16 @@ import contextlib
 import errno
 import fcntl
 import mmap
+import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.support.held_threads import held_threads
+from tests.support.leaks import Leaks
 
-from waggle.infra.guest.frozen import FrozenFiles, Origin
+from waggle.infra.guest.frozen import FrozenFiles, Origin, held
 
 
 @pytest.fixture
@@ -51,3 +54,21 @@ def test_sealing_waits_until_memory_is_released(frozen: FrozenFiles) -> None:
             sealed = thread.submit(frozen.seal, patience=30)
         sealed.result()
     assert is_sealed(frozen)
+
+
+@pytest.mark.anyio
+async def test_no_memory_is_freed_on_the_event_loop() -> None:
+    """The kernel takes half a second for 4 GiB, and all tenants would wait."""
+    leaks = Leaks()
+    frozen = FrozenFiles("qemu")
+    origin = Origin(frozen.ram, frozen.state)
+    with held_threads() as threads:
+        with contextlib.ExitStack() as stack:
+            own = held(frozen.ram, stack)
+        origin.close()
+        frozen.close()
+        frozen.close()
+        for descriptor in (own, origin.ram, origin.state, frozen.ram, frozen.state):
+            os.fstat(descriptor)
+        threads.go()
+    await leaks.settle()

@@ -27,6 +27,7 @@ BOTH: dict[str, Make] = {
     "firecracker": firecracker.pretended,
     "cloud-hypervisor": cloud_hypervisor.pretended,
 }
+LARGE = {"firecracker": "memory", "cloud-hypervisor": "snapshot/memory-ranges"}
 
 
 @pytest.fixture
@@ -93,3 +94,22 @@ async def test_a_freeze_that_is_cancelled_ends_once_its_thread_has(
         await made.machine.unpause()
         (await made.machine.freeze(made.spec.disks)).close()
     await leaks.settle()
+
+
+@pytest.mark.parametrize("name, files", LARGE.items())
+async def test_what_a_vmm_has_left_is_not_freed_on_the_event_loop(
+    name: str, files: str, tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    """A VMM that its guest has taken over may leave as much as its /run holds."""
+    async with machine(name, tmp_path, frozen) as made:
+        left = made.vmm.directory / files
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"large")
+        with held_threads() as threads:
+            freezing = asyncio.create_task(made.machine.freeze(made.spec.disks))
+            async with asyncio.timeout(20):
+                await threads.asked.wait()
+            assert left.read_bytes() == b"large"
+            threads.go()
+            (await freezing).close()
+        assert not left.exists()

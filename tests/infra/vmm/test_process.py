@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.infra.vmm.guarded import as_root, guarded, jailer
+from tests.support.held_threads import held_threads
 from tests.support.leaks import Leaks, children
 from tests.support.waiting import cancelled, until
 
@@ -65,6 +66,17 @@ async def test_kill_ends_both_and_may_be_repeated(tmp_path: Path) -> None:
         assert await it.process.kill() == await it.process.kill() == -signal.SIGKILL
         assert identify(vmm) is identify(guard) is None
         assert not it.process.is_alive
+
+
+async def test_its_files_in_memory_are_not_freed_on_the_event_loop(tmp_path: Path) -> None:
+    async with guarded(tmp_path, FOREVER) as it:
+        assert await it.process.until_known()
+        run = it.process.run
+        await it.process.kill()
+        with held_threads():
+            it.process.close()
+            assert it.process.run < 0
+            os.fstat(run)
 
 
 async def test_a_vmm_that_is_not_known_yet_is_killed_with_its_guard(tmp_path: Path) -> None:

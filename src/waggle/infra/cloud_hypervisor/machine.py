@@ -16,7 +16,7 @@ from typing import Final
 from waggle.domain.machine import GuestDisks
 from waggle.infra.cloud_hypervisor import configuration, frozen
 from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
-from waggle.infra.guest.frozen import FrozenFiles, held
+from waggle.infra.guest.frozen import FrozenFiles, held, let_go
 from waggle.infra.vmm import cloud_hypervisor as api
 from waggle.infra.vmm.endpoint import Endpoint
 from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine, path
@@ -104,7 +104,7 @@ class CloudHypervisorMachine(VmmMachine):
     async def _snapshot(self, copy: FrozenFiles, run: int, memory: int | None) -> None:
         """Have Cloud Hypervisor write its state, of a copy also its memory, and take that."""
         await self._cut()
-        frozen.discard(run)
+        await self._discard(run)
         directory = frozen.make_directory(run, self._spec.uid)
         try:
             cause = await self._unless_ended(self._write())
@@ -114,7 +114,10 @@ class CloudHypervisorMachine(VmmMachine):
             await finish(asyncio.to_thread(frozen.take, directory, memory, mib, copy))
         finally:
             os.close(directory)
-            frozen.discard(run)
+            await self._discard(run)
+
+    async def _discard(self, run: int) -> None:
+        await finish(asyncio.to_thread(frozen.discard, run))
 
     async def _write(self) -> None:
         wanted = api.VmSnapshotConfig(destination_url=_URL)
@@ -128,5 +131,5 @@ class CloudHypervisorMachine(VmmMachine):
         if self._kernel is not None:
             self._kernel.close()
         if self._memory is not None:
-            os.close(self._memory)
+            let_go(self._memory)
             self._memory = None

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 
 from waggle.domain.machine import GuestDisks
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
-from waggle.infra.guest.frozen import FrozenFiles, Origin, held
+from waggle.infra.guest.frozen import FrozenFiles, Origin, held, let_go
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine
 from waggle.infra.vmm.version import Vmm
@@ -72,7 +71,7 @@ class FirecrackerMachine(VmmMachine):
         return copy
 
     async def _freeze(self, copy: FrozenFiles, run: int, base: int | None) -> None:
-        frozen.discard(run)
+        await self._discard(run)
         memory, changes, rest = frozen.make_memory(run, self._spec.uid), base is not None, base
         try:
             await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, changes=changes))
@@ -83,8 +82,11 @@ class FirecrackerMachine(VmmMachine):
                     rest = None
             await self._snapshot(copy, run, memory, rest, changes=changes)
         finally:
-            os.close(memory)
-            frozen.discard(run)
+            let_go(memory)
+            await self._discard(run)
+
+    async def _discard(self, run: int) -> None:
+        await finish(asyncio.to_thread(frozen.discard, run))
 
     async def _snapshot(
         self, copy: FrozenFiles, run: int, memory: int, rest: int | None, *, changes: bool

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from waggle.domain.errors import BootFailed
 from waggle.infra.guest.door import peer_pid
+from waggle.infra.guest.frozen import let_go
 from waggle.infra.shared.confined import (
     MAX_DESCRIPTORS,
     ConfinedProcess,
@@ -268,9 +269,9 @@ class GuardedProcess(ConfinedProcess):
     def close(self) -> None:
         """Close what it has of a VMM that has ended. Idempotent."""
         self._report.close()
-        for descriptor in (self._vmm, self.run):
-            if descriptor is not None and descriptor >= 0:
-                os.close(descriptor)
+        if self._vmm is not None:
+            os.close(self._vmm)
+            let_go(self.run)  # with all that the VMM has left in it
         self._vmm, self.run = None, -1
 
 
