@@ -138,21 +138,20 @@ class TestDoor:
                 path.symlink_to(NAME)
             case _:
                 pass
-        with pytest.raises(OSError, match="Errno"):
+        with pytest.raises(OSError, match=r"Errno|is no socket"):
             await door(place).dial(24)
 
     async def test_another_process_behind_the_socket_receives_no_byte(
         self, place: tuple[Path, int], tmp_path: Path
     ) -> None:
-        """A VMM that was taken over may put a link to another socket of the host there."""
         elsewhere = tmp_path / "elsewhere"
-        (place[0] / NAME).symlink_to(elsewhere)
         stranger = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", LISTEN, str(elsewhere)), stdout=subprocess.PIPE
         )
         assert stranger.stdout is not None
         assert await stranger.stdout.readline() == b"listening\n"
-        with pytest.raises(ConnectionRefusedError, match="Another process"):
+        os.link(elsewhere, place[0] / NAME)  # a path of its own would be too long
+        with pytest.raises(ConnectionAbortedError, match="another process"):
             await door(place).dial(24)
         assert await stranger.stdout.readline() == b"b''\n"
         assert await stranger.wait() == 0

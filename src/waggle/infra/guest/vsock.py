@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final
 
 from waggle.domain.machine import GUEST_SSH_PORT
+from waggle.infra.guest import door
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.door import peer_pid
 from waggle.tasks import end
@@ -48,7 +49,8 @@ class VsockDoor:
     ) -> None:
         """Connect to the socket `name` in the open `directory`; process `pid` must answer."""
         self._seconds = seconds
-        self._path = f"/proc/self/fd/{directory}/{name}"  # however long the directory's own is
+        self._directory = directory
+        self._name = name
         self._pid = pid
 
     async def dial(self, port: int) -> socket.socket:
@@ -57,21 +59,17 @@ class VsockDoor:
         Takes at most `seconds`. Raises OSError: also when the guest does not listen, another
         process than the VMM answers, or the VMM's answer is none. Safe to cancel.
         """
-        guest = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            guest.setblocking(False)
-            async with asyncio.timeout(self._seconds):
+        async with asyncio.timeout(self._seconds):
+            guest = await door.dial(self._directory, self._name, pid=self._pid)
+            try:
                 await self._open(guest, port)
-        except BaseException:
-            guest.close()
-            raise
+            except BaseException:
+                guest.close()
+                raise
         return guest
 
     async def _open(self, guest: socket.socket, port: int) -> None:
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(guest, self._path)
-        if peer_pid(guest) != self._pid:
-            raise ConnectionRefusedError("Another process answers.")
         await loop.sock_sendall(guest, f"CONNECT {port}\n".encode())
         answer = b""
         while not answer.endswith(b"\n"):

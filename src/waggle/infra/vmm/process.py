@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.guest.door import peer_pid
+from waggle.infra.guest import door
 from waggle.infra.guest.frozen import let_go
 from waggle.infra.shared.confined import (
     MAX_DESCRIPTORS,
@@ -200,17 +200,7 @@ class GuardedProcess(ConfinedProcess):
 
         The caller closes it. Raises OSError.
         """
-        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            wire.setblocking(False)
-            place = f"/proc/self/fd/{self.run}/{name}"  # whatever the VMM puts there
-            await asyncio.get_running_loop().sock_connect(wire, place)
-            if peer_pid(wire) != self.identity.pid:
-                raise ConnectionAbortedError("another process answers on its socket")
-        except BaseException:
-            wire.close()
-            raise
-        return wire
+        return await door.dial(self.run, name, pid=self.identity.pid)
 
     async def until_listening(self, name: str) -> None:
         """Return once `dial` works, which takes some milliseconds. The caller bounds the time.

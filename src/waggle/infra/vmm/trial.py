@@ -14,13 +14,13 @@ import functools
 import os
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 from typing import Final
 
+from waggle.infra.guest import door
 from waggle.infra.shared import confined
 from waggle.tasks import finish
 
@@ -31,7 +31,6 @@ _OUTPUT: Final = 16 << 10
 _LIMITS: Final = ("--cpu=10", f"--data={1 << 30}", f"--fsize={1 << 20}")
 _PROBE_SECONDS: Final = 10.0
 _POLL: Final = 0.02
-_PEER: Final = struct.Struct("3i")
 
 
 class Trial:
@@ -59,16 +58,7 @@ class Trial:
 
     async def dial(self) -> socket.socket:
         """Return a connection to its API, which does not block. Raises OSError."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            connection.connect(f"/proc/self/fd/{self._place}/{API}")
-            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            if _PEER.unpack(peer)[1] != (os.geteuid() or _NOBODY):
-                raise ConnectionAbortedError("another program answers at its socket")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return await door.dial(self._place, API, uid=os.geteuid() or _NOBODY)
 
     async def end(self) -> None:
         """Kill it. Idempotent."""
