@@ -55,11 +55,12 @@ async def guarded(
     kind: type[Start] = Start,
     enclose: Enclose | None = None,
     waiting: GuardedProcess | None = None,
+    process: type[GuardedProcess] = GuardedProcess,
     **others: object,
 ) -> AsyncGenerator[Guarded]:
     """Run a script; `others` are fields of `Start`. It is killed at the end of the block.
 
-    A guard that is `waiting` begins it.
+    A guard that is `waiting` begins it, or else one of the kind `process`.
     """
     uid = UID if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
@@ -90,13 +91,13 @@ async def guarded(
         changed = replace(start, **others)  # pyright: ignore[reportArgumentType] fields of Start
         stack.callback(theirs.close)
         if waiting is None:
-            process = GuardedProcess.launch(changed, enclose)
+            began = process.launch(changed, enclose)
         else:
             waiting.begin(changed, enclose)
-            process = waiting
+            began = waiting
         theirs.close()
         try:
-            yield Guarded(process, ours)
+            yield Guarded(began, ours)
         finally:
-            await process.kill()
-            process.close()
+            await began.kill()
+            began.close()

@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from tests.infra.vmm.guarded import as_root, guarded, jailer
@@ -20,6 +21,7 @@ from tests.support.waiting import cancelled, until
 
 from waggle.domain.machine import VmmProcess
 from waggle.infra.shared.confined import identify
+from waggle.infra.vmm.process import GuardedProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 FOREVER = "while :; do read x </run/none 2>/dev/null; done"
@@ -186,6 +188,23 @@ async def test_both_end_with_the_server(tmp_path: Path, number: int) -> None:
         for pid in (vmm, guard):
             if identify(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+class Failing(GuardedProcess):
+    """Its guard ends before it can be told anything."""
+
+    @classmethod
+    def start(cls, argv: Sequence[str], **others: Any) -> Self:
+        made = super().start(["sh", "-c", "echo no module named waggle >&2; exit 7"], **others)
+        os.waitid(os.P_PID, made.identity.pid, os.WEXITED | os.WNOWAIT)
+        return made
+
+
+async def test_a_guard_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "exit 0", process=Failing) as it:
+        assert not await it.process.until_known()
+        assert await it.process.wait() == 7
+        assert await it.said() == "no module named waggle\n"
 
 
 async def test_waiting_for_it_may_be_cancelled(tmp_path: Path) -> None:

@@ -129,11 +129,13 @@ class GuardedProcess(ConfinedProcess):
     def launch(cls, start: Start, enclose: Enclose | None = None) -> Self:
         """Start the guard, which starts the VMM. The caller closes the descriptors of `start`.
 
-        `enclose` limits both. Raises SetupIncomplete, BootFailed, OSError.
+        `enclose` limits both. A guard that has ended already is returned, too: `until_known` tells,
+        and its complaint is among the messages. Raises SetupIncomplete, BootFailed, OSError.
         """
         process = cls.waiting(start.messages, background=start.background)
         try:
-            process.begin(start, enclose)
+            with contextlib.suppress(BrokenPipeError):
+                process.begin(start, enclose)
         except BaseException:
             process.abandon()
             raise
