@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Generator
@@ -340,3 +341,13 @@ async def test_another_process_on_its_socket_is_told_nothing(tmp_path: Path) -> 
         cause = await made.boot()
         assert "another process answers" in str(cause)
         assert made.server.calls == []
+
+
+@pytest.mark.parametrize("status, killed", [(-signal.SIGKILL, True), (-11, False), (0, False)])
+async def test_its_status_tells_whether_it_was_killed(
+    tmp_path: Path, status: int, killed: bool
+) -> None:
+    async with pretended(tmp_path) as made:
+        assert not await made.machine.was_killed()
+        made.process.ends(status)
+        assert await made.machine.was_killed() == killed

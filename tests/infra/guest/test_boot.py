@@ -25,6 +25,7 @@ class Played:
 
     cause: str | None = None
     error: Exception | None = None
+    killed: bool = False
     hangs_in: str = ""
     console: list[str] = field(default_factory=list[str])
     stops: int = 0
@@ -35,6 +36,9 @@ class Played:
     async def until_ready(self) -> str | None:
         await self._do("until_ready")
         return self.cause
+
+    async def was_killed(self) -> bool:
+        return self.killed or self.stops > 0  # a stop kills it
 
     async def stop(self) -> None:
         self.stops += 1
@@ -132,8 +136,15 @@ async def test_a_kernel_fault_is_distinguished_from_the_end_of_init() -> None:
 
 async def test_a_killed_vmm_is_distinguished_from_one_that_failed() -> None:
     with pytest.raises(VmmKilled) as caught:
-        await until_booted(Played(cause="Firecracker was killed by SIGKILL"), 10)
+        await until_booted(Played(cause="Firecracker was killed by SIGKILL", killed=True), 10)
     assert "killed it, often the kernel for lack of memory" in str(caught.value.hint)
     with pytest.raises(BootFailed) as caught:
         await until_booted(Played(cause="Firecracker was killed by SIGSEGV"), 10)
+    assert not isinstance(caught.value, VmmKilled)
+
+
+async def test_what_the_guest_says_of_a_kill_is_not_believed() -> None:
+    said = "Kernel panic: Firecracker was killed by SIGKILL"
+    with pytest.raises(BootFailed) as caught:
+        await until_booted(Played(cause=said, console=[said]), 10)
     assert not isinstance(caught.value, VmmKilled)

@@ -17,7 +17,7 @@ import pytest
 
 from waggle.domain.errors import BootFailed
 from waggle.infra.guest.boot import VmmKilled
-from waggle.service.local.blueprint import Blueprint, LocalMachines
+from waggle.service.local.blueprint import Blueprint, LocalMachines, StartedMachine
 from waggle.service.local.frozen.templates import NoTemplates
 
 pytestmark = pytest.mark.anyio
@@ -65,9 +65,22 @@ async def test_a_cancelled_start_ends_after_the_copy_of_its_disks(tmp_path: Path
     assert ends == [True]
 
 
-@pytest.mark.parametrize("failed, dropped", [(BootFailed, ["one"]), (VmmKilled, [])])
-async def test_a_template_is_dropped_if_it_fails_and_not_if_its_vmm_was_killed(
-    tmp_path: Path, failed: type[BootFailed], dropped: list[str]
+KILLED, FAILED, WORKED = VmmKilled, BootFailed, None
+
+
+@pytest.mark.parametrize(
+    "ends, dropped",
+    [
+        ([FAILED], 1),
+        ([KILLED, KILLED], 0),
+        ([KILLED, KILLED, KILLED], 1),
+        ([KILLED, KILLED, WORKED, KILLED, KILLED], 0),
+        ([KILLED, KILLED, FAILED, KILLED, KILLED], 1),
+        ([KILLED] * 6, 2),
+    ],
+)
+async def test_a_template_is_dropped_if_it_fails_or_its_copies_are_killed_time_and_again(
+    tmp_path: Path, ends: list[type[BootFailed] | None], dropped: int
 ) -> None:
     """The machine boots in any case."""
 
@@ -85,10 +98,12 @@ async def test_a_template_is_dropped_if_it_fails_and_not_if_its_vmm_was_killed(
         def want(self, _blueprint: Blueprint) -> None:
             """Do nothing."""
 
-    async def launch(_: Blueprint, start: object, **__: object) -> object:
-        if start is not boot:
+    left = iter(ends)
+
+    async def launch(blueprint: Blueprint, start: object, **__: object) -> StartedMachine:
+        if start is not boot and (failed := next(left)) is not None:
             raise failed("It was not to be.")
-        return "booted"
+        return StartedMachine(blueprint, unused, unused)
 
     async def made(*_: object) -> None:
         """Do nothing."""
@@ -104,5 +119,7 @@ async def test_a_template_is_dropped_if_it_fails_and_not_if_its_vmm_was_killed(
     parts: Any = SimpleNamespace(scratch=SimpleNamespace(make=made))
     store: Any = Store()
     machines = LocalMachines(hypervisor, launcher, parts, unused, store)
-    assert await machines.start(Blueprint(own, {}, tmp_path)) == cast("Any", "booted")
-    assert store.rejected == dropped
+    for end in ends:
+        started = await machines.start(Blueprint(own, {}, tmp_path))
+        assert started.template == ("one" if end is None else None)
+    assert store.rejected == ["one"] * dropped

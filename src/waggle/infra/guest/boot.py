@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The common part of every boot: from a VMM that was just started to a guest that is ready.
 
-Or to the reason why it is not, which the kind of the error tells as far as callers need it. Used by
-the hypervisors. Knows nothing of how machines are run.
+Or to the reason why it is not. Used by the hypervisors; knows none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -31,8 +30,8 @@ class KernelFault(BootFailed):
     """The guest's kernel had a fault before the guest was ready; another try may succeed."""
 
 
-_TAIL_SHOWN = 12
-_KINDS = {"Fatal exception": KernelFault, "was killed by SIGKILL": VmmKilled}
+_FAULT: Final = "Fatal exception"
+_TAIL_SHOWN: Final = 12
 
 
 class Booting(Protocol):
@@ -44,6 +43,10 @@ class Booting(Protocol):
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; return the cause if it will not be ready."""
+        ...
+
+    async def was_killed(self) -> bool:
+        """Return whether somebody has killed its VMM."""
         ...
 
     async def stop(self) -> None:
@@ -59,7 +62,8 @@ async def until_booted(machine: Booting, timeout: float) -> None:
     """Return when the guest is ready; otherwise stop the machine and raise.
 
     `timeout` is seconds. Raises BootFailed, KernelFault or VmmKilled with the cause and the
-    console's last lines. A cancelled boot stops the machine, too.
+    console's last lines; the guest may write what makes it a KernelFault. A cancelled boot stops
+    the machine, too.
     """
     try:
         try:
@@ -69,18 +73,24 @@ async def until_booted(machine: Booting, timeout: float) -> None:
         except TimeoutError:
             cause = f"the guest was not ready after {timeout:g} s"
         if cause is not None:
+            kind = await _kind(machine, cause)
             await machine.stop()  # the console is complete only then
-            raise _failure(cause, machine.console_tail())
+            raise _failure(kind, cause, machine.console_tail())
     except BaseException:
         await machine.stop()
         raise
 
 
-def _failure(cause: str, console: Sequence[str]) -> BootFailed:
+async def _kind(machine: Booting, cause: str) -> type[BootFailed]:
+    if await machine.was_killed():
+        return VmmKilled
+    return KernelFault if _FAULT in cause else BootFailed
+
+
+def _failure(kind: type[BootFailed], cause: str, console: Sequence[str]) -> BootFailed:
     # What a kernel prints after the cause of its panic is about itself.
     end = next((at for at, line in enumerate(console, 1) if line == cause), len(console))
     lines = console[:end][-_TAIL_SHOWN:]
     log.warning("boot_failed", cause=cause, console=lines)
     shown = "\n".join(lines) or "(nothing)"
-    kind = next((kind for sign, kind in _KINDS.items() if sign in cause), BootFailed)
     return kind(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")

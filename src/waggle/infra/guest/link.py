@@ -2,8 +2,7 @@
 """The host's connections to one machine, and the parts of machines that all hypervisors share.
 
 `GuestLink` reads the console, the agent and the VMM's own messages. `LinkedMachine` is the base of
-all machines, and knows nothing of how they are run. `until_booted` is the common part of every
-boot: from a VMM that was just started to a guest that is ready, or to the reason why it is not.
+all machines, and knows nothing of how they are run; `boot` waits until it is ready.
 """
 
 from __future__ import annotations
@@ -155,6 +154,10 @@ class LinkedMachine(EndingMachine):
     def is_alive(self) -> bool:
         """False once the VMM has ended."""
         return self._process.is_alive
+
+    async def was_killed(self) -> bool:
+        """Return whether the VMM was killed: its status tells, whatever the guest says."""
+        return not self.is_alive and await self._process.wait() == -signal.SIGKILL
 
     def console_tail(self) -> list[str]:
         """Return the console's last lines."""

@@ -29,12 +29,7 @@ from waggle.infra.guest.channel import over
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.door import Door
 from waggle.infra.guest.forwarder import Forwarder
-from waggle.infra.guest.link import (
-    KERNEL_ARGUMENTS,
-    RENEWAL_PORT,
-    LinkedMachine,
-    explain,
-)
+from waggle.infra.guest.link import KERNEL_ARGUMENTS, RENEWAL_PORT, LinkedMachine, explain
 from waggle.infra.guest.protocol import PORT
 from waggle.infra.guest.protocol.power import Manner
 from waggle.infra.guest.renewal import Renewal

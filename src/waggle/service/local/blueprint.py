@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from waggle.service.local.frozen import Freezing, FrozenMachine
     from waggle.service.local.frozen.templates import NoTemplates, Templates
 
+_KILLS: Final = 3
+"""So many copies of a template in a row whose VMM was killed: they may need too much memory."""
 log = structlog.get_logger(__name__)
 
 
@@ -206,6 +208,7 @@ class LocalMachines:
         self.launcher = launcher
         self.parts = parts
         self.templates = templates
+        self._kills: dict[str, int] = {}
 
     async def start(
         self, blueprint: Blueprint, frozen: FrozenMachine | None = None, *, background: bool = False
@@ -234,10 +237,15 @@ class LocalMachines:
                 return None
             template = found.directory.name
             try:
-                return replace(await self._resume(blueprint, found, background), template=template)
+                resumed = await self._resume(blueprint, found, background)
+                self._kills.pop(template, None)
+                return replace(resumed, template=template)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=template, error=str(error))
-                if not isinstance(error, VmmKilled):
+                kills = self._kills.pop(template, 0) + 1
+                if isinstance(error, VmmKilled) and kills < _KILLS:
+                    self._kills[template] = kills
+                else:
                     self.templates.reject(template)
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
