@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.firecracker import copy_of, hypervisor, resumed
-from tests.contract.subjects import Case, Subject, real_hypervisors, real_subject
+from tests.contract.subjects import Case, Subject, real_hypervisors
 from tests.support import vmms
 from tests.support.leaks import Leaks
 from tests.support.vm import Parts
@@ -85,20 +85,22 @@ class Blow:
             os.kill(pid, signal.SIGSTOP)
         asking = asyncio.create_task(exchange(connection, verb, path, body))
         try:
-            await self._until_due(pid, connection)
+            await self._until_due(pid, connection, asking)
             os.kill(pid, signal.SIGSTOP)
             assert not answered(connection), "it was too late for the blow"
-            assert not asking.done()
             self.struck.append(pid)
             os.kill(pid, signal.SIGKILL)
             return await asking
         finally:
             await end(asking)
 
-    async def _until_due(self, pid: int, connection: socket.socket) -> None:
+    async def _until_due(
+        self, pid: int, connection: socket.socket, asking: asyncio.Task[Reply]
+    ) -> None:
         async with asyncio.timeout(SOON):
             while True:
                 await asyncio.sleep(_LOOK)
+                assert not asking.done(), "it has answered before the blow"
                 if self.is_at_work(pid) if self.is_at_work else unread(connection):
                     return
 
@@ -147,10 +149,9 @@ async def enclosed(
     def enclose(resources: Resources, pid: int) -> Callable[[], None]:
         return groups.enclose(pid, memory_mib=resources.memory_mib, cpus=resources.cpus)
 
-    made = await real_subject("firecracker", tmp_path, guest_parts, busybox_image)
-    made.hypervisor = FirecrackerHypervisor(
-        vmms.binary, vmms.store().find, jailed=True, enclose=enclose
-    )
+    store = vmms.store()
+    machines = FirecrackerHypervisor(store.newest, store.find, jailed=True, enclose=enclose)
+    made = Subject(machines, guest_parts, busybox_image.disk, tmp_path, is_real=True, kits={})
     mounts = Path("/proc/self/mountinfo").read_text()
     yield made
     await made.close()
