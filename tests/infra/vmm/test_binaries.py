@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +86,22 @@ async def test_a_program_is_kept_with_its_jailer_and_a_record(
     assert record["sha256"] == binary.digest == kept.digest_of(binary.path)
     assert (record["version"], record["source"]) == ("1.12.1", "firecracker")
     assert len(left(store)) == 3
+
+
+async def test_a_binary_is_the_files_that_were_verified(store: BinaryStore, programs: Path) -> None:
+    """Whoever starts it may find others in their place by then."""
+    await store.add(programs / "1.12.1")
+    first = store.newest(FC)
+    for path, identity in (
+        (first.path, first.identity),
+        (first.path.with_name("jailer"), first.jailer_identity),
+    ):
+        about = path.stat()
+        assert identity == (about.st_dev, about.st_ino, about.st_ctime_ns)
+    store.remove(FC, Version(1, 12, 1), lambda _: "")
+    await store.add(programs / "1.12.1")
+    assert store.newest(FC).identity != first.identity
+    assert store.newest(FC) == replace(first, added=store.newest(FC).added)
 
 
 async def test_a_umask_does_not_hide_the_program(store: BinaryStore, programs: Path) -> None:

@@ -8,10 +8,10 @@ import platform
 import socket
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.infra.vmm.guarded import UID, as_root, guarded, jailer
+from tests.infra.vmm.guarded import BUSYBOX, UID, as_root, guarded, jailer
 from tests.support.waiting import until
 
 from waggle.infra.shared import landlock
@@ -155,6 +155,45 @@ async def test_files_that_were_replaced_meanwhile_are_refused(tmp_path: Path) ->
         assert await it.process.wait() == FAILED
 
 
+def identity(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_ctime_ns
+
+
+@as_root
+@pytest.mark.parametrize("jailed", [False, True])
+async def test_programs_that_are_those_that_were_verified_run(
+    tmp_path: Path, *, jailed: bool
+) -> None:
+    (tmp_path / "machine").mkdir()
+    jail = jailer(tmp_path, "echo ran $*")
+    others: dict[str, Any] = {"identity": identity(BUSYBOX), "jailer_identity": identity(jail)}
+    async with guarded(
+        tmp_path / "machine", "echo ran", jailer=jail if jailed else None, **others
+    ) as it:
+        said = await it.said()
+    assert said.split()[0] == "ran"
+    seen = f"--exec-file {tmp_path}/machine/programs/busybox"
+    assert (seen in said) == jailed
+
+
+@as_root
+@pytest.mark.parametrize(
+    "field, name", [("identity", "The program"), ("jailer_identity", "The jailer")]
+)
+async def test_another_build_in_the_place_of_a_program_is_not_run(
+    tmp_path: Path, field: str, name: str
+) -> None:
+    """Also one that got the inode of the removed one."""
+    (tmp_path / "machine").mkdir()
+    jail = jailer(tmp_path, "echo ran")
+    device, inode, changed = identity(BUSYBOX if field == "identity" else jail)
+    others: dict[str, Any] = {field: (device, inode, changed - 1)}
+    async with guarded(tmp_path / "machine", "", jailer=jail, **others) as it:
+        assert await it.said() == f"{SAYS}{name} was replaced.\n"
+        assert await it.process.wait() == FAILED
+
+
 async def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     async with guarded(tmp_path, "", program=Path("/no/such/vmm")) as it:
         assert not await it.process.until_known()
@@ -193,8 +232,10 @@ def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
     argv = jailer_argv(
         {
             "program": "/data/firecracker",
+            "identity": (),
             "arguments": ["--api-sock", "/run/api.sock"],
             "jailer": "/data/jailer",
+            "jailer_identity": (),
             "id": "m-1",
             "files": [],
             "directory": "/env/m",
@@ -206,6 +247,7 @@ def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
         }
     )
     assert argv[0] == "/data/jailer"
+    assert argv[argv.index("--exec-file") + 1] == "/env/m/programs/firecracker"
     assert argv[argv.index("--uid") + 1] == argv[argv.index("--gid") + 1] == str(UID)
     assert argv[argv.index("--chroot-base-dir") + 1] == "/env/m"
     assert "no-file=512" in argv

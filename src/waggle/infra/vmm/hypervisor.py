@@ -162,6 +162,8 @@ class VmmHypervisor(Generic[Made]):
                 messages=inherited.messages,
                 uid=spec.uid,
                 background=spec.background,
+                identity=binary.identity,
+                jailer_identity=binary.jailer_identity,
             )
             enclose = self._enclose and partial(self._enclose, spec.resources)
             process = self._guarded(start, enclose)

@@ -7,6 +7,7 @@ Runs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
@@ -29,6 +30,10 @@ _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID
 _EXECUTABLE: Final = 0o555
 _ODD: Final = (OSError, ValueError, LookupError, TypeError, RecursionError)
+
+
+Identity = tuple[int, ...]
+"""Device, inode and time of the last change of a file, since the next one may get its inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,9 @@ class Binary:
     """The name of what was added."""
     unasked: str = ""
     """Why its API was not asked for its version; empty when it was."""
+    identity: Identity = field(default=(), compare=False)
+    jailer_identity: Identity = field(default=(), compare=False)
+    """Of the files that were there when the record was read."""
 
     def record(self) -> bytes:
         """Return the content of the record."""
@@ -107,7 +115,16 @@ def _read(directory: Path) -> Binary:
         directory / JAILER if jailer else None,
         jailer,
         *(_text(fields[name]) for name in ("added", "source", "unasked")),
+        _identity(directory / vmm.value),
+        _identity(directory / JAILER),
     )
+
+
+def _identity(path: Path) -> Identity:
+    with contextlib.suppress(OSError):
+        about = path.lstat()
+        return about.st_dev, about.st_ino, about.st_ctime_ns
+    return ()
 
 
 def _text(value: object) -> str:

@@ -32,6 +32,7 @@ from waggle.infra.shared.confined import (
 from waggle.infra.vmm.starter import MAX_PLAN
 
 if TYPE_CHECKING:
+    from waggle.infra.vmm.kept import Identity
     from waggle.infra.vmm.starter import File, Plan
 
 STARTER: Final = "waggle.infra.vmm.starter"
@@ -47,10 +48,11 @@ _SHARE = 0.1
 class Start:
     """What is started. `arguments` are the VMM's, with the paths that it sees.
 
-    `jailer` confines it, or None for our own confinement. `files` are those that it finds at its
-    root, open here, and whether it may write them. The root is mounted over `directory`, only for
-    the VMM. `memory` becomes its standard input, `messages` its output; `run_mib` is how much its
-    /run may hold.
+    `jailer` confines it, or None for our own confinement. Both programs must still be the files
+    with these identities, see `kept.Identity`; without one, whatever has the name. `files` are
+    those that it finds at its root, open here, and whether it may write them. The root is mounted
+    over `directory`, only for the VMM. `memory` becomes its standard input, `messages` its output;
+    `run_mib` is how much its /run may hold.
     """
 
     program: Path
@@ -64,14 +66,18 @@ class Start:
     messages: int
     uid: int | None
     background: bool = False
+    identity: Identity = ()
+    jailer_identity: Identity = ()
 
     def plan(self, parent: int) -> Plan:
         """Return what the starter receives, besides two descriptors. Raises OSError."""
         group = kvm_group()
         return {
             "program": os.path.realpath(self.program),
+            "identity": self.identity,
             "arguments": [*self.arguments],
             "jailer": os.path.realpath(self.jailer) if self.jailer else "",
+            "jailer_identity": self.jailer_identity,
             "id": "".join(c if c.isascii() and c.isalnum() else "-" for c in self.id)[:60] or "vm",
             "files": [_file(name, *file) for name, file in self.files.items()],
             "directory": str(self.directory.absolute()),

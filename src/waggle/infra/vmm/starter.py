@@ -50,9 +50,12 @@ else:
 
         program: str
         """The VMM: an absolute path without links."""
+        identity: tuple[int, ...]
+        """Device, inode and time of the last change of that file; as many as are known."""
         arguments: list[str]
         jailer: str
         """The VMM's own jailer, an absolute path; empty to be confined without."""
+        jailer_identity: tuple[int, ...]
         id: str
         """The jail's: letters, digits and hyphens."""
         files: list[File]
@@ -71,6 +74,8 @@ else:
 
 FAILED = 3
 SAYS = "waggle: the VMM cannot start: "
+_PROGRAMS = "programs"
+"""Where a jailer finds itself and the VMM, below its base directory and outside of the jail."""
 _TKILL = 200
 _DEVICES = ("/dev/kvm", "/dev/urandom")
 """The second is for the guest."""
@@ -162,17 +167,23 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
 
     A jail lies in memory and in this namespace only, as /run does, so nothing is left of them.
     """
-    held = [(file["name"], _opened(file), file["read_only"]) for file in plan["files"]]
+    held: list[tuple[str, int, bool]] = []
+    for file in plan["files"]:
+        opened = _opened(file["name"], file["path"], file["identity"])
+        held.append((f"{inside}{file['name']}", opened, file["read_only"]))
+    program = _opened("The program", plan["program"], plan["identity"])
     if inside:  # the jailer copies the program there, and makes devices
-        root.begin(os.stat(plan["program"]).st_size // 1024 + _SPARE_KIB, NO_SUID)  # noqa: PTH116
+        jailer = _opened("The jailer", plan["jailer"], plan["jailer_identity"])
+        held += [(_shown(plan["program"]), program, True), (_shown(plan["jailer"]), jailer, True)]
+        root.begin(os.fstat(program).st_size // 1024 + _SPARE_KIB, NO_SUID)
     else:
-        held.append(("vmm", os.open(plan["program"], os.O_PATH), True))
+        held.append(("vmm", program, True))
         root.begin()
         root.directory("dev")
         for device in _DEVICES:
             root.device(device)
     for name, descriptor, read_only in held:
-        root.bind(descriptor, f"{inside}{name}", file=True, read_only=read_only)
+        root.bind(descriptor, name, file=True, read_only=read_only)
         os.close(descriptor)
     run = f"{inside}run"
     root.directory(run)
@@ -183,13 +194,17 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
     return os.open(run, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _opened(file: File) -> int:
-    """Open a file of the machine again, in this namespace: it must be what the server opened."""
-    descriptor = os.open(file["path"], os.O_PATH | os.O_NOFOLLOW)
+def _opened(name: str, path: str, identity: tuple[int, ...]) -> int:
+    """Open a file in this namespace: it must be what the server has opened or verified."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     found = os.fstat(descriptor)
-    if (found.st_dev, found.st_ino) != tuple(file["identity"]):
-        raise FileNotFoundError(f"{file['name']} was replaced.")
+    if (found.st_dev, found.st_ino, found.st_ctime_ns)[: len(identity)] != identity:
+        raise FileNotFoundError(f"{name} was replaced.")
     return descriptor
+
+
+def _shown(program: str) -> str:
+    return f"{_PROGRAMS}/{os.path.basename(program)}"  # noqa: PTH119
 
 
 def _become_vmm(libc: LibC, root: SmallRoot, inside: str, plan: Plan) -> NoReturn:
@@ -200,8 +215,8 @@ def _become_vmm(libc: LibC, root: SmallRoot, inside: str, plan: Plan) -> NoRetur
         os.umask(0o077)
         if plan["jailer"]:
             root.processes(f"{inside}proc")
-            argv = jailer_argv(plan)
-            os.execv(argv[0], argv)  # noqa: S606  (no shell, and a program of the operator's)
+            # By no path of the host: another program may have that by now.
+            os.execv(_shown(plan["jailer"]), jailer_argv(plan))  # noqa: S606  (no shell, and a program of the operator's)
         root.processes()
         root.pivot()
         namespaces.become(libc, plan["uid"], plan["groups"])
@@ -218,7 +233,8 @@ def jailer_argv(plan: Plan) -> list[str]:
     """Return the command of the jailer. Pure."""
     uid = str(plan["uid"])
     return [
-        *(plan["jailer"], "--id", plan["id"], "--exec-file", plan["program"]),
+        *(plan["jailer"], "--id", plan["id"]),
+        *("--exec-file", f"{plan['directory']}/{_shown(plan['program'])}"),
         *("--uid", uid, "--gid", uid, "--chroot-base-dir", plan["directory"]),
         *("--resource-limit", f"no-file={plan['descriptors']}", "--", *plan["arguments"]),
     ]
