@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import struct
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.first_process import (
     END,
+    SECONDS,
     FirstProcess,
     Wire,
     build_first_process,
@@ -65,6 +67,15 @@ class TestConsole:
         second = guest.console()
         say(guest, "after")
         second.until(b"host after\n")
+
+    def test_one_that_a_snapshot_breaks_is_made_again_at_once(self, guest: FirstProcess) -> None:
+        """However short it was, and with nothing to say: the host waits for a copy's call."""
+        for name in ("one", "two", "three"):
+            console = guest.console()
+            say(guest, name)
+            select.select([console.end], [], [])
+            console.end.close()  # what was not read makes it a reset
+            assert guest.is_called(SECONDS)
 
     def test_one_that_the_host_ends_at_once_is_made_again_to_say_something(
         self, guest: FirstProcess

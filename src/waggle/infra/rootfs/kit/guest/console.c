@@ -71,10 +71,16 @@ void open_console(void) {
   dial();
 }
 
+// A connection that a snapshot has broken was reset: this machine goes on, or is a copy, and the host
+// waits for its call, however short the time since the last.
 static void hang_up_wire(void) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  getsockopt(wire, SOL_SOCKET, SO_ERROR, &error, &size);
   close(wire);
   wire = -1;
-  if (milliseconds() - dialled >= PAUSE_MS) tries = TRIES; // else the host does not want it
+  if (error == ECONNRESET) tries = TRIES, dial();
+  else if (milliseconds() - dialled >= PAUSE_MS) tries = TRIES; // else the host does not want it
 }
 
 static bool take(void) {
