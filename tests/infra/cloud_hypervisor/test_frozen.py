@@ -61,6 +61,7 @@ def test_a_machines_own_memory_is_taken_without_holes(
     os.pwrite(memory, b"word", 1 << 20)
     (written[0] / "state.json").write_bytes(state())
     frozen.take(written[1], memory, MIB, copy)
+    assert os.pread(memory, 4, 1 << 20) == b"word", "the machine runs on with it"
     os.close(memory)
     assert os.fstat(copy.ram).st_size == MIB << 20
     assert os.fstat(copy.ram).st_blocks * 512 < 1 << 20
@@ -72,9 +73,12 @@ def test_the_memory_of_a_copy_is_what_its_vmm_wrote(
     written: tuple[Path, int], copy: FrozenFiles
 ) -> None:
     (written[0] / "state.json").write_bytes(state())
-    (written[0] / "memory-ranges").write_bytes(bytes(MIB << 20))
+    ranges = written[0] / "memory-ranges"
+    ranges.write_bytes(bytes(1 << 20) + b"word" + bytes((MIB - 1 << 20) - 4))
     frozen.take(written[1], None, MIB, copy)
     assert os.fstat(copy.ram).st_size == MIB << 20
+    assert os.pread(copy.ram, 4, 1 << 20) == b"word"
+    assert ranges.stat().st_blocks == 0, "it is freed while it is taken"
 
 
 @pytest.mark.parametrize("size", [0, 1, (MIB << 20) - 1, (MIB << 20) + 1])

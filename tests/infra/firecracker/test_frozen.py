@@ -66,7 +66,9 @@ def test_what_the_vmm_wrote_is_taken_without_empty_memory(
             file.seek(PAGE)
             file.write(b"m" * PAGE)
         (tmp_path / "state").write_bytes(b"state")
+        before = os.fstat(memory).st_blocks
         take(place, memory, 1, None, copy)
+        assert os.fstat(memory).st_blocks < before, "it is freed while it is taken"
     assert os.pread(copy.ram, PAGE, PAGE) == b"m" * PAGE
     assert os.fstat(copy.ram).st_size == MIB
     assert os.fstat(copy.ram).st_blocks * 512 <= 16 * 1024

@@ -72,3 +72,14 @@ async def test_no_memory_is_freed_on_the_event_loop() -> None:
             os.fstat(descriptor)
         threads.go()
     await leaks.settle()
+
+
+def test_memory_that_was_only_touched_is_released(frozen: FrozenFiles) -> None:
+    """A VMM that receives memory writes what is empty, too."""
+    data = bytes(1 << 19) + b"word" + bytes((1 << 19) - 4)
+    os.pwrite(frozen.ram, data, 0)
+    frozen.compact()
+    assert os.pread(frozen.ram, 2 << 20, 0) == data
+    assert os.fstat(frozen.ram).st_blocks * 512 == 16 << 10
+    frozen.seal()
+    assert is_sealed(frozen)

@@ -94,10 +94,10 @@ def take(directory: int, memory: int | None, mib: int, copy: FrozenFiles) -> Non
     """
     state = placed.take(directory, STATE, MAX_STATE, _TITLE)
     if memory is not None:
-        placed.take_memory(memory, copy.ram, mib, _TITLE)
+        placed.take_memory(memory, copy.ram, mib, _TITLE, move=False)  # the VMM runs on with it
     else:
-        with placed.opened(directory, RANGES) as ranges:
-            placed.take_memory(ranges, copy.ram, mib, _TITLE)
+        with placed.opened(directory, RANGES, os.O_RDWR) as ranges:
+            placed.take_memory(ranges, copy.ram, mib, _TITLE, move=True)
     write_at(copy.state, without_memory(state), 0)
 
 

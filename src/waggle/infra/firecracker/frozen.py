@@ -79,7 +79,7 @@ def take(run: int, memory: int, mib: int, base: int | None, copy: FrozenFiles) -
     With a `base` it has written only what has changed since, to a file without room: that would
     look like changes once the kernel has swapped it out.
     """
-    placed.take_memory(memory, copy.ram, mib, _TITLE, base)
+    placed.take_memory(memory, copy.ram, mib, _TITLE, move=True, base=base)
     write_at(copy.state, placed.take(run, STATE, MAX_STATE, _TITLE), 0)
 
 

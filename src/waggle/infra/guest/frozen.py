@@ -16,6 +16,7 @@ from pathlib import Path
 
 from waggle.domain.machine import RAM, STATE
 from waggle.infra.shared.files import copy_data
+from waggle.infra.shared.holes import move_data
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -55,10 +56,10 @@ class FrozenFiles:
         return frozen
 
     def compact(self) -> None:
-        """Release empty memory, which a VMM has touched. Blocks. Raises OSError."""
+        """Release empty memory, which a VMM that has ended touched. Blocks. Raises OSError."""
         whole, self.ram = self.ram, _memory("ram")
         try:
-            copy_data(whole, self.ram)
+            move_data(whole, self.ram)
         finally:
             os.close(whole)
 

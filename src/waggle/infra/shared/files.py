@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -210,35 +210,54 @@ def clone(source: Path, target: Path) -> None:
             copy_data(origin.fileno(), copy.fileno())
 
 
-def copy_data(source: int, target: int, size: int | None = None) -> None:
+def _no_more(_start: int, _length: int) -> None:
+    """Do nothing with a part that was copied."""
+
+
+def copy_data(
+    source: int,
+    target: int,
+    size: int | None = None,
+    *,
+    after: Callable[[int, int], None] = _no_more,
+) -> None:
     """Copy data that is not zero and leave holes elsewhere; see lseek(2). Raises OSError.
 
     `target` must be empty. A file in memory that was read completely has no holes any more. Of a
     file that somebody else may change meanwhile, give the `size` that was checked: no more is
-    copied, and the target has it, too.
+    copied, and the target has it, too. `after` is called with every part that was copied.
     """
     size = os.fstat(source).st_size if size is None else size
     os.ftruncate(target, size)
-    _copy_range(source, target, 0, size)
+    _copy_range(source, target, 0, size, after)
 
 
-def copy_changed(base: int, changes: int, target: int, size: int) -> None:
+def copy_changed(
+    base: int,
+    changes: int,
+    target: int,
+    size: int,
+    *,
+    after: Callable[[int, int], None] = _no_more,
+) -> None:
     """Copy as `copy_data` does: of `changes` where that has data, of `base` elsewhere.
 
     `changes` is a file in memory, whose pages are data once they were written, also with zeros.
-    `base` may be shorter.
+    `base` may be shorter. `after` is called with every part of `changes`.
     """
     os.ftruncate(target, size)
     length = min(os.fstat(base).st_size, size)
     at = 0
     while at < size:
         start = min(_next_data(changes, at, size), size)
-        _copy_range(base, target, at, min(start, length))
+        _copy_range(base, target, at, min(start, length), _no_more)
         at = _end_of_data(changes, start, size, mmap.PAGESIZE)
-        _copy_range(changes, target, start, at)
+        _copy_range(changes, target, start, at, after)
 
 
-def _copy_range(source: int, target: int, at: int, size: int) -> None:
+def _copy_range(
+    source: int, target: int, at: int, size: int, after: Callable[[int, int], None]
+) -> None:
     """Copy what lies between offset `at` and `size`."""
     end = at
     while end < size:
@@ -250,6 +269,7 @@ def _copy_range(source: int, target: int, at: int, size: int) -> None:
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
             for begin, length in _written(data):
                 write_at(target, memoryview(data)[begin : begin + length], start + begin)
+            after(start, len(data))
             start += len(data)
 
 

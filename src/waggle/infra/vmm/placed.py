@@ -13,10 +13,11 @@ import stat
 from collections.abc import Generator
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.shared.files import copy_changed, copy_data, write_at
+from waggle.infra.shared.files import copy_data, write_at
+from waggle.infra.shared.holes import move_changed, move_data
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOUND = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOUND = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def make(directory: int, name: str, uid: int | None) -> int:
@@ -47,13 +48,13 @@ def put(data: bytes | int, directory: int, name: str, uid: int | None) -> None:
         os.close(target)
 
 
-def found(directory: int, name: str, flags: int = 0) -> int:
+def found(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
     """Open what the VMM may have put there, whatever it is. The caller closes it."""
     return os.open(name, _FOUND | flags, dir_fd=directory)
 
 
 @contextlib.contextmanager
-def opened(directory: int, name: str, flags: int = 0) -> Generator[int]:
+def opened(directory: int, name: str, flags: int = os.O_RDONLY) -> Generator[int]:
     """Do what `found` does, for the length of a block."""
     descriptor = found(directory, name, flags)
     try:
@@ -74,19 +75,24 @@ def take(directory: int, name: str, most: int, vmm: str) -> bytes:
         return os.pread(state, about.st_size, 0)
 
 
-def take_memory(memory: int, target: int, mib: int, vmm: str, base: int | None = None) -> None:
+def take_memory(
+    memory: int, target: int, mib: int, vmm: str, *, move: bool, base: int | None = None
+) -> None:
     """Copy a machine's memory, without what is empty. Raises BootFailed for another size.
 
-    With a `base`, a file in memory that has only what has changed since that.
+    With `move`, it is freed meanwhile: both would take twice the room, which nobody has promised.
+    With a `base`, it has only what has changed since that, and is moved.
     """
     about = os.fstat(memory)
     if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
         raise BootFailed(f"{vmm} wrote a memory of another size.")
     size = mib << 20  # it may have another one by now
-    if base is None:
-        copy_data(memory, target, size)
+    if base is not None:
+        move_changed(base, memory, target, size)
+    elif move:
+        move_data(memory, target, size)
     else:
-        copy_changed(base, memory, target, size)
+        copy_data(memory, target, size)
 
 
 def remove(directory: int, *names: str) -> None:

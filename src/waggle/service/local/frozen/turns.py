@@ -2,9 +2,10 @@
 """Whether a machine may be frozen now: few at once, and none for which there is no memory.
 
 Used by `Freezer` and `Templates`, which share one. Knows no machine. A machine's memory is copied
-to files in memory: as much as it has, from this host and outside of the machine's own limit, and
-for a short time what of it is not empty once more. Without a look before, the kernel would kill a
-machine, or the server.
+to files in memory: as much as it has, from this host and outside of the machine's own limit. That
+is all with every hypervisor: a file that is copied once more, without what of it is empty, is freed
+meanwhile (`infra.shared.holes`). Without a look before, the kernel would kill a machine, or the
+server.
 """
 
 from __future__ import annotations
