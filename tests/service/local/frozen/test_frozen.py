@@ -211,18 +211,47 @@ async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_
     assert "freeze" in machine.calls
 
 
-async def test_those_that_are_being_frozen_count_until_they_are(tmp_path: Path) -> None:
+ROOM_FOR_ONE = 2 * 128 + MARGIN_MIB - 1
+
+
+async def test_a_machine_waits_for_the_memory_of_one_that_is_being_frozen(tmp_path: Path) -> None:
+    """That is there again in seconds: it would be refused for nothing."""
     goes_on = anyio.Event()
-    waits, other = Machine(goes_on=goes_on), Machine()
-    room_for_one = 2 * 128 + MARGIN_MIB - 1
-    one = freezer(tmp_path, with_free(room_for_one, room_for_one, room_for_one))
-    second = started(tmp_path, other, "second")
+    first, other = Machine(goes_on=goes_on), Machine()
+    one = freezer(tmp_path, Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20)))
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, waits))
-        await until(lambda: waits.calls == ["freeze"])
-        with pytest.raises(NoMemory):
-            await one.pause_to_disk(second)
+        group.start_soon(one.pause_to_disk, started(tmp_path, first))
+        await until(lambda: first.calls == ["freeze"])
+        group.start_soon(one.pause_to_disk, started(tmp_path, other, "second"))
+        await anyio.wait_all_tasks_blocked()
         assert not other.calls
         goes_on.set()
-    await one.pause_to_disk(second)
     assert other.calls == ["freeze", "stop"]
+
+
+async def test_a_machine_that_does_not_fit_alone_is_refused_after_the_wait(tmp_path: Path) -> None:
+    goes_on = anyio.Event()
+    first, other = Machine(goes_on=goes_on), Machine()
+    one = freezer(tmp_path, with_free(128 + MARGIN_MIB, 0, 0))
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.pause_to_disk, started(tmp_path, first))
+        await until(lambda: first.calls == ["freeze"])
+        goes_on.set()
+        with pytest.raises(NoMemory, match=f"it takes {128 + MARGIN_MIB} MiB .* and 0 MiB"):
+            await one.pause_to_disk(started(tmp_path, other, "second"))
+    assert not other.calls
+
+
+async def test_a_machine_waits_for_memory_in_bounds(tmp_path: Path) -> None:
+    """A VMM that was taken over delays its own freeze."""
+    goes_on = anyio.Event()
+    first, other = Machine(goes_on=goes_on), Machine()
+    turns = Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20), patience=0)
+    one = freezer(tmp_path, turns)
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.pause_to_disk, started(tmp_path, first))
+        await until(lambda: first.calls == ["freeze"])
+        with pytest.raises(NoMemory, match=f"it takes {2 * 128 + MARGIN_MIB} MiB"):
+            await one.pause_to_disk(started(tmp_path, other, "second"))
+        goes_on.set()
+    assert not other.calls

@@ -23,6 +23,8 @@ FREEZING: Final = 2
 """Machines that are frozen at once. The others run on until it is their turn."""
 MARGIN_MIB: Final = 128
 """What must be left besides."""
+PATIENCE: Final = 60.0
+"""Seconds for which a machine whose turn it is waits for the memory that another one's took."""
 
 
 class NoMemory(SnapshotFailed):
@@ -37,9 +39,15 @@ class NoMemory(SnapshotFailed):
 class Turns:
     """The turns of all machines of a server. `read` returns the memory that is there now."""
 
-    def __init__(self, read: Callable[[], Memory] = read_memory) -> None:
+    def __init__(
+        self, read: Callable[[], Memory] = read_memory, patience: float = PATIENCE
+    ) -> None:
         self._read = read
+        self._patience = patience
         self._turns = asyncio.Semaphore(FREEZING)
+        self._next = asyncio.Lock()
+        """Of the one that waits for memory: no other is served before it."""
+        self._released = asyncio.Event()
         self._promised = 0
 
     def require(self, size: Resources) -> None:
@@ -47,21 +55,40 @@ class Turns:
 
         Those that are being frozen count in full: how much they have taken already is not known.
         """
+        if (shortage := self._shortage(size)) is not None:
+            raise shortage
+
+    def _shortage(self, size: Resources) -> NoMemory | None:
         need = size.memory_mib + MARGIN_MIB + self._promised
         free = self._read().available >> 20
-        if free < need:
-            raise NoMemory(
-                f"The server has too little memory to freeze this machine: it takes {need} MiB for "
-                f"a short time, and {free} MiB are available."
-            )
+        if free >= need:
+            return None
+        return NoMemory(
+            f"The server has too little memory to freeze this machine: it takes {need} MiB for "
+            f"a short time, and {free} MiB are available."
+        )
 
     @contextlib.asynccontextmanager
     async def turn(self, size: Resources) -> AsyncGenerator[None]:
-        """Wait for the turn of a machine, and hold it for the block. Raises as `require` does."""
+        """Wait for the turn of a machine, and hold it for the block. Raises as `require` does.
+
+        That is final only without others: what they take is released in seconds, most often.
+        """
         async with self._turns:
-            self.require(size)
-            self._promised += size.memory_mib
+            async with self._next:
+                await self._wait_for_others(size)
+                self.require(size)
+                self._promised += size.memory_mib
             try:
                 yield
             finally:
                 self._promised -= size.memory_mib
+                self._released.set()
+
+    async def _wait_for_others(self, size: Resources) -> None:
+        """Wait until there is memory, nobody else's turn takes any, or patience is at its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while self._promised and self._shortage(size):
+                    self._released.clear()
+                    await self._released.wait()
