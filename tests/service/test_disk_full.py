@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk of the host: idle and paused environments stay, and resume when there is room."""
+"""A full disk or memory of the host: environments stay, and resume when there is room."""
 
 from __future__ import annotations
 
 import pytest
+import structlog.testing
 from tests.service.pausing import PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
 
@@ -12,6 +13,7 @@ from waggle.domain.errors import (
     DiskFull,
     GuestLost,
 )
+from waggle.domain.host import NoMemory
 from waggle.service.environments.pausing import TRY_AGAIN
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +49,37 @@ async def test_an_environment_that_cannot_be_paused_in_memory_continues() -> Non
             here.clock.now += TRY_AGAIN
         here.host.only.pause_error = None
         assert await reaper(here).sweep() == [environment.id]
+
+
+async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is() -> None:
+    """Each try would wake it, for as long as memory is short."""
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        with structlog.testing.capture_logs() as logs:
+            for free in range(3):
+                here.gates.errors["pause_to_disk"] = NoMemory(f"{free} MiB are available.")
+                assert await reaper(here).sweep() == []
+                kept = here.get(environment.id)
+                assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
+                assert f"{free} MiB are available" in str(kept.notice)
+                assert here.host.only.obeyed == ["pause"]
+                here.clock.now += TRY_AGAIN
+        assert [line["event"] for line in logs] == ["environment_paused", "idle_kept_in_memory"]
+        here.gates.errors.clear()
+        assert await reaper(here).sweep() == [environment.id]
+        await use(here, environment)
+
+
+async def test_without_memory_to_freeze_it_a_running_environment_runs_on_untouched() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.gates.errors["pause_to_disk"] = NoMemory("0 MiB are available.")
+        with pytest.raises(NoMemory, match="0 MiB"):
+            await paused(here, environment)
+        assert here.get(environment.id).state is State.RUNNING
+        assert here.host.only.obeyed == []
+        await use(here, environment)
 
 
 FULL = DiskFull("The server's disk is full: there is no room in the data directory.")

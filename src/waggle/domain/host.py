@@ -14,7 +14,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, GuestMisbehaves
+from waggle.domain.errors import DiskFull, GuestMisbehaves, SnapshotFailed
 from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files.guest_files import FilesOfGuest
 from waggle.domain.guest_agent import HealthOfGuest
@@ -29,6 +29,15 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
+
+
+class NoMemory(SnapshotFailed):
+    """There is too little memory to freeze a machine now. Nothing was disturbed."""
+
+    default_hint = (
+        "Try again later, or destroy environments that are no longer needed; the operator can give "
+        "the server more memory."
+    )
 
 
 class FrozenMachine(Protocol):
@@ -137,8 +146,9 @@ class Guest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
     async def pause_to_disk(self) -> None:
         """Pause it to disk for `EnvironmentHost.resume`, and end its machine.
 
-        When that fails, it may stay paused until `unpause`. Finishes when cancelled. Raises
-        Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
+        When that fails, it may stay paused until `unpause`; after NoMemory it is as it was.
+        Finishes when cancelled. Raises Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed
+        or TimedOut.
         """
         ...
 

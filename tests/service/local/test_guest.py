@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -19,6 +19,7 @@ from tests.support.vm import environment
 from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, GuestLost, GuestMisbehaves, TimedOut, WaggleError
+from waggle.domain.host import NoMemory
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 from waggle.domain.programs import Command
@@ -72,7 +73,12 @@ class TestGuest:
         )
 
     async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
-        guest = self.make(PretendMachine([]), [])
+        class Fails:
+            async def pause_to_disk(self, _started: StartedMachine, hang_up: Any) -> None:
+                await hang_up()
+                raise BootFailed("The machine could not be frozen.")
+
+        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Fails()))
         for pause in (guest.pause, guest.pause_to_disk):
             with pytest.raises(WaggleError):
                 await pause()
@@ -82,6 +88,17 @@ class TestGuest:
             for ask in (guest.report, guest.load):
                 with pytest.raises(GuestLost):
                     await ask()
+
+    async def test_a_guest_without_memory_to_freeze_it_is_asked_as_before(self) -> None:
+        class Refuses:
+            async def pause_to_disk(self, _started: StartedMachine, hang_up: Any) -> None:
+                raise NoMemory("0 MiB are available.")
+
+        guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Refuses()))
+        with pytest.raises(NoMemory):
+            await guest.pause_to_disk()
+        with pytest.raises(GuestLost, match="agent does not answer"):
+            await guest.report()
 
     async def test_the_agent_of_a_machine_that_is_copied_is_not_lost(self) -> None:
         class Slow:
@@ -147,7 +164,8 @@ class TestGuest:
         class Freezes:
             keeps_connections = True
 
-            async def pause_to_disk(self, started: StartedMachine) -> None:
+            async def pause_to_disk(self, started: StartedMachine, hang_up: Any) -> None:
+                await hang_up()
                 await started.machine.pause()
 
             @contextlib.asynccontextmanager

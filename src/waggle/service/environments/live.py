@@ -40,7 +40,7 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestLoad, GuestReport
-from waggle.domain.host import FrozenMachine, Guest, Progress
+from waggle.domain.host import FrozenMachine, Guest, NoMemory, Progress
 from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Parts, cause_of, save_if_possible
@@ -154,7 +154,8 @@ class LiveEnvironment(Restarting):
         """Pause it in memory, or with `keep_for`, to disk for that time. Idempotent.
 
         `notice` is the reason to show if the owner did not ask for it. Raises Busy,
-        NotRunning, or what the guest raises; then it runs. Finishes when cancelled.
+        NotRunning, or what the guest raises; then it runs, or after NoMemory it is as it was.
+        Finishes when cancelled.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -164,11 +165,11 @@ class LiveEnvironment(Restarting):
                     self.ports.hang_up()
                 self.environment.require(State.PAUSED)
                 if keep_for is not None and not self.environment.is_on_disk:
-                    await self._or_run_again(self._the_guest().pause_to_disk)
+                    await self._or_run_again(self._the_guest().pause_to_disk, is_running)
                     self._guest = None
                     self.environment = self.environment.paused_to_disk(self._clock() + keep_for)
                 elif is_running:
-                    await self._or_run_again(self._the_guest().pause)
+                    await self._or_run_again(self._the_guest().pause, is_running)
                 if notice is not None:
                     self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)
@@ -177,13 +178,16 @@ class LiveEnvironment(Restarting):
                 log.info("environment_paused", environment=now.id, on_disk=now.is_on_disk)
         return self.environment
 
-    async def _or_run_again(self, pause: Callable[[], Awaitable[None]]) -> None:
+    async def _or_run_again(self, pause: Callable[[], Awaitable[None]], was_running: bool) -> None:
         try:
             await pause()
-        except BaseException:
-            self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
-            with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
-                await self._the_guest().unpause()
+        except BaseException as error:
+            disturbed = not isinstance(error, NoMemory)
+            if disturbed or was_running:
+                self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
+            if disturbed:
+                with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
+                    await self._the_guest().unpause()
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
@@ -252,26 +256,23 @@ class LiveEnvironment(Restarting):
 
     async def report(self) -> GuestReport | None:
         """Return what its guest says of itself, if it runs and does so. Raises GuestLost."""
-        guest = self._guest
-        if guest is None or self.environment.state is not State.RUNNING:
-            return None
-        return await guest.report()
+        return None if (guest := self._running_guest) is None else await guest.report()
 
     async def load(self) -> GuestLoad | None:
         """Return how busy its guest says it is; as `report`."""
-        guest = self._guest
-        if guest is None or self.environment.state is not State.RUNNING:
-            return None
-        return await guest.load()
+        return None if (guest := self._running_guest) is None else await guest.load()
+
+    @property
+    def _running_guest(self) -> Guest | None:
+        return self._guest if self.environment.state is State.RUNNING else None
 
     async def left(self, *, always: bool) -> Left:
         """Return what calls have left running; unless `always`, ask only if there may be any.
 
         Does not count as use. Nothing while it does not run. Raises GuestLost.
         """
-        guest = self._guest
         self.may_have_left |= always
-        if guest is None or self.environment.state is not State.RUNNING or not self.may_have_left:
+        if (guest := self._running_guest) is None or not self.may_have_left:
             return NOTHING_LEFT
         self.may_have_left = False  # calls that end meanwhile set it again
         try:

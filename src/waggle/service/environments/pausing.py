@@ -77,7 +77,7 @@ class Pauses:
         """Pause it: it uses no processor, and with `to_disk` no memory and no slot. Idempotent.
 
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
-        SnapshotFailed; then it continues to run.
+        SnapshotFailed; then it continues to run, or without memory to freeze it, is as it was.
         """
         return await (self._to_disk(live) if to_disk else self._pause(live))
 
@@ -164,12 +164,19 @@ class Pauses:
         if known == why:
             return
         try:
-            await live.pause(notice=why)
+            if live.environment.state is State.PAUSED:
+                await live.amend(partial(_still_paused, why))
+            else:
+                await live.pause(notice=why)
         except (WaggleError, OSError) as failure:
             log.warning("pause_failed", environment=live.environment.id, error=str(failure))
         else:
             if known is None:  # numbers in the text may change with every look
                 log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
+
+
+def _still_paused(why: str, environment: Environment) -> Environment:
+    return environment.noticing(why) if environment.state is State.PAUSED else environment
 
 
 def expired(environments: Iterable[Environment], now: datetime) -> list[str]:

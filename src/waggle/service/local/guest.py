@@ -217,8 +217,7 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def _pause_to_disk(self) -> None:
         async with self._naming_the_cause():
-            await self._hang_up()
-            await self._freezing.pause_to_disk(self.started)
+            await self._freezing.pause_to_disk(self.started, self._hang_up)
         self._is_on_disk = True
         await self._destroy()
 

@@ -15,6 +15,7 @@ from tests.support.waiting import until
 
 from waggle.domain.environment import Resources
 from waggle.domain.errors import GuestLost, SnapshotFailed, TimedOut
+from waggle.domain.host import NoMemory
 from waggle.domain.image import BootImage
 from waggle.domain.machine import RAM, STATE
 from waggle.domain.programs.runtime import RuntimeName
@@ -22,7 +23,7 @@ from waggle.infra.host.memory import Memory
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen import Freezer, frozen_in
-from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, NoMemory, Turns
+from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,9 @@ class Machine:
     goes_on: anyio.Event | None = None
     calls: list[str] = field(default_factory=list[str])
     is_alive: bool = True
+
+    async def hang_up(self) -> None:
+        self.calls.append("hang up")
 
     async def freeze(self, disks: object) -> FrozenState:
         self.calls.append("freeze")
@@ -108,8 +112,8 @@ def with_free(*mib: int) -> Turns:
 async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
     machine = Machine()
     hers = started(tmp_path, machine)
-    await freezer(tmp_path).pause_to_disk(hers)
-    assert machine.calls == ["freeze", "stop"]
+    await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    assert machine.calls == ["hang up", "freeze", "stop"]
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
 
@@ -119,8 +123,8 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     machine = Machine(stubborn=True)
     hers = started(tmp_path, machine)
     with pytest.raises(TimedOut):
-        await freezer(tmp_path).pause_to_disk(hers)
-    assert machine.calls == ["freeze", "stop"], "its owner has it continue"
+        await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    assert machine.calls == ["hang up", "freeze", "stop"], "its owner has it continue"
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
     assert disks.scratch.stat().st_nlink == 1
@@ -134,8 +138,8 @@ async def test_a_state_that_cannot_get_its_name_leaves_none_behind(tmp_path: Pat
     target.mkdir()
     (target / "old").touch()
     with pytest.raises(SnapshotFailed):
-        await freezer(tmp_path).pause_to_disk(hers)
-    assert machine.calls == ["freeze"]
+        await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    assert machine.calls == ["hang up", "freeze"]
     assert not target.exists()
     assert hers.blueprint.disks.scratch.stat().st_nlink == 1
 
@@ -166,22 +170,22 @@ async def test_few_machines_are_frozen_at_once_and_the_others_run_on_meanwhile(
     one = freezer(tmp_path)
     (tmp_path / "frozen").mkdir()
 
-    async def frozen(hers: StartedMachine) -> None:
+    async def frozen(hers: StartedMachine, _hang_up: object) -> None:
         async with one.freeze(hers):
             pass
 
     def under_way() -> int:
-        return sum(machine.calls == ["freeze"] for machine in machines)
+        return sum("freeze" in machine.calls for machine in machines)
 
     async with anyio.create_task_group() as group:
         for at, machine in enumerate(machines):
             hers = started(tmp_path, machine, f"{at}")
-            group.start_soon(one.pause_to_disk if at % 2 else frozen, hers)
+            group.start_soon(one.pause_to_disk if at % 2 else frozen, hers, machine.hang_up)
         await until(lambda: under_way() >= FREEZING)
         await anyio.wait_all_tasks_blocked()
         assert under_way() == FREEZING
         goes_on.set()
-    assert [machine.calls[0] for machine in machines] == ["freeze"] * len(machines)
+    assert under_way() == len(machines)
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
@@ -195,7 +199,7 @@ async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_
 
     async def frozen() -> None:
         if to_disk:
-            await one.pause_to_disk(hers)
+            await one.pause_to_disk(hers, machine.hang_up)
         else:
             async with one.freeze(hers):
                 pass
@@ -205,7 +209,7 @@ async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_
     assert f"it takes {enough} MiB for a short time, and {enough - 1} MiB are" in str(refused.value)
     assert "Try again later" in refused.value.hint
     assert refused.value.retryable
-    assert "freeze" not in machine.calls
+    assert machine.calls == ([] if to_disk else ["unpause"]), "it runs on"
     assert not list((tmp_path / "frozen").iterdir())
     await frozen()
     assert "freeze" in machine.calls
@@ -220,13 +224,13 @@ async def test_a_machine_waits_for_the_memory_of_one_that_is_being_frozen(tmp_pa
     first, other = Machine(goes_on=goes_on), Machine()
     one = freezer(tmp_path, Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20)))
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first))
-        await until(lambda: first.calls == ["freeze"])
-        group.start_soon(one.pause_to_disk, started(tmp_path, other, "second"))
+        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        await until(lambda: "freeze" in first.calls)
+        group.start_soon(one.pause_to_disk, started(tmp_path, other, "second"), other.hang_up)
         await anyio.wait_all_tasks_blocked()
         assert not other.calls
         goes_on.set()
-    assert other.calls == ["freeze", "stop"]
+    assert other.calls == ["hang up", "freeze", "stop"]
 
 
 async def test_a_machine_that_does_not_fit_alone_is_refused_after_the_wait(tmp_path: Path) -> None:
@@ -234,11 +238,11 @@ async def test_a_machine_that_does_not_fit_alone_is_refused_after_the_wait(tmp_p
     first, other = Machine(goes_on=goes_on), Machine()
     one = freezer(tmp_path, with_free(128 + MARGIN_MIB, 0, 0))
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first))
-        await until(lambda: first.calls == ["freeze"])
+        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        await until(lambda: "freeze" in first.calls)
         goes_on.set()
         with pytest.raises(NoMemory, match=f"it takes {128 + MARGIN_MIB} MiB .* and 0 MiB"):
-            await one.pause_to_disk(started(tmp_path, other, "second"))
+            await one.pause_to_disk(started(tmp_path, other, "second"), other.hang_up)
     assert not other.calls
 
 
@@ -249,9 +253,9 @@ async def test_a_machine_waits_for_memory_in_bounds(tmp_path: Path) -> None:
     turns = Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20), patience=0)
     one = freezer(tmp_path, turns)
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first))
-        await until(lambda: first.calls == ["freeze"])
+        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        await until(lambda: "freeze" in first.calls)
         with pytest.raises(NoMemory, match=f"it takes {2 * 128 + MARGIN_MIB} MiB"):
-            await one.pause_to_disk(started(tmp_path, other, "second"))
+            await one.pause_to_disk(started(tmp_path, other, "second"), other.hang_up)
         goes_on.set()
     assert not other.calls

@@ -34,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -163,17 +163,21 @@ class Freezer:
             undo.pop_all()
             return state
 
-    async def pause_to_disk(self, started: StartedMachine) -> None:
-        """Stop a machine and keep it frozen among its files.
+    async def pause_to_disk(
+        self, started: StartedMachine, hang_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Stop a machine and keep it frozen among its files. `hang_up` ends its connections.
 
         If that fails, it may stay paused until the caller unpauses it. Raises BootFailed,
-        GuestLost, DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
+        GuestLost, DiskFull, SnapshotFailed or TimedOut, and NoMemory before it touches anything.
+        Not to be cancelled.
         """
         blueprint = started.blueprint
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
             async with new_directory(blueprint.files) as work:
                 async with self.turns.turn(blueprint.parts.resources):
+                    await hang_up()
                     state = await started.machine.freeze(disks)
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)

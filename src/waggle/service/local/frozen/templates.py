@@ -23,6 +23,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
+from waggle.domain.host import NoMemory
 from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
@@ -37,7 +38,7 @@ from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
 from waggle.service.local.frozen import FrozenMachine
 from waggle.service.local.frozen.manifest import Loaded, closing_with
 from waggle.service.local.frozen.spare import hold_ready
-from waggle.service.local.frozen.turns import NoMemory, Turns
+from waggle.service.local.frozen.turns import Turns
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)

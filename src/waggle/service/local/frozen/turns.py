@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from waggle.domain.errors import SnapshotFailed
+from waggle.domain.host import NoMemory
 from waggle.domain.machine import Resources
 from waggle.infra.host.memory import Memory, read_memory
 
@@ -25,15 +25,6 @@ MARGIN_MIB: Final = 128
 """What must be left besides."""
 PATIENCE: Final = 60.0
 """Seconds for which a machine whose turn it is waits for the memory that another one's took."""
-
-
-class NoMemory(SnapshotFailed):
-    """There is too little memory to freeze a machine now; it runs on."""
-
-    default_hint = (
-        "Try again later, or destroy environments that are no longer needed; the operator can give "
-        "the server more memory."
-    )
 
 
 class Turns:
