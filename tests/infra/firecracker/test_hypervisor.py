@@ -73,6 +73,24 @@ def test_an_older_program_that_was_kept_resumes_what_it_froze(
         assert machines.fingerprint(loaded) == theirs
 
 
+def test_what_an_older_program_froze_needs_no_newer_one(
+    machines: FirecrackerHypervisor, tmp_path: Path
+) -> None:
+    """The newest one may be damaged, and boots nothing then."""
+
+    def newest(vmm: Vmm) -> Binary:
+        raise SetupIncomplete("Firecracker 1.13.1 cannot be used: it was replaced.")
+
+    theirs = {**machines.fingerprint(), "vmm": OLD, "version": "1.12.1"}
+    without = FirecrackerHypervisor(newest, found, jailed=False)
+    assert without.lock(theirs) is None
+    assert without.lock({**theirs, "cpu": "other"}) == "processor"
+    with contextlib.closing(FrozenFiles("x", mib=1)) as frozen:
+        frozen.save(tmp_path)
+    with contextlib.closing(without.load(tmp_path, theirs)) as loaded:
+        assert without.fingerprint(loaded) == theirs
+
+
 @pytest.mark.parametrize("said", [{}, {"version": ""}, {"version": "9.9.9"}])
 def test_the_version_of_an_imported_state_is_that_of_its_program(
     machines: FirecrackerHypervisor, tmp_path: Path, said: dict[str, str]

@@ -93,24 +93,22 @@ class VmmHypervisor(Generic[Made]):
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
         made_by = frozen.vmm if frozen else _name(self._newest(self.vmm))
         version, _, digest = made_by.partition(" ")
-        return {
-            "vmm": digest,
-            "version": version,
-            "machine": self._kind(),
-            "cpu": host_cpu(),
-        }
+        return {"vmm": digest, "version": version, **self._hardware()}
+
+    def _hardware(self) -> dict[str, str]:
+        return {"machine": self._kind(), "cpu": host_cpu()}
 
     def lock(self, fingerprint: Mapping[str, str]) -> str | None:
-        """See `domain.machine.FreezingHypervisor.lock`."""
-        ours = self.fingerprint()
-        differs = {k for k in {**ours, **fingerprint} if ours.get(k) != fingerprint.get(k)}
-        if differs & {"vmm", "version"}:
-            differs -= {"vmm", "version"}
-            try:
-                self._find(self.vmm, fingerprint.get("vmm", ""), fingerprint.get("version", ""))
-            except SetupIncomplete as error:
-                said = f"{error.message} {error.hint or ''}".strip().rstrip(".")
-                return f"{TITLES[self.vmm]}. {said}"
+        """See `domain.machine.FreezingHypervisor.lock`. The newest program may be unusable."""
+        theirs = dict(fingerprint)
+        digest, version = theirs.pop("vmm", ""), theirs.pop("version", "")
+        try:
+            self._find(self.vmm, digest, version)
+        except SetupIncomplete as error:
+            said = f"{error.message} {error.hint or ''}".strip().rstrip(".")
+            return f"{TITLES[self.vmm]}. {said}"
+        ours = self._hardware()
+        differs = {k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)}
         return next((_PARTS.get(name, name) for name in sorted(differs)), None)
 
     def load(
