@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
@@ -17,8 +18,9 @@ from tests.infra.vmm.pretended import MIB
 from tests.support.held_threads import held_threads
 from tests.support.leaks import Leaks
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.errors import BootFailed, WaggleError
 from waggle.infra.guest.frozen import FrozenFiles, Origin
+from waggle.infra.vmm import placed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 Pretended = firecracker.Pretended | cloud_hypervisor.Pretended
@@ -74,6 +76,25 @@ async def test_a_machine_that_is_stopped_meanwhile_touches_no_other_machines_fil
         for file in files:
             assert (tmp_path / "next" / file).read_bytes() == b"the next one's"
     await leaks.settle()
+
+
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_full_run_is_its_vmms_fault_and_not_a_full_disk(
+    name: str, tmp_path: Path, frozen: FrozenFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VMM that was taken over fills it, and the operator would look for room on the disk."""
+
+    def full(descriptor: int, _uid: int | None) -> int:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with machine(name, tmp_path, frozen) as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(placed, "give", full)
+            with pytest.raises(BootFailed, match=r"'s /run cannot be used: No space left on dev"):
+                await made.machine.freeze(made.spec.disks)
+        await made.machine.unpause()
+        (await made.machine.freeze(made.spec.disks)).close()
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -89,7 +89,7 @@ class CloudHypervisorMachine(VmmMachine):
         renewal = self._require_renewal()
         copy = FrozenFiles(self._program.name)
         try:
-            with contextlib.ExitStack() as stack:
+            with self._using_run(), contextlib.ExitStack() as stack:
                 run = held(self._process.run, stack)
                 memory = None if self._memory is None else held(self._memory, stack)
                 async with renewal.quiet(ANSWER_SECONDS):

@@ -59,7 +59,7 @@ class FirecrackerMachine(VmmMachine):
         renewal = self._require_renewal()
         copy = FrozenFiles(self._program.name)
         try:
-            with contextlib.ExitStack() as stack:
+            with self._using_run(), contextlib.ExitStack() as stack:
                 run = held(self._process.run, stack)
                 base = None if self._origin is None else held(self._origin.ram, stack)
                 async with renewal.quiet(ANSWER_SECONDS):

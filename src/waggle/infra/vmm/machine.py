@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -162,6 +162,18 @@ class VmmMachine(ClockedMachine):
         if self.is_alive:
             return BootFailed(f"The machine could not be frozen: {cause}.")
         return GuestLost(f"The machine died while it was being frozen: {cause}.")
+
+    @contextlib.contextmanager
+    def _using_run(self) -> Generator[None]:
+        """Raise the error of a freeze for an OSError, which no disk of the server has caused.
+
+        A VMM that its guest has taken over can fill its /run.
+        """
+        try:
+            yield
+        except OSError as error:
+            cause = f"{self._title}'s /run cannot be used: {error.strerror or error}"
+            raise self._not_frozen(cause) from error
 
     def _lose_base(self) -> None:
         """Let go of the frozen machine that this one is a copy of, if it is one."""
