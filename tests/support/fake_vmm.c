@@ -2,10 +2,11 @@
  *
  * Stands for a VMM that an operator adds: it prints SAID for --version and exits with CODE, and
  * else answers every request at api.sock with a version, ANSWER. Options of the compiler make it
- * one that lies, hangs, floods, or looks around.
+ * one that lies, hangs, floods, breeds, or looks around.
  */
 #include <dirent.h>
 #include <net/if.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -55,6 +56,35 @@ static void look(void)
 	       access("/root/.", X_OK) == 0);
 }
 
+#ifdef BREEDS
+static void *idle(void *unused)
+{
+	pause();
+	return unused;
+}
+
+static void breed(void)
+{
+	pthread_attr_t small;
+	pthread_t thread;
+	int children = 0, threads = 0;
+
+	for (int i = 0; i < 100; i++) {
+		pid_t child = fork();
+
+		if (child == 0)
+			pause();
+		children += child > 0;
+	}
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 1 << 16);
+	for (int i = 0; i < 2000; i++)
+		threads += !pthread_create(&thread, &small, idle, NULL);
+	printf("children=%d threads=%d\n", children, threads);
+	fflush(stdout);
+}
+#endif
+
 static int print(void)
 {
 #ifdef HANGS
@@ -68,6 +98,9 @@ static int print(void)
 #ifdef FLOODS
 	for (int line = 0; line < 1 << 18; line++)
 		puts("more and more and more and more and more and more and more");
+#endif
+#ifdef BREEDS
+	breed();
 #endif
 #ifdef LEAVES
 	if (fork() == 0) {

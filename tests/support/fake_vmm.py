@@ -19,7 +19,7 @@ def fake_vmm(path: Path, said: str, answer: str | None = None, *behaviour: str) 
     given = [f'-DSAID="{said}\\n"', *(f"-D{name}" for name in behaviour)]
     if answer is not None:
         given.append(f'-DANSWER="{answer}"')
-    flags = ["-static", "-Os", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-static", "-pthread", "-Os", "-Wall", "-Wextra", "-Werror"]
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([program("cc"), *flags, *given, "-o", path, SOURCE], check=True)
     return path

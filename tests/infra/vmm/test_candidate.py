@@ -7,6 +7,7 @@ The programs are compiled here; a real Firecracker is in `test_real_binaries`.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from waggle.domain.errors import InvalidArgument, SetupIncomplete, TimedOut
 from waggle.infra.vmm.candidate import Said, Terms, ask_version, examine
 from waggle.infra.vmm.client import Dial
 from waggle.infra.vmm.offered import Copy
-from waggle.infra.vmm.trial import confine, namespaces, running
+from waggle.infra.vmm.trial import MOST_THREADS, confine, namespaces, running
 from waggle.infra.vmm.version import Version, Vmm
 
 pytestmark = pytest.mark.anyio
@@ -133,13 +134,20 @@ async def test_a_program_that_hangs_floods_or_leaves_children_ends(tmp_path: Pat
     await leaks.settle()
 
 
+async def test_a_program_that_breeds_has_no_children_and_so_many_threads(tmp_path: Path) -> None:
+    """A bound on memory is one on each process, so it bounds nothing where there may be many."""
+    breeding = fake_vmm(tmp_path / "breeds", "Firecracker v1.13.0", None, "BREEDS")
+    async with running(breeding, ["--version"], tmp_path) as trial:
+        code, text = await trial.ended()
+    assert code == 0
+    facts = {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", text)}
+    assert 0 < facts["children"] + facts["threads"] < MOST_THREADS
+    if platform.machine() == "x86_64":
+        assert facts["children"] == 0
+    await ended(breeding)
+
+
 async def test_children_that_leave_their_group_end_with_the_program(tmp_path: Path) -> None:
-    leaving = fake_vmm(tmp_path / "leaves-a-child", "Firecracker v1.13.0", "1.13.0", "LEAVES")
-    await examine(copy(leaving), None)
-    await ended(leaving)
-
-
-async def test_they_do_so_for_every_user(tmp_path: Path) -> None:
     leaving = fake_vmm(tmp_path / "leaves-a-child", "Firecracker v1.13.0", None, "LEAVES")
     user = os.geteuid() or 1234  # what one is given works for root, too
     apart = namespaces(user)

@@ -3,7 +3,8 @@
 
 `candidate` uses it. The program runs as nobody where this process is root, without network, new
 privileges or input, in an empty directory of its own, with bounds on time of the processor, memory,
-files and output. It ends with the block. Knows no versions.
+threads, files and output. On x86-64 it can start no process (`alone`), so its memory is that of
+one; elsewhere its processes are bounded as threads are. It ends with the block. Knows no versions.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import asyncio
 import contextlib
 import functools
 import os
+import resource
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
@@ -29,6 +32,12 @@ API: Final = "api.sock"
 _NOBODY: Final = 65534
 _OUTPUT: Final = 16 << 10
 _LIMITS: Final = ("--cpu=10", f"--data={1 << 30}", f"--fsize={1 << 20}")
+MOST_THREADS: Final = 1024
+"""Of its user, in all: on the host others may be nobody, too."""
+_ALONE: Final = (
+    "import sys; at = sys.argv.index('--'); sys.path[:] = sys.argv[1:at]; "
+    "from waggle.infra.vmm.alone import main; main(sys.argv[at + 1 :])"
+)
 _PROBE_SECONDS: Final = 10.0
 _POLL: Final = 0.02
 
@@ -122,8 +131,11 @@ def confine(argv: Sequence[str], *, kvm: bool) -> list[str]:
 
     With `kvm` it may use that, if a group may. Raises SetupIncomplete without util-linux.
     """
-    limited = ["prlimit", *_LIMITS, "--", *argv]
-    apart = namespaces(os.geteuid())
+    own = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    threads = MOST_THREADS if own < 0 else min(MOST_THREADS, own)
+    limited = ["prlimit", *_LIMITS, f"--nproc={threads}", "--", *argv]
+    python = [sys.executable, "-I", "-S", "-c", _ALONE, *map(os.path.abspath, sys.path), "--"]
+    apart = [*namespaces(os.geteuid()), *python]
     if os.geteuid() != 0:
         return confined.leash([*apart, *limited])
     group = confined.kvm_group() if kvm else -1
