@@ -81,6 +81,7 @@ JOBS = (
         400,
         "firecracker",
     ),
+    pytest_job("firecracker-floods", "tests/vm/test_vsock_floods.py", 300, "firecracker"),
     pytest_job("four-at-once", "tests/contract -k '(krun or firecracker) and four_machines'", 400),
     pytest_job("cgroups", f"{_GROUPS}.py {_GROUPS}_plan.py", 400),
 )

@@ -82,11 +82,11 @@ class Blow:
             return await exchange(connection, verb, path, body)
         pid = peer_pid(connection)
         if self.is_at_work is None:
-            os.kill(pid, signal.SIGSTOP)
+            await stopped(pid)
         asking = asyncio.create_task(exchange(connection, verb, path, body))
         try:
             await self._until_due(pid, connection, asking)
-            os.kill(pid, signal.SIGSTOP)
+            await stopped(pid)
             assert not answered(connection), "it was too late for the blow"
             self.struck.append(pid)
             os.kill(pid, signal.SIGKILL)
@@ -103,6 +103,17 @@ class Blow:
                 assert not asking.done(), "it has answered before the blow"
                 if self.is_at_work(pid) if self.is_at_work else unread(connection):
                     return
+
+
+async def stopped(pid: int) -> None:
+    """Stop a process, and return once all of its threads have stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: states(pid) == {"T"})
+
+
+def states(pid: int) -> set[str]:
+    texts = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {text.rpartition(")")[2].split()[0] for text in texts}
 
 
 def unread(connection: socket.socket) -> int:
