@@ -7,7 +7,7 @@ from tests.contract.subjects import Case, Subject
 
 from waggle.domain.machine import FrozenState, Machine
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
-from waggle.infra.shared.files import clone
+from waggle.infra.shared.sparse import clone
 
 
 def hypervisor(subject: Subject) -> FirecrackerHypervisor:

@@ -23,7 +23,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import FrozenState
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.files import copy_data
+from waggle.infra.shared.sparse import copy_data
 from waggle.infra.vmm.binaries import BinaryStore
 from waggle.infra.vmm.version import Vmm
 

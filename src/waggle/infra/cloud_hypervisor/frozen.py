@@ -25,7 +25,7 @@ from waggle.infra.cloud_hypervisor.configuration import (
     STATE,
 )
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.files import write_at
+from waggle.infra.shared.sparse import write_at
 from waggle.infra.vmm import placed
 from waggle.infra.vmm.version import TITLES, Vmm
 from waggle.structure import Bounds, Structure

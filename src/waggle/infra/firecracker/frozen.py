@@ -16,7 +16,7 @@ from typing import Final
 
 from waggle.infra.firecracker.configuration import MEMORY, STATE
 from waggle.infra.guest.frozen import FrozenFiles
-from waggle.infra.shared.files import write_at
+from waggle.infra.shared.sparse import write_at
 from waggle.infra.vmm import placed
 from waggle.infra.vmm.version import TITLES, Vmm
 

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 from waggle.domain.machine import RAM, STATE
-from waggle.infra.shared.files import copy_data
-from waggle.infra.shared.holes import move_data
+from waggle.infra.shared.sparse import copy_data
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -59,7 +58,7 @@ class FrozenFiles:
         """Release empty memory, which a VMM that has ended touched. Blocks. Raises OSError."""
         whole, self.ram = self.ram, _memory("ram")
         try:
-            move_data(whole, self.ram)
+            copy_data(whole, self.ram, move=True)
         finally:
             os.close(whole)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from waggle.infra.guest.renewal import END, record
 from waggle.infra.shared import debian
-from waggle.infra.shared.files import FileLock, clone
+from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.sparse import clone
 from waggle.infra.shared.work import place, workspace
 from waggle.tasks import finish
 

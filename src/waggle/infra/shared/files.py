@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File primitives: atomic write and removal, a lock between processes, copies of sparse files.
+"""File primitives: atomic write and removal, and a lock between processes.
 
-Sparse files are disks and memory, which are mostly holes. Imports only `waggle.domain.errors` and
+Imports only `waggle.domain.errors` and
 the standard library; knows nothing of images, ports or environments.
 """
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
-import mmap
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -193,121 +191,3 @@ class FileLock:
 
     async def __aexit__(self, *_: object) -> None:
         self.release()
-
-
-_FICLONE = 0x40049409
-_CHUNK, _PIECE = 1 << 20, 16 << 10
-_ZEROS = bytes(_CHUNK)
-
-
-def clone(source: Path, target: Path) -> None:
-    """Copy a sparse file: by reference where the file system can, otherwise only its data."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with source.open("rb") as origin, os.fdopen(os.open(target, flags, 0o600), "wb") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, origin.fileno())
-        except OSError:
-            copy_data(origin.fileno(), copy.fileno())
-
-
-def _no_more(_start: int, _length: int) -> None:
-    """Do nothing with a part that was copied."""
-
-
-def copy_data(
-    source: int,
-    target: int,
-    size: int | None = None,
-    *,
-    after: Callable[[int, int], None] = _no_more,
-) -> None:
-    """Copy data that is not zero and leave holes elsewhere; see lseek(2). Raises OSError.
-
-    `target` must be empty. A file in memory that was read completely has no holes any more. Of a
-    file that somebody else may change meanwhile, give the `size` that was checked: no more is
-    copied, and the target has it, too. `after` is called with every part that was copied.
-    """
-    size = os.fstat(source).st_size if size is None else size
-    os.ftruncate(target, size)
-    _copy_range(source, target, 0, size, after)
-
-
-def copy_changed(
-    base: int,
-    changes: int,
-    target: int,
-    size: int,
-    *,
-    after: Callable[[int, int], None] = _no_more,
-) -> None:
-    """Copy as `copy_data` does: of `changes` where that has data, of `base` elsewhere.
-
-    `changes` is a file in memory, whose pages are data once they were written, also with zeros.
-    `base` may be shorter. `after` is called with every part of `changes`.
-    """
-    os.ftruncate(target, size)
-    length = min(os.fstat(base).st_size, size)
-    at = 0
-    while at < size:
-        start = min(_next_data(changes, at, size), size)
-        _copy_range(base, target, at, min(start, length), _no_more)
-        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
-        _copy_range(changes, target, start, at, after)
-
-
-def _copy_range(
-    source: int, target: int, at: int, size: int, after: Callable[[int, int], None]
-) -> None:
-    """Copy what lies between offset `at` and `size`."""
-    end = at
-    while end < size:
-        start = _next_data(source, end, size)
-        end = _end_of_data(source, start, size, _PIECE)
-        while start < end:
-            data = os.pread(source, min(end - start, _CHUNK), start)
-            if not data:  # somebody else may write to it
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            for begin, length in _written(data):
-                write_at(target, memoryview(data)[begin : begin + length], start + begin)
-            after(start, len(data))
-            start += len(data)
-
-
-def _next_data(source: int, at: int, size: int) -> int:
-    """Return where there is data after an offset; `size` if there is none."""
-    try:
-        return os.lseek(source, at, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size
-        raise
-
-
-def _end_of_data(source: int, start: int, size: int, least: int) -> int:
-    """Return where data ends, or `least` bytes after its start: it may be gone by now."""
-    hole = os.lseek(source, start, os.SEEK_HOLE) if start < size else size
-    return min(max(hole, start + least), size)
-
-
-def _written(data: bytes) -> Generator[tuple[int, int]]:
-    """Yield offset and length of the runs of a chunk that are not zero, in whole pieces."""
-    if data == _ZEROS[: len(data)]:
-        return
-    begin = None
-    for at in range(0, len(data), _PIECE):
-        is_zero = data.startswith(_ZEROS[: min(_PIECE, len(data) - at)], at)
-        if is_zero and begin is not None:
-            yield begin, at - begin
-            begin = None
-        elif not is_zero and begin is None:
-            begin = at
-    if begin is not None:
-        yield begin, len(data) - begin
-
-
-def write_at(target: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all data: a nearly full disk takes only a part at first. Raises OSError."""
-    left = memoryview(data)
-    while left:
-        size = os.pwrite(target, left, offset)
-        left, offset = left[size:], offset + size

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from waggle.domain.programs import Output
 from waggle.infra.shared.disk_room import is_full
-from waggle.infra.shared.files import write_at
+from waggle.infra.shared.sparse import write_at
 
 IN_MEMORY = 64 * 1024
 """Bytes of a stream that are kept without a file."""

@@ -13,8 +13,7 @@ import stat
 from collections.abc import Generator
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.shared.files import copy_data, write_at
-from waggle.infra.shared.holes import move_changed, move_data
+from waggle.infra.shared.sparse import copy_changed, copy_data, write_at
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOUND = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -81,18 +80,16 @@ def take_memory(
     """Copy a machine's memory, without what is empty. Raises BootFailed for another size.
 
     With `move`, it is freed meanwhile: both would take twice the room, which nobody has promised.
-    With a `base`, it has only what has changed since that, and is moved.
+    With a `base`, it has only what has changed since that.
     """
     about = os.fstat(memory)
     if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
         raise BootFailed(f"{vmm} wrote a memory of another size.")
     size = mib << 20  # it may have another one by now
     if base is not None:
-        move_changed(base, memory, target, size)
-    elif move:
-        move_data(memory, target, size)
+        copy_changed(base, memory, target, size, move=move)
     else:
-        copy_data(memory, target, size)
+        copy_data(memory, target, size, move=move)
 
 
 def remove(directory: int, *names: str) -> None:

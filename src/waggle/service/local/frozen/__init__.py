@@ -52,7 +52,8 @@ from waggle.domain.machine import (
     MachineSpec,
 )
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.shared.files import clone, remove_directory
+from waggle.infra.shared.files import remove_directory
+from waggle.infra.shared.sparse import clone
 from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine

@@ -4,7 +4,7 @@
 Used by `Freezer` and `Templates`, which share one. Knows no machine. A machine's memory is copied
 to files in memory: as much as it has, from this host and outside of the machine's own limit. That
 is all with every hypervisor: a file that is copied once more, without what of it is empty, is freed
-meanwhile (`infra.shared.holes`). Without a look before, the kernel would kill a machine, or the
+meanwhile (`infra.shared.sparse`). Without a look before, the kernel would kill a machine, or the
 server.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-from waggle.infra.shared.holes import move_data
+from waggle.infra.shared.sparse import copy_data
 
 MIB = 1 << 20
 
@@ -41,7 +41,7 @@ def test_both_files_never_take_much_more_than_one(
         return size
 
     monkeypatch.setattr(os, "pwrite", watched)
-    move_data(source, target)
+    copy_data(source, target, move=True)
     assert 8 * MIB < most <= 9 * MIB
     assert taken(source) == 0
     assert os.fstat(source).st_size == 8 * MIB
@@ -52,7 +52,7 @@ def test_both_files_never_take_much_more_than_one(
 def test_no_more_than_was_checked_is_moved(files: tuple[int, int]) -> None:
     source, target = files
     os.pwrite(source, b"a" * 2 * MIB, 0)
-    move_data(source, target, MIB)
+    copy_data(source, target, MIB, move=True)
     assert os.pread(target, 2 * MIB, 0) == b"a" * MIB
     assert taken(source) == MIB
 
@@ -63,6 +63,6 @@ def test_a_file_that_cannot_be_freed_is_an_error(files: tuple[int, int]) -> None
     only_read = os.open(f"/proc/self/fd/{source}", os.O_RDONLY)
     try:
         with pytest.raises(OSError, match="Bad file descriptor"):
-            move_data(only_read, target)
+            copy_data(only_read, target, move=True)
     finally:
         os.close(only_read)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.shared.files import clone, copy_changed, copy_data
+from waggle.infra.shared.sparse import clone, copy_changed, copy_data
 
 MIB = 1 << 20
 writes = st.lists(st.tuples(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=64)))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of sparse files: disks and the memory of machines, which are mostly holes.
+
+Blocks. Knows no machine, image or VMM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+
+_FICLONE = 0x40049409
+_CHUNK, _PIECE = 1 << 20, 16 << 10
+_ZEROS = bytes(_CHUNK)
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""See fallocate(2)."""
+_fallocate: Final = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy a sparse file: by reference where the file system can, otherwise only its data."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with source.open("rb") as origin, os.fdopen(os.open(target, flags, 0o600), "wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, origin.fileno())
+        except OSError:
+            copy_data(origin.fileno(), copy.fileno())
+
+
+def copy_data(source: int, target: int, size: int | None = None, *, move: bool = False) -> None:
+    """Copy data that is not zero and leave holes elsewhere; see lseek(2). Raises OSError.
+
+    `target` must be empty. A file in memory that was read completely has no holes any more. Of a
+    file that somebody else may change meanwhile, give the `size` that was checked: no more is
+    copied, and the target has it, too.
+
+    With `move`, what was copied is freed in `source`, MiB by MiB, so that both together hardly take
+    more than one of them. It must be open for writing, and nobody may need what is in it; after an
+    error some of it is gone.
+    """
+    size = os.fstat(source).st_size if size is None else size
+    os.ftruncate(target, size)
+    _copy_range(source, target, 0, size, move=move)
+
+
+def copy_changed(base: int, changes: int, target: int, size: int, *, move: bool = False) -> None:
+    """Copy as `copy_data` does: of `changes` where that has data, of `base` elsewhere.
+
+    `changes` is a file in memory, whose pages are data once they were written, also with zeros.
+    `base` may be shorter. With `move`, `changes` is freed meanwhile.
+    """
+    os.ftruncate(target, size)
+    length = min(os.fstat(base).st_size, size)
+    at = 0
+    while at < size:
+        start = min(_next_data(changes, at, size), size)
+        _copy_range(base, target, at, min(start, length), move=False)
+        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
+        _copy_range(changes, target, start, at, move=move)
+
+
+def _copy_range(source: int, target: int, at: int, size: int, *, move: bool) -> None:
+    """Copy what lies between offset `at` and `size`."""
+    end = at
+    while end < size:
+        start = _next_data(source, end, size)
+        end = _end_of_data(source, start, size, _PIECE)
+        while start < end:
+            data = os.pread(source, min(end - start, _CHUNK), start)
+            if not data:  # somebody else may write to it
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            for begin, length in _written(data):
+                write_at(target, memoryview(data)[begin : begin + length], start + begin)
+            if move:
+                _free(source, start, len(data))
+            start += len(data)
+
+
+def _next_data(source: int, at: int, size: int) -> int:
+    """Return where there is data after an offset; `size` if there is none."""
+    try:
+        return os.lseek(source, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        raise
+
+
+def _end_of_data(source: int, start: int, size: int, least: int) -> int:
+    """Return where data ends, or `least` bytes after its start: it may be gone by now."""
+    hole = os.lseek(source, start, os.SEEK_HOLE) if start < size else size
+    return min(max(hole, start + least), size)
+
+
+def _written(data: bytes) -> Generator[tuple[int, int]]:
+    """Yield offset and length of the runs of a chunk that are not zero, in whole pieces."""
+    if data == _ZEROS[: len(data)]:
+        return
+    begin = None
+    for at in range(0, len(data), _PIECE):
+        is_zero = data.startswith(_ZEROS[: min(_PIECE, len(data) - at)], at)
+        if is_zero and begin is not None:
+            yield begin, at - begin
+            begin = None
+        elif not is_zero and begin is None:
+            begin = at
+    if begin is not None:
+        yield begin, len(data) - begin
+
+
+def write_at(target: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all data: a nearly full disk takes only a part at first. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        size = os.pwrite(target, left, offset)
+        left, offset = left[size:], offset + size
+
+
+def _free(descriptor: int, start: int, length: int) -> None:
+    if _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
