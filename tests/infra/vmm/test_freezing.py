@@ -17,6 +17,7 @@ from tests.infra.firecracker import pretended as firecracker
 from tests.infra.vmm.pretended import MIB
 from tests.support.held_threads import held_threads
 from tests.support.leaks import Leaks
+from tests.support.vmm_server import Reply
 
 from waggle.domain.errors import BootFailed, WaggleError
 from waggle.infra.guest.frozen import FrozenFiles, Origin
@@ -95,6 +96,31 @@ async def test_a_full_run_is_its_vmms_fault_and_not_a_full_disk(
                 await made.machine.freeze(made.spec.disks)
         await made.machine.unpause()
         (await made.machine.freeze(made.spec.disks)).close()
+
+
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_vmm_that_never_answers_is_waited_for_as_long_as_its_memory_takes(
+    name: str, tmp_path: Path, frozen: FrozenFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for its turn, and a boot has much longer."""
+    monkeypatch.setattr("waggle.infra.vmm.machine._WRITE_SECONDS", 0)
+    monkeypatch.setattr("waggle.infra.vmm.machine._WRITE_MIB", 10 * MIB)
+    answers = asyncio.Event()
+
+    async def late() -> Reply:
+        await answers.wait()
+        return Reply()
+
+    async with machine(name, tmp_path, frozen) as made:
+        others = made.server.respond
+        snapshots = ("createSnapshot", "vm.snapshot")
+        made.server.respond = lambda call: (
+            late() if call.endpoint.name in snapshots else others(call)
+        )
+        assert made.spec.boot_timeout > 1
+        with pytest.raises(BootFailed, match=r"it took more than 0\.1 s"):
+            await made.machine.freeze(made.spec.disks)
+        answers.set()
 
 
 @pytest.mark.parametrize("name", BOTH)

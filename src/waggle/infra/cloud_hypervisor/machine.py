@@ -121,7 +121,7 @@ class CloudHypervisorMachine(VmmMachine):
 
     async def _write(self) -> None:
         wanted = api.VmSnapshotConfig(destination_url=_URL)
-        await self._client.call(api.VM_SNAPSHOT, wanted, seconds=self._spec.boot_timeout)
+        await self._client.call(api.VM_SNAPSHOT, wanted, seconds=self._write_seconds)
 
     def _meaning(self, status: int) -> int:
         return 0 if any(_RESET in line for line in self.console_tail()) else status

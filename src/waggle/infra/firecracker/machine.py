@@ -99,7 +99,7 @@ class FirecrackerMachine(VmmMachine):
         await self._cut()
         try:
             call = configuration.freeze_call(changes=changes)
-            cause = await self._unless_ended(self._call(call, self._spec.boot_timeout))
+            cause = await self._unless_ended(self._call(call, self._write_seconds))
             if cause is not None:
                 raise self._not_frozen(cause)
             await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, rest, copy))

@@ -42,6 +42,10 @@ _SETTLE_SECONDS = 60.0
 """The guest itself gives up after 10, and other machines may be served first."""
 _REACH_SECONDS = 30.0
 """How long a guest that runs on after it was frozen may take to answer."""
+_WRITE_SECONDS = 20.0
+"""Of a snapshot, besides what its memory takes."""
+_WRITE_MIB = 32
+"""What a VMM writes in a second, at the least: it was twice as much where KVM was emulated."""
 _END_SECONDS = 1.0
 """Between the loss of the API and the end of its process."""
 _MAX_COMPLAINT = 4096
@@ -162,6 +166,12 @@ class VmmMachine(ClockedMachine):
         if self.is_alive:
             return BootFailed(f"The machine could not be frozen: {cause}.")
         return GuestLost(f"The machine died while it was being frozen: {cause}.")
+
+    @property
+    def _write_seconds(self) -> float:
+        """How long the VMM may take to write a snapshot: meanwhile other machines wait for that."""
+        needs = _WRITE_SECONDS + self._spec.resources.memory_mib / _WRITE_MIB
+        return min(self._spec.boot_timeout, needs)
 
     @contextlib.contextmanager
     def _using_run(self) -> Generator[None]:

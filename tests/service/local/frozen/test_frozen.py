@@ -85,14 +85,16 @@ class Vmm:
         return {"vmm": "one"}
 
 
-def started(tmp_path: Path, machine: Machine, name: str = "environment") -> StartedMachine:
+def started(
+    tmp_path: Path, machine: Machine, name: str = "environment", owner: str | None = None
+) -> StartedMachine:
     files = tmp_path / name
     files.mkdir()
     image = BootImage("image", "sha256:1", Path("/image"), {})
     parts = MachineParts(
         RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), Resources(1, 128, 64)
     )
-    blueprint = Blueprint(parts, {}, files)
+    blueprint = Blueprint(parts, {}, files, owner)
     for disk in (blueprint.disks.scratch, blueprint.disks.identity):
         disk.write_bytes(b"disk")
     return StartedMachine(blueprint, cast("Any", machine), cast("Any", None))
@@ -186,6 +188,23 @@ async def test_few_machines_are_frozen_at_once_and_the_others_run_on_meanwhile(
         assert under_way() == FREEZING
         goes_on.set()
     assert under_way() == len(machines)
+
+
+async def test_an_owner_whose_machines_are_slow_leaves_a_turn_to_the_others(tmp_path: Path) -> None:
+    """A VMM that was taken over can let its freeze last."""
+    goes_on = anyio.Event()
+    slow = [Machine(goes_on=goes_on) for _ in range(2 * FREEZING)]
+    other = Machine()
+    one = freezer(tmp_path)
+    async with anyio.create_task_group() as group:
+        for at, machine in enumerate(slow):
+            hers = started(tmp_path, machine, f"{at}", "ann")
+            group.start_soon(one.pause_to_disk, hers, machine.hang_up)
+        await until(lambda: any("freeze" in machine.calls for machine in slow))
+        await one.pause_to_disk(started(tmp_path, other, "other", "bob"), other.hang_up)
+        assert sum("freeze" in machine.calls for machine in slow) == 1
+        goes_on.set()
+    assert all(machine.calls == ["hang up", "freeze", "stop"] for machine in [*slow, other])
 
 
 @pytest.mark.parametrize("to_disk", [False, True])

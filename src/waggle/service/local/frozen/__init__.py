@@ -35,6 +35,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,7 @@ from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.sparse import clone
 from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
-from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
+from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.cannot import CannotFreeze
 from waggle.service.local.frozen.files import add_disks, blank, link, new_directory
 from waggle.service.local.frozen.manifest import (
@@ -154,7 +155,7 @@ class Freezer:
         machine, disks = started.machine, started.blueprint.disks
         with contextlib.ExitStack() as undo:
             try:
-                async with self.turns.turn(started.blueprint.parts.resources):
+                async with self._turn_of(started.blueprint):
                     state = await machine.freeze(disks)
                 undo.callback(state.close)
                 await finish(asyncio.to_thread(add_disks, clone, disks, work))
@@ -163,6 +164,9 @@ class Freezer:
                     await machine.unpause()
             undo.pop_all()
             return state
+
+    def _turn_of(self, blueprint: Blueprint) -> AbstractAsyncContextManager[None]:
+        return self.turns.turn(blueprint.parts.resources, blueprint.owner)
 
     async def pause_to_disk(
         self, started: StartedMachine, hang_up: Callable[[], Awaitable[None]]
@@ -177,7 +181,7 @@ class Freezer:
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
             async with new_directory(blueprint.files) as work:
-                async with self.turns.turn(blueprint.parts.resources):
+                async with self._turn_of(blueprint):
                     await hang_up()
                     state = await started.machine.freeze(disks)
                 with contextlib.closing(state):

@@ -233,7 +233,7 @@ class Templates:
                     await self._warm(started.lease.port, keys, own.parts.runtime)
                     await machine.agent.ping()
                     await machine.settle()
-                    async with self._turns.turn(own.parts.resources):
+                    async with self._turns.turn(own.parts.resources, own.owner):
                         state = await finish(closing_with(held, machine.freeze(disks)))
                 finally:
                     await started.stop()

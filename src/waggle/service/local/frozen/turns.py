@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from waggle.domain.host import NoMemory
 from waggle.domain.machine import Resources
@@ -36,6 +37,8 @@ class Turns:
         self._read = read
         self._patience = patience
         self._turns = asyncio.Semaphore(FREEZING)
+        self._own = WeakValueDictionary[str, asyncio.Lock]()
+        """By owner; gone once nobody waits for it or has it."""
         self._next = asyncio.Lock()
         """Of the one that waits for memory: no other is served before it."""
         self._released = asyncio.Event()
@@ -60,12 +63,14 @@ class Turns:
         )
 
     @contextlib.asynccontextmanager
-    async def turn(self, size: Resources) -> AsyncGenerator[None]:
+    async def turn(self, size: Resources, owner: str | None) -> AsyncGenerator[None]:
         """Wait for the turn of a machine, and hold it for the block. Raises as `require` does.
 
+        An owner has one turn at most: a VMM that was taken over can delay only its owner's others.
         That is final only without others: what they take is released in seconds, most often.
         """
-        async with self._turns:
+        own = asyncio.Lock() if owner is None else self._own.setdefault(owner, asyncio.Lock())
+        async with own, self._turns:
             async with self._next:
                 await self._wait_for_others(size)
                 self.require(size)
