@@ -111,7 +111,7 @@ def test_a_started_service_listens_and_is_held_to_its_directories(server_machine
         "750 root",
     ]
     given = int(machine.sh(f"awk '/^CapBnd/ {{print $2}}' /proc/{pid}/status"), 16)
-    assert given.bit_count() == 12
+    assert given.bit_count() == 13
     assert "NoNewPrivs:\t1" in machine.sh(f"cat /proc/{pid}/status")
     inside = f"nsenter -t {pid} -m sh -c"
     for place in ("/etc", "/usr", "/var/lib", "/root", "/home"):
