@@ -108,7 +108,7 @@ def limit_call(io_mib: int) -> Call:
 def load_call(version: Version) -> Call:
     """Return the call that makes and starts a copy from the state in /run and inherited memory.
 
-    Its changes are tracked, so that only they are written when it is frozen again.
+    Its changes are tracked, so that only they are written when it is frozen for the first time.
     """
     is_new = version >= _TRACKS
     load = api.SnapshotLoadParams(

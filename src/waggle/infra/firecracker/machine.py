@@ -12,7 +12,7 @@ import contextlib
 from waggle.domain.machine import GuestDisks
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
-from waggle.infra.guest.frozen import FrozenFiles, Origin, held, let_go
+from waggle.infra.guest.frozen import FrozenFiles, held, let_go
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine
 from waggle.infra.vmm.version import Vmm
@@ -93,8 +93,9 @@ class FirecrackerMachine(VmmMachine):
     ) -> None:
         """Have Firecracker write its state, or only what it changed, and take that.
 
-        `rest` has what its file does not. What it writes next is what changed since, so this is
-        the next one's base.
+        `rest` has what its file does not. The next time it writes everything: what changes now
+        changes what was taken, and no limit counts that memory if it is kept. After an error nobody
+        knows which changes it counts.
         """
         await self._cut()
         try:
@@ -103,16 +104,9 @@ class FirecrackerMachine(VmmMachine):
             if cause is not None:
                 raise self._not_frozen(cause)
             await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, rest, copy))
-        except BaseException:
+        finally:
             self._lose_base()
-            raise
-        self._is_based(copy)
 
     @property
     def _mib(self) -> int:
         return self._spec.resources.memory_mib
-
-    def _is_based(self, copy: FrozenFiles) -> None:
-        if self._origin is not None:  # changes are tracked only in a copy
-            self._lose_base()
-            self._origin = Origin(copy.ram, copy.state)
