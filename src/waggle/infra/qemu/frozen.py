@@ -31,11 +31,20 @@ _FAST = 1 << 36
 """Bytes per second; QEMU's default limit is for a slow network."""
 
 
-async def send(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
+async def send(monitor: Monitor, descriptor: int, *, memory: bool, seconds: float) -> None:
     """Write a stopped machine's devices, and with `memory` its memory, to a descriptor.
 
-    Raises QMPError, or BootFailed when QEMU reports a failure.
+    Raises QMPError, or BootFailed when QEMU reports a failure, or nothing for so long: one that its
+    guest has taken over would hold up those that wait to be frozen.
     """
+    try:
+        async with asyncio.timeout(seconds):
+            await _send(monitor, descriptor, memory=memory)
+    except TimeoutError:
+        raise BootFailed(f"QEMU did not write the machine's state in {seconds:g} s.") from None
+
+
+async def _send(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
     await _set(monitor, memory=memory)
     await monitor.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
     monitor.send_fd_scm(descriptor)

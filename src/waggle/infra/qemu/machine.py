@@ -153,7 +153,8 @@ class QemuMachine(ClockedMachine):
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
         """Write a paused machine's devices, and with `memory` its memory. Raises BootFailed."""
-        work = frozen.send(self._monitor, descriptor, memory=memory)
+        seconds = self._spec.boot_timeout
+        work = frozen.send(self._monitor, descriptor, memory=memory, seconds=seconds)
         if (cause := await self._unless_ended(work)) is not None:
             raise BootFailed(f"The machine could not be frozen: {cause}.")
 
