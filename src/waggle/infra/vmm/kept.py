@@ -115,8 +115,8 @@ def _read(directory: Path) -> Binary:
         directory / JAILER if jailer else None,
         jailer,
         *(_text(fields[name]) for name in ("added", "source", "unasked")),
-        _identity(directory / vmm.value),
-        _identity(directory / JAILER),
+        identity=_identity(directory / vmm.value),
+        jailer_identity=_identity(directory / JAILER),
     )
 
 

@@ -17,9 +17,15 @@ from waggle.service.local.frozen import CannotFreeze, Freezing, FrozenMachine
 pytestmark = pytest.mark.anyio
 STARTED, MOMENT = cast("StartedMachine", None), cast("FrozenMachine", None)
 SPEC, HERE = cast("MachineSpec", None), Path("/nowhere")
+
+
+async def hang_up() -> None:
+    """Do nothing: there are no connections."""
+
+
 WAYS: list[Callable[[Freezing], object]] = [
     lambda freezing: freezing.freeze(STARTED),
-    lambda freezing: freezing.pause_to_disk(STARTED),
+    lambda freezing: freezing.pause_to_disk(STARTED, hang_up),
     lambda freezing: freezing.keep(MOMENT, HERE, {}),
     lambda freezing: freezing.opened(HERE),
     lambda freezing: freezing.check(HERE),
