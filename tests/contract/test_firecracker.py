@@ -117,10 +117,13 @@ async def test_a_copy_shares_memory_and_what_it_changes_is_its_own(firecracker: 
         assert (await cases[1].root("cat /tmp/x")) == "first\n"
         used = [_private_kib(copy.identity.pid) for copy in copies]
         assert max(used) < IDLE_KIB, used
-        with contextlib.closing(await copies[0].freeze(cases[0].spec.disks)) as again:
-            case = await copy_of(firecracker, cases[0])
-            await resumed(firecracker, case, again)
-            assert (await case.root("cat /tmp/x")) == "second\n"
+        for written in ("second", "third"):  # only what changed, and then all
+            await cases[0].root(f"echo {written} >/tmp/x")
+            with contextlib.closing(await copies[0].freeze(cases[0].spec.disks)) as again:
+                case = await copy_of(firecracker, cases[0])
+                await resumed(firecracker, case, again)
+                assert (await case.root("cat /tmp/x")) == f"{written}\n"
+            await copies[0].unpause()
 
 
 def _private_kib(pid: int) -> int:
