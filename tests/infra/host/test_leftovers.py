@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_one_without_a_guard_whose_port_nobody_holds_is_ended() -> None:
         assert identify(pid)
         assert end_leftovers(BASE, [PORT], nobody, adopter=adopter) == [pid]
         assert identify(pid) is None
+
+
+def test_names_of_other_programs_are_any_bytes() -> None:
+    """Every user of the host may give one to a process, also a container's."""
+    named = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff'); print(flush=True); input()"
+    with subprocess.Popen(
+        (sys.executable, "-c", named), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"\n"
+        assert Path(f"/proc/{other.pid}/comm").read_bytes() == b"\xff\n"
+        assert end_leftovers(BASE, [PORT], nobody) == []
+        other.communicate(b"\n")
 
 
 def test_one_with_its_guard_is_left_alone() -> None:

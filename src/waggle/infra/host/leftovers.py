@@ -36,10 +36,12 @@ def end_leftovers(
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
+                    port = _user_of_orphan(entry, adopter) - base
+                    if port not in ports or is_held(port):
+                        continue
                     process = os.pidfd_open(int(entry.name))
                     held.callback(os.close, process)
-                    port = _user_of_orphan(entry, adopter) - base
-                    if port in ports and not is_held(port):
+                    if _user_of_orphan(entry, adopter) - base == port:  # and not another by now
                         signal.pidfd_send_signal(process, signal.SIGKILL)
                         killed[int(entry.name)] = process
         _until_dead([*killed.values()])
@@ -48,8 +50,9 @@ def end_leftovers(
 
 def _user_of_orphan(entry: Path, adopter: int) -> int:
     """Return the user of a process, or 0 if it is no VMM without a guard. Raises OSError."""
-    rows = (line.partition(":") for line in (entry / "status").read_text("utf-8").splitlines())
-    status = {name: text.split() for name, _, text in rows}
+    text = (entry / "status").read_text("utf-8", "replace")  # of a name, any bytes
+    rows = (line.partition(":") for line in text.splitlines())
+    status = {name: values.split() for name, _, values in rows}
     numbers = status.get("NSpid", [])
     is_first = len(numbers) > 1 and numbers[-1] == "1" and status["State"][0] != "Z"
     return int(status["Uid"][0]) if is_first and status["PPid"] == [str(adopter)] else 0
