@@ -101,6 +101,17 @@ def test_changes_take_the_place_of_what_the_machine_began_with(
     assert os.fstat(copy.ram).st_blocks * 512 <= 32 * 1024
 
 
+def test_changes_beyond_what_a_limit_has_besides_are_much_of_any_machine(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All memory may be written besides them, also what the guest has freed."""
+    monkeypatch.setattr("waggle.infra.firecracker.frozen._SPARE_KIB", 1)
+    base = FrozenFiles("1.12.1 digest", mib=1)
+    with contextlib.closing(base), prepared(place, changes=True) as memory:
+        assert fill(memory, GIB, base.ram, os.getpid())
+        os.truncate(memory, 0)
+
+
 def test_a_file_for_the_changes_of_a_vmm_that_cannot_be_looked_at_is_filled(place: int) -> None:
     base = FrozenFiles("1.12.1 digest", mib=1)
     with contextlib.closing(base), prepared(place, changes=True) as memory:

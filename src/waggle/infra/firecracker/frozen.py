@@ -23,6 +23,8 @@ from waggle.infra.vmm.version import TITLES, Vmm
 MAX_STATE: Final = 16 << 20
 """Bytes; the devices of a machine take about 50 kB."""
 _CHUNK = 1 << 20
+_SPARE_KIB: Final = 384 << 10
+"""Of the 512 MiB that a machine's limit has besides its memory; see `shared.cgroups`."""
 _TITLE: Final = TITLES[Vmm.FIRECRACKER]
 
 
@@ -64,13 +66,16 @@ def fill(memory: int, mib: int, base: int, vmm: int) -> bool:
 
 
 def _changed_little(vmm: int, mib: int) -> bool:
-    """Whether process `vmm` has changed at most half the memory of its machine."""
+    """Whether what process `vmm` has changed leaves room for what it writes, whatever that is.
+
+    It may write all memory, also what its guest has freed, and what it has itself counts besides.
+    """
     try:
         lines = Path(f"/proc/{vmm}/smaps_rollup").read_text("ascii").splitlines()
     except OSError:  # it has ended, or it is not for this user to know
         return False
     [kib] = (int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
-    return 2 * kib <= mib << 10
+    return kib <= min(mib << 9, _SPARE_KIB)
 
 
 def take(run: int, memory: int, mib: int, base: int | None, copy: FrozenFiles) -> None:
