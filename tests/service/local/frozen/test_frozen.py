@@ -228,7 +228,7 @@ async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_
     assert f"it takes {enough} MiB for a short time, and {enough - 1} MiB are" in str(refused.value)
     assert "Try again later" in refused.value.hint
     assert refused.value.retryable
-    assert machine.calls == ([] if to_disk else ["unpause"]), "it runs on"
+    assert not machine.calls, "nothing was disturbed"
     assert not list((tmp_path / "frozen").iterdir())
     await frozen()
     assert "freeze" in machine.calls

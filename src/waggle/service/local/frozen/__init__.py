@@ -153,11 +153,12 @@ class Freezer:
 
     async def _freeze(self, started: StartedMachine, work: Path) -> FrozenState:
         machine, disks = started.machine, started.blueprint.disks
-        with contextlib.ExitStack() as undo:
+        async with contextlib.AsyncExitStack() as turn, contextlib.AsyncExitStack() as undo:
+            await turn.enter_async_context(self._turn_of(started.blueprint))
             try:
-                async with self._turn_of(started.blueprint):
-                    state = await machine.freeze(disks)
+                state = await machine.freeze(disks)
                 undo.callback(state.close)
+                await turn.aclose()
                 await finish(asyncio.to_thread(add_disks, clone, disks, work))
             finally:
                 if machine.is_alive:
