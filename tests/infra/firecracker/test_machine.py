@@ -237,6 +237,28 @@ async def test_a_guest_that_answers_too_late_has_its_clock_set_once_it_does(
     await leaks.settle()
 
 
+async def test_a_machine_that_is_paused_while_it_is_resumed_has_no_clock_set(
+    tmp_path: Path,
+) -> None:
+    leaks = Leaks()
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        await made.machine.pause()
+        for connection in made.vmm.connections:
+            connection.close()
+        made.vmm.asked.clear()
+        made.vmm.is_deaf = True
+        unpausing = asyncio.create_task(made.machine.unpause())
+        await until(lambda: bool(made.vmm.asked))
+        await made.machine.pause()
+        await end(unpausing)
+        assert not [task for task in asyncio.all_tasks() if "_until_set" in repr(task)]
+        made.vmm.is_deaf = False
+        await made.machine.unpause()
+        assert made.vmm.renewed == ["clock"]
+    await leaks.settle()
+
+
 async def late(made: Pretended, *, is_frozen: bool) -> None:
     """Have it run on while its guest answers nothing, until the clock is tried again."""
     if is_frozen:

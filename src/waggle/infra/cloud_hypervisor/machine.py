@@ -92,6 +92,7 @@ class CloudHypervisorMachine(VmmMachine):
             with self._using_run(), contextlib.ExitStack() as stack:
                 run = held(self._process.run, stack)
                 memory = None if self._memory is None else held(self._memory, stack)
+                await self._rest()
                 async with renewal.quiet(ANSWER_SECONDS):
                     await self.pause()
                     await self._snapshot(copy, run, memory)

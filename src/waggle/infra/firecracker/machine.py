@@ -62,6 +62,7 @@ class FirecrackerMachine(VmmMachine):
             with self._using_run(), contextlib.ExitStack() as stack:
                 run = held(self._process.run, stack)
                 base = None if self._origin is None else held(self._origin.ram, stack)
+                await self._rest()
                 async with renewal.quiet(ANSWER_SECONDS):
                     await self._freeze(copy, run, base)
             await finish(asyncio.to_thread(copy.seal))

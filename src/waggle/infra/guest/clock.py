@@ -28,6 +28,8 @@ class ClockedMachine(LinkedMachine):
     """A machine that sets the clock of its guest."""
 
     _catching_up: asyncio.Task[None] | None = None
+    _rests: bool = False
+    """Since it is paused, frozen or about to end, its clock is not to be set."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -37,12 +39,14 @@ class ClockedMachine(LinkedMachine):
         """Make the connections to its guest again that a freeze broke. Raises GuestLost."""
 
     async def _continue(self) -> None:
+        await self._rest()
         await self.start()
         await self._reach()
 
     async def unpause(self) -> None:
         """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
         await self._rest()
+        self._rests = False
         await self.start()
         is_set = False
         try:
@@ -57,13 +61,14 @@ class ClockedMachine(LinkedMachine):
                 self._catch_up()
 
     async def _rest(self) -> None:
-        """Set no clock any more. Call it before the processors are stopped, and at the end."""
+        """Set no clock until `unpause`. Call it before a freeze, a pause, and at the end."""
+        self._rests = True
         if self._catching_up is not None:
             await end(self._catching_up)
             self._catching_up = None
 
     def _catch_up(self) -> None:
-        if self._catching_up is None and self.is_alive:
+        if self._catching_up is None and self.is_alive and not self._rests:
             self._catching_up = asyncio.create_task(self._until_set())
 
     async def _until_set(self) -> None:

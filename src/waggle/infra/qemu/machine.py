@@ -119,6 +119,7 @@ class QemuMachine(ClockedMachine):
         """See `domain.machine.Machine.freeze`."""
         copy = FrozenFiles(self._vmm, self._spec.resources.memory_mib)
         try:
+            await self._rest()
             async with self._require_renewal().quiet(_ANSWER_SECONDS):
                 await self.pause()
                 await self._transfer(copy, disks)
