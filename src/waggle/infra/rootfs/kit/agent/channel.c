@@ -111,9 +111,10 @@ static void greet(size_t size) {
   if (monotonic() - hung_up_at >= BLINK) begin(size);
 }
 
+// A vsock that a snapshot has reset has an error and nothing else (net/vmw_vsock/virtio_transport.c).
 bool channel_event(uint32_t events) {
+  if (!is_port && events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN)) return end_socket();
   if (events & EPOLLHUP) {
-    if (!is_port && !(events & EPOLLIN)) return end_socket();
     hang_up();
   } else {
     greet(0);

@@ -28,7 +28,7 @@ bool take_channels(void) {
     struct msghdr message = {.msg_iov = &place,
                              .msg_iovlen = 1,
                              .msg_control = &control,
-                             .msg_controllen = sizeof control};
+                             .msg_controllen = CMSG_LEN(sizeof fd)};
     ssize_t got = recvmsg(source, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return got < 0 && errno == EAGAIN;
