@@ -79,6 +79,21 @@ async def test_nothing_but_a_socket_is_connected_to(
             host.accept()
 
 
+async def test_a_full_queue_is_no_stranger(directory: int, tmp_path: Path) -> None:
+    """The VMM is only slow: asyncio takes that for a connection."""
+    place = str(tmp_path / "run" / NAME)
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as waiting:
+        busy.bind(place)
+        busy.listen(0)
+        first, more = (waiting.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        more.setblocking(False)
+        first.connect(place)
+        with pytest.raises(BlockingIOError):
+            more.connect(place)
+        with pytest.raises(ConnectionRefusedError, match="no room"):
+            await dial(directory, NAME, pid=os.getpid())
+
+
 async def test_one_that_is_not_there_yet_is_told_apart(directory: int, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await dial(directory, NAME, pid=os.getpid())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -47,13 +48,16 @@ async def dial(
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         if not stat.S_ISSOCK(os.fstat(place).st_mode):
-            raise ConnectionAbortedError(f"{name} is no socket")
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"{name} is no socket")
         wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             await asyncio.get_running_loop().sock_connect(wire, f"/proc/self/fd/{place}")
             peer, user = _peer(wire)
+            if peer == 0:  # asyncio takes a full queue for a connection
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "its socket has no room")
             if pid not in (None, peer) or uid not in (None, user):
-                raise ConnectionAbortedError("another process answers on its socket")
+                text = "another process answers on its socket"
+                raise ConnectionAbortedError(errno.ECONNABORTED, text)
         except BaseException:
             wire.close()
             raise
