@@ -23,6 +23,7 @@ from waggle.cli.progress import say, working
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
+from waggle.domain.hypervisor import HypervisorName
 from waggle.infra.host.install import Plan, carry_out, detect_privilege, make_plan, this_manager
 from waggle.infra.host.requirements import SERVE, TEST, Use, building, missing
 from waggle.infra.net.policy import AddressPolicy
@@ -94,10 +95,12 @@ async def _artifacts(settings: Settings) -> None:
 
 
 def _needs_full_kernel(settings: Settings) -> bool:
-    """Whether QEMU's guests have it, or a Cloud Hypervisor is there, whose guests always do."""
+    """Whether QEMU's guests have it, or a Cloud Hypervisor is named or there: its always do."""
     programs = BinaryStore(Places.of(settings).binaries).installed()
-    return settings.guest_kernel == "full" or any(
-        program.vmm is Vmm.CLOUD_HYPERVISOR for program in programs
+    return (
+        settings.guest_kernel == "full"
+        or HypervisorName.CLOUD_HYPERVISOR in settings.hypervisor
+        or any(program.vmm is Vmm.CLOUD_HYPERVISOR for program in programs)
     )
 
 

@@ -191,6 +191,30 @@ async def test_another_build_does_not_replace_a_damaged_one(
     assert store.newest(FC).digest == binary.digest
 
 
+async def test_another_build_does_not_replace_one_without_a_record(
+    store: BinaryStore, programs: Path
+) -> None:
+    binary = (await store.add(programs / "1.13.0")).binary
+    binary.path.with_name(kept.RECORD).unlink()
+    with pytest.raises(InvalidArgument, match=r"Another build of Firecracker 1\.13\.0"):
+        await store.add(programs / "another-1.13.0")
+    assert (await store.add(programs / "1.13.0")).new
+
+
+async def test_a_damaged_program_keeps_its_jailer(
+    store: BinaryStore, programs: Path, tmp_path: Path
+) -> None:
+    """Root's machines would start without it, and nobody was asked."""
+    binary = (await store.add(programs / "1.12.1")).binary
+    assert binary.jailer is not None
+    rewritten(binary.path, harm.flip)
+    alone = shutil.copy(programs / "1.12.1" / "firecracker", tmp_path)
+    with pytest.raises(InvalidArgument, match="damaged, and had its jailer") as refused:
+        await store.add(Path(alone))
+    assert "--jailer" in refused.value.hint
+    assert (await store.add(programs / "1.12.1")).binary.jailer is not None
+
+
 async def test_a_refused_program_leaves_nothing(store: BinaryStore, programs: Path) -> None:
     lying = firecracker(programs / "lying", "1.13.0", "1.12.1")
     with pytest.raises(InvalidArgument, match="lies"):

@@ -181,11 +181,11 @@ class BinaryStore:
     def _placed(self, binary: Binary, made: Path, old: Path) -> Added:
         """Give the finished directory its name, unless the same program has it. Holds the lock.
 
-        A damaged program gives way only to the same: a frozen machine may need that.
+        A damaged program gives way only to the same, with its jailer: a frozen machine may need it.
         """
         target = binary.path.parent
         there = self._there(target)
-        if there is not None and there.digest != binary.digest:
+        if (digest := _digest_in(target, there, binary.vmm)) and digest != binary.digest:
             raise InvalidArgument(
                 f"Another build of {TITLES[binary.vmm]} {binary.version} is here already.",
                 hint=f"Remove it first: waggle vmm rm {binary.vmm} {binary.version}.",
@@ -199,6 +199,11 @@ class BinaryStore:
             place(made / JAILER, target / JAILER)
             place(made / RECORD, target / RECORD)
             return Added(binary, new=True)
+        if there is not None and there.jailer_digest and not binary.jailer_digest:
+            raise InvalidArgument(
+                f"{TITLES[binary.vmm]} {binary.version} is damaged, and had its jailer.",
+                hint="Add it with that: waggle vmm add PATH --jailer PATH; or remove it first.",
+            )
         if target.exists():
             target.rename(old)
         for directory in (target.parent.parent, target.parent):
@@ -226,7 +231,8 @@ class BinaryStore:
             for one in self.installed():
                 if (one.vmm, one.version) != (vmm, version):
                     continue
-                if (digest := self._digest(one)) and (why := needs(digest)):
+                found = _digest_in(directory / one.arch, one.binary, vmm)
+                if found and (why := needs(found)):
                     raise Busy(
                         f"{TITLES[vmm]} {version} is needed by {why}.",
                         hint="Remove that first, or add --force: it can then not be resumed.",
@@ -235,16 +241,6 @@ class BinaryStore:
                 directory.rename(work / "old")
             with contextlib.suppress(OSError):  # another version is there
                 directory.parent.rmdir()
-
-    def _digest(self, one: Installed) -> str:
-        """Return the digest of the record, or without one that of the file; empty without both."""
-        if one.binary is not None:
-            return one.binary.digest
-        with contextlib.suppress(OSError):
-            return kept.digest_of(
-                self.directory / one.vmm / str(one.version) / one.arch / one.vmm.value
-            )
-        return ""
 
     def _make(self, directory: Path) -> None:
         """Make a directory that every user may enter, whatever the umask."""
@@ -264,6 +260,15 @@ class BinaryStore:
                 f"{error.filename or self.directory}: {error.strerror or error}.",
                 hint="Run this as the user of the server, or as root.",
             ) from error
+
+
+def _digest_in(directory: Path, recorded: Binary | None, vmm: Vmm) -> str:
+    """Return the digest of the record, or without one that of the file; empty without both."""
+    if recorded is not None:
+        return recorded.digest
+    with contextlib.suppress(OSError):
+        return kept.digest_of(directory / vmm.value)
+    return ""
 
 
 def _called(vmm: Vmm, version: str) -> str:

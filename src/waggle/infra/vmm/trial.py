@@ -133,16 +133,18 @@ def confine(argv: Sequence[str], *, kvm: bool) -> list[str]:
     """
     own = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     threads = MOST_THREADS if own < 0 else min(MOST_THREADS, own)
-    limited = ["prlimit", *_LIMITS, f"--nproc={threads}", "--", *argv]
+    apart, is_root = namespaces(os.geteuid()), os.geteuid() == 0
+    # Without those, all programs of this user would count.
+    most = [f"--nproc={threads}"] if apart or is_root else []
+    limited = ["prlimit", *_LIMITS, *most, "--", *argv]
     python = [sys.executable, "-I", "-S", "-c", _ALONE, *map(os.path.abspath, sys.path), "--"]
-    apart = [*namespaces(os.geteuid()), *python]
-    if os.geteuid() != 0:
-        return confined.leash([*apart, *limited])
+    if not is_root:
+        return confined.leash([*apart, *python, *limited])
     group = confined.kvm_group() if kvm else -1
     groups = "--clear-groups" if group < 0 else f"--groups={group}"
     # A change of user clears the signal at the parent's death, so it is set again.
     nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", groups, "--pdeathsig", "KILL"]
-    return confined.leash([*apart, *nobody, "--", *limited])
+    return confined.leash([*apart, *python, *nobody, "--", *limited])
 
 
 @functools.cache
