@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import structlog
+
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, WaggleError
 from waggle.domain.machine import MachineSpec
 from waggle.infra.guest.clock import ClockedMachine
@@ -37,6 +39,7 @@ API_SOCKET: Final = "api.sock"
 VSOCK: Final = "vsock"
 """The names of these sockets in the machine's /run."""
 _RUN = "/run"
+log = structlog.get_logger(__name__)
 ANSWER_SECONDS: Final = 10.0
 _SETTLE_SECONDS = 60.0
 """The guest itself gives up after 10, and other machines may be served first."""
@@ -183,6 +186,7 @@ class VmmMachine(ClockedMachine):
             yield
         except OSError as error:
             cause = f"{self._title}'s /run cannot be used: {error.strerror or error}"
+            log.warning("machine_not_frozen", cause=cause)
             raise self._not_frozen(cause) from error
 
     def _lose_base(self) -> None:
