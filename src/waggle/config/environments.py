@@ -162,7 +162,8 @@ class MachineSection(Section):
     vm_disk_mb_per_second: Whole = setting(
         "256",
         "MiB a second that one machine may read from the host's disk, and as many that it may "
-        "write, where the host has cgroup v2 or Firecracker runs it; 0 means no limit.",
+        "write, where the host has cgroup v2, or Firecracker or Cloud Hypervisor runs it; 0 "
+        "means no limit.",
         ge=0,
         le=1_000_000,
     )
