@@ -33,7 +33,7 @@ TARGETS: dict[str, tuple[Path, ...]] = {
     "dns": (),
     "ranges": (),
     "agent_request": _agent("audit.c", "channel.c"),
-    "agent_policy": _agent("audit.c", "channel.c", "policy_file.c", "requests.c"),
+    "agent_policy": _agent("audit.c", "channel.c", "policy_file.c", "requests.c", "source.c"),
 }
 """Name -> sources that the harness needs besides those that it includes."""
 _CHECKS = ("-g", "-O1", "-fno-sanitize-recover=all")

@@ -43,7 +43,8 @@ static ssize_t sent_to_log(int fd, const void *data, size_t size, int flags) {
 
 struct child children[MAX_CHILDREN]; // there are none
 void watch(int fd, void *whose) { (void)fd, (void)whose; }
-int serve(int fd) { return fd; }
+void unwatch(int fd) { (void)fd; }
+int serve(int fd, int source) { return (void)source, fd; }
 void forget_host(void) {}
 
 // What a child would check first.

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until_sync
 
 from waggle.domain.errors import BootFailed
 from waggle.infra.firecracker.frozen import (
@@ -77,17 +79,26 @@ def test_what_the_vmm_wrote_is_taken_without_empty_memory(
 
 
 GIB = 1024
-"""A machine of which this process has changed little; a machine of 1 MiB it has changed wholly."""
+"""A machine of which a small process has changed little; this one has changed all of 1 MiB."""
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[int]:
+    """A process that has little memory; a worker of these tests has much."""
+    with subprocess.Popen(("sleep", "1000")) as process:
+        until_sync(lambda: b"sleep" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+        yield process.pid
+        process.kill()
 
 
 @pytest.mark.parametrize("mib, is_whole", [(GIB, False), (1, True)])
 def test_changes_take_the_place_of_what_the_machine_began_with(
-    place: int, tmp_path: Path, copy: FrozenFiles, mib: int, is_whole: bool
+    place: int, tmp_path: Path, copy: FrozenFiles, small: int, mib: int, is_whole: bool
 ) -> None:
     base = FrozenFiles("1.12.1 digest", mib=1)
     os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
     with contextlib.closing(base), prepared(place, changes=True) as memory:
-        assert fill(memory, mib, base.ram, os.getpid()) is is_whole
+        assert fill(memory, mib, base.ram, os.getpid() if is_whole else small) is is_whole
         assert os.fstat(memory).st_blocks * 512 == (MIB if is_whole else 0)
         with (tmp_path / "memory").open("r+b") as file:
             file.seek(PAGE)
@@ -102,14 +113,14 @@ def test_changes_take_the_place_of_what_the_machine_began_with(
 
 
 def test_changes_beyond_what_a_limit_has_besides_are_much_of_any_machine(
-    place: int, monkeypatch: pytest.MonkeyPatch
+    place: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All memory may be written besides them, also what the guest has freed."""
-    monkeypatch.setattr("waggle.infra.firecracker.frozen._SPARE_KIB", 1)
     base = FrozenFiles("1.12.1 digest", mib=1)
     with contextlib.closing(base), prepared(place, changes=True) as memory:
-        assert fill(memory, GIB, base.ram, os.getpid())
-        os.truncate(memory, 0)
+        assert not fill(memory, 1, base.ram, small)
+        monkeypatch.setattr("waggle.infra.firecracker.frozen._SPARE_KIB", 1)
+        assert fill(memory, 1, base.ram, small)
 
 
 def test_a_file_for_the_changes_of_a_vmm_that_cannot_be_looked_at_is_filled(place: int) -> None:
