@@ -225,14 +225,14 @@ async def test_a_guest_that_answers_too_late_has_its_clock_set_once_it_does(
         await late(made, is_frozen=is_frozen)
         assert made.vmm.renewed == []
         made.vmm.is_deaf = False
-        await until(lambda: made.vmm.renewed == ["clock"])
+        await until(lambda: made.vmm.renewed[:1] == ["clock"])
         assert await banner(made) == BANNER
         await late(made, is_frozen=is_frozen)
         await made.machine.pause()
         assert not [task for task in asyncio.all_tasks() if "_until_set" in repr(task)]
         made.vmm.is_deaf = False
         await made.machine.unpause()
-        assert made.vmm.renewed == ["clock"] * 2
+        assert made.vmm.renewed.count("clock") == 2  # a slow answer is followed by a step
         await late(made, is_frozen=is_frozen)
     await leaks.settle()
 
@@ -255,7 +255,7 @@ async def test_a_machine_that_is_paused_while_it_is_resumed_has_no_clock_set(
         assert not [task for task in asyncio.all_tasks() if "_until_set" in repr(task)]
         made.vmm.is_deaf = False
         await made.machine.unpause()
-        assert made.vmm.renewed == ["clock"]
+        assert made.vmm.renewed[:1] == ["clock"]
     await leaks.settle()
 
 
