@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of machines on a real Firecracker, for its own tests."""
+"""What tests of a real Firecracker alone share: where they run, and copies of machines."""
 
 from __future__ import annotations
 
-from tests.contract.subjects import Case, Subject
+import pytest
+from tests.contract.subjects import Case, Subject, real_hypervisors
 
 from waggle.domain.machine import FrozenState, Machine
 from waggle.infra.firecracker.hypervisor import FirecrackerHypervisor
 from waggle.infra.shared.sparse import clone
+
+ON_FIRECRACKER = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(400),
+    pytest.mark.vm,
+    pytest.mark.skipif(
+        "firecracker" not in real_hypervisors(), reason="NOT TESTED: no Firecracker with KVM here"
+    ),
+]
 
 
 def hypervisor(subject: Subject) -> FirecrackerHypervisor:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.contract.firecracker import copy_of, hypervisor, resumed
-from tests.contract.subjects import Subject, real_hypervisors, real_subject, with_kit
+from tests.contract.firecracker import ON_FIRECRACKER, copy_of, hypervisor, resumed
+from tests.contract.subjects import Subject, real_subject, with_kit
 from tests.support import vmms
 from tests.support.leaks import Leaks
 from tests.support.vm import Parts
@@ -27,14 +27,7 @@ from waggle.infra.shared.sparse import copy_data
 from waggle.infra.vmm.binaries import BinaryStore
 from waggle.infra.vmm.version import Vmm
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.timeout(400),
-    pytest.mark.vm,
-    pytest.mark.skipif(
-        "firecracker" not in real_hypervisors(), reason="NOT TESTED: no Firecracker with KVM here"
-    ),
-]
+pytestmark = ON_FIRECRACKER
 IDLE_KIB = 32 * 1024
 """What an idle copy may have of its own, with its guard."""
 

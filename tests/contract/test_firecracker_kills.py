@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.contract.firecracker import copy_of, hypervisor, resumed
-from tests.contract.subjects import Case, Subject, real_hypervisors
+from tests.contract.firecracker import ON_FIRECRACKER, copy_of, hypervisor, resumed
+from tests.contract.subjects import Case, Subject
 from tests.support import vmms
 from tests.support.leaks import Leaks
 from tests.support.vm import Parts
@@ -40,14 +40,7 @@ from waggle.infra.vmm import client
 from waggle.infra.vmm.exchange import Reply, exchange
 from waggle.tasks import end
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.timeout(400),
-    pytest.mark.vm,
-    pytest.mark.skipif(
-        "firecracker" not in real_hypervisors(), reason="NOT TESTED: no Firecracker with KVM here"
-    ),
-]
+pytestmark = ON_FIRECRACKER
 CREATE, LOAD = "/snapshot/create", "/snapshot/load"
 SOON = 30.0
 _LOOK = 0.001

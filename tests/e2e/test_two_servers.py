@@ -98,8 +98,6 @@ async def test_one_that_is_killed_with_its_guards_touches_no_other(
     _kill_at_once(first.process.pid, theirs.guard)
     first.kill()
     await works(second, kept)
-    is_left = theirs.is_there
-    print(f"{is_left=} {theirs=} {ours=}")  # noqa: T201
     first.start()
     await until(lambda: not theirs.is_there, what="the end of the machine that was left")
     left = {name: what for name, what in strays(first).items() if name == "mounts"}

@@ -202,11 +202,7 @@ async def test_a_guest_that_answers_too_late_after_a_freeze_can_be_reached_once_
     async with pretended(tmp_path) as made:
         await made.boot()
         (await made.machine.freeze(made.spec.disks)).close()
-        made.vmm.asked.clear()
-        made.vmm.is_deaf = True
-        unpausing = asyncio.create_task(made.machine.unpause())
-        await until(lambda: bool(made.vmm.asked))
-        await end(unpausing)
+        await end(await unpaused_in_vain(made))
         made.vmm.is_deaf = False
         assert await banner(made) == BANNER
         await made.machine.renew({})
@@ -243,13 +239,8 @@ async def test_a_machine_that_is_paused_while_it_is_resumed_has_no_clock_set(
     leaks = Leaks()
     async with pretended(tmp_path) as made:
         await made.boot()
-        await made.machine.pause()
-        for connection in made.vmm.connections:
-            connection.close()
-        made.vmm.asked.clear()
-        made.vmm.is_deaf = True
-        unpausing = asyncio.create_task(made.machine.unpause())
-        await until(lambda: bool(made.vmm.asked))
+        await pause_and_hang_up(made)
+        unpausing = await unpaused_in_vain(made)
         await made.machine.pause()
         await end(unpausing)
         assert not [task for task in asyncio.all_tasks() if "_until_set" in repr(task)]
@@ -259,19 +250,28 @@ async def test_a_machine_that_is_paused_while_it_is_resumed_has_no_clock_set(
     await leaks.settle()
 
 
+async def pause_and_hang_up(made: Pretended) -> None:
+    await made.machine.pause()
+    for connection in made.vmm.connections:
+        connection.close()
+
+
+async def unpaused_in_vain(made: Pretended) -> asyncio.Task[None]:
+    """Have its guest answer nothing from now on, and resume it; return what waits for an answer."""
+    made.vmm.asked.clear()
+    made.vmm.is_deaf = True
+    unpausing = asyncio.create_task(made.machine.unpause())
+    await until(lambda: bool(made.vmm.asked))
+    return unpausing
+
+
 async def late(made: Pretended, *, is_frozen: bool) -> None:
     """Have it run on while its guest answers nothing, until the clock is tried again."""
     if is_frozen:
         (await made.machine.freeze(made.spec.disks)).close()
     else:
-        await made.machine.pause()
-        for connection in made.vmm.connections:
-            connection.close()
-    made.vmm.asked.clear()
-    made.vmm.is_deaf = True
-    unpausing = asyncio.create_task(made.machine.unpause())
-    await until(lambda: bool(made.vmm.asked))
-    await end(unpausing)
+        await pause_and_hang_up(made)
+    await end(await unpaused_in_vain(made))
     before = len(made.vmm.asked)
     await until(lambda: len(made.vmm.asked) > before)
 
