@@ -22,7 +22,8 @@ from tests.support.changed import (
 
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.store import frozen_archive, frozen_files
-from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
+from waggle.infra.store.checksums import BLOCK
+from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.frozen.manifest import Shelves, from_facts, vmm_of
 from waggle.service.local.frozen.snapshots import _bounds, parse_snapshot
 

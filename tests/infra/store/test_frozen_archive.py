@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.store import frozen_files
+from waggle.infra.store.checksums import BLOCK
 from waggle.infra.store.frozen_archive import pack, unpack
-from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
+from waggle.infra.store.frozen_files import FILES, MANIFEST
 
 MOST: dict[str, int] = dict.fromkeys(FILES, 64 << 20)
 SIZES = json.dumps(dict.fromkeys(FILES, 4 * BLOCK)).encode()

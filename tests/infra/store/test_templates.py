@@ -123,7 +123,7 @@ def test_removing_is_idempotent(store: TemplateStore) -> None:
 def test_a_template_of_another_format_is_replaced(store: TemplateStore) -> None:
     make(store)
     manifest = store.directory / KEY.id / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 1'))
     assert again(store).find(KEY) is None
     make(store)
     assert again(store).find(KEY) is not None

@@ -3,7 +3,7 @@
 
 Used by `service.local.frozen.snapshots`. Holes and zeros are omitted: a member is a run of data,
 and its name has the offset. `unpack` trusts nothing: names, order, kinds and sizes must be exactly
-those that `pack` writes. The reader of the directory checks the digests.
+those that `pack` writes. The reader of the directory checks the checksums.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import zstandard
 
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.archive.decode import Source
-from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST, data_blocks
+from waggle.infra.store.checksums import BLOCK, data_blocks, is_zero
+from waggle.infra.store.frozen_files import FILES, MANIFEST
 
 _SIZES = "sizes.json"
 _MOST_JSON = 1 << 20
@@ -73,7 +74,7 @@ def _runs(path: Path) -> Generator[tuple[int, bytes]]:
         descriptor = file.fileno()
         for at in data_blocks(descriptor, os.fstat(descriptor).st_size):
             block = os.pread(descriptor, BLOCK, at)
-            if not block.strip(b"\0"):
+            if is_zero(block):
                 continue
             if run and (at != begin + len(run) or len(run) + len(block) > _RUN):
                 yield begin, bytes(run)

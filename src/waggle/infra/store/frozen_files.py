@@ -2,7 +2,7 @@
 """The directory of a frozen machine (memory, devices, two disks, manifest), and the template store.
 
 Used by `service.local.frozen` for templates, snapshots and environments that are paused to disk.
-The manifest is written last, so a directory with a manifest is complete; it has the digests of the
+The manifest is written last, so a directory with a manifest is complete; it has checksums of the
 files, and facts for its writer.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -27,19 +26,27 @@ from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.shared.work import place, sweep, workspace
+from waggle.infra.store.checksums import KINDS, Sums, block_sums, digest, sums_after
 
 MANIFEST = "manifest.json"
 FILES = (RAM, STATE, SCRATCH, IDENTITY)
-_FORMAT = 2
+_FORMAT = max(KINDS)
 _MOST_STAMPS = 4096
-BLOCK = 1 << 16
+_MOST_SUMS = 64
+"""Memories whose sums are known. Others are read whole again."""
 _ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 def seal(directory: Path, facts: Mapping[str, object]) -> None:
     """Write the manifest, which completes a directory. Blocks to read the files. Raises OSError."""
-    digests = {name: sparse_digest(directory / name) for name in FILES}
-    manifest = {"format": _FORMAT, "facts": facts, "sha256": digests}
+    _seal(directory, facts, block_sums(directory / RAM))
+
+
+def _seal(directory: Path, facts: Mapping[str, object], memory: Sums) -> None:
+    kind, checksum = KINDS[_FORMAT]
+    sums = {name: checksum(directory / name) for name in FILES if name != RAM}
+    sums[RAM] = digest((directory / RAM).stat().st_size, memory)
+    manifest = {"format": _FORMAT, "facts": facts, kind: sums}
     atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
 
 
@@ -61,14 +68,16 @@ def facts(directory: Path) -> dict[str, object]:
 def problem(directory: Path) -> str | None:
     """Return what is wrong with the files, or None. Blocks to read them."""
     try:
-        digests = _table(_manifest(directory), "sha256")
+        manifest = _manifest(directory)
+        kind, checksum = _kind(manifest)
+        sums = _table(manifest, kind)
     except FileNotFoundError:
         return "it is incomplete"
     except (OSError, ValueError) as error:
         return f"{MANIFEST} is corrupt: {error}"
     for name in FILES:
         try:
-            if sparse_digest(directory / name) != digests.get(name):
+            if checksum(directory / name) != sums.get(name):
                 return f"{name} is corrupt"
         except OSError as error:
             return f"{name}: {error.strerror}"
@@ -91,10 +100,29 @@ class Verified:
 
     def __init__(self) -> None:
         self._stamps: set[object] = set()
+        self._sums: dict[int, Sums] = {}
+        """Of memory that was sealed before, by inode, the last at the end."""
 
-    def seal(self, directory: Path, facts: Mapping[str, object]) -> None:
-        """See `seal`."""
-        seal(directory, facts)
+    def seal(
+        self,
+        directory: Path,
+        facts: Mapping[str, object],
+        changed: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        """See `seal`. `changed` are the ranges of the memory that were written since the last time.
+
+        None if it is a new file.
+        """
+        memory = directory / RAM
+        before = self._sums.pop(inode := memory.stat().st_ino, None)
+        if before is None or changed is None:
+            sums = block_sums(memory)
+        else:
+            sums = sums_after(memory, before, changed)
+        self._sums[inode] = sums
+        if len(self._sums) > _MOST_SUMS:
+            del self._sums[next(iter(self._sums))]
+        _seal(directory, facts, sums)
         self._note(_stamp(directory))
 
     def problem(self, directory: Path) -> str | None:
@@ -134,9 +162,16 @@ def _manifest(directory: Path) -> dict[str, object]:
     if not isinstance(manifest, dict):
         raise ValueError("it is not an object")
     fields = cast("dict[str, object]", manifest)
-    if fields.get("format") != _FORMAT:
-        raise ValueError("it has another format")
+    _kind(fields)
     return fields
+
+
+def _kind(manifest: Mapping[str, object]) -> tuple[str, Callable[[Path], str]]:
+    """Return the checksums that a manifest has. Raises ValueError for a foreign format."""
+    written = manifest.get("format")
+    if type(written) is not int or written not in KINDS:
+        raise ValueError("it has another format")
+    return KINDS[written]
 
 
 def _table(manifest: dict[str, object], name: str) -> dict[str, object]:
@@ -144,31 +179,6 @@ def _table(manifest: dict[str, object], name: str) -> dict[str, object]:
     if not isinstance(table, dict):
         raise ValueError(f"it has no {name}")
     return cast("dict[str, object]", table)
-
-
-def sparse_digest(path: Path) -> str:
-    """Return a digest of a file's size and nonzero blocks, independent of holes. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        digest.update(length.to_bytes(8, "big"))
-        for at in data_blocks(file.fileno(), length):
-            block = os.pread(file.fileno(), BLOCK, at)
-            if block.strip(b"\0"):
-                digest.update(at.to_bytes(8, "big") + block)
-    return digest.hexdigest()
-
-
-def data_blocks(descriptor: int, length: int) -> Generator[int]:
-    """Yield the offsets of all blocks that may hold data, in order."""
-    at = 0
-    while at < length:
-        try:
-            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
-        except OSError:  # no data after this offset
-            return
-        yield at
-        at += BLOCK
 
 
 log = structlog.get_logger(__name__)

@@ -172,10 +172,10 @@ def test_a_corrupt_snapshot_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_snapshot_that_does_not_match_its_digests_is_not_imported(tmp_path: Path) -> None:
+def test_a_snapshot_that_does_not_match_its_checksums_is_not_imported(tmp_path: Path) -> None:
     there = kept(tmp_path / "a")
     manifest = json.loads((there / MANIFEST).read_bytes())
-    manifest["sha256"]["state"] = "0" * 64
+    manifest["crc32"]["state"] = "0" * 64
     (there / MANIFEST).write_text(json.dumps(manifest))
     out = io.BytesIO()
     pack(there, (there / MANIFEST).read_bytes(), out)

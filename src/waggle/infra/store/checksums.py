@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checksums of sparse files, which find damage: data that was flipped, cut off or mixed up.
+
+Used by `frozen_files` and `frozen_archive`. Who may write to such a file may write to its manifest,
+too, so nothing here has to withstand somebody who looks for a collision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from array import array
+from collections.abc import Callable, Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Final, TypeAlias
+
+BLOCK: Final = 1 << 16
+_ZEROS: Final = bytes(BLOCK)
+
+
+def data_blocks(descriptor: int, length: int) -> Generator[int]:
+    """Yield the offsets of all blocks that may hold data, in order."""
+    at = 0
+    while at < length:
+        try:
+            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
+        except OSError:  # no data after this offset
+            return
+        yield at
+        at += BLOCK
+
+
+def is_zero(block: bytes) -> bool:
+    """Whether a block of at most BLOCK bytes has only zeros."""
+    return block == _ZEROS[: len(block)]
+
+
+Sums: TypeAlias = "array[int]"
+"""The CRC-32 of every block of a file; 0 for blocks of zeros. 64 kB for a GiB."""
+
+
+def block_sums(path: Path) -> Sums:
+    """Read a file and return its sums. Raises OSError."""
+    with path.open("rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        sums = array("I", bytes(4 * -(-length // BLOCK)))
+        _sum(file.fileno(), sums, data_blocks(file.fileno(), length))
+    return sums
+
+
+def sums_after(path: Path, before: Sums, changed: Iterable[tuple[int, int]]) -> Sums:
+    """Return the sums of a file of which only these ranges, begin and end, have changed.
+
+    What lies elsewhere is not read, so that damage there is not taken for what was written. Raises
+    OSError.
+    """
+    sums = before[:]
+    with path.open("rb") as file:
+        for begin, end in changed:
+            _sum(file.fileno(), sums, range(begin // BLOCK * BLOCK, end, BLOCK))
+    return sums
+
+
+def _sum(descriptor: int, sums: Sums, blocks: Iterable[int]) -> None:
+    for at in blocks:
+        block = os.pread(descriptor, BLOCK, at)
+        sums[at // BLOCK] = 0 if is_zero(block) else zlib.crc32(block)
+
+
+def digest(size: int, sums: Sums) -> str:
+    """Return the checksum of a file with a size and sums, independent of holes."""
+    whole = hashlib.sha256(size.to_bytes(8, "big"))
+    for number, crc in enumerate(sums):
+        if crc:
+            whole.update((number * BLOCK).to_bytes(8, "big") + crc.to_bytes(4, "big"))
+    return whole.hexdigest()
+
+
+def crc32(path: Path) -> str:
+    """Return the checksum of a file. Raises OSError.
+
+    A processor without instructions for SHA-256 takes 60 times as long for that, and a pause to
+    disk waits for it.
+    """
+    sums = block_sums(path)
+    return digest(path.stat().st_size, sums)
+
+
+def sha256(path: Path) -> str:
+    """Return what earlier versions have written. Raises OSError."""
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        whole.update(length.to_bytes(8, "big"))
+        for at in data_blocks(file.fileno(), length):
+            block = os.pread(file.fileno(), BLOCK, at)
+            if not is_zero(block):
+                whole.update(at.to_bytes(8, "big") + block)
+    return whole.hexdigest()
+
+
+KINDS: Final[Mapping[int, tuple[str, Callable[[Path], str]]]] = {
+    2: ("sha256", sha256),
+    3: ("crc32", crc32),
+}
+"""By the manifest's format: the name of its table of checksums, and how each is made."""
