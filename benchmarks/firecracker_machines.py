@@ -40,7 +40,7 @@ from waggle.service.local.host import is_root
 BOOT_SECONDS = 120.0
 DISK_MIB = 64
 REST_SECONDS = 4.0
-"""Before each machine: the next guard starts a second after the last was taken, in its time."""
+"""Before each machine: the next guard starts some time after the last was taken."""
 _UID_BASE = 1_900_000_000
 
 

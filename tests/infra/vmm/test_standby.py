@@ -35,12 +35,15 @@ async def test_one_waits_and_another_follows_it(leaks: None) -> None:
         first = standby.take()
         assert first is not None
         assert not standby.is_there
+        standby.follow()
+        standby.follow()
         await until(lambda: standby.is_there)
         second = standby.take()
         assert second is not None
         assert second.identity != first.identity
         first.abandon()
         second.abandon()
+        standby.follow()
         await until(lambda: standby.is_there)
     assert not standby.is_there
 
@@ -54,9 +57,21 @@ async def test_what_begins_below_it_is_as_any_other(leaks: None, tmp_path: Path)
             assert await it.process.wait() == 0
 
 
+async def test_none_follows_before_the_machine_has_had_the_processor(leaks: None) -> None:
+    """A start of Python takes long where a processor is slow, and the machine would wait."""
+    standby = Standby(rest=0)
+    async with standby.kept():
+        guard = standby.take()
+        assert guard is not None
+        guard.abandon()
+        await asyncio.sleep(0)
+        assert not standby.is_there
+
+
 async def test_nobody_waits_unless_it_is_kept(leaks: None) -> None:
     standby = Standby(rest=0)
     assert standby.take() is None
+    standby.follow()
     await asyncio.sleep(0)
     assert not standby.is_there
     async with standby.kept():
@@ -76,6 +91,7 @@ async def test_one_that_was_killed_is_not_taken(leaks: None) -> None:
         os.kill(made[0].identity.pid, signal.SIGKILL)
         await until(lambda: not standby.is_there)
         assert standby.take() is None
+        standby.follow()
         await until(lambda: standby.is_there)
 
 
@@ -106,4 +122,5 @@ async def test_one_that_cannot_start_is_no_error(leaks: None) -> None:
     standby = Standby(fail, rest=0.01)
     async with standby.kept():
         assert standby.take() is None
+        standby.follow()
         await until(lambda: len(tries) > 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar, cast
@@ -85,9 +85,18 @@ class VmmHypervisor(Generic[Made]):
 
         Raises BootFailed, PortTaken, or SetupIncomplete when the VMM cannot be started.
         """
-        machine = self._start(spec, self._newest(self.vmm))
-        await until_booted(machine, spec.boot_timeout)
+        with self._preparing_the_next():
+            machine = self._start(spec, self._newest(self.vmm))
+            await until_booted(machine, spec.boot_timeout)
         return machine
+
+    @contextlib.contextmanager
+    def _preparing_the_next(self) -> Generator[None]:
+        """Have a guard wait for the next machine, some time after this one has come up or not."""
+        try:
+            yield
+        finally:
+            self.standby.follow()
 
     def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
@@ -114,12 +123,16 @@ class VmmHypervisor(Generic[Made]):
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
     ) -> FrozenFiles:
-        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case.
+        """See `domain.machine.FreezingHypervisor.load`. Memory is mapped privately in any case."""
+        return FrozenFiles.load(directory, self._maker(fingerprint))
 
-        The program that is here says which version it is: an imported fingerprint may say nothing.
+    def _maker(self, fingerprint: Mapping[str, str]) -> str:
+        """Return the program of a frozen machine. Raises SetupIncomplete if it is not here.
+
+        The program says which version it is: an imported fingerprint may say nothing.
         """
         version, digest = fingerprint.get("version", ""), fingerprint.get("vmm", "")
-        return FrozenFiles.load(directory, _name(self._find(self.vmm, digest, version)))
+        return _name(self._find(self.vmm, digest, version))
 
     async def resume(self, spec: MachineSpec, frozen: FrozenState, *, alone: bool = False) -> Made:
         """See `domain.machine.FreezingHypervisor.resume`.
@@ -130,10 +143,11 @@ class VmmHypervisor(Generic[Made]):
         binary = self._find(self.vmm, digest, version)
         if os.fstat(frozen.ram).st_size != spec.resources.memory_mib << 20:
             raise FrozenMachineUnusable("Its memory has another size than the machine.")
-        with stage("process"):
-            machine = self._start(spec, binary, frozen)
-        with stage("state"):
-            await until_booted(machine, spec.boot_timeout)
+        with self._preparing_the_next():
+            with stage("process"):
+                machine = self._start(spec, binary, frozen)
+            with stage("state"):
+                await until_booted(machine, spec.boot_timeout)
         return machine
 
     def _start(self, spec: MachineSpec, binary: Binary, frozen: FrozenState | None = None) -> Made:

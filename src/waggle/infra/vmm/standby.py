@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guard that waits for the next machine, so that this need not wait for a Python to start.
 
-Used by `hypervisor`. One waits at a time, and only while it is `kept`: another starts some time
-after it was taken, when the machine that took it has had the processor. Knows no machines.
+Used by `hypervisor`. One waits at a time, and only while it is `kept`. A start of Python takes the
+processor, so another only starts some time after the machine is up that took the last, once the
+user's first command has had it. Knows no machines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 from waggle.domain.errors import WaggleError
 from waggle.infra.vmm.process import GuardedProcess
 
-REST_SECONDS: Final = 1.0
+REST_SECONDS: Final = 2.0
 log = structlog.get_logger(__name__)
 
 
@@ -29,7 +30,7 @@ class Standby:
         start: Callable[[], GuardedProcess] = GuardedProcess.waiting,
         rest: float = REST_SECONDS,
     ) -> None:
-        """`rest` is the seconds between the use of one and the start of the next."""
+        """`rest` is the seconds between `follow` and the start of the next."""
         self._start = start
         self._rest = rest
         self._guard: GuardedProcess | None = None
@@ -56,11 +57,16 @@ class Standby:
         return self._guard is not None and self._guard.is_alive
 
     def take(self) -> GuardedProcess | None:
-        """Return the one that waits, which is the caller's from then on, if there is one."""
-        guard = self._taken()
+        """Return the one that waits, which is the caller's from then on, if there is one.
+
+        The caller calls `follow` once it does not need the processor any more.
+        """
+        return self._taken()
+
+    def follow(self) -> None:
+        """Have another one wait soon, if none does. Idempotent."""
         if self._is_kept and self._due is None:
             self._due = asyncio.get_running_loop().call_later(self._rest, self._next)
-        return guard
 
     def _taken(self) -> GuardedProcess | None:
         guard, self._guard = self._guard, None
