@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken, Unsupported
@@ -161,7 +162,7 @@ class FakeMachine:
     async def settle(self) -> None:
         self._require_alive()
 
-    async def freeze(self, disks: GuestDisks) -> NoReturn:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
         raise Unsupported("A pretend machine cannot be frozen.")
 
     def _require_alive(self) -> None:

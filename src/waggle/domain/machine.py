@@ -176,10 +176,13 @@ class Machine(Protocol):
         """
         ...
 
-    async def freeze(self, disks: GuestDisks) -> FrozenState:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenState:
         """Copy the state of a running machine, which is paused and stays so, even on failure.
 
-        `disks` says where its disks are now. Copies find the connections to the guest broken.
+        `disks` says where its disks are now. Copies find the connections to the guest broken. Give
+        a directory `into` of the server's disk if the state is to be saved there and the machine
+        then stopped: some write their memory there at once, and if its file RAM there is the one
+        that this machine resumed from, only what has changed.
         Raises Unsupported if its hypervisor freezes none, BootFailed, GuestLost or OSError. Not to
         be cancelled; bounded by `boot_timeout`.
         """
@@ -243,10 +246,21 @@ class FrozenState(Protocol):
         """The descriptor of the state of its devices."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write it to new files in a directory, and flush them. Blocks. Raises OSError.
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its memory is a file on the disk, which the one machine that resumes maps."""
+        ...
 
-        A crash may leave part of it: the caller marks a complete one.
+    @property
+    def changed(self) -> Sequence[tuple[int, int]] | None:
+        """The ranges of that file, begin and end, that differ from before; None: it is new."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write it to files in a directory, and flush them. Blocks. Raises OSError.
+
+        All are new but the memory that is there already. A crash may leave part of it: the caller
+        marks a complete one.
         """
         ...
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from tests.support.waiting import until_sync
 
 from waggle.domain.errors import BootFailed
+from waggle.domain.machine import RAM, STATE
 from waggle.infra.firecracker.frozen import (
     MAX_STATE,
     discard,
@@ -21,6 +23,7 @@ from waggle.infra.firecracker.frozen import (
     make_memory,
     prepare,
     put_state,
+    state_in,
     take,
 )
 from waggle.infra.guest.frozen import FrozenFiles
@@ -43,9 +46,12 @@ def place(tmp_path: Path) -> Iterator[int]:
     os.close(run)
 
 
-@pytest.fixture
-def copy() -> Generator[FrozenFiles]:
-    with contextlib.closing(FrozenFiles("1.12.1 digest")) as made:
+@contextlib.contextmanager
+def taken(
+    run: int, memory: int, base: int | None = None, into: Path | None = None
+) -> Generator[FrozenFiles]:
+    made = take(state_in(run), memory, 1, base, "1.12.1 digest", into)
+    with contextlib.closing(made):
         yield made
 
 
@@ -60,21 +66,20 @@ def prepared(run: int, *, changes: bool = False) -> Generator[int]:
         discard(run)
 
 
-def test_what_the_vmm_wrote_is_taken_without_empty_memory(
-    place: int, tmp_path: Path, copy: FrozenFiles
-) -> None:
+def test_what_the_vmm_wrote_is_taken_without_empty_memory(place: int, tmp_path: Path) -> None:
     with prepared(place) as memory:
         with (tmp_path / "memory").open("r+b") as file:
             file.seek(PAGE)
             file.write(b"m" * PAGE)
         (tmp_path / "state").write_bytes(b"state")
         before = os.fstat(memory).st_blocks
-        take(place, memory, 1, None, copy)
-        assert os.fstat(memory).st_blocks < before, "it is freed while it is taken"
-    assert os.pread(copy.ram, PAGE, PAGE) == b"m" * PAGE
-    assert os.fstat(copy.ram).st_size == MIB
-    assert os.fstat(copy.ram).st_blocks * 512 <= 16 * 1024
-    assert os.pread(copy.state, 100, 0) == b"state"
+        with taken(place, memory) as copy:
+            assert os.fstat(memory).st_blocks < before, "it is freed while it is taken"
+            assert os.pread(copy.ram, PAGE, PAGE) == b"m" * PAGE
+            assert os.fstat(copy.ram).st_size == MIB
+            assert os.fstat(copy.ram).st_blocks * 512 <= 16 * 1024
+            assert os.pread(copy.state, 100, 0) == b"state"
+            assert copy.vmm == "1.12.1 digest"
     assert [*tmp_path.iterdir()] == []
 
 
@@ -93,23 +98,105 @@ def small() -> Iterator[int]:
 
 @pytest.mark.parametrize("mib, is_whole", [(GIB, False), (1, True)])
 def test_changes_take_the_place_of_what_the_machine_began_with(
-    place: int, tmp_path: Path, copy: FrozenFiles, small: int, mib: int, is_whole: bool
+    place: int, tmp_path: Path, small: int, mib: int, is_whole: bool
 ) -> None:
     base = FrozenFiles("1.12.1 digest", mib=1)
     os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
     with contextlib.closing(base), prepared(place, changes=True) as memory:
         assert fill(memory, mib, base.ram, os.getpid() if is_whole else small) is is_whole
         assert os.fstat(memory).st_blocks * 512 == (MIB if is_whole else 0)
-        with (tmp_path / "memory").open("r+b") as file:
-            file.seek(PAGE)
-            file.write(bytes(PAGE))  # what became zero is a change, too
-            file.seek(5 * PAGE)
-            file.write(b"b" * PAGE)
-        (tmp_path / "state").write_bytes(b"state")
-        take(place, memory, 1, None if is_whole else base.ram, copy)
-    wanted = b"a" * PAGE + bytes(PAGE) + b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE
-    assert os.pread(copy.ram, 2 * MIB, 0) == wanted.ljust(MIB, b"\0")
-    assert os.fstat(copy.ram).st_blocks * 512 <= 32 * 1024
+        change(tmp_path)
+        with taken(place, memory, None if is_whole else base.ram) as copy:
+            assert os.pread(copy.ram, 2 * MIB, 0) == CHANGED
+            assert os.fstat(copy.ram).st_blocks * 512 <= 32 * 1024
+
+
+def change(run: Path) -> None:
+    """Write changes of three pages of `a`, as a VMM does: what became zero is one, too."""
+    with (run / "memory").open("r+b") as file:
+        file.seek(PAGE)
+        file.write(bytes(PAGE))
+        file.seek(5 * PAGE)
+        file.write(b"b" * PAGE)
+    (run / "state").write_bytes(b"state")
+
+
+CHANGED = (b"a" * PAGE + bytes(PAGE) + b"a" * PAGE + bytes(2 * PAGE) + b"b" * PAGE).ljust(
+    MIB, b"\0"
+)
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory on a disk, with the memory that the machine has resumed from."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        (Path(name) / RAM).write_bytes((b"a" * 3 * PAGE).ljust(MIB, b"\0"))
+        yield Path(name)
+
+
+def test_changes_of_a_machine_go_to_the_file_that_it_maps(
+    place: int, tmp_path: Path, disk: Path
+) -> None:
+    its = (disk / RAM).stat()
+    with (disk / RAM).open("rb") as base, prepared(place, changes=True) as memory:
+        change(tmp_path)
+        with taken(place, memory, base.fileno(), disk) as copy:
+            assert copy.is_on_disk
+            assert copy.changed == [(PAGE, 6 * PAGE)]
+            assert os.path.samestat(os.fstat(copy.ram), its)
+            (disk / "saved").mkdir()
+            copy.save(disk / "saved")
+    assert (disk / RAM).read_bytes() == CHANGED
+    assert [path.name for path in (disk / "saved").iterdir()] == [STATE]
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_file_that_the_machine_does_not_map_is_replaced(
+    place: int, tmp_path: Path, disk: Path, is_whole: bool
+) -> None:
+    """It may be that of an earlier machine, or the VMM has written everything."""
+    base = FrozenFiles("1.12.1 digest", mib=1)
+    os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
+    with (
+        contextlib.closing(base),
+        (disk / RAM).open("rb") as its,
+        prepared(place, changes=not is_whole) as memory,
+    ):
+        if is_whole:
+            os.pwrite(memory, b"a" * 3 * PAGE, 0)
+        change(tmp_path)
+        with taken(place, memory, None if is_whole else base.ram, disk) as copy:
+            assert not os.path.samestat(os.fstat(copy.ram), os.fstat(its.fileno()))
+            assert copy.changed is None
+    assert (disk / RAM).read_bytes() == CHANGED
+    assert (disk / RAM).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_no_fault_of_the_vmm(
+    place: int, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with prepared(place) as memory:
+        change(tmp_path)
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"), taken(place, memory, None, disk):
+            pass
+
+
+def nothing(*_: object) -> bytes:
+    return b""
+
+
+def test_memory_that_a_vmm_cuts_off_meanwhile_is_its_fault(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with prepared(place) as memory:
+        change(tmp_path)
+        monkeypatch.setattr(os, "pread", nothing)
+        with pytest.raises(BootFailed, match="another size"):
+            take(b"state", memory, 1, None, "1.12.1 digest", None)
 
 
 def test_changes_beyond_what_a_limit_has_besides_are_much_of_any_machine(
@@ -168,13 +255,13 @@ def endless(directory: Path) -> None:
     "spoil", [no_state, empty, huge, link, pipe, other_directory, short, endless]
 )
 def test_what_a_vmm_may_leave_instead_is_refused_at_once(
-    place: int, tmp_path: Path, copy: FrozenFiles, spoil: Callable[[Path], None]
+    place: int, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     with prepared(place) as memory:
         (tmp_path / "state").write_bytes(b"state")
         spoil(tmp_path)
-        with pytest.raises((BootFailed, OSError)):
-            take(place, memory, 1, None, copy)
+        with pytest.raises((BootFailed, OSError)), taken(place, memory):
+            pass
 
 
 def test_a_name_that_the_vmm_took_first_is_not_followed(place: int, tmp_path: Path) -> None:
@@ -196,8 +283,9 @@ def test_a_directory_in_their_place_stops_nothing(place: int, tmp_path: Path) ->
     discard(place)
 
 
-def test_a_copy_gets_the_state_as_a_file(place: int, tmp_path: Path, copy: FrozenFiles) -> None:
-    os.pwrite(copy.state, b"devices", 0)
-    put_state(place, copy.state, None)
+def test_a_copy_gets_the_state_as_a_file(place: int, tmp_path: Path) -> None:
+    with contextlib.closing(FrozenFiles("1.12.1 digest")) as copy:
+        os.pwrite(copy.state, b"devices", 0)
+        put_state(place, copy.state, None)
     assert (tmp_path / "state").read_bytes() == b"devices"
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -160,6 +161,55 @@ async def test_a_copy_writes_only_what_changed_the_first_time_and_keeps_nothing_
         kinds = [c.request for c in made.server.calls if c.endpoint.name == "createSnapshot"]
         types = [one.model_dump()["snapshot_type"] for one in kinds if one]
         assert types == ["Diff", "Full", "Full"]
+
+
+async def test_a_machine_that_maps_a_file_adds_its_changes_to_that_once(
+    tmp_path: Path, frozen: FrozenFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a freeze nobody keeps what had changed, so the next one writes a new file."""
+
+    def little(*_: object) -> bool:
+        return True  # this process stands for the VMM, and has changed much
+
+    monkeypatch.setattr("waggle.infra.firecracker.frozen._changed_little", little)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    frozen.save(disk)
+    mapped = FrozenFiles.load(disk, NAME, on_disk=True)
+    (disk / "state").unlink()
+    with contextlib.closing(mapped):
+        its = os.fstat(mapped.ram)
+        await _frozen_twice(tmp_path, disk, its, Origin(mapped.ram, mapped.state))
+
+
+async def _frozen_twice(tmp_path: Path, disk: Path, its: os.stat_result, origin: Origin) -> None:
+    async with pretended(tmp_path, origin) as made:
+        await made.boot()
+        for is_same, letter in ((True, b"1"), (False, b"2")):
+            made.vmm.writes |= {0: b"a" * PAGE, PAGE: letter * PAGE}
+            with contextlib.closing(await made.machine.freeze(made.spec.disks, disk)) as copy:
+                assert copy.is_on_disk
+                assert os.path.samestat(os.fstat(copy.ram), its) is is_same
+                assert os.pread(copy.ram, 2 * PAGE, 0) == b"a" * PAGE + letter * PAGE
+            await made.machine.unpause()
+
+
+async def test_a_full_disk_is_no_error_of_the_vmm_and_the_machine_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pretended(tmp_path) as made:
+        await made.boot()
+        made.vmm.writes[0] = b"b" * PAGE
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(OSError, match="No space"):
+                await made.machine.freeze(made.spec.disks, tmp_path)
+        await made.machine.unpause()
+        assert await banner(made) == BANNER
 
 
 async def test_after_a_failed_freeze_a_copy_is_written_whole(

@@ -16,7 +16,8 @@ import pytest
 from tests.support.held_threads import held_threads
 from tests.support.leaks import Leaks
 
-from waggle.infra.guest.frozen import FrozenFiles, Origin, held
+from waggle.domain.machine import RAM
+from waggle.infra.guest.frozen import FrozenFiles, Origin, held, memory_in
 
 
 @pytest.fixture
@@ -83,3 +84,31 @@ def test_memory_that_was_only_touched_is_released(frozen: FrozenFiles) -> None:
     assert os.fstat(frozen.ram).st_blocks * 512 == 16 << 10
     frozen.seal()
     assert is_sealed(frozen)
+
+
+def test_memory_on_the_disk_is_neither_copied_nor_sealed(tmp_path: Path) -> None:
+    """The one machine that resumes maps it, under another user's id."""
+    with contextlib.closing(FrozenFiles("qemu", mib=1)) as frozen:
+        os.pwrite(frozen.ram, b"word", 0)
+        os.pwrite(frozen.state, b"devices", 0)
+        frozen.save(tmp_path)
+    assert (tmp_path / RAM).stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(FrozenFiles.load(tmp_path, "qemu", on_disk=True)) as loaded:
+        assert loaded.is_on_disk
+        assert os.path.samestat(os.fstat(loaded.ram), (tmp_path / RAM).stat())
+        assert os.fstat(loaded.ram).st_mode & 0o777 == 0o644
+        assert os.pread(loaded.state, 100, 0) == b"devices"
+        assert fcntl.fcntl(loaded.state, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(loaded.ram, b"x", 0)
+
+
+def test_a_link_in_the_place_of_memory_is_not_followed(tmp_path: Path) -> None:
+    before = descriptors()
+    (tmp_path / "other").write_bytes(b"x")
+    (tmp_path / RAM).symlink_to("other")
+    with pytest.raises(OSError, match="symbolic"):
+        FrozenFiles.load(tmp_path, "qemu", on_disk=True)
+    with (tmp_path / "other").open("rb") as base, pytest.raises(OSError, match="symbolic"):
+        memory_in(tmp_path, base.fileno())
+    assert descriptors() == before

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.shared.sparse import clone, copy_changed, copy_data
+from waggle.infra.shared.sparse import apply_changes, clone, copy_changed, copy_data
 
 MIB = 1 << 20
 writes = st.lists(st.tuples(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=64)))
@@ -83,6 +84,15 @@ def test_changes_are_copied_where_there_are_any_zeros_too(
             wanted[start : start + page] = whole
         copy_changed(before, changes, target, size)
         assert os.pread(target, size + 1, 0) == wanted
+        os.ftruncate(before, size)
+        old = os.pread(before, size, 0)
+        ranges = apply_changes(changes, before, size, move=True)
+        assert os.pread(before, size + 1, 0) == wanted, "in place, too"
+        assert os.fstat(changes).st_blocks == 0
+        for begin, end in pairwise([0, *chain(*ranges), size]):
+            if (begin, end) not in ranges:
+                assert old[begin:end] == wanted[begin:end]
+        assert all(later - end > 64 << 10 for (_, end), (later, _) in pairwise(ranges))
     finally:
         for descriptor in (before, changes, target):
             os.close(descriptor)

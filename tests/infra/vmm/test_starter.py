@@ -103,6 +103,23 @@ async def test_its_standard_input_is_the_memory_that_it_was_given(tmp_path: Path
         assert await it.said() == "remembered\n"
 
 
+async def test_memory_that_is_a_file_of_the_hosts_can_be_opened_anew_and_not_written(
+    tmp_path: Path,
+) -> None:
+    """By no path: its directory is the server's alone. Its VMM has another user's id."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    memory = tmp_path / "closed" / "ram"
+    memory.write_text("on the disk")
+    memory.chmod(0o644)
+    script = "read x </proc/self/fd/0; echo $x; { echo 1 >/proc/self/fd/0; } && echo wrote"
+    with memory.open("rb") as opened:
+        async with guarded(tmp_path, script, memory=opened.fileno()) as it:
+            said = (await it.said()).splitlines()
+    assert said[0] == "on the disk"
+    assert "wrote" not in said
+    assert memory.read_text() == "on the disk"
+
+
 async def test_it_has_no_other_descriptor_of_the_guards_or_the_servers(tmp_path: Path) -> None:
     """The one beyond those three is the directory that it lists here."""
     async with guarded(tmp_path, "for x in /proc/self/fd/*; do echo ${x##*/}; done") as it:
@@ -239,6 +256,7 @@ def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
             "id": "m-1",
             "files": [],
             "directory": "/env/m",
+            "maps_file": False,
             "run_mib": 1,
             "descriptors": 512,
             "uid": UID,

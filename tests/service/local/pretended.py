@@ -77,7 +77,7 @@ class PretendMachine:
     async def settle(self) -> None:
         raise GuestLost("It cannot be held.")
 
-    async def freeze(self, disks: GuestDisks) -> NoReturn:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
         raise GuestLost("It cannot be held.")
 
     async def pause(self) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
+from pathlib import Path
 from typing import Final
 
 from waggle.domain.machine import GuestDisks
@@ -81,7 +82,7 @@ class CloudHypervisorMachine(VmmMachine):
             self._is_paused = (await self._client.call(api.VM_INFO)).state == "Paused"
         return self._is_paused
 
-    async def freeze(self, disks: GuestDisks) -> FrozenFiles:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from waggle.infra.firecracker.configuration import MEMORY, STATE
-from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.guest.frozen import FrozenFiles, memory_in
 from waggle.infra.shared.sparse import write_at
 from waggle.infra.vmm import placed
 from waggle.infra.vmm.version import TITLES, Vmm
@@ -78,14 +78,33 @@ def _changed_little(vmm: int, mib: int) -> bool:
     return kib <= min(mib << 9, _SPARE_KIB)
 
 
-def take(run: int, memory: int, mib: int, base: int | None, copy: FrozenFiles) -> None:
-    """Move what the VMM has written to `copy`, without empty memory. Raises BootFailed, OSError.
+def state_in(run: int) -> bytes:
+    """Return the state of its devices that the VMM has written. Raises BootFailed, OSError."""
+    return placed.take(run, STATE, MAX_STATE, _TITLE)
 
-    With a `base` it has written only what has changed since, to a file without room: that would
-    look like changes once the kernel has swapped it out.
+
+def take(
+    state: bytes, memory: int, mib: int, base: int | None, vmm: str, into: Path | None
+) -> FrozenFiles:
+    """Move what the VMM has written, without empty memory. Raises BootFailed, OSError.
+
+    The memory goes to memory, or to its file in the directory `into`. With a `base` the VMM has
+    written only what has changed since, to a file without room: that would look like changes once
+    the kernel has swapped it out. `vmm` is the program of the state.
     """
-    placed.take_memory(memory, copy.ram, mib, _TITLE, move=True, base=base)
-    write_at(copy.state, placed.take(run, STATE, MAX_STATE, _TITLE), 0)
+    on_disk, in_place = (None, False) if into is None else memory_in(into, base)
+    copy = FrozenFiles(vmm, on_disk=on_disk)
+    try:
+        write_at(copy.state, state, 0)
+        if in_place:
+            copy.changed = placed.take_changes(memory, copy.ram, mib, _TITLE)
+        else:
+            placed.take_memory(memory, copy.ram, mib, _TITLE, move=True, base=base)
+        copy.seal()
+    except BaseException:
+        copy.close()
+        raise
+    return copy
 
 
 def discard(run: int) -> None:

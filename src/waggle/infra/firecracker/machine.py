@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 from waggle.domain.machine import GuestDisks
 from waggle.infra.firecracker import configuration, frozen
@@ -49,39 +50,30 @@ class FirecrackerMachine(VmmMachine):
     async def _run(self) -> None:
         await self._client.call(api.PATCH_VM, api.Vm(state="Resumed"))
 
-    async def freeze(self, disks: GuestDisks) -> FrozenFiles:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
-
-        It is paused only once its memory has a place, unless it is a copy.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.
         """
         renewal = self._require_renewal()
-        copy = FrozenFiles(self._program.name)
-        try:
-            with self._using_run(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            with self._using_run():
                 run = held(self._process.run, stack)
                 base = None if self._origin is None else held(self._origin.ram, stack)
-                await self._rest()
-                async with renewal.quiet(ANSWER_SECONDS):
-                    await self._freeze(copy, run, base)
-            await finish(asyncio.to_thread(copy.seal))
-        except BaseException:
-            copy.close()
-            raise
-        return copy
+            await self._rest()
+            async with renewal.quiet(ANSWER_SECONDS):
+                return await self._freeze(run, base, into)
 
-    async def _freeze(self, copy: FrozenFiles, run: int, base: int | None) -> None:
-        await self._discard(run)
-        memory, changes, rest = frozen.make_memory(run, self._spec.uid), base is not None, base
+    async def _freeze(self, run: int, base: int | None, into: Path | None) -> FrozenFiles:
+        with self._using_run():
+            await self._discard(run)
+            memory = frozen.make_memory(run, self._spec.uid)
         try:
-            await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, changes=changes))
-            await self.pause()
-            if base is not None:
-                filling = (memory, self._mib, base, self.identity.pid)
-                if await finish(asyncio.to_thread(frozen.fill, *filling)):
-                    rest = None
-            await self._snapshot(copy, run, memory, rest, changes=changes)
+            with self._using_run():
+                rest = await self._write(memory, base)
+                state = await finish(asyncio.to_thread(frozen.state_in, run))
+            taken = (state, memory, self._mib, rest, self._program.name, into)
+            return await finish(asyncio.to_thread(frozen.take, *taken))
         finally:
             let_go(memory)
             await self._discard(run)
@@ -89,24 +81,30 @@ class FirecrackerMachine(VmmMachine):
     async def _discard(self, run: int) -> None:
         await finish(asyncio.to_thread(frozen.discard, run))
 
-    async def _snapshot(
-        self, copy: FrozenFiles, run: int, memory: int, rest: int | None, *, changes: bool
-    ) -> None:
-        """Have Firecracker write its state, or only what it changed, and take that.
+    async def _write(self, memory: int, base: int | None) -> int | None:
+        """Have Firecracker write its state, or only what it changed; return what has the rest.
 
-        `rest` has what its file does not. The next time it writes everything: what changes now
-        changes what was taken, and no limit counts that memory if it is kept. After an error nobody
-        knows which changes it counts.
+        It is paused only once its memory has a place, unless it is a copy. The next time it writes
+        everything: what changes now changes what was taken, and no limit counts that memory if it
+        is kept. After an error nobody knows which changes it counts.
         """
+        changes = base is not None
+        await finish(asyncio.to_thread(frozen.prepare, memory, self._mib, changes=changes))
+        await self.pause()
+        rest = base
+        if base is not None:
+            filling = (memory, self._mib, base, self.identity.pid)
+            if await finish(asyncio.to_thread(frozen.fill, *filling)):
+                rest = None
         await self._cut()
         try:
             call = configuration.freeze_call(changes=changes)
             cause = await self._unless_ended(self._call(call, self._write_seconds))
-            if cause is not None:
-                raise self._not_frozen(cause)
-            await finish(asyncio.to_thread(frozen.take, run, memory, self._mib, rest, copy))
         finally:
             self._lose_base()
+        if cause is not None:
+            raise self._not_frozen(cause)
+        return rest
 
     @property
     def _mib(self) -> int:

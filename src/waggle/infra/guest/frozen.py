@@ -2,6 +2,8 @@
 """The memory and the devices of a frozen machine, as two sealed files in memory.
 
 Used by the hypervisors that freeze machines, each of which fills them in its own way. Knows no VMM.
+Of a machine that is paused to disk, the memory may be a file on the disk instead: the same one as
+long as the machine lives, which its VMM maps and to which every pause adds what has changed.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from waggle.domain.machine import RAM, STATE
 from waggle.infra.shared.sparse import copy_data
 
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -27,24 +31,33 @@ class FrozenFiles:
     that its guest took over (memfd_create(2), F_SEAL_WRITE).
     """
 
-    def __init__(self, vmm: str, mib: int = 0) -> None:
-        """Make empty files to fill and seal; `vmm` is the program of the state. Raises OSError."""
+    def __init__(self, vmm: str, mib: int = 0, *, on_disk: int | None = None) -> None:
+        """Make empty files to fill and seal; `vmm` is the program of the state. Raises OSError.
+
+        `on_disk` is a file for the memory, which is this object's from now on.
+        """
         self.vmm = vmm
-        self.ram = _memory("ram")
+        self.is_on_disk = on_disk is not None
+        self.changed: Sequence[tuple[int, int]] | None = None
+        self.ram = _memory("ram") if on_disk is None else on_disk
         try:
             self.state = _memory("state")
         except BaseException:
             os.close(self.ram)
             raise
-        os.truncate(self.ram, mib << 20)
         self._closed = False
+        if on_disk is None:
+            os.truncate(self.ram, mib << 20)
 
     @classmethod
-    def load(cls, directory: Path, vmm: str, *, seal: bool = True) -> FrozenFiles:
-        """Load the files that `save` wrote. Raises OSError."""
-        frozen = cls(vmm)
+    def load(
+        cls, directory: Path, vmm: str, *, seal: bool = True, on_disk: bool = False
+    ) -> FrozenFiles:
+        """Load the files that `save` wrote; `on_disk` leaves the memory there. Raises OSError."""
+        frozen = cls(vmm, on_disk=_for_vmms(directory / RAM) if on_disk else None)
         try:
-            for name, target in ((RAM, frozen.ram), (STATE, frozen.state)):
+            files = {STATE: frozen.state} if on_disk else {RAM: frozen.ram, STATE: frozen.state}
+            for name, target in files.items():
                 with (directory / name).open("rb") as file:
                     copy_data(file.fileno(), target)
             if seal:
@@ -63,13 +76,13 @@ class FrozenFiles:
             os.close(whole)
 
     def seal(self, patience: float = 2.0) -> None:
-        """Forbid all further writes. Blocks. Raises OSError if memory stays mapped for writing.
+        """Forbid writes to what is in memory. Blocks. Raises OSError if it stays mapped for that.
 
         The kernel answers EBUSY also while it still holds a page that was just written; that
         passes within `patience` seconds.
         """
         deadline = time.monotonic() + patience
-        for descriptor in (self.ram, self.state):
+        for descriptor in (self.state,) if self.is_on_disk else (self.ram, self.state):
             while True:
                 try:
                     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -81,17 +94,35 @@ class FrozenFiles:
 
     def save(self, directory: Path) -> None:
         """See `domain.machine.FrozenState.save`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        for name, source in ((RAM, self.ram), (STATE, self.state)):
-            with os.fdopen(os.open(directory / name, flags, 0o600), "wb") as file:
+        files = {STATE: self.state} if self.is_on_disk else {RAM: self.ram, STATE: self.state}
+        for name, source in files.items():
+            with os.fdopen(os.open(directory / name, _NEW, 0o600), "wb") as file:
                 copy_data(source, file.fileno())
                 os.fsync(file.fileno())
+        if self.is_on_disk:  # in this directory
+            os.fsync(self.ram)
 
     def close(self) -> None:
         """See `domain.machine.FrozenState.close`."""
         if not self._closed:
             self._closed = True
             let_go(self.ram, self.state)
+
+
+def memory_in(directory: Path, base: int | None) -> tuple[int, bool]:
+    """Open the file for a machine's memory in a directory; return whether it is `base` itself.
+
+    Any other is replaced by an empty one. The caller closes it. Raises OSError.
+    """
+    path = directory / RAM
+    if base is not None:
+        with contextlib.suppress(FileNotFoundError):
+            found = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if os.path.samestat(os.fstat(found), os.fstat(base)):
+                return found, True
+            os.close(found)
+    path.unlink(missing_ok=True)
+    return os.open(path, _NEW, 0o600), False
 
 
 class Origin:
@@ -109,6 +140,17 @@ class Origin:
     def close(self) -> None:
         """Let the files go, unless machines map them. Call it once."""
         let_go(self.ram, self.state)
+
+
+def _for_vmms(path: Path) -> int:
+    """Open a file that VMMs of other users may read; its directory keeps all others out."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o644)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def reopened(descriptor: int) -> int:

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from waggle.domain.errors import DiskFull, GuestLost, Unsupported
@@ -106,7 +107,7 @@ class KrunMachine(LinkedMachine):
     async def settle(self) -> None:
         """Do nothing: libkrun's machines are not copied."""
 
-    async def freeze(self, disks: GuestDisks) -> NoReturn:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
         """Raise Unsupported."""
         raise Unsupported("libkrun cannot freeze machines.")
 

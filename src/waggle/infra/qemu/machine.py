@@ -12,6 +12,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from qemu.qmp import EventListener, QMPError
@@ -115,7 +116,7 @@ class QemuMachine(ClockedMachine):
             self._forwarder.start()
         return cause
 
-    async def freeze(self, disks: GuestDisks) -> FrozenFiles:
+    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`."""
         copy = FrozenFiles(self._vmm, self._spec.resources.memory_mib)
         try:

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Final
 
 _FICLONE = 0x40049409
-_CHUNK, _PIECE = 1 << 20, 16 << 10
+_CHUNK, _APART, _PIECE = 1 << 20, 64 << 10, 16 << 10
 _ZEROS = bytes(_CHUNK)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 """See fallocate(2)."""
 _fallocate: Final = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class BecameShorter(OSError):
+    """Somebody has cut off a file that is being copied."""
 
 
 def clone(source: Path, target: Path) -> None:
@@ -66,8 +70,30 @@ def copy_changed(base: int, changes: int, target: int, size: int, *, move: bool 
         _copy_range(changes, target, start, at, move=move)
 
 
-def _copy_range(source: int, target: int, at: int, size: int, *, move: bool) -> None:
-    """Copy what lies between offset `at` and `size`."""
+def apply_changes(
+    changes: int, target: int, size: int, *, move: bool = False
+) -> list[tuple[int, int]]:
+    """Write what `changes` has into a file of the same size that has the rest. Raises OSError.
+
+    As `copy_changed`, but in place: what became zero is a hole afterwards, and after an error only
+    some changes are there. Returns the ranges that were written, begin and end; between two of them
+    lie more than 64 KiB, so that there are few.
+    """
+    ranges: list[tuple[int, int]] = []
+    at = 0
+    while (start := _next_data(changes, at, size)) < size:
+        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
+        _copy_range(changes, target, start, at, move=move, is_new=False)
+        if ranges and start - ranges[-1][1] <= _APART:
+            start, _ = ranges.pop()
+        ranges.append((start, at))
+    return ranges
+
+
+def _copy_range(
+    source: int, target: int, at: int, size: int, *, move: bool, is_new: bool = True
+) -> None:
+    """Copy what lies between offset `at` and `size`; a target that `is_new` has zeros there."""
     end = at
     while end < size:
         start = _next_data(source, end, size)
@@ -75,9 +101,15 @@ def _copy_range(source: int, target: int, at: int, size: int, *, move: bool) -> 
         while start < end:
             data = os.pread(source, min(end - start, _CHUNK), start)
             if not data:  # somebody else may write to it
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
+                raise BecameShorter(errno.EIO, "the file became shorter while it was copied")
+            done = 0
             for begin, length in _written(data):
-                write_at(target, memoryview(data)[begin : begin + length], start + begin)
+                if not is_new and begin > done:
+                    _free(target, start + done, begin - done)
+                done = begin + length
+                write_at(target, memoryview(data)[begin:done], start + begin)
+            if not is_new and done < len(data):
+                _free(target, start + done, len(data) - done)
             if move:
                 _free(source, start, len(data))
             start += len(data)

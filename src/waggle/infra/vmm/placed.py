@@ -13,7 +13,13 @@ import stat
 from collections.abc import Generator
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.shared.sparse import copy_changed, copy_data, write_at
+from waggle.infra.shared.sparse import (
+    BecameShorter,
+    apply_changes,
+    copy_changed,
+    copy_data,
+    write_at,
+)
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOUND = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -82,14 +88,33 @@ def take_memory(
     With `move`, it is freed meanwhile: both would take twice the room, which nobody has promised.
     With a `base`, it has only what has changed since that.
     """
+    with _as_large(memory, mib, vmm) as size:
+        if base is not None:
+            copy_changed(base, memory, target, size, move=move)
+        else:
+            copy_data(memory, target, size, move=move)
+
+
+def take_changes(memory: int, target: int, mib: int, vmm: str) -> list[tuple[int, int]]:
+    """Move what has changed of a machine's memory into the file that has the rest of it.
+
+    Returns the ranges that were written. Raises BootFailed for another size.
+    """
+    with _as_large(memory, mib, vmm) as size:
+        return apply_changes(memory, target, size, move=True)
+
+
+@contextlib.contextmanager
+def _as_large(memory: int, mib: int, vmm: str) -> Generator[int]:
+    """Return the size of a machine's memory. Raises BootFailed if its file has or gets another."""
     about = os.fstat(memory)
+    another = BootFailed(f"{vmm} wrote a memory of another size.")
     if not stat.S_ISREG(about.st_mode) or about.st_size != mib << 20:
-        raise BootFailed(f"{vmm} wrote a memory of another size.")
-    size = mib << 20  # it may have another one by now
-    if base is not None:
-        copy_changed(base, memory, target, size, move=move)
-    else:
-        copy_data(memory, target, size, move=move)
+        raise another
+    try:
+        yield mib << 20
+    except BecameShorter as error:
+        raise another from error
 
 
 def remove(directory: int, *names: str) -> None:

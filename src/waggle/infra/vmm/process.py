@@ -13,6 +13,7 @@ import marshal
 import os
 import signal
 import socket
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ class Start:
             "id": "".join(c if c.isascii() and c.isalnum() else "-" for c in self.id)[:60] or "vm",
             "files": [_file(name, *file) for name, file in self.files.items()],
             "directory": str(self.directory.absolute()),
+            "maps_file": _has_name(self.memory),
             "run_mib": self.run_mib,
             "descriptors": MAX_DESCRIPTORS,
             "uid": -1 if self.uid is None else self.uid,
@@ -97,6 +99,12 @@ def _file(name: str, descriptor: int, writable: bool) -> File:
         "identity": (about.st_dev, about.st_ino),
         "read_only": not writable,
     }
+
+
+def _has_name(descriptor: int) -> bool:
+    """Whether it is a file of the host's, and not one in memory."""
+    about = os.fstat(descriptor)
+    return stat.S_ISREG(about.st_mode) and about.st_nlink > 0
 
 
 class GuardedProcess(ConfinedProcess):

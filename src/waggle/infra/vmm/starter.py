@@ -61,6 +61,8 @@ else:
         files: list[File]
         directory: str
         """Any existing directory: the root is mounted over it, for this VMM only."""
+        maps_file: bool
+        """Whether the memory is a file of the host's, which the VMM opens anew to map it."""
         run_mib: int
         """How much /run may hold, which is in memory and the VMM's alone."""
         descriptors: int
@@ -76,6 +78,7 @@ FAILED = 3
 SAYS = "waggle: the VMM cannot start: "
 _PROGRAMS = "programs"
 """Where a jailer finds itself and the VMM, below its base directory and outside of the jail."""
+_INPUT = "/proc/self/fd/0"
 _TKILL = 200
 _DEVICES = ("/dev/kvm", "/dev/urandom")
 """The second is for the guest."""
@@ -250,6 +253,8 @@ def vmm_rights(plan: Plan) -> dict[str, int]:
     for file in plan["files"]:
         only = file["read_only"]
         rights[f"/{file['name']}"] = landlock.READ if only else both | landlock.TRUNCATE
+    if plan["maps_file"]:
+        rights[_INPUT] = landlock.READ
     return rights
 
 

@@ -25,6 +25,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import (
     CONSOLE,
     IDENTITY,
+    RAM,
     SCRATCH,
     GuestDisks,
     Hypervisor,
@@ -105,6 +106,11 @@ class Blueprint:
         """Its four disks: kit and root disk, and in its directory, scratch and identity disk."""
         own = self.files / SCRATCH, self.files / IDENTITY
         return GuestDisks(self.parts.kit, self.parts.image.disk, *own)
+
+    @property
+    def memory(self) -> Path:
+        """The memory that it has resumed from and still maps, if there is such a file."""
+        return self.files / RAM
 
 
 PORT_ATTEMPTS = 5
@@ -275,6 +281,7 @@ class LocalMachines:
         Once more if that fails, because the disk has an owner. Raises as `start` does.
         """
         blueprint.disks.identity.write_bytes(pack(blueprint.identity))
+        blueprint.memory.unlink(missing_ok=True)
         boot = self.hypervisor.boot
         with stage("boot"):
             try:

@@ -161,7 +161,7 @@ class LocalHost:
             async with start.machines.freezing.opened(frozen_in(files), alone=True) as frozen:
                 parts = frozen.parts
                 guest = await start.new_guest(environment, parts, files, frozen, progress)
-            await asyncio.to_thread(remove_directory, frozen.directory)
+                await asyncio.to_thread(frozen.end, guest.started.blueprint.memory)
         return guest
 
     def require_restart(self, guest: host.Guest) -> None:

@@ -22,7 +22,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.memory import Memory
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
-from waggle.service.local.frozen import Freezer, frozen_in
+from waggle.service.local.frozen import Freezer, FrozenMachine, frozen_in
 from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, Turns
 
 pytestmark = pytest.mark.anyio
@@ -32,9 +32,11 @@ class FrozenState:
     """A state of two small files."""
 
     is_closed = False
+    is_on_disk = False
+    changed = None
 
     def save(self, directory: Path) -> None:
-        for name in (RAM, STATE):
+        for name in (STATE,) if self.is_on_disk else (RAM, STATE):
             (directory / name).write_bytes(b"x")
 
     def close(self) -> None:
@@ -58,7 +60,7 @@ class Machine:
     async def hang_up(self) -> None:
         self.calls.append("hang up")
 
-    async def freeze(self, disks: object) -> FrozenState:
+    async def freeze(self, disks: object, into: Path | None = None) -> FrozenState:
         self.calls.append("freeze")
         if self.goes_on is not None:
             await self.goes_on.wait()
@@ -118,6 +120,25 @@ async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_pa
     assert machine.calls == ["hang up", "freeze", "stop"]
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
+
+
+async def test_memory_that_a_machine_maps_goes_with_it_and_comes_back(tmp_path: Path) -> None:
+    """Only what has changed is written then, and no other link of the file is left."""
+    machine = Machine()
+    hers = started(tmp_path, machine)
+    memory = hers.blueprint.memory
+    memory.write_bytes(b"pages")
+    inode = memory.stat().st_ino
+    machine.state.is_on_disk = True
+    await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    kept = frozen_in(hers.blueprint.files)
+    assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
+    assert (kept / RAM).stat().st_ino == inode
+    frozen = FrozenMachine(kept, "one", hers.blueprint.parts, cast("Any", machine.state), True)
+    frozen.end(memory)
+    assert {*hers.blueprint.files.iterdir()} == {memory}
+    assert memory.stat().st_ino == inode
+    assert memory.stat().st_nlink == 1
 
 
 async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 class Pretended:
     """A frozen machine that counts how often it was closed."""
 
-    vmm, ram, state = "pretended", -1, -1
+    vmm, ram, state, is_on_disk, changed = "pretended", -1, -1, False, None
 
     def __init__(self) -> None:
         self.closed = 0

@@ -66,6 +66,8 @@ class State:
     vmm: str
     ram: int = 0
     state: int = 0
+    is_on_disk: bool = False
+    changed: None = None
 
     def save(self, directory: Path) -> None:
         for name in ("ram", "state"):
@@ -201,7 +203,7 @@ async def test_a_template_that_another_program_made_is_not_kept(
         async def settle(self) -> None:
             """Do nothing: it has nothing to do."""
 
-        async def freeze(self, disks: GuestDisks) -> State:
+        async def freeze(self, disks: GuestDisks, into: Path | None = None) -> State:
             return State(made_by)
 
         async def stop(self) -> None:

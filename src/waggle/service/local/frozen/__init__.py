@@ -10,17 +10,19 @@ Freezing: the machine is paused, and it copies its memory and devices to files i
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
 size, so no key reaches a copy by disk. `freeze` lets the machine continue at once, even after a
 failure; after a failed `pause_to_disk`, `LiveEnvironment` lets it continue.
-Keeping: memory and devices are written, and the manifest with digests of all files last. `keep`
+Keeping: memory and devices are written, and the manifest with checksums of all files last. `keep`
 links the files into a workspace and renames that to its target; `pause_to_disk` links the scratch
 disk instead of cloning it, renames, and only then stops the machine. If the machine cannot be
 stopped, the directory is removed, because the machine could still write to that disk. Facts in the
 manifest name kernel, kit, root disk and the VMM.
-Verifying: `opened` and `check` read all files and compare digests, unless inode, size and time are
-those that this process sealed or verified before. They refuse a state that is locked to another
+Verifying: `opened` and `check` read all files and compare checksums, unless inode, size and time
+are those that this process sealed or verified before. They refuse a state that is locked to another
 program or processor, or whose kernel, kit or root disk is gone.
 Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
 `manifest.Loaded` keeps up to three without users. With `alone`, it is read anew for the one machine
-that resumes, which may write to it in place: so an environment resumes from the disk.
+that resumes, which may write to it in place: so an environment resumes from the disk. A VMM that
+maps memory privately then maps the file itself, which stays among the machine's files: the next
+pause to disk only writes there what has changed.
 Resuming: a copy gets a clone of the scratch disk and starts with the origin's identity.
 `LocalMachines` renews it (identity, random state, time) and drops its old connections before it is
 used.
@@ -46,6 +48,7 @@ from waggle.domain import host
 from waggle.domain.errors import FrozenMachineUnusable, SnapshotFailed
 from waggle.domain.machine import (
     IDENTITY,
+    RAM,
     SCRATCH,
     FreezingHypervisor,
     FrozenState,
@@ -59,7 +62,7 @@ from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
 from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.cannot import CannotFreeze
-from waggle.service.local.frozen.files import add_disks, blank, link, new_directory
+from waggle.service.local.frozen.files import add_disks, blank, lend, link, new_directory
 from waggle.service.local.frozen.manifest import (
     Loaded,
     Shelves,
@@ -91,6 +94,12 @@ class FrozenMachine:
         """Make the disks of a copy. Blocks. Raises OSError."""
         clone(self.directory / SCRATCH, scratch)
         blank(self.directory / IDENTITY, identity)
+
+    def end(self, memory: Path) -> None:
+        """Remove it once its one machine runs; what this maps stays, as `memory`. Blocks."""
+        if self.state.is_on_disk:
+            os.link(self.directory / RAM, memory)
+        remove_directory(self.directory)
 
 
 class Freezer:
@@ -182,23 +191,24 @@ class Freezer:
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
             async with new_directory(blueprint.files) as work:
+                await asyncio.to_thread(lend, blueprint.memory, work)
                 async with self._turn_of(blueprint):
                     await hang_up()
-                    state = await started.machine.freeze(disks)
+                    state = await started.machine.freeze(disks, work)
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)
                 await asyncio.to_thread(add_disks, os.link, disks, work)  # it is about to end
                 facts = self._facts(blueprint.parts, state)
-                await asyncio.to_thread(self._verified.seal, work, facts)
+                await asyncio.to_thread(self._verified.seal, work, facts, state.changed)
                 try:
                     await asyncio.to_thread(place, work, target)
                     await started.machine.stop()
                 except BaseException:  # it may still run, and its disk is a part of the state
                     await asyncio.to_thread(remove_directory, target)
                     raise
-        for disk in (disks.scratch, disks.identity):
+        for path in (disks.scratch, disks.identity, blueprint.memory):
             with contextlib.suppress(OSError):  # the next start of the machine removes it
-                disk.unlink()
+                path.unlink()
 
     def _facts(self, parts: MachineParts, state: FrozenState) -> dict[str, object]:
         return to_facts(parts, self.hypervisor.name, self.hypervisor.fingerprint(state))

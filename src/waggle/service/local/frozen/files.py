@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from waggle.domain.machine import IDENTITY, SCRATCH, GuestDisks
+from waggle.domain.machine import IDENTITY, RAM, SCRATCH, GuestDisks
 from waggle.infra.shared.work import place, workspace
 from waggle.tasks import finish
 
@@ -27,6 +27,12 @@ async def new_directory(parent: Path) -> AsyncGenerator[Path]:
         yield work
     finally:
         await finish(asyncio.to_thread(stack.close))
+
+
+def lend(memory: Path, work: Path) -> None:
+    """Have a machine's own memory, if it has one, also where the machine is frozen."""
+    with contextlib.suppress(FileNotFoundError):
+        os.link(memory, work / RAM)
 
 
 def link(source: Path, target: Path) -> None:
