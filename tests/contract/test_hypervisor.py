@@ -286,6 +286,15 @@ async def test_cpus_memory_and_disk_match_the_request(running: Running) -> None:
 
 
 @pytest.mark.both_kernels
+async def test_processors_offer_no_machines_within_machines(running: Running) -> None:
+    """The host's KVM would have to emulate them, with holes of its own."""
+    said = await running.case.root(
+        "grep -owE 'svm|vmx' /proc/cpuinfo; test ! -e /dev/kvm && echo no"
+    )
+    assert said == "no\n"
+
+
+@pytest.mark.both_kernels
 async def test_only_the_scratch_disk_can_be_written(running: Running) -> None:
     case = running.case
     before = {path: _digest(path) for path in _read_only(case)}

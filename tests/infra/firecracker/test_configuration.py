@@ -48,7 +48,7 @@ def test_the_machine_starts_last_and_has_no_network_card() -> None:
     calls = names(boot_calls(SIZE, OLD))
     assert calls[-1] == "createSyncAction"
     assert "putGuestNetworkInterfaceByID" not in calls
-    assert len(calls) == 10
+    assert len(calls) == 11
 
 
 def test_disks_come_in_the_guests_order_and_only_the_scratch_disk_is_writable() -> None:

@@ -30,7 +30,8 @@ from waggle.tasks import end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 START = [
-    *("putMachineConfiguration", "putGuestBootSource", *["putGuestDriveByID"] * 4),
+    *("putMachineConfiguration", "putCpuConfiguration", "putGuestBootSource"),
+    *["putGuestDriveByID"] * 4,
     *("putGuestVsock", "putBalloon", "putEntropyDevice", "createSyncAction"),
 ]
 BROKEN = {

@@ -59,7 +59,9 @@ def test_processors_and_memory_are_as_requested() -> None:
     assert option(words, "-m") == ["768M"]
 
 
-@pytest.mark.parametrize("accelerator, cpu", [("tcg", "max"), ("kvm", "host")])
+@pytest.mark.parametrize(
+    "accelerator, cpu", [("tcg", "max,vmx=off,svm=off"), ("kvm", "host,vmx=off,svm=off")]
+)
 def test_the_accelerator_decides_the_processor(accelerator: str, cpu: str) -> None:
     words = argv(accelerator)
     (accel,) = option(words, "-accel")

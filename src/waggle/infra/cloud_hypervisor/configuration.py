@@ -37,6 +37,8 @@ _VSOCK_ID = "vsock"
 """Devices without a name get other ones in a copy, which then finds no state for them."""
 _SPARSE = Version(51)
 _TYPED = Version(50, 1)
+_NESTS = Version(50)
+"""From then on it can be told not to offer VMX and SVM, see `qemu.argv`."""
 """Older ones find a disk's format out: a guest could choose one that names other files. They find
 nothing but the machine's own below their root."""
 _REPORTING = Version(52)
@@ -67,7 +69,11 @@ def machine(
         shared=not copy,
     )
     return api.VmConfig(
-        cpus=api.CpusConfig(boot_vcpus=resources.cpus, max_vcpus=resources.cpus),
+        cpus=api.CpusConfig(
+            boot_vcpus=resources.cpus,
+            max_vcpus=resources.cpus,
+            nested=False if version >= _NESTS else None,
+        ),
         memory=api.MemoryConfig(size=0, zones=[memory]),
         payload=api.PayloadConfig(
             kernel=f"/{KERNEL}", initramfs=f"/{INITRD}", cmdline=COMMAND_LINE

@@ -19,6 +19,7 @@ from waggle.infra.guest.link import KERNEL_ARGUMENTS
 from waggle.infra.guest.vsock import CHANNELS_ARGUMENT
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.endpoint import Endpoint
+from waggle.infra.vmm.firecracker.machine import CpuidLeafModifier, CpuidRegisterModifier
 from waggle.infra.vmm.machine import API_SOCKET, VSOCK, path
 from waggle.infra.vmm.version import Version
 from waggle.infra.vmm.wires import DRIVES, KERNEL, WRITABLE
@@ -32,6 +33,17 @@ _GUEST_CID = 3
 _OPERATIONS = 64
 """Disk reads or writes a second for every MiB a second, as in a machine's control group."""
 _REPORTING, _TRACKS = Version(1, 14), Version(1, 13)
+
+
+def _without(leaf: str, bit: int) -> CpuidLeafModifier:
+    """Take a feature of register ECX from the processors."""
+    bitmap = f"0b{'x' * (31 - bit)}0{'x' * bit}"
+    changed = CpuidRegisterModifier(register_="ecx", bitmap=bitmap)
+    return CpuidLeafModifier(leaf=leaf, subleaf="0x0", flags=0, modifiers=[changed])
+
+
+_NO_NESTING: Final = api.CpuConfig(cpuid_modifiers=[_without("0x1", 5), _without("0x80000001", 2)])
+"""Without VMX and SVM, see `qemu.argv`."""
 
 Call = tuple[Endpoint[Any, None], BaseModel]
 COMMAND_LINE: Final = " ".join(
@@ -69,6 +81,7 @@ def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[
     )
     return [
         (api.PUT_MACHINE_CONFIGURATION, machine),
+        (api.PUT_CPU_CONFIGURATION, _NO_NESTING),
         (api.PUT_GUEST_BOOT_SOURCE, source),
         *((api.PUT_GUEST_DRIVE_BY_ID, _drive(name, io_mib)) for name in DRIVES),
         (api.PUT_GUEST_VSOCK, api.Vsock(guest_cid=_GUEST_CID, uds_path=path(VSOCK))),

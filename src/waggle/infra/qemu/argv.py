@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec, Resources
 from waggle.infra.guest.forwarder import claim
@@ -109,6 +109,11 @@ class Memory(NamedTuple):
     shared: bool
 
 
+_PROCESSORS: Final = {"kvm": "host,vmx=off,svm=off", "tcg": "max,vmx=off,svm=off"}
+"""Without VMX and SVM: no guest needs machines of its own, and the host's KVM, which would have to
+emulate them, has had holes there."""
+
+
 def qemu_argv(
     binary: str,
     *,
@@ -131,7 +136,7 @@ def qemu_argv(
         *(binary, "-M", f"{board.machine},memory-backend=ram"),
         *("-object", _memory(memory, resources.memory_mib)),
         *(("-incoming", "defer") if incoming else ()),
-        *("-accel", accel, "-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-accel", accel, "-cpu", _PROCESSORS[accelerator]),
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", _SANDBOX),
