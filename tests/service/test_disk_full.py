@@ -58,7 +58,7 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
         here.clock.now += IDLE
         with structlog.testing.capture_logs() as logs:
             for free in range(3):
-                here.gates.errors["pause_to_disk"] = NoMemory(f"{free} MiB are available.")
+                here.gates.errors["turn"] = NoMemory(f"{free} MiB are available.")
                 assert await reaper(here).sweep() == []
                 kept = here.get(environment.id)
                 assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
@@ -74,7 +74,7 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
 async def test_without_memory_to_freeze_it_a_running_environment_runs_on_untouched() -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.errors["pause_to_disk"] = NoMemory("0 MiB are available.")
+        here.gates.errors["turn"] = NoMemory("0 MiB are available.")
         with pytest.raises(NoMemory, match="0 MiB"):
             await paused(here, environment)
         assert here.get(environment.id).state is State.RUNNING

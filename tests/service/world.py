@@ -19,14 +19,14 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 from tests.support.fakes import FakeGuest
-from tests.support.guest import FakeFrozenMachine
+from tests.support.guest import FakeFrozenMachine, FakeTurn
 from tests.support.kept_jobs import copies
 from tests.support.listening import FakeListeners
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.exposure import Visit
-from waggle.domain.host import FrozenMachine, Progress
+from waggle.domain.host import FrozenMachine, Progress, Turn
 from waggle.domain.host import Guest as AnyGuest
 from waggle.domain.machine import DiskUse, Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
@@ -82,7 +82,7 @@ class Parked:
 
 @dataclass(slots=True)
 class Gates:
-    """The gates `create`, `undo`, `end`, `destroy`, `discard`, `disk` and `save STATE`.
+    """The gates `create`, `undo`, `end`, `destroy`, `turn`, `discard`, `disk` and `save STATE`.
 
     `closed` holds the places that park a task; with `all_closed`, every place does. `errors` are
     raised at a place after the wait.
@@ -166,7 +166,12 @@ class Guest(FakeGuest):
             raise self.pause_error
         await FakeGuest.pause(self)
 
-    async def pause_to_disk(self) -> None:
+    @contextlib.asynccontextmanager
+    async def turn_to_freeze(self) -> AsyncGenerator[FakeTurn]:
+        await self.gates.enter("turn", self.environment.id)
+        yield FakeTurn()
+
+    async def pause_to_disk(self, turn: Turn | None = None) -> None:
         with anyio.CancelScope(shield=True):
             await self.gates.enter("pause_to_disk", self.environment.id)
         if self.pause_error is not None:

@@ -24,6 +24,7 @@ from tests.support.kept_jobs import KeptJob, copies
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.exposure import ByteStream
 from waggle.domain.guest_agent import GuestFilesystem, GuestLoad, GuestReport, RunsPrograms
+from waggle.domain.host import Turn
 from waggle.domain.machine import ResourceUse
 from waggle.domain.network import Network
 from waggle.domain.network.registries import Registries, registry_rules
@@ -53,6 +54,13 @@ class FakeFrozenMachine:
     contexts: dict[str, FakeContext] = field(default_factory=dict[str, FakeContext])
     ended: bool = False
     directory: Path = Path("/nowhere")
+
+
+class FakeTurn:
+    """The turn of a guest that waits for none."""
+
+    def copied(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(slots=True)
@@ -170,7 +178,12 @@ class FakeGuest(FakePrograms):
         self.detached = anyio.Event()
 
     @asynccontextmanager
-    async def freeze(self) -> AsyncGenerator[FakeFrozenMachine]:
+    async def turn_to_freeze(self) -> AsyncGenerator[FakeTurn]:
+        await anyio.lowlevel.checkpoint()
+        yield FakeTurn()
+
+    @asynccontextmanager
+    async def freeze(self, turn: Turn | None = None) -> AsyncGenerator[FakeFrozenMachine]:
         await self._obey("freeze")
         taken = FakeFrozenMachine(copy.deepcopy(self.files), copies(self.kept), self.contexts)
         try:
@@ -178,7 +191,7 @@ class FakeGuest(FakePrograms):
         finally:
             taken.ended = True
 
-    async def pause_to_disk(self) -> None:
+    async def pause_to_disk(self, turn: Turn | None = None) -> None:
         self.detached.set()
         await self._obey("pause_to_disk")
         self.die("paused to disk")

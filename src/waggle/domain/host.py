@@ -14,7 +14,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, GuestMisbehaves, SnapshotFailed
+from waggle.domain.errors import Busy, DiskFull, GuestMisbehaves, SnapshotFailed
 from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files.guest_files import FilesOfGuest
 from waggle.domain.guest_agent import HealthOfGuest
@@ -38,6 +38,24 @@ class NoMemory(SnapshotFailed):
         "Try again later, or destroy environments that are no longer needed; the operator can give "
         "the server more memory."
     )
+
+
+class NoTurn(Busy):
+    """Other machines are being frozen, and too many wait for their turn. Nothing was disturbed."""
+
+    default_hint = "Try again in a minute."
+
+
+UNDISTURBED = (NoMemory, NoTurn)
+"""What is raised before anything is done to a machine that is to be frozen."""
+
+
+class Turn(Protocol):
+    """The turn of one machine to be frozen, with the memory for that; ended by who waited."""
+
+    def copied(self) -> None:
+        """Let the next one have its turn: the machine's memory is copied. Idempotent."""
+        ...
 
 
 class FrozenMachine(Protocol):
@@ -135,20 +153,28 @@ class Guest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
         """Resume it, with the right time. Idempotent. Raises GuestLost."""
         ...
 
-    def freeze(self) -> AbstractAsyncContextManager[FrozenMachine]:
-        """Freeze the machine for the length of a block; the environment continues meanwhile.
+    def turn_to_freeze(self) -> AbstractAsyncContextManager[Turn]:
+        """Wait until it may be frozen, while it can be used; hold that for the length of a block.
 
-        Connections are not part of it: a program that uses one finds it broken in a copy. Raises
-        Unsupported, BootFailed, GuestLost, DiskFull or SnapshotFailed.
+        In a bounded time. Raises Unsupported, DiskFull, NoMemory or NoTurn. Safe to cancel.
         """
         ...
 
-    async def pause_to_disk(self) -> None:
+    def freeze(self, turn: Turn | None = None) -> AbstractAsyncContextManager[FrozenMachine]:
+        """Freeze the machine for the length of a block; the environment continues meanwhile.
+
+        Without its `turn` it waits for one. Connections are not part of it: a program that uses one
+        finds it broken in a copy. Raises Unsupported, BootFailed, GuestLost, DiskFull or
+        SnapshotFailed.
+        """
+        ...
+
+    async def pause_to_disk(self, turn: Turn | None = None) -> None:
         """Pause it to disk for `EnvironmentHost.resume`, and end its machine.
 
-        When that fails, it may stay paused until `unpause`; after NoMemory it is as it was.
-        Finishes when cancelled. Raises Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed
-        or TimedOut.
+        Without its `turn` it waits for one. When that fails, it may stay paused until `unpause`;
+        after an error of UNDISTURBED it is as it was. Finishes when cancelled. Raises Unsupported,
+        BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
         """
         ...
 

@@ -155,9 +155,9 @@ async def test_an_environment_that_cannot_be_removed_does_not_stop_the_others() 
         here.host.guests[stuck.id].destroy_error = None
 
 
-async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> None:
-    async with world(pausing=PAUSING, capacity=4) as here:
-        hanging, other = await here.created(SHORT), await here.created(SHORT)
+async def test_a_pause_to_disk_that_hangs_holds_up_no_environment_of_others() -> None:
+    async with world(pausing=replace(PAUSING, max_on_disk=1), capacity=4) as here:
+        hanging, other = await here.created(SHORT), await here.created(SHORT, "bob")
         here.clock.advance(minutes=1)
         here.gates.closed = {"pause_to_disk"}
         ticks = Ticks()
@@ -168,13 +168,14 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
         assert [parked.environment for parked in here.gates.parked] == [hanging.id, other.id]
         here.gates.parked[1].go.set()
         await settle()
-        assert here.get(other.id).is_on_disk
-        third = await here.created(SHORT)
+        assert here.service.get(other.id, owner="bob").is_on_disk
+        third = await here.created(SHORT, "bob")
         here.clock.advance(minutes=1)
         ticks.tick()
         await settle()
         assert [parked.environment for parked in here.gates.parked] == [hanging.id]
-        assert here.get(third.id).notice is not None, "the next sweep has looked at it"
+        notice = here.service.get(third.id, owner="bob").notice
+        assert notice is not None, "the next sweep has looked at it"
         here.gates.open_all()
         await settle()
         assert here.get(hanging.id).is_on_disk
@@ -184,22 +185,22 @@ async def test_a_pause_to_disk_that_hangs_holds_up_no_other_environment() -> Non
 
 async def test_few_environments_are_paused_to_disk_at_once() -> None:
     async with world(pausing=replace(PAUSING, max_on_disk=9), capacity=AT_ONCE + 2) as here:
-        idle = [await here.created(SHORT) for _ in range(AT_ONCE + 2)]
+        idle = [await here.created(SHORT, f"owner-{at}") for at in range(AT_ONCE + 2)]
         here.clock.advance(minutes=1)
         here.gates.closed = {"pause_to_disk"}
         sweeping = here.start(reaper(here).sweep())
         await settle()
         assert len(here.gates.parked) == AT_ONCE
-        async with here.service.using(idle[-1].id, owner=OWNER):
+        async with here.service.using(idle[-1].id, owner=idle[-1].owner):
             pass  # it waits for its turn, and is not idle any more
         here.gates.open_all()
         assert {*await sweeping.result()} == {environment.id for environment in idle[:-1]}
-        assert here.get(idle[-1].id).state is State.RUNNING
+        assert here.service.get(idle[-1].id, owner=idle[-1].owner).state is State.RUNNING
 
 
 async def test_an_idle_environment_that_meets_a_full_disk_in_the_queue_is_left_alone() -> None:
     async with world(pausing=replace(PAUSING, max_on_disk=9), capacity=AT_ONCE + 1) as here:
-        idle = [await here.created(SHORT) for _ in range(AT_ONCE + 1)]
+        idle = [await here.created(SHORT, f"owner-{at}") for at in range(AT_ONCE + 1)]
         here.clock.advance(minutes=1)
         here.gates.closed = {"pause_to_disk"}
         sweeping = here.start(reaper(here).sweep())
@@ -208,7 +209,7 @@ async def test_an_idle_environment_that_meets_a_full_disk_in_the_queue_is_left_a
         last.stall(DiskFull("The server's disk is full."))
         here.gates.open_all()
         assert {*await sweeping.result()} == {environment.id for environment in idle[:-1]}
-        assert here.get(idle[-1].id).state is State.RUNNING
+        assert here.service.get(idle[-1].id, owner=idle[-1].owner).state is State.RUNNING
         last.stall(None)
 
 

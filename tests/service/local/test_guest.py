@@ -14,12 +14,13 @@ import anyio
 import pytest
 from tests.infra.ssh.peer import peer
 from tests.service.local.pretended import UNABLE, PretendMachine, PretendProxy
+from tests.support.guest import FakeTurn
 from tests.support.hostile_ssh import hostile
 from tests.support.vm import environment
 from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, GuestLost, GuestMisbehaves, TimedOut, WaggleError
-from waggle.domain.host import NoMemory
+from waggle.domain.host import NoMemory, Turn
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
 from waggle.domain.programs import Command
@@ -38,6 +39,16 @@ pytestmark = pytest.mark.anyio
 class PretendLock:
     def close(self) -> None:
         pass
+
+
+class AtOnce:
+    """A way to freeze machines whose turn is always at once."""
+
+    keeps_connections = True
+
+    @contextlib.asynccontextmanager
+    async def turn(self, _started: StartedMachine) -> AsyncGenerator[FakeTurn]:
+        yield FakeTurn()
 
 
 class TestGuest:
@@ -73,8 +84,10 @@ class TestGuest:
         )
 
     async def test_the_agent_of_a_paused_machine_is_not_lost(self) -> None:
-        class Fails:
-            async def pause_to_disk(self, _started: StartedMachine, hang_up: Any) -> None:
+        class Fails(AtOnce):
+            async def pause_to_disk(
+                self, _started: StartedMachine, hang_up: Any, _turn: Turn
+            ) -> None:
                 await hang_up()
                 raise BootFailed("The machine could not be frozen.")
 
@@ -90,8 +103,10 @@ class TestGuest:
                     await ask()
 
     async def test_a_guest_without_memory_to_freeze_it_is_asked_as_before(self) -> None:
-        class Refuses:
-            async def pause_to_disk(self, _started: StartedMachine, hang_up: Any) -> None:
+        class Refuses(AtOnce):
+            async def pause_to_disk(
+                self, _started: StartedMachine, hang_up: Any, _turn: Turn
+            ) -> None:
                 raise NoMemory("0 MiB are available.")
 
         guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Refuses()))
@@ -101,11 +116,9 @@ class TestGuest:
             await guest.report()
 
     async def test_the_agent_of_a_machine_that_is_copied_is_not_lost(self) -> None:
-        class Slow:
-            keeps_connections = True
-
+        class Slow(AtOnce):
             @contextlib.asynccontextmanager
-            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+            async def freeze(self, _started: StartedMachine, _turn: Turn) -> AsyncGenerator[str]:
                 said.append(await guest.report())
                 yield "frozen"
 
@@ -122,11 +135,11 @@ class TestGuest:
     ) -> None:
         """Nobody calls it: its programs use the proxy."""
 
-        class Breaking:
+        class Breaking(AtOnce):
             keeps_connections = False
 
             @contextlib.asynccontextmanager
-            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+            async def freeze(self, _started: StartedMachine, _turn: Turn) -> AsyncGenerator[str]:
                 first.abort()
                 await first.wait_closed()
                 if fails:
@@ -161,15 +174,15 @@ class TestGuest:
                     self.dead.set()
                 raise GuestLost("The guest does not answer within 30 s.")
 
-        class Freezes:
-            keeps_connections = True
-
-            async def pause_to_disk(self, started: StartedMachine, hang_up: Any) -> None:
+        class Freezes(AtOnce):
+            async def pause_to_disk(
+                self, started: StartedMachine, hang_up: Any, _turn: Turn
+            ) -> None:
                 await hang_up()
                 await started.machine.pause()
 
             @contextlib.asynccontextmanager
-            async def freeze(self, started: StartedMachine) -> AsyncGenerator[str]:
+            async def freeze(self, started: StartedMachine, _turn: Turn) -> AsyncGenerator[str]:
                 await started.machine.pause()
                 yield "frozen"
 
@@ -188,11 +201,9 @@ class TestGuest:
     async def test_nothing_is_sent_to_a_machine_that_is_copied(self) -> None:
         """Its copy would have it, too, and answer that when it is given its identity."""
 
-        class Held:
-            keeps_connections = True
-
+        class Held(AtOnce):
             @contextlib.asynccontextmanager
-            async def freeze(self, _started: StartedMachine) -> AsyncGenerator[str]:
+            async def freeze(self, _started: StartedMachine, _turn: Turn) -> AsyncGenerator[str]:
                 began.set()
                 await goes_on.wait()
                 yield "frozen"
@@ -217,6 +228,40 @@ class TestGuest:
         goes_on.set()
         await asyncio.gather(telling, copying)
         assert sent == ["network"]
+
+    async def test_a_machine_that_waits_for_its_turn_is_used_as_before(self) -> None:
+        """Others freeze theirs meanwhile, for seconds."""
+
+        class Waits(AtOnce):
+            @contextlib.asynccontextmanager
+            async def turn(self, _started: StartedMachine) -> AsyncGenerator[FakeTurn]:
+                waits.set()
+                await anyio.sleep_forever()
+                yield FakeTurn()
+
+        class Renewed(PretendMachine):
+            async def renew(self, records: Mapping[str, bytes]) -> None:
+                self.log.extend(records)
+
+        sent: list[str] = []
+        guest = self.make(Renewed(sent), [], freezing=cast("Freezing", Waits()))
+
+        async def copy() -> None:
+            async with guest.freeze():
+                pass
+
+        for freeze in (copy, guest.pause_to_disk):
+            waits = anyio.Event()
+            waiting = asyncio.create_task(freeze())
+            await waits.wait()
+            with anyio.fail_after(10):
+                await guest.renew_network()
+                with pytest.raises(GuestLost, match="agent does not answer"):
+                    await guest.report()  # it is asked
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert sent.count("network") == 2
 
     async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
         log: list[str] = []

@@ -14,12 +14,7 @@ notice change in `environment`, in one step without an await, so that it is alwa
 Create: CREATING is recorded first, and RUNNING is visible only once it is recorded. A create that
 fails or is cancelled, by its caller or by `end`, frees its guest and is DESTROYED with the cause;
 if the guest cannot be freed, it is in ERROR and keeps its machine, and the reaper tries again.
-Pause: PAUSED is set first, so that new calls wait for the lock. If the machine cannot be paused or
-ended, or its state cannot be written, it runs again, even if it was paused in memory before.
-Resume: the paused machine continues, or the host starts another from the state on the disk, in a
-slot that `admit` takes. After a failure it is PAUSED as before.
-Rollback: the old machine and its state are destroyed first, so a failure ends in ERROR. A restart
-is in `restarting`.
+Pause, resume and rollback are in `halting`, a restart in `restarting`.
 Death: `_watch` waits for the machine. If its guest is still in use and the state is RUNNING or
 PAUSED, the environment goes to ERROR with the cause, and what the machine held is freed.
 A record that cannot be saved is only logged, but for create and extend: the next start recovers.
@@ -33,24 +28,23 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Unpack
 
-import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves, NotFound
+from waggle.domain.errors import DiskFull, NotFound
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestLoad, GuestReport
-from waggle.domain.host import FrozenMachine, Guest, NoMemory, Progress
+from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
-from waggle.service.environments.ending import Parts, cause_of, save_if_possible
+from waggle.service.environments.ending import Parts, save_if_possible
 from waggle.service.environments.exposed import ExposedPorts
-from waggle.service.environments.restarting import Restarting
+from waggle.service.environments.halting import Halting
 
 log = structlog.get_logger(__name__)
 
 
-class LiveEnvironment(Restarting):
+class LiveEnvironment(Halting):
     """An environment that is not destroyed yet.
 
     Build it CREATING and call `create` once, or build it as paused to disk by an earlier server.
@@ -147,108 +141,6 @@ class LiveEnvironment(Restarting):
             return environment.extended(idle_timeout, self._clock())
 
         return await self.amend(extended)
-
-    async def pause(
-        self, *, keep_for: timedelta | None = None, notice: str | None = None
-    ) -> Environment:
-        """Pause it in memory, or with `keep_for`, to disk for that time. Idempotent.
-
-        `notice` is the reason to show if the owner did not ask for it. Raises Busy,
-        NotRunning, or what the guest raises; then it runs, or after NoMemory it is as it was.
-        Finishes when cancelled.
-        """
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
-                if is_running := self.environment.state is State.RUNNING:
-                    self.environment.require_quiet()
-                    self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
-                    self.ports.hang_up()
-                self.environment.require(State.PAUSED)
-                if keep_for is not None and not self.environment.is_on_disk:
-                    await self._or_run_again(self._the_guest().pause_to_disk, is_running)
-                    self._guest = None
-                    self.environment = self.environment.paused_to_disk(self._clock() + keep_for)
-                elif is_running:
-                    await self._or_run_again(self._the_guest().pause, is_running)
-                if notice is not None:
-                    self.environment = self.environment.noticing(notice)
-                await save_if_possible(self._store, self.environment)
-                self._changed(self.environment)
-                now = self.environment
-                log.info("environment_paused", environment=now.id, on_disk=now.is_on_disk)
-        return self.environment
-
-    async def _or_run_again(self, pause: Callable[[], Awaitable[None]], was_running: bool) -> None:
-        try:
-            await pause()
-        except BaseException as error:
-            disturbed = not isinstance(error, NoMemory)
-            if disturbed or was_running:
-                self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
-            if disturbed:
-                with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
-                    await self._the_guest().unpause()
-            raise
-
-    async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
-        """Resume it if it is paused. Idempotent. Finishes when cancelled, once it has its turn.
-
-        If it is paused to disk, `admit` takes a slot without an await, or raises. Raises what
-        `admit`, the host or the guest raise, and stays paused then; or NotRunning.
-        """
-        async with self._ending:
-            with anyio.CancelScope(shield=True):
-                if self.environment.state is State.PAUSED:
-                    if self._guest is None:
-                        admit()
-                    self.environment = self.environment.to(State.RESUMING)
-                    try:
-                        await self._continue(progress)
-                    except BaseException:
-                        self.environment = self.environment.to(State.PAUSED)
-                        raise
-                    self.environment = self.environment.resumed(self._clock())
-                    await save_if_possible(self._store, self.environment)
-                    self._changed(self.environment)
-                    log.info("environment_resumed", environment=self.environment.id)
-                self.environment.require_running()
-        return self.environment
-
-    async def _continue(self, progress: Progress) -> None:
-        if self._guest is not None:
-            await self._guest.unpause()
-        else:
-            self._take_in(await self._host.resume(self.environment, progress))
-            self._tasks.start_soon(self._watch, self._the_guest())
-            await self._hooks.adopt(self.environment, self._the_guest(), anew=False)
-
-    async def roll_back(self, progress: Progress, frozen: FrozenMachine) -> Environment:
-        """Replace its machine with a copy of `frozen`. Finishes when cancelled.
-
-        Raises Busy or NotRunning, or what the host raises; after that it is in ERROR.
-        """
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
-                self.environment.require_running()
-                self.environment.require_quiet()
-                self.environment = self.environment.to(State.PAUSED)
-                try:
-                    await self._free_guest()
-                    self.environment = self.environment.to(State.RESUMING)
-                    self._take_in(await self._host.create(self.environment, progress, frozen))
-                    await self._hooks.adopt(self.environment, self._the_guest(), anew=True)
-                    self.may_have_left = True
-                except BaseException as error:
-                    why = f"Rollback failed: {cause_of(error)}"
-                    self.environment = self.environment.to(State.ERROR, error=why)
-                    self._changed(self.environment)
-                    await save_if_possible(self._store, self.environment)
-                    raise
-                self.environment = self.environment.resumed(self._clock())
-                self._tasks.start_soon(self._watch, self._the_guest())
-                await save_if_possible(self._store, self.environment)
-                self._changed(self.environment)
-        return self.environment
 
     async def resource_use(self) -> ResourceUse | None:
         """Return what its machine uses, if there is one. Does not count as use."""

@@ -26,8 +26,10 @@ from waggle.domain.observer import Clock
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
 from waggle.service.environments.events import Events
+from waggle.service.environments.halting import always
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import DiskShares, Registry
+from waggle.service.sharing import Turns
 
 if TYPE_CHECKING:
     from waggle.service.environments.service import EnvironmentService
@@ -36,7 +38,8 @@ log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
 """After a state could not be written: every try stops the machine and writes for a while."""
 AT_ONCE = 2
-"""How many idle ones are paused to disk at once: one may write gigabytes."""
+"""How many idle ones are paused to disk at once: one may write gigabytes. One of each owner."""
+Wanted = Callable[[Environment], bool]
 
 
 class Pauses:
@@ -59,6 +62,7 @@ class Pauses:
         self._disk = disk
         self._pausing_to_disk: list[LiveEnvironment] = []
         """Those that are being paused to disk: they count towards the quota already."""
+        self._own = Turns()
         self._at_once = anyio.CapacityLimiter(AT_ONCE)
         self._quota = Quota(
             "environments paused to disk",
@@ -77,25 +81,32 @@ class Pauses:
         """Pause it: it uses no processor, and with `to_disk` no memory and no slot. Idempotent.
 
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
-        SnapshotFailed; then it continues to run, or without memory to freeze it, is as it was.
+        SnapshotFailed; then it continues to run, or without its turn or memory to freeze it, is as
+        it was.
         """
-        return await (self._to_disk(live) if to_disk else self._pause(live))
+        if to_disk:
+            return await self._to_disk(live)
+        await self._settle(live)
+        return await live.pause()
 
-    async def _pause(self, live: LiveEnvironment, keep_for: timedelta | None = None) -> Environment:
-        """Pause it once its guest has what was just started."""
+    async def _settle(self, live: LiveEnvironment) -> None:
+        """Wait until its guest has what was just started."""
         if live.environment.state is State.RUNNING:
             await self._events.settle(live.environment.id)
-        return await live.pause(keep_for=keep_for)
 
-    async def _to_disk(self, live: LiveEnvironment) -> Environment:
-        """Pause it to disk. Raises as `pause` does, or OSError."""
+    async def _to_disk(self, live: LiveEnvironment, wanted: Wanted = always) -> Environment:
+        """Pause it to disk, if that is `wanted` once it has its turn; it is usable until then.
+
+        Raises as `pause` does, or OSError.
+        """
         environment, keep = live.environment, self._pausing.keep
         if environment.is_on_disk:
             return await live.pause(keep_for=keep)
         memory = environment.resources.memory_mib << 20
         with self._place(live):
-            async with self._disk.room(environment.owner, memory):
-                return await self._pause(live, keep)
+            async with self._disk.room(environment.owner, memory), live.turn_to_freeze() as turn:
+                await self._settle(live)
+                return await live.pause(keep_for=keep, turn=turn, wanted=wanted)
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:
@@ -136,9 +147,9 @@ class Pauses:
         """Pause an idle one to disk, or else in memory; return whether it is on the disk now.
 
         Does not raise. A later call tries again, after TRY_AGAIN if the state was not written. At
-        most AT_ONCE together; the others wait.
+        most AT_ONCE together, of different owners; the others wait.
         """
-        async with self._at_once:
+        async with self._own.turn(live.environment.owner), self._at_once:
             now = self._clock()
             is_idle = live.environment.is_expired(now) and self.may_keep(live.environment)
             if live.is_stalled or not is_idle:
@@ -146,7 +157,7 @@ class Pauses:
             if live.pause_again_at is not None and now < live.pause_again_at:
                 return False
             try:
-                await self._to_disk(live)
+                await self._to_disk(live, lambda now: now.is_expired(self._clock()))
             except (WaggleError, OSError) as error:
                 if live.environment.is_expired(now):  # else a call used it meanwhile
                     if not isinstance(error, QuotaExceeded):

@@ -109,7 +109,7 @@ class SnapshotService:
         """Freeze an environment's machine and keep it; the environment continues.
 
         If that fails or is cancelled, nothing is left. Raises NotFound, NotRunning, QuotaExceeded,
-        Unsupported, BootFailed, GuestLost, InvalidArgument, DiskFull or SnapshotFailed.
+        Unsupported, BootFailed, GuestLost, InvalidArgument, DiskFull, NoTurn or SnapshotFailed.
         """
         if name is not None:
             parse_name(name)
@@ -117,11 +117,12 @@ class SnapshotService:
             async with (
                 self._environments.using(environment_id, owner=owner) as (origin, guest),
                 self._room(origin),
+                guest.turn_to_freeze() as turn,
             ):
                 await progress(0.0, "Freezing the machine")
                 await self._environments.events.settle(origin.id)
                 try:
-                    async with guest.freeze() as frozen:
+                    async with guest.freeze(turn) as frozen:
                         await progress(0.5, "Writing its state")
                         now = self._clock()
                         described = Snapshot.of(
@@ -168,13 +169,14 @@ class SnapshotService:
         """
         require_count(count)
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
-            await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
-            await self._environments.events.settle(origin.id)
-            async with guest.freeze() as frozen:
-                await progress(0.5, f"Resuming {count} copies")
-                return await self._environments.fork(origin, frozen, count)
+            async with guest.turn_to_freeze() as turn:
+                await progress(0.0, "Freezing the machine")
+                await self._environments.events.settle(origin.id)
+                async with guest.freeze(turn) as frozen:
+                    await progress(0.5, f"Resuming {count} copies")
+                    return await self._environments.fork(origin, frozen, count)
 
     async def roll_back(
         self,

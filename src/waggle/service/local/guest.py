@@ -6,13 +6,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES
-from waggle.domain.host import FrozenMachine
+from waggle.domain.host import FrozenMachine, Turn
 from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser
 from waggle.infra.net import Stream as GuestStream
@@ -189,14 +194,21 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         await self._reach.clear()
         self._connection.abandon()
 
-    @asynccontextmanager
-    async def freeze(self) -> AsyncGenerator[FrozenMachine]:
-        """Freeze it; see `domain.host.Guest`."""
+    def turn_to_freeze(self) -> AbstractAsyncContextManager[Turn]:
+        """Wait for its turn; see `domain.host.Guest`."""
         self._causes.require_unstalled()
+        return self._freezing.turn(self.started)
+
+    @asynccontextmanager
+    async def freeze(self, turn: Turn | None = None) -> AsyncGenerator[FrozenMachine]:
+        """Freeze it; see `domain.host.Guest`."""
         async with AsyncExitStack() as stack:
+            turn = turn or await stack.enter_async_context(self.turn_to_freeze())
+            self._causes.require_unstalled()
             async with self._naming_the_cause(), self._copying, self._health.while_stopped():
                 with self._expecting_a_break():
-                    frozen = await stack.enter_async_context(self._freezing.freeze(self.started))
+                    freezing = self._freezing.freeze(self.started, turn)
+                    frozen = await stack.enter_async_context(freezing)
             yield frozen
 
     @contextmanager
@@ -210,14 +222,16 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
             if not self._freezing.keeps_connections:
                 self._connection.reconnect()
 
-    async def pause_to_disk(self) -> None:
+    async def pause_to_disk(self, turn: Turn | None = None) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
-        self._causes.require_unstalled()
-        await finish(self._pause_to_disk())
+        async with AsyncExitStack() as stack:
+            turn = turn or await stack.enter_async_context(self.turn_to_freeze())
+            self._causes.require_unstalled()
+            await finish(self._pause_to_disk(turn))
 
-    async def _pause_to_disk(self) -> None:
+    async def _pause_to_disk(self, turn: Turn) -> None:
         async with self._naming_the_cause():
-            await self._freezing.pause_to_disk(self.started, self._hang_up)
+            await self._freezing.pause_to_disk(self.started, self._hang_up, turn)
         self._is_on_disk = True
         await self._destroy()
 

@@ -107,6 +107,16 @@ def freezer(tmp_path: Path, turns: Turns | None = None) -> Freezer:
     return Freezer(cast("Any", Vmm()), tmp_path / "frozen", tmp_path, parts, turns=turns)
 
 
+async def paused(one: Freezer, hers: StartedMachine, machine: Machine) -> None:
+    async with one.turn(hers) as turn:
+        await one.pause_to_disk(hers, machine.hang_up, turn)
+
+
+async def frozen(one: Freezer, hers: StartedMachine, _machine: object = None) -> None:
+    async with one.turn(hers) as turn, one.freeze(hers, turn):
+        pass
+
+
 def with_free(*mib: int) -> Turns:
     """Return the turns of a server that has so much memory at each look."""
     looks = iter(mib)
@@ -116,7 +126,7 @@ def with_free(*mib: int) -> Turns:
 async def test_a_machine_paused_to_disk_is_stopped_and_its_state_is_whole(tmp_path: Path) -> None:
     machine = Machine()
     hers = started(tmp_path, machine)
-    await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    await paused(freezer(tmp_path), hers, machine)
     assert machine.calls == ["hang up", "freeze", "stop"]
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert frozen_files.problem(frozen_in(hers.blueprint.files)) is None
@@ -146,7 +156,7 @@ async def test_no_state_is_left_beside_a_machine_that_cannot_be_stopped(tmp_path
     machine = Machine(stubborn=True)
     hers = started(tmp_path, machine)
     with pytest.raises(TimedOut):
-        await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+        await paused(freezer(tmp_path), hers, machine)
     assert machine.calls == ["hang up", "freeze", "stop"], "its owner has it continue"
     disks = hers.blueprint.disks
     assert {*hers.blueprint.files.iterdir()} == {disks.scratch, disks.identity}
@@ -161,7 +171,7 @@ async def test_a_state_that_cannot_get_its_name_leaves_none_behind(tmp_path: Pat
     target.mkdir()
     (target / "old").touch()
     with pytest.raises(SnapshotFailed):
-        await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+        await paused(freezer(tmp_path), hers, machine)
     assert machine.calls == ["hang up", "freeze"]
     assert not target.exists()
     assert hers.blueprint.disks.scratch.stat().st_nlink == 1
@@ -176,8 +186,9 @@ async def test_the_state_of_a_machine_is_closed_also_if_that_does_not_run_on(
     hers = started(tmp_path, machine)
     (tmp_path / "frozen").mkdir()
     with pytest.raises(GuestLost) if is_late else contextlib.nullcontext():
-        async with freezer(tmp_path).freeze(hers) as frozen:
-            assert frozen.state is machine.state
+        one = freezer(tmp_path)
+        async with one.turn(hers) as turn, one.freeze(hers, turn) as copy:
+            assert copy.state is machine.state
             assert not machine.state.is_closed
     assert machine.calls == ["freeze", "unpause"]
     assert machine.state.is_closed
@@ -193,17 +204,13 @@ async def test_few_machines_are_frozen_at_once_and_the_others_run_on_meanwhile(
     one = freezer(tmp_path)
     (tmp_path / "frozen").mkdir()
 
-    async def frozen(hers: StartedMachine, _hang_up: object) -> None:
-        async with one.freeze(hers):
-            pass
-
     def under_way() -> int:
         return sum("freeze" in machine.calls for machine in machines)
 
     async with anyio.create_task_group() as group:
         for at, machine in enumerate(machines):
             hers = started(tmp_path, machine, f"{at}")
-            group.start_soon(one.pause_to_disk if at % 2 else frozen, hers, machine.hang_up)
+            group.start_soon(paused if at % 2 else frozen, one, hers, machine)
         await until(lambda: under_way() >= FREEZING)
         await anyio.wait_all_tasks_blocked()
         assert under_way() == FREEZING
@@ -220,9 +227,9 @@ async def test_an_owner_whose_machines_are_slow_leaves_a_turn_to_the_others(tmp_
     async with anyio.create_task_group() as group:
         for at, machine in enumerate(slow):
             hers = started(tmp_path, machine, f"{at}", "ann")
-            group.start_soon(one.pause_to_disk, hers, machine.hang_up)
+            group.start_soon(paused, one, hers, machine)
         await until(lambda: any("freeze" in machine.calls for machine in slow))
-        await one.pause_to_disk(started(tmp_path, other, "other", "bob"), other.hang_up)
+        await paused(one, started(tmp_path, other, "other", "bob"), other)
         assert sum("freeze" in machine.calls for machine in slow) == 1
         goes_on.set()
     assert all(machine.calls == ["hang up", "freeze", "stop"] for machine in [*slow, other])
@@ -237,21 +244,20 @@ async def test_a_machine_is_not_frozen_without_memory_for_it(tmp_path: Path, to_
     enough = 128 + MARGIN_MIB
     one = freezer(tmp_path, with_free(enough - 1, enough))
 
-    async def frozen() -> None:
+    async def again() -> None:
         if to_disk:
-            await one.pause_to_disk(hers, machine.hang_up)
+            await paused(one, hers, machine)
         else:
-            async with one.freeze(hers):
-                pass
+            await frozen(one, hers)
 
     with pytest.raises(NoMemory) as refused:
-        await frozen()
+        await again()
     assert f"it takes {enough} MiB for a short time, and {enough - 1} MiB are" in str(refused.value)
     assert "Try again later" in refused.value.hint
     assert refused.value.retryable
     assert not machine.calls, "nothing was disturbed"
     assert not list((tmp_path / "frozen").iterdir())
-    await frozen()
+    await again()
     assert "freeze" in machine.calls
 
 
@@ -264,9 +270,9 @@ async def test_a_machine_waits_for_the_memory_of_one_that_is_being_frozen(tmp_pa
     first, other = Machine(goes_on=goes_on), Machine()
     one = freezer(tmp_path, Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20)))
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        group.start_soon(paused, one, started(tmp_path, first), first)
         await until(lambda: "freeze" in first.calls)
-        group.start_soon(one.pause_to_disk, started(tmp_path, other, "second"), other.hang_up)
+        group.start_soon(paused, one, started(tmp_path, other, "second"), other)
         await anyio.wait_all_tasks_blocked()
         assert not other.calls
         goes_on.set()
@@ -278,11 +284,11 @@ async def test_a_machine_that_does_not_fit_alone_is_refused_after_the_wait(tmp_p
     first, other = Machine(goes_on=goes_on), Machine()
     one = freezer(tmp_path, with_free(128 + MARGIN_MIB, 0, 0))
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        group.start_soon(paused, one, started(tmp_path, first), first)
         await until(lambda: "freeze" in first.calls)
         goes_on.set()
         with pytest.raises(NoMemory, match=f"it takes {128 + MARGIN_MIB} MiB .* and 0 MiB"):
-            await one.pause_to_disk(started(tmp_path, other, "second"), other.hang_up)
+            await paused(one, started(tmp_path, other, "second"), other)
     assert not other.calls
 
 
@@ -293,9 +299,9 @@ async def test_a_machine_waits_for_memory_in_bounds(tmp_path: Path) -> None:
     turns = Turns(lambda: Memory(64 << 30, ROOM_FOR_ONE << 20), patience=0)
     one = freezer(tmp_path, turns)
     async with anyio.create_task_group() as group:
-        group.start_soon(one.pause_to_disk, started(tmp_path, first), first.hang_up)
+        group.start_soon(paused, one, started(tmp_path, first), first)
         await until(lambda: "freeze" in first.calls)
         with pytest.raises(NoMemory, match=f"it takes {2 * 128 + MARGIN_MIB} MiB"):
-            await one.pause_to_disk(started(tmp_path, other, "second"), other.hang_up)
+            await paused(one, started(tmp_path, other, "second"), other)
         goes_on.set()
     assert not other.calls

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.support.guest import FakeTurn
 
 from waggle.domain.errors import Unsupported
 from waggle.domain.machine import MachineSpec
@@ -24,8 +25,9 @@ async def hang_up() -> None:
 
 
 WAYS: list[Callable[[Freezing], object]] = [
-    lambda freezing: freezing.freeze(STARTED),
-    lambda freezing: freezing.pause_to_disk(STARTED, hang_up),
+    lambda freezing: freezing.turn(STARTED),
+    lambda freezing: freezing.freeze(STARTED, FakeTurn()),
+    lambda freezing: freezing.pause_to_disk(STARTED, hang_up, FakeTurn()),
     lambda freezing: freezing.keep(MOMENT, HERE, {}),
     lambda freezing: freezing.opened(HERE),
     lambda freezing: freezing.check(HERE),

@@ -60,7 +60,7 @@ from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.sparse import clone
 from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
-from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
+from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.cannot import CannotFreeze
 from waggle.service.local.frozen.files import add_disks, blank, lend, link, new_directory
 from waggle.service.local.frozen.manifest import (
@@ -127,14 +127,18 @@ class Freezer:
         self._parts = parts
 
     @contextlib.asynccontextmanager
-    async def freeze(self, started: StartedMachine) -> AsyncGenerator[FrozenMachine]:
+    async def freeze(
+        self, started: StartedMachine, turn: host.Turn
+    ) -> AsyncGenerator[FrozenMachine]:
         """Freeze a running machine, which continues; removed with the block unless it was kept.
+
+        In its `turn`, which ends after the block.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
         with self._writing():
             async with new_directory(self._directory) as work, contextlib.AsyncExitStack() as held:
-                state = await finish(closing_with(held, self._freeze(started, work)))
+                state = await finish(closing_with(held, self._freeze(started, work, turn)))
                 yield self._frozen(work, started.blueprint.parts, state)
 
     @property
@@ -160,14 +164,13 @@ class Freezer:
                 hint="The environment continues. The operator finds the reason in the log.",
             ) from error
 
-    async def _freeze(self, started: StartedMachine, work: Path) -> FrozenState:
+    async def _freeze(self, started: StartedMachine, work: Path, turn: host.Turn) -> FrozenState:
         machine, disks = started.machine, started.blueprint.disks
-        async with contextlib.AsyncExitStack() as turn, contextlib.AsyncExitStack() as undo:
-            await turn.enter_async_context(self._turn_of(started.blueprint))
+        with contextlib.ExitStack() as undo:
             try:
                 state = await machine.freeze(disks)
                 undo.callback(state.close)
-                await turn.aclose()
+                turn.copied()
                 await finish(asyncio.to_thread(add_disks, clone, disks, work))
             finally:
                 if machine.is_alive:
@@ -175,26 +178,27 @@ class Freezer:
             undo.pop_all()
             return state
 
-    def _turn_of(self, blueprint: Blueprint) -> AbstractAsyncContextManager[None]:
+    def turn(self, started: StartedMachine) -> AbstractAsyncContextManager[host.Turn]:
+        """Wait for a machine's turn to be frozen, and hold it for a block; see `Turns.turn`."""
+        blueprint = started.blueprint
         return self.turns.turn(blueprint.parts.resources, blueprint.owner)
 
     async def pause_to_disk(
-        self, started: StartedMachine, hang_up: Callable[[], Awaitable[None]]
+        self, started: StartedMachine, hang_up: Callable[[], Awaitable[None]], turn: host.Turn
     ) -> None:
         """Stop a machine and keep it frozen among its files. `hang_up` ends its connections.
 
-        If that fails, it may stay paused until the caller unpauses it. Raises BootFailed,
-        GuestLost, DiskFull, SnapshotFailed or TimedOut, and NoMemory before it touches anything.
-        Not to be cancelled.
+        In its `turn`. If that fails, it may stay paused until the caller unpauses it. Raises
+        BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
         """
         blueprint = started.blueprint
         target, disks = frozen_in(blueprint.files), blueprint.disks
         with self._writing():
             async with new_directory(blueprint.files) as work:
                 await asyncio.to_thread(lend, blueprint.memory, work)
-                async with self._turn_of(blueprint):
-                    await hang_up()
-                    state = await started.machine.freeze(disks, work)
+                await hang_up()
+                state = await started.machine.freeze(disks, work)
+                turn.copied()
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)
                 await asyncio.to_thread(add_disks, os.link, disks, work)  # it is about to end

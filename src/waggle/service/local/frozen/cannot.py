@@ -31,7 +31,7 @@ class CannotFreeze:
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise Unsupported(self._why, hint=self._hint)
 
-    freeze = pause_to_disk = keep = opened = check = resume = _refuse
+    turn = freeze = pause_to_disk = keep = opened = check = resume = _refuse
 
     def sweep(self) -> None:
         """Do nothing: no machine was frozen."""

@@ -23,7 +23,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
-from waggle.domain.host import NoMemory
+from waggle.domain.host import UNDISTURBED
 from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor, Resources
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
@@ -203,7 +203,7 @@ class Templates:
             async with self._turn:
                 if await self.find(blueprint) is None:
                     await self.make(key, blueprint)
-        except (DiskFull, NoMemory) as error:
+        except (DiskFull, *UNDISTURBED) as error:
             log.warning("template_put_off", template=key.id, error=error.message)
         except (WaggleError, OSError) as error:
             self._given_up.add(key.id)
@@ -216,7 +216,8 @@ class Templates:
     async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
         """Boot a machine of that kind, warm it, freeze it. Leaves nothing if it fails.
 
-        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull, NoMemory or OSError.
+        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull, NoMemory, NoTurn
+        or OSError.
         """
         self._room.require()
         self._turns.require(blueprint.parts.resources)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a machine may be frozen now: few at once, and none for which there is no memory.
 
-Used by `Freezer` and `Templates`, which share one. Knows no machine. A machine's memory is copied
-to files in memory: as much as it has, from this host and outside of the machine's own limit. That
-is all with every hypervisor: a file that is copied once more, without what of it is empty, is freed
-meanwhile (`infra.shared.sparse`). Without a look before, the kernel would kill a machine, or the
-server.
+Used by `Freezer` and `Templates`, which share one. Knows no machine: whoever wants to freeze one
+waits for its turn while it runs on, so that nothing else waits, and touches it only then. A
+machine's memory is copied to files in memory: as much as it has, from this host and outside of the
+machine's own limit. That is all with every hypervisor: a file that is copied once more, without
+what of it is empty, is freed meanwhile (`infra.shared.sparse`). Without a look before, the kernel
+would kill a machine, or the server.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from waggle.domain.host import NoMemory
+from waggle.domain.host import NoMemory, NoTurn
 from waggle.domain.machine import Resources
 from waggle.infra.host.memory import Memory, read_memory
 
@@ -24,8 +25,22 @@ FREEZING: Final = 2
 """Machines that are frozen at once. The others run on until it is their turn."""
 MARGIN_MIB: Final = 128
 """What must be left besides."""
-PATIENCE: Final = 60.0
-"""Seconds for which a machine whose turn it is waits for the memory that another one's took."""
+PATIENCE: Final = 30.0
+"""Seconds for which a machine waits for its turn at most, and for the memory that others took.
+
+Less than most clients wait for the answer of a call.
+"""
+
+
+class Turn:
+    """The turn of one machine; see `domain.host.Turn`."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+
+    def copied(self) -> None:
+        """Let the next one have its turn: the machine's memory is copied. Idempotent."""
+        self._leave()
 
 
 class Turns:
@@ -63,28 +78,39 @@ class Turns:
         )
 
     @contextlib.asynccontextmanager
-    async def turn(self, size: Resources, owner: str | None) -> AsyncGenerator[None]:
-        """Wait for the turn of a machine, and hold it for the block. Raises as `require` does.
+    async def turn(self, size: Resources, owner: str | None) -> AsyncGenerator[Turn]:
+        """Wait for the turn of a machine, and hold it until it is copied or the block ends.
+
+        Raises as `require` does, or NoTurn if others have theirs for too long. Safe to cancel.
 
         An owner has one turn at most: a VMM that was taken over can delay only its owner's others.
         That is final only without others: what they take is released in seconds, most often.
         """
-        own = asyncio.Lock() if owner is None else self._own.setdefault(owner, asyncio.Lock())
-        async with own, self._turns:
-            async with self._next:
-                await self._wait_for_others(size)
-                self.require(size)
-                self._promised += size.memory_mib
-            try:
-                yield
-            finally:
-                self._promised -= size.memory_mib
-                self._released.set()
+        with contextlib.ExitStack() as place:
+            await self._wait(place, size, owner)
+            self._promised += size.memory_mib
+            place.callback(self._take_back, size.memory_mib)
+            yield Turn(place.close)
 
-    async def _wait_for_others(self, size: Resources) -> None:
-        """Wait until there is memory, nobody else's turn takes any, or patience is at its end."""
-        with contextlib.suppress(TimeoutError):
+    def _take_back(self, mib: int) -> None:
+        self._promised -= mib
+        self._released.set()
+
+    async def _wait(self, place: contextlib.ExitStack, size: Resources, owner: str | None) -> None:
+        """Wait for a place that `place` leaves, and for memory. Raises as `turn` does."""
+        own = asyncio.Lock() if owner is None else self._own.setdefault(owner, asyncio.Lock())
+        try:
             async with asyncio.timeout(self._patience):
-                while self._promised and self._shortage(size):
-                    self._released.clear()
-                    await self._released.wait()
+                for lock in (own, self._turns):
+                    await lock.acquire()
+                    place.callback(lock.release)
+                async with self._next:
+                    while self._promised and self._shortage(size):
+                        self._released.clear()
+                        await self._released.wait()
+        except TimeoutError:
+            raise self._shortage(size) or NoTurn(
+                "The server freezes other machines, and it was not this one's turn within "
+                f"{self._patience:.0f} s. Nothing was disturbed."
+            ) from None
+        self.require(size)

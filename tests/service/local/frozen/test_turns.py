@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns to freeze machines: bounded waits that hold nothing. `test_frozen.py` has machines."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from waggle.domain.errors import Busy
+from waggle.domain.host import NoTurn
+from waggle.domain.machine import Resources
+from waggle.infra.host.memory import Memory
+from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, Turns
+
+pytestmark = pytest.mark.anyio
+SIZE = Resources(1, 128, 1)
+
+
+def plenty() -> Memory:
+    return Memory(64 << 30, 64 << 30)
+
+
+async def holding(turns: Turns, owner: str | None) -> asyncio.Task[None]:
+    """Return a task that has a turn until it is cancelled."""
+    has = anyio.Event()
+
+    async def hold() -> None:
+        async with turns.turn(SIZE, owner):
+            has.set()
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(hold())
+    await has.wait()
+    return task
+
+
+async def ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("owners", [("ann",), tuple(range(FREEZING))])
+async def test_the_wait_for_a_turn_is_bounded_and_the_refusal_says_what_to_do(
+    owners: tuple[str | int, ...],
+) -> None:
+    """Whether one's own machine has it, or those of others."""
+    turns = Turns(plenty, patience=0)
+    others = [await holding(turns, str(owner)) for owner in owners]
+    with pytest.raises(NoTurn, match="freezes other machines") as refused:
+        async with turns.turn(SIZE, "ann"):
+            pytest.fail("it has no turn")
+    assert isinstance(refused.value, Busy), "clients try again"
+    assert refused.value.retryable
+    await ended(*others)
+    async with turns.turn(SIZE, "ann"):
+        """Nothing that was refused holds a place."""
+
+
+async def test_a_cancelled_wait_holds_no_place() -> None:
+    turns = Turns(plenty)
+    others = [await holding(turns, str(owner)) for owner in range(FREEZING)]
+    waiting = [asyncio.create_task(_turn(turns, owner)) for owner in ("ann", "ann", "bob")]
+    await anyio.wait_all_tasks_blocked()
+    await ended(*waiting)
+    await ended(*others)
+    with anyio.fail_after(10):
+        again = [await holding(turns, owner) for owner in ("ann", "bob")]
+    await ended(*again)
+
+
+async def _turn(turns: Turns, owner: str) -> None:
+    async with turns.turn(SIZE, owner):
+        pytest.fail("it has no turn")
+
+
+async def test_the_next_has_its_turn_once_the_memory_is_copied() -> None:
+    turns = Turns(plenty, patience=0)
+    async with turns.turn(SIZE, "ann") as first:
+        first.copied()
+        first.copied()
+        async with turns.turn(SIZE, "ann"):
+            others = [await holding(turns, f"{other}") for other in range(FREEZING - 1)]
+            with pytest.raises(NoTurn):
+                await _turn(turns, "bob")
+            await ended(*others)
+
+
+async def test_what_is_promised_is_promised_once() -> None:
+    """Of a turn that was refused or has ended, nothing counts any more."""
+    turns = Turns(lambda: Memory(64 << 30, (SIZE.memory_mib + MARGIN_MIB) << 20))
+    for _ in range(3):
+        async with turns.turn(SIZE, "ann") as turn:
+            turn.copied()
+    turns.require(SIZE)
