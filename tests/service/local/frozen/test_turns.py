@@ -95,3 +95,37 @@ async def test_what_is_promised_is_promised_once() -> None:
         async with turns.turn(SIZE, "ann") as turn:
             turn.copied()
     turns.require(SIZE)
+
+
+async def test_a_machine_waits_for_the_memory_of_a_copy_until_that_is_gone() -> None:
+    """A copy that is written to a slow disk is in memory meanwhile, and was not waited for."""
+    free = [2 * SIZE.memory_mib + MARGIN_MIB]
+    turns = Turns(lambda: Memory(64 << 30, free[0] << 20))
+    has = anyio.Event()
+
+    async def second() -> None:
+        async with turns.turn(SIZE, "bob"):
+            has.set()
+
+    async with anyio.create_task_group() as group:
+        async with turns.turn(SIZE, "ann") as first:
+            free[0] = SIZE.memory_mib  # its copy has taken the rest
+            first.copied()
+            group.start_soon(second)
+            await anyio.wait_all_tasks_blocked()
+            assert not has.is_set()
+            free[0] += SIZE.memory_mib + MARGIN_MIB
+        with anyio.fail_after(10):
+            await has.wait()
+
+
+async def test_what_a_copy_has_taken_counts_once() -> None:
+    """A look at the memory shows it, so that nothing more is promised."""
+    free = [2 * SIZE.memory_mib + MARGIN_MIB]
+    turns = Turns(lambda: Memory(64 << 30, free[0] << 20))
+    async with turns.turn(SIZE, "ann") as first:
+        free[0] -= SIZE.memory_mib
+        first.copied()
+        with anyio.fail_after(10):
+            async with turns.turn(SIZE, "bob"):
+                """There is room for it beside the copy."""

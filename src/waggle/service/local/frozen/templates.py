@@ -229,13 +229,15 @@ class Templates:
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
             started = await self._launcher.launch(own, self.hypervisor.boot, background=True)
             machine = started.machine
-            with contextlib.ExitStack() as held:
+            async with contextlib.AsyncExitStack() as held:
                 try:
                     await self._warm(started.lease.port, keys, own.parts.runtime)
                     await machine.agent.ping()
                     await machine.settle()
-                    async with self._turns.turn(own.parts.resources, own.owner):
-                        state = await finish(closing_with(held, machine.freeze(disks)))
+                    its_turn = self._turns.turn(own.parts.resources, own.owner)
+                    turn = await held.enter_async_context(its_turn)
+                    state = await finish(closing_with(held, machine.freeze(disks)))
+                    turn.copied()
                 finally:
                     await started.stop()
                 if not self.hypervisor.fingerprint(state).items() <= key.parts.items():

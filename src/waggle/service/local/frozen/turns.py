@@ -39,7 +39,11 @@ class Turn:
         self._leave = leave
 
     def copied(self) -> None:
-        """Let the next one have its turn: the machine's memory is copied. Idempotent."""
+        """Let the next one have its turn: the machine's memory is copied. Idempotent.
+
+        The copy is there until the turn's block ends: others wait for its memory, as for what is
+        promised.
+        """
         self._leave()
 
 
@@ -58,6 +62,9 @@ class Turns:
         """Of the one that waits for memory: no other is served before it."""
         self._released = asyncio.Event()
         self._promised = 0
+        """MiB that are about to be taken: a look at the memory does not show them yet."""
+        self._copies = 0
+        """Those that are there for a while: a look shows what they take."""
 
     def require(self, size: Resources) -> None:
         """Raise NoMemory if a machine of this size could not be frozen now.
@@ -81,19 +88,25 @@ class Turns:
     async def turn(self, size: Resources, owner: str | None) -> AsyncGenerator[Turn]:
         """Wait for the turn of a machine, and hold it until it is copied or the block ends.
 
-        Raises as `require` does, or NoTurn if others have theirs for too long. Safe to cancel.
+        The block ends once the copy is closed. Raises as `require` does, or NoTurn if others have
+        theirs for too long. Safe to cancel.
 
         An owner has one turn at most: a VMM that was taken over can delay only its owner's others.
         That is final only without others: what they take is released in seconds, most often.
         """
-        with contextlib.ExitStack() as place:
+        with contextlib.ExitStack() as copy, contextlib.ExitStack() as place:
             await self._wait(place, size, owner)
+            self._copies += 1
+            copy.callback(self._copy_is_gone)
             self._promised += size.memory_mib
             place.callback(self._take_back, size.memory_mib)
             yield Turn(place.close)
 
     def _take_back(self, mib: int) -> None:
         self._promised -= mib
+
+    def _copy_is_gone(self) -> None:
+        self._copies -= 1
         self._released.set()
 
     async def _wait(self, place: contextlib.ExitStack, size: Resources, owner: str | None) -> None:
@@ -105,7 +118,7 @@ class Turns:
                     await lock.acquire()
                     place.callback(lock.release)
                 async with self._next:
-                    while self._promised and self._shortage(size):
+                    while self._copies and self._shortage(size):
                         self._released.clear()
                         await self._released.wait()
         except TimeoutError:
