@@ -135,6 +135,9 @@ class FakeMachine:
         status = await self._running().wait()
         return f"the pretend machine was killed by signal {-status}"
 
+    async def was_killed(self, seconds: float = 0.0) -> bool:
+        return not self.is_alive
+
     @property
     def agent(self) -> FakeAgent:
         self._require_alive()

@@ -141,6 +141,10 @@ class Machine(Protocol):
         """Wait until the machine is dead; return the cause in a few words. Safe to cancel."""
         ...
 
+    async def was_killed(self, seconds: float = 0.0) -> bool:
+        """Return whether somebody has killed its VMM, or does so within so many seconds."""
+        ...
+
     @property
     def agent(self) -> GuestAgent:
         """The agent in the guest. Raises GuestLost if the machine is dead."""

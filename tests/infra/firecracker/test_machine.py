@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.infra.firecracker.pretended import NAME, Pretended, pretended
 from tests.infra.vmm.pretended import BANNER, MIB, PAGE
@@ -437,5 +438,8 @@ async def test_its_status_tells_whether_it_was_killed(
 ) -> None:
     async with pretended(tmp_path) as made:
         assert not await made.machine.was_killed()
+        soon = asyncio.create_task(made.machine.was_killed(60))
+        await anyio.wait_all_tasks_blocked()
         made.process.ends(status)
         assert await made.machine.was_killed() == killed
+        assert await soon == killed, "its channels break before it has ended"

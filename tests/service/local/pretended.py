@@ -64,6 +64,9 @@ class PretendMachine:
         await self.dead.wait()
         return "it was unplugged"
 
+    async def was_killed(self, seconds: float = 0.0) -> bool:
+        return False
+
     @property
     def agent(self) -> GuestAgent:
         raise GuestLost("no agent")

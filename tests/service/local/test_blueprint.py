@@ -14,9 +14,11 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from tests.service.local.pretended import PretendMachine
 
-from waggle.domain.errors import BootFailed
+from waggle.domain.errors import BootFailed, GuestLost
 from waggle.infra.guest.boot import VmmKilled
+from waggle.infra.rootfs.machine_disks import RENEWED
 from waggle.service.local.blueprint import Blueprint, LocalMachines, StartedMachine
 from waggle.service.local.frozen.templates import NoTemplates
 
@@ -123,3 +125,44 @@ async def test_a_template_is_dropped_if_it_fails_or_its_copies_are_killed_time_a
         started = await machines.start(Blueprint(own, {}, tmp_path))
         assert started.template == ("one" if end is None else None)
     assert store.rejected == ["one"] * dropped
+
+
+class Copy(PretendMachine):
+    """A copy whose guest does not answer when it is renewed; `killed` says that its VMM was."""
+
+    killed = False
+
+    async def was_killed(self, seconds: float = 0.0) -> bool:
+        assert seconds, "its channels may break before it has ended"
+        assert not self.log, "it would have killed it itself"
+        return self.killed
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_copy_that_is_killed_while_it_is_renewed_says_nothing_of_its_template(
+    tmp_path: Path, killed: bool
+) -> None:
+    """By a person, or by the kernel for lack of memory."""
+    copy, unused = Copy([]), cast("Any", None)
+    copy.killed = killed
+
+    async def resume(*_: object) -> Copy:
+        return copy
+
+    async def launch(_blueprint: object, start: Any, **_: object) -> object:
+        return await start(unused)
+
+    machines = LocalMachines(
+        unused,
+        cast("Any", SimpleNamespace(launch=launch)),
+        unused,
+        cast("Any", SimpleNamespace(resume=resume)),
+        NoTemplates(),
+    )
+    image = SimpleNamespace(disk=tmp_path / "root")
+    own = cast("Any", SimpleNamespace(kit=tmp_path / "kit", image=image))
+    identity: dict[str, bytes] = dict.fromkeys([*RENEWED], b"")
+    frozen = cast("Any", SimpleNamespace(copy_disks=max))
+    with pytest.raises(VmmKilled if killed else GuestLost, match="cannot be renewed"):
+        await machines.start(Blueprint(own, identity, tmp_path), frozen)
+    assert copy.log == ["machine"], "it is stopped"

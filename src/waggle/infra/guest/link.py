@@ -155,8 +155,14 @@ class LinkedMachine(EndingMachine):
         """False once the VMM has ended."""
         return self._process.is_alive
 
-    async def was_killed(self) -> bool:
-        """Return whether the VMM was killed: its status tells, whatever the guest says."""
+    async def was_killed(self, seconds: float = 0.0) -> bool:
+        """Return whether the VMM was killed: its status tells, whatever the guest says.
+
+        Its channels break before it has ended: it has so many seconds for that.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
         return not self.is_alive and await self._process.wait() == -signal.SIGKILL
 
     def console_tail(self) -> list[str]:

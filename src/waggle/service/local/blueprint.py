@@ -37,7 +37,8 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.guest.boot import VmmKilled
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.full_kernel import files_of
-from waggle.infra.rootfs.machine_disks import CERTIFICATES, HANG_UP, RENEWED, pack
+from waggle.infra.rootfs.machine_disks import CERTIFICATES, RENEWED, pack
+from waggle.service.local.renewing import renewed
 from waggle.service.local.variables import Blocks
 from waggle.tasks import finish, stage
 
@@ -294,13 +295,6 @@ class LocalMachines:
         self, frozen: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
     ) -> Machine:
         """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
-        machine = await self.freezing.resume(spec, frozen)
-        try:
-            with stage("renewal"):
-                own = (CERTIFICATES,) if blueprint.has_own_certificates else ()
-                renewed = {name: blueprint.identity[name] for name in (*RENEWED, *own)}
-                await machine.renew({**HANG_UP, **renewed})
-        except BaseException:
-            await machine.stop()
-            raise
-        return machine
+        copy = await self.freezing.resume(spec, frozen)
+        own = (CERTIFICATES,) if blueprint.has_own_certificates else ()
+        return await renewed(copy, {name: blueprint.identity[name] for name in (*RENEWED, *own)})
