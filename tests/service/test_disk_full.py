@@ -56,6 +56,8 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
     async with world(pausing=PAUSING) as here:
         environment = await here.created()
         here.clock.now += IDLE
+        announced = list[str | None]()
+        here.service.events.when_changed(lambda changed: announced.append(changed.notice))
         with structlog.testing.capture_logs() as logs:
             for free in range(3):
                 here.gates.errors["turn"] = NoMemory(f"{free} MiB are available.")
@@ -63,6 +65,7 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
                 kept = here.get(environment.id)
                 assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
                 assert f"{free} MiB are available" in str(kept.notice)
+                assert announced[-1] == kept.notice, "clients learn of it"
                 assert here.host.only.obeyed == ["pause"]
                 here.clock.now += TRY_AGAIN
         assert [line["event"] for line in logs] == ["environment_paused", "idle_kept_in_memory"]

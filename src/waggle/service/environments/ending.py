@@ -182,8 +182,10 @@ class Life:
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
-                await self._store.save(change(self.environment))
-                self.environment = change(self.environment)  # its counts may be others by now
+                await self._store.save(change(self.environment))  # its counts may change meanwhile
+                known, self.environment = self.environment.notice, change(self.environment)
+                if self.environment.notice != known:
+                    self._changed(self.environment)
         return self.environment
 
     async def take_name(self, origin: Origin) -> Environment:
@@ -260,9 +262,8 @@ class Life:
         try:
             await self._free_guest()
         except BaseException as error:
-            self.environment = self.environment.to(
-                State.ERROR, error=f"Destroy failed: {cause_of(error)}"
-            )
+            why = f"Destroy failed: {cause_of(error)}"
+            self.environment = self.environment.to(State.ERROR, error=why)
             log.exception("environment_destroy_failed", environment=self.environment.id)
             self._changed(self.environment)
             raise
@@ -288,9 +289,8 @@ class Life:
             async with self._ending:
                 if self._guest is not guest or self.environment.state not in LIVING:
                     return
-                self.environment = self.environment.to(
-                    State.ERROR, error=f"The machine died: {cause}"
-                )
+                why = f"The machine died: {cause}"
+                self.environment = self.environment.to(State.ERROR, error=why)
                 log.warning("environment_died", environment=self.environment.id, cause=cause)
                 self._changed(self.environment)
                 try:
