@@ -14,7 +14,7 @@ from waggle.domain.errors import (
     GuestLost,
 )
 from waggle.domain.host import NoMemory
-from waggle.service.environments.pausing import TRY_AGAIN
+from waggle.service.environments.pausing import TRY_AGAIN, TRY_AGAIN_AT_MOST
 
 pytestmark = pytest.mark.anyio
 
@@ -103,10 +103,45 @@ async def test_an_idle_environment_is_kept_while_the_disk_is_full_and_retried() 
         assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
         assert "The server's disk is full" in str(kept.notice)
         here.gates.errors.clear()
-        here.clock.now += TRY_AGAIN
+        here.clock.now += 2 * TRY_AGAIN
         assert await reaper(here).sweep() == [environment.id]
         assert here.get(environment.id).is_on_disk
         assert here.get(environment.id).notice is None
+
+
+async def test_an_environment_that_is_paused_in_memory_is_woken_ever_less_often() -> None:
+    """Every try that fails wakes it, for as long as the disk is full."""
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.gates.errors["pause_to_disk"] = FULL
+        for _ in range(8 * 60 // 2):  # eight hours
+            assert await reaper(here).sweep() == []
+            assert here.get(environment.id).state is State.PAUSED
+            assert "The server's disk is full" in str(here.get(environment.id).notice)
+            here.clock.now += TRY_AGAIN
+        assert here.host.only.obeyed.count("unpause") == 12
+        here.gates.errors.clear()
+        here.clock.now += TRY_AGAIN_AT_MOST
+        assert await reaper(here).sweep() == [environment.id]
+
+
+async def test_one_that_is_used_and_idle_again_is_paused_in_memory_until_the_next_try() -> None:
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.gates.errors["pause_to_disk"] = FULL
+        for _ in range(32):  # tries after 0, 2, 6, 14, 30 and 62 minutes
+            await reaper(here).sweep()
+            here.clock.now += TRY_AGAIN
+        await use(here, environment)
+        tries = here.host.only.obeyed.count("unpause")
+        here.clock.now += IDLE
+        assert await reaper(here).sweep() == []
+        kept = here.get(environment.id)
+        assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
+        assert "The server's disk is full" in str(kept.notice)
+        assert here.host.only.obeyed.count("unpause") == tries
 
 
 async def test_below_the_reserve_nothing_is_written() -> None:

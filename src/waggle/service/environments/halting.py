@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
@@ -35,6 +36,18 @@ log = structlog.get_logger(__name__)
 def always(_environment: Environment) -> bool:
     """Pause it, whatever it is by then."""
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """Why an idle one could not be paused to disk, and when to try again.
+
+    `woken` counts the tries that woke it, although it was paused in memory.
+    """
+
+    until: datetime
+    cause: str
+    woken: int = 0
 
 
 class Halting(Restarting):

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Unpack
 
 import structlog
@@ -39,7 +39,7 @@ from waggle.domain.machine import ResourceUse
 from waggle.domain.programs import NOTHING_LEFT, Left
 from waggle.service.environments.ending import Parts, save_if_possible
 from waggle.service.environments.exposed import ExposedPorts
-from waggle.service.environments.halting import Halting
+from waggle.service.environments.halting import Halting, PutOff
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +50,8 @@ class LiveEnvironment(Halting):
     Build it CREATING and call `create` once, or build it as paused to disk by an earlier server.
     """
 
-    pause_again_at: datetime | None = None
-    """When to try again to pause it to disk, after its state could not be written."""
+    put_off: PutOff | None = None
+    """Why it is not on the disk although it was idle."""
 
     def __init__(
         self,

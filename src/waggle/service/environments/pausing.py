@@ -26,7 +26,7 @@ from waggle.domain.observer import Clock
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
 from waggle.service.environments.events import Events
-from waggle.service.environments.halting import always
+from waggle.service.environments.halting import PutOff, always
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import DiskShares, Registry
 from waggle.service.sharing import Turns
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
 """After a state could not be written: every try stops the machine and writes for a while."""
+TRY_AGAIN_AT_MOST = timedelta(hours=1)
+"""TRY_AGAIN doubles up to this with every try that wakes one that is paused in memory."""
 AT_ONCE = 2
 """How many idle ones are paused to disk at once: one may write gigabytes. One of each owner."""
+_DOUBLINGS = 10
 Wanted = Callable[[Environment], bool]
 
 
@@ -146,30 +149,41 @@ class Pauses:
     async def keep(self, live: LiveEnvironment) -> bool:
         """Pause an idle one to disk, or else in memory; return whether it is on the disk now.
 
-        Does not raise. A later call tries again, after TRY_AGAIN if the state was not written. At
-        most AT_ONCE together, of different owners; the others wait.
+        Does not raise. A later call tries again, after TRY_AGAIN or more if the state was not
+        written. At most AT_ONCE together, of different owners; the others wait.
         """
         async with self._own.turn(live.environment.owner), self._at_once:
             now = self._clock()
             is_idle = live.environment.is_expired(now) and self.may_keep(live.environment)
             if live.is_stalled or not is_idle:
                 return False  # its disk is full, or it was used or destroyed while it waited
-            if live.pause_again_at is not None and now < live.pause_again_at:
+            if live.put_off is not None and now < live.put_off.until:
+                if live.environment.state is State.RUNNING:  # it was used since
+                    await self._keep_in_memory(live, live.put_off.cause)
                 return False
+            was_paused = live.environment.state is State.PAUSED
             try:
                 await self._to_disk(live, lambda now: now.is_expired(self._clock()))
             except (WaggleError, OSError) as error:
                 if live.environment.is_expired(now):  # else a call used it meanwhile
+                    cause = _cause_of(error)
                     if not isinstance(error, QuotaExceeded):
-                        live.pause_again_at = now + TRY_AGAIN
-                    await self._keep_in_memory(live, error)
+                        live.put_off = self._put_off(live, cause, now, was_paused)
+                    await self._keep_in_memory(live, cause)
             else:
-                live.pause_again_at = None
+                live.put_off = None
             return live.environment.is_on_disk
 
-    async def _keep_in_memory(self, live: LiveEnvironment, error: Exception) -> None:
-        reason = error.strerror if isinstance(error, OSError) else None
-        cause = reason or cause_of(error)
+    def _put_off(
+        self, live: LiveEnvironment, cause: str, now: datetime, was_paused: bool
+    ) -> PutOff:
+        woken = live.put_off.woken if live.put_off else 0
+        if was_paused and live.environment.state is State.RUNNING:
+            woken += 1
+        wait = min(TRY_AGAIN * 2 ** min(woken, _DOUBLINGS), TRY_AGAIN_AT_MOST)
+        return PutOff(now + wait, cause, woken)
+
+    async def _keep_in_memory(self, live: LiveEnvironment, cause: str) -> None:
         why = f"It is idle, and paused in memory until it can be paused to disk: {cause}"
         known = live.environment.notice
         if known == why:
@@ -184,6 +198,11 @@ class Pauses:
         else:
             if known is None:  # numbers in the text may change with every look
                 log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
+
+
+def _cause_of(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or cause_of(error)
 
 
 def _still_paused(why: str, environment: Environment) -> Environment:
