@@ -84,9 +84,13 @@ def program_digest(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise SetupIncomplete(f"There is no QEMU: {name} cannot be found.")
-    path = Path(found).resolve()
-    about = path.stat()
-    return _digest(path, about.st_ino, about.st_size, about.st_mtime_ns)
+    try:
+        path = Path(found).resolve()
+        about = path.stat()
+        return _digest(path, about.st_ino, about.st_size, about.st_mtime_ns)
+    except OSError as error:  # while it is replaced
+        why = f"There is no QEMU: {name} cannot be read: {error.strerror}."
+        raise SetupIncomplete(why) from error
 
 
 def program_of(digest: str, names: Iterable[str]) -> str | None:

@@ -85,19 +85,23 @@ class QemuHypervisor:
 
     def fingerprint(self, frozen: FrozenState | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
+        vmm = frozen.vmm if frozen else program_digest(self._binary)
+        return {"vmm": vmm, **self._hardware()}
+
+    def _hardware(self) -> dict[str, str]:
         return {
-            "vmm": frozen.vmm if frozen else program_digest(self._binary),
             "machine": kind(self._accelerator, self._board),
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
 
     def lock(self, fingerprint: Mapping[str, str]) -> str | None:
-        """See `domain.machine.FreezingHypervisor.lock`."""
-        ours = self.fingerprint()
-        differs = {k for k in {**ours, **fingerprint} if ours.get(k) != fingerprint.get(k)}
-        if program_of(fingerprint.get("vmm", ""), self._programs):
-            differs.discard("vmm")
+        """See `domain.machine.FreezingHypervisor.lock`. The `binary` may be gone or replaced."""
+        ours, theirs = self._hardware(), dict(fingerprint)
+        vmm = theirs.pop("vmm", "")
+        differs = {k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)}
+        if program_of(vmm, self._programs) is None:
+            differs.add("vmm")
         return next((_PARTS.get(name, name) for name in sorted(differs)), None)
 
     def load(
