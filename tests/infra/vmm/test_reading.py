@@ -143,3 +143,31 @@ def test_answers_that_differ(vmm: Vmm, endpoint: Any, whole: Any) -> None:
 
         attempt()
         runner.run(served.__aexit__(None, None, None))
+
+
+NEWER = [
+    {"state": "Hibernating"},
+    {"more": {"a": [1]}},
+    {"config": {**VMM_INFO["config"], "console": {"mode": "Hologram"}}},
+    {"config": {**VMM_INFO["config"], "memory": {"size": "4 GiB"}, "more": 1}},
+    {"config": None},
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("newer", NEWER, ids=[json.dumps(one)[:20] for one in NEWER])
+async def test_what_a_newer_cloud_hypervisor_says_besides_is_no_error(
+    tmp_path: Path, newer: dict[str, object]
+) -> None:
+    """The machine is asked only whether it is paused."""
+    body = json.dumps({**VMM_INFO, "state": "Paused", **newer}).encode()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard(reader)
+        writer.write(b"HTTP/1.1 200 \r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async with speaking(tmp_path, script) as dial:
+        client = VmmClient(dial, Vmm.CLOUD_HYPERVISOR, Version(99))
+        info = await client.call(cloud_hypervisor.VM_INFO)
+    assert info.state == newer.get("state", "Paused")
+    assert (info.config is None) == ("config" in newer)

@@ -151,4 +151,5 @@ async def test_a_real_cloud_hypervisor_keeps_every_field(tmp_path: Path) -> None
         config = config.model_copy(update={"landlock_enable": False})  # its paths do not exist
         await client.call(cloud_hypervisor.VM_CREATE, config)
         kept = (await client.call(cloud_hypervisor.VM_INFO)).config
+        assert kept is not None
         assert_within(config.model_dump(exclude_none=True), kept.model_dump(exclude_none=True))

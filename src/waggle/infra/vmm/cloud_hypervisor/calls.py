@@ -7,9 +7,16 @@ snapshots, `unix:...` or `tcp:...` for migrations.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import Field, JsonValue, RootModel
+from pydantic import (
+    Field,
+    JsonValue,
+    RootModel,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from waggle.infra.vmm.cloud_hypervisor.devices import V52, V53, V54
 from waggle.infra.vmm.cloud_hypervisor.machine import Processors, Texts, VmConfig
@@ -36,11 +43,22 @@ class DeviceNode(Body):
     pci_bdf: Text | None = None
 
 
-class VmInfo(Body):
-    """The VM and its state; `memory_actual_size` in bytes, without what a balloon holds."""
+def _if_known(value: object, read: ValidatorFunctionWrapHandler) -> VmConfig | None:
+    """Return the configuration, or None if a newer version has values in it that are not known."""
+    try:
+        return cast("VmConfig", read(value))
+    except ValidationError:
+        return None
 
-    config: VmConfig
-    state: Literal["Created", "Running", "Shutdown", "Paused", "BreakPoint"]
+
+class VmInfo(Body):
+    """The VM and its state; `memory_actual_size` in bytes, without what a balloon holds.
+
+    A newer version may have other states, and a configuration that is not known here: that is None.
+    """
+
+    config: Annotated[VmConfig | None, WrapValidator(_if_known)]
+    state: Literal["Created", "Running", "Shutdown", "Paused", "BreakPoint"] | Text
     memory_actual_size: Count | None = None
     device_tree: Annotated[dict[Text, DeviceNode], Field(max_length=MAX_LIST)] | None = None
 

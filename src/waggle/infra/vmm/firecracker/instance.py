@@ -32,11 +32,11 @@ V1_17: Final = Version(1, 17)
 
 
 class InstanceInfo(Body):
-    """Which Firecracker this is, and its state."""
+    """Which Firecracker this is, and its state; a newer version may have others."""
 
     app_name: Text
     id: Text
-    state: Literal["Not started", "Running", "Paused"]
+    state: Literal["Not started", "Running", "Paused"] | Text
     vmm_version: Text
 
 
