@@ -145,7 +145,7 @@ class MachineSection(Section):
     prefer: Annotated[Literal["isolation", "speed"], lower] = setting(
         "isolation",
         "What `WAGGLE_HYPERVISOR=auto` takes first where several are usable: `isolation` is "
-        "libkrun, `speed` one whose machines can be frozen.",
+        "libkrun, `speed` one whose machines can be frozen. Named ones keep their order.",
     )
     ssh_port_base: Whole = setting(
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535

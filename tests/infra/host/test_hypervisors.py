@@ -152,6 +152,18 @@ def test_a_list_without_the_full_kernel_contradicts_it() -> None:
     assert "WAGGLE_GUEST_KERNEL" not in right.reason
 
 
+def test_a_preference_that_a_list_overrules_is_said_to_change_nothing() -> None:
+    """It was ignored without a word."""
+    named = choose_hypervisors((KRUN, QEMU), KVM, BOTH, "speed")
+    assert named.names == (KRUN, QEMU)
+    assert "WAGGLE_PREFER=speed changes nothing: krun is named first" in named.reason
+    assert "Put qemu first, or name none (auto)." in named.reason
+    alone = choose_hypervisors((KRUN,), KVM, BOTH, "speed")
+    assert "Add one whose machines can be, or name none" in alone.reason
+    assert "WAGGLE_PREFER" not in choose_hypervisors((QEMU, KRUN), KVM, BOTH, "speed").reason
+    assert "WAGGLE_PREFER" not in choose_hypervisors((KRUN, QEMU), KVM, BOTH).reason
+
+
 def candidate(needs_kvm: bool, freezes: bool, there: bool) -> Candidate:
     problem = "" if there else "something is missing."
     return Candidate(FREEZES if freezes else PLAIN, needs_kvm, problem, "Install it.")

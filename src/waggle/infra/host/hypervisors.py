@@ -137,20 +137,17 @@ def choose_hypervisors(
 ) -> Decision:
     """Decide which hypervisors to use: the `wanted`, or for none, all that can be used.
 
-    Those are in the order of `candidates`; with `prefer` speed, those that freeze machines come
-    first, and with `full_kernel`, before these, those whose guests have it. Raises SetupIncomplete
-    if something is missing for a wanted one, or no other can be used; SettingsInvalid when
-    WAGGLE_ACCEL=tcg or WAGGLE_GUEST_KERNEL=full contradicts.
+    The wanted keep their order. Others have that of `candidates`; with `prefer` speed, those that
+    freeze machines come first, and with `full_kernel`, before these, those whose guests have it.
+    Raises SetupIncomplete if something is missing for a wanted one, or no other can be used;
+    SettingsInvalid when WAGGLE_ACCEL=tcg or WAGGLE_GUEST_KERNEL=full contradicts.
     """
     full = [name for name, one in candidates.items() if full_kernel and one.capabilities.containers]
     if wanted:
         for name in wanted:
             _require(wanted, name, acceleration, candidates[name])
-        them = "it" if len(wanted) == 1 else "them"
-        reason = f"{_setting(wanted)} demands {them}."
-        if full_kernel and wanted[0] not in full:
-            reason += f" {_with_small_kernel(wanted, full)}"
-        return Decision((*wanted,), reason)
+        why = [_with_small_kernel(wanted, full)] if full_kernel and wanted[0] not in full else []
+        return Decision((*wanted,), _demanded(wanted, candidates, prefer, why))
     candidates = {name: one for name, one in candidates.items() if not one.only_by_name}
     unused = {
         name: why
@@ -177,6 +174,25 @@ def choose_hypervisors(
         if ordered[0] != before:
             why.append(f"{_FULL}: first those whose guests have it.")
     return Decision((*ordered,), _reason(ordered, acceleration, why), unused)
+
+
+def _demanded(
+    wanted: Sequence[HypervisorName],
+    candidates: Mapping[HypervisorName, Candidate],
+    prefer: Preference,
+    why: Sequence[str],
+) -> str:
+    """Return the reason for a list; also that a preference does not change its order."""
+    them = "it" if len(wanted) == 1 else "them"
+    reason = " ".join([f"{_setting(wanted)} demands {them}.", *why])
+    if prefer != "speed" or candidates[wanted[0]].capabilities.freezes:
+        return reason
+    first = next((name for name in wanted if candidates[name].capabilities.freezes), None)
+    mend = f"Put {first} first" if first else "Add one whose machines can be"
+    return (
+        f"{reason} WAGGLE_PREFER=speed changes nothing: {wanted[0]} is named first, and its "
+        f"machines cannot be frozen. {mend}, or name none (auto)."
+    )
 
 
 _FULL: Final = "WAGGLE_GUEST_KERNEL=full"
