@@ -28,6 +28,7 @@ from waggle.infra.store.environments import SqliteStore
 from waggle.infra.vmm.kept import digest_of
 
 V = "1.13.0"
+NEWER = "newer than what was tested (1.12.1)"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,7 @@ def test_programs_are_added_listed_checked_and_removed(waggle: Host, programs: P
     code, out, err = waggle("add", programs / "fc")
     assert (code, out) == (0, "firecracker 1.13.0\n")
     assert "Firecracker 1.13.0 with its jailer." in err
+    assert f"This version is {NEWER}. If its machines fail" in err
     assert "was here already" in waggle("add", programs / "fc")[2]
     code, out, err = waggle("add", programs / "ch", "--json")
     added = json.loads(out)
@@ -93,9 +95,10 @@ def test_programs_are_added_listed_checked_and_removed(waggle: Host, programs: P
     assert (code, sorted(rows)) == (0, ["cloud-hypervisor", "firecracker"])
     assert rows["cloud-hypervisor"] == added
     assert Path(rows["firecracker"]["jailer"]).exists()
-    assert waggle("ls")[1].count("usable") == 2
-    code, out, _ = waggle("check")
-    assert (code, out.count("usable")) == (0, 2)
+    for verb in ("ls", "check"):
+        code, out, _ = waggle(verb)
+        assert (code, out.count("usable"), out.count(f"usable, {NEWER}")) == (0, 2, 1)
+    assert (rows["firecracker"]["warning"], added["warning"]) == (NEWER, "")
 
     assert waggle("rm", "firecracker", "v1.13") == (0, "firecracker 1.13.0\n", "")
     assert "firecracker" not in waggle("ls")[1]

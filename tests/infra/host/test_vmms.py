@@ -11,7 +11,7 @@ import pytest
 from waggle.infra.host.preflight import CheckResult, Status, ok
 from waggle.infra.host.vmms import Confinement, programs, refusal, with_programs
 from waggle.infra.vmm.kept import Binary, Installed
-from waggle.infra.vmm.version import Version, Vmm
+from waggle.infra.vmm.version import TESTED, Version, Vmm
 
 FC, CH = Vmm.FIRECRACKER, Vmm.CLOUD_HYPERVISOR
 
@@ -121,3 +121,23 @@ def test_the_lines_follow_libkrun() -> None:
     names = [result.name for result in more]
     assert names == ["qemu", "libkrun", "firecracker 1.12.0", "hypervisor"]
     assert with_programs([], [], Confinement(is_root=True, landlock=3))[0].name == "VMM programs"
+
+
+@pytest.mark.parametrize(
+    "vmm,tested,newer",
+    [
+        (FC, [Version(1, 10), Version(1, 12, 1), Version(1, 12, 9)], [Version(1, 13), Version(2)]),
+        (CH, [Version(48), Version(53), Version(53, 0, 4)], [Version(53, 1), Version(54)]),
+    ],
+)
+def test_a_version_that_is_newer_than_what_was_tested_is_used_with_a_warning(
+    vmm: Vmm, tested: list[Version], newer: list[Version]
+) -> None:
+    """There was no upper bound, and nothing said so."""
+    for version in tested:
+        assert line(installed(vmm, version)).status is Status.OK
+    for version in newer:
+        result = line(installed(vmm, version))
+        assert result.status is Status.WARN
+        assert f"newer than what was tested ({TESTED[vmm]}); can freeze" in result.detail
+        assert "waggle vmm rm" in result.mend

@@ -24,7 +24,7 @@ from waggle.infra.store.frozen_files import MANIFEST
 from waggle.infra.vmm.binaries import BinaryStore, Installed
 from waggle.infra.vmm.candidate import again
 from waggle.infra.vmm.offered import MOST_BYTES
-from waggle.infra.vmm.version import TITLES, Version, Vmm
+from waggle.infra.vmm.version import TITLES, UNTESTED_MEND, Version, Vmm, untested
 
 _TABLE_WIDTH = 120
 _COLUMNS = ("vmm", "version", "jailer", "added (UTC)", "state")
@@ -61,13 +61,18 @@ def _show(installed: tuple[Installed, ...], *, as_json: bool) -> None:
         binary = one.binary
         jailer = "yes" if binary and binary.jailer else "no"
         added = binary.added[:16] if binary else ""
-        cells.append((one.vmm, str(one.version), jailer, added, one.problem or "usable"))
+        cells.append((one.vmm, str(one.version), jailer, added, _state(one)))
     print_table(_COLUMNS, cells, _NOTHING, _TABLE_WIDTH)
+
+
+def _state(one: Installed) -> str:
+    return one.problem or ", ".join(filter(None, ["usable", untested(one.vmm, one.version)]))
 
 
 def _row(one: Installed) -> dict[str, Any]:
     row = {"vmm": one.vmm.value, "version": str(one.version), "arch": one.arch}
     row["problem"] = one.problem
+    row["warning"] = untested(one.vmm, one.version)
     if (binary := one.binary) is None:
         return row
     return {
@@ -91,6 +96,8 @@ def add(path: Path, jailer: Path | None, *, as_json: bool) -> None:
     sys.stdout.write(f"{binary.vmm} {binary.version}\n")
     beside = " with its jailer" if binary.jailer else ""
     say(f"{TITLES[binary.vmm]} {binary.version}{beside}{'' if new else ' was here already'}.")
+    if newer := untested(binary.vmm, binary.version):
+        say(f"This version is {newer}. {UNTESTED_MEND}")
     if binary.unasked:
         say(f"Its API was not asked for its version: {binary.unasked}")
     if binary.vmm is Vmm.CLOUD_HYPERVISOR:

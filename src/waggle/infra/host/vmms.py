@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from waggle.infra.host.preflight import CheckResult, ok, warn
 from waggle.infra.host.process import run
 from waggle.infra.vmm.kept import Binary, Installed
-from waggle.infra.vmm.version import TITLES, Version, Vmm
+from waggle.infra.vmm.version import TITLES, UNTESTED_MEND, Version, Vmm, untested
 
 _NAME = "VMM programs"
 _PROBE_SECONDS = 20.0
@@ -85,7 +85,10 @@ def _line(one: Installed, newest: Version | None, confinement: Confinement) -> C
         return warn(name, cause, _APART)
     use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
     named = _NAMED if one.vmm is Vmm.CLOUD_HYPERVISOR else ""
-    return ok(name, f"{use}can freeze machines; {_start(one.binary, confinement)}{named}")
+    detail = f"{use}can freeze machines; {_start(one.binary, confinement)}{named}"
+    if newer := untested(one.vmm, one.version):
+        return warn(name, f"{newer}; {detail}", UNTESTED_MEND)
+    return ok(name, detail)
 
 
 def _start(binary: Binary, confinement: Confinement) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Versions of VMMs and the processor architectures that their programs are for.
 
-Used by the clients, which know since when a method exists, and by `binaries`. Knows no files.
+Used by the clients, which know since when a method exists, by `binaries`, and by what shows
+programs to operators. Knows no files.
 """
 
 from __future__ import annotations
@@ -50,3 +51,18 @@ class Version:
 
 OLDEST = {Vmm.FIRECRACKER: Version(1, 10), Vmm.CLOUD_HYPERVISOR: Version(48)}
 """The oldest supported versions; all newer ones are."""
+TESTED = {Vmm.FIRECRACKER: Version(1, 12, 1), Vmm.CLOUD_HYPERVISOR: Version(53)}
+"""The newest versions whose programs ran waggle's tests."""
+
+UNTESTED_MEND = "If its machines fail, add an older one, and remove this: waggle vmm rm."
+
+
+def untested(vmm: Vmm, version: Version) -> str:
+    """Say that a version is newer than those that were tested; empty if it is not. Pure.
+
+    A later patch of what was tested counts as tested.
+    """
+    newest = TESTED[vmm]
+    if (version.major, version.minor) <= (newest.major, newest.minor):
+        return ""
+    return f"newer than what was tested ({newest})"
