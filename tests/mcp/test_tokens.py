@@ -85,3 +85,10 @@ def test_output_schemas_are_short(tool: OfferedTool) -> None:
     assert not {"title", "description", "$ref", "$defs"} & {
         word for _, schema in parts(tool.output_schema or {}, tool.name) for word in schema
     }
+
+
+def test_who_creates_an_environment_reads_what_needs_snapshots() -> None:
+    """A pause in memory does not: every hypervisor has it."""
+    (create,) = (tool for tool in tools(CORE) if tool.name == "create_environment")
+    said = create.parameters["properties"]["snapshots"]["description"]
+    assert said == "For forks, snapshots and pauses to disk."

@@ -142,9 +142,9 @@ OptionalRuntimeArgument = Annotated[
     ),
 ]
 SnapshotArgument = Annotated[
-    str | None, Field(description="Id of one to start from, instead of runtime and image.")
+    str | None, Field(description="Id to start from, instead of runtime and image.")
 ]
-SnapshotsArgument = Annotated[bool, Field(description="For forks and snapshots.")]
+SnapshotsArgument = Annotated[bool, Field(description="For forks, snapshots and pauses to disk.")]
 ImageArgument = Annotated[str | None, Field(description="OCI image instead of the runtime's own.")]
 NetworkArgument = Annotated[
     str | list[str] | None,
