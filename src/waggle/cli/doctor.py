@@ -66,6 +66,7 @@ def subject(settings: Settings) -> Subject:
         listen_port=settings.listen_addr.port,
         port_base=settings.ssh_port_base,
         port_max=settings.ssh_port_max,
+        uid_base=settings.vm_uid_base,
         qemu_binary=settings.qemu_binary,
         qemu_older=settings.qemu_older,
         hypervisor=settings.hypervisor,

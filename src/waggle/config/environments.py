@@ -155,7 +155,9 @@ class MachineSection(Section):
     )
     vm_uid_base: Whole = setting(
         "1900000000",
-        "When waggle runs as root, a machine's process gets this user id plus its port.",
+        "When waggle runs as root, a machine's process gets this user id plus its port. No user of "
+        "the host may have these ids, nor a range of /etc/subuid: at its start, waggle ends "
+        "processes that look like machines of a server that was killed.",
         ge=65_536,
         le=4_294_000_000,
     )

@@ -31,6 +31,7 @@ from waggle.infra.host.hypervisors import (
 )
 from waggle.infra.host.process import run
 from waggle.infra.host.requirements import building, missing
+from waggle.infra.host.subordinate import read_ranges, shared_with
 from waggle.infra.shared.cgroups import Facts, Nowhere, place, read_facts
 from waggle.infra.shared.confined import NEXT_STEP, refusal
 from waggle.infra.shared.disk_room import disk_of, existing
@@ -101,6 +102,9 @@ class Subject:
     groups: Callable[[], Facts] = field(default=read_facts)
     disk: Callable[[Path], str | None] = field(default=disk_of)
     is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    uid_base: int = 1_900_000_000
+    subuids: Callable[[], str] = field(default=read_ranges)
+    """Reads /etc/subuid."""
 
     def choice(self, candidates: Mapping[HypervisorName, Candidate]) -> Decision:
         """Return which hypervisors run machines. Raises as `choose_hypervisors`."""
@@ -223,7 +227,15 @@ _ACTIONS = Path("/proc/sys/kernel/seccomp/actions_avail")
 async def users(subject: Subject) -> CheckResult:
     """Check that every VMM process has a separate user."""
     if subject.is_root:
-        return ok("machine users", "each machine's process has a user of its own")
+        ids = range(subject.uid_base + subject.port_base, subject.uid_base + subject.port_max)
+        if (line := shared_with(subject.subuids(), ids)) is None:
+            return ok("machine users", "each machine's process has a user of its own")
+        whose = f"ids {ids.start} to {ids.stop - 1} are given to a user of this host: {line}"
+        return warn(
+            "machine users",
+            f"{whose} (/etc/subuid), whose processes waggle may take for machines, and end",
+            "Set WAGGLE_VM_UID_BASE so that no range of /etc/subuid has these ids.",
+        )
     return warn(
         "machine users",
         "all machines run as this user, whose files and processes an escape would be closest to",
