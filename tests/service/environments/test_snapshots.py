@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
 
+import anyio
 import pytest
 from tests.service.snapshotting import KEEP, snapshots
-from tests.service.world import OWNER
+from tests.service.world import OWNER, settle
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import (
@@ -188,3 +190,28 @@ async def test_a_hypervisor_that_cannot_freeze_is_reported() -> None:
             await here.service.take(origin.id, owner=OWNER)
         assert here.service.list(owner=OWNER) == []
         assert await here.service.expire() == []
+
+
+@pytest.mark.parametrize("fork", [False, True])
+async def test_a_client_that_reads_no_progress_holds_no_turn(fork: bool) -> None:
+    """Others could not freeze theirs."""
+    async with snapshots() as here:
+        environment = await here.world.created()
+        here.world.gates.closed = {"turn"}
+        reads = anyio.Event()
+
+        async def progress(_share: float, _message: str) -> None:
+            await reads.wait()
+
+        work: Coroutine[object, object, object] = (
+            here.service.fork(environment.id, 1, owner=OWNER, progress=progress)
+            if fork
+            else here.service.take(environment.id, owner=OWNER, progress=progress)
+        )
+        taking = here.world.start(work)
+        await settle()
+        assert not here.world.gates.parked
+        reads.set()
+        await here.world.gates.reached("turn")
+        here.world.gates.open_all()
+        await taking.result()

@@ -20,7 +20,7 @@ import structlog
 from waggle.domain.access import Quota, find_id, parse_reference_text
 from waggle.domain.environment import Environment
 from waggle.domain.errors import FrozenMachineUnusable, InvalidArgument, NotFound, SnapshotFailed
-from waggle.domain.host import Progress, no_progress
+from waggle.domain.host import Guest, Progress, Turn, no_progress
 from waggle.domain.names import parse_name
 from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
@@ -117,29 +117,34 @@ class SnapshotService:
             async with (
                 self._environments.using(environment_id, owner=owner) as (origin, guest),
                 self._room(origin),
-                guest.turn_to_freeze() as turn,
             ):
-                await progress(0.0, "Freezing the machine")
-                await self._environments.events.settle(origin.id)
-                try:
-                    async with guest.freeze(turn) as frozen:
-                        await progress(0.5, "Writing its state")
-                        now = self._clock()
-                        described = Snapshot.of(
-                            origin,
-                            snapshot_id=(snapshot_id := self._new_id()),
-                            name=name or f"{origin.name[:54]}-{snapshot_id[:8]}",
-                            now=now,
-                            expires_at=now + self._limits.keep,
-                        )
-                        kept = await self._shelf.keep(frozen, described)
-                except OSError as error:
-                    raise SnapshotFailed(
-                        f"The snapshot could not be written: {error.strerror or error}."
-                    ) from error
+                await progress(0.0, "Freezing the machine")  # not in its turn: clients may be slow
+                async with guest.turn_to_freeze() as turn:
+                    kept = await self._keep(origin, guest, turn, name, progress)
         await progress(1.0, "Kept")
         log.info("snapshot_taken", snapshot=kept.id, environment=origin.id, size=kept.size)
         return kept
+
+    async def _keep(
+        self, origin: Environment, guest: Guest, turn: Turn, name: str | None, progress: Progress
+    ) -> Snapshot:
+        await self._environments.events.settle(origin.id)
+        try:
+            async with guest.freeze(turn) as frozen:
+                await progress(0.5, "Writing its state")
+                now = self._clock()
+                described = Snapshot.of(
+                    origin,
+                    snapshot_id=(snapshot_id := self._new_id()),
+                    name=name or f"{origin.name[:54]}-{snapshot_id[:8]}",
+                    now=now,
+                    expires_at=now + self._limits.keep,
+                )
+                return await self._shelf.keep(frozen, described)
+        except OSError as error:
+            raise SnapshotFailed(
+                f"The snapshot could not be written: {error.strerror or error}."
+            ) from error
 
     async def create(
         self,
@@ -171,8 +176,8 @@ class SnapshotService:
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
+            await progress(0.0, "Freezing the machine")
             async with guest.turn_to_freeze() as turn:
-                await progress(0.0, "Freezing the machine")
                 await self._environments.events.settle(origin.id)
                 async with guest.freeze(turn) as frozen:
                     await progress(0.5, f"Resuming {count} copies")
