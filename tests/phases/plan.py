@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The phases that `./task test` runs, as data. Pure.
+"""The phases that `./task test` runs, as data. Pure but for what `bare` reads of the tests.
 
 Read by `tests.phases.__main__`. A phase is one command; phases of one stage run at the same time,
 and stages run in order, whatever the outcome of earlier ones.
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from tests.phases import bare
+
 MINUTE = 60.0
+ROOT = Path(__file__).parents[2]
 _HERE = "not lab and not registry and not fuzz and not endurance"
 FAST = f"not vm and not slow and not net and {_HERE}"
 MACHINES = f"(vm or slow or net) and {_HERE}"
@@ -45,16 +49,18 @@ Stage = tuple[Phase, ...]
 Extent = Literal["all", "quick", "verify", "check"]
 
 
-def plan(extent: Extent = "all", *, checked: bool = False) -> tuple[Stage, ...]:
+def plan(extent: Extent = "all", *, checked: bool = False, same: bool = False) -> tuple[Stage, ...]:
     """Return the stages. `quick` leaves out all slow tests but the main job.
 
-    `checked` leaves out the checks, which say nothing about a machine.
+    `checked` leaves out the checks, which say nothing about a machine; with `same`, also the fast
+    tests that say nothing about it, since they passed elsewhere on the same version of Python.
     """
-    stages = _stages(extent)
+    stages = _stages(extent, bare.selection(ROOT) if checked and same else ())
     return tuple(s for s in stages if not checked or s[0].name != _FORMAT)
 
 
-def _stages(extent: Extent) -> tuple[Stage, ...]:
+def _stages(extent: Extent, places: Sequence[str]) -> tuple[Stage, ...]:
+    """Return all stages; fast tests are those of `places`, or all."""
     setup = Phase("setup", ("waggle", "setup", "--yes", "--tests"), 20 * MINUTE)
     checks = (
         Phase(_FORMAT, ("ruff", "format", "--check", ".")),
@@ -65,7 +71,7 @@ def _stages(extent: Extent) -> tuple[Stage, ...]:
     )
     # Four workers on two cores, since many tests wait (136 s; with three: 155 s). An idle worker
     # takes another's tests.
-    stealing = ("--dist=worksteal", "--durations=15")
+    stealing = ("--dist=worksteal", "--durations=15", *places)
     fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=4, more=stealing),)
     images = Phase("images", ("waggle", "image", "build", "--missing", *IMAGES), 20 * MINUTE)
     made = (

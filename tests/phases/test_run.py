@@ -107,6 +107,16 @@ def test_an_interruption_ends_the_phase_and_keeps_earlier_results(tmp_path: Path
         os.kill(pid, 0)
 
 
+def test_only_with_another_python_do_all_fast_tests_run_again() -> None:
+    def fast(*, same: bool) -> list[str]:
+        (phase,) = plan("quick", checked=True, same=same)[1]
+        assert phase.name == "tests without machines"
+        return [word for word in phase.argv if word.startswith("tests/")]
+
+    assert fast(same=False) == []
+    assert "tests/infra/host" in fast(same=True)
+
+
 @pytest.mark.parametrize("extent", ["check", "verify", "quick", "all"])
 def test_names_are_unique_and_every_phase_has_a_deadline(extent: Extent) -> None:
     phases = [phase for stage in plan(extent) for phase in stage]
