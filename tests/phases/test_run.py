@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from tests.phases.__main__ import ROOT, run
-from tests.phases.plan import Extent, Phase, plan
+from tests.phases.plan import CHECKS, Extent, Phase, plan
 from tests.phases.report import LATE, Outcome
 
+EXTENTS: tuple[Extent, ...] = ("check", "verify", "quick", "all")
 MARKS: tuple[str, ...] = ("vm", "slow", "net", "lab", "registry", "fuzz", "endurance")
 ALONE = ("registry", "fuzz", "endurance")
 FLAKY = """
@@ -117,7 +118,7 @@ def test_only_with_another_python_do_all_fast_tests_run_again() -> None:
     assert "tests/infra/host" in fast(same=True)
 
 
-@pytest.mark.parametrize("extent", ["check", "verify", "quick", "all"])
+@pytest.mark.parametrize("extent", EXTENTS)
 def test_names_are_unique_and_every_phase_has_a_deadline(extent: Extent) -> None:
     phases = [phase for stage in plan(extent) for phase in stage]
     assert len({phase.name for phase in phases}) == len(phases)
@@ -125,11 +126,11 @@ def test_names_are_unique_and_every_phase_has_a_deadline(extent: Extent) -> None
 
 
 def test_a_commit_that_was_checked_is_only_tested() -> None:
-    stages = plan("quick")
-    left = [stage for stage in stages if stage not in plan("quick", checked=True)]
-    assert [[phase.name for phase in stage] for stage in left] == [
-        ["format", "lint", "imports", "words", "types"]
-    ]
+    for extent in EXTENTS:
+        phases = [phase for stage in plan(extent) for phase in stage]
+        left = [phase for stage in plan(extent, checked=True) for phase in stage]
+        assert [phase.name for phase in phases if phase not in left] == list(CHECKS)
+        assert all(plan(extent, checked=True))
 
 
 def test_every_test_belongs_to_exactly_one_phase() -> None:
