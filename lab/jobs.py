@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jobs that the lab runs inside the outer machine, in order. Change them only here.
 
-Each command runs in bash, as root, at the root of the project, with `ENVIRONMENT`; later jobs run
-even if it fails. If a job writes JUnit XML to its `report`, its failures are named at the end.
+Each runs as root, at the root of the project, with `ENVIRONMENT`; later jobs run even if it fails.
+If a job writes JUnit XML to its `report`, its failures are named at the end. Jobs stay apart, so
+that each has a deadline and starts again alone; a start costs little, since those of pytest are
+copies of one process that has imported what tests need (`lab/inside/run.py`).
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 REPORTS = PurePosixPath("/lab/report")
@@ -35,11 +38,16 @@ TOTAL_SECONDS = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command. `seconds` is its deadline; its name is also a file name."""
+    """One command of bash, or if there are `tests`, what pytest is given.
+
+    `seconds` is its deadline; its name is also a file name. `variables` are its own.
+    """
 
     name: str
     command: str
     seconds: float
+    tests: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def report(self) -> str:
@@ -49,10 +57,10 @@ class Job:
 
 def pytest_job(name: str, arguments: str, seconds: float, hypervisor: str = "") -> Job:
     """Return a job that runs tests of the project, those of servers with this hypervisor."""
-    options = "-v --no-header --tb=short --durations=5 -p no:cacheprovider"
+    options = ("-v", "--no-header", "--tb=short", "--durations=5", "-p", "no:cacheprovider")
     report = f"--junit-xml={REPORTS / name}.xml"
-    choice = f"WAGGLE_HYPERVISOR={hypervisor} " if hypervisor else ""
-    return Job(name, f"{choice}python3 -m pytest {options} {report} {arguments}", seconds)
+    choice = {"WAGGLE_HYPERVISOR": hypervisor} if hypervisor else {}
+    return Job(name, "", seconds, (*options, report, *shlex.split(arguments)), choice)
 
 
 _GROUPS = "tests/infra/shared/test_cgroups"

@@ -24,6 +24,8 @@ from lab.wheels import PYTHON
 from waggle.domain.errors import SetupIncomplete
 
 ROOT = Path(__file__).parents[1]
+COMPILED = ("src", "tests", "lab", "benchmarks")
+"""Where the lab's tests import from."""
 SAME_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}" == PYTHON
 
 
@@ -51,17 +53,31 @@ def write(
 
     Raises SetupIncomplete, OSError.
     """
-    described = [asdict(job) | {"environment": dict(environment)} for job in jobs]
+    told = [described(job, environment) for job in jobs]
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for name in listing(root):
             archive.add(root / name, f"project/{name}", filter=_as_root)
-            if name.startswith("src/") and name.endswith(".py") and SAME_PYTHON:
+            if is_imported(name) and SAME_PYTHON:
                 _add(archive, f"project/{compiled_name(name)}", compiled(root / name), 0o644)
         if put is not None:
             archive.add(put, "put", filter=_as_root)
-        _add(archive, "jobs.json", json.dumps(described).encode(), 0o644)
+        _add(archive, "jobs.json", json.dumps(told).encode(), 0o644)
         init = (Path(__file__).parent / "inside/init").read_bytes()
         _add(archive, "init", init, 0o755)
+
+
+def described(job: Job, environment: Mapping[str, str]) -> dict[str, object]:
+    """Return a job as inside/run.py reads it. Pure."""
+    fields: dict[str, object] = asdict(job)
+    del fields["variables"]
+    return {**fields, "environment": {**environment, **job.variables}}
+
+
+def is_imported(name: str) -> bool:
+    """Return whether Python looks for the compiled form; pytest has its own of tests. Pure."""
+    path = PurePosixPath(name)
+    tests = path.name.startswith("test_") or path.name == "conftest.py"
+    return path.suffix == ".py" and path.parts[0] in COMPILED and not tests
 
 
 def compiled_name(name: str) -> str:

@@ -9,7 +9,9 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +35,14 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "REPORT", tmp_path / "report")
     monkeypatch.setattr(module, "REPORT_DISK", tmp_path / "disk")
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     return module
 
 
-def run(inside: Any, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, float]) -> list[object]:
+def run(
+    inside: Any, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str | list[str], float]
+) -> list[object]:
+    """Run jobs: commands, or lists of what pytest is given. Returns their events."""
     port = io.BytesIO()
     monkeypatch.setattr(port, "close", lambda: None)
 
@@ -47,8 +53,14 @@ def run(inside: Any, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, float]) 
     for name, value in (("HOME", "/root"), ("LC_ALL", "C"), ("PYTHONUTF8", "1")):
         monkeypatch.setenv(name, value)
     described = [
-        {"name": f"job{number}", "command": command, "seconds": seconds, "environment": {"A": "b"}}
-        for number, (command, seconds) in enumerate(jobs)
+        {
+            "name": f"job{number}",
+            "command": "" if isinstance(job, list) else job,
+            "tests": job if isinstance(job, list) else [],
+            "seconds": seconds,
+            "environment": {"A": "b"},
+        }
+        for number, (job, seconds) in enumerate(jobs)
     ]
     (inside.LAB / "jobs.json").write_text(json.dumps(described))
     assert inside.main() == 0
@@ -104,6 +116,76 @@ def test_a_job_ends_although_a_daemon_holds_its_output(
     (line,) = (event for event in events if isinstance(event, Line))
     os.kill(int(line.text), 9)
     assert [event.code for event in events if isinstance(event, Ended)] == [0]
+
+
+OWN = ("-q", "-p", "no:cacheprovider", "-c", "pytest.ini")
+
+
+@pytest.fixture
+def project(inside: Any) -> Path:
+    """A project whose tests say where they run, and which warns of nothing."""
+    root: Path = inside.PROJECT
+    (root / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    (root / "test_own.py").write_text(
+        textwrap.dedent("""
+        import os, sys, time
+
+        def test_where_it_runs():
+            assert (os.environ["A"], os.getcwd()) == ("b", os.path.dirname(__file__))
+            assert "WAGGLE_TEST_OF_THE_PARENT" not in os.environ
+            assert os.getsid(0) == os.getpgid(0) == os.getpid()
+            print("it says something")
+
+        def test_fails():
+            assert 1 + 1 == 3
+
+        def test_is_late():
+            print(os.getpid(), file=sys.__stderr__, flush=True)
+            time.sleep(1000)
+    """)
+    )
+    return root
+
+
+def test_tests_run_in_a_copy_with_their_own_variables(
+    inside: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAGGLE_TEST_OF_THE_PARENT", "1")
+    monkeypatch.setattr(inside, "PRELOADED", ())
+    here = Path.cwd()
+    own = [*OWN, "-s"]
+    events = run(inside, monkeypatch, ([*own, "-k", "where"], 60), ([*own, "-k", "fails"], 60))
+    assert [event.code for event in events if isinstance(event, Ended)] == [0, 1]
+    said = [event.text for event in events if isinstance(event, Line)]
+    assert any("it says" in line for line in said)
+    assert any("assert (1 + 1) == 3" in line for line in said)
+    assert Path.cwd() == here
+    assert "A" not in os.environ
+
+
+def test_tests_that_are_late_end(
+    inside: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside, "PRELOADED", ())
+    events = run(inside, monkeypatch, ([*OWN, "-s", "-k", "late"], 5))
+    assert [event.code for event in events if isinstance(event, Ended)] == [124]
+    (pid,) = (e.text for e in events if isinstance(e, Line) and e.text.isdigit())
+    assert members(int(pid)) == []
+
+
+def test_what_cannot_be_imported_early_is_told_and_the_jobs_run(
+    inside: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside, "PRELOADED", ("no_such_module",))
+    events = run(inside, monkeypatch, ([*OWN, "-s", "-k", "where"], 60))
+    first = events[1]
+    assert isinstance(first, Line)
+    assert "no_such_module could not be imported early" in first.text
+    assert [event.code for event in events if isinstance(event, Ended)] == [0]
+
+
+def test_what_is_imported_early_exists(inside: Any) -> None:
+    assert [name for name in inside.PRELOADED if importlib.util.find_spec(name) is None] == []
 
 
 def test_init_is_a_valid_shell_script() -> None:

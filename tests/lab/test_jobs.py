@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,20 @@ def test_the_jobs_fill_two_machines_evenly() -> None:
 def test_a_program_of_the_host_adds_its_jobs() -> None:
     assert jobs_with(None) == JOBS
     more = jobs_with(Path("program"))[len(JOBS) :]
-    assert [job.name for job in more if "cloud" not in job.command] == []
+    assert [job.name for job in more if "cloud" not in f"{job.tests}{job.variables}"] == []
     assert len({job.name for job in (*JOBS, *more)}) == len(JOBS) + len(more)
 
 
 def test_a_pytest_job_writes_its_report_to_the_report_directory() -> None:
-    job = pytest_job("some", "tests/x", 5)
-    assert "--junit-xml=/lab/report/some.xml" in job.command
-    assert job.report == "some.xml"
+    job = pytest_job("some", "tests/x -k 'a and b'", 5, "qemu")
+    assert "--junit-xml=/lab/report/some.xml" in job.tests
+    assert job.tests[-3:] == ("tests/x", "-k", "a and b")
+    assert (job.report, job.variables) == ("some.xml", {"WAGGLE_HYPERVISOR": "qemu"})
 
 
 @pytest.mark.parametrize("job", jobs_with(Path("program")), ids=lambda job: job.name)
 def test_a_job_names_tests_that_exist(job: Job) -> None:
-    words = shlex.split(job.command)
+    words = job.tests
     places = [Path(__file__).parents[2] / word for word in words if word.startswith("tests/")]
     assert [str(place) for place in places if not place.exists()] == []
     files = [file for place in places for file in place.rglob("test_*.py")]
