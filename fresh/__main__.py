@@ -17,9 +17,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fresh import configuration, root
+from fresh.beside import beside
 from fresh.plan import SUITES, Machine, plan
 from waggle.domain.errors import SetupIncomplete
 
@@ -44,7 +46,7 @@ def say(text: str) -> None:
 
 def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
     """Make the bare root, run the steps and return the outcomes. Raises SetupIncomplete."""
-    outcomes: list[Outcome] = []
+    found: dict[int, list[Outcome]] = {}
     with root.workplace() as place:
         began = time.monotonic()
         say(f"making a bare root of {suite} in {place}")
@@ -52,16 +54,31 @@ def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
         bare = place / "bare"
         root.bootstrap(suite, bare, settings)
         say(f"it is there after {time.monotonic() - began:.0f} s")
-        for number, machine in enumerate(machines):
-            tree = place / f"machine-{number}"
-            try:
-                root.copy(bare, tree)
-                outcomes += _use(tree, machine, settings)
-                root.run(["rm", "-rf", "--one-file-system", str(tree)])
-            except SetupIncomplete as error:
-                say(f"{machine.name}: {error.message} {error.hint}".rstrip())
-                outcomes.append(Outcome(machine.name, "prepare", 2, 0))
-    return outcomes
+
+        def use(number: int) -> None:
+            found[number] = _outcomes(bare, place / f"machine-{number}", machines[number], settings)
+
+        with contextlib.ExitStack() as others:
+            for number, machine in enumerate(machines):
+                if machine.beside and machine is not machines[-1]:
+                    others.enter_context(beside(partial(use, number)))
+                else:
+                    use(number)
+    return [outcome for _, several in sorted(found.items()) for outcome in several]
+
+
+def _outcomes(
+    bare: Path, tree: Path, machine: Machine, settings: configuration.Configuration
+) -> list[Outcome]:
+    """Use a machine, a copy of the bare root that is removed again."""
+    try:
+        root.copy(bare, tree)
+        found = _use(tree, machine, settings)
+        root.run(["rm", "-rf", "--one-file-system", str(tree)])
+    except SetupIncomplete as error:
+        say(f"{machine.name}: {error.message} {error.hint}".rstrip())
+        return [Outcome(machine.name, "prepare", 2, 0)]
+    return found
 
 
 def _use(tree: Path, machine: Machine, settings: configuration.Configuration) -> list[Outcome]:

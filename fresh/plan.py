@@ -31,7 +31,7 @@ class Machine:
     """A copy of the bare root, prepared by root with a shell command and used by `user`.
 
     The user's home holds a clean clone, `waggle`, or if `without_checkout`, the wheel and this
-    package's `steps`.
+    package's `steps`. With `beside`, the next machine need not wait for it.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Machine:
     steps: tuple[Step, ...]
     prepare: str = ""
     without_checkout: bool = False
+    beside: bool = False
 
 
 DEMO = Step("demo", f"{IN_CHECKOUT}./task demo")
@@ -59,8 +60,12 @@ UBUNTU = Step("demo", f"{IN_CHECKOUT}sh fresh/steps/ubuntu.sh --throw-away-root 
 
 
 def plan(suite: str, *, quick: bool) -> tuple[Machine, ...]:
-    """Return the machines and their steps, the shortest first."""
-    machines = [Machine("user", ORDINARY, (DEMO,), WITH_SUDO)]
+    """Return the machines and their steps, the shortest first.
+
+    Two demos at once, if quick: apt, pip and builds of an image leave one of two cores idle most of
+    the time. Otherwise machines have this one to themselves, for the sake of tests with machines.
+    """
+    machines = [Machine("user", ORDINARY, (DEMO,), WITH_SUDO, beside=quick)]
     if not quick:
         machines.append(Machine("wheel", ROOT, (WHEEL,), without_checkout=True))
         if suite == "trixie":  # the closest to Ubuntu

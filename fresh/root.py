@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from fresh.beside import noted, output
 from fresh.configuration import Configuration
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.shared import debian
@@ -148,15 +149,18 @@ def enter(
     """Run a program in a root and return its exit code, or LEFT if only processes were left behind.
 
     It gets these variables and PATH. All its processes end with this process, and after `seconds`,
-    which returns LATE. It writes to this process's output.
+    which returns LATE. It writes to this process's output, or that of work beside it.
     """
     process = subprocess.Popen(
         [*_APART, "sh", _ENTER, tree, *program],
         stdin=subprocess.DEVNULL,
+        stdout=output(),
+        stderr=output(),
         env={**variables, "PATH": PATH},
     )
     try:
-        return process.wait(seconds)
+        with noted(process):
+            return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return LATE
     except KeyboardInterrupt:
@@ -192,8 +196,14 @@ def run(argv: Sequence[str]) -> None:
 
     Nothing that it starts or mounts outlives it or this process.
     """
-    done = subprocess.run(
-        [*_APART, *argv], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    process = subprocess.Popen(
+        [*_APART, *argv], stdin=subprocess.DEVNULL, stdout=output() or sys.stderr, stderr=output()
     )
-    if done.returncode:
-        raise SetupIncomplete(f"{argv[0]} ended with status {done.returncode}.", hint="See above.")
+    try:
+        with noted(process):
+            code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if code:
+        raise SetupIncomplete(f"{argv[0]} ended with status {code}.", hint="See above.")

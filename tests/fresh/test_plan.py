@@ -30,6 +30,11 @@ def test_both_readme_commands_run_as_root_and_the_demo_as_an_ordinary_user() -> 
         ]
 
 
+def test_only_a_quick_run_uses_two_machines_at_once() -> None:
+    assert [machine.name for machine in plan("bookworm", quick=True) if machine.beside] == ["user"]
+    assert not [machine for machine in plan("bookworm", quick=False) if machine.beside]
+
+
 def test_a_full_run_includes_the_wheel_and_a_system_other_than_debian() -> None:
     assert ("wheel", "pipx and uv") in tried("bookworm", quick=False)
     assert ("ubuntu", "demo") in tried("trixie", quick=False)
