@@ -82,8 +82,10 @@ def _stages(extent: Extent, places: Sequence[str]) -> tuple[Stage, ...]:
     # The tests of a module share machines, so one worker runs them all. Modules with the longest
     # tests come first (tests/conftest.py); xdist would take those with the most tests first, and
     # leave one worker idle for minutes in the end.
+    # Three workers on two cores: two left 16 to 30 % of both idle, since a test waits for its machine
+    # or a limit half of the time. Each takes up to 1.5 GiB with its machines.
     together = ("--dist=loadfile", "--no-loadscope-reorder", "--durations=15")
-    machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=2, more=together),)
+    machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=3, more=together),)
     match extent:
         case "check":
             return (checks,)
