@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -194,8 +195,9 @@ def unused_services() -> Services:
     )
 
 
+@cache
 def default_tools() -> list[OfferedTool]:
-    """Return every tool, for inspection, not for calls."""
+    """Return every tool, always the same ones: for inspection, not for calls."""
     return all_tools(unused_services())
 
 

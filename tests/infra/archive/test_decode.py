@@ -61,17 +61,20 @@ async def test_a_bomb_needs_memory_for_its_window_and_one_piece(pack: Callable[[
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        packed_zeros(64 * MIB, 2 * WINDOW),
-        packed_zeros(64 * MIB, 1 << 41),
-        packed_zeros(MIB, WINDOW) + packed_zeros(64 * MIB, 2 * WINDOW),
-        of_one_segment(2 * WINDOW),
-        xz(64 * MIB, 2 * WINDOW),
+    "made",
+    [  # not at import, which every worker does
+        lambda: packed_zeros(64 * MIB, 2 * WINDOW),
+        lambda: packed_zeros(64 * MIB, 1 << 41),
+        lambda: packed_zeros(MIB, WINDOW) + packed_zeros(64 * MIB, 2 * WINDOW),
+        lambda: of_one_segment(2 * WINDOW),
+        lambda: xz(64 * MIB, 2 * WINDOW),
     ],
     ids=["twice", "the largest", "in a later frame", "of one segment", "xz"],
 )
-async def test_a_larger_window_is_refused_before_it_is_allocated(data: bytes) -> None:
+async def test_a_larger_window_is_refused_before_it_is_allocated(
+    made: Callable[[], bytes],
+) -> None:
+    data = made()
     async with strained() as strain:
         with pytest.raises(DAMAGE):
             await anyio.to_thread.run_sync(unpacked, data)
