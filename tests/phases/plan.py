@@ -21,6 +21,8 @@ FAST = f"not vm and not slow and not net and {_HERE}"
 MACHINES = f"(vm or slow or net) and {_HERE}"
 IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
+REPETITIONS = ("--turns=8",)
+"""Fewer boots than `./task endurance` has in the same test: 4 s of CPU time each."""
 CHECKS = ("format", "lint", "imports", "words", "types")
 
 
@@ -82,9 +84,9 @@ def _stages(extent: Extent, places: Sequence[str]) -> tuple[Stage, ...]:
     # The tests of a module share machines, so one worker runs them all. Modules with the longest
     # tests come first (tests/conftest.py); xdist would take those with the most tests first, and
     # leave one worker idle for minutes in the end.
-    # Three workers on two cores: two left 16 to 30 % of both idle, since a test waits for its machine
-    # or a limit half of the time. Each takes up to 1.5 GiB with its machines.
-    together = ("--dist=loadfile", "--no-loadscope-reorder", "--durations=15")
+    # Three workers on two cores: two left 16 to 30 % of both idle, since a test waits for its
+    # machine or a limit half of the time. Each takes up to 1.5 GiB with its machines.
+    together = ("--dist=loadfile", "--no-loadscope-reorder", "--durations=15", *REPETITIONS)
     machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=3, more=together),)
     match extent:
         case "check":
