@@ -63,7 +63,6 @@ def pytest_job(name: str, arguments: str, seconds: float, hypervisor: str = "") 
     return Job(name, "", seconds, (*options, report, *shlex.split(arguments)), choice)
 
 
-_GROUPS = "tests/infra/shared/test_cgroups"
 _MAIN_JOB = "tests/e2e/test_main_job.py -m 'not net' -k 'not node'"
 _FROZEN = (
     "two_copies or copy_of_a_copy or origin_continues or paused_to_disk or vmm_cannot_read"
@@ -91,7 +90,7 @@ JOBS = (
     ),
     pytest_job("firecracker-floods", "tests/vm/test_vsock_floods.py", 300, "firecracker"),
     pytest_job("four-at-once", "tests/contract -k '(krun or firecracker) and four_machines'", 400),
-    pytest_job("cgroups", f"{_GROUPS}.py {_GROUPS}_plan.py", 400),
+    pytest_job("cgroups", "tests/infra/shared/test_cgroups.py", 300),
 )
 
 _CLOUD = "cloud-hypervisor"
