@@ -13,12 +13,14 @@ from tests.support.waggle_process import running
 
 from waggle.allocator import (
     MANY,
+    STARTING,
     YOUNG,
     Collector,
     c_library,
     free,
     give_back,
     set_for_serving,
+    set_for_start_and_end,
     with_malloc,
 )
 
@@ -32,6 +34,20 @@ def test_the_collector_is_set_for_serving_and_restored_afterwards() -> None:
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() == 0
+
+
+def test_a_process_collects_seldom_at_its_start_and_not_at_its_end() -> None:
+    before = gc.get_threshold()
+    try:
+        with set_for_start_and_end():
+            assert gc.get_threshold() == (STARTING, *before[1:])
+            with set_for_serving():
+                assert gc.get_threshold() == (YOUNG, *before[1:])
+            assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() == before
+    finally:
+        gc.unfreeze()
 
 
 def make_cycle() -> None:

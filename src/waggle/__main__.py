@@ -4,16 +4,17 @@
 import sys
 from collections.abc import Callable
 
-from waggle.allocator import c_library, start_anew_with_malloc
+from waggle.allocator import c_library, set_for_start_and_end, start_anew_with_malloc
 
 
 def main(libc: Callable[[], str] = c_library) -> None:
     """Run the command line. Never returns. `libc` returns the name of the C library."""
     if sys.argv[1:2] == ["serve"]:
         start_anew_with_malloc(libc)
-    from waggle.cli.main import main as run  # noqa: PLC0415 (slow; not before the restart)
+    with set_for_start_and_end():
+        from waggle.cli.main import main as run  # noqa: PLC0415 (slow; not before the restart)
 
-    run()
+        run()
 
 
 if __name__ == "__main__":
