@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from waggle.domain.errors import Busy, DiskFull, GuestMisbehaves, SnapshotFailed
 from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files.guest_files import FilesOfGuest
 from waggle.domain.guest_agent import HealthOfGuest
-from waggle.domain.machine import DiskUse, ResourceUse, VmmProcess
+from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.network.guest_network import NetworkOfGuest
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left
 from waggle.domain.programs.guest_job import JobsOfGuest
@@ -29,6 +30,14 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes of the disk that holds the environments: free, and used by environment id."""
+
+    free: int
+    of_environments: Mapping[str, int]
 
 
 class NoMemory(SnapshotFailed):

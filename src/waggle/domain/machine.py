@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine: its resources, network policy, and the protocols of its hypervisor.
+"""A machine: its resources, and the protocols of its hypervisor.
 
-`waggle.infra.qemu` and `waggle.infra.krun` implement the protocols for the local environment host:
-a specification goes in, a running machine comes out. Knows nothing of images, SSH or MCP: disks are
-files, the guest is a port and a console.
+The adapters in `waggle.infra` implement them: a specification goes in, a running machine comes out.
+Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a console.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class Resources:
 class VmmProcess:
     """A process that can be recognised after a restart: the pid alone may have been reused.
 
-    `started` is the kernel's start time of the process in clock ticks since boot, `boot_id` the
-    boot in which that clock counts.
+    `started` is in clock ticks since boot, as the kernel counts them; `boot_id` says which boot.
     """
 
     pid: int
@@ -61,14 +59,6 @@ class ResourceUse:
     cpu_seconds: float
     memory_bytes: int
     disk_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskUse:
-    """Bytes of the disk that holds the environments: free, and used by environment id."""
-
-    free: int
-    of_environments: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +173,9 @@ class Machine(Protocol):
     async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenState:
         """Copy the state of a running machine, which is paused and stays so, even on failure.
 
-        `disks` says where its disks are now. Copies find the connections to the guest broken. Give
-        a directory `into` of the server's disk if the state is to be saved there and the machine
-        then stopped: some write their memory there at once, and if its file RAM there is the one
-        that this machine resumed from, only what has changed.
+        `disks` says where its disks are now. Copies find the connections to the guest broken. If
+        the state is to be saved `into` a directory on the disk and the machine then stopped, some
+        write their memory there at once; if it resumed from the file RAM there, only its changes.
         Raises Unsupported if its hypervisor freezes none, BootFailed, GuestLost or OSError. Not to
         be cancelled; bounded by `boot_timeout`.
         """
@@ -257,14 +246,13 @@ class FrozenState(Protocol):
 
     @property
     def changed(self) -> Sequence[tuple[int, int]] | None:
-        """The ranges of that file, begin and end, that differ from before; None: it is new."""
+        """The ranges of it, begin and end, that differ from before; None for a new file."""
         ...
 
     def save(self, directory: Path) -> None:
-        """Write it to files in a directory, and flush them. Blocks. Raises OSError.
+        """Write what is not on the disk to new files in a directory, and flush it. Blocks.
 
-        All are new but the memory that is there already. A crash may leave part of it: the caller
-        marks a complete one.
+        Raises OSError. A crash may leave part of it: the caller marks a complete one.
         """
         ...
 
@@ -296,8 +284,7 @@ class FreezingHypervisor(Hypervisor, Protocol):
     ) -> FrozenState:
         """Read the saved state of a machine with this fingerprint. Blocks. Raises OSError.
 
-        If it is for one machine `alone`, that machine may write to its memory without copying it
-        first.
+        One machine `alone` may write to its memory without copying it first.
         """
         ...
 

@@ -38,7 +38,7 @@ _VSOCK_ID = "vsock"
 _SPARSE = Version(51)
 _TYPED = Version(50, 1)
 _NESTS = Version(50)
-"""From then on it can be told not to offer VMX and SVM, see `qemu.argv`."""
+"""It can leave out VMX and SVM from then on, see `qemu.argv`."""
 """Older ones find a disk's format out: a guest could choose one that names other files. They find
 nothing but the machine's own below their root."""
 _REPORTING = Version(52)

@@ -140,7 +140,7 @@ async def test_memory_that_a_machine_maps_goes_with_it_and_comes_back(tmp_path: 
     memory.write_bytes(b"pages")
     inode = memory.stat().st_ino
     machine.state.is_on_disk = True
-    await freezer(tmp_path).pause_to_disk(hers, machine.hang_up)
+    await paused(freezer(tmp_path), hers, machine)
     kept = frozen_in(hers.blueprint.files)
     assert [path.name for path in hers.blueprint.files.iterdir()] == ["frozen"]
     assert (kept / RAM).stat().st_ino == inode
