@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -18,7 +20,9 @@ from tests.support.server import (
     serving,
 )
 
+from waggle.domain.host import Progress
 from waggle.domain.programs import Command, ExecutionResult, Streams
+from waggle.mcp import context
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +133,39 @@ async def test_a_client_that_stops_listening_does_not_fail_its_create() -> None:
         with anyio.fail_after(5):
             while [e.state for e in rig.services.environments.all()] != ["running"]:
                 await anyio.lowlevel.checkpoint()
+
+
+class Stuck:
+    """A client that does not read its stream: it takes one report, and no other."""
+
+    def __init__(self) -> None:
+        self.sent: list[str | None] = []
+
+    async def report_progress(
+        self, _progress: float, _total: float | None = None, message: str | None = None, /
+    ) -> None:
+        self.sent.append(message)
+        if len(self.sent) > 1:
+            await anyio.sleep_forever()
+
+
+def _of_a_service(client: Stuck) -> Progress:
+    return context.reporter(client)
+
+
+def _of_a_call_with_steps(client: Stuck) -> Progress:
+    return context.Phases(client, heartbeat=9).creating
+
+
+@pytest.mark.parametrize("made", [_of_a_service, _of_a_call_with_steps])
+async def test_a_client_that_does_not_read_delays_a_service_once_and_not_for_long(
+    made: Callable[[Stuck], Progress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the service must not be cancelled, as with a machine that is frozen."""
+    monkeypatch.setattr(context, "SLOWEST_REPORT", 0.01)
+    stuck = Stuck()
+    report = made(stuck)
+    with anyio.fail_after(5, shield=True):
+        for message in "abcd":
+            await report(0.5, message)
+    assert stuck.sent == ["a", "b"]

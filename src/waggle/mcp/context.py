@@ -58,6 +58,8 @@ HEARTBEAT_SECONDS = 5.0
 MUCH = 32 << 10
 """Bytes of a guest from which a result is made in a thread; less takes a few milliseconds."""
 _THREADS = anyio.CapacityLimiter(2)
+SLOWEST_REPORT = 1.0
+"""Seconds that a service waits for a client to take a report: it may hold a frozen machine."""
 
 
 async def apart(make: Callable[[], T], size: int) -> T:
@@ -148,11 +150,19 @@ class Reports(Protocol):
         ...
 
 
-def reporter(ctx: Ctx, total: float | None = 1.0) -> Progress:
-    """Return a function that sends a service's progress to the client, if the client wants it."""
+def reporter(ctx: Reports, total: float | None = 1.0) -> Progress:
+    """Return a function that sends a service's progress to the client, if the client wants it.
+
+    A client that does not take a report within SLOWEST_REPORT gets no more of them.
+    """
+    takes = True
 
     async def report(share: float, message: str) -> None:
-        await ctx.report_progress(share, total, message)
+        nonlocal takes
+        if takes:
+            with anyio.move_on_after(SLOWEST_REPORT) as waiting:
+                await ctx.report_progress(share, total, message)
+            takes = not waiting.cancelled_caught
 
     return report
 
@@ -208,6 +218,7 @@ class Phases:
 
     def __init__(self, ctx: Reports, heartbeat: float) -> None:
         self._ctx = ctx
+        self._report = reporter(ctx, None)
         self._heartbeat = heartbeat
         self._start = anyio.current_time()
 
@@ -218,7 +229,7 @@ class Phases:
 
     async def say(self, message: str) -> None:
         """Report that a phase begins."""
-        await self._ctx.report_progress(self.elapsed, None, message)
+        await self._report(self.elapsed, message)
 
     async def creating(self, _share: float, message: str) -> None:
         """Report the progress of creating an environment as a step of this call."""
