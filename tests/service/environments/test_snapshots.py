@@ -25,6 +25,7 @@ from waggle.domain.errors import (
 )
 from waggle.domain.network import NO_NETWORK
 from waggle.service.environments.creating import CopyRequest
+from waggle.service.environments.networks import NetworkService
 from waggle.service.environments.snapshots import MAX_FORKS
 
 pytestmark = pytest.mark.anyio
@@ -215,3 +216,22 @@ async def test_a_client_that_reads_no_progress_holds_no_turn(fork: bool) -> None
         await here.world.gates.reached("turn")
         here.world.gates.open_all()
         await taking.result()
+
+
+@pytest.mark.parametrize("fork", [False, True])
+async def test_a_copy_has_the_network_that_was_set_while_it_waited_for_its_turn(fork: bool) -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        assert origin.network != NO_NETWORK
+        here.world.gates.closed = {"turn"}
+        forking = here.world.start(here.service.fork(origin.id, 1, owner=OWNER)) if fork else None
+        taking = None if fork else here.world.start(here.service.take(origin.id, owner=OWNER))
+        await here.world.gates.reached("turn")
+        networks = NetworkService(here.world.service)
+        await networks.set_network(origin.id, owner=OWNER, network=NO_NETWORK)
+        here.world.gates.open_all()
+        made = [
+            *(await forking.result() if forking else ()),
+            *([await taking.result()] if taking else ()),
+        ]
+        assert [copy.network for copy in made] == [NO_NETWORK]

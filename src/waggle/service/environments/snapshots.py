@@ -134,7 +134,7 @@ class SnapshotService:
                 await progress(0.5, "Writing its state")
                 now = self._clock()
                 described = Snapshot.of(
-                    origin,
+                    self._now(origin),
                     snapshot_id=(snapshot_id := self._new_id()),
                     name=name or f"{origin.name[:54]}-{snapshot_id[:8]}",
                     now=now,
@@ -145,6 +145,10 @@ class SnapshotService:
             raise SnapshotFailed(
                 f"The snapshot could not be written: {error.strerror or error}."
             ) from error
+
+    def _now(self, origin: Environment) -> Environment:
+        """Return it with the network that it has now: its owner may have tightened it meanwhile."""
+        return self._environments.get(origin.id, owner=origin.owner)
 
     async def create(
         self,
@@ -181,7 +185,7 @@ class SnapshotService:
                 await self._environments.events.settle(origin.id)
                 async with guest.freeze(turn) as frozen:
                     await progress(0.5, f"Resuming {count} copies")
-                    return await self._environments.fork(origin, frozen, count)
+                    return await self._environments.fork(self._now(origin), frozen, count)
 
     async def roll_back(
         self,
