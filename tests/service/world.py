@@ -207,6 +207,7 @@ class Host:
     disk_error: DiskFull | None = None
     free: int = 1 << 40
     used: dict[str, int] = field(default_factory=dict[str, int])
+    disks: dict[str, int] = field(default_factory=dict[str, int])
     prepare: Callable[[Guest], None] = lambda _guest: None
     listening: list[FakeListeners] = field(default_factory=list[FakeListeners])
     """Those of all environments, also of ended ones."""
@@ -302,7 +303,7 @@ class Host:
 
     async def disk_use(self) -> DiskUse:
         await self.gates.enter("disk", "")
-        return DiskUse(self.free, self.used)
+        return DiskUse(self.free, self.used, self.used | self.disks)
 
     async def not_ready(self) -> str | None:
         await anyio.lowlevel.checkpoint()

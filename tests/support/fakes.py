@@ -151,7 +151,8 @@ class FakeHost:
 
     async def disk_use(self) -> DiskUse:
         await anyio.lowlevel.checkpoint()
-        return DiskUse(1 << 40, dict.fromkeys(self.guests, 0))
+        nothing = dict.fromkeys(self.guests, 0)
+        return DiskUse(1 << 40, nothing, nothing)
 
     async def not_ready(self) -> str | None:
         await anyio.lowlevel.checkpoint()

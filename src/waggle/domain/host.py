@@ -34,10 +34,15 @@ async def no_progress(_share: float, _message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """Bytes of the disk that holds the environments: free, and used by environment id."""
+    """Bytes of the disk that holds the environments: free, and used by environment id.
+
+    `of_disks` is the part that a copy of a running one needs: its own disk, without the memory that
+    it has resumed from.
+    """
 
     free: int
     of_environments: Mapping[str, int]
+    of_disks: Mapping[str, int]
 
 
 class NoMemory(SnapshotFailed):

@@ -86,6 +86,16 @@ async def test_snapshots_and_copies_of_them_count_towards_the_share() -> None:
             await service.create(kept.id, CopyRequest(), owner=GREEDY)
 
 
+async def test_a_copy_needs_room_for_the_disk_and_not_for_memory_that_was_resumed_from() -> None:
+    async with world(capacity=6, disk_mib=1130, several_owners=True) as here:
+        origin = await here.created(owner=GREEDY)
+        here.host.used[origin.id], here.host.disks[origin.id] = 612 * MIB, 7 * MIB
+        with pytest.raises(QuotaExceeded, match=r"519 more do not fit\."):
+            await snapshots(here).take(origin.id, owner=GREEDY)
+        here.host.disks[origin.id] = 6 * MIB
+        await snapshots(here).take(origin.id, owner=GREEDY)
+
+
 async def test_job_output_and_archives_count_towards_the_share() -> None:
     async with world(capacity=6, disk_mib=512, several_owners=True) as here:
         jobs = here.jobs()

@@ -28,6 +28,7 @@ from waggle.domain.errors import (
     Unsupported,
 )
 from waggle.domain.host import no_progress
+from waggle.domain.machine import RAM, SCRATCH
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.ssh import SshConnection, new_keys
@@ -137,13 +138,20 @@ async def test_disk_use_reports_the_bytes_of_each_environment_and_the_free_bytes
         disk.write(bytes(MIB))
         disk.truncate(4096 * MIB)  # a hole takes no space
     (here / "on-disk" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "resumed" / "frozen").mkdir(parents=True)
+    (here / "resumed" / SCRATCH).write_bytes(bytes(MIB))
+    (here / "resumed" / RAM).write_bytes(bytes(2 * MIB))
+    for name in (SCRATCH, RAM):  # as it is put in place
+        (here / "resumed" / "frozen" / name).hardlink_to(here / "resumed" / name)
     (here / "socket" / "link").symlink_to(here / "on-disk" / "frozen" / "ram")
     below = here / "socket" / "console.run"
     below.mkdir()
     (below / "of a hostile VMM").write_bytes(bytes(MIB))
     use = await rig.host.disk_use()
     taken = {name: size // MIB for name, size in use.of_environments.items()}
-    assert taken == {"running": 1, "on-disk": 2, "socket": 0}
+    assert taken == {"running": 1, "on-disk": 2, "socket": 0, "resumed": 3}
+    disks = {name: size // MIB for name, size in use.of_disks.items()}
+    assert disks == {"running": 1, "on-disk": 0, "socket": 0, "resumed": 1}
     assert use.free > MIB
 
 

@@ -191,12 +191,19 @@ def parse_stat(text: str, *, ticks: int, page: int) -> ProcessUsage:
     return ProcessUsage((user + system) / ticks, resident * page)
 
 
-def allocated_in(directory: Path) -> int:
-    """Return the bytes allocated to the files directly in a directory; 0 when it is gone."""
-    try:
-        return sum(allocated_bytes(path) for path in directory.iterdir())
-    except FileNotFoundError:
-        return 0
+def allocated_in(*directories: Path) -> int:
+    """Return the bytes allocated to the files directly in directories, of those that exist.
+
+    A file with several names there counts once.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError):
+            for path in directory.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.stat(follow_symlinks=False)
+                    sizes[found.st_dev, found.st_ino] = found.st_blocks * _BLOCK
+    return sum(sizes.values())
 
 
 def allocated_bytes(path: Path) -> int:

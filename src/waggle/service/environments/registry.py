@@ -224,7 +224,7 @@ class DiskShares:
             yield
             return
         use = await self._host.disk_use()
-        need += copies * use.of_environments.get(of, 0)
+        need += copies * use.of_disks.get(of, 0)
         held = Counter[str]()
         for environment in self._registry.environments():
             held[environment.owner] += use.of_environments.get(environment.id, 0)

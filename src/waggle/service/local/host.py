@@ -46,11 +46,12 @@ from waggle.domain.exposure import Visit
 from waggle.domain.host import DiskUse, Progress
 from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.image import BootImages
+from waggle.domain.machine import SCRATCH
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.listeners import LoopbackListeners
 from waggle.infra.shared.confined import kill_identified
-from waggle.infra.shared.disk_room import DiskRoom, allocated_in
+from waggle.infra.shared.disk_room import DiskRoom, allocated_bytes, allocated_in
 from waggle.infra.shared.files import remove_directory
 from waggle.service.local.blueprint import LocalMachines, MachineParts
 from waggle.service.local.frozen import frozen_by, frozen_in
@@ -246,11 +247,10 @@ class LocalHost:
 
     def _disk_use(self) -> DiskUse:
         # Not recursively: a VMM that broke out could have filled its socket's directory.
-        taken = {
-            files.name: allocated_in(files) + allocated_in(frozen_in(files))
-            for files in self._directory.iterdir()
-        }
-        return DiskUse(shutil.disk_usage(self._directory).free, taken)
+        found = [*self._directory.iterdir()]
+        taken = {files.name: allocated_in(files, frozen_in(files)) for files in found}
+        disks = {files.name: allocated_bytes(files / SCRATCH) for files in found}
+        return DiskUse(shutil.disk_usage(self._directory).free, taken, disks)
 
     async def not_ready(self) -> str | None:
         """Return why a create would fail now; see `domain.host.EnvironmentHost.not_ready`."""
