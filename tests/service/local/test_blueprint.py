@@ -67,6 +67,42 @@ async def test_a_cancelled_start_ends_after_the_copy_of_its_disks(tmp_path: Path
     assert ends == [True]
 
 
+class Store:
+    """One template, which is found even after it was rejected."""
+
+    def __init__(self) -> None:
+        self.rejected: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def frozen_for(self, _blueprint: Blueprint) -> AsyncGenerator[object]:
+        yield SimpleNamespace(directory=Path("one"), copy_disks=max)
+
+    def reject(self, template: str) -> None:
+        self.rejected.append(template)
+
+    def want(self, _blueprint: Blueprint) -> None:
+        """Do nothing."""
+
+
+def _blueprint(files: Path) -> Blueprint:
+    image = SimpleNamespace(disk=files / "root")
+    own: Any = SimpleNamespace(
+        kit=files / "kit", image=image, resources=SimpleNamespace(disk_mib=1)
+    )
+    return Blueprint(own, {}, files)
+
+
+def _machines(store: Store, launch: object, boot: object) -> LocalMachines:
+    async def made(*_: object) -> None:
+        """Do nothing."""
+
+    hypervisor: Any = SimpleNamespace(boot=boot)
+    launcher: Any = SimpleNamespace(launch=launch)
+    parts: Any = SimpleNamespace(scratch=SimpleNamespace(make=made))
+    unused: Any = None
+    return LocalMachines(hypervisor, launcher, parts, unused, cast("Any", store))
+
+
 KILLED, FAILED, WORKED = VmmKilled, BootFailed, None
 
 
@@ -85,21 +121,6 @@ async def test_a_template_is_dropped_if_it_fails_or_its_copies_are_killed_time_a
     tmp_path: Path, ends: list[type[BootFailed] | None], dropped: int
 ) -> None:
     """The machine boots in any case."""
-
-    class Store:
-        def __init__(self) -> None:
-            self.rejected: list[str] = []
-
-        @contextlib.asynccontextmanager
-        async def frozen_for(self, _blueprint: Blueprint) -> AsyncGenerator[object]:
-            yield SimpleNamespace(directory=Path("one"), copy_disks=max)
-
-        def reject(self, template: str) -> None:
-            self.rejected.append(template)
-
-        def want(self, _blueprint: Blueprint) -> None:
-            """Do nothing."""
-
     left = iter(ends)
 
     async def launch(blueprint: Blueprint, start: object, **__: object) -> StartedMachine:
@@ -107,24 +128,42 @@ async def test_a_template_is_dropped_if_it_fails_or_its_copies_are_killed_time_a
             raise failed("It was not to be.")
         return StartedMachine(blueprint, unused, unused)
 
-    async def made(*_: object) -> None:
-        """Do nothing."""
-
     boot = object()
     unused: Any = None
-    image = SimpleNamespace(disk=tmp_path / "root")
-    own: Any = SimpleNamespace(
-        kit=tmp_path / "kit", image=image, resources=SimpleNamespace(disk_mib=1)
-    )
-    hypervisor: Any = SimpleNamespace(boot=boot)
-    launcher: Any = SimpleNamespace(launch=launch)
-    parts: Any = SimpleNamespace(scratch=SimpleNamespace(make=made))
-    store: Any = Store()
-    machines = LocalMachines(hypervisor, launcher, parts, unused, store)
+    store = Store()
+    machines = _machines(store, launch, boot)
     for end in ends:
-        started = await machines.start(Blueprint(own, {}, tmp_path))
+        started = await machines.start(_blueprint(tmp_path))
         assert started.template == ("one" if end is None else None)
     assert store.rejected == ["one"] * dropped
+
+
+async def test_copies_that_begin_together_and_are_killed_together_count_once(
+    tmp_path: Path,
+) -> None:
+    """Too little memory for a short time says nothing of a template."""
+    store, boot, unused = Store(), object(), cast("Any", None)
+    begun: list[Blueprint] = []
+    all_begun = anyio.Event()
+
+    async def launch(blueprint: Blueprint, start: object, **__: object) -> StartedMachine:
+        if start is boot:
+            return StartedMachine(blueprint, unused, unused)
+        begun.append(blueprint)
+        if len(begun) >= 5:
+            all_begun.set()
+        await all_begun.wait()
+        raise VmmKilled("It was not to be.")
+
+    machines = _machines(store, launch, boot)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(machines.start, _blueprint(tmp_path))
+        await machines.start(_blueprint(tmp_path))
+        assert store.rejected == []
+        await machines.start(_blueprint(tmp_path))
+        assert store.rejected == ["one"]
 
 
 class Copy(PretendMachine):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from waggle.service.local.frozen.templates import NoTemplates, Templates
 
 _KILLS: Final = 3
-"""So many copies of a template in a row whose VMM was killed: they may need too much memory."""
+"""So many copies of a template, begun one after another, that were killed: too much memory?"""
 log = structlog.get_logger(__name__)
 
 
@@ -160,10 +160,8 @@ class Launcher:
     ) -> StartedMachine:
         """Start on a leased port; if another program takes that port meanwhile, on another.
 
-        `lease` is tried first, and this owns it then.
-
-        In the `background` it yields to others, does not count towards STARTING, and has
-        BACKGROUND_PATIENCE times as long.
+        `lease` is tried first, and this owns it then. In the `background` it yields to others, does
+        not count towards STARTING, and has BACKGROUND_PATIENCE times as long.
 
         The caller stops the machine and, once it is dead, releases the lease. Raises NoPorts, and
         what `start` raises.
@@ -243,17 +241,19 @@ class LocalMachines:
             if found is None:
                 return None
             template = found.directory.name
+            before = self._kills.get(template, 0)
             try:
                 resumed = await self._resume(blueprint, found, background)
                 self._kills.pop(template, None)
                 return replace(resumed, template=template)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=template, error=str(error))
-                kills = self._kills.pop(template, 0) + 1
-                if isinstance(error, VmmKilled) and kills < _KILLS:
-                    self._kills[template] = kills
-                else:
+                kills = self._kills.get(template, 0)
+                if not isinstance(error, VmmKilled) or before == kills == _KILLS - 1:
+                    self._kills.pop(template, None)
                     self.templates.reject(template)
+                elif before == kills:  # else those that began together count once
+                    self._kills[template] = kills + 1
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
                 return None
@@ -283,13 +283,12 @@ class LocalMachines:
         """
         blueprint.disks.identity.write_bytes(pack(blueprint.identity))
         blueprint.memory.unlink(missing_ok=True)
-        boot = self.hypervisor.boot
         with stage("boot"):
             try:
-                return await self.launcher.launch(blueprint, boot, lease=lease)
+                return await self.launcher.launch(blueprint, self.hypervisor.boot, lease=lease)
             except BootFailed as error:
                 log.warning("boot_again_failed", machine=blueprint.files.name, error=str(error))
-            return await self.launcher.launch(blueprint, boot)
+            return await self.launcher.launch(blueprint, self.hypervisor.boot)
 
     async def _renewed(
         self, frozen: FrozenMachine, blueprint: Blueprint, spec: MachineSpec
