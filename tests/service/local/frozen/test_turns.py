@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from waggle.domain.errors import Busy
-from waggle.domain.host import NoTurn
+from waggle.domain.host import NoMemory, NoTurn
 from waggle.domain.machine import Resources
 from waggle.infra.host.memory import Memory
 from waggle.service.local.frozen.turns import FREEZING, MARGIN_MIB, Turns
@@ -27,12 +27,17 @@ async def holding(turns: Turns, owner: str | None) -> asyncio.Task[None]:
     has = anyio.Event()
 
     async def hold() -> None:
-        async with turns.turn(SIZE, owner):
+        try:
+            async with turns.turn(SIZE, owner):
+                has.set()
+                await anyio.sleep_forever()
+        finally:
             has.set()
-            await anyio.sleep_forever()
 
     task = asyncio.create_task(hold())
     await has.wait()
+    if task.done():
+        await task
     return task
 
 
@@ -71,8 +76,8 @@ async def test_a_cancelled_wait_holds_no_place() -> None:
     await ended(*again)
 
 
-async def _turn(turns: Turns, owner: str) -> None:
-    async with turns.turn(SIZE, owner):
+async def _turn(turns: Turns, owner: str, size: Resources = SIZE) -> None:
+    async with turns.turn(size, owner):
         pytest.fail("it has no turn")
 
 
@@ -129,3 +134,44 @@ async def test_what_a_copy_has_taken_counts_once() -> None:
         with anyio.fail_after(10):
             async with turns.turn(SIZE, "bob"):
                 """There is room for it beside the copy."""
+
+
+async def test_what_was_promised_and_not_taken_is_given_to_who_waits_for_it() -> None:
+    """A machine that is mostly empty takes less than it was promised: that is known once copied."""
+    turns = Turns(lambda: Memory(64 << 30, (SIZE.memory_mib + MARGIN_MIB) << 20))
+    async with turns.turn(SIZE, "ann") as first:
+        second = asyncio.create_task(holding(turns, "bob"))
+        await anyio.wait_all_tasks_blocked()
+        assert not second.done()
+        first.copied()
+        with anyio.fail_after(10):
+            await ended(await second)
+
+
+async def test_who_waits_for_memory_keeps_no_place_from_machines_that_fit() -> None:
+    free = 2 * SIZE.memory_mib + MARGIN_MIB
+    turns = Turns(lambda: Memory(64 << 30, free << 20))
+    large = Resources(1, 2 * SIZE.memory_mib, 1)
+    first = await holding(turns, "ann")
+    waiting = [asyncio.create_task(_turn(turns, f"{n}", large)) for n in range(FREEZING)]
+    await anyio.wait_all_tasks_blocked()
+    with anyio.fail_after(10):
+        small = await holding(turns, "bob")
+    await ended(first, small, *waiting)
+    turns.require(large)
+
+
+async def test_memory_that_went_while_it_waited_for_a_place_is_waited_for_again() -> None:
+    """A look before the wait says nothing about the time after it."""
+    free = [64 * SIZE.memory_mib]
+    turns = Turns(lambda: Memory(64 << 30, free[0] << 20))
+    others = [await holding(turns, str(owner)) for owner in range(FREEZING)]
+    waiting = asyncio.create_task(holding(turns, "ann"))
+    await anyio.wait_all_tasks_blocked()
+    free[0] = SIZE.memory_mib
+    await ended(others[0])
+    await anyio.wait_all_tasks_blocked()
+    assert not waiting.done(), "another is there, which may release some"
+    await ended(*others[1:])
+    with pytest.raises(NoMemory):
+        await waiting

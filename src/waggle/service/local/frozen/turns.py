@@ -58,24 +58,23 @@ class Turns:
         self._turns = asyncio.Semaphore(FREEZING)
         self._own = WeakValueDictionary[str, asyncio.Lock]()
         """By owner; gone once nobody waits for it or has it."""
-        self._next = asyncio.Lock()
-        """Of the one that waits for memory: no other is served before it."""
         self._released = asyncio.Event()
+        """Wakes all that wait for memory: whoever fits takes it."""
         self._promised = 0
         """MiB that are about to be taken: a look at the memory does not show them yet."""
         self._copies = 0
-        """Those that are there for a while: a look shows what they take."""
+        """Those that are there for a while, or are promised memory for one."""
 
     def require(self, size: Resources) -> None:
         """Raise NoMemory if a machine of this size could not be frozen now.
 
         Those that are being frozen count in full: how much they have taken already is not known.
         """
-        if (shortage := self._shortage(size)) is not None:
+        if (shortage := self._shortage(size.memory_mib)) is not None:
             raise shortage
 
-    def _shortage(self, size: Resources) -> NoMemory | None:
-        need = size.memory_mib + MARGIN_MIB + self._promised
+    def _shortage(self, mib: int) -> NoMemory | None:
+        need = mib + MARGIN_MIB + self._promised
         free = self._read().available >> 20
         if free >= need:
             return None
@@ -92,38 +91,65 @@ class Turns:
         theirs for too long. Safe to cancel.
 
         An owner has one turn at most: a VMM that was taken over can delay only its owner's others.
-        That is final only without others: what they take is released in seconds, most often.
+        NoMemory comes at once only if there are no others: what they take is released in seconds,
+        most often.
         """
         with contextlib.ExitStack() as copy, contextlib.ExitStack() as place:
-            await self._wait(place, size, owner)
-            self._copies += 1
-            copy.callback(self._copy_is_gone)
-            self._promised += size.memory_mib
-            place.callback(self._take_back, size.memory_mib)
+            await self._wait(copy, place, size.memory_mib, owner)
             yield Turn(place.close)
+
+    async def _wait(
+        self, copy: contextlib.ExitStack, place: contextlib.ExitStack, mib: int, owner: str | None
+    ) -> None:
+        """Wait for memory, which `copy` releases, then for a place. Raises as `turn` does.
+
+        Whoever has a place can use it: one that waits for memory keeps none from smaller ones.
+        """
+        deadline = asyncio.get_running_loop().time() + self._patience
+        if owner is not None:
+            own = self._own.setdefault(owner, asyncio.Lock())
+            await self._acquire(own, deadline)
+            place.callback(own.release)
+        while True:
+            await self._wait_for_memory(mib, deadline)
+            with contextlib.ExitStack() as its_copy, contextlib.ExitStack() as its_place:
+                self._promise(its_copy, its_place, mib)
+                await self._acquire(self._turns, deadline)
+                its_place.callback(self._turns.release)
+                if self._shortage(0) is None:  # else others took it while it waited for the place
+                    place.callback(its_place.pop_all().close)
+                    copy.callback(its_copy.pop_all().close)
+                    return
+
+    async def _wait_for_memory(self, mib: int, deadline: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while self._copies and self._shortage(mib):
+                    self._released.clear()
+                    await self._released.wait()
+        if (shortage := self._shortage(mib)) is not None:
+            raise shortage
+
+    async def _acquire(self, lock: asyncio.Lock | asyncio.Semaphore, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise NoTurn(
+                "The server freezes other machines, and it was not this one's turn within "
+                f"{self._patience:.0f} s. Nothing was disturbed."
+            ) from None
+
+    def _promise(self, copy: contextlib.ExitStack, place: contextlib.ExitStack, mib: int) -> None:
+        self._copies += 1
+        copy.callback(self._copy_is_gone)
+        self._promised += mib
+        place.callback(self._take_back, mib)
 
     def _take_back(self, mib: int) -> None:
         self._promised -= mib
+        self._released.set()
 
     def _copy_is_gone(self) -> None:
         self._copies -= 1
         self._released.set()
-
-    async def _wait(self, place: contextlib.ExitStack, size: Resources, owner: str | None) -> None:
-        """Wait for a place that `place` leaves, and for memory. Raises as `turn` does."""
-        own = asyncio.Lock() if owner is None else self._own.setdefault(owner, asyncio.Lock())
-        try:
-            async with asyncio.timeout(self._patience):
-                for lock in (own, self._turns):
-                    await lock.acquire()
-                    place.callback(lock.release)
-                async with self._next:
-                    while self._copies and self._shortage(size):
-                        self._released.clear()
-                        await self._released.wait()
-        except TimeoutError:
-            raise self._shortage(size) or NoTurn(
-                "The server freezes other machines, and it was not this one's turn within "
-                f"{self._patience:.0f} s. Nothing was disturbed."
-            ) from None
-        self.require(size)
