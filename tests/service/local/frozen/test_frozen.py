@@ -282,7 +282,7 @@ async def test_a_machine_waits_for_the_memory_of_one_that_is_being_frozen(tmp_pa
 async def test_a_machine_that_does_not_fit_alone_is_refused_after_the_wait(tmp_path: Path) -> None:
     goes_on = anyio.Event()
     first, other = Machine(goes_on=goes_on), Machine()
-    one = freezer(tmp_path, with_free(128 + MARGIN_MIB, 0, 0))
+    one = freezer(tmp_path, with_free(128 + MARGIN_MIB, 0, 0, 0))
     async with anyio.create_task_group() as group:
         group.start_soon(paused, one, started(tmp_path, first), first)
         await until(lambda: "freeze" in first.calls)

@@ -114,9 +114,10 @@ class Turns:
             await self._wait_for_memory(mib, deadline)
             with contextlib.ExitStack() as its_copy, contextlib.ExitStack() as its_place:
                 self._promise(its_copy, its_place, mib)
+                waited = self._turns.locked()
                 await self._acquire(self._turns, deadline)
                 its_place.callback(self._turns.release)
-                if self._shortage(0) is None:  # else others took it while it waited for the place
+                if not waited or self._shortage(0) is None:  # else it was taken meanwhile
                     place.callback(its_place.pop_all().close)
                     copy.callback(its_copy.pop_all().close)
                     return
@@ -124,9 +125,12 @@ class Turns:
     async def _wait_for_memory(self, mib: int, deadline: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while self._copies and self._shortage(mib):
+                while (shortage := self._shortage(mib)) is not None:
+                    if not self._copies:
+                        raise shortage
                     self._released.clear()
                     await self._released.wait()
+                return
         if (shortage := self._shortage(mib)) is not None:
             raise shortage
 
