@@ -61,6 +61,25 @@ async def _done(*tasks: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 
 @asynccontextmanager
+async def holding(
+    lock: asyncio.Lock | anyio.Lock, within: float | None, refusal: Exception
+) -> AsyncGenerator[None]:
+    """Hold a lock for a block. Raises `refusal` if others have it for more than `within` seconds.
+
+    None waits as long as it takes. Safe to cancel while it waits.
+    """
+    try:
+        with anyio.fail_after(within):
+            await lock.acquire()
+    except TimeoutError:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
 async def together() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """Open a task group that raises the first error of its tasks itself, not a group of errors."""
     try:

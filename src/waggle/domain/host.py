@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
@@ -62,6 +62,14 @@ class NoTurn(Busy):
 
 UNDISTURBED = (NoMemory, NoTurn)
 """What is raised before anything is done to a machine that is to be frozen."""
+
+
+IN_TURN: Final = 2.0
+"""Seconds for which a machine that has its turn waits for what others do with it.
+
+Few have a turn at once, and a guest or its owner can make that last: a restart waits for a boot.
+What a server does itself is done sooner.
+"""
 
 
 class Turn(Protocol):
@@ -179,7 +187,7 @@ class Guest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
 
         Without its `turn` it waits for one. Connections are not part of it: a program that uses one
         finds it broken in a copy. Raises Unsupported, BootFailed, GuestLost, DiskFull or
-        SnapshotFailed.
+        SnapshotFailed, or Busy if others use the machine for more than IN_TURN.
         """
         ...
 

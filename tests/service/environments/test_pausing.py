@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,6 +21,7 @@ from waggle.domain.errors import (
     NotRunning,
     QuotaExceeded,
 )
+from waggle.domain.host import no_progress
 from waggle.service.environments.creating import Pausing
 
 pytestmark = pytest.mark.anyio
@@ -322,3 +324,47 @@ async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
         ):
             with pytest.raises(Busy):
                 await here.service.roll_back(environment.id, frozen, owner=OWNER)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_pause_that_has_its_turn_does_not_wait_for_a_restart(cut: bool) -> None:
+    """Few have a turn at once: an owner could keep it for as long as a boot takes."""
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        life = here.service.life(environment.id)
+        assert life is not None
+        here.gates.closed |= {"end"}
+        async with life.turn_to_freeze() as turn:
+            turns = contextlib.nullcontext()
+            restarting = here.start(life.restart(no_progress, grace=0.0, turn=turns))
+            await here.gates.reached("end")
+            if cut:
+                with anyio.move_on_after(0) as scope:
+                    await life.pause(keep_for=IDLE, turn=turn)
+                assert scope.cancelled_caught
+            else:
+                with pytest.raises(Busy, match="Another call changes") as refused:
+                    await life.pause(keep_for=IDLE, turn=turn)
+                assert "Nothing was disturbed" in refused.value.hint
+        here.gates.open_all()
+        assert (await restarting.result()).environment.state is State.RUNNING
+        assert (await paused(here, environment)).is_on_disk
+
+
+async def test_what_was_resumed_before_a_pause_without_its_turn_goes_on() -> None:
+    """The pause found it on the disk, where it needs no turn, and the resume was first."""
+    async with world(pausing=PAUSING) as here:
+        environment = await here.created()
+        here.gates.closed.add(saving := f"save {State.PAUSED}")
+        first = here.start(paused(here, environment))
+        await here.gates.reached(saving)
+        resuming = here.start(here.service.resume(environment.id, owner=OWNER))
+        await settle()
+        pausing = here.start(paused(here, environment))
+        await settle()
+        here.gates.open_all()
+        await first.result()
+        assert (await resuming.result()).state is State.RUNNING
+        with pytest.raises(Busy, match="resumed meanwhile"):
+            await pausing.result()
+        assert here.get(environment.id).state is State.RUNNING

@@ -19,7 +19,7 @@ from tests.support.hostile_ssh import hostile
 from tests.support.vm import environment
 from tests.support.waiting import until
 
-from waggle.domain.errors import BootFailed, GuestLost, GuestMisbehaves, TimedOut, WaggleError
+from waggle.domain.errors import BootFailed, Busy, GuestLost, GuestMisbehaves, TimedOut, WaggleError
 from waggle.domain.host import NoMemory, Turn
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Resources
@@ -228,6 +228,26 @@ class TestGuest:
         goes_on.set()
         await asyncio.gather(telling, copying)
         assert sent == ["network"]
+
+    async def test_a_machine_that_has_its_turn_does_not_wait_for_a_silent_guest(self) -> None:
+        """Few have a turn at once, and a guest may be asked again and again."""
+
+        class Silent(PretendMachine):
+            async def renew(self, records: Mapping[str, bytes]) -> None:
+                asked.set()
+                await anyio.sleep_forever()
+
+        asked = anyio.Event()
+        guest = self.make(Silent([]), [], freezing=cast("Freezing", AtOnce()))
+        telling = [asyncio.create_task(guest.renew_network()) for _ in range(3)]
+        await asked.wait()
+        with anyio.fail_after(10), pytest.raises(Busy, match="given its network") as refused:
+            async with guest.freeze():
+                pytest.fail("it is asked something")
+        assert "Nothing was disturbed" in refused.value.hint
+        for task in telling:
+            task.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)
 
     async def test_a_machine_that_waits_for_its_turn_is_used_as_before(self) -> None:
         """Others freeze theirs meanwhile, for seconds."""

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Generator
+from typing import Final
+
+import anyio
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.ending import Adopt, Equip, equip_nothing
+
+SETTLES_IN_TURN: Final = 1.0
+"""Seconds to settle at most while a machine has its turn: it has settled before, so little is left.
+
+Others wait for that turn, and the guest decides how long this takes.
+"""
 
 
 class Events:
@@ -51,10 +60,11 @@ class Events:
         """Call `settle` with an id before its machine is paused or copied; bounded in time."""
         self._settling.append(settle)
 
-    async def settle(self, environment_id: str) -> None:
-        """See `when_frozen`."""
-        for settle in self._settling:
-            await settle(environment_id)
+    async def settle(self, environment_id: str, at_most: float | None = None) -> None:
+        """See `when_frozen`. Waits for the guest, with `at_most` no longer than that."""
+        with anyio.move_on_after(at_most):
+            for settle in self._settling:
+                await settle(environment_id)
 
     async def adopt(self, environment: Environment, guest: Guest, *, anew: bool) -> None:
         """See `Adopt`."""

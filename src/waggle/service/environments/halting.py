@@ -25,12 +25,14 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import GuestLost, GuestMisbehaves
-from waggle.domain.host import UNDISTURBED, FrozenMachine, Progress, Turn
+from waggle.domain.errors import Busy, GuestLost, GuestMisbehaves
+from waggle.domain.host import IN_TURN, UNDISTURBED, FrozenMachine, Progress, Turn
 from waggle.service.environments.ending import cause_of, save_if_possible
 from waggle.service.environments.restarting import Restarting
+from waggle.tasks import holding
 
 log = structlog.get_logger(__name__)
+_SOON = "Nothing was disturbed: try again in some seconds."
 
 
 def always(_environment: Environment) -> bool:
@@ -82,15 +84,19 @@ class Halting(Restarting):
     ) -> Environment:
         """Pause it in memory, or with `keep_for`, to disk for that time. Idempotent.
 
-        `turn` is from `turn_to_freeze`. `notice` is the reason to show if the owner did not ask for
-        it. Nothing is done unless `wanted` is true once the lock is held. Raises Busy, NotRunning,
-        or what the guest raises; then it runs, or after an error of UNDISTURBED it is as it was.
-        Finishes when cancelled.
+        `turn` is from `turn_to_freeze`: without one, only what is on the disk is paused to disk.
+        `notice` is the reason to show if the owner did not ask for it. Nothing is done unless
+        `wanted` is true once the lock is held, for which it waits with a turn for IN_TURN at most.
+        Raises Busy, NotRunning, or what the guest raises; then it runs, or after Busy or an error
+        of UNDISTURBED it is as it was. Finishes when cancelled, once it has the lock.
         """
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
+        changes = Busy("Another call changes the environment.", hint=_SOON)
+        async with holding(self._ending, None if turn is None else IN_TURN, changes):
+            with anyio.CancelScope(shield=True):
                 if not wanted(self.environment):
                     return self.environment
+                if keep_for is not None and turn is None and not self.environment.is_on_disk:
+                    raise Busy("It was resumed meanwhile.", hint=_SOON)
                 if is_running := self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on

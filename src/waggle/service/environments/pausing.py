@@ -25,7 +25,7 @@ from waggle.domain.host import EnvironmentHost, Progress, no_progress
 from waggle.domain.observer import Clock
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.ending import cause_of
-from waggle.service.environments.events import Events
+from waggle.service.environments.events import SETTLES_IN_TURN, Events
 from waggle.service.environments.halting import PutOff, always
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import DiskShares, Registry
@@ -92,10 +92,10 @@ class Pauses:
         await self._settle(live)
         return await live.pause()
 
-    async def _settle(self, live: LiveEnvironment) -> None:
+    async def _settle(self, live: LiveEnvironment, at_most: float | None = None) -> None:
         """Wait until its guest has what was just started."""
         if live.environment.state is State.RUNNING:
-            await self._events.settle(live.environment.id)
+            await self._events.settle(live.environment.id, at_most)
 
     async def _to_disk(self, live: LiveEnvironment, wanted: Wanted = always) -> Environment:
         """Pause it to disk, if that is `wanted` once it has its turn; it is usable until then.
@@ -107,8 +107,9 @@ class Pauses:
             return await live.pause(keep_for=keep)
         memory = environment.resources.memory_mib << 20
         with self._place(live):
+            await self._settle(live)
             async with self._disk.room(environment.owner, memory), live.turn_to_freeze() as turn:
-                await self._settle(live)
+                await self._settle(live, SETTLES_IN_TURN)
                 return await live.pause(keep_for=keep, turn=turn, wanted=wanted)
 
     @contextlib.contextmanager

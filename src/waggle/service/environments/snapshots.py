@@ -25,6 +25,7 @@ from waggle.domain.names import parse_name
 from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
 from waggle.service.environments.creating import CopyRequest
+from waggle.service.environments.events import SETTLES_IN_TURN
 from waggle.service.environments.service import EnvironmentService
 
 log = structlog.get_logger(__name__)
@@ -119,6 +120,7 @@ class SnapshotService:
                 self._room(origin),
             ):
                 await progress(0.0, "Freezing the machine")  # not in its turn: clients may be slow
+                await self._environments.events.settle(origin.id)
                 async with guest.turn_to_freeze() as turn:
                     kept = await self._keep(origin, guest, turn, name, progress)
         await progress(1.0, "Kept")
@@ -128,7 +130,7 @@ class SnapshotService:
     async def _keep(
         self, origin: Environment, guest: Guest, turn: Turn, name: str | None, progress: Progress
     ) -> Snapshot:
-        await self._environments.events.settle(origin.id)
+        await self._environments.events.settle(origin.id, SETTLES_IN_TURN)
         try:
             async with guest.freeze(turn) as frozen:
                 await progress(0.5, "Writing its state")
@@ -181,8 +183,9 @@ class SnapshotService:
             self._environments.require_room(owner, count, origin.resources)
             self._environments.disk.require()
             await progress(0.0, "Freezing the machine")
+            await self._environments.events.settle(origin.id)
             async with guest.turn_to_freeze() as turn:
-                await self._environments.events.settle(origin.id)
+                await self._environments.events.settle(origin.id, SETTLES_IN_TURN)
                 async with guest.freeze(turn) as frozen:
                     await progress(0.5, f"Resuming {count} copies")
                     return await self._environments.fork(self._now(origin), frozen, count)

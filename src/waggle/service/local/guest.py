@@ -15,9 +15,9 @@ from contextlib import (
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
+from waggle.domain.errors import Busy, DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES
-from waggle.domain.host import FrozenMachine, Turn
+from waggle.domain.host import IN_TURN, FrozenMachine, Turn
 from waggle.domain.machine import ResourceUse, VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser
 from waggle.infra.net import Stream as GuestStream
@@ -41,10 +41,11 @@ from waggle.service.local.frozen import Freezing
 from waggle.service.local.health import GuestHealth, HealthOfGuest
 from waggle.service.local.network import NetworkOfGuest
 from waggle.service.local.proxy import Proxy
-from waggle.tasks import end, finish
+from waggle.tasks import end, finish, holding
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
+_SOON = "Nothing was disturbed: try again in some seconds."
 _END_WATCHES = 2.0
 """Seconds at most. The kit's program also ends by itself, soon after a machine was paused."""
 
@@ -205,7 +206,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         async with AsyncExitStack() as stack:
             turn = turn or await stack.enter_async_context(self.turn_to_freeze())
             self._causes.require_unstalled()
-            async with self._naming_the_cause(), self._copying, self._health.while_stopped():
+            refusal = Busy("Its machine is being copied, or given its network.", hint=_SOON)
+            alone = holding(self._copying, IN_TURN, refusal)
+            async with self._naming_the_cause(), alone, self._health.while_stopped():
                 with self._expecting_a_break():
                     freezing = self._freezing.freeze(self.started, turn)
                     frozen = await stack.enter_async_context(freezing)
