@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tests.support.waiting import cancelled
 
-from waggle.tasks import end, finish
+from waggle.tasks import end, finish, holding
 
 pytestmark = pytest.mark.anyio
 
@@ -130,3 +130,24 @@ async def test_end_ends_all_tasks_although_its_caller_is_cancelled() -> None:
     await asyncio.sleep(0)
     await cancelled(ending)
     assert all(task.done() for task in tasks)
+
+
+@pytest.mark.parametrize("kind", [asyncio.Lock, anyio.Lock])
+async def test_a_lock_that_others_have_too_long_is_refused(
+    kind: type[asyncio.Lock | anyio.Lock],
+) -> None:
+    lock, refusal = kind(), ValueError("It is in use.")
+    async with holding(lock, 10, refusal):
+        gone, waiting = (asyncio.create_task(_held(lock, None)) for _ in range(2))
+        with pytest.raises(ValueError, match="in use"):
+            await asyncio.create_task(_held(lock, 0))
+        await anyio.wait_all_tasks_blocked()
+        await cancelled(gone)
+        assert not waiting.done()
+    await waiting
+    assert not lock.locked()
+
+
+async def _held(lock: asyncio.Lock | anyio.Lock, within: float | None) -> None:
+    async with holding(lock, within, ValueError("It is in use.")):
+        """It is free."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 
@@ -235,3 +235,33 @@ async def test_a_copy_has_the_network_that_was_set_while_it_waited_for_its_turn(
             *([await taking.result()] if taking else ()),
         ]
         assert [copy.network for copy in made] == [NO_NETWORK]
+
+
+@pytest.mark.parametrize("how", ["snapshot", "fork", "pause"])
+async def test_a_guest_that_is_slow_with_what_was_started_holds_no_turn(how: str) -> None:
+    """It is waited for before; in the turn for what was started since then, but not for long."""
+    async with snapshots() as here:
+        origin = await here.world.created()
+        first, asked, silent = anyio.Event(), list[str](), anyio.Event()
+
+        async def slow(environment_id: str) -> None:
+            asked.append(environment_id)
+            await (silent if first.is_set() else first).wait()
+
+        here.world.service.events.when_frozen(slow)
+        here.world.gates.closed = {"turn"}
+        calls: dict[str, Callable[[], Coroutine[object, object, object]]] = {
+            "snapshot": lambda: here.service.take(origin.id, owner=OWNER),
+            "fork": lambda: here.service.fork(origin.id, 1, owner=OWNER),
+            "pause": lambda: here.world.service.pause(origin.id, owner=OWNER, to_disk=True),
+        }
+        call = here.world.start(calls[how]())
+        await settle()
+        assert asked
+        assert not here.world.gates.parked
+        first.set()
+        await here.world.gates.reached("turn")
+        here.world.gates.open_all()
+        with anyio.fail_after(10):
+            await call.result()
+        assert asked == [origin.id] * 2
