@@ -25,7 +25,14 @@ from waggle.domain.guest_agent import (
     GuestReport,
     RunsPrograms,
 )
-from waggle.domain.machine import READY_LINE, Capabilities, GuestDisks, MachineSpec, VmmProcess
+from waggle.domain.machine import (
+    READY_LINE,
+    Capabilities,
+    GuestDisks,
+    MachineSpec,
+    VmmProcess,
+    Written,
+)
 from waggle.infra.guest.console import Console
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.tasks import finish
@@ -165,7 +172,9 @@ class FakeMachine:
     async def settle(self) -> None:
         self._require_alive()
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> NoReturn:
         raise Unsupported("A pretend machine cannot be frozen.")
 
     def _require_alive(self) -> None:

@@ -19,7 +19,7 @@ from waggle.domain.errors import Busy, DiskFull, GuestMisbehaves, SnapshotFailed
 from waggle.domain.exposure import ByteStream, Listeners, Visit
 from waggle.domain.files.guest_files import FilesOfGuest
 from waggle.domain.guest_agent import HealthOfGuest
-from waggle.domain.machine import ResourceUse, VmmProcess
+from waggle.domain.machine import VmmProcess
 from waggle.domain.network.guest_network import NetworkOfGuest
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left
 from waggle.domain.programs.guest_job import JobsOfGuest
@@ -30,6 +30,19 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUse:
+    """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
+
+    `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
+    memory now, `disk_bytes` what the scratch disk takes on the host's disk.
+    """
+
+    cpu_seconds: float
+    memory_bytes: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

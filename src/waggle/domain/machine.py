@@ -22,6 +22,7 @@ READY_LINE = b"waggle: ready"
 RAM, STATE, SCRATCH, IDENTITY = "ram", "state", "scratch.img", "identity.img"
 """The files of a frozen machine: memory, devices, and its own two disks."""
 CONSOLE = "console.log"
+Written = Callable[[], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,6 @@ class VmmProcess:
     pid: int
     started: int
     boot_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceUse:
-    """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
-
-    `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
-    memory now, `disk_bytes` what the scratch disk takes on the host's disk.
-    """
-
-    cpu_seconds: float
-    memory_bytes: int
-    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +158,15 @@ class Machine(Protocol):
         """
         ...
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenState:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> FrozenState:
         """Copy the state of a running machine, which is paused and stays so, even on failure.
 
         `disks` says where its disks are now. Copies find the connections to the guest broken. If
         the state is to be saved `into` a directory on the disk and the machine then stopped, some
         write their memory there at once; if it resumed from the file RAM there, only its changes.
+        `written` is called once no more of the server's memory is taken: the rest may take long.
         Raises Unsupported if its hypervisor freezes none, BootFailed, GuestLost or OSError. Not to
         be cancelled; bounded by `boot_timeout`.
         """

@@ -48,7 +48,7 @@ def test_the_machine_starts_last_and_has_no_network_card() -> None:
     calls = names(boot_calls(SIZE, OLD))
     assert calls[-1] == "createSyncAction"
     assert "putGuestNetworkInterfaceByID" not in calls
-    assert len(calls) == 11
+    assert len(calls) == 10
 
 
 def test_disks_come_in_the_guests_order_and_only_the_scratch_disk_is_writable() -> None:
@@ -69,10 +69,26 @@ def test_only_the_scratch_disk_is_limited_and_only_if_there_is_a_limit() -> None
 
 
 def test_freed_memory_is_reported_by_versions_that_can() -> None:
-    for version, reports in ((OLD, None), (NEW, True)):
-        (balloon,) = [b for _, b in boot_calls(SIZE, version) if isinstance(b, api.Balloon)]
-        assert balloon.free_page_reporting is reports
-        assert balloon.deflate_on_oom
+    """Others have no balloon: nothing would blow it up."""
+    assert not any(isinstance(body, api.Balloon) for _, body in boot_calls(SIZE, OLD))
+    (balloon,) = [b for _, b in boot_calls(SIZE, NEW) if isinstance(b, api.Balloon)]
+    assert balloon.free_page_reporting
+    assert balloon.deflate_on_oom
+
+
+def test_processors_offer_neither_vmx_nor_svm_and_all_else_as_they_are() -> None:
+    (config,) = [b for _, b in boot_calls(SIZE, OLD) if isinstance(b, api.CpuConfig)]
+    assert config.cpuid_modifiers is not None
+    bits = {one.leaf: one.modifiers[0] for one in config.cpuid_modifiers}
+    assert {leaf: one.register_ for leaf, one in bits.items()} == {
+        "0x1": "ecx",
+        "0x80000001": "ecx",
+    }
+    for leaf, bit in (("0x1", 5), ("0x80000001", 2)):
+        digits = bits[leaf].bitmap.removeprefix("0b")[::-1]
+        assert len(digits) == 32
+        assert [place for place, digit in enumerate(digits) if digit != "x"] == [bit]
+        assert digits[bit] == "0"
 
 
 def test_changes_of_a_copy_are_tracked_under_the_name_that_the_version_knows() -> None:

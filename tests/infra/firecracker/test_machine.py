@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 START = [
     *("putMachineConfiguration", "putCpuConfiguration", "putGuestBootSource"),
     *["putGuestDriveByID"] * 4,
-    *("putGuestVsock", "putBalloon", "putEntropyDevice", "createSyncAction"),
+    *("putGuestVsock", "putEntropyDevice", "createSyncAction"),
 ]
 BROKEN = {
     "500": fault("the device is on fire", 500),

@@ -54,7 +54,7 @@ def test_another_format_is_refused(directory: Path, written: object) -> None:
 
 def test_memory_that_changes_in_place_is_sealed_by_what_was_written(directory: Path) -> None:
     verified = Verified()
-    verified.seal(directory, {})
+    verified.seal(directory, {}, will_change=True)
     write(directory / RAM, 2 * BLOCK, b"changed")
     verified.seal(directory, {}, [(2 * BLOCK, 2 * BLOCK + 4096)])
     assert problem(directory) is None
@@ -63,7 +63,7 @@ def test_memory_that_changes_in_place_is_sealed_by_what_was_written(directory: P
 
 def test_damage_since_the_last_time_is_not_sealed_with_what_was_written(directory: Path) -> None:
     verified = Verified()
-    verified.seal(directory, {})
+    verified.seal(directory, {}, will_change=True)
     write(directory / RAM, 0, b"flipped")
     verified.seal(directory, {}, [(2 * BLOCK, 2 * BLOCK + 4096)])
     assert problem(directory) == "ram is corrupt"

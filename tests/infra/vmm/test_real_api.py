@@ -177,4 +177,5 @@ async def test_a_real_cloud_hypervisor_has_nothing_of_newer_versions(tmp_path: P
         config = config.model_copy(update={"landlock_enable": False})  # its paths do not exist
         await client.call(cloud_hypervisor.VM_CREATE, config)
         kept = (await client.call(cloud_hypervisor.VM_INFO)).config
+        assert kept is not None
         assert [*lacking(kept, version)] == []

@@ -18,7 +18,7 @@ from waggle.domain.guest_agent import GuestAgent
 from waggle.domain.host import no_progress
 from waggle.domain.hypervisor import ByHypervisor
 from waggle.domain.image import BootImage
-from waggle.domain.machine import Capabilities, GuestDisks, MachineSpec, VmmProcess
+from waggle.domain.machine import Capabilities, GuestDisks, MachineSpec, VmmProcess, Written
 from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.network.use import NetworkUse
 from waggle.infra.net.ports import PortAllocator
@@ -80,7 +80,9 @@ class PretendMachine:
     async def settle(self) -> None:
         raise GuestLost("It cannot be held.")
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> NoReturn:
         raise GuestLost("It cannot be held.")
 
     async def pause(self) -> None:

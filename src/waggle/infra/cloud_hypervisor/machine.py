@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from waggle.domain.machine import GuestDisks
+from waggle.domain.machine import GuestDisks, Written
 from waggle.infra.cloud_hypervisor import configuration, frozen
 from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
 from waggle.infra.guest.frozen import FrozenFiles, held, let_go
@@ -82,7 +82,9 @@ class CloudHypervisorMachine(VmmMachine):
             self._is_paused = (await self._client.call(api.VM_INFO)).state == "Paused"
         return self._is_paused
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.

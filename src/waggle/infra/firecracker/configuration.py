@@ -33,6 +33,7 @@ _GUEST_CID = 3
 _OPERATIONS = 64
 """Disk reads or writes a second for every MiB a second, as in a machine's control group."""
 _REPORTING, _TRACKS = Version(1, 14), Version(1, 13)
+"""From the first on a balloon returns what the guest has freed; before, it would do nothing."""
 
 
 def _without(leaf: str, bit: int) -> CpuidLeafModifier:
@@ -77,7 +78,7 @@ def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[
         amount_mib=0,
         deflate_on_oom=True,
         stats_polling_interval_s=0,
-        free_page_reporting=True if version >= _REPORTING else None,
+        free_page_reporting=True,
     )
     return [
         (api.PUT_MACHINE_CONFIGURATION, machine),
@@ -85,7 +86,7 @@ def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[
         (api.PUT_GUEST_BOOT_SOURCE, source),
         *((api.PUT_GUEST_DRIVE_BY_ID, _drive(name, io_mib)) for name in DRIVES),
         (api.PUT_GUEST_VSOCK, api.Vsock(guest_cid=_GUEST_CID, uds_path=path(VSOCK))),
-        (api.PUT_BALLOON, balloon),
+        *([(api.PUT_BALLOON, balloon)] if version >= _REPORTING else []),
         (api.PUT_ENTROPY_DEVICE, api.EntropyDevice()),
         (api.CREATE_SYNC_ACTION, api.InstanceActionInfo(action_type="InstanceStart")),
     ]

@@ -16,7 +16,7 @@ from typing import Final
 
 from waggle.infra.firecracker.configuration import MEMORY, STATE
 from waggle.infra.guest.frozen import FrozenFiles, memory_in
-from waggle.infra.shared.sparse import write_at
+from waggle.infra.shared.sparse import copy_over, write_at
 from waggle.infra.vmm import placed
 from waggle.infra.vmm.version import TITLES, Vmm
 
@@ -61,7 +61,7 @@ def fill(memory: int, mib: int, base: int, vmm: int) -> bool:
     if _changed_little(vmm, mib):
         return False
     os.posix_fallocate(memory, 0, mib << 20)
-    _copy_over(base, memory)
+    copy_over(base, memory)
     return True
 
 
@@ -110,18 +110,3 @@ def take(
 def discard(run: int) -> None:
     """Remove what a snapshot leaves in /run. Idempotent; does not raise."""
     placed.remove(run, STATE, MEMORY)
-
-
-def _copy_over(source: int, target: int) -> None:
-    """Copy data into a file that is there already; what has none in the source stays."""
-    size, end = os.fstat(source).st_size, 0
-    while end < size:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-        except OSError:  # no data after this offset
-            return
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        while start < end:
-            data = os.pread(source, min(end - start, _CHUNK), start)
-            write_at(target, data, start)
-            start += len(data)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from waggle.domain.machine import GuestDisks
+from waggle.domain.machine import GuestDisks, Written
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
 from waggle.infra.guest.frozen import FrozenFiles, held, let_go
@@ -50,7 +50,9 @@ class FirecrackerMachine(VmmMachine):
     async def _run(self) -> None:
         await self._client.call(api.PATCH_VM, api.Vm(state="Resumed"))
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`.
 
         `stop` may come meanwhile and close what the machine has, so its files are held here.
@@ -62,9 +64,11 @@ class FirecrackerMachine(VmmMachine):
                 base = None if self._origin is None else held(self._origin.ram, stack)
             await self._rest()
             async with renewal.quiet(ANSWER_SECONDS):
-                return await self._freeze(run, base, into)
+                return await self._freeze(run, base, into, written)
 
-    async def _freeze(self, run: int, base: int | None, into: Path | None) -> FrozenFiles:
+    async def _freeze(
+        self, run: int, base: int | None, into: Path | None, written: Written
+    ) -> FrozenFiles:
         with self._using_run():
             await self._discard(run)
             memory = frozen.make_memory(run, self._spec.uid)
@@ -72,6 +76,8 @@ class FirecrackerMachine(VmmMachine):
             with self._using_run():
                 rest = await self._write(memory, base)
                 state = await finish(asyncio.to_thread(frozen.state_in, run))
+            if written is not None:
+                written()
             taken = (state, memory, self._mib, rest, self._program.name, into)
             return await finish(asyncio.to_thread(frozen.take, *taken))
         finally:

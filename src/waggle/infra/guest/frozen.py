@@ -117,7 +117,8 @@ def memory_in(directory: Path, base: int | None) -> tuple[int, bool]:
     path = directory / RAM
     if base is not None:
         with contextlib.suppress(FileNotFoundError):
-            found = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Its user's VMM may have a lease on it, and would not give that up.
+            found = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             if os.path.samestat(os.fstat(found), os.fstat(base)):
                 return found, True
             os.close(found)

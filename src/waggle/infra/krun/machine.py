@@ -24,6 +24,7 @@ from waggle.domain.machine import (
     GuestDisks,
     MachineSpec,
     Resources,
+    Written,
 )
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.channel import over
@@ -107,7 +108,9 @@ class KrunMachine(LinkedMachine):
     async def settle(self) -> None:
         """Do nothing: libkrun's machines are not copied."""
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> NoReturn:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> NoReturn:
         """Raise Unsupported."""
         raise Unsupported("libkrun cannot freeze machines.")
 

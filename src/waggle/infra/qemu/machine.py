@@ -18,7 +18,7 @@ from typing import NamedTuple
 from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import GuestDisks, MachineSpec, Written
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.channel import over
 from waggle.infra.guest.clock import ClockedMachine
@@ -116,7 +116,9 @@ class QemuMachine(ClockedMachine):
             self._forwarder.start()
         return cause
 
-    async def freeze(self, disks: GuestDisks, into: Path | None = None) -> FrozenFiles:
+    async def freeze(
+        self, disks: GuestDisks, into: Path | None = None, written: Written = None
+    ) -> FrozenFiles:
         """See `domain.machine.Machine.freeze`."""
         copy = FrozenFiles(self._vmm, self._spec.resources.memory_mib)
         try:

@@ -54,6 +54,14 @@ def copy_data(source: int, target: int, size: int | None = None, *, move: bool =
     _copy_range(source, target, 0, size, move=move)
 
 
+def copy_over(source: int, target: int) -> None:
+    """Copy data that is not zero into a file that is as large and has zeros. Raises OSError.
+
+    Unlike `copy_data` it keeps the room that the target has taken.
+    """
+    _copy_range(source, target, 0, os.fstat(source).st_size, move=False)
+
+
 def copy_changed(base: int, changes: int, target: int, size: int, *, move: bool = False) -> None:
     """Copy as `copy_data` does: of `changes` where that has data, of `base` elsewhere.
 
@@ -105,11 +113,11 @@ def _copy_range(
             done = 0
             for begin, length in _written(data):
                 if not is_new and begin > done:
-                    _free(target, start + done, begin - done)
+                    _empty(target, start + done, begin - done)
                 done = begin + length
                 write_at(target, memoryview(data)[begin:done], start + begin)
             if not is_new and done < len(data):
-                _free(target, start + done, len(data) - done)
+                _empty(target, start + done, len(data) - done)
             if move:
                 _free(source, start, len(data))
             start += len(data)
@@ -153,6 +161,16 @@ def write_at(target: int, data: bytes | bytearray | memoryview, offset: int) -> 
     while left:
         size = os.pwrite(target, left, offset)
         left, offset = left[size:], offset + size
+
+
+def _empty(descriptor: int, start: int, length: int) -> None:
+    """Make a hole, or write zeros where the file system has none."""
+    try:
+        _free(descriptor, start, length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        write_at(descriptor, _ZEROS[:length], start)
 
 
 def _free(descriptor: int, start: int, length: int) -> None:

@@ -7,6 +7,7 @@ too, so nothing here has to withstand somebody who looks for a collision.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zlib
@@ -20,13 +21,15 @@ _ZEROS: Final = bytes(BLOCK)
 
 
 def data_blocks(descriptor: int, length: int) -> Generator[int]:
-    """Yield the offsets of all blocks that may hold data, in order."""
+    """Yield the offsets of all blocks that may hold data, in order. Raises OSError."""
     at = 0
     while at < length:
         try:
             at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
-        except OSError:  # no data after this offset
-            return
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # no data after this offset
         yield at
         at += BLOCK
 

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -100,28 +101,35 @@ class Verified:
 
     def __init__(self) -> None:
         self._stamps: set[object] = set()
-        self._sums: dict[int, Sums] = {}
-        """Of memory that was sealed before, by inode, the last at the end."""
+        self._sums: dict[tuple[int, int], Sums] = {}
+        """Of memory that will change in place, by device and inode, the last at the end."""
+        self._lock = threading.Lock()
 
     def seal(
         self,
         directory: Path,
         facts: Mapping[str, object],
         changed: Sequence[tuple[int, int]] | None = None,
+        *,
+        will_change: bool = False,
     ) -> None:
         """See `seal`. `changed` are the ranges of the memory that were written since the last time.
 
-        None if it is a new file.
+        None if it is a new file. Of one that `will_change` in place, the sums are kept.
         """
         memory = directory / RAM
-        before = self._sums.pop(inode := memory.stat().st_ino, None)
+        about = memory.stat()
+        with self._lock:
+            before = self._sums.pop((about.st_dev, about.st_ino), None)
         if before is None or changed is None:
             sums = block_sums(memory)
         else:
             sums = sums_after(memory, before, changed)
-        self._sums[inode] = sums
-        if len(self._sums) > _MOST_SUMS:
-            del self._sums[next(iter(self._sums))]
+        if will_change:
+            with self._lock:
+                self._sums[about.st_dev, about.st_ino] = sums
+                while len(self._sums) > _MOST_SUMS:
+                    del self._sums[next(iter(self._sums))]
         _seal(directory, facts, sums)
         self._note(_stamp(directory))
 
@@ -143,10 +151,10 @@ class Verified:
         self._stamps.add(stamp)
 
 
-def _stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
+def _stamp(directory: Path) -> tuple[tuple[int, int, int, int], ...]:
     """Return a value that changes when a file is written or replaced. Raises OSError."""
     looks = ((directory / name).stat() for name in (*FILES, MANIFEST))
-    return tuple((look.st_ino, look.st_size, look.st_mtime_ns) for look in looks)
+    return tuple((at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns) for at in looks)
 
 
 def size(directory: Path) -> int:

@@ -79,6 +79,8 @@ SAYS = "waggle: the VMM cannot start: "
 _PROGRAMS = "programs"
 """Where a jailer finds itself and the VMM, below its base directory and outside of the jail."""
 _INPUT = "/proc/self/fd/0"
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+"""There where the kernel knows the option."""
 _TKILL = 200
 _DEVICES = ("/dev/kvm", "/dev/urandom")
 """The second is for the guest."""
@@ -190,11 +192,16 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
         os.close(descriptor)
     run = f"{inside}run"
     root.directory(run)
-    size = f"size={plan['run_mib']}m,nr_inodes={_INODES},mode=0700"
+    size = f"size={plan['run_mib']}m,nr_inodes={_INODES},mode=0700{_small_pages()}"
     root.mount(None, run, "tmpfs", PLAIN, size)
     if plan["uid"] >= 0:
         os.chown(run, plan["uid"], plan["uid"])
     return os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _small_pages() -> str:
+    """Forbid huge pages: memory beside what the VMM writes would look written, as zeros."""
+    return ",huge=never" if os.access(_HUGE_PAGES, os.F_OK) else ""
 
 
 def _opened(name: str, path: str, identity: tuple[int, ...]) -> int:

@@ -20,8 +20,8 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, MaxEnvironments
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestReport
-from waggle.domain.host import EnvironmentHost
-from waggle.domain.machine import Resources, ResourceUse
+from waggle.domain.host import EnvironmentHost, ResourceUse
+from waggle.domain.machine import Resources
 from waggle.domain.network.use import NetworkUse
 from waggle.service.environments.live import LiveEnvironment
 

@@ -17,8 +17,8 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
 from waggle.domain.errors import Busy, DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES
-from waggle.domain.host import IN_TURN, FrozenMachine, Turn
-from waggle.domain.machine import ResourceUse, VmmProcess
+from waggle.domain.host import IN_TURN, FrozenMachine, ResourceUse, Turn
+from waggle.domain.machine import VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach

@@ -160,8 +160,9 @@ class LocalHost:
             clear(files)  # its machine left its keys and log here
             async with start.machines.freezing.opened(frozen_in(files), alone=True) as frozen:
                 parts = frozen.parts
+                await asyncio.to_thread(frozen.lend_memory, files)
                 guest = await start.new_guest(environment, parts, files, frozen, progress)
-                await asyncio.to_thread(frozen.end, guest.started.blueprint.memory)
+                await asyncio.to_thread(remove_directory, frozen.directory)
         return guest
 
     def require_restart(self, guest: host.Guest) -> None:

@@ -203,7 +203,7 @@ async def test_a_template_that_another_program_made_is_not_kept(
         async def settle(self) -> None:
             """Do nothing: it has nothing to do."""
 
-        async def freeze(self, disks: GuestDisks, into: Path | None = None) -> State:
+        async def freeze(self, disks: GuestDisks, *_: object) -> State:
             return State(made_by)
 
         async def stop(self) -> None:

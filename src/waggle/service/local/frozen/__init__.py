@@ -95,11 +95,13 @@ class FrozenMachine:
         clone(self.directory / SCRATCH, scratch)
         blank(self.directory / IDENTITY, identity)
 
-    def end(self, memory: Path) -> None:
-        """Remove it once its one machine runs; what this maps stays, as `memory`. Blocks."""
+    def lend_memory(self, files: Path) -> None:
+        """Have what its one machine will map among that one's files, too. Blocks. Raises OSError.
+
+        Before it starts: nothing may fail between that and the removal of this directory.
+        """
         if self.state.is_on_disk:
-            os.link(self.directory / RAM, memory)
-        remove_directory(self.directory)
+            os.link(self.directory / RAM, files / RAM)
 
 
 class Freezer:
@@ -197,13 +199,14 @@ class Freezer:
             async with new_directory(blueprint.files) as work:
                 await asyncio.to_thread(lend, blueprint.memory, work)
                 await hang_up()
-                state = await started.machine.freeze(disks, work)
+                state = await started.machine.freeze(disks, work, turn.copied)
                 turn.copied()
                 with contextlib.closing(state):
                     await asyncio.to_thread(state.save, work)
                 await asyncio.to_thread(add_disks, os.link, disks, work)  # it is about to end
                 facts = self._facts(blueprint.parts, state)
-                await asyncio.to_thread(self._verified.seal, work, facts, state.changed)
+                sealing = partial(self._verified.seal, will_change=state.is_on_disk)
+                await asyncio.to_thread(sealing, work, facts, state.changed)
                 try:
                     await asyncio.to_thread(place, work, target)
                     await started.machine.stop()

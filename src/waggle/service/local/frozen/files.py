@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from waggle.domain.machine import IDENTITY, RAM, SCRATCH, GuestDisks
+from waggle.infra.shared.files import sync
 from waggle.infra.shared.work import place, workspace
 from waggle.tasks import finish
 
@@ -30,9 +31,13 @@ async def new_directory(parent: Path) -> AsyncGenerator[Path]:
 
 
 def lend(memory: Path, work: Path) -> None:
-    """Have a machine's own memory, if it has one, also where the machine is frozen."""
+    """Have a machine's own memory, if it has one, also where the machine is frozen.
+
+    It may change there, so no power cut may bring back the frozen machine that it was part of.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.link(memory, work / RAM)
+        sync(memory.parent)
 
 
 def link(source: Path, target: Path) -> None:
