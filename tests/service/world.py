@@ -26,11 +26,12 @@ from tests.support.listening import FakeListeners
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.exposure import Visit
-from waggle.domain.host import DiskUse, FrozenMachine, Progress, Turn
+from waggle.domain.host import FrozenMachine, Progress, Turn
 from waggle.domain.host import Guest as AnyGuest
 from waggle.domain.machine import Resources, VmmProcess
 from waggle.domain.network import PUBLIC_NETWORK
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.use import DiskUse
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.creating import Pausing
 from waggle.service.environments.reaching import OperatorNetwork

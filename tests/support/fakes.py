@@ -23,9 +23,10 @@ from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DiskFull, FrozenMachineUnusable, Unsupported, WaggleError
 from waggle.domain.exposure import Listeners, Visit
-from waggle.domain.host import DiskUse, FrozenMachine, Guest, Progress
+from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.machine import VmmProcess
 from waggle.domain.snapshot import Snapshot
+from waggle.domain.use import DiskUse
 
 __all__ = [
     "FakeFile",

@@ -24,10 +24,11 @@ from tests.support.kept_jobs import KeptJob, copies
 from waggle.domain.errors import DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.exposure import ByteStream
 from waggle.domain.guest_agent import GuestFilesystem, GuestLoad, GuestReport, RunsPrograms
-from waggle.domain.host import ResourceUse, Turn
+from waggle.domain.host import Turn
 from waggle.domain.network import Network
 from waggle.domain.network.registries import Registries, registry_rules
 from waggle.domain.network.rules import Rule
+from waggle.domain.use import ResourceUse
 from waggle.infra.net import Stream
 
 SAID = GuestReport(

@@ -7,9 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,6 +22,7 @@ from waggle.domain.machine import VmmProcess
 from waggle.domain.network.guest_network import NetworkOfGuest
 from waggle.domain.programs import Command, ExecutionResult, GuestUser, Left
 from waggle.domain.programs.guest_job import JobsOfGuest
+from waggle.domain.use import DiskUse, ResourceUse
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -30,32 +30,6 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 async def no_progress(_share: float, _message: str) -> None:
     """Ignore progress, for callers that do not watch it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceUse:
-    """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
-
-    `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
-    memory now, `disk_bytes` what the scratch disk takes on the host's disk.
-    """
-
-    cpu_seconds: float
-    memory_bytes: int
-    disk_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskUse:
-    """Bytes of the disk that holds the environments: free, and used by environment id.
-
-    `of_disks` is the part that a copy of a running one needs: its own disk, without the memory that
-    it has resumed from.
-    """
-
-    free: int
-    of_environments: Mapping[str, int]
-    of_disks: Mapping[str, int]
 
 
 class NoMemory(SnapshotFailed):

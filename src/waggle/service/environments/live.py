@@ -34,8 +34,9 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import DiskFull, NotFound
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestLoad, GuestReport
-from waggle.domain.host import FrozenMachine, Guest, Progress, ResourceUse
+from waggle.domain.host import FrozenMachine, Guest, Progress
 from waggle.domain.programs import NOTHING_LEFT, Left
+from waggle.domain.use import ResourceUse
 from waggle.service.environments.ending import Parts, save_if_possible
 from waggle.service.environments.exposed import ExposedPorts
 from waggle.service.environments.halting import Halting, PutOff

@@ -20,9 +20,10 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost, MaxEnvironments
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestReport
-from waggle.domain.host import EnvironmentHost, ResourceUse
+from waggle.domain.host import EnvironmentHost
 from waggle.domain.machine import Resources
 from waggle.domain.network.use import NetworkUse
+from waggle.domain.use import ResourceUse
 from waggle.service.environments.live import LiveEnvironment
 
 

@@ -17,9 +17,10 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment
 from waggle.domain.errors import Busy, DiskFull, GuestLost, GuestMisbehaves
 from waggle.domain.files import MAX_PATH_BYTES
-from waggle.domain.host import IN_TURN, FrozenMachine, ResourceUse, Turn
+from waggle.domain.host import IN_TURN, FrozenMachine, Turn
 from waggle.domain.machine import VmmProcess
 from waggle.domain.programs import HOME, Command, ExecutionResult, GuestUser
+from waggle.domain.use import ResourceUse
 from waggle.infra.net import Stream as GuestStream
 from waggle.infra.net.exposure import Reach
 from waggle.infra.rootfs.machine_disks import HANG_UP, network_records

@@ -43,12 +43,13 @@ from waggle.domain import host
 from waggle.domain.environment import Environment
 from waggle.domain.errors import BootFailed, GuestLost, WaggleError
 from waggle.domain.exposure import Visit
-from waggle.domain.host import DiskUse, Progress
+from waggle.domain.host import Progress
 from waggle.domain.hypervisor import ByHypervisor, can_freeze
 from waggle.domain.image import BootImages
 from waggle.domain.machine import SCRATCH
 from waggle.domain.programs import Command
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.use import DiskUse
 from waggle.infra.net.listeners import LoopbackListeners
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom, allocated_bytes, allocated_in

@@ -96,10 +96,7 @@ class FrozenMachine:
         blank(self.directory / IDENTITY, identity)
 
     def lend_memory(self, files: Path) -> None:
-        """Have what its one machine will map among that one's files, too. Blocks. Raises OSError.
-
-        Before it starts: nothing may fail between that and the removal of this directory.
-        """
+        """Have what its one machine will map among its files, before it starts. Blocks; OSError."""
         if self.state.is_on_disk:
             os.link(self.directory / RAM, files / RAM)
 
