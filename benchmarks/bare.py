@@ -87,7 +87,12 @@ def qemu_argv(
     counter = tsc_khz() if accelerator == "tcg" else None
     argv = [
         *(settings.qemu_binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on"),
-        *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
+        *(
+            "-accel",
+            accelerator,
+            "-cpu",
+            f"{'host' if accelerator == 'kvm' else 'max'},vmx=off,svm=off",
+        ),
         *("-smp", str(settings.default_cpus), "-m", f"{settings.default_memory_mb}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel), "-append", SMALL.with_counter(counter).command_line),
