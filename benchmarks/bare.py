@@ -25,6 +25,7 @@ from waggle.config.places import Places
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
+from waggle.infra.qemu.argv import PROCESSORS
 from waggle.infra.qemu.board import SMALL
 from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.rootfs.kit import GuestKernel, GuestKit
@@ -87,12 +88,7 @@ def qemu_argv(
     counter = tsc_khz() if accelerator == "tcg" else None
     argv = [
         *(settings.qemu_binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on"),
-        *(
-            "-accel",
-            accelerator,
-            "-cpu",
-            f"{'host' if accelerator == 'kvm' else 'max'},vmx=off,svm=off",
-        ),
+        *("-accel", accelerator, "-cpu", PROCESSORS[accelerator]),
         *("-smp", str(settings.default_cpus), "-m", f"{settings.default_memory_mb}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel), "-append", SMALL.with_counter(counter).command_line),

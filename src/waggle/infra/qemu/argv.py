@@ -109,9 +109,13 @@ class Memory(NamedTuple):
     shared: bool
 
 
-_PROCESSORS: Final = {"kvm": "host,vmx=off,svm=off", "tcg": "max,vmx=off,svm=off"}
+PROCESSORS: Final = {
+    "kvm": "host,vmx=off,svm=off",
+    "tcg": "max,vmx=off,svm=off,min-xlevel=0x8000000a",
+}
 """Without VMX and SVM: no guest needs machines of its own, and the host's KVM, which would have to
-emulate them, has had holes there."""
+emulate them, has had holes there. QEMU's own would end the list of leaves before that of the caches
+without SVM, and OpenBLAS complain of it."""
 
 
 def qemu_argv(
@@ -136,7 +140,7 @@ def qemu_argv(
         *(binary, "-M", f"{board.machine},memory-backend=ram"),
         *("-object", _memory(memory, resources.memory_mib)),
         *(("-incoming", "defer") if incoming else ()),
-        *("-accel", accel, "-cpu", _PROCESSORS[accelerator]),
+        *("-accel", accel, "-cpu", PROCESSORS[accelerator]),
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", _SANDBOX),
