@@ -65,27 +65,34 @@ def set_for_start_and_end() -> Generator[None]:
     Imports make hundreds of thousands of objects that stay: a server that started and ended took
     3.8 s of CPU time, 1.3 s of it to look for cycles among them.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(STARTING, *before[1:])
     try:
-        yield
+        with _collecting_after(STARTING):
+            yield
     finally:
-        gc.set_threshold(*before)
         gc.freeze()
 
 
 @contextlib.contextmanager
 def set_for_serving() -> Generator[None]:
     """Exclude existing objects from collection, and collect less often, until the block ends."""
-    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, *before[1:])
+    try:
+        with _collecting_after(YOUNG):
+            yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _collecting_after(objects: int) -> Generator[None]:
+    """Collect once so many objects were made, until the block ends."""
+    before = gc.get_threshold()
+    gc.set_threshold(objects, *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 class Collector:

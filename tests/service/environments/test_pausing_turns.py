@@ -8,9 +8,9 @@ from dataclasses import replace
 import anyio
 import pytest
 from tests.service.pausing import PAUSING, paused, reaper, use
-from tests.service.world import IDLE, OWNER, Broken, settle, world
+from tests.service.world import IDLE, OWNER, Broken, Job, World, settle, world
 
-from waggle.domain.environment import State
+from waggle.domain.environment import Environment, State
 from waggle.domain.errors import Busy, NotRunning
 from waggle.domain.host import NoTurn
 from waggle.service.environments.pausing import AT_ONCE
@@ -19,15 +19,21 @@ pytestmark = pytest.mark.anyio
 LATE = NoTurn("The server freezes other machines.")
 
 
+async def waiting(here: World, environment: Environment) -> Job[Environment]:
+    """Pause an environment to disk, and return once that waits for its turn."""
+    here.gates.closed = {"turn"}
+    pausing = here.start(paused(here, environment))
+    await here.gates.reached("turn")
+    return pausing
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 async def test_calls_use_an_environment_whose_pause_waits_for_its_turn(in_memory: bool) -> None:
     async with world() as here:
         environment = await here.created()
         if in_memory:
             await paused(here, environment, to_disk=False)
-        here.gates.closed = {"turn"}
-        pausing = here.start(paused(here, environment))
-        await here.gates.reached("turn")
+        pausing = await waiting(here, environment)
         before = State.PAUSED if in_memory else State.RUNNING
         assert here.get(environment.id).state is before
         await use(here, environment)
@@ -58,9 +64,7 @@ async def test_a_busy_environment_does_not_wait_for_a_turn() -> None:
 async def test_an_environment_that_became_busy_meanwhile_is_not_paused() -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.closed = {"turn"}
-        pausing = here.start(paused(here, environment))
-        await here.gates.reached("turn")
+        pausing = await waiting(here, environment)
         async with here.service.using(environment.id, owner=OWNER):
             here.gates.open_all()
             with pytest.raises(Busy, match="1 calls in progress"):
@@ -71,9 +75,7 @@ async def test_an_environment_that_became_busy_meanwhile_is_not_paused() -> None
 async def test_a_pause_that_waits_for_its_turn_can_be_cancelled() -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.closed = {"turn"}
-        pausing = here.start(paused(here, environment))
-        await here.gates.reached("turn")
+        pausing = await waiting(here, environment)
         pausing.cancel()
         await pausing.wait()
         assert pausing.was_cancelled
@@ -84,9 +86,7 @@ async def test_a_pause_that_waits_for_its_turn_can_be_cancelled() -> None:
 async def test_an_environment_that_waits_for_its_turn_is_destroyed_at_once() -> None:
     async with world() as here:
         environment = await here.created()
-        here.gates.closed = {"turn"}
-        pausing = here.start(paused(here, environment))
-        await here.gates.reached("turn")
+        pausing = await waiting(here, environment)
         assert (await here.destroy(environment.id).result()).state is State.DESTROYED
         here.gates.open_all()
         with pytest.raises(NotRunning, match="destroyed"):

@@ -56,8 +56,7 @@ class FrozenFiles:
         """Load the files that `save` wrote; `on_disk` leaves the memory there. Raises OSError."""
         frozen = cls(vmm, on_disk=_for_vmms(directory / RAM) if on_disk else None)
         try:
-            files = {STATE: frozen.state} if on_disk else {RAM: frozen.ram, STATE: frozen.state}
-            for name, target in files.items():
+            for name, target in frozen._in_memory.items():
                 with (directory / name).open("rb") as file:
                     copy_data(file.fileno(), target)
             if seal:
@@ -66,6 +65,11 @@ class FrozenFiles:
             frozen.close()
             raise
         return frozen
+
+    @property
+    def _in_memory(self) -> dict[str, int]:
+        """What is in memory, by the names that `save` gives it."""
+        return {STATE: self.state} if self.is_on_disk else {RAM: self.ram, STATE: self.state}
 
     def compact(self) -> None:
         """Release empty memory, which a VMM that has ended touched. Blocks. Raises OSError."""
@@ -82,7 +86,7 @@ class FrozenFiles:
         passes within `patience` seconds.
         """
         deadline = time.monotonic() + patience
-        for descriptor in (self.state,) if self.is_on_disk else (self.ram, self.state):
+        for descriptor in self._in_memory.values():
             while True:
                 try:
                     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -94,8 +98,7 @@ class FrozenFiles:
 
     def save(self, directory: Path) -> None:
         """See `domain.machine.FrozenState.save`."""
-        files = {STATE: self.state} if self.is_on_disk else {RAM: self.ram, STATE: self.state}
-        for name, source in files.items():
+        for name, source in self._in_memory.items():
             with os.fdopen(os.open(directory / name, _NEW, 0o600), "wb") as file:
                 copy_data(source, file.fileno())
                 os.fsync(file.fileno())

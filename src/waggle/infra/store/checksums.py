@@ -20,7 +20,15 @@ BLOCK: Final = 1 << 16
 _ZEROS: Final = bytes(BLOCK)
 
 
-def data_blocks(descriptor: int, length: int) -> Generator[int]:
+def nonzero_blocks(descriptor: int) -> Generator[tuple[int, bytes]]:
+    """Yield offset and content of every block that is not zero, in order. Raises OSError."""
+    for at in _data_blocks(descriptor, os.fstat(descriptor).st_size):
+        block = os.pread(descriptor, BLOCK, at)
+        if not _is_zero(block):
+            yield at, block
+
+
+def _data_blocks(descriptor: int, length: int) -> Generator[int]:
     """Yield the offsets of all blocks that may hold data, in order. Raises OSError."""
     at = 0
     while at < length:
@@ -34,8 +42,7 @@ def data_blocks(descriptor: int, length: int) -> Generator[int]:
         at += BLOCK
 
 
-def is_zero(block: bytes) -> bool:
-    """Whether a block of at most BLOCK bytes has only zeros."""
+def _is_zero(block: bytes) -> bool:
     return block == _ZEROS[: len(block)]
 
 
@@ -48,7 +55,8 @@ def block_sums(path: Path) -> Sums:
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         sums = array("I", bytes(4 * -(-length // BLOCK)))
-        _sum(file.fileno(), sums, data_blocks(file.fileno(), length))
+        for at, block in nonzero_blocks(file.fileno()):
+            sums[at // BLOCK] = zlib.crc32(block)
     return sums
 
 
@@ -61,14 +69,10 @@ def sums_after(path: Path, before: Sums, changed: Iterable[tuple[int, int]]) -> 
     sums = before[:]
     with path.open("rb") as file:
         for begin, end in changed:
-            _sum(file.fileno(), sums, range(begin // BLOCK * BLOCK, end, BLOCK))
+            for at in range(begin // BLOCK * BLOCK, end, BLOCK):
+                block = os.pread(file.fileno(), BLOCK, at)
+                sums[at // BLOCK] = 0 if _is_zero(block) else zlib.crc32(block)
     return sums
-
-
-def _sum(descriptor: int, sums: Sums, blocks: Iterable[int]) -> None:
-    for at in blocks:
-        block = os.pread(descriptor, BLOCK, at)
-        sums[at // BLOCK] = 0 if is_zero(block) else zlib.crc32(block)
 
 
 def digest(size: int, sums: Sums) -> str:
@@ -94,12 +98,9 @@ def sha256(path: Path) -> str:
     """Return what earlier versions have written. Raises OSError."""
     whole = hashlib.sha256()
     with path.open("rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        whole.update(length.to_bytes(8, "big"))
-        for at in data_blocks(file.fileno(), length):
-            block = os.pread(file.fileno(), BLOCK, at)
-            if not is_zero(block):
-                whole.update(at.to_bytes(8, "big") + block)
+        whole.update(os.fstat(file.fileno()).st_size.to_bytes(8, "big"))
+        for at, block in nonzero_blocks(file.fileno()):
+            whole.update(at.to_bytes(8, "big") + block)
     return whole.hexdigest()
 
 

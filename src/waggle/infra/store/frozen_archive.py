@@ -20,7 +20,7 @@ import zstandard
 
 from waggle.domain.errors import FrozenMachineUnusable
 from waggle.infra.archive.decode import Source
-from waggle.infra.store.checksums import BLOCK, data_blocks, is_zero
+from waggle.infra.store.checksums import nonzero_blocks
 from waggle.infra.store.frozen_files import FILES, MANIFEST
 
 _SIZES = "sizes.json"
@@ -71,11 +71,7 @@ def _runs(path: Path) -> Generator[tuple[int, bytes]]:
     """Yield data that is not zero, in runs of whole blocks, with their offsets."""
     begin, run = 0, bytearray()
     with path.open("rb") as file:
-        descriptor = file.fileno()
-        for at in data_blocks(descriptor, os.fstat(descriptor).st_size):
-            block = os.pread(descriptor, BLOCK, at)
-            if is_zero(block):
-                continue
+        for at, block in nonzero_blocks(file.fileno()):
             if run and (at != begin + len(run) or len(run) + len(block) > _RUN):
                 yield begin, bytes(run)
                 run.clear()
