@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
+import anyio
 import pytest
 from structlog.testing import capture_logs
 from tests.support.vm import Lab, lines, root, sh
@@ -31,7 +32,12 @@ pytestmark = [
     pytest.mark.usefixtures("leaks"),
 ]
 DROPBEARS = "grep -l ^dropbear /proc/[0-9]*/cmdline | cut -d/ -f3"
-"""Prints the process ids of the SSH server's connections, as root sees them."""
+"""Prints the process ids of the SSH server, as root sees them: its connections, and a spare."""
+CONNECTED = (
+    f"for p in $({DROPBEARS}); do"
+    ' test "$(readlink /proc/$p/fd/0)" != "$(readlink /proc/$p/fd/1)" || echo $p; done'
+)
+"""Prints those of its connections alone."""
 PLACES = 32
 LONG_ENOUGH = KILL_PATIENCE[0] + 1
 """Seconds of a call that is not begun, after which its connection is given up."""
@@ -97,6 +103,18 @@ async def others(guest: LocalGuest, number: int) -> AsyncGenerator[list[SshConne
             await connection.aclose()
 
 
+async def connected(guest: LocalGuest) -> set[str]:
+    return set((await root(guest, CONNECTED)).split())
+
+
+async def spare(guest: LocalGuest) -> str:
+    """Wait for a server that waits for a client, and return its process id."""
+    with anyio.fail_after(60):
+        while not (waiting := set((await root(guest, DROPBEARS)).split()) - await connected(guest)):
+            pass
+    return waiting.pop()
+
+
 async def stop_more(guest: LocalGuest, number: int, known: set[str]) -> None:
     """Begin so many connections that have come no further than a greeting, and stop their servers.
 
@@ -109,10 +127,28 @@ async def stop_more(guest: LocalGuest, number: int, known: set[str]) -> None:
             client.settimeout(20)
             assert (await asyncio.to_thread(client.recv, 8)).startswith(b"SSH-2.0-")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        new = set((await root(guest, DROPBEARS)).split()) - known
+        new = await connected(guest) - known
         assert len(new) == number
         await root(guest, f"kill -STOP {' '.join(new)}")
         known |= new
+
+
+async def test_a_server_waits_for_the_next_client(quick: Lab) -> None:
+    guest = await quick.guest()
+    for _ in range(2):
+        waiting = await spare(guest)
+        async with others(guest, 1):
+            assert waiting in await connected(guest)
+
+
+@pytest.mark.parametrize("signal", ["STOP", "KILL"])
+async def test_a_server_that_waits_and_is_stopped_or_killed_keeps_no_client(
+    quick: Lab, signal: str
+) -> None:
+    guest = await quick.guest()
+    await root(guest, f"kill -{signal} {await spare(guest)}")
+    async with others(guest, 1):
+        assert len(await connected(guest)) == 2
 
 
 async def test_a_stopped_ssh_server_does_not_keep_the_next_call(quick: Lab) -> None:
@@ -148,7 +184,7 @@ async def test_ways_that_stopped_servers_hold_are_freed_as_it_begins_anew(qemu: 
 
 async def test_a_server_whose_places_stopped_programs_hold_begins_anew(qemu: Lab) -> None:
     guest = await qemu.guest()
-    known = set((await root(guest, DROPBEARS)).split())
+    known = await connected(guest)
     while len(known) < PLACES:
         await stop_more(guest, min(SOCKETS - 1, PLACES - len(known)), known)
     await stop_ssh(guest)
@@ -159,7 +195,7 @@ async def test_a_server_whose_places_stopped_programs_hold_begins_anew(qemu: Lab
         assert revivals(logs) == 0
         assert await works(guest)
     assert revivals(logs) == 1
-    assert not known & set((await root(guest, DROPBEARS)).split())
+    assert not known & await connected(guest)
 
 
 async def test_a_server_whose_places_a_program_of_the_guest_holds_begins_anew(qemu: Lab) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,11 +33,14 @@ for sizes in wanted:
     print("", os.writev(fd, parts), file=sys.stderr)
 """
 Written = tuple[list[int], bytes]
-Writer = Callable[[int, list[list[int]]], Written]
+Writer = Callable[..., Written]
 
 
-def written(library: Path, fd: int, wanted: list[list[int]]) -> Written:
-    """Return what each writev of a process returned, and all that its connection got."""
+def written(library: Path, fd: int, wanted: list[list[int]], *, unread: bool = False) -> Written:
+    """Return what each writev of a process returned, and all that its connection got.
+
+    `unread`: PID 1 has not read that it is ready, and has closed its end before it goes on.
+    """
     ours, theirs = socket.socketpair()
     pid1, spare = socket.socketpair(type=socket.SOCK_SEQPACKET)
     argv = [sys.executable, "-I", "-S", "-c", CHILD, str(fd), json.dumps(wanted)]
@@ -47,8 +52,12 @@ def written(library: Path, fd: int, wanted: list[list[int]]) -> Written:
             process = subprocess.Popen(
                 argv, stdin=spare.fileno(), env=environment, stderr=subprocess.PIPE
             )
-            assert pid1.recv(1) == b"\0"  # it is ready
+            assert pid1.recv(1, socket.MSG_PEEK if unread else 0) == b"\0"  # it is ready
+            if unread:
+                process.send_signal(signal.SIGSTOP)
             socket.send_fds(pid1, [b"\0"], [theirs.fileno()])
+        pid1.close()
+        process.send_signal(signal.SIGCONT)
         got = b""
         while data := ours.recv(1 << 16):
             got += data
@@ -70,7 +79,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Writer]:
         source.write_text(changed)
         flags = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-Wall", "-Wextra", "-Werror"]
         subprocess.run([program("cc"), *flags, "-o", str(library), source], check=True)
-        return lambda fd, wanted: written(library, fd, wanted)
+        return partial(written, library)
 
     return make
 
@@ -88,3 +97,8 @@ def test_other_connections_and_descriptors_get_all_at_once(build: Callable[[int]
     assert build(40)(0, ALL)[0] == [sum(sizes) for sizes in ALL]
     standard_error = 2
     assert build(socket.AF_UNIX)(standard_error, [[40_000]])[0] == [40_000]
+
+
+def test_a_connection_is_taken_although_pid_1_has_gone_on(build: Callable[[int], Writer]) -> None:
+    """The kernel says first that what was sent to PID 1 was not read."""
+    assert build(40)(1, [[5]], unread=True) == ([5], b"A" * 5)

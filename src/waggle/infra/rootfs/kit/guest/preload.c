@@ -34,6 +34,7 @@
 #define IPPROTO_TCP 6
 #define TCP_NODELAY 1
 #define ENOENT 2
+#define ECONNRESET 104
 
 struct address {
   unsigned short family;
@@ -141,8 +142,10 @@ __attribute__((constructor)) static void take_connection(void) {
                             .control = &control,
                             .control_size = sizeof control};
   call(SYS_WRITE, 0, &byte, (const void *)1);
-  if (call(SYS_RECVMSG, 0, &message, 0) != 1 || control.descriptor < 0)
-    call(SYS_EXIT_GROUP, 0, 0, 0);
+  long taken = call(SYS_RECVMSG, 0, &message, 0);
+  // PID 1 may have closed its end by now, without having read the byte: that error comes first, once.
+  if (taken == -ECONNRESET) taken = call(SYS_RECVMSG, 0, &message, 0);
+  if (taken != 1 || control.descriptor < 0) call(SYS_EXIT_GROUP, 0, 0, 0);
   call(SYS_DUP2, control.descriptor, (const void *)0, 0);
   call(SYS_DUP2, control.descriptor, (const void *)1, 0);
   call(SYS_CLOSE, control.descriptor, 0, 0);

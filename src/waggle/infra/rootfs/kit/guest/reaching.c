@@ -19,12 +19,6 @@ static int wire = -1;
 static bool is_hopeless;
 static long next; // second from which on all may be started at once again
 
-static long seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec;
-}
-
 static void become_reach(int end) {
   sigset_t none;
   sigemptyset(&none);

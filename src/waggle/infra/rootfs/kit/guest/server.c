@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SSH server's processes: a dropbear per connection, as inetd did. Each is started first and
-// then given its connection over a socket (preload.c), so that one may wait ready before a machine
-// is frozen: its copies need not load a program for their first caller. It has read neither keys
-// nor random bytes by then.
+// then given its connection over a socket (preload.c). So one waits ready for the next client, which
+// need not wait for a program to be loaded, nor need that of a machine that was frozen in between. It
+// has read neither keys nor random bytes by then.
 #include "waggle.h"
 
 #include <fcntl.h>
@@ -15,12 +15,14 @@
 #define MAX_CONNECTIONS 32
 #define END_TRIES 1000
 #define END_PAUSE_NS 1000000
+#define REST 2 // seconds from a connection to the start of another spare: the client comes first
 
 static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
 static struct {
   pid_t pid; // 0: there is none
   int wire;
   bool is_ready;
+  time_t due; // when one is to be started
 } spare;
 
 static pid_t *slot_of(pid_t pid) {
@@ -50,9 +52,26 @@ static void start_spare(void) {
   else spare.pid = pid, spare.wire = wire[0], spare.is_ready = false;
 }
 
+bool keep_spare(void) {
+  if (spare.pid == 0 && seconds() >= spare.due) {
+    start_spare();
+    spare.due = seconds() + REST; // if it fails, or somebody kills it
+  }
+  return spare.pid != 0;
+}
+
+// A spare that was stopped would keep its client waiting.
+static void end_stopped_spare(void) {
+  int status = 0;
+  if (spare.pid == 0 || waitpid(spare.pid, &status, WNOHANG | WUNTRACED) == 0) return;
+  if (WIFSTOPPED(status)) kill(spare.pid, SIGKILL);
+  server_ended(spare.pid);
+}
+
 // A spare that was killed takes nothing, and the next one is asked.
 void serve(int connection) {
   pid_t *slot = slot_of(0);
+  end_stopped_spare();
   for (int tries = 0; slot && tries < 2; tries++) {
     if (spare.pid == 0) start_spare();
     if (spare.pid == 0) return;
@@ -60,6 +79,7 @@ void serve(int connection) {
     if (taken) *slot = spare.pid;
     close(spare.wire);
     spare.pid = 0;
+    spare.due = seconds() + REST;
     if (taken) return;
   }
 }

@@ -15,7 +15,7 @@
 #define SETTLE_TRIES 1000
 #define PAUSE_NS 10000000
 
-static time_t seconds(void) {
+time_t seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return now.tv_sec;
@@ -80,7 +80,7 @@ void supervise(void) {
     if (!has_agent() && now >= due) due = now + 1, keep_agent();
     pass_console();
     watch_renewal(&at[RENEWAL]), watch_agent(&at[AGENT]);
-    bool is_soon = watch_console(&at[CONSOLE]) | (keep_reaching() >= 0) | !has_agent();
+    bool is_soon = watch_console(&at[CONSOLE]) | (keep_reaching() >= 0) | !has_agent() | !keep_spare();
     if (ppoll(at, PLACES, is_soon ? &(struct timespec){.tv_sec = 1} : NULL, &waiting) < 0) continue;
     serve_renewal(&at[RENEWAL]);
     if (serve_agent(&at[AGENT])) due = 0;

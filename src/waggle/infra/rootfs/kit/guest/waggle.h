@@ -155,8 +155,10 @@ void watch_channel(const struct channel *channel, bool may_read, struct pollfd a
 bool channel_changes(struct channel *channel, const struct pollfd at[2]);
 void drop_channel(struct channel *channel);
 
-// server.c: give a connection to a dropbear; take note that a process has ended.
+// server.c: give a connection to a dropbear; have one wait for the next, and say whether it does; take
+// note that a process has ended.
 void serve(int connection);
+bool keep_spare(void);
 void server_ended(pid_t pid);
 // Whether every connection has ended and a dropbear waits for the next; starts that if need be.
 bool server_is_settled(void);
@@ -168,6 +170,9 @@ void hang_up(void);
 
 // Install records from FD until their end; false when one is malformed or cannot be installed.
 bool install_records(int fd, bool is_renewal);
+
+// supervise.c: how long the machine has run.
+time_t seconds(void);
 
 // renew.c: the channel over which the host renews a copied machine; do what it sends.
 void watch_renewal(struct pollfd at[2]);
