@@ -102,8 +102,6 @@ class FrozenFiles:
             with os.fdopen(os.open(directory / name, _NEW, 0o600), "wb") as file:
                 copy_data(source, file.fileno())
                 os.fsync(file.fileno())
-        if self.is_on_disk:  # in this directory
-            os.fsync(self.ram)
 
     def close(self) -> None:
         """See `domain.machine.FrozenState.close`."""

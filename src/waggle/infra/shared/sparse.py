@@ -6,6 +6,7 @@ Blocks. Knows no machine, image or VMM.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -51,7 +52,8 @@ def copy_data(source: int, target: int, size: int | None = None, *, move: bool =
     """
     size = os.fstat(source).st_size if size is None else size
     os.ftruncate(target, size)
-    _copy_range(source, target, 0, size, move=move)
+    with _moving(source, move=move) as freeing:
+        _copy_range(source, target, 0, size, freeing)
 
 
 def copy_over(source: int, target: int) -> None:
@@ -59,7 +61,7 @@ def copy_over(source: int, target: int) -> None:
 
     Unlike `copy_data` it keeps the room that the target has taken.
     """
-    _copy_range(source, target, 0, os.fstat(source).st_size, move=False)
+    _copy_range(source, target, 0, os.fstat(source).st_size)
 
 
 def copy_changed(base: int, changes: int, target: int, size: int, *, move: bool = False) -> None:
@@ -71,11 +73,12 @@ def copy_changed(base: int, changes: int, target: int, size: int, *, move: bool 
     os.ftruncate(target, size)
     length = min(os.fstat(base).st_size, size)
     at = 0
-    while at < size:
-        start = min(_next_data(changes, at, size), size)
-        _copy_range(base, target, at, min(start, length), move=False)
-        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
-        _copy_range(changes, target, start, at, move=move)
+    with _moving(changes, move=move) as freeing:
+        while at < size:
+            start = min(_next_data(changes, at, size), size)
+            _copy_range(base, target, at, min(start, length))
+            at = _end_of_data(changes, start, size, mmap.PAGESIZE)
+            _copy_data_at(changes, target, start, at, freeing)
 
 
 def apply_changes(
@@ -89,38 +92,82 @@ def apply_changes(
     """
     ranges: list[tuple[int, int]] = []
     at = 0
-    while (start := _next_data(changes, at, size)) < size:
-        at = _end_of_data(changes, start, size, mmap.PAGESIZE)
-        _copy_range(changes, target, start, at, move=move, is_new=False)
-        if ranges and start - ranges[-1][1] <= _APART:
-            start, _ = ranges.pop()
-        ranges.append((start, at))
+    with _moving(changes, move=move) as freeing:
+        while (start := _next_data(changes, at, size)) < size:
+            at = _end_of_data(changes, start, size, mmap.PAGESIZE)
+            _copy_data_at(changes, target, start, at, freeing, is_new=False)
+            if ranges and start - ranges[-1][1] <= _APART:
+                start, _ = ranges.pop()
+            ranges.append((start, at))
     return ranges
 
 
+class _Freeing:
+    """Frees what was copied of a file, a MiB at a time: each call costs what some pages do."""
+
+    def __init__(self, source: int) -> None:
+        self._source = source
+        self._begin, self._end, self._held = 0, 0, 0
+
+    def copied(self, start: int, length: int) -> None:
+        """Note that data were copied, after those of before, and free them with those."""
+        self._end = start + length
+        self._held += length
+        if self._held >= _CHUNK:
+            self.free()
+
+    def free(self) -> None:
+        """Free all that was copied."""
+        if self._held:
+            _free(self._source, self._begin, self._end - self._begin)
+        self._begin, self._held = self._end, 0
+
+
+@contextlib.contextmanager
+def _moving(source: int, *, move: bool) -> Generator[_Freeing | None]:
+    """With `move`, free what the block copies."""
+    freeing = _Freeing(source) if move else None
+    yield freeing
+    if freeing is not None:
+        freeing.free()
+
+
 def _copy_range(
-    source: int, target: int, at: int, size: int, *, move: bool, is_new: bool = True
+    source: int, target: int, at: int, size: int, freeing: _Freeing | None = None
 ) -> None:
-    """Copy what lies between offset `at` and `size`; a target that `is_new` has zeros there."""
+    """Copy the data between offset `at` and `size` into a target that has zeros there."""
     end = at
     while end < size:
         start = _next_data(source, end, size)
         end = _end_of_data(source, start, size, _PIECE)
-        while start < end:
-            data = os.pread(source, min(end - start, _CHUNK), start)
-            if not data:  # somebody else may write to it
-                raise BecameShorter(errno.EIO, "the file became shorter while it was copied")
-            done = 0
-            for begin, length in _written(data):
-                if not is_new and begin > done:
-                    _empty(target, start + done, begin - done)
-                done = begin + length
-                write_at(target, memoryview(data)[begin:done], start + begin)
-            if not is_new and done < len(data):
-                _empty(target, start + done, len(data) - done)
-            if move:
-                _free(source, start, len(data))
-            start += len(data)
+        _copy_data_at(source, target, start, end, freeing)
+
+
+def _copy_data_at(
+    source: int,
+    target: int,
+    start: int,
+    end: int,
+    freeing: _Freeing | None,
+    *,
+    is_new: bool = True,
+) -> None:
+    """Copy what lies between two offsets; a target that `is_new` has zeros there."""
+    while start < end:
+        data = os.pread(source, min(end - start, _CHUNK), start)
+        if not data:  # somebody else may write to it
+            raise BecameShorter(errno.EIO, "the file became shorter while it was copied")
+        done = 0
+        for begin, length in _written(data):
+            if not is_new and begin > done:
+                _empty(target, start + done, begin - done)
+            done = begin + length
+            write_at(target, memoryview(data)[begin:done], start + begin)
+        if not is_new and done < len(data):
+            _empty(target, start + done, len(data) - done)
+        if freeing is not None:
+            freeing.copied(start, len(data))
+        start += len(data)
 
 
 def _next_data(source: int, at: int, size: int) -> int:

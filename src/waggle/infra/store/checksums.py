@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
 import zlib
 from array import array
 from collections.abc import Callable, Generator, Iterable, Mapping
+from itertools import chain, compress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -77,11 +79,10 @@ def sums_after(path: Path, before: Sums, changed: Iterable[tuple[int, int]]) -> 
 
 def digest(size: int, sums: Sums) -> str:
     """Return the checksum of a file with a size and sums, independent of holes."""
-    whole = hashlib.sha256(size.to_bytes(8, "big"))
-    for number, crc in enumerate(sums):
-        if crc:
-            whole.update((number * BLOCK).to_bytes(8, "big") + crc.to_bytes(4, "big"))
-    return whole.hexdigest()
+    offsets = compress(range(0, len(sums) * BLOCK, BLOCK), sums)
+    parts = [*chain.from_iterable(zip(offsets, filter(None, sums), strict=True))]
+    packed = struct.pack(f">Q{'QI' * (len(parts) // 2)}", size, *parts)
+    return hashlib.sha256(packed).hexdigest()
 
 
 def crc32(path: Path) -> str:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Called by `host`, `start`, `guest`, `blueprint`, `templates` and `snapshots`. Where machines cannot
-be frozen, `CannotFreeze` takes the place of `Freezer`. A `FrozenMachine` is a directory
-(`infra.store.frozen_files`: memory, devices, scratch disk, identity disk, manifest) and, while
-copies start from it, its memory in this process. This module knows no owners and names.
+Where machines cannot be frozen, `CannotFreeze` takes the place of `Freezer`. A `FrozenMachine` is a
+directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity disk, manifest) and,
+while copies start from it, its memory in this process. This module knows no owners and names.
 
 Freezing: the machine is paused, and it copies its memory and devices to files in memory; the
 scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
@@ -60,7 +59,7 @@ from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.sparse import clone
 from waggle.infra.shared.work import place, sweep
 from waggle.infra.store import frozen_files
-from waggle.service.local.blueprint import GuestParts, MachineParts, StartedMachine
+from waggle.service.local.blueprint import Blueprint, GuestParts, MachineParts, StartedMachine
 from waggle.service.local.frozen.cannot import CannotFreeze
 from waggle.service.local.frozen.files import add_disks, blank, lend, link, new_directory
 from waggle.service.local.frozen.manifest import (
@@ -190,29 +189,31 @@ class Freezer:
         In its `turn`. If that fails, it may stay paused until the caller unpauses it. Raises
         BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut. Not to be cancelled.
         """
-        blueprint = started.blueprint
-        target, disks = frozen_in(blueprint.files), blueprint.disks
+        blueprint, disks = started.blueprint, started.blueprint.disks
         with self._writing():
+            await hang_up()  # the guest ends what served them while all else is prepared
             async with new_directory(blueprint.files) as work:
                 await asyncio.to_thread(lend, blueprint.memory, work)
-                await hang_up()
                 state = await started.machine.freeze(disks, work, turn.copied)
                 turn.copied()
-                with contextlib.closing(state):
-                    await asyncio.to_thread(state.save, work)
-                await asyncio.to_thread(add_disks, os.link, disks, work)  # it is about to end
-                facts = self._facts(blueprint.parts, state)
-                sealing = partial(self._verified.seal, will_change=state.is_on_disk)
-                await asyncio.to_thread(sealing, work, facts, state.changed)
                 try:
-                    await asyncio.to_thread(place, work, target)
+                    with contextlib.closing(state):
+                        await asyncio.to_thread(self._write, work, blueprint, state)
                     await started.machine.stop()
                 except BaseException:  # it may still run, and its disk is a part of the state
-                    await asyncio.to_thread(remove_directory, target)
+                    await asyncio.to_thread(remove_directory, frozen_in(blueprint.files))
                     raise
         for path in (disks.scratch, disks.identity, blueprint.memory):
             with contextlib.suppress(OSError):  # the next start of the machine removes it
                 path.unlink()
+
+    def _write(self, work: Path, blueprint: Blueprint, state: FrozenState) -> None:
+        """Write what is kept of a machine that is about to end, all or nothing. OSError."""
+        state.save(work)
+        add_disks(os.link, blueprint.disks, work)
+        facts = self._facts(blueprint.parts, state)
+        self._verified.seal(work, facts, state.changed, will_change=state.is_on_disk)
+        place(work, frozen_in(blueprint.files))
 
     def _facts(self, parts: MachineParts, state: FrozenState) -> dict[str, object]:
         return to_facts(parts, self.hypervisor.name, self.hypervisor.fingerprint(state))
