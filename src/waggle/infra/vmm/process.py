@@ -226,11 +226,13 @@ class GuardedProcess(ConfinedProcess):
         clock = asyncio.get_running_loop().time
         began = clock()
         while True:
-            try:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                os.stat(
+                    name, dir_fd=self.run, follow_symlinks=False
+                )  # a tenth of what a dial takes
                 (await self.dial(name)).close()
                 return
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(max(_PAUSE, (clock() - began) * _SHARE))
+            await asyncio.sleep(max(_PAUSE, (clock() - began) * _SHARE))
 
     def _reap(self) -> None:
         """Reap the guard once the VMM has ended, too: until then it has its files and its user.
