@@ -164,7 +164,7 @@ class Pauses:
                 return False
             was_paused = live.environment.state is State.PAUSED
             try:
-                await self._to_disk(live, lambda now: now.is_expired(self._clock()))
+                await self._to_disk(live, self._is_idle)
             except (WaggleError, OSError) as error:
                 if live.environment.is_expired(now):  # else a call used it meanwhile
                     cause = _cause_of(error)
@@ -174,6 +174,9 @@ class Pauses:
             else:
                 live.put_off = None
             return live.environment.is_on_disk
+
+    def _is_idle(self, environment: Environment) -> bool:
+        return environment.is_expired(self._clock())
 
     def _put_off(
         self, live: LiveEnvironment, cause: str, now: datetime, was_paused: bool
@@ -193,11 +196,11 @@ class Pauses:
             if live.environment.state is State.PAUSED:
                 await live.amend(partial(_still_paused, why))
             else:
-                await live.pause(notice=why)
+                await live.pause(notice=why, wanted=self._is_idle)
         except (WaggleError, OSError) as failure:
             log.warning("pause_failed", environment=live.environment.id, error=str(failure))
         else:
-            if known is None:  # numbers in the text may change with every look
+            if known is None and live.environment.notice == why:  # numbers in it change
                 log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
 
 
