@@ -89,6 +89,7 @@ void reach_anew(void) {}
 long keep_reaching(void) { return -1; }
 void reach_ended(pid_t pid, int status) { (void)pid, (void)status; }
 void serve(int connection) { (void)connection; }
+bool keep_spare(void) { return true; }
 void server_ended(pid_t pid) { (void)pid; }
 bool server_is_settled(void) { return true; }
 void hang_up(void) {}

@@ -19,10 +19,8 @@
 #define KIT_NOTICE KIT_IDENTITY "/notice" // what the user reads once
 #define KIT_NETWORK KIT_IDENTITY "/network" // empty without one (ranges.c)
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
-
 #define KIT_MERGED "/merged"     // where the root to be is put together
 #define CODE "/run/code"         // code of runs, in memory
-
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
 #define RUNTIME_DIRECTORY "/run/user/%u"
@@ -52,6 +50,7 @@ void complain(const char *what);
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
 bool write_text(const char *path, const char *text);
 long long nanoseconds(const struct timespec *time);
+time_t seconds(void); // since the machine began to run (supervise.c)
 
 // Read or write exactly SIZE bytes; false at end of file or on error.
 bool read_exactly(int fd, void *buffer, size_t size);
@@ -155,10 +154,9 @@ void watch_channel(const struct channel *channel, bool may_read, struct pollfd a
 bool channel_changes(struct channel *channel, const struct pollfd at[2]);
 void drop_channel(struct channel *channel);
 
-// server.c: give a connection to a dropbear; have one wait for the next, and say whether it does; take
-// note that a process has ended.
+// server.c: give a connection to a dropbear; have one wait; take note that a process has ended.
 void serve(int connection);
-bool keep_spare(void);
+bool keep_spare(void); // for the next connection: whether it does
 void server_ended(pid_t pid);
 // Whether every connection has ended and a dropbear waits for the next; starts that if need be.
 bool server_is_settled(void);
@@ -170,9 +168,6 @@ void hang_up(void);
 
 // Install records from FD until their end; false when one is malformed or cannot be installed.
 bool install_records(int fd, bool is_renewal);
-
-// supervise.c: how long the machine has run.
-time_t seconds(void);
 
 // renew.c: the channel over which the host renews a copied machine; do what it sends.
 void watch_renewal(struct pollfd at[2]);
