@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +100,19 @@ def test_damage_elsewhere_is_not_taken_for_a_change(file: Path) -> None:
     flipped(file)
     assert sums_after(file, sums, [(3 * BLOCK, 3 * BLOCK + 1)]) == sums
     assert digest(SIZE, sums) != crc32(file)
+
+
+@given(
+    sums=st.lists(st.sampled_from([0, 0, 1, 1 << 31, (1 << 32) - 1]), max_size=300),
+    size=st.integers(0, 1 << 40),
+    before=st.sampled_from([0, 1 << 16]),
+)
+def test_a_digest_is_of_the_size_and_of_where_each_block_is_that_is_not_zero(
+    sums: list[int], size: int, before: int
+) -> None:
+    """However they are packed: manifests keep it. `before` are blocks of zeros, up to 4 GiB."""
+    whole = hashlib.sha256(size.to_bytes(8, "big"))
+    for number, crc in enumerate(sums, before):
+        if crc:
+            whole.update((number * BLOCK).to_bytes(8, "big") + crc.to_bytes(4, "big"))
+    assert digest(size, array("I", [0] * before + sums)) == whole.hexdigest()

@@ -14,12 +14,22 @@ import struct
 import zlib
 from array import array
 from collections.abc import Callable, Generator, Iterable, Mapping
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 BLOCK: Final = 1 << 16
 _ZEROS: Final = bytes(BLOCK)
+_MANY: Final = 64
+"""Entries that are packed together: a call for each takes ten times as long."""
+
+
+def _entries(count: int) -> struct.Struct:
+    """Return the format of so many entries of a digest: offset and CRC-32 of a block."""
+    return struct.Struct(f">{'QI' * count}")
+
+
+_ENTRIES: Final = _entries(_MANY)
 
 
 def nonzero_blocks(descriptor: int) -> Generator[tuple[int, bytes]]:
@@ -79,10 +89,13 @@ def sums_after(path: Path, before: Sums, changed: Iterable[tuple[int, int]]) -> 
 
 def digest(size: int, sums: Sums) -> str:
     """Return the checksum of a file with a size and sums, independent of holes."""
+    whole = hashlib.sha256(size.to_bytes(8, "big"))
     offsets = compress(range(0, len(sums) * BLOCK, BLOCK), sums)
-    parts = [*chain.from_iterable(zip(offsets, filter(None, sums), strict=True))]
-    packed = struct.pack(f">Q{'QI' * (len(parts) // 2)}", size, *parts)
-    return hashlib.sha256(packed).hexdigest()
+    numbers = chain.from_iterable(zip(offsets, filter(None, sums), strict=True))
+    while part := [*islice(numbers, 2 * _MANY)]:
+        entries = _ENTRIES if len(part) == 2 * _MANY else _entries(len(part) // 2)
+        whole.update(entries.pack(*part))
+    return whole.hexdigest()
 
 
 def crc32(path: Path) -> str:

@@ -197,8 +197,7 @@ class Freezer:
                 state = await started.machine.freeze(disks, work, turn.copied)
                 turn.copied()
                 try:
-                    with contextlib.closing(state):
-                        await asyncio.to_thread(self._write, work, blueprint, state)
+                    await finish(asyncio.to_thread(self._write, work, blueprint, state))
                     await started.machine.stop()
                 except BaseException:  # it may still run, and its disk is a part of the state
                     await asyncio.to_thread(remove_directory, frozen_in(blueprint.files))
@@ -209,7 +208,8 @@ class Freezer:
 
     def _write(self, work: Path, blueprint: Blueprint, state: FrozenState) -> None:
         """Write what is kept of a machine that is about to end, all or nothing. OSError."""
-        state.save(work)
+        with contextlib.closing(state):
+            state.save(work)
         add_disks(os.link, blueprint.disks, work)
         facts = self._facts(blueprint.parts, state)
         self._verified.seal(work, facts, state.changed, will_change=state.is_on_disk)
