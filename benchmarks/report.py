@@ -49,11 +49,12 @@ so a tenth is 0.28 s, or 16,000 blocks. Only a machine that has run before its c
 faster.
 
 Rows of firecracker in the lab: in `firecracker-cold` both sides boot the same kernel and kit and
-connect in the same way, which takes nine tenths of the time. In `firecracker-pause` the resume is
-what a create from a template is, and closes the connections from before the pause; that is the
-next row. The pause takes 0.5 to 0.7 s besides: sums of what has changed, its write and flush,
-Firecracker's own snapshot, and its end. The first pause of an environment writes all its memory,
-which takes 0.5 s more; the warm-up has it.
+connect in the same way, which takes nine tenths of the time; runs gave 0.86 to 0.98. In
+`firecracker-pause` the resume is what a create from a template is; that is the next row. The pause
+takes 0.4 to 0.6 s besides: sums of what has changed, its write and flush, Firecracker's own
+snapshot, and its end. Runs gave 1.2 to 1.6 for both together: the machine has one processor, and
+what it emulates anew after a pause costs as much as a step of these. The first pause of an
+environment writes all its memory, which takes 0.5 s more; the warm-up has it.
 """
 
 _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")
