@@ -227,9 +227,8 @@ class GuardedProcess(ConfinedProcess):
         began = clock()
         while True:
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                os.stat(
-                    name, dir_fd=self.run, follow_symlinks=False
-                )  # a tenth of what a dial takes
+                # A look takes a tenth of what a dial does.
+                os.stat(name, dir_fd=self.run, follow_symlinks=False)
                 (await self.dial(name)).close()
                 return
             await asyncio.sleep(max(_PAUSE, (clock() - began) * _SHARE))
