@@ -41,9 +41,15 @@ class Vmm(PretendFirecracker, Guest):
                 reply = super().__call__(replace(call, request=moved))
             case _:
                 reply = super().__call__(call)
-        if call.endpoint.name in ("createSyncAction", "loadSnapshot") and reply.status < 300:
+        if call.endpoint.name == "loadSnapshot" and reply.status < 300:
             self.talk()
         return reply
+
+    def begin(self) -> None:
+        """Boot what its files configure."""
+        if self.process.is_alive:
+            self.state = "Running"
+            self.talk()
 
     def _at(self, path: str) -> Path:
         assert path.startswith("/run/")

@@ -30,11 +30,6 @@ from waggle.infra.vmm.starter import SAYS
 from waggle.tasks import end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
-START = [
-    *("putMachineConfiguration", "putCpuConfiguration", "putGuestBootSource"),
-    *["putGuestDriveByID"] * 4,
-    *("putGuestVsock", "putEntropyDevice", "createSyncAction"),
-]
 BROKEN = {
     "500": fault("the device is on fire", 500),
     "no body": Reply(400),
@@ -64,11 +59,11 @@ def frozen() -> Generator[FrozenFiles]:
         yield made
 
 
-async def test_a_boot_configures_starts_and_reaches_the_guest(tmp_path: Path) -> None:
+async def test_a_boot_needs_no_call_and_reaches_the_guest(tmp_path: Path) -> None:
     leaks = Leaks()
     async with pretended(tmp_path) as made:
         assert await made.boot() is None
-        assert made.server.names == START
+        assert made.server.names == []
         assert made.vmm.asked == [RENEWAL_PORT, AGENT_PORT]
         assert made.machine.is_alive
         assert await banner(made) == BANNER
@@ -329,11 +324,11 @@ async def late(made: Pretended, *, is_frozen: bool) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("call", ["putMachineConfiguration", "createSyncAction"])
-async def test_what_the_api_answers_instead_fails_the_boot(
-    tmp_path: Path, name: str, call: str
+@pytest.mark.parametrize("call", ["loadSnapshot", "patchGuestDriveByID"])
+async def test_what_the_api_answers_instead_fails_a_copy(
+    tmp_path: Path, frozen: FrozenFiles, name: str, call: str
 ) -> None:
-    async with pretended(tmp_path) as made:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
         made.vmm.answers[call] = BROKEN[name]
         cause = await made.boot()
         assert cause is not None
@@ -348,9 +343,19 @@ async def test_the_vmms_own_reason_is_shown(tmp_path: Path, frozen: FrozenFiles)
         assert "CRC64 validation failed" in str(await made.boot())
 
 
-async def test_a_vmm_that_ends_in_a_call_is_reported_with_its_status(tmp_path: Path) -> None:
+async def test_a_vmm_that_refuses_its_machine_is_reported_in_its_words(tmp_path: Path) -> None:
     async with pretended(tmp_path) as made:
-        made.vmm.answers["createSyncAction"] = Reply(302)  # no answer that is one
+        said = "2026-12-01T00:00:00.0 [anonymous-instance:main] RunWithApiError error: No kernel.\n"
+        made.process.messages.sendall(f"{said}Error: RunWithApi(NoKernel)\n".encode())
+        made.process.ends(152)
+        assert await made.boot() == "No kernel"
+
+
+async def test_a_vmm_that_ends_in_a_call_is_reported_with_its_status(
+    tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        made.vmm.answers["loadSnapshot"] = Reply(302)  # no answer that is one
         made.process.ends(148)
         assert await made.boot() == "Firecracker ended with status 148"
 
@@ -423,8 +428,10 @@ async def test_an_api_that_is_lost_makes_a_guest_lost(tmp_path: Path) -> None:
             await made.machine.pause()
 
 
-async def test_another_process_on_its_socket_is_told_nothing(tmp_path: Path) -> None:
-    async with pretended(tmp_path) as made:
+async def test_another_process_on_its_socket_is_told_nothing(
+    tmp_path: Path, frozen: FrozenFiles
+) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
         me = made.process.identity
         made.process.identity = type(me)(me.pid + 1, me.started, me.boot_id)
         cause = await made.boot()

@@ -98,6 +98,9 @@ class Guest:
         """Answer a call of the API."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Do what the program does by itself when it starts to boot a machine: nothing."""
+
     def talk(self) -> None:
         """Have the guest's first process say on its console that it is ready."""
         console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -171,10 +174,13 @@ class Pretended(Generic[M, V]):
     server: VmmServer
     process: PretendedProcess
     spec: MachineSpec
+    is_copy: bool
 
     async def boot(self) -> str | None:
         """Connect and wait for the guest, as `until_booted` does."""
         await self.machine.connect()
+        if not self.is_copy:
+            self.vmm.begin()
         return await self.machine.until_ready()
 
 
@@ -206,6 +212,6 @@ async def machine_on(
     machine = kind(spec, guarded, console, wires, program, origin, io_mib=io_mib)
     async with listening(run / "vsock", made.vsock), serving(run, endpoints, made) as server:
         try:
-            yield Pretended(machine, made, server, process, spec)
+            yield Pretended(machine, made, server, process, spec, origin is not None)
         finally:
             await machine.stop()

@@ -19,7 +19,8 @@ from tests.infra.vmm.guarded import UID, as_root
 from tests.support.firecracker import FIRECRACKER, JAILER, VERSION, programs
 from tests.support.leaks import Leaks
 
-from waggle.infra.firecracker.configuration import arguments
+from waggle.domain.machine import Resources
+from waggle.infra.firecracker.configuration import arguments, refusal, texts
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.client import VmmClient
 from waggle.infra.vmm.errors import VmmRefused
@@ -44,7 +45,10 @@ def place() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def started(place: Path, real: Path, *, jailed: bool) -> AsyncGenerator[GuardedProcess]:
+async def started(
+    place: Path, real: Path, *, jailed: bool, boots: bool = False
+) -> AsyncGenerator[tuple[GuardedProcess, socket.socket]]:
+    """Start one, and yield what hears it, too."""
     with contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
         stack.enter_context(ours)
@@ -59,7 +63,8 @@ async def started(place: Path, real: Path, *, jailed: bool) -> AsyncGenerator[Gu
         stack.callback(os.close, memory)
         start = Start(
             program=real / FIRECRACKER,
-            arguments=arguments(),
+            arguments=arguments(boots=boots),
+            texts=texts(Resources(1, 128, 1), Version.parse(VERSION), 10) if boots else {},
             jailer=real / JAILER if jailed else None,
             id="env_1",
             files=files,
@@ -70,11 +75,13 @@ async def started(place: Path, real: Path, *, jailed: bool) -> AsyncGenerator[Gu
             uid=UID,
         )
         process = GuardedProcess.launch(start)
+        theirs.close()
         try:
             async with asyncio.timeout(30):
                 assert await process.until_known()
-                await process.until_listening(API_SOCKET)
-            yield process
+                if not boots:
+                    await process.until_listening(API_SOCKET)
+            yield process, ours
         finally:
             await process.kill()
             process.close()
@@ -91,7 +98,7 @@ async def test_it_answers_and_sees_only_its_machine(
 ) -> None:
     leaks = Leaks()
     before = Path("/proc/self/mountinfo").read_text()
-    async with started(place, real, jailed=jailed) as process:
+    async with started(place, real, jailed=jailed) as (process, _):
         client = VmmClient(
             lambda: process.dial(API_SOCKET), Vmm.FIRECRACKER, Version.parse(VERSION)
         )
@@ -116,7 +123,7 @@ async def test_it_answers_and_sees_only_its_machine(
 async def test_read_only_files_are_so_for_the_kernel_too(
     place: Path, real: Path, *, jailed: bool
 ) -> None:
-    async with started(place, real, jailed=jailed) as process:
+    async with started(place, real, jailed=jailed) as (process, _):
         rows = Path(f"/proc/{process.identity.pid}/mountinfo").read_text().splitlines()
         mounts = {row.split()[4]: set(row.split()[5].split(",")) for row in rows}
         for name, writable in FILES.items():
@@ -124,6 +131,20 @@ async def test_read_only_files_are_so_for_the_kernel_too(
             assert {"nosuid", "nodev"} <= mounts[f"/{name}"] or writable
         assert {"nosuid", "nodev", "noexec"} <= mounts["/run"]
         assert ("rw" in mounts["/"]) is jailed
+
+
+@pytest.mark.parametrize("jailed", [True, False])
+async def test_it_takes_the_whole_machine_that_it_reads_and_says_what_is_wrong_with_a_part(
+    place: Path, real: Path, *, jailed: bool
+) -> None:
+    """Its kernel is none here, and a host may have no KVM: it comes that far all the same."""
+    async with started(place, real, jailed=jailed, boots=True) as (process, ours):
+        async with asyncio.timeout(30):
+            assert await process.wait() > 0
+        said = ours.recv(65536, socket.MSG_DONTWAIT).decode().splitlines()
+    reason = refusal(said)
+    assert reason is not None, said
+    assert reason.startswith("Failed to build MicroVM from Json: Could not Start MicroVM"), reason
 
 
 def test_the_packaged_service_has_the_rights_that_the_jailer_needs(place: Path, real: Path) -> None:

@@ -98,6 +98,23 @@ async def test_a_jail_holds_so_many_files(tmp_path: Path) -> None:
     assert 32 <= free < most <= 256
 
 
+async def test_texts_are_made_for_it_and_it_cannot_change_them(tmp_path: Path) -> None:
+    script = "read x </machine.json; echo $x; { echo 1 >/machine.json; } && echo wrote"
+    async with guarded(tmp_path, script, texts={"machine.json": "{}\n"}) as it:
+        said = (await it.said()).splitlines()
+    assert said[0] == "{}"
+    assert "wrote" not in said
+    assert {path.name for path in tmp_path.iterdir()} == {"kernel", "scratch"}
+
+
+@as_root
+async def test_texts_are_in_its_jail_too(tmp_path: Path) -> None:
+    (tmp_path / "machine").mkdir()
+    jail = jailer(tmp_path, "/bin/busybox cat busybox/test-1/root/machine.json")
+    async with guarded(tmp_path / "machine", "", jailer=jail, texts={"machine.json": "{}"}) as it:
+        assert await it.said() == "{}"
+
+
 async def test_its_standard_input_is_the_memory_that_it_was_given(tmp_path: Path) -> None:
     async with guarded(tmp_path, "read x </proc/self/fd/0; echo $x") as it:
         assert await it.said() == "remembered\n"
@@ -255,6 +272,7 @@ def test_the_jailer_is_told_users_and_limits_and_no_cgroup() -> None:
             "jailer_identity": (),
             "id": "m-1",
             "files": [],
+            "texts": {},
             "directory": "/env/m",
             "maps_file": False,
             "run_mib": 1,

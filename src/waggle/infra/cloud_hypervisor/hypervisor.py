@@ -57,5 +57,5 @@ class CloudHypervisor(VmmHypervisor[CloudHypervisorMachine]):
     def _kind(self) -> str:
         return configuration.kind()
 
-    def _arguments(self) -> tuple[str, ...]:
+    def _arguments(self, *, boots: bool) -> tuple[str, ...]:
         return configuration.arguments()

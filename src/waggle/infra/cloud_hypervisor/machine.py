@@ -20,7 +20,7 @@ from waggle.infra.cloud_hypervisor.configuration import SNAPSHOT
 from waggle.infra.guest.frozen import FrozenFiles, held, let_go
 from waggle.infra.vmm import cloud_hypervisor as api
 from waggle.infra.vmm.endpoint import Endpoint
-from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine, path
+from waggle.infra.vmm.machine import ANSWER_SECONDS, API_SOCKET, VmmMachine, path
 from waggle.infra.vmm.version import Vmm
 from waggle.tasks import finish
 
@@ -41,6 +41,7 @@ class CloudHypervisorMachine(VmmMachine):
     """None after an order whose answer was lost: it may have been carried out, or not."""
 
     async def _begin(self) -> None:
+        await self._process.until_listening(API_SOCKET)
         run, uid = self._process.run, self._spec.uid
         config = configuration.machine(
             self._spec.resources,

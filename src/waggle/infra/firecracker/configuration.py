@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls that make a machine on Firecracker, and the command line of its kernel.
+"""What makes a machine on Firecracker: files that it reads, calls, and its kernel's command line.
 
-Pure: `machine` makes the calls. All paths are those below the VMM's own root (`vmm.starter`), which
-are the same for every machine, so a copy of a frozen one finds them again.
+Pure: `hypervisor` starts it and `machine` makes the calls. All paths are those below the VMM's own
+root (`vmm.starter`), which are the same for every machine, so a copy of a frozen one finds them
+again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -24,6 +26,9 @@ from waggle.infra.vmm.machine import API_SOCKET, VSOCK, path
 from waggle.infra.vmm.version import Version
 from waggle.infra.vmm.wires import DRIVES, KERNEL, WRITABLE
 
+MACHINE: Final = "machine.json"
+_PROCESSORS: Final = "processors.json"
+"""The names of these files at the machine's root: the second is a part of the first."""
 STATE, MEMORY = "state", "memory"
 """The names of these files in the machine's /run."""
 INHERITED: Final = "/proc/self/fd/0"
@@ -32,6 +37,7 @@ MAX_CPUS: Final = 32
 _GUEST_CID = 3
 _OPERATIONS = 64
 """Disk reads or writes a second for every MiB a second, as in a machine's control group."""
+_REFUSED = "RunWithApiError error: "
 _REPORTING, _TRACKS = Version(1, 14), Version(1, 13)
 """From the first on a balloon returns what the guest has freed; before, it would do nothing."""
 
@@ -57,39 +63,61 @@ COMMAND_LINE: Final = " ".join(
 """Firecracker appends its devices. There is no console; a reset by the keyboard's ends the VMM."""
 
 
-def arguments() -> tuple[str, ...]:
-    """Return the command line of every Firecracker."""
-    return ("--api-sock", path(API_SOCKET), "--level", "Error")
+def arguments(*, boots: bool) -> tuple[str, ...]:
+    """Return the command line of a Firecracker that boots a machine, or else waits for calls."""
+    config = ("--config-file", f"/{MACHINE}") if boots else ()
+    return ("--api-sock", path(API_SOCKET), "--level", "Error", *config)
 
 
-def boot_calls(resources: Resources, version: Version, io_mib: int = 0) -> list[Call]:
-    """Return the calls that configure a machine and start it, in order.
+def texts(resources: Resources, version: Version, io_mib: int = 0) -> dict[str, str]:
+    """Return the files that a Firecracker reads to boot a machine, by name: fewer steps than calls.
+
+    The oldest takes its processors only from a file of their own. `io_mib` and errors as `machine`.
+    """
+    made = machine(resources, version, io_mib).model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    processors = json.dumps(made["cpu-config"])
+    return {
+        MACHINE: json.dumps({**made, "cpu-config": f"/{_PROCESSORS}"}),
+        _PROCESSORS: processors,
+    }
+
+
+def machine(resources: Resources, version: Version, io_mib: int = 0) -> api.FullVmConfiguration:
+    """Return the whole configuration of a machine that boots.
 
     `io_mib` is MiB a second of the scratch disk in each direction, 0 for no limit. Raises
     BootFailed for resources that Firecracker gives no machine.
     """
     if not 1 <= resources.cpus <= MAX_CPUS:
         raise BootFailed(f"Firecracker gives a machine at most {MAX_CPUS} processors.")
-    machine = api.MachineConfiguration(
-        vcpu_count=resources.cpus, mem_size_mib=resources.memory_mib, track_dirty_pages=False
-    )
-    source = api.BootSource(kernel_image_path=f"/{KERNEL}", boot_args=COMMAND_LINE)
     balloon = api.Balloon(
         amount_mib=0,
         deflate_on_oom=True,
         stats_polling_interval_s=0,
         free_page_reporting=True,
     )
-    return [
-        (api.PUT_MACHINE_CONFIGURATION, machine),
-        (api.PUT_CPU_CONFIGURATION, _NO_NESTING),
-        (api.PUT_GUEST_BOOT_SOURCE, source),
-        *((api.PUT_GUEST_DRIVE_BY_ID, _drive(name, io_mib)) for name in DRIVES),
-        (api.PUT_GUEST_VSOCK, api.Vsock(guest_cid=_GUEST_CID, uds_path=path(VSOCK))),
-        *([(api.PUT_BALLOON, balloon)] if version >= _REPORTING else []),
-        (api.PUT_ENTROPY_DEVICE, api.EntropyDevice()),
-        (api.CREATE_SYNC_ACTION, api.InstanceActionInfo(action_type="InstanceStart")),
-    ]
+    return api.FullVmConfiguration(
+        machine_config=api.MachineConfiguration(
+            vcpu_count=resources.cpus, mem_size_mib=resources.memory_mib, track_dirty_pages=False
+        ),
+        cpu_config=_NO_NESTING,
+        boot_source=api.BootSource(kernel_image_path=f"/{KERNEL}", boot_args=COMMAND_LINE),
+        drives=[_drive(name, io_mib) for name in DRIVES],
+        vsock=api.Vsock(guest_cid=_GUEST_CID, uds_path=path(VSOCK)),
+        balloon=balloon if version >= _REPORTING else None,
+        entropy=api.EntropyDevice(),
+    )
+
+
+def refusal(messages: Sequence[str]) -> str | None:
+    """Return why a Firecracker that has ended made no machine, in its own words, if it says so."""
+    for line in reversed(messages):
+        _, found, reason = line.partition(_REFUSED)
+        if found and reason:
+            return reason.rstrip(".")
+    return None
 
 
 def _drive(name: str, io_mib: int) -> api.Drive:
@@ -149,6 +177,5 @@ def freeze_call(*, changes: bool) -> Call:
 
 def kind() -> str:
     """Return a digest that changes with the machine's hardware: other state would not fit."""
-    calls = boot_calls(Resources(1, 1, 1), _REPORTING)
-    text = json.dumps([body.model_dump(mode="json") for _, body in calls], sort_keys=True)
+    text = "".join(texts(Resources(1, 1, 1), _REPORTING).values())
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from waggle.domain.machine import Capabilities
+from waggle.domain.machine import Capabilities, Resources
 from waggle.infra.firecracker import configuration
 from waggle.infra.firecracker.machine import FirecrackerMachine
 from waggle.infra.guest.frozen import FrozenFiles
 from waggle.infra.vmm.hypervisor import VmmHypervisor
-from waggle.infra.vmm.version import Vmm
+from waggle.infra.vmm.version import Version, Vmm
 
 
 class FirecrackerHypervisor(VmmHypervisor[FirecrackerMachine]):
@@ -34,5 +34,8 @@ class FirecrackerHypervisor(VmmHypervisor[FirecrackerMachine]):
     def _kind(self) -> str:
         return configuration.kind()
 
-    def _arguments(self) -> tuple[str, ...]:
-        return configuration.arguments()
+    def _arguments(self, *, boots: bool) -> tuple[str, ...]:
+        return configuration.arguments(boots=boots)
+
+    def _texts(self, resources: Resources, version: Version) -> dict[str, str]:
+        return configuration.texts(resources, version, self._io_mib)

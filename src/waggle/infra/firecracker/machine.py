@@ -15,7 +15,7 @@ from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
 from waggle.infra.guest.frozen import FrozenFiles, held, let_go
 from waggle.infra.vmm import firecracker as api
-from waggle.infra.vmm.machine import ANSWER_SECONDS, VmmMachine
+from waggle.infra.vmm.machine import ANSWER_SECONDS, API_SOCKET, VmmMachine
 from waggle.infra.vmm.version import Vmm
 from waggle.tasks import finish
 
@@ -26,13 +26,10 @@ class FirecrackerMachine(VmmMachine):
     vmm = Vmm.FIRECRACKER
 
     async def _begin(self) -> None:
+        """Load a copy. A machine that boots has begun: Firecracker read what it is."""
         if self._origin is None:
-            calls = configuration.boot_calls(
-                self._spec.resources, self._program.version, self._io_mib
-            )
-            for call in calls:
-                await self._call(call)
             return
+        await self._process.until_listening(API_SOCKET)
         run = self._process.run
         put = asyncio.to_thread(frozen.put_state, run, self._origin.state, self._spec.uid)
         await finish(put)
@@ -43,6 +40,10 @@ class FirecrackerMachine(VmmMachine):
     async def _call(self, call: Call, seconds: float = ANSWER_SECONDS) -> None:
         endpoint, request = call
         await self._client.call(endpoint, request, seconds=seconds)
+
+    def _complaint(self, status: int) -> str | None:
+        said = super()._complaint(status)
+        return said or (configuration.refusal(self.console_tail()) if status > 0 else None)
 
     async def _halt(self) -> None:
         await self._client.call(api.PATCH_VM, api.Vm(state="Paused"))

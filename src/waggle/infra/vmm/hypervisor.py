@@ -27,7 +27,7 @@ from waggle.infra.vmm.binaries import Binary
 from waggle.infra.vmm.machine import Program, VmmMachine
 from waggle.infra.vmm.process import GuardedProcess, Start
 from waggle.infra.vmm.standby import Standby
-from waggle.infra.vmm.version import TITLES, Vmm
+from waggle.infra.vmm.version import TITLES, Version, Vmm
 from waggle.infra.vmm.wires import open_wires
 from waggle.tasks import stage
 
@@ -77,8 +77,12 @@ class VmmHypervisor(Generic[Made]):
         """Return a digest that changes with the machine's hardware: other state would not fit."""
 
     @abstractmethod
-    def _arguments(self) -> tuple[str, ...]:
-        """Return the command line of every VMM."""
+    def _arguments(self, *, boots: bool) -> tuple[str, ...]:
+        """Return the command line of a VMM that `boots` a machine, or else makes a copy."""
+
+    def _texts(self, resources: Resources, version: Version) -> dict[str, str]:
+        """Return the files that a VMM that boots a machine reads at its root, by name."""
+        return {}
 
     async def boot(self, spec: MachineSpec) -> Made:
         """Boot a machine; see `domain.machine.Hypervisor.boot`.
@@ -164,7 +168,8 @@ class VmmHypervisor(Generic[Made]):
             theirs.callback(os.close, memory)
             start = Start(
                 program=binary.path,
-                arguments=self._arguments(),
+                arguments=self._arguments(boots=frozen is None),
+                texts=self._texts(spec.resources, binary.version) if frozen is None else {},
                 jailer=binary.jailer if self._jailed and spec.uid is not None else None,
                 id=spec.id,
                 files=inherited.files,

@@ -135,7 +135,7 @@ class VmmMachine(ClockedMachine):
         if self._vsock is None or self._forwarder is None:
             return await self.wait()
         is_copy = self._origin is not None
-        cause = await self._unless_ended(self._begin_once_it_listens())
+        cause = await self._unless_ended(self._begin())
         if cause is None and not is_copy:
             cause = await self._vsock.until_ready(self.wait)
         if cause is None:
@@ -147,10 +147,6 @@ class VmmMachine(ClockedMachine):
             self._was_reached = True
             self._forwarder.start()
         return cause
-
-    async def _begin_once_it_listens(self) -> None:
-        await self._process.until_listening(API_SOCKET)
-        await self._begin()
 
     @abstractmethod
     async def _begin(self) -> None:

@@ -15,7 +15,8 @@ import signal
 import socket
 import stat
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -51,9 +52,9 @@ class Start:
 
     `jailer` confines it, or None for our own confinement. Both programs must still be the files
     with these identities, see `kept.Identity`; without one, whatever has the name. `files` are
-    those that it finds at its root, open here, and whether it may write them. The root is mounted
-    over `directory`, only for the VMM. `memory` becomes its standard input, `messages` its output;
-    `run_mib` is how much its /run may hold.
+    those that it finds at its root, open here, and whether it may write them, besides `texts` that
+    are made there. The root is mounted over `directory`, only for the VMM. `memory` becomes its
+    standard input, `messages` its output; `run_mib` is how much its /run may hold.
     """
 
     program: Path
@@ -69,6 +70,7 @@ class Start:
     background: bool = False
     identity: Identity = ()
     jailer_identity: Identity = ()
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def plan(self, parent: int) -> Plan:
         """Return what the starter receives, besides two descriptors. Raises OSError."""
@@ -81,6 +83,7 @@ class Start:
             "jailer_identity": self.jailer_identity,
             "id": "".join(c if c.isascii() and c.isalnum() else "-" for c in self.id)[:60] or "vm",
             "files": [_file(name, *file) for name, file in self.files.items()],
+            "texts": {**self.texts},
             "directory": str(self.directory.absolute()),
             "maps_file": _has_name(self.memory),
             "run_mib": self.run_mib,

@@ -59,6 +59,8 @@ else:
         id: str
         """The jail's: letters, digits and hyphens."""
         files: list[File]
+        texts: dict[str, str]
+        """Files to make below the root, by name."""
         directory: str
         """Any existing directory: the root is mounted over it, for this VMM only."""
         maps_file: bool
@@ -190,6 +192,8 @@ def _fill(root: SmallRoot, inside: str, plan: Plan) -> int:
     for name, descriptor, read_only in held:
         root.bind(descriptor, name, file=True, read_only=read_only)
         os.close(descriptor)
+    for name, text in plan["texts"].items():
+        root.write(f"{inside}{name}", text)
     run = f"{inside}run"
     root.directory(run)
     size = f"size={plan['run_mib']}m,nr_inodes={_INODES},mode=0700{_small_pages()}"
@@ -260,6 +264,8 @@ def vmm_rights(plan: Plan) -> dict[str, int]:
     for file in plan["files"]:
         only = file["read_only"]
         rights[f"/{file['name']}"] = landlock.READ if only else both | landlock.TRUNCATE
+    for name in plan["texts"]:
+        rights[f"/{name}"] = landlock.READ
     if plan["maps_file"]:
         rights[_INPUT] = landlock.READ
     return rights
