@@ -95,7 +95,7 @@ JOBS = (
 
 _CLOUD = "cloud-hypervisor"
 CLOUD_JOBS = (
-    pytest_job(_CLOUD, "tests/contract -k 'cloud and not four_machines'", 700),
+    pytest_job(_CLOUD, "tests/contract -k 'cloud and not four_machines' --turns=5", 700),
     pytest_job(
         f"{_CLOUD}-frozen",
         f"tests/vm/test_freezing.py tests/vm/test_templates.py -k '{_FROZEN}' --copies=20",
