@@ -10,7 +10,18 @@ from tests.support.programs import program
 
 from waggle.infra.rootfs.kit import GUEST_SOURCES
 
-SOURCES = ("files", "walk", "search", "content", "pack", "unpack", "watch", "batch", "common")
+SOURCES = (
+    "files",
+    "walk",
+    "search",
+    "content",
+    "pack",
+    "unpack",
+    "watch",
+    "batch",
+    "clock",
+    "common",
+)
 
 
 def build_files(directory: Path) -> Path:

@@ -16,7 +16,7 @@ from waggle.infra.rootfs.kit import GUEST_SOURCES
 FIRST = 0xC6120100
 MAX_NAMES = 8192
 RANGE = 0x20000 - 512
-CLOCK = "long long clock_ms = 1; long long now_ms(void) { return clock_ms; }\n"
+CLOCK = "long long clock_ms = 1; long long milliseconds(void) { return clock_ms; }\n"
 FOUND, NOTHING, UNKNOWN = 1, 3, 0
 Open = Callable[[], "Names"]
 

@@ -3,6 +3,7 @@
 // in DIRECTORY: PID 1 listens on `guest_PORT` and calls `host_PORT`; who calls it from `cidN...` has
 // that CID. The kernel's command line, the agent and its policy are files there, the kernel's messages
 // packets that come from descriptor MESSAGES.
+#include "../../../src/waggle/infra/rootfs/kit/guest/channels.h"
 #include "../../../src/waggle/infra/rootfs/kit/guest/vsock.h"
 #include "../../../src/waggle/infra/rootfs/kit/guest/waggle.h"
 

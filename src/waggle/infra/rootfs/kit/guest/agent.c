@@ -3,6 +3,7 @@
 // that it starts. Over vsock that is a connection, and an agent goes on with the next one: the copy of
 // a frozen machine need not load a program for the first. What the agent may do is in the kit, and in
 // what the host says at the start: PID 1 keeps both where no file of the guest's can replace them.
+#include "channels.h"
 #include "waggle.h"
 
 #include <fcntl.h>

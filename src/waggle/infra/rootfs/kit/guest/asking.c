@@ -40,7 +40,7 @@ static struct watched host = {.fd = -1, .ready = host_ready};
 static void call_later(void) {
   forget(&host);
   stage = AWAY;
-  again = now_ms() + pause_ms;
+  again = milliseconds() + pause_ms;
   pause_ms = pause_ms * 2 < LONGEST_PAUSE_MS ? pause_ms * 2 : LONGEST_PAUSE_MS;
 }
 
@@ -151,13 +151,13 @@ void ask(const char *name) {
   }
   if (!place) return answered(name, FAILED, 0);
   strcpy(place->name, name), asked_count++;
-  place->is_sent = false, place->until = now_ms() + PATIENCE_MS;
+  place->is_sent = false, place->until = milliseconds() + PATIENCE_MS;
   if (stage == OPEN) send_names();
-  else if (stage == AWAY && now_ms() >= again) call_host();
+  else if (stage == AWAY && milliseconds() >= again) call_host();
 }
 
 void look_after_asking(void) {
-  long long now = now_ms();
+  long long now = milliseconds();
   bool is_wanted = false;
   if (asked_count == 0) return;
   for (size_t i = 0; i < MAX_ASKED; i++) {

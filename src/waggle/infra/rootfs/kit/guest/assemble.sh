@@ -21,13 +21,13 @@ cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc
 cd $sources
 cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c modules.c identity.c \
   hosts.c account.c users.c home.c agent.c ports.c renew.c server.c supervise.c ending.c reaching.c \
-  console.c kernel.c vsock.c common.c
+  console.c kernel.c vsock.c clock.c common.c
 cc -o /kit/bin/session session.c run.c tree.c streams.c left.c why.c program.c frame.c code.c \
-  image.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
+  image.c clock.c common.c job.c jobs.c spool.c displays.c clients.c start.c shim.c input.c \
   follow.c call.c cell.c
-cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c common.c
+cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c watch.c batch.c clock.c common.c
 cc -o /kit/bin/reach reach.c relay.c pump.c proxy.c name_server.c questions.c dns.c names.c \
-  asking.c ranges.c ways.c steer.c bpf.c packets.c trust.c common.c
+  asking.c ranges.c ways.c steer.c bpf.c packets.c trust.c clock.c common.c
 sh /waggle-agent/build.sh /kit/bin/waggle-agent x86_64-linux-gnu-gcc -B/tools/ \
   -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags -idirafter /usr/include \
   -idirafter /usr/include/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu

@@ -5,7 +5,6 @@
 #include "waggle.h"
 
 #include <string.h>
-#include <time.h>
 
 #define MAX_NAMES 100
 #define MAX_BYTES (32u << 10)
@@ -16,12 +15,6 @@ static size_t used;
 static int names;
 static bool is_many;
 static long long since; // when the first change came; 0 while there is none
-
-static long long milliseconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return nanoseconds(&now) / 1000000;
-}
 
 void note_many(void) {
   is_many = true;

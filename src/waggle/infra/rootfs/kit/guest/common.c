@@ -34,10 +34,6 @@ bool write_text(const char *path, const char *text) {
   return write_file(path, 0, 0644, text, strlen(text));
 }
 
-long long nanoseconds(const struct timespec *time) {
-  return time->tv_sec * 1000000000ll + time->tv_nsec;
-}
-
 bool read_exactly(int fd, void *buffer, size_t size) {
   char *at = buffer;
   while (size > 0) {

@@ -3,6 +3,7 @@
 // there over vsock to the host, together with what the kernel complains of. A snapshot breaks that
 // connection, and the pipe keeps what is said until there is another; if the host wants none, it is
 // lost. Nothing here waits for a host that does not read. With a virtio console there is nothing to do.
+#include "channels.h"
 #include "vsock.h"
 #include "waggle.h"
 
@@ -28,12 +29,6 @@ static long long dialled; // milliseconds
 static bool is_vsock;
 
 bool has_vsock_channels(void) { return is_vsock; }
-
-static long long milliseconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return nanoseconds(&now) / 1000000;
-}
 
 static bool has_word(const char *path) {
   char line[4096], *rest = line, *word;

@@ -4,6 +4,7 @@
 // it. Programs get a SIGTERM and some time, then all is killed, written and made read-only. Runs in
 // PID 1, in the image's root, and starts nothing: a machine that is out of processes or memory ends,
 // too.
+#include "channels.h"
 #include "waggle.h"
 
 #include <errno.h>
@@ -44,12 +45,6 @@ bool plan_end(const char *data, size_t size) {
 
 bool end_is_due(void) { return is_asked || grace >= 0; }
 
-static long milliseconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 // What is stopped ends, too.
 static int end_directory(const char *path, const struct stat *about, int kind, struct FTW *place) {
   char file[512];
@@ -84,7 +79,7 @@ static bool reap_all(void) {
   return ended == 0;
 }
 
-static void wait_until(long end, bool (*going)(void)) {
+static void wait_until(long long end, bool (*going)(void)) {
   while (reap_all(), going() && milliseconds() < end)
     nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000l}, NULL);
 }

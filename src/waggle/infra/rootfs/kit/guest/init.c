@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PID 1 of every machine: disks into one root, network, identity, account, then SSH and the agent.
 // A step that fails ends the machine; the host reads the reason on the console.
+#include "channels.h"
 #include "waggle.h"
 
 #include <stdio.h>

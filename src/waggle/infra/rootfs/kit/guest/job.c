@@ -10,7 +10,6 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 bool is_id(const char *name) {
@@ -75,14 +74,8 @@ bool is_running(const char *id) {
   return has_shim && (stage == STARTING || stage == RUNNING);
 }
 
-int64_t monotonic(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return nanoseconds(&now);
-}
-
 int64_t elapsed(const struct job_state *state) {
-  return (state->stage == ENDED ? state->ended : monotonic()) - state->started;
+  return (state->stage == ENDED ? state->ended : nanoseconds()) - state->started;
 }
 
 void remove_job(const char *id) {

@@ -51,7 +51,6 @@ struct job_state *make_state(const char *id, int *lock);
 struct job_state *map_state(const char *id);
 // The same, and whether it has a shim.
 struct job_state *look_at(const char *id, bool *has_shim);
-int64_t monotonic(void);
 // Whether there is a job of that id; one that has ended; one that has not, and is not lost.
 bool has_state(const char *id);
 bool has_ended(const char *id);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel complains of, for a machine whose kernel has no console of its own: errors and
 // worse, as it would print them there, at a bounded rate. They wait in the kernel's own buffer.
+#include "channels.h"
 #include "waggle.h"
 
 #include <errno.h>
@@ -23,9 +24,8 @@ static time_t second;
 void open_kernel_messages(void) { records = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC); }
 
 static bool may_read(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  if (now.tv_sec != second) second = now.tv_sec, read_now = shown_now = 0;
+  time_t now = seconds();
+  if (now != second) second = now, read_now = shown_now = 0;
   return records >= 0 && read_now < RECORDS && shown_now < LINES;
 }
 

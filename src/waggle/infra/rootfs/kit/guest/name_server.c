@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The name server that programs find at any address, by UDP and by TCP: its sockets.
 #include "reach.h"
+#include "waggle.h"
 
 #include <string.h>
 #include <sys/epoll.h>
@@ -67,7 +68,7 @@ static void hear(struct watched *watched, uint32_t events) {
   (void)events;
   ssize_t size = recv(watched->fd, caller->data + caller->got, sizeof caller->data - caller->got, 0);
   if (size <= 0) return drop_caller(caller);
-  caller->got += (size_t)size, caller->until = now_ms() + IDLE_MS;
+  caller->got += (size_t)size, caller->until = milliseconds() + IDLE_MS;
   while (watched->fd >= 0 && caller->got >= 2) {
     size_t whole = 2 + ((size_t)caller->data[0] << 8 | caller->data[1]);
     if (whole > sizeof caller->data) return drop_caller(caller);
@@ -79,10 +80,11 @@ static void hear(struct watched *watched, uint32_t events) {
 
 static void accept_callers(struct watched *watched, uint32_t events) {
   (void)events;
+  long long until = milliseconds() + IDLE_MS;
   int fd = accept4(watched->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   for (size_t i = 0; fd >= 0 && i < MAX_CALLERS; i++) {
     if (callers[i].watched.fd >= 0) continue;
-    callers[i] = (struct caller){.watched = {.fd = fd, .ready = hear}, .until = now_ms() + IDLE_MS};
+    callers[i] = (struct caller){.watched = {.fd = fd, .ready = hear}, .until = until};
     if (!watch(&callers[i].watched, EPOLLIN)) forget(&callers[i].watched);
     return;
   }
@@ -92,7 +94,7 @@ static void accept_callers(struct watched *watched, uint32_t events) {
 void look_after_callers(void) {
   for (size_t i = 0; i < MAX_CALLERS; i++) {
     if (callers[i].watched.fd < 0) continue;
-    if (now_ms() >= callers[i].until) drop_caller(&callers[i]);
+    if (milliseconds() >= callers[i].until) drop_caller(&callers[i]);
     else due_at(callers[i].until);
   }
 }

@@ -83,7 +83,7 @@ const char *name_of(uint32_t address) {
 
 enum answer known(const char *name, unsigned *ttl) {
   uint32_t index = hash(name) % MAX_ANSWERS;
-  long long left = answers[index].until - now_ms();
+  long long left = answers[index].until - milliseconds();
   if (left <= 0 || strcmp(answers[index].name, name)) return UNKNOWN;
   *ttl = (unsigned)(left + 999) / 1000;
   return answers[index].answer;
@@ -93,7 +93,7 @@ void learn(const char *name, enum answer answer, unsigned ttl) {
   uint32_t index = hash(name) % MAX_ANSWERS;
   strcpy(answers[index].name, name);
   answers[index].answer = answer;
-  answers[index].until = now_ms() + 1000ll * ttl;
+  answers[index].until = milliseconds() + 1000ll * ttl;
 }
 
 void forget_answers(void) { memset(answers, 0, sizeof answers); }

@@ -3,6 +3,7 @@
 // kernel gives a port to one opener, and libkrun ends the machine when one is opened a second time.
 // Without such a console PID 1 listens on vsock, where only the host is let in. A snapshot breaks
 // its connection there, and it makes another, which takes the place of the old one.
+#include "channels.h"
 #include "vsock.h"
 #include "waggle.h"
 

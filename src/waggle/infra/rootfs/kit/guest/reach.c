@@ -23,12 +23,6 @@ static struct epoll_event events[EVENTS];
 static int event_count;
 static long long due; // 0: never
 
-long long now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return nanoseconds(&now) / 1000000;
-}
-
 void due_at(long long when) {
   if (due == 0 || when < due) due = when;
 }
@@ -101,7 +95,7 @@ static void called(struct watched *watched, uint32_t happened) {
 
 static void go_on(void) {
   for (;;) {
-    long long left = due ? due - now_ms() : -1;
+    long long left = due ? due - milliseconds() : -1;
     event_count = epoll_wait(poller, events, EVENTS, due == 0 ? -1 : left < 0 ? 0 : (int)left);
     due = 0;
     for (int i = 0; i < event_count; i++) {

@@ -38,7 +38,6 @@ struct watched {
 // Also to change what is waited for; while that is nothing, it is not told of its end either.
 bool watch(struct watched *watched, uint32_t events);
 void forget(struct watched *watched);                 // close it; a descriptor of -1 will do
-long long now_ms(void);
 
 // ranges.c: what the host's record says: a range a word, with '-' before what is not for us, and '~'
 // before what lies in a range of ours, and where networks of this machine may be, as those of

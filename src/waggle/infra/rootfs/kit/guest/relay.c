@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A connection from the first packet of its program to its end: the proxy is asked for it, then it is
-// refused or accepted, then carried (pump.c). A proxy that does not answer is asked again: it is away
-// for an instant after every resume.
+// A connection from its program's first packet to its end: the proxy is asked, then it is refused or
+// carried (pump.c). A proxy that does not answer is asked again: a resume takes it away for an instant.
 #include "reach.h"
 #include "waggle.h"
 
@@ -65,9 +64,9 @@ static void flow(struct relay *relay, struct watched *ready, uint32_t happened) 
 
 static void call_later(struct relay *relay) {
   forget(&relay->pair.proxy);
-  if (now_ms() - relay->since > PATIENCE_MS) return finish(relay, true);
+  if (milliseconds() - relay->since > PATIENCE_MS) return finish(relay, true);
   relay->stage = CALLING;
-  relay->again = now_ms() + relay->pause;
+  relay->again = milliseconds() + relay->pause;
   relay->pause = relay->pause * 2 < LONGEST_PAUSE_MS ? relay->pause * 2 : LONGEST_PAUSE_MS;
 }
 
@@ -80,7 +79,7 @@ static void judged(struct relay *relay, int status) {
     return;
   }
   trust(&relay->call);
-  relay->stage = JUDGED, relay->since = now_ms();
+  relay->stage = JUDGED, relay->since = milliseconds();
   if (relay->pair.client.fd >= 0) stop_waiting(relay), flow(relay, &relay->pair.proxy, EPOLLIN);
   else if (!relay->is_early) decide(&relay->call, WELCOME);
 }
@@ -137,7 +136,8 @@ static void take_call(const struct call *call) {
   struct relay *relay = is_nobodys || count >= MAX_RELAYS ? NULL : calloc(1, sizeof *relay);
   if (!relay) return decide(call, REFUSED);
   count++;
-  *relay = (struct relay){.call = *call, .since = now_ms(), .pause = FIRST_PAUSE_MS, .next = waiting};
+  *relay = (struct relay){.call = *call, .pause = FIRST_PAUSE_MS, .next = waiting};
+  relay->since = milliseconds();
   relay->pair.client = (struct watched){.fd = -1, .ready = client_ready};
   relay->pair.proxy = (struct watched){.fd = -1, .ready = proxy_ready};
   waiting = relay;
@@ -180,7 +180,7 @@ static long long end_of(const struct relay *relay) {
 }
 
 void look_after_relays(void) {
-  long long now = now_ms();
+  long long now = milliseconds();
   for (struct relay *relay = waiting, *next; relay; relay = next) {
     next = relay->next; // what follows ends at most this one
     if (now >= end_of(relay)) finish(relay, true);

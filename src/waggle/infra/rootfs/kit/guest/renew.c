@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A copy of a frozen machine becomes another environment: the host sends records (identity.c) over
 // a channel that PID 1 holds, and hears one byte, 1 for success, and the time that the guest has now.
+#include "channels.h"
 #include "waggle.h"
 
 #include <stdint.h>

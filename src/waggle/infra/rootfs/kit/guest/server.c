@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SSH server's processes: a dropbear per connection, as inetd did. Each is started first and
-// then given its connection over a socket (preload.c). So one waits ready for the next client, which
-// need not wait for a program to be loaded, nor need that of a machine that was frozen in between. It
-// has read neither keys nor random bytes by then.
+// then given its connection over a socket (preload.c). So one is always ready for the next client,
+// which does not wait until a program is loaded, also after the machine was frozen. The one that waits
+// has read neither keys nor random bytes yet.
 #include "waggle.h"
 
 #include <fcntl.h>

@@ -93,7 +93,7 @@ static void __attribute__((noreturn)) end(const struct job *job, int status) {
   job_path(path, job->id, "socket");
   unlink(path);
   state->status = status;
-  state->ended = monotonic();
+  state->ended = nanoseconds();
   state->stage = ENDED;
   notify_clients();
   close_clients();
@@ -126,7 +126,7 @@ static void leave_connection(void) {
 
 static void start_program(struct job *job, int given, int driver[2], const sigset_t *signals) {
   bool is_ready = job->code == NO_CODE || write_code(job);
-  state->started = monotonic();
+  state->started = nanoseconds();
   pid_t child = is_ready ? fork() : -1;
   if (child == 0) start(job, given, driver, signals);
   if (is_ready && child < 0) complain("fork");

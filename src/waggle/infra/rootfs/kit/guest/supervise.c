@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PID 1 at work: it is the SSH listener itself (server.c), so there is no server that a guest could
 // kill; it keeps the guest agent and the way to the network alive, and reaps every orphan.
+#include "channels.h"
 #include "reaching.h"
 #include "waggle.h"
 
@@ -14,12 +15,6 @@
 
 #define SETTLE_TRIES 1000
 #define PAUSE_NS 10000000
-
-time_t seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec;
-}
 
 static void reap(void) {
   pid_t ended;

@@ -116,12 +116,9 @@ void become_program(const struct job *job, const sigset_t *signals) {
 bool is_over(void) {
   bool is_gone = forget_tree();
   for (int i = 0; i < GRACE_TRIES && !is_gone; i++) {
-    struct timespec from, now;
-    clock_gettime(CLOCK_MONOTONIC, &from);
-    do {
-      pass_streams(NULL, 0, GRACE_MS);
-      clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (nanoseconds(&now) - nanoseconds(&from) < GRACE_MS * 1000000ll);
+    long long from = milliseconds();
+    do pass_streams(NULL, 0, GRACE_MS);
+    while (milliseconds() - from < GRACE_MS);
     is_gone = forget_tree();
   }
   while (limit_streams()) pass_streams(NULL, 0, -1);

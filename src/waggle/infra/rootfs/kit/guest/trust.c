@@ -2,6 +2,7 @@
 // Destinations that the proxy has allowed just now. The next connection there is accepted while the
 // proxy judges it, which saves a way to the host and back; should it be refused, it breaks.
 #include "reach.h"
+#include "waggle.h"
 
 #include <string.h>
 
@@ -18,12 +19,12 @@ static struct place *place_of(const struct call *call) {
 }
 
 void trust(const struct call *call) {
-  *place_of(call) = (struct place){call->to, call->to_port, now_ms() + KEPT_MS};
+  *place_of(call) = (struct place){call->to, call->to_port, milliseconds() + KEPT_MS};
 }
 
 bool is_trusted(const struct call *call) {
   const struct place *place = place_of(call);
-  return place->to == call->to && place->port == call->to_port && now_ms() < place->until;
+  return place->to == call->to && place->port == call->to_port && milliseconds() < place->until;
 }
 
 void distrust(const struct call *call) { place_of(call)->until = 0; }

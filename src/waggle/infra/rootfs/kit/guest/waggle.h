@@ -49,8 +49,11 @@ void complain(const char *what);
 // Create or open PATH, write SIZE bytes and close; false (and complain) when that fails.
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
 bool write_text(const char *path, const char *text);
-long long nanoseconds(const struct timespec *time);
-time_t seconds(void); // since the machine began to run (supervise.c)
+
+// clock.c: how long the machine has run, without the time in which it was frozen.
+long long nanoseconds(void);
+long long milliseconds(void);
+time_t seconds(void);
 
 // Read or write exactly SIZE bytes; false at end of file or on error.
 bool read_exactly(int fd, void *buffer, size_t size);
@@ -115,44 +118,6 @@ void open_card_door(void);
 void open_doors(struct pollfd doors[DOORS]);
 // Whether a connection comes from the host and not from code inside the guest.
 bool from_outside(int connection);
-
-// Vsock ports of a machine without a virtio console: two of ours, and the host's. infra/guest/vsock.py
-// has the same. Only root may listen on them.
-#define RENEWAL_PORT 23
-#define AGENT_PORT 24
-#define CONSOLE_PORT 1
-
-// console.c: first of all, have /proc, standard streams, and a console. Whether the channels to the
-// host are vsock's.
-void open_console(void);
-bool has_vsock_channels(void);
-// Send on what was said, as far as the host reads it. The last: wait for that, for a second or two.
-void pass_console(void);
-void close_console(void);
-// What PID 1 is to poll for it: whether it wants to be served in a second at the latest; serve it.
-#define CONSOLE_PLACES 3
-bool watch_console(struct pollfd at[CONSOLE_PLACES]);
-void serve_console(const struct pollfd at[CONSOLE_PLACES]);
-
-// kernel.c: say what the kernel complains of, on standard error. When to do so: whether it has to be
-// later.
-void open_kernel_messages(void);
-void show_kernel_messages(void);
-bool watch_kernel(struct pollfd *at);
-
-// ports.c: a channel to the host, which a port of the virtio console is for good, or a connection to
-// our port of vsock.
-struct channel {
-  const char *name;
-  unsigned port;
-  int listener, wire; // -1: there is none
-  bool is_over;       // the host has closed its end of the virtio console's port
-};
-void open_channel(struct channel *channel);
-// What PID 1 is to poll for it; whether that has brought another connection, or the end of the last.
-void watch_channel(const struct channel *channel, bool may_read, struct pollfd at[2]);
-bool channel_changes(struct channel *channel, const struct pollfd at[2]);
-void drop_channel(struct channel *channel);
 
 // server.c: give a connection to a dropbear; have one wait; take note that a process has ended.
 void serve(int connection);
