@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,15 +44,21 @@ def say(text: str) -> None:
     print(f"fresh: {text}", flush=True)
 
 
-def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
-    """Make the bare root, run the steps and return the outcomes. Raises SetupIncomplete."""
+def run(
+    suite: str, machines: Sequence[Machine], make: Callable[[str, Path], None] = root.make
+) -> list[Outcome]:
+    """Make the bare root, run the steps and return the outcomes. Raises SetupIncomplete.
+
+    `make` makes the root of a suite at a path that does not exist.
+    """
     found: dict[int, list[Outcome]] = {}
     with root.workplace() as place:
         began = time.monotonic()
         say(f"making a bare root of {suite} in {place}")
         settings = configuration.read(suite, os.environ)
         bare = place / "bare"
-        root.bootstrap(suite, bare, settings)
+        make(suite, bare)
+        root.configure(bare, settings)
         say(f"it is there after {time.monotonic() - began:.0f} s")
 
         def use(number: int) -> None:

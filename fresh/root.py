@@ -79,12 +79,16 @@ def workplace() -> Generator[Path]:
             raise SetupIncomplete(f"{place} could not be removed.", hint="Remove it by hand.")
 
 
-def bootstrap(suite: str, tree: Path, configuration: Configuration) -> None:
-    """Make a minimal Debian with this machine's package configuration. Raises SetupIncomplete."""
+def make(suite: str, tree: Path) -> None:
+    """Make a minimal Debian. Raises SetupIncomplete."""
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", "--quiet"]
     argv += [f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Check-Valid-Until "false"']
     archive = f"deb {debian.mirror(None)} {suite} main"
     run([*argv, suite, str(tree), archive])
+
+
+def configure(tree: Path, configuration: Configuration) -> None:
+    """Give a minimal Debian this machine's package configuration. Raises SetupIncomplete."""
     tree.parent.chmod(0o700)  # it holds possible secrets from here on
     for name in ("etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap"):
         (tree / name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from lab.store import Store
 from tests.support.agent_packages import AgentPackages, make_agent_packages
-from tests.support.debian_agent import CONFIG
+from tests.support.debian_agent import CONFIG, use_default
 from tests.support.debian_base import Base, ensure
 from tests.support.debian_machine import Machine, booted
 from tests.support.debian_server import (
@@ -66,6 +66,16 @@ def machine(debian_base: Base, agent_packages: AgentPackages) -> Generator[Machi
         running.sh("apt-get install -y /test/agent.deb", 120)
         running.sh(f"cp {CONFIG} {CONFIG}.dpkg-test")
         yield running
+
+
+@pytest.fixture
+def restored(machine: Machine) -> Generator[Machine]:
+    """The machine, in which the .deb is installed again at the end."""
+    use_default(machine)
+    machine.sh(f"mv {CONFIG}.dpkg-test /run/kept; rm -f {CONFIG}.new")
+    yield machine
+    machine.run("dpkg -P waggle-agent; rm -rf /etc/waggle-agent; dpkg -i /test/agent.deb", 120)
+    machine.sh(f"cp /run/kept {CONFIG}; cp /run/kept {CONFIG}.dpkg-test")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest agent as its .deb installs it in a Debian machine: service, policy, methods, reboot."""
+"""The guest agent as its .deb installs it in a Debian machine: service, policy, methods, reboot.
+
+Then agents and hosts that follow one another, where systemd starts agents and the port is closed,
+and the packages: upgrade, removal, purge; by dpkg, apt and rpm.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import pytest
+from tests.support.agent_packages import LATER
 from tests.support.debian_agent import (
     CONFIG,
     EVERYTHING,
@@ -21,10 +25,10 @@ from tests.support.debian_agent import (
     use_default,
 )
 from tests.support.debian_machine import Machine
+from tests.support.debian_refusals import REFUSALS, SECOND
 
 from waggle import __version__
-from waggle.infra.guest.answers import AgentRefused
-from waggle.infra.guest.client import AgentClient
+from waggle.infra.guest.answers import AgentRefused, EffectUnknown
 from waggle.infra.guest.protocol import METHODS, VERSION, files, power, programs, system
 
 pytestmark = [
@@ -34,7 +38,15 @@ pytestmark = [
     pytest.mark.net,
     pytest.mark.timeout(900),
 ]
-SECOND = 10**9
+BEGINS = b'\n{"jsonrpc":"2.0","method":"agent_started","params":{"version":'
+RPM = "rpm --nodeps --dbpath /var/lib/rpm"
+POLICY = '{"read": {"allow": ["/var/log"]}}'
+LEFT = (
+    "find / -xdev -path /proc -prune -o -path /test -prune -o -path /var/log -prune -o "
+    "-path /var/lib/dpkg -prune -o -path /var/lib/rpm -prune -o -name '*waggle-agent*' -print; "
+    "pgrep -x waggle-agent; ls -d /etc/waggle-agent 2>/dev/null || true"
+)
+"""What is left of the package."""
 OFF = {"exec_command", "set_time", "shutdown", "reboot", "freeze_filesystems"}
 """Methods that the policy of the package does not allow."""
 
@@ -52,30 +64,6 @@ async def test_the_service_runs_once_the_package_is_there(machine: Machine) -> N
     assert info.policy.read.allow == info.policy.write.allow == ["/tmp", "/var/tmp"]
     assert info.policy.exec is None
     assert machine.sh(f"systemctl show -P NRestarts {UNIT}") == "0"
-
-
-@dataclass(frozen=True)
-class Refused:
-    call: Callable[[AgentClient], Awaitable[object]]
-    policy: str
-
-
-REFUSALS = {
-    "exec": Refused(lambda agent: agent.run(["/usr/bin/id"]), "methods"),
-    "reboot": Refused(lambda agent: agent.reboot(), "methods"),
-    "shutdown": Refused(lambda agent: agent.shutdown(), "methods"),
-    "set_time": Refused(lambda agent: agent.set_time(SECOND), "methods"),
-    "freeze": Refused(lambda agent: agent.freeze(1), "methods"),
-    "read": Refused(lambda agent: agent.read_part("/etc/shadow", 0), "read.allow"),
-    "link": Refused(lambda agent: agent.read_part("/tmp/link", 0), "read.allow"),
-    "directory": Refused(lambda agent: agent.read_part("/tmp/etc/shadow", 0), "read.allow"),
-    "proc": Refused(lambda agent: agent.read_part("/tmp/proc/1/environ", 0), "read.allow"),
-    "list": Refused(lambda agent: agent.list_directory("/root"), "read.allow"),
-    "write": Refused(lambda agent: agent.write_file("/etc/cron.d/x", b"x"), "write.allow"),
-    "write below a link": Refused(
-        lambda agent: agent.write_file("/tmp/etc/x", b"x"), "write.allow"
-    ),
-}
 
 
 async def test_the_default_policy_refuses_what_harms(machine: Machine) -> None:
@@ -231,3 +219,75 @@ async def test_a_reboot_is_told_and_the_same_client_goes_on(machine: Machine) ->
     assert after.uptime < 90
     assert pid(machine) > 0
     assert machine.sh(f"systemctl is-active {UNIT}") == "active", "it starts with the machine"
+
+
+async def test_calls_of_a_killed_agent_end_when_systemd_has_started_the_next(
+    machine: Machine,
+) -> None:
+    """The kernel drops what is unread in a port that is closed."""
+    use(machine, EVERYTHING, "RestartSec=0")
+    async with client(machine) as agent:
+        slow = [asyncio.create_task(agent.run(["/bin/sleep", "50"], timeout=50)) for _ in range(3)]
+        while len((await agent.agent_info()).pending) < len(slow):
+            pass
+        began = time.monotonic()
+        machine.sh("kill -9 $(systemctl show -P MainPID waggle-agent)")
+        for one in slow:
+            with pytest.raises(EffectUnknown):
+                await one
+        assert time.monotonic() - began < 20
+        assert (await agent.agent_info()).pending == []
+
+
+async def test_every_host_hears_that_there_is_an_agent(machine: Machine) -> None:
+    use_default(machine)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(30)
+            wire.connect(str(machine.agent_socket))
+            wire.sendall(b"\n")
+            heard = b""
+            while BEGINS not in heard:
+                heard += wire.recv(4096)
+        machine.sh("sleep 1")  # a shorter time without a host is none
+
+
+async def _reads_logs_only(machine: Machine) -> None:
+    async with client(machine) as agent:
+        machine.sh("echo line >/var/log/test")
+        assert await agent.read_file("/var/log/test") == b"line\n"
+        with pytest.raises(AgentRefused):
+            await agent.read_file("/tmp/any")
+
+
+async def test_upgrades_keep_the_policy_and_removals_leave_nothing(restored: Machine) -> None:
+    """First with dpkg and apt, then with rpm."""
+    machine = restored
+    put(machine, CONFIG, POLICY)
+    machine.sh("dpkg -i --force-confold /test/later.deb", 120)
+    assert LATER in machine.sh("dpkg-query -W waggle-agent")
+    assert machine.sh(f"cat {CONFIG}") == POLICY
+    await _reads_logs_only(machine)
+    machine.sh("dpkg -r waggle-agent", 120)
+    assert machine.run(f"systemctl is-active {UNIT}")[0] != 0
+    assert machine.run("pgrep -x waggle-agent")[0] == 1
+    assert machine.sh(f"cat {CONFIG}") == POLICY
+    machine.sh("apt-get purge -y waggle-agent", 120)
+    assert machine.sh(LEFT) == ""
+
+    machine.sh(f"{RPM} -i /test/agent.rpm", 120)
+    async with client(machine) as agent:
+        with pytest.raises(AgentRefused) as caught:
+            await agent.run(["/usr/bin/id"])
+        assert caught.value.data["policy"] == "methods"
+        assert (await agent.system_info()).boot_id == machine.boot_id
+    states = machine.sh(f"systemctl is-active {UNIT}; systemctl is-enabled {UNIT}")
+    assert states.split() == ["active", "enabled"]
+    put(machine, CONFIG, POLICY)
+    machine.sh(f"{RPM} -U /test/later.rpm", 120)
+    assert LATER in machine.sh("rpm --dbpath /var/lib/rpm -q waggle-agent")
+    assert machine.sh(f"cat {CONFIG}") == POLICY
+    await _reads_logs_only(machine)
+    machine.sh(f"{RPM} -e waggle-agent", 120)
+    assert set(machine.sh(LEFT).split()) == {"/etc/waggle-agent"}, "with the edited policy"
+    assert machine.sh(f"cat {CONFIG}.rpmsave") == POLICY

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base that is not there is made, kept, and boots; with Debian 12, where the .deb works, too."""
+"""A base that is not there is made, kept, and boots; with Debian 12, where the .deb works, too.
+
+It is kept for later runs, as that of the other modules is: to make it takes more than its test.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import pytest
 from lab.store import Store
@@ -11,6 +14,9 @@ from tests.support.agent_packages import AgentPackages
 from tests.support.debian_agent import UNIT, client
 from tests.support.debian_base import ensure
 from tests.support.debian_machine import booted
+
+from waggle.config import load
+from waggle.config.places import Places
 
 pytestmark = [
     pytest.mark.anyio,
@@ -21,13 +27,15 @@ pytestmark = [
 ]
 
 
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 async def test_a_base_is_made_once_and_debian_12_runs_the_agent(
-    mirror: str, agent_packages: AgentPackages, tmp_path: Path
+    mirror: str, agent_packages: AgentPackages
 ) -> None:
-    lines: list[str] = []
-    store = Store(tmp_path)
-    base = await ensure(store, mirror, lines.append, "bookworm")
-    assert lines
+    store = Store(Places.of(load()).cache / "debian")
+    base = await ensure(store, mirror, say, "bookworm")
     assert await ensure(store, "file:/nowhere", pytest.fail, "bookworm") == base
     with booted(base, agent_packages.files) as machine:
         machine.sh("dpkg -i /test/agent.deb", 120)

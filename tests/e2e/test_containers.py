@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers, built and run inside an environment with packages of the distribution."""
+"""Containers, built and run inside an environment with packages of the distribution.
+
+What every run of the tests has is an image with podman, made on the host and kept: to install it in
+an emulated machine takes minutes, and other tests do that.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.store import Store, key_of
 from mcp import Client
 from tests.support.waggle_client import call, connected, create
 from tests.support.waggle_process import installation, running
 
 from waggle.config.places import Places
+from waggle.infra.oci.build import build_image
+from waggle.infra.oci.build.definition import ImageDefinition
+from waggle.infra.oci.store import ImageStore
 from waggle.infra.rootfs.full_kernel import FullKernel
+from waggle.infra.shared import debian
 
 pytestmark = [
     pytest.mark.anyio,
@@ -25,6 +36,9 @@ pytestmark = [
 ]
 SECONDS = 200
 PACKAGES = ["podman", "crun", "netavark", "nftables", "uidmap", "busybox-static"]
+IMAGE = ImageDefinition(
+    "podman", debian.SUITE, "minbase", 1767225600, packages=tuple(PACKAGES), cmd=("bash",)
+)
 DOCKERS = ["docker.io", "docker-cli", "iptables"]
 BUILT = """\
 set -e
@@ -109,7 +123,8 @@ docker info --format '{{.Driver}} {{.CgroupVersion}}' || cat /tmp/dockerd.log
 
 
 async def test_podmans_containers_have_networks_with_the_full_kernel(tmp_path: Path) -> None:
-    async with in_a_full_one(tmp_path, PACKAGES) as (client, shell):
+    image = await image_with_podman()
+    async with in_a_full_one(tmp_path, image_shell=image) as (client, shell):
         podman = await finished(client, shell, "run_command", command=PODMAN, user="root")
         assert podman["stdout"].split() == ["hello", "hello", "1"], podman
 
@@ -117,22 +132,36 @@ async def test_podmans_containers_have_networks_with_the_full_kernel(tmp_path: P
 @pytest.mark.registry
 async def test_dockers_containers_have_networks_with_the_full_kernel(tmp_path: Path) -> None:
     """Docker's rules are those of iptables, for which the small kernel lacks extensions."""
-    async with in_a_full_one(tmp_path, ["busybox-static", *DOCKERS]) as (client, shell):
+    async with in_a_full_one(tmp_path) as (client, shell):
+        wanted = ["busybox-static", *DOCKERS]
+        await finished(client, shell, "install_packages", packages=wanted)
         daemon = await finished(client, shell, "run_command", command=DAEMON, user="root")
         assert daemon["stdout"] == "overlay2 2\n", daemon
         docker = await finished(client, shell, "run_command", command=DOCKER, user="root")
         assert docker["stdout"].split() == ["hello", "hello", "1"], docker
 
 
+async def image_with_podman() -> str:
+    """Return the reference of the image, which is made if this machine has none."""
+    installed = installation()
+
+    async def make(directory: Path) -> None:
+        sys.stderr.write("making the image with podman\n")
+        store = ImageStore(directory / "images")
+        await asyncio.to_thread(build_image, IMAGE, store, installed.debian_mirror)
+
+    key = key_of(repr(IMAGE))
+    made = await Store(Places.of(installed).cache / "containers").ensure("podman", key, make)
+    return f"oci:{made}/images:{IMAGE.name}"
+
+
 @contextlib.asynccontextmanager
-async def in_a_full_one(directory: Path, packages: list[str]) -> AsyncGenerator[tuple[Client, str]]:
-    """An environment with the full kernel and with these packages."""
+async def in_a_full_one(directory: Path, **more: str) -> AsyncGenerator[tuple[Client, str]]:
+    """An environment with the full kernel, and these settings of its server."""
     room = {"default_memory_mb": "1024", "scratch_mb": "3072", "install_timeout": "20m"}
     settings = {**room, "default_network": "public", "guest_kernel": "full", "hypervisor": "qemu"}
     installed = installation()
     await FullKernel(Places.of(installed).guest).ensure(installed.debian_mirror)
-    with running(directory, settings) as server:
+    with running(directory, settings | more) as server:
         async with connected(server) as client:
-            shell = await create(client, "shell")
-            await finished(client, shell, "install_packages", packages=packages)
-            yield client, shell
+            yield client, await create(client, "shell")

@@ -26,8 +26,8 @@ from tests.support.waggle_process import Waggle, small
 from tests.support.workload import ANSWER_SECONDS, Caller, Killed, Ledger, State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
-FEW = 2
-"""Kills in a run of all tests."""
+FEW = 1
+"""Kills in a run of all tests; all that sleeps through it is compared at the end."""
 RUNTIMES = {"shell": {}, "python": {"memory_mb": 256}}
 """Each has two environments, one a fork of the other."""
 END_SECONDS = 60.0
@@ -46,7 +46,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
 
 
 @pytest.mark.timeout(900)
-async def test_a_few_kills_lose_no_output(server: Waggle, rng: random.Random) -> None:
+async def test_a_kill_loses_no_output(server: Waggle, rng: random.Random) -> None:
     await Kills(server, rng).run(FEW)
 
 

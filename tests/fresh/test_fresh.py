@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real bare root: its contents, its users, and a machine that fails."""
+"""A real bare root: its contents, its users, and a machine that fails.
+
+The root is kept for later runs; `./task fresh --quick`, which CI runs too, makes its own each time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 from fresh.__main__ import run
 from fresh.plan import WITH_SUDO, Machine, Step
 from fresh.root import ORDINARY, ROOT
+from lab.store import Store, key_of
+
+from fresh import root
+from waggle.config import load
+from waggle.config.places import Places
 
 pytestmark = [
     pytest.mark.net,
@@ -23,9 +34,21 @@ VARIABLES = 'test -z "$WAGGLE_SECRET" && test "$HOME" = /home/waggle && test "$U
 RIGHTS = 'test "$(id -u)" = 1000 && sudo -n test "$(sudo -n id -u)" = 0'
 
 
+def kept(store: Store, suite: str, tree: Path) -> None:
+    """Copy the root of a suite, which is made if the store has none."""
+
+    async def make(directory: Path) -> None:
+        root.make(suite, directory / "root")
+
+    key = key_of(Path(root.__file__).read_bytes())
+    made = asyncio.run(store.ensure(f"bare-{suite}", key, make))
+    root.copy(made / "root", tree)
+
+
 def test_steps_run_on_bare_machines_and_a_failed_one_affects_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    store = Store(Places.of(load()).cache / "fresh")
     monkeypatch.setenv("WAGGLE_SECRET", "x")
     machines = [
         Machine("broken", ROOT, (Step("never", "true"),), prepare="exit 3"),
@@ -37,7 +60,8 @@ def test_steps_run_on_bare_machines_and_a_failed_one_affects_no_other(
             WITH_SUDO,
         ),
     ]
-    found = [(each.machine, each.step, each.code) for each in run("bookworm", machines)]
+    outcomes = run("bookworm", machines, partial(kept, store))
+    found = [(each.machine, each.step, each.code) for each in outcomes]
     assert found == [
         ("broken", "prepare", 2),
         ("root", "nothing else", 0),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.phases.__main__ import ROOT, run
-from tests.phases.plan import CHECKS, Extent, Phase, plan
+from tests.phases.plan import BASIC_IMAGES, CHECKS, MAIN_JOB, Extent, Phase, plan
 from tests.phases.report import LATE, Outcome
 
 EXTENTS: tuple[Extent, ...] = ("check", "verify", "quick", "all")
@@ -116,6 +116,17 @@ def test_only_with_another_python_do_all_fast_tests_run_again() -> None:
 
     assert fast(same=False) == []
     assert "tests/infra/host" in fast(same=True)
+
+
+def test_a_quick_run_builds_no_image_that_its_main_job_does_not_use() -> None:
+    (quick, whole) = (
+        next(phase for stage in plan(extent) for phase in stage if phase.name == "images")
+        for extent in ("quick", "all")
+    )
+    names = ", ".join(f'"{name}"' for name in BASIC_IMAGES)
+    assert f"\nRUNTIMES = ({names})\n" in (ROOT / MAIN_JOB).read_text()
+    assert quick.argv[-len(BASIC_IMAGES) :] == BASIC_IMAGES
+    assert set(whole.argv) - set(quick.argv) == {"data"}
 
 
 @pytest.mark.parametrize("extent", EXTENTS)

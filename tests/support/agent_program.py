@@ -8,14 +8,18 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+from lab.store import key_of
 from tests.support.programs import program
 
 from waggle.infra.rootfs.kit import AGENT_SOURCES
+from waggle.infra.shared.files import FileLock
 
 ALL: Mapping[str, object] = {
     "methods": {"allow": ["*"]},
@@ -28,6 +32,7 @@ ALL: Mapping[str, object] = {
 }
 """A policy that allows everything."""
 SECONDS = 20.0
+BUILD_SECONDS = 120.0
 _CHECKS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -37,6 +42,19 @@ def build_agent(directory: Path, *flags: str) -> Path:
     compiler = [program("cc"), *(flags or _CHECKS)]
     subprocess.run([AGENT_SOURCES / "build.sh", made, *compiler], check=True)
     return made
+
+
+def built_agent(factory: pytest.TempPathFactory, *flags: str) -> Path:
+    """Return the agent, compiled once with these flags for all workers and modules of a run."""
+    own = factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # workers' are side by side
+    directory = place / key_of("agent", *flags)
+    with FileLock(directory.with_suffix(".lock"), timeout=BUILD_SECONDS):
+        if not directory.exists():
+            half = Path(tempfile.mkdtemp(dir=place))
+            build_agent(half, *flags)
+            half.rename(directory)
+    return directory / "waggle-agent"
 
 
 @dataclass

@@ -35,8 +35,8 @@ pytestmark = [
     needs_root,
 ]
 MIB = 1 << 20
-WRITE = "/.waggle/bin/busybox seq 1 600000 >/home/sandbox/numbers"
-CHECK = "/.waggle/bin/busybox seq 1 600000 | /.waggle/bin/busybox cmp - /home/sandbox/numbers"
+WRITE = "/.waggle/bin/busybox seq 1 300000 >/home/sandbox/numbers"
+CHECK = "/.waggle/bin/busybox seq 1 300000 | /.waggle/bin/busybox cmp - /home/sandbox/numbers"
 DROP = "echo 3 >/proc/sys/vm/drop_caches"
 
 

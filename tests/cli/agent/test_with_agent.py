@@ -13,12 +13,12 @@ from pathlib import Path
 import anyio.from_thread
 import pytest
 from tests.cli.agent.ended import Run
-from tests.support.agent_program import build_agent, running_agent
+from tests.support.agent_program import built_agent, running_agent
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_agent(tmp_path_factory.mktemp("agent"))
+    return built_agent(tmp_path_factory)
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.infra.guest.forwarding import Guest, Rig
-from tests.support.agent_program import build_agent
+from tests.support.agent_program import built_agent
 from tests.support.leaks import Leaks
 
 
@@ -38,4 +38,4 @@ async def rig(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Rig]:
 @pytest.fixture(scope="session")
 def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kit's agent, compiled for this host."""
-    return build_agent(tmp_path_factory.mktemp("agent"))
+    return built_agent(tmp_path_factory)

@@ -7,18 +7,18 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.support.agent_program import Agent, build_agent, running_agent
+from tests.support.agent_program import Agent, built_agent, running_agent
 
 
 @pytest.fixture(scope="session")
 def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_agent(tmp_path_factory.mktemp("agent"))
+    return built_agent(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def agent_program_as_shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return one without checks, whose memory is that of the real one."""
-    return build_agent(tmp_path_factory.mktemp("agent-as-shipped"), "-Os", "-s")
+    return built_agent(tmp_path_factory, "-Os", "-s")
 
 
 @pytest.fixture
