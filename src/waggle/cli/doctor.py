@@ -26,7 +26,7 @@ from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.host.process import held_by_listeners
-from waggle.infra.host.vmms import Confinement, refusal, with_programs
+from waggle.infra.host.vmms import Confinement, nesting, refusal, with_programs
 from waggle.infra.rootfs.kit import GuestKit
 from waggle.infra.shared import landlock
 from waggle.infra.shared.files import FileLock
@@ -43,7 +43,9 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
     host = subject(settings)
     installed = store(Places.of(settings)).installed()
     refused = anyio.run(partial(refusal, is_root=host.is_root)) if installed else ""
-    confinement = Confinement(is_root=host.is_root, landlock=landlock.version(), refused=refused)
+    confinement = Confinement(
+        is_root=host.is_root, landlock=landlock.version(), refused=refused, nesting=nesting()
+    )
     results = with_programs(anyio.run(examine, host), installed, confinement)
     if as_json:
         print_json([asdict(result) for result in results])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waggle.infra.host.preflight import CheckResult, Status, ok
-from waggle.infra.host.vmms import Confinement, programs, refusal, with_programs
+from waggle.infra.host.vmms import Confinement, nesting, programs, refusal, with_programs
 from waggle.infra.vmm.kept import Binary, Installed
 from waggle.infra.vmm.version import TESTED, Version, Vmm
 
@@ -62,6 +62,38 @@ def test_cloud_hypervisor_has_no_jailer(is_root: bool) -> None:
     assert ("own user" in detail) is is_root
     assert detail.endswith("; used only where WAGGLE_HYPERVISOR names it")
     assert "jailer" not in detail
+
+
+@pytest.mark.parametrize(
+    "module, version, is_offered",
+    [
+        *(("kvm_amd", Version(51, 2), True), ("kvm_amd", Version(52), False)),
+        *(("kvm_intel", Version(49), True), ("kvm_intel", Version(50), False)),
+        ("", Version(48), False),
+    ],
+)
+def test_guests_that_can_use_the_hosts_kvm_are_a_warning(
+    module: str, version: Version, is_offered: bool
+) -> None:
+    confinement = Confinement(is_root=True, landlock=3, nesting=module)
+    (result,) = programs([installed(CH, version)], confinement, arch="x86_64")
+    assert (result.status is Status.WARN) is is_offered
+    assert ("can use the host's KVM" in result.detail) is is_offered
+    if is_offered:
+        assert f"load {module} with nested=0" in result.mend
+
+
+@pytest.mark.parametrize(
+    "value, offers", [("Y\n", True), ("1\n", True), ("N\n", False), (None, False)]
+)
+def test_the_module_that_offers_machines_is_read(
+    tmp_path: Path, value: str | None, offers: bool
+) -> None:
+    if value is not None:
+        place = tmp_path / "kvm_amd/parameters"
+        place.mkdir(parents=True)
+        (place / "nested").write_text(value)
+    assert nesting(tmp_path) == ("kvm_amd" if offers else "")
 
 
 @pytest.mark.parametrize("is_root", [True, False])

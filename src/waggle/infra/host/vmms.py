@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lines of `waggle doctor` about the VMM programs that the operator added.
 
-Pure, except for `refusal`. They say what each program can and how its machines are confined. A
-program that cannot be used is no failure here: the check of the hypervisor says whether machines
-can run.
+Pure, except for `refusal` and `nesting`. They say what each program can and how its machines are
+confined. A program that cannot be used is no failure here: the check of the hypervisor says whether
+machines can run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from waggle.infra.host.preflight import CheckResult, ok, warn
 from waggle.infra.host.process import run
@@ -24,6 +26,8 @@ _APART = (
     "nothing mounted over its /proc, a systemd service `pid` among its RestrictNamespaces."
 )
 _NAMED = "; used only where WAGGLE_HYPERVISOR names it"
+_HIDES: Final = {"kvm_intel": Version(50), "kvm_amd": Version(52)}
+"""The first Cloud Hypervisor that can take VMX or SVM from a guest: 50's search ends before SVM."""
 _BESIDE = "libkrun"
 """The check that these lines follow."""
 
@@ -39,6 +43,17 @@ async def refusal(*, is_root: bool) -> str:
     return "" if answer.ok else answer.last_words(1) or "unshare fails"
 
 
+def nesting(modules: Path = Path("/sys/module")) -> str:
+    """Return the host's module of KVM that offers machines within machines; empty if none does."""
+    for name in _HIDES:
+        try:
+            if (modules / name / "parameters/nested").read_text().strip() in ("1", "Y"):
+                return name
+        except OSError:
+            continue
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
     """What this host and the server's user allow a VMM to be confined by."""
@@ -49,6 +64,8 @@ class Confinement:
     """The kernel's version of Landlock, 0 for none."""
     refused: str = ""
     """What `refusal` says."""
+    nesting: str = ""
+    """What `nesting` says."""
 
 
 def with_programs(
@@ -86,6 +103,11 @@ def _line(one: Installed, newest: Version | None, confinement: Confinement) -> C
     use = "" if one.version == newest else f"kept for what it froze, new machines use {newest}; "
     named = _NAMED if one.vmm is Vmm.CLOUD_HYPERVISOR else ""
     detail = f"{use}can freeze machines; {_start(one.binary, confinement)}{named}"
+    module = confinement.nesting if one.vmm is Vmm.CLOUD_HYPERVISOR else ""
+    if module and one.version < _HIDES[module]:
+        cause = f"its guests can use the host's KVM ({module}), which should be out of their reach"
+        mend = f"Add {_HIDES[module]} or newer, or load {module} with nested=0."
+        return warn(name, f"{cause}; {detail}", mend)
     if newer := untested(one.vmm, one.version):
         return warn(name, f"{newer}; {detail}", UNTESTED_MEND)
     return ok(name, detail)
