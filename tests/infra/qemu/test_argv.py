@@ -61,7 +61,10 @@ def test_processors_and_memory_are_as_requested() -> None:
 
 @pytest.mark.parametrize(
     "accelerator, cpu",
-    [("tcg", "max,vmx=off,svm=off,min-xlevel=0x8000000a"), ("kvm", "host,vmx=off,svm=off")],
+    [
+        ("tcg", "max,vmx=off,svm=off,min-xlevel=0x8000000a,erms=off,fsrm=off"),
+        ("kvm", "host,vmx=off,svm=off"),
+    ],
 )
 def test_the_accelerator_decides_the_processor(accelerator: str, cpu: str) -> None:
     words = argv(accelerator)
