@@ -132,11 +132,12 @@ async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:
     assert await root(grandchild, "sha256sum /dev/shm/x") == digest
 
 
-async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_time(
+async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_its_id_and_the_time(
     booting: Lab,
 ) -> None:
     host, described, guest = await started(booting)
     await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
+    machine_id = await root(guest, "cat /etc/machine-id")
     await guest.pause_to_disk()
     assert not booting.ports.leased
     files = booting.environments / described.id
@@ -150,6 +151,7 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
         assert await root(resumed, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
         clock = await resumed.started.machine.agent.clock()
         assert abs(clock / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
+        assert await root(resumed, "cat /etc/machine-id") == machine_id
         assert await count(resumed) > seen
         seen = await count(resumed)
         await resumed.pause_to_disk()
