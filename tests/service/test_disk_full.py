@@ -7,6 +7,7 @@ import pytest
 import structlog.testing
 from tests.service.pausing import PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
+from tests.support.in_turn import frozen_of
 
 from waggle.domain.environment import State
 from waggle.domain.errors import (
@@ -256,7 +257,7 @@ class TestMachineThatStandsStill:
 async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_continues() -> None:
     async with world() as here:
         environment = await here.created()
-        async with here.host.only.freeze() as frozen:
+        async with frozen_of(here.host.only) as frozen:
             here.host.disk_error = FULL
             with pytest.raises(DiskFull):
                 await here.service.roll_back(environment.id, frozen, owner=OWNER)
