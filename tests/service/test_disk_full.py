@@ -66,10 +66,15 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
                 kept = here.get(environment.id)
                 assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
                 assert f"{free} MiB are available" in str(kept.notice)
-                assert announced[-1] == kept.notice, "clients learn of it"
                 assert here.host.only.obeyed == ["pause"]
                 here.clock.now += TRY_AGAIN
+            here.gates.errors["turn"] = FULL
+            assert await reaper(here).sweep() == []
+        first, full = announced
+        assert "0 MiB are available" in str(first), "another number is not announced"
+        assert full == here.get(environment.id).notice
         assert [line["event"] for line in logs] == ["environment_paused", "idle_kept_in_memory"]
+        here.clock.now += TRY_AGAIN
         here.gates.errors.clear()
         assert await reaper(here).sweep() == [environment.id]
         await use(here, environment)
