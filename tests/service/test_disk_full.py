@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from contextlib import nullcontext
+from typing import cast
+
 import pytest
 import structlog.testing
 from tests.service.pausing import PAUSING, paused, reaper, use
@@ -237,6 +241,27 @@ class TestMachineThatStandsStill:
             here.host.only.stall(None)
             assert here.get(environment.id).notice is None
             assert await reaper(here).sweep() == [], "nobody could use it meanwhile"
+            await use(here, environment)
+
+    @pytest.mark.parametrize("idle", [False, True])
+    async def test_one_that_stops_while_it_waits_to_be_paused_is_not_even_paused(
+        self, idle: bool
+    ) -> None:
+        """To let it go on again would cost its owner half a minute: it does not answer."""
+        async with world(pausing=PAUSING) as here:
+            environment = await here.created()
+            here.gates.closed = {"turn"}
+            here.clock.now += IDLE
+            work = reaper(here).sweep() if idle else paused(here, environment)
+            pausing = here.start(cast("Coroutine[object, object, object]", work))
+            await here.gates.reached("turn")
+            here.host.only.stall(DiskFull("The server's disk is full."))
+            here.gates.open_all()
+            with nullcontext() if idle else pytest.raises(DiskFull, match="disk is full"):
+                assert await pausing.result() == []
+            assert here.host.only.obeyed == []
+            assert here.get(environment.id).state is State.RUNNING
+            here.host.only.stall(None)
             await use(here, environment)
 
     async def test_a_stopped_machine_can_be_destroyed(self) -> None:

@@ -227,7 +227,6 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
 
     async def pause_to_disk(self, turn: Turn) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
-        self._causes.require_unstalled()
         await finish(self._pause_to_disk(turn))
 
     async def _pause_to_disk(self, turn: Turn) -> None:
