@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from contextlib import nullcontext
+from typing import cast
+
 import pytest
 import structlog.testing
 from tests.service.pausing import PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
+from tests.support.in_turn import frozen_of
 
 from waggle.domain.environment import State
 from waggle.domain.errors import (
@@ -65,10 +70,15 @@ async def test_without_memory_to_freeze_it_a_paused_environment_stays_as_it_is()
                 kept = here.get(environment.id)
                 assert (kept.state, kept.is_on_disk) == (State.PAUSED, False)
                 assert f"{free} MiB are available" in str(kept.notice)
-                assert announced[-1] == kept.notice, "clients learn of it"
                 assert here.host.only.obeyed == ["pause"]
                 here.clock.now += TRY_AGAIN
+            here.gates.errors["turn"] = FULL
+            assert await reaper(here).sweep() == []
+        first, full = announced
+        assert "0 MiB are available" in str(first), "another number is not announced"
+        assert full == here.get(environment.id).notice
         assert [line["event"] for line in logs] == ["environment_paused", "idle_kept_in_memory"]
+        here.clock.now += TRY_AGAIN
         here.gates.errors.clear()
         assert await reaper(here).sweep() == [environment.id]
         await use(here, environment)
@@ -233,6 +243,27 @@ class TestMachineThatStandsStill:
             assert await reaper(here).sweep() == [], "nobody could use it meanwhile"
             await use(here, environment)
 
+    @pytest.mark.parametrize("idle", [False, True])
+    async def test_one_that_stops_while_it_waits_to_be_paused_is_not_even_paused(
+        self, idle: bool
+    ) -> None:
+        """To let it go on again would cost its owner half a minute: it does not answer."""
+        async with world(pausing=PAUSING) as here:
+            environment = await here.created()
+            here.gates.closed = {"turn"}
+            here.clock.now += IDLE
+            work = reaper(here).sweep() if idle else paused(here, environment)
+            pausing = here.start(cast("Coroutine[object, object, object]", work))
+            await here.gates.reached("turn")
+            here.host.only.stall(DiskFull("The server's disk is full."))
+            here.gates.open_all()
+            with nullcontext() if idle else pytest.raises(DiskFull, match="disk is full"):
+                assert await pausing.result() == []
+            assert here.host.only.obeyed == []
+            assert here.get(environment.id).state is State.RUNNING
+            here.host.only.stall(None)
+            await use(here, environment)
+
     async def test_a_stopped_machine_can_be_destroyed(self) -> None:
         async with world() as here:
             environment = await here.created()
@@ -256,7 +287,7 @@ class TestMachineThatStandsStill:
 async def test_a_rollback_below_the_reserve_is_refused_and_the_machine_continues() -> None:
     async with world() as here:
         environment = await here.created()
-        async with here.host.only.freeze() as frozen:
+        async with frozen_of(here.host.only) as frozen:
             here.host.disk_error = FULL
             with pytest.raises(DiskFull):
                 await here.service.roll_back(environment.id, frozen, owner=OWNER)

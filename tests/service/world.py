@@ -172,12 +172,12 @@ class Guest(FakeGuest):
         await self.gates.enter("turn", self.environment.id)
         yield FakeTurn()
 
-    async def pause_to_disk(self, turn: Turn | None = None) -> None:
+    async def pause_to_disk(self, turn: Turn) -> None:
         with anyio.CancelScope(shield=True):
             await self.gates.enter("pause_to_disk", self.environment.id)
         if self.pause_error is not None:
             raise self.pause_error
-        await FakeGuest.pause_to_disk(self)
+        await FakeGuest.pause_to_disk(self, turn)
         self.freed += 1
         self.on_disk.add(self.environment.id)
 

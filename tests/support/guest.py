@@ -183,7 +183,7 @@ class FakeGuest(FakePrograms):
         yield FakeTurn()
 
     @asynccontextmanager
-    async def freeze(self, turn: Turn | None = None) -> AsyncGenerator[FakeFrozenMachine]:
+    async def freeze(self, turn: Turn) -> AsyncGenerator[FakeFrozenMachine]:
         await self._obey("freeze")
         taken = FakeFrozenMachine(copy.deepcopy(self.files), copies(self.kept), self.contexts)
         try:
@@ -191,7 +191,7 @@ class FakeGuest(FakePrograms):
         finally:
             taken.ended = True
 
-    async def pause_to_disk(self, turn: Turn | None = None) -> None:
+    async def pause_to_disk(self, turn: Turn) -> None:
         self.detached.set()
         await self._obey("pause_to_disk")
         self.die("paused to disk")

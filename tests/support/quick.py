@@ -59,5 +59,7 @@ def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
     """Return the blueprint of a machine of `lab.guest()`."""
     wanted = environment()
     parts = MachineParts(wanted.runtime, image, lab.parts.kernel, lab.parts.kit, wanted.resources)
-    identity = identity_of(image, new_keys(), wanted.name, wanted.network, certificates=b"")
+    identity = identity_of(
+        *(image, new_keys(), wanted.name, wanted.network), machine=wanted.id, certificates=b""
+    )
     return Blueprint(parts, identity, Path("/nonexistent"))

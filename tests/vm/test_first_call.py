@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.in_turn import frozen_of, pause_to_disk
 from tests.support.jobs import again, job
 from tests.support.vm import Lab, environment, freezing_of, lines, no_names, root, sh
 
@@ -110,7 +111,7 @@ async def test_each_of_many_forks_can_download_in_its_first_call(quick: Lab, por
             await guest.destroy()
 
     await anyio.sleep(1)  # let the connection become idle: its end then goes unnoticed
-    async with origin.freeze() as frozen, anyio.create_task_group() as tasks:
+    async with frozen_of(origin) as frozen, anyio.create_task_group() as tasks:
         for _ in range(TIMES):
             tasks.start_soon(first_call, frozen)
     assert got == [str(SIZE)] * TIMES
@@ -127,7 +128,7 @@ async def test_each_of_many_resumes_can_download_in_the_first_call(quick: Lab, p
             await guest.unpause()
         else:
             await anyio.sleep(0.2)  # as above
-            await guest.pause_to_disk()
+            await pause_to_disk(guest)
             guest = quick.adopt(await host.resume(described, no_progress))
         result = await guest.run(download(port))
         got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
@@ -143,7 +144,7 @@ async def test_a_job_that_runs_continues_in_a_fork_which_has_its_own(quick: Lab,
         with anyio.fail_after(60):
             while not running.offsets[0]:
                 await anyio.lowlevel.checkpoint()
-        async with origin.freeze() as frozen:
+        async with frozen_of(origin) as frozen:
             fork = await copy(quick, host, frozen)
         (found,) = [one for one in await fork.jobs() if one.is_running]
         assert (found.id, found.note) == (running.id, b"a note")

@@ -15,6 +15,7 @@ from typing import cast
 import anyio
 import pytest
 from tests.support.harm import cut, flip
+from tests.support.in_turn import frozen_of, pause_to_disk
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import Lab, environment, freezing_of, lines, root, sh
 
@@ -74,7 +75,7 @@ async def test_two_copies_resume_programs_memory_and_files_and_differ_in_identit
 ) -> None:
     host, _, origin = await started(booting)
     await root(origin, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
-    async with origin.freeze() as frozen:
+    async with frozen_of(origin) as frozen:
         before = await count(origin)
         first, second = [await copy(booting, host, frozen) for _ in range(2)]
     assert list((booting.directory / "frozen").iterdir()) == []
@@ -103,7 +104,7 @@ async def test_a_call_in_the_origin_continues_during_a_freeze(freezing: Lab) -> 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
-        async with origin.freeze():
+        async with frozen_of(origin):
             pass
     assert results == [["1", "2", "3", "4", "5", "6"]]
 
@@ -113,7 +114,7 @@ async def test_a_copy_answers_nothing_that_its_origin_was_asked(freezing: Lab) -
     host, _, origin = await started(freezing)
     asking = asyncio.create_task(origin.started.machine.settle())  # takes its PID 1 some seconds
     await asyncio.sleep(0)
-    async with origin.freeze() as frozen:
+    async with frozen_of(origin) as frozen:
         again = await copy(freezing, host, frozen)
     ahead = await again.started.machine.agent.clock() - time.time_ns()
     assert abs(ahead) < 10**9
@@ -125,19 +126,20 @@ async def test_a_copy_of_a_copy_has_the_same_memory(freezing: Lab) -> None:
     host, _, origin = await started(freezing)
     await root(origin, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=20 2>/dev/null")
     digest = await root(origin, "sha256sum /dev/shm/x")
-    async with origin.freeze() as frozen:
+    async with frozen_of(origin) as frozen:
         child = await copy(freezing, host, frozen)
-    async with child.freeze() as frozen:
+    async with frozen_of(child) as frozen:
         grandchild = await copy(freezing, host, frozen)
     assert await root(grandchild, "sha256sum /dev/shm/x") == digest
 
 
-async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_time(
+async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_its_id_and_the_time(
     booting: Lab,
 ) -> None:
     host, described, guest = await started(booting)
     await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
-    await guest.pause_to_disk()
+    machine_id = await root(guest, "cat /etc/machine-id")
+    await pause_to_disk(guest)
     assert not booting.ports.leased
     files = booting.environments / described.id
     assert frozen_in(files).is_dir()
@@ -150,9 +152,10 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
         assert await root(resumed, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
         clock = await resumed.started.machine.agent.clock()
         assert abs(clock / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
+        assert await root(resumed, "cat /etc/machine-id") == machine_id
         assert await count(resumed) > seen
         seen = await count(resumed)
-        await resumed.pause_to_disk()
+        await pause_to_disk(resumed)
     await host.discard(described)
     assert not files.exists()
 
@@ -161,7 +164,7 @@ async def test_a_machine_paused_to_disk_holds_no_port_and_later_has_the_right_ti
 async def test_a_resumed_machine_leaves_no_state_even_if_deleting_it_fails(freezing: Lab) -> None:
     """If the server were killed then, half a state would be left, which looks like a whole one."""
     host, described, guest = await started(freezing)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     state = frozen_in(freezing.environments / described.id)
     with small_disk(state / "held", 1):  # a mount point cannot be deleted
         freezing.adopt(await host.resume(described, no_progress))
@@ -185,7 +188,7 @@ async def test_a_paused_machine_uses_no_cpu_and_then_has_the_right_time(freezing
 
 async def test_a_damaged_state_is_refused_and_kept(freezing: Lab) -> None:
     host, described, guest = await started(freezing)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     frozen = frozen_in(freezing.environments / described.id)
     harms: list[tuple[str, Callable[[Path], None]]] = [
         ("state", cut),
@@ -213,7 +216,7 @@ def reseal(directory: Path, **changes: object) -> None:
 
 async def test_a_state_of_another_vmm_processor_or_part_is_refused(freezing: Lab) -> None:
     host, described, guest = await started(freezing)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     frozen = frozen_in(freezing.environments / described.id)
     facts = frozen_files.facts(frozen)
     vmm = cast("dict[str, str]", facts["vmm"])
@@ -257,7 +260,7 @@ async def test_a_machine_frozen_by_an_older_qemu_resumes_only_with_that_one(
     accelerator = newer.fingerprint()["accelerator"]
     booting.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
     host, described, guest = await started(booting)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
 
     booting.hypervisor = newer
     with pytest.raises(FrozenMachineUnusable, match="version of QEMU") as refused:
@@ -268,12 +271,12 @@ async def test_a_machine_frozen_by_an_older_qemu_resumes_only_with_that_one(
     booting.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
     host = booting.host()
     resumed = booting.adopt(await host.resume(described, no_progress))
-    async with resumed.freeze() as frozen:
+    async with frozen_of(resumed) as frozen:
         state = cast("LocalFrozenMachine", frozen).state
         assert both.fingerprint(state) == older.fingerprint() != both.fingerprint()
         fork = await copy(booting, host, frozen)
     assert lines(await fork.run(sh("echo works"))) == ["works"]
-    await resumed.pause_to_disk()
+    await pause_to_disk(resumed)
     resumed = booting.adopt(await host.resume(described, no_progress))
     assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
@@ -288,13 +291,13 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
     another_qemu.rename(another_qemu.with_name("away"))
     shutil.copy(str(shutil.which(load().qemu_binary)), another_qemu)
     with pytest.raises(BootFailed, match="not here any more") as refused:
-        await guest.pause_to_disk()
+        await pause_to_disk(guest)
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
     await guest.unpause()
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
     another_qemu.with_name("away").rename(kept)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     resumed = booting.adopt(await host.resume(described, no_progress))
     assert lines(await resumed.run(sh("echo works"))) == ["works"]
 
@@ -302,7 +305,7 @@ async def test_a_qemu_replaced_while_its_machine_ran_is_detected(
 async def test_a_state_that_the_vmm_cannot_read_is_refused_by_it(freezing: Lab) -> None:
     """Its digest is right, as in a deliberate forgery."""
     host, described, guest = await started(freezing)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     frozen = frozen_in(freezing.environments / described.id)
     whole = (frozen / "state").read_bytes()
     for nonsense in (b"", whole[: len(whole) // 2], b"QEVM\0\0\0\3" + b"nonsense" * 1000):
@@ -327,7 +330,7 @@ async def test_a_pause_to_a_full_disk_leaves_the_machine_running(freezing: Lab) 
         _, described, guest = await started(freezing)
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
         with pytest.raises(DiskFull, match="no room in"):
-            await guest.pause_to_disk()
+            await pause_to_disk(guest)
         await guest.unpause()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
         assert not frozen_in(disk / described.id).exists()

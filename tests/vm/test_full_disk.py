@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from tests.support.in_turn import pause_to_disk
 from tests.support.small_disk import SmallDisk, needs_root, small_disk
 from tests.support.vm import Lab, environment, lines, sh
 
@@ -120,7 +121,7 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
         assert "machine is stopped" in str(stalls.reports[0])
         assert "the small disk" in str(stalls.reports[0])
         with pytest.raises(DiskFull, match="is stopped"):
-            await guest.pause_to_disk()
+            await pause_to_disk(guest)
         assert not frozen_in(lab.environments / described.id).exists()
         assert results == []
         disk.free()
@@ -133,7 +134,7 @@ async def test_a_write_that_does_not_fit_waits_and_loses_nothing(lab: Lab, disk:
     await guest.run(sh("/.waggle/bin/busybox dd if=/dev/urandom of=/dev/shm/x bs=1M count=60"))
     disk.fill(leave=20 * MIB)
     with pytest.raises(DiskFull, match="no room"):
-        await guest.pause_to_disk()
+        await pause_to_disk(guest)
     await guest.unpause()
     assert not frozen_in(lab.environments / described.id).exists()
     assert not list((lab.environments / described.id).glob(".tmp-*"))
@@ -168,7 +169,7 @@ async def test_a_write_over_the_file_size_limit_waits(lab: Lab) -> None:
         await stalls.next()
         assert "would be larger than it may be" in str(stalls.reports[0])
         with pytest.raises(DiskFull, match="ulimit -f"):
-            await guest.pause_to_disk()
+            await pause_to_disk(guest)
         with anyio.move_on_after(8):  # several retries, which are not reported
             await stalls.next()
         assert len(stalls.reports) == 1

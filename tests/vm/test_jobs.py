@@ -12,6 +12,7 @@ import contextlib
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.in_turn import frozen_of, pause_to_disk
 from tests.support.jobs import again, job
 from tests.support.vm import PYTHON, Lab, command, environment, freezing_of, lines, root, sh
 
@@ -62,7 +63,7 @@ async def test_another_server_lists_and_follows_the_jobs_of_a_machine_that_was_o
     task = asyncio.ensure_future(guest.attend(running))
     await guest.attend(over)
     await printed(running, 10)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     with pytest.raises(Detached):
         await task
     later = freezing.host()
@@ -83,7 +84,7 @@ async def test_a_pause_on_disk_is_no_part_of_a_jobs_time(freezing: Lab) -> None:
     made = job(sh("echo begun; sleep 3; echo end", timeout=20.0))
     task = asyncio.ensure_future(guest.attend(made))
     await printed(made)
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     with pytest.raises(Detached):
         await task
     await anyio.sleep(5)  # time that does pass, for all but the machine
@@ -98,7 +99,7 @@ async def test_a_machine_of_the_past_knows_only_the_jobs_of_then(freezing: Lab) 
     before, after = job(sh(COUNT)), job(sh("echo later; sleep 100"))
     tasks = [asyncio.ensure_future(guest.attend(before))]
     await printed(before)
-    async with guest.freeze() as frozen:
+    async with frozen_of(guest) as frozen:
         tasks.append(asyncio.ensure_future(guest.attend(after)))
         await printed(after)
         await end(*tasks)

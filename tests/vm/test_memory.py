@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 from benchmarks.process import resident_bytes
+from tests.support.in_turn import frozen_of, pause_to_disk
 from tests.support.vm import Lab, environment, root
 
 from waggle.domain.host import no_progress
@@ -58,7 +59,7 @@ async def test_booted_and_resumed_machines_return_freed_memory(
     guest = reporting.adopt(await host.create(described, no_progress))
     used, later = await use_and_free(guest)
     assert later < used - USED_MB // 2
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     if reporting.hypervisor.name != "qemu":
         return  # it maps its memory as a copy does
     guest = reporting.adopt(await host.resume(described, no_progress))
@@ -70,7 +71,7 @@ async def test_a_copy_keeps_freed_memory_without_logging_errors(reporting: Lab) 
     """Its memory file is shared with other copies, so its VMM may not punch holes in it."""
     host = reporting.host()
     origin = reporting.adopt(await host.create(environment(resources=ENOUGH), no_progress))
-    async with origin.freeze() as frozen:
+    async with frozen_of(origin) as frozen:
         described = environment(resources=ENOUGH)
         copy = reporting.adopt(await host.create(described, no_progress, frozen))
     await root(copy, f"{FILL}; rm /dev/shm/full; {FILL}")

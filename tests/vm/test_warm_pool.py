@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.in_turn import pause_to_disk
 from tests.support.vm import BUSYBOX, Lab, command, environment, lines, root, sh
 from tests.support.waiting import until
 
@@ -129,7 +130,7 @@ async def test_a_claimed_machine_keeps_its_files_where_any_environment_does(pool
     if not pooled.host.can_freeze():
         return
     await root(guest, "echo kept >/etc/kept")
-    await guest.pause_to_disk()
+    await pause_to_disk(guest)
     resumed = pooled.lab.adopt(await pooled.host.resume(described, no_progress))
     assert await root(resumed, "cat /etc/kept; hostname") == f"kept\n{described.name}\n"
 

@@ -7,6 +7,7 @@ Pure: time arrives as an argument, ids are given. `waggle.service` changes envir
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -192,6 +193,11 @@ class Environment:
     def noticing(self, notice: str | None) -> Environment:
         """Set the notice for its owner; a change of state removes it."""
         return replace(self, notice=notice)
+
+    def has_other_notice_than(self, before: Environment) -> bool:
+        """Whether its notice differs from that of then in more than numbers, such as a size."""
+        then, now = (re.sub(r"\d+", "", one.notice or "") for one in (before, self))
+        return then != now
 
     def resumed(self, now: datetime) -> Environment:
         """Make it run again; its idle time starts anew."""

@@ -169,21 +169,21 @@ class Guest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest, Protocol):
         """
         ...
 
-    def freeze(self, turn: Turn | None = None) -> AbstractAsyncContextManager[FrozenMachine]:
+    def freeze(self, turn: Turn) -> AbstractAsyncContextManager[FrozenMachine]:
         """Freeze the machine for the length of a block; the environment continues meanwhile.
 
-        Without its `turn` it waits for one. Connections are not part of it: a program that uses one
-        finds it broken in a copy. Raises Unsupported, BootFailed, GuestLost, DiskFull or
+        In its turn, which `turn_to_freeze` gave. Connections are not part of it: a program that
+        uses one finds it broken in a copy. Raises Unsupported, BootFailed, GuestLost, DiskFull or
         SnapshotFailed, or Busy if others use the machine for more than IN_TURN.
         """
         ...
 
-    async def pause_to_disk(self, turn: Turn | None = None) -> None:
+    async def pause_to_disk(self, turn: Turn) -> None:
         """Pause it to disk for `EnvironmentHost.resume`, and end its machine.
 
-        Without its `turn` it waits for one. When that fails, it may stay paused until `unpause`;
-        after an error of UNDISTURBED it is as it was. Finishes when cancelled. Raises Unsupported,
-        BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
+        In its turn, which `turn_to_freeze` gave. When that fails, it may stay paused until
+        `unpause`; after an error of UNDISTURBED it is as it was. Finishes when cancelled. Raises
+        Unsupported, BootFailed, GuestLost, DiskFull, SnapshotFailed or TimedOut.
         """
         ...
 

@@ -19,14 +19,15 @@ from waggle.domain.machine import RAM, STATE
 from waggle.infra.firecracker.frozen import (
     MAX_STATE,
     discard,
-    fill,
     make_memory,
     prepare,
     put_state,
     state_in,
     take,
+    take_room,
 )
 from waggle.infra.guest.frozen import FrozenFiles
+from waggle.infra.shared.sparse import copy_over
 
 PAGE = 4096
 MIB = 1 << 20
@@ -103,7 +104,9 @@ def test_changes_take_the_place_of_what_the_machine_began_with(
     base = FrozenFiles("1.12.1 digest", mib=1)
     os.pwrite(base.ram, b"a" * 3 * PAGE, 0)
     with contextlib.closing(base), prepared(place, changes=True) as memory:
-        assert fill(memory, mib, base.ram, os.getpid() if is_whole else small) is is_whole
+        assert take_room(memory, mib, os.getpid() if is_whole else small) is is_whole
+        if is_whole:
+            copy_over(base.ram, memory)
         assert os.fstat(memory).st_blocks * 512 == (MIB if is_whole else 0)
         change(tmp_path)
         with taken(place, memory, None if is_whole else base.ram) as copy:
@@ -203,17 +206,15 @@ def test_changes_beyond_what_a_limit_has_besides_are_much_of_any_machine(
     place: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All memory may be written besides them, also what the guest has freed."""
-    base = FrozenFiles("1.12.1 digest", mib=1)
-    with contextlib.closing(base), prepared(place, changes=True) as memory:
-        assert not fill(memory, 1, base.ram, small)
+    with prepared(place, changes=True) as memory:
+        assert not take_room(memory, 1, small)
         monkeypatch.setattr("waggle.infra.firecracker.frozen._SPARE_KIB", 1)
-        assert fill(memory, 1, base.ram, small)
+        assert take_room(memory, 1, small)
 
 
-def test_a_file_for_the_changes_of_a_vmm_that_cannot_be_looked_at_is_filled(place: int) -> None:
-    base = FrozenFiles("1.12.1 digest", mib=1)
-    with contextlib.closing(base), prepared(place, changes=True) as memory:
-        assert fill(memory, 1, base.ram, 2**22 + 1)  # above the highest number of a process
+def test_a_file_for_the_changes_of_a_vmm_that_cannot_be_looked_at_has_room(place: int) -> None:
+    with prepared(place, changes=True) as memory:
+        assert take_room(memory, 1, 2**22 + 1)  # above the highest number of a process
 
 
 def no_state(directory: Path) -> None:

@@ -209,6 +209,32 @@ async def test_a_full_disk_is_no_error_of_the_vmm_and_the_machine_goes_on(
         assert await banner(made) == BANNER
 
 
+@pytest.mark.parametrize(
+    "broken, blamed",
+    [("pread", "the memory file of the frozen machine"), ("posix_fallocate", "Firecracker's /run")],
+)
+async def test_a_copy_that_changed_much_blames_what_fails(
+    tmp_path: Path,
+    frozen: FrozenFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    blamed: str,
+) -> None:
+    async with pretended(tmp_path, Origin(frozen.ram, frozen.state)) as made:
+        await made.boot()
+
+        def fails(*_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("waggle.infra.firecracker.frozen._SPARE_KIB", -1)
+            patch.setattr(os, broken, fails)
+            with pytest.raises(BootFailed, match=f"{blamed}.* cannot be used: Input/output error"):
+                await made.machine.freeze(made.spec.disks)
+        await made.machine.unpause()
+        assert await banner(made) == BANNER
+
+
 async def test_after_a_failed_freeze_a_copy_is_written_whole(
     tmp_path: Path, frozen: FrozenFiles
 ) -> None:

@@ -16,7 +16,9 @@ from waggle.infra.rootfs.machine_disks import (
     MAX_ENVIRONMENT,
     MAX_PATH,
     MAX_USER,
+    SEED_BYTES,
     identity_records,
+    machine_records,
     network_records,
     pack,
 )
@@ -59,6 +61,14 @@ def test_all_given_values_are_on_the_disk() -> None:
     assert unpack(disk(certificates=b"PEM"))["ca.pem"] == b"PEM"
     wishes = {"user": "app:web", "directory": "/srv/ő", "shell": "zsh"}
     assert {n: unpack(disk(**wishes))[n].decode() for n in wishes} == wishes
+
+
+def test_a_machine_id_is_one_of_systemds_and_tells_nothing_of_its_owner() -> None:
+    owner, seed = "5d6ab8f2-0c5a-4d8b-9d3a-2f0e3c1b7a66", b"s" * SEED_BYTES
+    made = machine_records(owner, seed)
+    assert re.fullmatch(rb"[0-9a-f]{32}\n", made["machine-id"])
+    assert owner.replace("-", "").encode() not in made["machine-id"]
+    assert made["seed"] == seed
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=15)
@@ -113,6 +123,7 @@ def test_limits_of_host_and_kit_agree() -> None:
     reader = (GUEST_SOURCES / "identity.c").read_text()
     assert f"char name[{MAX_NAME + 1}]" in reader
     assert "#define MAX_RECORD (8u << 20)" in reader
+    assert f"#define MAX_SEED {SEED_BYTES}\n" in reader
 
 
 def test_private_addresses_lead_to_the_proxy_unless_they_are_the_guests_own() -> None:

@@ -12,6 +12,7 @@ import pytest
 import structlog.testing
 from tests.service.pausing import KEEP, PAUSING, paused, reaper, use
 from tests.service.world import IDLE, OWNER, Broken, settle, world
+from tests.support.in_turn import frozen_of
 
 from waggle.domain.environment import State
 from waggle.domain.errors import (
@@ -294,7 +295,7 @@ async def test_a_rollback_resumes_the_frozen_machine_under_the_same_id() -> None
     async with world() as here:
         environment = await here.created()
         first = here.host.only
-        async with first.freeze() as frozen:
+        async with frozen_of(first) as frozen:
             back = await here.service.roll_back(environment.id, frozen, owner=OWNER)
         assert (back.id, back.state) == (environment.id, State.RUNNING)
         assert first.freed == 1
@@ -306,7 +307,7 @@ async def test_a_failed_rollback_is_reported_and_holds_no_slot() -> None:
     async with world() as here:
         environment = await here.created()
         here.host.create_error = Broken("no")
-        async with here.host.only.freeze() as frozen:
+        async with frozen_of(here.host.only) as frozen:
             with pytest.raises(Broken):
                 await here.service.roll_back(environment.id, frozen, owner=OWNER)
         failed = here.get(environment.id)
@@ -319,7 +320,7 @@ async def test_a_rollback_of_a_busy_environment_is_refused() -> None:
     async with world() as here:
         environment = await here.created()
         async with (
-            here.host.only.freeze() as frozen,
+            frozen_of(here.host.only) as frozen,
             here.service.using(environment.id, owner=OWNER),
         ):
             with pytest.raises(Busy):

@@ -22,6 +22,7 @@ from waggle.domain.machine import Capabilities, GuestDisks, MachineSpec, VmmProc
 from waggle.domain.network import PUBLIC_NETWORK, Network
 from waggle.domain.network.use import NetworkUse
 from waggle.infra.net.ports import PortAllocator
+from waggle.infra.rootfs.machine_disks import machine_records
 from waggle.infra.ssh import ServeTunnel
 from waggle.service.local.blueprint import GuestParts, Launcher, LocalMachines
 from waggle.service.local.frozen import CannotFreeze
@@ -38,6 +39,11 @@ NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 IDENTITY = VmmProcess(2**22 + 1, 0, "none")
 """An identity that no process has."""
+
+
+def machine_id(described: Environment) -> bytes:
+    """Return how the machine id of an environment is on its identity disk."""
+    return b"machine-id" + machine_records(described.id, b"")["machine-id"]
 
 
 @dataclass

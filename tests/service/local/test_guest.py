@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from tests.infra.ssh.peer import peer
 from tests.service.local.pretended import UNABLE, PretendMachine, PretendProxy
 from tests.support.guest import FakeTurn
 from tests.support.hostile_ssh import hostile
+from tests.support.in_turn import pause_to_disk
 from tests.support.vm import environment
 from tests.support.waiting import until
 
@@ -92,7 +94,7 @@ class TestGuest:
                 raise BootFailed("The machine could not be frozen.")
 
         guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Fails()))
-        for pause in (guest.pause, guest.pause_to_disk):
+        for pause in (guest.pause, partial(guest.pause_to_disk, FakeTurn())):
             with pytest.raises(WaggleError):
                 await pause()
             assert (await guest.report(), await guest.load()) == (None, None)
@@ -111,7 +113,7 @@ class TestGuest:
 
         guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Refuses()))
         with pytest.raises(NoMemory):
-            await guest.pause_to_disk()
+            await guest.pause_to_disk(FakeTurn())
         with pytest.raises(GuestLost, match="agent does not answer"):
             await guest.report()
 
@@ -124,7 +126,7 @@ class TestGuest:
 
         said: list[object] = []
         guest = self.make(PretendMachine([]), [], freezing=cast("Freezing", Slow()))
-        async with guest.freeze():
+        async with guest.freeze(FakeTurn()):
             assert said == [None]
             with pytest.raises(GuestLost):
                 await guest.report()  # its machine goes on while the copy is kept
@@ -152,7 +154,7 @@ class TestGuest:
             guest = self.make(PretendMachine([]), [], connection, freezing)
             first = await connection.get()
             with pytest.raises(BootFailed) if fails else contextlib.nullcontext():
-                async with guest.freeze():
+                async with guest.freeze(FakeTurn()):
                     pass
             await until(lambda: made.connections == 2)
             await guest.destroy()
@@ -189,10 +191,11 @@ class TestGuest:
         guest = self.make(Late([]), [], freezing=cast("Freezing", Freezes()))
 
         async def frozen() -> None:
-            async with guest.freeze():
+            async with guest.freeze(FakeTurn()):
                 pass
 
-        work = {"freeze": frozen, "pause": guest.pause, "pause_to_disk": guest.pause_to_disk}
+        to_disk = partial(guest.pause_to_disk, FakeTurn())
+        work = {"freeze": frozen, "pause": guest.pause, "pause_to_disk": to_disk}
         with pytest.raises(GuestLost, match="died" if dies else "within 30 s") as raised:
             await work[how]()
         said = "create a new environment" if dies else "restart_environment boots it again with its"
@@ -217,7 +220,7 @@ class TestGuest:
         guest = self.make(Renewed(sent), [], freezing=cast("Freezing", Held()))
 
         async def copy() -> None:
-            async with guest.freeze():
+            async with guest.freeze(FakeTurn()):
                 pass
 
         copying = asyncio.create_task(copy())
@@ -242,7 +245,7 @@ class TestGuest:
         telling = [asyncio.create_task(guest.renew_network()) for _ in range(3)]
         await asked.wait()
         with anyio.fail_after(10), pytest.raises(Busy, match="given its network") as refused:
-            async with guest.freeze():
+            async with guest.freeze(FakeTurn()):
                 pytest.fail("it is asked something")
         assert "Nothing was disturbed" in refused.value.hint
         for task in telling:
@@ -266,22 +269,17 @@ class TestGuest:
         sent: list[str] = []
         guest = self.make(Renewed(sent), [], freezing=cast("Freezing", Waits()))
 
-        async def copy() -> None:
-            async with guest.freeze():
-                pass
-
-        for freeze in (copy, guest.pause_to_disk):
-            waits = anyio.Event()
-            waiting = asyncio.create_task(freeze())
-            await waits.wait()
-            with anyio.fail_after(10):
-                await guest.renew_network()
-                with pytest.raises(GuestLost, match="agent does not answer"):
-                    await guest.report()  # it is asked
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-        assert sent.count("network") == 2
+        waits = anyio.Event()
+        waiting = asyncio.create_task(pause_to_disk(guest))
+        await waits.wait()
+        with anyio.fail_after(10):
+            await guest.renew_network()
+            with pytest.raises(GuestLost, match="agent does not answer"):
+                await guest.report()  # it is asked
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert sent.count("network") == 1
 
     async def test_a_destroy_releases_everything_once_the_machine_is_dead(self) -> None:
         log: list[str] = []

@@ -9,7 +9,14 @@ from typing import cast
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.service.local.pretended import NOTHING, UNABLE, PretendMachine, PretendProxy, Rig
+from tests.service.local.pretended import (
+    NOTHING,
+    UNABLE,
+    PretendMachine,
+    PretendProxy,
+    Rig,
+    machine_id,
+)
 from tests.support.vm import environment
 
 from waggle.domain.environment import Environment
@@ -45,7 +52,7 @@ class TestRestart:
         files.mkdir(parents=True)
         (files / "scratch.img").write_bytes(b"kept")
         keys = new_keys()
-        blueprint = Blueprint(parts, {"machine-id": b"the same\n"}, files)
+        blueprint = Blueprint(parts, {}, files)
         lease = rig.ports.lease()
         machine = PretendMachine(rig.hypervisor.log, hangs=hangs)
         guest = LocalGuest(
@@ -77,7 +84,7 @@ class TestRestart:
         spec = rig.hypervisor.specs[0]
         assert spec.ssh_port == guest.ssh_port
         assert spec.disks.scratch.read_bytes() == b"kept"
-        own = (b"machine-idthe same\n", guest.keys.host_key, guest.keys.authorized_keys)
+        own = (machine_id(described), guest.keys.host_key, guest.keys.authorized_keys)
         assert all(record in rig.hypervisor.identity for record in own)
         first = rig.hypervisor.identity
         described, other = await self.ended(rig, parts)

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a machine's warm-up runs; `tests/vm/test_warm_pool.py` has real machines."""
+"""What a machine is told it is, and how often its warm-up runs.
+
+`tests/vm/test_freezing.py` and `test_warm_pool.py` have real machines.
+"""
 
 from __future__ import annotations
 
 import pytest
+from tests.service.local.pretended import Rig, machine_id
+from tests.support.vm import environment
 
+from waggle.domain.errors import BootFailed
 from waggle.domain.programs import ExecutionResult, Output
 from waggle.service.local.start import repeated
 
@@ -22,3 +28,12 @@ async def test_a_long_warm_up_runs_once(seconds: float, times: int) -> None:
 
     await repeated(run)
     assert runs == times
+
+
+async def test_an_environment_has_its_own_machine_id_in_each_of_its_machines(rig: Rig) -> None:
+    one, other = environment(), environment()
+    assert machine_id(one) != machine_id(other)
+    for described in (one, one, other):
+        with pytest.raises(BootFailed, match="does not answer"):
+            await rig.create(described)
+        assert machine_id(described) in rig.hypervisor.identity

@@ -171,6 +171,8 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
     shared = made.parts
     parts = MachineParts(runtime, image, shared.kernel(), shared.kit(), environment.resources)
     identity = identity_of(
-        image, new_keys(), environment.name, environment.network, certificates=shared.certificates
+        *(image, new_keys(), environment.name, environment.network),
+        machine=environment.id,
+        certificates=shared.certificates,
     )
     return Blueprint(parts, identity, _NOWHERE, LOCAL)

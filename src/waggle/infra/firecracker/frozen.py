@@ -16,7 +16,7 @@ from typing import Final
 
 from waggle.infra.firecracker.configuration import MEMORY, STATE
 from waggle.infra.guest.frozen import FrozenFiles, memory_in
-from waggle.infra.shared.sparse import copy_over, write_at
+from waggle.infra.shared.sparse import write_at
 from waggle.infra.vmm import placed
 from waggle.infra.vmm.version import TITLES, Vmm
 
@@ -52,16 +52,15 @@ def prepare(memory: int, mib: int, *, changes: bool) -> None:
         os.posix_fallocate(memory, 0, mib << 20)
 
 
-def fill(memory: int, mib: int, base: int, vmm: int) -> bool:
-    """Take the room for all memory after all, with what is in `base`, if a paused VMM changed much.
+def take_room(memory: int, mib: int, vmm: int) -> bool:
+    """Take the room for all memory after all, if a paused VMM changed much; return whether it did.
 
-    Of little changes those that it writes fit its limit beside those in its memory. Return whether
-    all was taken. Raises OSError, also without room.
+    Of little changes those that it writes fit its limit beside those in its memory. With the room,
+    the caller copies there what the machine began with. Raises OSError, also without room.
     """
     if _changed_little(vmm, mib):
         return False
     os.posix_fallocate(memory, 0, mib << 20)
-    copy_over(base, memory)
     return True
 
 

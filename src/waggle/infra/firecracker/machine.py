@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Final
 
 from waggle.domain.machine import GuestDisks, Written
 from waggle.infra.firecracker import configuration, frozen
 from waggle.infra.firecracker.configuration import Call
 from waggle.infra.guest.frozen import FrozenFiles, held, let_go
+from waggle.infra.shared.sparse import copy_over
 from waggle.infra.vmm import firecracker as api
 from waggle.infra.vmm.machine import ANSWER_SECONDS, API_SOCKET, VmmMachine
 from waggle.infra.vmm.version import Vmm
 from waggle.tasks import finish
+
+_BASE: Final = "the memory file of the frozen machine that it is a copy of"
 
 
 class FirecrackerMachine(VmmMachine):
@@ -100,8 +104,10 @@ class FirecrackerMachine(VmmMachine):
         await self.pause()
         rest = base
         if base is not None:
-            filling = (memory, self._mib, base, self.identity.pid)
-            if await finish(asyncio.to_thread(frozen.fill, *filling)):
+            needed = (memory, self._mib, self.identity.pid)
+            if await finish(asyncio.to_thread(frozen.take_room, *needed)):
+                with self._using(_BASE):  # which is all that can fail now
+                    await finish(asyncio.to_thread(copy_over, base, memory))
                 rest = None
         await self._cut()
         try:

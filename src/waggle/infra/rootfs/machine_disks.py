@@ -9,6 +9,7 @@ layer of one environment, an ext4 file system in a sparse file. The functions on
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -41,8 +42,8 @@ AGENT_POLICY = "agent-policy"
 """The record that narrows what the guest's agent may do (kit/guest/agent.c)."""
 RESTART_AGENT = {"restart-agent": b""}
 """The record that has PID 1 end the guest's agent and start another."""
-DRAWN_BYTES = 80
-"""16 for the machine's id, and 64 to seed the guest kernel's random state."""
+SEED_BYTES = 64
+"""For the guest kernel's random state; the kit's limit (kit/guest/identity.c)."""
 
 
 def identity_records(
@@ -108,9 +109,14 @@ def network_records(*, is_there: bool) -> dict[str, bytes]:
     return {"network": " ".join(ranges).encode()}
 
 
-def drawn_records(drawn: bytes) -> dict[str, bytes]:
-    """Make more records from DRAWN_BYTES of the host's random source, new for every machine."""
-    return {MACHINE_ID: f"{drawn[:16].hex()}\n".encode(), "seed": drawn[16:]}
+def machine_records(owner: str, seed: bytes) -> dict[str, bytes]:
+    """Return the machine id, always the same for one owner, and the seed of this machine.
+
+    `owner` is the unique id of what the machine belongs to, which the machine id does not tell;
+    `seed` is SEED_BYTES of the host's random source, new for every machine.
+    """
+    drawn = hashlib.sha256(f"{MACHINE_ID} {owner}".encode()).hexdigest()
+    return {MACHINE_ID: f"{drawn[:32]}\n".encode(), "seed": seed}
 
 
 def pack(records: Mapping[str, bytes]) -> bytes:

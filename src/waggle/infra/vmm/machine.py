@@ -172,16 +172,20 @@ class VmmMachine(ClockedMachine):
         needs = _WRITE_SECONDS + self._spec.resources.memory_mib / _WRITE_MIB
         return min(self._spec.boot_timeout, needs)
 
-    @contextlib.contextmanager
-    def _using_run(self) -> Generator[None]:
+    def _using_run(self) -> contextlib.AbstractContextManager[None]:
         """Raise the error of a freeze for an OSError, which no disk of the server has caused.
 
         A VMM that its guest has taken over can fill its /run.
         """
+        return self._using(f"{self._title}'s /run")
+
+    @contextlib.contextmanager
+    def _using(self, what: str) -> Generator[None]:
+        """Raise the error of a freeze for an OSError, and blame `what`."""
         try:
             yield
         except OSError as error:
-            cause = f"{self._title}'s /run cannot be used: {error.strerror or error}"
+            cause = f"{what} cannot be used: {error.strerror or error}"
             log.warning("machine_not_frozen", cause=cause)
             raise self._not_frozen(cause) from error
 

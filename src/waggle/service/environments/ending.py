@@ -183,8 +183,8 @@ class Life:
         with anyio.CancelScope(shield=True):
             async with self._ending:
                 await self._store.save(change(self.environment))  # its counts may change meanwhile
-                known, self.environment = self.environment.notice, change(self.environment)
-                if self.environment.notice != known:
+                before, self.environment = self.environment, change(self.environment)
+                if self.environment.has_other_notice_than(before):
                     self._changed(self.environment)
         return self.environment
 

@@ -76,7 +76,7 @@ class Events:
         self._removed.append(notify)
 
     def when_changed(self, notify: Callable[[Environment], None]) -> None:
-        """Call `notify` with every environment whose state or notice has changed."""
+        """Call `notify` with every environment whose state, or notice but for a number, changes."""
         self._changed.append(notify)
 
     def notify(self, environment: Environment) -> None:

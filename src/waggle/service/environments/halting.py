@@ -87,22 +87,25 @@ class Halting(Restarting):
         `turn` is from `turn_to_freeze`: without one, only what is on the disk is paused to disk.
         `notice` is the reason to show if the owner did not ask for it. Nothing is done unless
         `wanted` is true once the lock is held, for which it waits with a turn for IN_TURN at most.
-        Raises Busy, NotRunning, or what the guest raises; then it runs, or after Busy or an error
-        of UNDISTURBED it is as it was. Finishes when cancelled, once it has the lock.
+        Raises Busy, NotRunning, DiskFull while its machine is stopped by a full disk, or what the
+        guest raises. After an error of the guest that is not of UNDISTURBED it runs, otherwise it
+        is as it was. Finishes when cancelled, once it has the lock.
         """
         changes = Busy("Another call changes the environment.", hint=_SOON)
         async with holding(self._ending, None if turn is None else IN_TURN, changes):
             with anyio.CancelScope(shield=True):
                 if not wanted(self.environment):
                     return self.environment
-                if keep_for is not None and turn is None and not self.environment.is_on_disk:
-                    raise Busy("It was resumed meanwhile.", hint=_SOON)
+                if keep_for is not None and not self.environment.is_on_disk:
+                    if turn is None:
+                        raise Busy("It was resumed meanwhile.", hint=_SOON)
+                    self.require_unstalled()  # its disk may have filled while it waited
                 if is_running := self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                     self._hang_up()
                 self.environment.require(State.PAUSED)
-                if keep_for is not None and not self.environment.is_on_disk:
+                if keep_for and turn and not self.environment.is_on_disk:
                     to_disk = partial(self._the_guest().pause_to_disk, turn)
                     await self._or_run_again(to_disk, is_running)
                     self._guest = None

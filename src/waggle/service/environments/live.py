@@ -31,7 +31,7 @@ from typing import Unpack
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import DiskFull, NotFound
+from waggle.domain.errors import NotFound
 from waggle.domain.exposure import ExposedPort
 from waggle.domain.guest_agent import GuestLoad, GuestReport
 from waggle.domain.host import FrozenMachine, Guest, Progress
@@ -118,8 +118,7 @@ class LiveEnvironment(Halting):
         """
         self.environment.require_running()
         guest = self._the_guest()
-        if self._stalled is not None:
-            raise DiskFull(self._stalled.message, hint=self._stalled.hint)
+        self.require_unstalled()
         noticing = self.environment.noticing(self._misconduct)
         self.environment = noticing.call_started(self._clock())
         try:

@@ -52,6 +52,11 @@ class Noticing(Life):
             log.warning("environment_misbehaves", environment=self.environment.id, how=how)
             self._changed(self.environment)
 
+    def require_unstalled(self) -> None:
+        """Raise DiskFull while its machine is stopped by a full disk."""
+        if self._stalled is not None:
+            raise DiskFull(self._stalled.message, hint=self._stalled.hint)
+
     @property
     def is_stalled(self) -> bool:
         """Whether its machine is stopped until the server's disk accepts its write."""

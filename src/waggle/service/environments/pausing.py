@@ -166,7 +166,8 @@ class Pauses:
             try:
                 await self._to_disk(live, self._is_idle)
             except (WaggleError, OSError) as error:
-                if live.environment.is_expired(now):  # else a call used it meanwhile
+                is_idle = live.environment.is_expired(now)  # or a call used it meanwhile
+                if is_idle and not live.is_stalled:
                     cause = _cause_of(error)
                     if not isinstance(error, QuotaExceeded):
                         live.put_off = self._put_off(live, cause, now, was_paused)

@@ -25,7 +25,7 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import Busy, DiskFull, GuestLost, NotFound
+from waggle.domain.errors import Busy, GuestLost, NotFound
 from waggle.domain.host import Guest, Progress
 from waggle.domain.programs.guest_job import EndedByRestart
 from waggle.service.environments.ending import cause_of, save_if_possible
@@ -87,8 +87,7 @@ class Restarting(Noticing):
                         self.environment.require_running()
                     if self._restarts is before:  # else another call has restarted it meanwhile
                         guest = self._the_guest()
-                        if self._stalled is not None:
-                            raise DiskFull(self._stalled.message, hint=self._stalled.hint)
+                        self.require_unstalled()
                         self._host.require_restart(guest)
                         self._restarts = (await self._restart(guest, progress, grace),)
         return self._restarts[-1]

@@ -202,10 +202,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
         return self._freezing.turn(self.started)
 
     @asynccontextmanager
-    async def freeze(self, turn: Turn | None = None) -> AsyncGenerator[FrozenMachine]:
+    async def freeze(self, turn: Turn) -> AsyncGenerator[FrozenMachine]:
         """Freeze it; see `domain.host.Guest`."""
         async with AsyncExitStack() as stack:
-            turn = turn or await stack.enter_async_context(self.turn_to_freeze())
             self._causes.require_unstalled()
             refusal = Busy("Its machine is being copied, or given its network.", hint=_SOON)
             alone = holding(self._copying, IN_TURN, refusal)
@@ -226,12 +225,9 @@ class LocalGuest(FilesOfGuest, JobsOfGuest, NetworkOfGuest, HealthOfGuest):
             if not self._freezing.keeps_connections:
                 self._connection.reconnect()
 
-    async def pause_to_disk(self, turn: Turn | None = None) -> None:
+    async def pause_to_disk(self, turn: Turn) -> None:
         """Write its state to the disk and stop it; see `domain.host.Guest`."""
-        async with AsyncExitStack() as stack:
-            turn = turn or await stack.enter_async_context(self.turn_to_freeze())
-            self._causes.require_unstalled()
-            await finish(self._pause_to_disk(turn))
+        await finish(self._pause_to_disk(turn))
 
     async def _pause_to_disk(self, turn: Turn) -> None:
         async with self._naming_the_cause():

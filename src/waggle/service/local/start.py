@@ -30,10 +30,9 @@ from waggle.infra.rootfs.machine_disks import (
     AGENT_POLICY,
     CERTIFICATES,
     CLAIMED,
-    DRAWN_BYTES,
-    MACHINE_ID,
-    drawn_records,
+    SEED_BYTES,
     identity_records,
+    machine_records,
     network_records,
 )
 from waggle.infra.shared.confined import come_forward, may_come_forward
@@ -98,13 +97,12 @@ class LocalStart:
     ) -> LocalGuest:
         """Boot another machine from the disk of a guest whose machine was ended, and connect.
 
-        Its keys, its machine's id and, if possible, its port stay; what is random is drawn anew. A
-        failure leaves its files.
+        Its keys, its machine id and, if possible, its port stay; its seed is drawn anew. A failure
+        leaves its files.
         """
         before, keys = ended.started, ended.keys
         identity = self._identity_of(environment, before.blueprint.parts, keys)
-        kept = {MACHINE_ID: before.blueprint.identity[MACHINE_ID]}
-        blueprint = replace(before.blueprint, identity={**identity, **kept})
+        blueprint = replace(before.blueprint, identity=identity)
         await progress(0.4, "Booting the machine")
         async with contextlib.AsyncExitStack() as undo:
             started = await self.machines.boot_again(blueprint, before.lease)
@@ -146,6 +144,7 @@ class LocalStart:
             keys = new_keys()
             identity = identity_of(
                 *(parts.image, keys, _NO_OWNER, NO_NETWORK),
+                machine=files.name,
                 certificates=self._parts.certificates,
             )
             identity = {**identity, **network_records(is_there=True)}  # most claims change nothing
@@ -218,6 +217,7 @@ class LocalStart:
     ) -> Mapping[str, bytes]:
         return identity_of(
             *(parts.image, keys, environment.name, environment.network),
+            machine=environment.id,
             certificates=self._parts.certificates + trusted(environment.secrets.authority),
             variables=environment.variables,
             opened=self._parts.opened,
@@ -244,13 +244,16 @@ def identity_of(
     hostname: str,
     network: Network,
     *,
+    machine: str,
     certificates: bytes,
     variables: Mapping[str, str] | None = None,
     opened: Blocks = (),
 ) -> Mapping[str, bytes]:
-    """Return all records, with fresh random ones. Raises ImageCorrupt if no machine can hold them.
+    """Return all records, with a fresh seed. Raises ImageCorrupt if no machine can hold them.
 
-    `variables` are those of the environment, which win over the image's; `opened` as in GuestParts.
+    `machine` is the environment's id: it has the same machine id in all its machines, as after a
+    pause, and a copy has another. `variables` are the environment's, which win over the image's;
+    `opened` as in GuestParts.
     """
     has_network = not network.is_none
     presets = guest_variables(
@@ -275,9 +278,9 @@ def identity_of(
             f"The image's configuration cannot be given to a machine: {error}.",
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
-    drawn = drawn_records(secrets.token_bytes(DRAWN_BYTES))
+    own = machine_records(machine, secrets.token_bytes(SEED_BYTES))
     network_now = network_records(is_there=has_network)
-    return {**records, AGENT_POLICY: SERVER_POLICY, **network_now, **drawn}
+    return {**records, AGENT_POLICY: SERVER_POLICY, **network_now, **own}
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from tests.support.in_turn import frozen_of
 from tests.support.vm import Lab, environment, freezing_of, lines, root, sh
 
 from waggle.domain.errors import FileNotFound, FileRefused
@@ -136,7 +137,7 @@ async def test_a_watch_goes_on_in_the_origin_of_a_copy_and_ends_in_the_copy(lab:
     host = lab.host()
     origin = lab.adopt(await host.create(environment(), no_progress))
     async with watching(origin, "/tmp") as (heard, watch):
-        async with origin.freeze() as frozen:
+        async with frozen_of(origin) as frozen:
             copy = lab.adopt(await host.create(environment(), no_progress, frozen))
         await none_left(copy)
         assert (await copy.left_running()).count == 0
