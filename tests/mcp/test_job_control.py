@@ -111,8 +111,8 @@ async def test_a_paused_job_says_so_until_it_is_used() -> None:
         place = {"environment_id": job["environment_id"]}
         await agent.call_tool("pause_environment", place)
         page = await agent.call_tool("read_job", job)
-        assert (data_of(page)["status"], data_of(page)["content"]) == ("paused", "name?\n")
-        assert "paused]" in text_of(page)
+        assert (data_of(page)["status"], data_of(page)["stdout"]) == ("paused", "name?\n")
+        assert "[job 1: paused, " in text_of(page)
         assert "It goes on as job 1" in data_of(page)["note"]
         listed = await agent.call_tool("list_jobs", place)
         assert data_of(listed)["jobs"][0]["status"] == "paused"

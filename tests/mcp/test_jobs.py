@@ -29,7 +29,7 @@ async def running(
     output = data_of(result)
     assert output["status"] == "running"
     assert "exit_code" not in output
-    assert f"[job {output['job_id']}: running, killed at {output['ends_at']} at" in text_of(result)
+    assert f"[job {output['job_id']}: running, until {output['ends_at']} at" in text_of(result)
     assert output["note"].startswith("read_job waits for its end")
     assert output["note"] in text_of(result)
     return {"environment_id": environment, "job_id": output["job_id"]}

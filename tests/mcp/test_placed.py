@@ -68,6 +68,17 @@ async def test_the_runtime_is_the_default_unless_another_is_needed(
         assert made.id in text_of(result).split("\n")[0]
 
 
+async def test_a_runtime_that_the_environment_does_not_have_is_refused() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        made = data_of(await call(agent, "create_environment", runtime="data"))["environment_id"]
+        here = {"environment_id": made, "code": "echo hi"}
+        assert "hi" in text_of(await call(agent, "execute", **here, runtime="python"))
+        refused = error_of(await call(agent, "execute", **here, runtime="node"))
+        assert refused["message"] == "This environment's runtime is data, not node."
+        assert refused["hint"].startswith("Leave out runtime")
+        assert running(rig) == [made]
+
+
 async def test_a_program_that_fails_keeps_its_environment_and_names_it() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         for code in ("exit 3", "timeout"):

@@ -39,6 +39,19 @@ async def test_read_job_waits_for_the_end_and_answers_like_execute(era: str) -> 
         assert "rest" in text_of(ended)
 
 
+async def test_read_job_shows_both_streams_unless_a_part_is_asked_for() -> None:
+    async with serving(CORE) as rig, client(rig) as agent:
+        job = await started(agent, "echo out\nerr bad\nexit 3")
+        await agent.call_tool("read_job", {**job, "wait_seconds": 20})
+        shown = data_of(await agent.call_tool("read_job", job))
+        assert (shown["exit_code"], shown["stdout"], shown["stderr"]) == (3, "out\n", "bad\n")
+        part = text_of(await agent.call_tool("read_job", {**job, "search": "bad"}))
+        assert part.endswith('exited 3; stderr has 4 bytes: stream="stderr"]')
+        named = await agent.call_tool("read_job", {**job, "search": "bad", "stream": "stderr"})
+        assert data_of(named)["content"] == "0: bad"
+        assert text_of(named).endswith("exited 3]")
+
+
 async def test_read_job_waits_before_it_searches() -> None:
     async with serving(CORE) as rig, client(rig) as agent:
         job = await started(agent, "echo one\nhang\necho two")

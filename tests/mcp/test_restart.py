@@ -50,8 +50,8 @@ async def test_a_restart_keeps_files_and_names_what_is_gone() -> None:
             text_of(done)
         )
         assert first.ends == [5.0]
-        lost = data_of(await agent.call_tool("read_job", {**here, "job_id": 3}))
-        assert lost["status"] == "lost"
+        part = {**here, "job_id": 3, "stream": "stdout"}
+        assert data_of(await agent.call_tool("read_job", part))["status"] == "lost"
         why = error_of(await agent.call_tool("wait_job", {**here, "job_id": 3}))
         assert why["message"].startswith("Job 3 was lost: It was ended by a restart of the ")
         read = await agent.call_tool("read_file", {**here, "path": "/a"})

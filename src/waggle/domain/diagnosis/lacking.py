@@ -80,7 +80,8 @@ def python_package(evidence: Evidence, name: str) -> str:
     return (
         f"Install it: {run}."
         if run
-        else 'Use an environment with runtime "python": install_packages installs it there.'
+        else 'Use an environment with runtime "python": install_packages installs it there. '
+        'Runtime "data" has numpy, pandas, matplotlib and the like.'
     )
 
 

@@ -125,7 +125,7 @@ def _cause(view: JobView) -> FailureCause | None:
 def command_text(output: CommandOutput) -> str:
     """Return the text form without the note: the output, where the rest is, how it ended."""
     cut = [f"[all of it: {uri}]" for uri in (output.stdout_uri, output.stderr_uri) if uri]
-    until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
+    until = f", until {output.ends_at} at the latest" if output.ends_at else ""
     how = _ending(output, output.status, f"job {output.job_id}: ", until)
     images = [
         f"[image {image.path}, {image.mime_type}, {image.size} bytes]" for image in output.images

@@ -118,6 +118,8 @@ class ExecutionTools:
         async with provided(
             self._environments, environment_id, new, owner=owner, progress=phases.creating
         ) as place:
+            if runtime and not place.is_new:
+                self._execution.require_runtime(place.environment, runtime)
             album = await self._album(ctx, place.id, cwd) if look else None
             job = await self._execution.execute(
                 place.id,

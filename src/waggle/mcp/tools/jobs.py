@@ -130,8 +130,7 @@ class JobTools:
             await watch(
                 ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
             )
-        is_page = stream or offset is not None or limit or search
-        if not is_page and (kill or signal is not None or wait_seconds is not None):
+        if not (stream or offset is not None or limit or search):
             return await self._result(job, self._limits.output)
         name = StreamName(stream or "stdout")
         part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
@@ -144,7 +143,8 @@ class JobTools:
             next_offset=part.next_offset,
             size=part.size,
         )
-        return success(result, part.content, _place(part, view), hints=resumes(view))
+        other = job.streams[StreamName.STDERR].total if stream is None else 0
+        return success(result, part.content, _place(part, view, other), hints=resumes(view))
 
     async def _result(self, job: Job, shown: int) -> Reply:
         """Return its status, as the call that started it would."""
@@ -207,10 +207,12 @@ class JobTools:
         return success(result, "\n".join(lines))
 
 
-def _place(part: StreamPage, view: JobView) -> str:
+def _place(part: StreamPage, view: JobView, other: int) -> str:
+    """Say where the part is. `other` is how many bytes stderr has, if no stream was named."""
     more = "this is the end" if part.next_offset is None else f"continue at {part.next_offset}"
     how = job_status(view.status, view.exit_code)
-    return f"[from byte {part.offset} of {part.size}; {more}; {how}]"
+    beside = f'; stderr has {other} bytes: stream="stderr"' if other else ""
+    return f"[from byte {part.offset} of {part.size}; {more}; {how}{beside}]"
 
 
 def job_tools(services: Services) -> list[OfferedTool]:

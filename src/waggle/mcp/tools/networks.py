@@ -53,7 +53,8 @@ class NetworkTools:
         result = ChangedNetwork(
             network=str(changed.environment.network), closed_connections=changed.closed
         )
-        text = f"Its network is {result.network} now."
+        for_good = changed.environment.network.is_none
+        text = f"Its network is {result.network} now{', for good' if for_good else ''}."
         if changed.closed:
             text += f" Open connections that were closed: {changed.closed}."
         return success(result, text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from waggle.domain.environment import Environment
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs import HOME, Command, GuestUser, parse_code
 from waggle.domain.programs.context import (
@@ -106,6 +107,15 @@ class ExecutionService:
             runtime = chosen.runtime
         self._program(code, language, runtime, how)
         return runtime
+
+    def require_runtime(self, environment: Environment, requested: str) -> None:
+        """Raise InvalidArgument if code of the requested runtime would not run as such there."""
+        if self._environments.limits.runtime_of(requested).language != environment.runtime.language:
+            raise InvalidArgument(
+                f"This environment's runtime is {environment.runtime}, not {requested}.",
+                hint="Leave out runtime, and name the language of the code if it is another; or "
+                "leave out environment_id to create an environment.",
+            )
 
     def runtime_for_packages(
         self, packages: str | Sequence[str], requested: str | None
