@@ -77,8 +77,9 @@ Keeps the file's mode; refuses binary files and files over {MAX_FILE_BYTES:,} by
 that installs more than names (`-r requirements.txt`, a URL) is refused with the call that does
 it. At most {_LIMITS.install_timeout:g} s. The next program can use them.""",
     "read_job": f"""\
-With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}), `kill` or `signal` alone it answers as `execute`
-does; otherwise with a page of one stream. A job continues when this call ends or is cancelled.""",
+With `stream`, `offset`, `limit` or `search` it answers with a page of one stream; otherwise as
+`execute` does, with both. `wait_seconds` is at most {MAX_WAIT_SECONDS:g}. A job continues when this
+call ends or is cancelled.""",
     "create_environment": f"""\
 Give a `runtime` or a `snapshot`, or neither for the default runtime. `cpus`, `memory_mb` and
 `disk_mb` are within what the operator allows (`WAGGLE_MAX_CPUS`, `WAGGLE_MAX_MEMORY_MB`,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base that is not there is made, kept, and boots; with Debian 12, where the .deb works, too.
+"""A base that is not there is made and kept; Debian 12's boots, and the .deb works there, too.
 
 It is kept for later runs, as that of the other modules is: to make it takes more than its test.
 """
@@ -7,6 +7,7 @@ It is kept for later runs, as that of the other modules is: to make it takes mor
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from lab.store import Store
@@ -31,9 +32,15 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-async def test_a_base_is_made_once_and_debian_12_runs_the_agent(
-    mirror: str, agent_packages: AgentPackages
-) -> None:
+@pytest.mark.endurance
+async def test_a_base_is_made_once(mirror: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    base = await ensure(Store(tmp_path), mirror, lines.append, "bookworm")
+    assert lines
+    assert await ensure(Store(tmp_path), "file:/nowhere", pytest.fail, "bookworm") == base
+
+
+async def test_debian_12_runs_the_agent(mirror: str, agent_packages: AgentPackages) -> None:
     store = Store(Places.of(load()).cache / "debian")
     base = await ensure(store, mirror, say, "bookworm")
     assert await ensure(store, "file:/nowhere", pytest.fail, "bookworm") == base

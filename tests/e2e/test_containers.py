@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers, built and run inside an environment with packages of the distribution.
 
-What every run of the tests has is an image with podman, made on the host and kept: to install it in
-an emulated machine takes minutes, and other tests do that.
+What every run of the tests has is an image with podman, made on the host and kept: to install that
+much in an emulated machine takes minutes, which only tests marked `registry` do.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from mcp import Client
 from tests.support.waggle_client import call, connected, create
 from tests.support.waggle_process import installation, running
 
+from waggle import __version__
 from waggle.config.places import Places
 from waggle.infra.oci.build import build_image
 from waggle.infra.oci.build.definition import ImageDefinition
+from waggle.infra.oci.build.pack import fingerprint
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.rootfs.full_kernel import FullKernel
 from waggle.infra.shared import debian
@@ -150,7 +152,7 @@ async def image_with_podman() -> str:
         store = ImageStore(directory / "images")
         await asyncio.to_thread(build_image, IMAGE, store, installed.debian_mirror)
 
-    key = key_of(repr(IMAGE))
+    key = key_of(fingerprint(IMAGE, debian.mirror(installed.debian_mirror)), __version__)
     made = await Store(Places.of(installed).cache / "containers").ensure("podman", key, make)
     return f"oci:{made}/images:{IMAGE.name}"
 

@@ -215,7 +215,7 @@ async def test_a_cell_that_ignores_interrupts_is_ended_for_a_client_that_hangs_u
         job = {"environment_id": place, "job_id": started["job_id"]}
 
         async def has_begun() -> bool:
-            return (await call(client, "read_job", **job)).get("content") == "on\n"
+            return (await call(client, "read_job", **job)).get("stdout") == "on\n"
 
         await until(has_begun, 60)
         killed = await call(client, "kill_job", **job)

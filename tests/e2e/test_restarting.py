@@ -64,7 +64,8 @@ async def test_a_machine_without_ssh_is_restarted_and_copied_then(server: Waggle
         assert await said(client, box, "hostname; cat /etc/machine-id; echo $OWN") == before
         assert await said(client, box, "cat /proc/sys/kernel/random/boot_id") != ran
         assert await said(client, box, "echo ${context:-gone}", context="main") == "gone"
-        assert (await call(client, "read_job", **here, job_id=job))["status"] == "lost"
+        lost = await call(client, "read_job", **here, job_id=job, stream="stdout")
+        assert lost["status"] == "lost"
 
         kept = await call(client, "snapshot_environment", **here)
         await said(client, box, "echo later >note")

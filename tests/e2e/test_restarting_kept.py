@@ -72,7 +72,7 @@ async def test_an_agent_goes_on_after_a_restart(server: Waggle) -> None:
         assert again["environment_id"] == box
         assert (await execute(client, box, "busybox cat runs")).split() == ["once"]
 
-        lost = await call(client, "read_job", **here, job_id=stubborn)
+        lost = await call(client, "read_job", **here, job_id=stubborn, stream="stdout")
         assert lost["status"] == "lost"
         why = await refusal(client, "wait_job", **here, job_id=stubborn)
         assert "ended by a restart of the environment at 20" in why["message"]

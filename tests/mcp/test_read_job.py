@@ -45,8 +45,9 @@ async def test_read_job_shows_both_streams_unless_a_part_is_asked_for() -> None:
         await agent.call_tool("read_job", {**job, "wait_seconds": 20})
         shown = data_of(await agent.call_tool("read_job", job))
         assert (shown["exit_code"], shown["stdout"], shown["stderr"]) == (3, "out\n", "bad\n")
-        part = text_of(await agent.call_tool("read_job", {**job, "search": "bad"}))
-        assert part.endswith('exited 3; stderr has 4 bytes: stream="stderr"]')
+        part = await agent.call_tool("read_job", {**job, "search": "bad"})
+        assert data_of(part)["note"] == 'stderr has 4 bytes: Read it with stream "stderr".'
+        assert data_of(part)["note"] in text_of(part)
         named = await agent.call_tool("read_job", {**job, "search": "bad", "stream": "stderr"})
         assert data_of(named)["content"] == "0: bad"
         assert text_of(named).endswith("exited 3]")

@@ -45,8 +45,8 @@ async def counting(client: Client, environment: str) -> int:
     job = int((await cell(client, environment, COUNT, wait_seconds=0))["job_id"])
 
     async def has_begun() -> bool:
-        page = await call(client, "read_job", environment_id=environment, job_id=job)
-        return "3\n" in page.get("content", "")
+        shown = await call(client, "read_job", environment_id=environment, job_id=job)
+        return "3\n" in shown.get("stdout", "")
 
     await until(has_begun, 60, "the cell counts")
     return job

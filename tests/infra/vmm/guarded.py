@@ -56,11 +56,14 @@ async def guarded(
     enclose: Enclose | None = None,
     waiting: GuardedProcess | None = None,
     process: type[GuardedProcess] = GuardedProcess,
+    *,
+    proceeds: bool = True,
     **others: object,
 ) -> AsyncGenerator[Guarded]:
     """Run a script; `others` are fields of `Start`. It is killed at the end of the block.
 
-    A guard that is `waiting` begins it, or else one of the kind `process`.
+    A guard that is `waiting` begins it, or else one of the kind `process`. Unless it `proceeds`,
+    the script has to wait until it may run.
     """
     uid = UID if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
@@ -96,6 +99,8 @@ async def guarded(
             waiting.begin(changed, enclose)
             began = waiting
         theirs.close()
+        if proceeds:
+            began.proceed()
         try:
             yield Guarded(began, ours)
         finally:

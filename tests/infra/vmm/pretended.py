@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,8 @@ class PretendedProcess:
         assert found is not None
         self.identity = found
         self.known = True
+        self.begin: Callable[[], None] = lambda: None
+        """Do what the program does by itself, once it may."""
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -68,6 +70,9 @@ class PretendedProcess:
 
     async def until_known(self) -> bool:
         return self.known
+
+    def proceed(self) -> None:
+        self.begin()
 
     async def wait(self) -> int:
         return await asyncio.shield(self._ended)
@@ -174,13 +179,10 @@ class Pretended(Generic[M, V]):
     server: VmmServer
     process: PretendedProcess
     spec: MachineSpec
-    is_copy: bool
 
     async def boot(self) -> str | None:
         """Connect and wait for the guest, as `until_booted` does."""
         await self.machine.connect()
-        if not self.is_copy:
-            self.vmm.begin()
         return await self.machine.until_ready()
 
 
@@ -208,10 +210,12 @@ async def machine_on(
     wires, messages = _wires_of(spec)
     process = PretendedProcess(run, messages)
     made, console = vmm(run, process), Console(spec.console_log)
+    if origin is None:
+        process.begin = made.begin
     guarded = cast("GuardedProcess", process)
     machine = kind(spec, guarded, console, wires, program, origin, io_mib=io_mib)
     async with listening(run / "vsock", made.vsock), serving(run, endpoints, made) as server:
         try:
-            yield Pretended(machine, made, server, process, spec, origin is not None)
+            yield Pretended(machine, made, server, process, spec)
         finally:
             await machine.stop()

@@ -43,6 +43,24 @@ asyncio.run(main())
 """
 
 
+async def test_it_begins_only_once_what_it_may_connect_to_is_there(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "read x </run/door; echo $x", proceeds=False) as it:
+        assert await it.process.until_known()
+        Path(f"/proc/self/fd/{it.process.run}/door").write_text("open\n")
+        it.process.proceed()
+        assert await it.said() == "open\n"
+
+
+async def test_one_that_has_to_wait_can_be_ended(tmp_path: Path) -> None:
+    leaks = Leaks()
+    async with guarded(tmp_path, FOREVER, proceeds=False) as it:
+        assert await it.process.until_known()
+        async with asyncio.timeout(20):
+            assert await it.process.kill() == -signal.SIGKILL
+        assert await it.said() == ""
+    await leaks.settle()
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 

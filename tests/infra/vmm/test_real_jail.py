@@ -75,6 +75,7 @@ async def started(
             uid=UID,
         )
         process = GuardedProcess.launch(start)
+        process.proceed()
         theirs.close()
         try:
             async with asyncio.timeout(30):

@@ -176,6 +176,13 @@ def freeze_call(*, changes: bool) -> Call:
 
 
 def kind() -> str:
-    """Return a digest that changes with the machine's hardware: other state would not fit."""
-    text = "".join(texts(Resources(1, 1, 1), _REPORTING).values())
+    """Return a digest that changes with the machine's hardware: other state would not fit.
+
+    It is that of the calls which made such a machine before it was read from a file.
+    """
+    made = machine(Resources(1, 1, 1), _REPORTING)
+    devices = (*(made.drives or ()), made.vsock, made.balloon, made.entropy)
+    start = api.InstanceActionInfo(action_type="InstanceStart")
+    bodies = (made.machine_config, made.cpu_config, made.boot_source, *devices, start)
+    text = json.dumps([one and one.model_dump(mode="json") for one in bodies], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -47,7 +47,8 @@ class FirecrackerMachine(VmmMachine):
 
     def _complaint(self, status: int) -> str | None:
         said = super()._complaint(status)
-        return said or (configuration.refusal(self.console_tail()) if status > 0 else None)
+        may_refuse = status > 0 and not self._was_reached  # later only its guest would say so
+        return said or (configuration.refusal(self.console_tail()) if may_refuse else None)
 
     async def _halt(self) -> None:
         await self._client.call(api.PATCH_VM, api.Vm(state="Paused"))

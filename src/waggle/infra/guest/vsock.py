@@ -3,7 +3,7 @@
 
 Used by `vsock_link` and the machines of such hypervisors. Towards the guest the VMM listens on a
 socket in its directory, and a line names the guest's port (`VsockDoor`); from the guest the VMM
-connects to a socket beside it that the server listens on (`ConsoleListener`). kit/guest/waggle.h
+connects to a socket beside it that the server listens on (`ConsoleListener`). kit/guest/channels.h
 has the same ports. The VMM is not trusted: the kernel confirms that the other end is its process,
 and whatever it sends, or does not, is bounded.
 """

@@ -120,6 +120,7 @@ class VmmMachine(ClockedMachine):
         await self._vsock.listen(self._wires.messages, door)
         self._renewal = self._vsock.renewal
         self._forwarder = Forwarder(self._wires.listener, door.connect)
+        self._process.proceed()
 
     def _note_complaint(self) -> None:
         """Read what a guard that has ended said."""

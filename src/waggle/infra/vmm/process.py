@@ -111,7 +111,7 @@ def _has_name(descriptor: int) -> bool:
 
 
 class GuardedProcess(ConfinedProcess):
-    """A VMM below its guard. `launch`, then `until_known`; `wait` and `kill` are for both.
+    """A VMM below its guard. `launch`, `until_known`, `proceed`; `wait` and `kill` are for both.
 
     `close` it once it has ended. Instead of a launch it may wait first, and `begin` later.
     """
@@ -214,6 +214,11 @@ class GuardedProcess(ConfinedProcess):
         self._number = int(said)
         return True
 
+    def proceed(self) -> None:
+        """Let the VMM begin: whatever it may connect to is there. It waits for that. Once."""
+        with contextlib.suppress(OSError):  # its guard has ended
+            self._report.send(b".")
+
     async def dial(self, name: str) -> socket.socket:
         """Connect to a socket in its /run; see `client.Dial`. What answers must be the VMM.
 
@@ -269,6 +274,8 @@ class GuardedProcess(ConfinedProcess):
 
         Raises TimedOut when the kernel has not ended them after DEATH_SECONDS; then call again.
         """
+        with contextlib.suppress(OSError):  # a guard that waits for `proceed` waits no longer
+            self._report.shutdown(socket.SHUT_WR)
         if self._vmm is None:
             self.send_signal(signal.SIGTERM)  # the guard kills what it has started
             with contextlib.suppress(TimeoutError):

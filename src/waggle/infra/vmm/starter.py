@@ -95,8 +95,9 @@ _INODES = 64
 def main() -> int:
     """Start one VMM and guard it; return its status, or FAILED without one.
 
-    Standard input is a socket of packets: the plan comes in over it, and the child's number, its
-    /run and a descriptor of its process go out. 0 if the server does not need this guard.
+    Standard input is a socket of packets: the plan comes in over it; the child's number, its /run
+    and a descriptor of its process go out; then another packet lets it become the VMM. 0 if the
+    server does not need this guard.
     """
     try:
         report = _socket.socket(fileno=os.dup(0))
@@ -150,8 +151,9 @@ def _guarded(report: _socket.socket, plan: Plan) -> int:
     held = (run, os.pidfd_open(child))
     rights = b"".join(one.to_bytes(4, sys.byteorder) for one in held)
     report.sendmsg([b"%d\n" % child], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    if report.recv(1):  # else the server has ended, or ends the child
+        os.write(go, b".")
     report.close()
-    os.write(go, b".")
     for descriptor in (may_go, go, *held):
         os.close(descriptor)
     os.close(0)  # the memory is the VMM's alone

@@ -118,6 +118,7 @@ class ChangedNetwork(BaseModel):
     closed_connections: int = Field(
         default=0, description="Open connections that no longer fitted, and were closed."
     )
+    note: str = Field(default="", description=NOTE)
 
 
 class OpenedPort(BaseModel):

@@ -143,8 +143,9 @@ class JobTools:
             next_offset=part.next_offset,
             size=part.size,
         )
-        other = job.streams[StreamName.STDERR].total if stream is None else 0
-        return success(result, part.content, _place(part, view, other), hints=resumes(view))
+        beside = job.streams[StreamName.STDERR].total if stream is None else 0
+        hints = [*resumes(view), *_unread(beside)]
+        return success(result, part.content, _place(part, view), hints=hints)
 
     async def _result(self, job: Job, shown: int) -> Reply:
         """Return its status, as the call that started it would."""
@@ -207,12 +208,15 @@ class JobTools:
         return success(result, "\n".join(lines))
 
 
-def _place(part: StreamPage, view: JobView, other: int) -> str:
-    """Say where the part is. `other` is how many bytes stderr has, if no stream was named."""
+def _unread(size: int) -> list[Hint]:
+    """Say that stderr has so many bytes, which a page of stdout does not show."""
+    return [Hint('Read it with stream "stderr".', f"stderr has {size} bytes")] if size else []
+
+
+def _place(part: StreamPage, view: JobView) -> str:
     more = "this is the end" if part.next_offset is None else f"continue at {part.next_offset}"
     how = job_status(view.status, view.exit_code)
-    beside = f'; stderr has {other} bytes: stream="stderr"' if other else ""
-    return f"[from byte {part.offset} of {part.size}; {more}; {how}{beside}]"
+    return f"[from byte {part.offset} of {part.size}; {more}; {how}]"
 
 
 def job_tools(services: Services) -> list[OfferedTool]:

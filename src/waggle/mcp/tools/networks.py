@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.results import Reply, success
+from waggle.mcp.results import Hint, Reply, success
 from waggle.mcp.results.state import ChangedNetwork
 from waggle.mcp.schema import listed_as
 from waggle.mcp.schema.parameters import EnvironmentId, NetworkArgument, parse_reach, searchable
@@ -53,11 +53,12 @@ class NetworkTools:
         result = ChangedNetwork(
             network=str(changed.environment.network), closed_connections=changed.closed
         )
-        for_good = changed.environment.network.is_none
-        text = f"Its network is {result.network} now{', for good' if for_good else ''}."
+        text = f"Its network is {result.network} now."
         if changed.closed:
             text += f" Open connections that were closed: {changed.closed}."
-        return success(result, text)
+        for_good = Hint("Create another environment for one that has a network.", "It stays so")
+        hints = [for_good] if changed.environment.network.is_none else []
+        return success(result, text, hints=hints)
 
 
 def _items(given: str | Sequence[str] | None) -> list[str]:

@@ -105,7 +105,7 @@ class Halting(Restarting):
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                     self._hang_up()
                 self.environment.require(State.PAUSED)
-                if keep_for and turn and not self.environment.is_on_disk:
+                if keep_for is not None and turn is not None and not self.environment.is_on_disk:
                     to_disk = partial(self._the_guest().pause_to_disk, turn)
                     await self._or_run_again(to_disk, is_running)
                     self._guest = None

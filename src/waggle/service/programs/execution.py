@@ -109,10 +109,14 @@ class ExecutionService:
         return runtime
 
     def require_runtime(self, environment: Environment, requested: str) -> None:
-        """Raise InvalidArgument if code of the requested runtime would not run as such there."""
-        if self._environments.limits.runtime_of(requested).language != environment.runtime.language:
+        """Raise InvalidArgument if code of the requested runtime would not run as such there.
+
+        That of python does where the runtime is data, and not the other way round.
+        """
+        wanted = self._environments.limits.runtime_of(requested)
+        if wanted not in (environment.runtime, environment.runtime.language):
             raise InvalidArgument(
-                f"This environment's runtime is {environment.runtime}, not {requested}.",
+                f"This environment's runtime is {environment.runtime}, not {wanted}.",
                 hint="Leave out runtime, and name the language of the code if it is another; or "
                 "leave out environment_id to create an environment.",
             )
