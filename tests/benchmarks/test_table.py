@@ -141,7 +141,7 @@ def test_figures_have_units() -> None:
     assert (shown["cold"], shown["idle"], shown["cycles"]) == ("7.00 x", "7.00 MB", "7 left")
 
 
-STILL_OPEN = {"template", "firecracker-cold"}
+STILL_OPEN = {"template", "firecracker-pause"}
 """Rows over their limit; the page says why."""
 NOT_MEASURED = {"tokens-session"}
 """Rows that the page lacks until `./task bench -- tokens --write` has run."""
